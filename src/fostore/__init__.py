@@ -1,0 +1,53 @@
+"""fostore: a store for first-order data, the predictive distributions p(Y|x) of a pre-trained model.
+
+Importing this package costs NumPy and the standard library; every name below loads its module when
+it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fostore.creation import create as create
+    from fostore.errors import FostoreError as FostoreError
+    from fostore.generate import FirstOrderDataGenerator as FirstOrderDataGenerator
+    from fostore.generate import FirstOrderDataset as FirstOrderDataset
+    from fostore.generate import SimpleDataLoader as SimpleDataLoader
+    from fostore.generate import estimate_size as estimate_size
+    from fostore.generate import output_dataloader as output_dataloader
+    from fostore.generate import output_fo_dataloader as output_fo_dataloader
+    from fostore.store import Store as Store
+    from fostore.store import open as open
+    from fostore.writer import Writer as Writer
+
+_HOMES = {
+    "create": "fostore.creation",
+    "open": "fostore.store",
+    "Store": "fostore.store",
+    "Writer": "fostore.writer",
+    "FostoreError": "fostore.errors",
+    "FirstOrderDataGenerator": "fostore.generate",
+    "FirstOrderDataset": "fostore.generate",
+    "SimpleDataLoader": "fostore.generate",
+    "output_dataloader": "fostore.generate",
+    "output_fo_dataloader": "fostore.generate",
+    "estimate_size": "fostore.generate",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fostore' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

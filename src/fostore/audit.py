@@ -1,0 +1,99 @@
+"""Looking for damage: every row of a store against its hashes, its digest and its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fostore import digest
+from fostore.encodings import encoding_of
+from fostore.errors import ArgumentError, DamageError, RowError
+from fostore.formats import Finding, Reader
+from fostore.ranges import Range
+
+LEVELS = ("structure", "checksums", "full")
+
+
+def audit(reader: Reader, level: str = "full") -> list[Finding]:
+    """Everything wrong with an open store; see `Store.verify` for the levels.
+
+    Damage in one place does not hide damage in another: each finding names its rows.
+    """
+    if level not in LEVELS:
+        raise ArgumentError(f"level is {level!r}, expected one of {list(LEVELS)}")
+    findings = list(reader.findings())
+    if level == "structure":
+        return findings
+    lost = [finding.rows for finding in findings if finding.rows is not None]
+    try:
+        findings += _check_rows(reader, level, lost)
+    except DamageError as error:
+        known = {finding.message for finding in findings}
+        if error.message not in known:
+            rows = error.rows or (None,)
+            findings += [Finding("files", r, error.message) for r in rows]
+    return findings
+
+
+def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
+    header = reader.header
+    schema = header.schema
+    encoding = encoding_of(schema)
+    hashed = [i for i, column in enumerate(schema.columns) if column.hashed]
+    stored = reader.block_hashes()
+    fresh = np.zeros_like(stored)
+    findings: list[Finding] = []
+    torn = {run.start: run for run in reader.runs()}
+    for start, stop in _blocks(reader, lost):
+        block = start // header.block_rows
+        columns = [reader.column(i).read(start, stop) for i in range(len(schema.columns))]
+        whole = start % header.block_rows == 0 and (
+            stop % header.block_rows == 0 or stop == header.num_samples
+        )
+        if whole and block < len(stored):
+            for at, i in enumerate(hashed):
+                fresh[block, at] = digest.block_hash(columns[i])
+                known = stored[block, at].any()
+                if known and not np.array_equal(fresh[block, at], stored[block, at]):
+                    findings.append(
+                        Finding(
+                            f"column {schema.columns[i].name}",
+                            (start, stop),
+                            f"rows {start} to {stop - 1} do not have the bytes that were sealed",
+                        )
+                    )
+        if level == "full":
+            try:
+                encoding.check(columns[: len(schema.content)], schema, start)
+            except RowError as error:
+                findings.append(Finding("values", (start, stop), str(error)))
+    for run in torn.values():
+        if run.crc is None or any(a < run.stop and run.start < b for a, b in lost):
+            continue
+        columns = [reader.column(i).read(run.start, run.stop) for i in range(len(schema.columns))]
+        if digest.row_crc(columns) != run.crc:
+            findings.append(
+                Finding(
+                    "journal",
+                    (run.start, run.stop),
+                    f"rows {run.start} to {run.stop - 1} do not have the bytes that were committed",
+                )
+            )
+    if header.sealed and not lost and header.digest != digest.store_digest(header, fresh):
+        findings.append(
+            Finding("digest", None, f"the content does not have the digest {header.digest}")
+        )
+    return findings
+
+
+def _blocks(reader: Reader, lost: list[Range]) -> Iterator[Range]:
+    """The committed rows, cut at block boundaries, less those whose files are gone."""
+    size = reader.header.block_rows
+    for first, last in reader.committed:
+        row = first
+        while row < last:
+            stop = min(last, row - row % size + size)
+            if not any(a < stop and row < b for a, b in lost):
+                yield row, stop
+            row = stop

@@ -1,0 +1,153 @@
+"""`fostore info`: what a store is, how complete it is, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fostore.cli.report import UNREADABLE, reporting
+
+EXAMPLES = """
+Examples:
+
+`fostore info digits.zarr`
+
+`fostore info digits.h5 --json | jq -r .digest`
+"""
+
+_SHORT = 72
+
+
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say what a store is, how complete, what it was made from and how large; reads no rows."""
+    with reporting(otherwise=UNREADABLE):
+        import fostore
+        from fostore import jsontext
+
+        facts = facts_of(fostore.open(path))
+        if as_json:
+            typer.echo(jsontext.dumps(facts, indent=2).decode())
+        else:
+            typer.echo("\n".join(_lines(facts)))
+
+
+def facts_of(store: Any) -> dict[str, Any]:
+    """What `fostore info --json` prints."""
+    header, schema, path = store.header, store.schema, Path(store.path)
+    planned = store.num_samples
+    rows = len(store) if planned is None else planned
+    return {
+        "path": str(path),
+        "format": store.format,
+        "version": header.version,
+        "id": header.id,
+        "kind": schema.kind,
+        "encoding": schema.encoding["name"],
+        "dtype": schema.dtype,
+        "shape": [rows, *schema.row_shape],
+        "axes": list(schema.axes),
+        "num_members": schema.num_members,
+        "num_classes": schema.num_classes,
+        "class_names": None if schema.class_names is None else list(schema.class_names),
+        "temperature": schema.temperature,
+        "sum_tolerance": schema.sum_tolerance,
+        "columns": [column.to_json() for column in schema.columns],
+        "rows": {
+            "committed": len(store),
+            "planned": planned,
+            "missing": [list(r) for r in store.missing()],
+        },
+        "sealed": store.is_sealed,
+        "digest": header.digest,
+        "unit_rows": header.unit_rows,
+        "block_rows": header.block_rows,
+        "identity": dict(header.identity),
+        "meta": dict(store.meta),
+        "size": size_on_disk(path),
+        "created": header.created,
+        "updated": header.updated,
+        "software": dict(header.software),
+    }
+
+
+def size_on_disk(path: Path) -> dict[str, int]:
+    """Bytes and files of a store; `allocated` is less than `bytes` where files are sparse."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+    stats = [file.stat() for file in files]
+    return {
+        "files": len(files),
+        "bytes": sum(s.st_size for s in stats),
+        "allocated": sum(getattr(s, "st_blocks", -(-s.st_size // 512)) * 512 for s in stats),
+    }
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The facts for people, one line each."""
+    rows, size = facts["rows"], facts["size"]
+    axes = ", ".join(f"{axis} {n:,}" for axis, n in zip(facts["axes"], facts["shape"], strict=True))
+    planned = "an open end" if rows["planned"] is None else f"{rows['planned']:,}"
+    yield str(facts["path"])
+    yield _line("format", f"{facts['format']}, fostore {facts['version']}")
+    yield _line("rows", f"{rows['committed']:,} committed of {planned}")
+    if rows["missing"]:
+        from fostore.ranges import describe
+
+        yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
+    yield _line("state", "sealed" if facts["sealed"] else "not finished")
+    yield _line("digest", facts["digest"] or "none until the store is sealed")
+    temperature = "" if facts["temperature"] == 1 else f", temperature {facts['temperature']:g}"
+    yield _line("values", f"{facts['kind']} {facts['dtype']}, {facts['encoding']}{temperature}")
+    yield _line("axes", axes)
+    if facts["class_names"]:
+        yield _line("classes", _shorten(", ".join(facts["class_names"])))
+    yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
+    yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
+    yield _line("on disk", f"{human_bytes(size['allocated'])} in {size['files']:,} files")
+    for title in ("identity", "meta", "software"):
+        label = title
+        for key, value in _flat(facts[title]):
+            yield _line(label, f"{key}: {_shorten(str(value))}")
+            label = ""
+    yield _line("created", facts["created"])
+    yield _line("updated", facts["updated"])
+
+
+def _line(label: str, value: Any) -> str:
+    return f"  {label:<10}{value}"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested objects as dotted keys, so that each value has a line."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        elif isinstance(item, list) and len(item) > 8:
+            yield f"{prefix}{key}", f"{len(item):,} values"
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 4]} ..."
+
+
+def human_bytes(count: int) -> str:
+    """A size as people read it: 1,297 bytes, 50.7 KiB."""
+    if count < 1024:
+        return f"{count} bytes"
+    size = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"

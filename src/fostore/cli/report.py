@@ -1,0 +1,51 @@
+"""How a command ends: every error as one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
+
+FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
+
+
+def say(message: str) -> None:
+    """Tell the user something that is no result."""
+    typer.echo(message, err=True)
+
+
+def exit_code(error: BaseException, otherwise: int = FAILED) -> int:
+    """The exit code that an error stands for; `otherwise` where its type does not decide."""
+    if isinstance(error, ArgumentError):
+        return USAGE
+    if isinstance(error, (FormatError, StoreNotFoundError)):
+        return UNREADABLE
+    return FAILED if isinstance(error, FostoreError) else otherwise
+
+
+@contextmanager
+def reporting(*, otherwise: int = FAILED, with_traceback: bool = False) -> Iterator[None]:
+    """Turn an error of the block into one line on stderr and the exit of the command.
+
+    Args:
+        otherwise: the exit code for an error of the operating system.
+        with_traceback: also print where the error came from.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # `fostore info x.zarr | head -1` ends quietly: typer sees to it
+    except (FostoreError, OSError) as error:
+        if with_traceback:
+            say("".join(traceback.format_exception(error)).rstrip())
+        say(f"error: {error}")
+        for note in getattr(error, "__notes__", ()):
+            say(f"  {note}")
+        raise typer.Exit(exit_code(error, otherwise)) from None
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,95 @@
+"""`fostore verify`: whether a store holds what it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fostore.cli.report import FAILED, UNREADABLE, reporting, say
+from fostore.errors import DamageError
+
+EXAMPLES = """
+Examples:
+
+`fostore verify digits.zarr`
+
+`fostore verify digits.zarr --level checksums && rsync -a digits.zarr backup:`
+
+Exit codes: 0 nothing wrong, 1 findings, 2 wrong usage, 3 not a store that can be read.
+"""
+
+_HELD = {
+    "structure": "the files are whole",
+    "checksums": "the files are whole and hold what was written",
+    "full": "the files are whole, hold what was written, and every row is a distribution",
+}
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    level: Annotated[
+        Literal["structure", "checksums", "full"],
+        typer.Option(
+            help="structure reads no rows; checksums reads all and compares hashes and digest; "
+            "full also checks that every row is a distribution."
+        ),
+    ] = "full",
+    as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
+) -> None:
+    """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
+    with reporting(otherwise=UNREADABLE):
+        from fostore import jsontext
+
+        state, findings = check(path, level)
+        if state["sealed"] is False:
+            planned = "" if state["planned"] is None else f" of {state['planned']:,}"
+            say(f"{path} is not finished: {state['rows']:,}{planned} rows are committed")
+        if as_json:
+            report = {"path": str(path), "level": level, **state, "findings": findings}
+            typer.echo(jsontext.dumps(report, indent=2).decode())
+        else:
+            for finding in findings:
+                typer.echo(_line(finding))
+            if not findings:
+                typer.echo(f"{path}: {state['rows']:,} rows, {_HELD[level]}")
+        if findings:
+            say(f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
+            raise typer.Exit(FAILED)
+
+
+def check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """How far a store is, and what is wrong with it.
+
+    A store so damaged that it does not open is a finding, its state is then unknown (None).
+    """
+    import fostore
+
+    try:
+        store = fostore.open(path)
+    except DamageError as error:
+        where, message = str(path), str(error)
+        ranges: list[list[int] | None] = [list(rows) for rows in error.rows]
+        state = {"rows": None, "planned": None, "sealed": None}
+        return state, [
+            {"where": where, "rows": rows, "message": message} for rows in ranges or [None]
+        ]
+    findings = [_plain(finding) for finding in store.verify(level=level)]
+    return {
+        "rows": len(store),
+        "planned": store.num_samples,
+        "sealed": store.is_sealed,
+    }, findings
+
+
+def _plain(finding: Any) -> dict[str, Any]:
+    rows = None if finding.rows is None else list(finding.rows)
+    return {"where": finding.where, "rows": rows, "message": finding.message}
+
+
+def _line(finding: dict[str, Any]) -> str:
+    from fostore.ranges import describe
+
+    rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
+    return f"{finding['where']}: {finding['message']}{rows}"

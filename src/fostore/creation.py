@@ -1,0 +1,283 @@
+"""Beginning a store, going on with one, or replacing one: what `exists` means, in one place."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore import __version__, disk, geometry
+from fostore.encodings import make_schema
+from fostore.errors import ArgumentError, IdentityError, StoreExistsError
+from fostore.formats import Format, UnitWriter, format_of
+from fostore.header import Header, now
+from fostore.jsontext import check_json
+from fostore.lock import Lock
+from fostore.ranges import Ranges
+from fostore.sample_ids import encode_ids, id_column
+from fostore.schema import Array, Column, Schema
+from fostore.writer import Writer
+
+FINGERPRINT = Column("input_hash", "uint64", "uint64", (), (), "fingerprint")
+
+
+def create(
+    path: str | Path,
+    *,
+    num_samples: int | None = None,
+    num_classes: int | None = None,
+    num_members: int | None = None,
+    dtype: str | None = None,
+    kind: str | None = None,
+    class_names: Sequence[str] | None = None,
+    temperature: float | None = None,
+    ids: Sequence[Any] | str | None = None,
+    fingerprints: bool = False,
+    meta: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    exists: str = "fail",
+    unit_rows: int | None = None,
+    commit_seconds: float = 1.0,
+    tol: float | None = None,
+) -> Writer:
+    """Begin a store at `path` and return its writer, which holds the store's lock.
+
+    Args:
+        path: ends in `.zarr`, `.h5` or `.hdf5`; missing parent folders are made.
+        num_samples: rows planned; None for a stream, which only Zarr can keep.
+        num_classes: classes of a distribution; may be left out where a store is resumed.
+        num_members: distributions a row, for ensembles; None for one.
+        dtype: float32 (default), float16, bfloat16 or float64; for counts uint32 (default), uint8,
+            uint16 or uint64.
+        kind: "probs" (default), "log_probs", "logits" or "counts": what `append` gets.
+        class_names: one name a class; their order is part of the store's identity.
+        temperature: by which the logits were divided; recorded, 1.0 by default.
+        ids: one unique key a sample (integers or strings), or the promise "int64" or "S32" of keys
+            that come with each batch.
+        fingerprints: whether a 64-bit hash of the input comes with each row.
+        meta: any JSON; string keys, no NaN.
+        identity: what the rows are made from; generators fill this in.
+        exists: "fail" refuses a path that is taken; "resume" goes on with the store there, or
+            extends a sealed one, to a larger `num_samples` or (Zarr) by what is appended; "overwrite" replaces it at the moment when the new
+            store is sealed, and leaves it alone until then.
+        unit_rows: rows a unit, a power of two; by default about 32 MiB.
+        commit_seconds: how much work a kill may cost; 0 commits every batch.
+        tol: how far a row's sum may be from 1; by default from the dtype.
+
+    Raises:
+        ArgumentError, IdentityError: values that cannot be used, or that contradict the store which
+            is resumed. Nothing was written.
+        StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
+    """
+    path = Path(path)
+    format = format_of(path)
+    if exists not in ("fail", "resume", "overwrite"):
+        raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
+    if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
+        raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
+    if not commit_seconds >= 0:
+        raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
+    given = isinstance(ids, (Sequence, np.ndarray)) and not isinstance(ids, str)
+    if given and num_samples is not None and len(ids) != num_samples:
+        raise ArgumentError(f"{len(ids)} ids for {num_samples} samples")
+    checked_meta = check_json(dict(meta or {}))
+    checked_identity = check_json(dict(identity or {}), "identity")
+    if exists == "fail" and path.exists():
+        raise StoreExistsError(
+            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
+        )
+
+    def new_header() -> Header:
+        if num_classes is None:
+            raise ArgumentError(f"{str(path)!r} is a new store and needs num_classes")
+        side = ([] if ids is None else [id_column(ids)]) + ([FINGERPRINT] if fingerprints else [])
+        schema = make_schema(
+            num_classes,
+            num_members=num_members,
+            kind=kind or "probs",
+            dtype=dtype,
+            class_names=class_names,
+            temperature=1.0 if temperature is None else temperature,
+            tol=tol,
+            side_columns=side,
+        )
+        return Header(
+            schema=schema,
+            num_samples=None if num_samples is None else int(num_samples),
+            unit_rows=geometry.unit_rows(schema.row_bytes, num_samples, unit_rows),
+            block_rows=geometry.block_rows(schema.row_bytes),
+            identity=checked_identity,
+            software=software(),
+            meta=checked_meta,
+        )
+
+    header = None if exists == "resume" and path.exists() else new_header()
+    disk.make_directory(path.parent)
+    lock = Lock.acquire(path)
+    units: UnitWriter | None = None
+    try:
+        _clean(path)
+        if exists == "resume" and path.exists():
+            units = format.resume(path)
+            asked = {
+                "num_classes": num_classes,
+                "num_members": num_members,
+                "dtype": dtype,
+                "kind": kind,
+                "class_names": None if class_names is None else tuple(class_names),
+                "temperature": temperature,
+                "sum_tolerance": tol,
+                "unit_rows": unit_rows,
+            }
+            _check_same(path, units.header, asked, fingerprints)
+            _replan(path, units, num_samples, checked_meta)
+            header = units.header
+            _require_free(path, format, header, Ranges.of(*units.sealed, *_rows(units)))
+            place = path
+        else:
+            if path.exists() and exists != "overwrite":
+                raise StoreExistsError(f"{str(path)!r} was made by another process just now")
+            header = header or new_header()
+            _require_free(path, format, header, Ranges())
+            place = _beside(path, "new") if path.exists() else path
+            units = format.create(place, header)
+        keys = _keys(ids, header.schema)
+        writer = Writer(
+            place,
+            units,
+            lock,
+            commit_seconds=commit_seconds,
+            ids=keys,
+            replaces=None if place == path else path,
+            grows=header.sealed and num_samples is None and format.streams,
+        )
+        if keys is not None:
+            _check_keys(writer, keys)
+        return writer
+    except BaseException:
+        if units is not None:
+            units.close()
+        lock.release()
+        raise
+
+
+def software() -> dict[str, str]:
+    """The versions that a store records and nobody checks."""
+    return {
+        "fostore": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _clean(path: Path) -> None:
+    """Remove what a killed creation or overwrite left beside the store; we hold the lock."""
+    aside = path.with_name(path.name + ".old")
+    if not path.exists() and aside.exists():
+        disk.rename(aside, path)  # an exchange by two renames was cut between them
+    for what in ("tmp", "new"):
+        disk.remove(_beside(path, what))
+
+
+def _rows(units: UnitWriter) -> list[tuple[int, int]]:
+    return [(run.start, run.stop) for run in units.runs]
+
+
+def _require_free(path: Path, format: Format, header: Header, there: Ranges) -> None:
+    if header.num_samples is None or (there and not format.streams):
+        return  # a stream has no known size; a format of fixed size took its room when it was made
+    rows = header.num_samples - len(there)
+    disk.require_free(path, rows * sum(header.schema.row_bytes))
+
+
+def _check_same(path: Path, header: Header, asked: Mapping[str, Any], fingerprints: bool) -> None:
+    schema = header.schema
+    have = {
+        "num_classes": schema.num_classes,
+        "num_members": schema.num_members,
+        "dtype": schema.dtype,
+        "kind": schema.kind,
+        "class_names": schema.class_names,
+        "temperature": schema.temperature,
+        "sum_tolerance": schema.sum_tolerance,
+        "unit_rows": header.unit_rows,
+    }
+    differences = [
+        f"{name} is {have[name]!r} in the store and {value!r} was asked for"
+        for name, value in asked.items()
+        if value is not None and value != have[name]
+    ]
+    if fingerprints and schema.role("fingerprint") is None:
+        differences.append("the store keeps no input hashes")
+    if differences:
+        raise IdentityError(
+            f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, "
+            "choose another path, or make it anew with exists='overwrite'",
+            tuple(differences),
+        )
+
+
+def _replan(
+    path: Path, units: UnitWriter, num_samples: int | None, meta: Mapping[str, Any]
+) -> None:
+    header = units.header
+    planned = header.num_samples
+    if num_samples is not None and planned is not None and num_samples < planned:
+        difference = f"num_samples is {planned} in the store and {num_samples} was asked for"
+        raise IdentityError(
+            f"{str(path)!r} cannot be resumed: {difference}, and a store never shrinks",
+            (difference,),
+        )
+    grows = num_samples is not None and num_samples != planned
+    new_meta = {**header.meta, **meta}
+    if grows or (new_meta != header.meta and not header.sealed):
+        units.replan(
+            replace(
+                header,
+                num_samples=num_samples if grows else planned,
+                meta=new_meta,
+                sealed=False,
+                digest=None,
+                updated=now(),
+            )
+        )
+
+
+def _keys(ids: Any, schema: Schema) -> Array | None:
+    column = schema.role("id")
+    if ids is None or isinstance(ids, str):
+        return None
+    if column is None:
+        raise IdentityError("the store keeps no ids, and ids= were given", ("ids",))
+    return encode_ids(ids, column, 0)
+
+
+def _check_keys(writer: Writer, keys: Array) -> None:
+    """The ids given on resume are those that the written rows have."""
+    column = writer.schema.role("id")
+    assert column is not None
+    for start, stop in writer.committed:
+        step = 1 << 16
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            there = writer.read_side(column.name, first, last)
+            given = keys[first:last]
+            same = len(given) == len(there) and np.array_equal(given, there)
+            if not same:
+                pairs = zip(there, given, strict=False)
+                row = next(
+                    (i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)), len(given)
+                )
+                raise IdentityError(
+                    f"{str(writer.path)!r} cannot be resumed: the ids given differ from the store's "
+                    f"from row {first + row} on",
+                    (f"ids differ from row {first + row} on",),
+                )

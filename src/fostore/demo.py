@@ -1,0 +1,379 @@
+"""The main job on real data: train a teacher, stream its distributions, die in the middle, go on, compare.
+
+Every figure that it prints was measured in the run that prints it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fostore import disk
+from fostore.errors import ArgumentError, FostoreError
+
+if TYPE_CHECKING:
+    from fostore.store import Store
+    from fostore.torch.digits import Scans, Teacher
+
+BATCH_SIZE = 32
+COMMIT_SECONDS = 0.2
+DELAY_SECONDS = (
+    0.06  # a batch, in the run that dies: without it the middle would last a millisecond
+)
+
+MARK = ".fostore-demo"
+STORE, WHOLE, HDF5, JSON = "digits.zarr", "uninterrupted.zarr", "digits.h5", "digits.json"
+WEIGHTS, MODULE, LOG = "teacher.pt", "teacher.py", "batches.log"
+MADE = (STORE, WHOLE, HDF5, JSON, WEIGHTS, MODULE, LOG)
+
+MODULE_TEXT = '''\
+"""The demo's teacher and scans, as `fostore generate` finds them."""
+
+from pathlib import Path
+
+from fostore.torch.digits import Scans, Teacher
+
+
+def teacher():
+    """The three networks as one model."""
+    return Teacher.load(Path(__file__).with_name("teacher.pt"))
+
+
+def members():
+    """The three networks, each for itself: a store of them has a member axis."""
+    return list(teacher().members)
+
+
+def scans():
+    """The 1,297 scans that the teacher has not seen."""
+    return Scans("rest")
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch that a model has run: its first row and how many rows it had."""
+
+    start: int
+    rows: int
+
+
+def run(folder: Path, *, keep: bool = True) -> None:
+    """Run the demo in `folder`, which is new or was made by an earlier demo.
+
+    Results go to stdout, progress to stderr. Without `keep` everything is removed at the end.
+
+    Raises:
+        ArgumentError: `folder` holds something else; nothing was changed.
+        FostoreError: torch or scikit-learn is missing, or a promise did not hold.
+    """
+    for module, package in (("torch", "fostore[torch]"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(module) is None:
+            raise FostoreError(
+                f"the demo needs {module}, which is not installed: pip install '{package}'"
+            )
+    _prepare(folder)
+    try:
+        _show(folder)
+        if keep:
+            _show_next(folder)
+    finally:
+        if not keep:
+            _clear(folder)
+            disk.remove(folder / MARK)
+            if not any(folder.iterdir()):
+                disk.remove(folder)
+
+
+def _prepare(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"{folder} is a file; the demo needs a folder: --folder names one")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise ArgumentError(
+            f"{folder} holds files that no demo made; give it another place with --folder"
+        )
+    disk.make_directory(folder)
+    disk.write_whole(folder / MARK, b"made by fostore demo\n")
+    _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    for name in MADE:
+        disk.remove(folder / name)
+        for beside in folder.glob(f".{name}.*"):
+            disk.remove(beside)
+
+
+def _show(folder: Path) -> None:
+    import torch
+
+    # The nets are tiny: two threads would only wait for each other, and the sums stay the same on any machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        scans = _train(folder)
+        stores = [_kill_and_resume(folder, scans), *_write_twins(folder, scans)]
+        _print_stores(stores, scans)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(folder: Path) -> Scans:
+    from fostore.torch import digits
+
+    began = time.perf_counter()
+    scans, rest = digits.Scans("train"), digits.Scans("rest")
+    with _bar("training", digits.EPOCHS * digits.NUM_MEMBERS, "epoch") as bar:
+        teacher = digits.train(scans, step=bar.update)
+    teacher.save(folder / WEIGHTS)
+    disk.write_whole(folder / MODULE, MODULE_TEXT.encode())
+    parameters = sum(p.numel() for p in teacher.members[0].parameters())
+    _print(
+        f"Teacher: {len(teacher.members)} residual CNNs of {parameters:,} parameters, trained on "
+        f"{len(scans):,} scans of digits in {time.perf_counter() - began:.1f} s."
+    )
+    return rest
+
+
+def _kill_and_resume(folder: Path, scans: Scans) -> Store:
+    """Stream, die, go on, and prove that the result is what an undisturbed run gives."""
+    import fostore
+    from fostore.torch.digits import Teacher
+
+    before = _die_in_the_middle(folder, len(scans))
+    with fostore.open(folder / STORE) as store:
+        committed = len(store)
+    _print(
+        f"Killed: a process streamed its distributions over the other {len(scans):,} scans and killed "
+        f"itself (SIGKILL) after {len(before)} batches; {committed:,} rows are committed."
+    )
+    after: list[Batch] = []
+    with _listening(Teacher.load(folder / WEIGHTS), scans, after.append) as teacher:
+        store = _stream(teacher, scans, folder / STORE, progress=True)
+    again = [batch for batch in after if batch.start < committed]
+    first = min((batch.start for batch in after), default=len(scans))
+    _print(
+        f"Resumed: {len(after)} batches, from row {first:,} on; "
+        f"{len(again)} of the committed batches ran again."
+    )
+    whole: list[Batch] = []
+    with _listening(Teacher.load(folder / WEIGHTS), scans, whole.append) as teacher:
+        other = _stream(teacher, scans, folder / WHOLE, progress=True)
+    files, differing = _compare(folder / STORE, folder / WHOLE)
+    same = store.digest() == other.digest() and not differing
+    _print(
+        f"Compared with an uninterrupted run ({len(whole)} batches): digests "
+        f"{'equal' if store.digest() == other.digest() else 'DIFFER'}, "
+        f"{files - len(differing)} of {files} data files bit-identical."
+    )
+    if again or not same:
+        raise FostoreError(
+            f"the resumed store is not what it should be: ran again {again}, differing {differing}"
+        )
+    return store
+
+
+def _stream(teacher: Teacher, scans: Scans, path: Path, *, progress: bool) -> Store:
+    """The call that a user would write."""
+    from fostore.torch import FirstOrderDataGenerator
+
+    generator = FirstOrderDataGenerator(
+        teacher, batch_size=BATCH_SIZE, output_mode="probs", model_name="three residual CNNs"
+    )
+    store: Store = generator.generate_distributions(
+        scans,
+        progress=progress,
+        store=path,
+        ids=scans.numbers,
+        class_names=[str(digit) for digit in range(10)],
+        meta={"dataset": "scikit-learn digits", "part": "the scans that the teacher has not seen"},
+        commit_seconds=COMMIT_SECONDS,
+    )
+    return store
+
+
+def _die_in_the_middle(folder: Path, num_samples: int) -> list[Batch]:
+    """Let a process of its own begin the store; returns the batches that it ran before it died."""
+    import fostore
+
+    command = [sys.executable, "-m", "fostore.demo", str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    try:
+        with _bar("committed by the run that will die", num_samples, "row") as bar:
+            store = None
+            while child.poll() is None:
+                time.sleep(0.05)
+                if store is None and (folder / STORE).exists():
+                    store = fostore.open(folder / STORE)
+                if store is not None:
+                    store.refresh()
+                    bar.update(len(store) - bar.n)
+    finally:
+        child.kill()
+        words = child.stderr.read()
+        child.stderr.close()
+        child.wait()
+    log = folder / LOG
+    if child.returncode != -signal.SIGKILL or not log.exists():
+        raise FostoreError(f"the run that should have been killed ended by itself: {words.strip()}")
+    return [Batch(*map(int, line.split())) for line in log.read_text().splitlines()]
+
+
+def _stream_and_die(folder: Path) -> None:
+    """What the process of `_die_in_the_middle` does: half of the batches, each noted, then SIGKILL."""
+    import torch
+
+    from fostore.torch.digits import Scans, Teacher
+
+    torch.set_num_threads(1)
+    scans = Scans("rest")
+    batches = 0
+
+    def note(batch: Batch) -> None:
+        nonlocal batches
+        batches += 1
+        with (folder / LOG).open("a") as log:
+            log.write(f"{batch.start} {batch.rows}\n")
+        time.sleep(DELAY_SECONDS)
+        if batches > len(scans) / BATCH_SIZE / 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with _listening(Teacher.load(folder / WEIGHTS), scans, note) as teacher:
+        _stream(teacher, scans, folder / STORE, progress=False)
+
+
+@contextmanager
+def _listening(teacher: Teacher, scans: Scans, heard: Callable[[Batch], None]) -> Iterator[Teacher]:
+    """The teacher, calling `heard` after each batch that it runs; the scans tell which one it was."""
+    row_of = {scan.numpy().tobytes(): row for row, scan in enumerate(scans.scans)}
+
+    def after(_module: Any, inputs: Any, _output: Any) -> None:
+        (batch,) = inputs
+        heard(Batch(row_of[batch[0].numpy().tobytes()], len(batch)))
+
+    handle = teacher.register_forward_hook(after)
+    try:
+        yield teacher
+    finally:
+        handle.remove()
+
+
+def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
+    """How many data files two Zarr stores have, and which of them differ in a single bit.
+
+    The attributes of the group are left out: they hold the store's own id and the times.
+    """
+
+    def files(store: Path) -> dict[str, Path]:
+        found = {str(p.relative_to(store)): p for p in store.rglob("*") if p.is_file()}
+        return {name: path for name, path in found.items() if name != "zarr.json"}
+
+    ours, theirs = files(one), files(other)
+    names = sorted(ours.keys() | theirs.keys())
+    differing = [
+        name
+        for name in names
+        if name not in ours
+        or name not in theirs
+        or ours[name].read_bytes() != theirs[name].read_bytes()
+    ]
+    return len(names), differing
+
+
+def _write_twins(folder: Path, scans: Scans) -> list[Store]:
+    """The same distributions as HDF5, through the writer, and as the guide's JSON."""
+    import fostore
+    from fostore.torch import FirstOrderDataGenerator
+    from fostore.torch.digits import Teacher
+
+    source = fostore.open(folder / STORE)
+    ids = source.ids
+    with fostore.create(
+        folder / HDF5,
+        num_samples=len(source),
+        num_classes=source.num_classes,
+        class_names=source.schema.class_names,
+        ids=None if ids is None else ids.tolist(),
+        meta=source.meta,
+    ) as writer:
+        for start in range(0, len(source), BATCH_SIZE):
+            writer.append(source[start : start + BATCH_SIZE])
+    generator = FirstOrderDataGenerator(Teacher.load(folder / WEIGHTS))
+    generator.save_distributions(folder / JSON, source, meta=dict(source.meta))
+    return [fostore.open(folder / HDF5), fostore.open(folder / JSON)]
+
+
+def _print_stores(stores: list[Store], scans: Scans) -> None:
+    from fostore.cli.info import human_bytes, size_on_disk
+
+    _print("\nThe same distributions in three formats, opened and asked:")
+    _print(f"  {'store':<14}{'shape':<12}{'dtype':<10}{'on disk':<11}{'accuracy':<10}digest")
+    for store in stores:
+        rows = store.take(range(len(store)))
+        accuracy = float((rows.argmax(axis=1) == scans.labels).mean())
+        size = human_bytes(size_on_disk(store.path)["bytes"])
+        shape = " x ".join(f"{n:,}" for n in store.shape)
+        digest = store.digest()[:16] if store.is_sealed else "none"
+        _print(
+            f"  {store.path.name:<14}{shape:<12}{store.schema.dtype:<10}{size:<11}"
+            f"{accuracy:<10.1%}{digest}"
+        )
+    _print(f"  (accuracy: the teacher's, on these {len(scans):,} scans, which it has not seen)")
+
+
+def _show_next(folder: Path) -> None:
+    command, python = _program("fostore"), _program("python")
+    zarr, h5 = folder / STORE, folder / HDF5
+    _print(
+        f"""
+Try next:
+  {command} info {zarr}
+  {command} verify {h5}
+  {command} generate {folder / MODULE}:members {folder / MODULE}:scans -o {folder / "members.zarr"}
+      (an ensemble: three distributions a scan, interrupt it and run it again)
+  {python} -c "import fostore; s = fostore.open('{zarr}'); print(s, s[0], s.take([5, 3, 5]).shape)"
+
+Without fostore:
+  {python} -c "import zarr; print(zarr.open('{zarr}', mode='r')['probs'][:2])"
+  {python} -c "import h5py; print(h5py.File('{h5}')['probs'][:2])"
+  {python} -c "import json; print(json.load(open('{folder / JSON}'))['distributions']['0'])"
+""".rstrip()
+    )
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment from the current folder."""
+    ours = Path(sys.executable).with_name(name)
+    if not ours.exists() or shutil.which(name) == str(ours):
+        return name
+    try:
+        return str(ours.relative_to(Path.cwd()))
+    except ValueError:
+        return str(ours)
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=title, unit=unit, leave=False, file=sys.stderr) as bar:
+        yield bar
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    _stream_and_die(Path(sys.argv[1]))

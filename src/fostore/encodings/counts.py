@@ -1,0 +1,65 @@
+"""The counts encoding: votes of annotators (or draws), whole and exact; P = c / sum c."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fostore.encodings.rows import as_counts, check_columns, check_shape
+from fostore.errors import ArgumentError, RowError
+from fostore.schema import COUNTS, Array, Column, Schema
+
+
+class Counts:
+    """See `fostore.encodings.Encoding`; every method is a pure function."""
+
+    name = "counts"
+
+    def columns(
+        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+    ) -> tuple[Column, ...]:
+        """One column of unsigned integers."""
+        if kind != "counts" or dtype not in COUNTS:
+            raise ArgumentError(
+                f"the counts encoding keeps counts as {list(COUNTS)}, not {kind} as {dtype}"
+            )
+        return (Column("counts", dtype, COUNTS[dtype], axes, shape),)
+
+    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+        """Rows of any integer dtype whose numbers fit, with at least one vote each."""
+        check_shape(rows, schema, start)
+        stored = as_counts(rows, schema.dtype, start)
+        _check_votes(stored, start)
+        return [stored]
+
+    def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
+        """Raise RowError where a row has no vote."""
+        check_columns(columns, schema, start)
+        _check_votes(columns[0], start)
+
+    def decode(self, columns: Sequence[Array], schema: Schema, as_kind: str = "probs") -> Array:
+        """Relative frequencies in float32, divided in float64; a class without votes has log minus infinity."""
+        if as_kind not in ("probs", "log_probs", "logits"):
+            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
+        votes = columns[0].astype(np.float64)
+        votes /= np.add.reduce(votes, axis=-1, keepdims=True)
+        if as_kind != "probs":
+            with np.errstate(divide="ignore"):
+                np.log(votes, out=votes)
+        return votes.astype(np.float32)
+
+
+def _check_votes(stored: Array, start: int) -> None:
+    voted = stored.any(axis=-1)
+    if voted.all():
+        return
+    at = np.argwhere(~voted)
+    member = f", member {at[0][1]}" if stored.ndim > 2 else ""
+    raise RowError(
+        f"row {start + at[0][0]}{member} has no votes ({len(np.unique(at[:, 0]))} of {len(stored)} "
+        "rows), expected at least one: leave such samples out, or say what to assume for them"
+    )
+
+
+ENCODING = Counts()

@@ -1,0 +1,154 @@
+"""The dense encoding: every class of every row, as probabilities, log-probabilities or logits.
+
+Logits are stored minus their row's maximum, so that half precision keeps its digits where the
+probability is; the logsumexp of the row as it came stands beside them, so that nothing is lost.
+The subtraction is done in float32 (float64 where either side is float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fostore import simplex
+from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to, widen
+from fostore.errors import ArgumentError, RowError
+from fostore.schema import FLOATS, Array, Column, Schema
+
+_LOWEST = {
+    "float16": -65504.0,
+    "bfloat16": -float.fromhex("0x1.fep127"),
+    "float32": float(np.finfo(np.float32).min),
+    "float64": float(np.finfo(np.float64).min),
+}
+"""The lowest finite number of each dtype."""
+
+
+class Dense:
+    """See `fostore.encodings.Encoding`; every method is a pure function."""
+
+    name = "dense"
+
+    def columns(
+        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+    ) -> tuple[Column, ...]:
+        """One column, and for logits their `logsumexp` in float32 (float64 beside float64)."""
+        if kind not in ("probs", "log_probs", "logits") or dtype not in FLOATS:
+            raise ArgumentError(
+                f"the dense encoding keeps probs, log_probs and logits as {list(FLOATS)}, "
+                f"not {kind} as {dtype}"
+            )
+        extra = {"shift": "row_max"} if kind == "logits" else {}
+        numbers = Column(kind, dtype, FLOATS[dtype], axes, shape, extra=extra)
+        if kind != "logits":
+            return (numbers,)
+        wide = "float64" if dtype == "float64" else "float32"
+        return numbers, Column("logsumexp", wide, wide, axes[:-1], shape[:-1])
+
+    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+        """Rows of any float dtype, checked as they came and again as they are stored.
+
+        Finite logits stay finite: a difference beyond the dtype's range is kept as its lowest
+        finite number, so that minus infinity always means a class that the model excluded. Either
+        way the probability is zero in every dtype.
+        """
+        check_shape(rows, schema, start)
+        rows = as_floats(rows, start)
+        if schema.kind == "logits":
+            return _encode_logits(rows, schema, start)
+        check = simplex.check_probs if schema.kind == "probs" else simplex.check_log_probs
+        tol, halves = schema.sum_tolerance, schema.dtype == "bfloat16"
+        stored = round_to(rows, schema.dtype)
+        if stored.dtype != rows.dtype:  # first the numbers that the caller knows
+            check(rows, tol, start)
+        try:
+            check(stored, tol, start, bfloat16=halves)
+        except RowError as error:
+            if stored.dtype == rows.dtype:
+                raise
+            raise RowError(
+                f"rounded to {schema.dtype}, {error}; use a wider dtype or kind='logits'"
+            ) from None
+        return [stored]
+
+    def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
+        """Raise RowError where the stored numbers break the schema's promises."""
+        check_columns(columns, schema, start)
+        halves = schema.dtype == "bfloat16"
+        if schema.kind == "probs":
+            simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
+        elif schema.kind == "log_probs":
+            simplex.check_log_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
+        else:
+            _check_logits(columns, schema, start)
+
+    def decode(self, columns: Sequence[Array], schema: Schema, as_kind: str = "probs") -> Array:
+        """Probabilities, log-probabilities or logits; `schema.temperature` is not applied.
+
+        Aliases the column where nothing changes. Logits come back with their row's level, so their
+        logsumexp is what the model gave; from probabilities they are the logarithms.
+        """
+        stored = columns[0]
+        if as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
+            return stored
+        x = widen(stored, schema.dtype)
+        if as_kind not in ("probs", "log_probs", "logits"):
+            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
+        if schema.kind == "logits":
+            if as_kind == "probs":
+                return simplex.softmax(x)
+            result = simplex.log_softmax(x)
+            if as_kind == "logits":
+                result += columns[1][..., None]
+            return result
+        if schema.kind == "log_probs":
+            return np.exp(x) if as_kind == "probs" else x
+        if as_kind == "probs":
+            return x
+        with np.errstate(divide="ignore"):
+            logs: Array = np.log(x)
+        return logs
+
+
+def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
+    x = widen(rows, rows.dtype.name)
+    if schema.dtype == "float64":
+        x = x.astype(np.float64)
+    if len(x) == 0:
+        return [round_to(x, schema.dtype), round_to(x[..., 0], schema.content[1].dtype)]
+    simplex.check_logits(rows, start)
+    shifted, lse = simplex.shift(x)
+    side = round_to(lse, schema.content[1].dtype)
+    if not np.isfinite(side).all():
+        at = start + int(np.argwhere(~np.isfinite(side))[0][0])
+        raise RowError(
+            f"row {at} has logits beyond the range of {side.dtype}: use dtype='float64', or look at "
+            "this sample"
+        )
+    lowest = _LOWEST[schema.dtype]
+    if float(shifted.min()) < lowest:
+        masked = x == -np.inf
+        np.maximum(shifted, lowest, out=shifted)
+        shifted[masked] = -np.inf
+    return [round_to(shifted, schema.dtype), side]
+
+
+def _check_logits(columns: Sequence[Array], schema: Schema, start: int) -> None:
+    stored, lse = columns
+    if len(stored) == 0:
+        return
+    simplex.check_logits(stored, start, bfloat16=schema.dtype == "bfloat16")
+    top = np.max(widen(stored, schema.dtype), axis=-1)
+    if top.any():
+        at = int(np.argwhere(top)[0][0])
+        raise RowError(
+            f"row {start + at} has the largest logit {top[at]!r}, expected 0: logits are stored minus "
+            "their row's maximum"
+        )
+    if not np.isfinite(lse).all():
+        at = int(np.argwhere(~np.isfinite(lse))[0][0])
+        raise RowError(f"row {start + at} has the logsumexp {lse[at]!r}, expected a finite number")
+
+
+ENCODING = Dense()

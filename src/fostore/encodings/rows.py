@@ -1,0 +1,120 @@
+"""Rows as callers give them, brought to the shape and the numbers that a schema asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fostore.errors import RowError
+from fostore.ranges import describe
+from fostore.schema import COUNTS, Array, Schema
+from fostore.simplex import bfloat16_to_float32, float32_to_bfloat16
+
+
+def where(start: int, count: int) -> str:
+    """The rows of a batch in a message's words."""
+    return describe([(start, start + count)]) if count else f"no rows, at row {start}"
+
+
+def check_shape(rows: Array, schema: Schema, start: int) -> None:
+    """Raise RowError unless `rows` is (n, *schema.row_shape)."""
+    if rows.shape[1:] == schema.row_shape:
+        return
+    wanted = ", ".join(map(str, schema.row_shape))
+    if rows.ndim == len(schema.row_shape) + 1:
+        at = where(start, len(rows))
+        if rows.shape[-1] != schema.num_classes:
+            raise RowError(
+                f"store keeps {schema.num_classes} classes per sample, this batch has "
+                f"{rows.shape[-1]} ({at})"
+            )
+        raise RowError(
+            f"store keeps {schema.num_members} members per sample, this batch has "
+            f"{rows.shape[1]} ({at})"
+        )
+    hint = " (one row alone is a batch as row[None])" if rows.shape == schema.row_shape else ""
+    if schema.num_members is not None and rows.ndim == 2:
+        hint = "; an ensemble's members go along the second axis"
+    raise RowError(
+        f"rows come in batches of shape (n, {wanted}), this batch has shape {rows.shape}{hint}, "
+        f"at row {start}"
+    )
+
+
+def as_floats(rows: Array, start: int) -> Array:
+    """Rows of any float dtype as float16, float32 or float64; aliases where nothing changes.
+
+    bfloat16 arrays (as `ml_dtypes` and JAX have them) become float32, which is exact.
+
+    Raises:
+        RowError: integers, booleans, complex numbers or objects.
+    """
+    if rows.dtype.name == "bfloat16":
+        return bfloat16_to_float32(np.ascontiguousarray(rows).view(np.uint16))
+    if rows.dtype.kind != "f":
+        hint = "convert them with .astype('float32')"
+        if rows.dtype.kind in "iub":
+            hint = "votes go to kind='counts'; one-hot labels convert with .astype('float32')"
+        raise RowError(
+            f"{where(start, len(rows))} have dtype {rows.dtype}, expected floating-point numbers: {hint}"
+        )
+    return rows.astype(np.float64) if rows.dtype.itemsize > 8 else rows
+
+
+def round_to(rows: Array, dtype: str) -> Array:
+    """Float rows rounded to nearest in the stored form of `dtype`; C-contiguous, aliases where it can."""
+    with np.errstate(over="ignore", under="ignore"):
+        if dtype == "bfloat16":
+            return float32_to_bfloat16(rows)
+        return np.ascontiguousarray(rows, np.dtype(dtype).newbyteorder("<"))
+
+
+def widen(stored: Array, dtype: str) -> Array:
+    """Stored numbers for arithmetic: float16 and bfloat16 as float32, the others as they are."""
+    if dtype == "bfloat16":
+        return bfloat16_to_float32(stored)
+    return stored.astype(np.float32) if dtype == "float16" else stored
+
+
+def as_counts(rows: Array, dtype: str, start: int) -> Array:
+    """Integer rows in an unsigned dtype that holds them all; C-contiguous, aliases where it can.
+
+    Raises:
+        RowError: no integers, a negative number, or one that the dtype cannot hold.
+    """
+    if rows.dtype.kind not in "iu":
+        raise RowError(
+            f"{where(start, len(rows))} have dtype {rows.dtype}, expected integers: "
+            "counts are numbers of votes; distributions go to kind='probs'"
+        )
+    most = int(np.iinfo(COUNTS[dtype]).max)
+    if rows.size and (int(rows.min()) < 0 or int(rows.max()) > most):
+        bad = np.logical_or(rows < 0, rows > most) if rows.dtype.kind == "i" else rows > most
+        at = np.argwhere(bad)[0]
+        what = rows[tuple(at)]
+        hint = (
+            "votes are 0 or more"
+            if what < 0
+            else f"create the store with a wider dtype than {dtype}"
+        )
+        raise RowError(
+            f"row {start + at[0]} holds {what} at class {at[-1]}, "
+            f"expected 0 to {most} ({dtype}): {hint}"
+        )
+    return np.ascontiguousarray(rows, np.dtype(dtype).newbyteorder("<"))
+
+
+def check_columns(columns: Sequence[Array], schema: Schema, start: int) -> None:
+    """Raise RowError unless there is one array a content column, of its stored dtype and shape."""
+    expected = schema.content
+    if len(columns) != len(expected):
+        raise RowError(f"{len(columns)} columns for a schema that has {len(expected)}")
+    for array, column in zip(columns, expected, strict=True):
+        same = array.dtype == column.numpy_dtype and array.shape[1:] == column.shape
+        if not same or len(array) != len(columns[0]):
+            raise RowError(
+                f"column {column.name!r} has dtype {array.dtype} and shape {array.shape}, expected "
+                f"{column.stored} and ({len(columns[0])}, "
+                f"{', '.join(map(str, column.shape))}), at row {start}"
+            )

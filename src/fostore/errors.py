@@ -1,0 +1,102 @@
+"""Every error that fostore raises, in one tree.
+
+Each is also the builtin that a user would catch anyway, so that code which knows nothing of fostore handles it right::
+
+    FostoreError
+    ├── the caller gave something that does not fit: nothing was written
+    │   ├── ArgumentError (ValueError)          a parameter, or two that contradict each other
+    │   ├── RowError (ValueError)               rows: shape, dtype, not finite, not a distribution; names the rows
+    │   ├── IdentityError (ValueError)          another model, dataset or output than the store was made from
+    │   └── StoreExistsError (FileExistsError)  the path is taken
+    ├── what lies on disk is not what we may read: nothing was followed, nothing allocated
+    │   ├── StoreNotFoundError (FileNotFoundError)
+    │   ├── FormatError (ValueError)            not a store, or a store that breaks the specification
+    │   ├── UnsupportedError (FormatError)      a store of a newer version, or with a feature that this reader lacks
+    │   ├── UnsafeError (FormatError)           links, plugins, sizes beyond the bytes that are there
+    │   └── DamageError (OSError)               bytes that contradict their checksums; names the rows
+    ├── not now: the last commit stands
+    │   ├── LockedError (BlockingIOError)       another writer owns these units
+    │   ├── SpaceError (OSError)                the disk is full, or would be before the run ends
+    │   └── UncommittedError (IndexError)       rows that are not committed were asked for
+    └── GenerationError (RuntimeError)          the model or the dataset failed; names the samples of the batch
+
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class FostoreError(Exception):
+    """The root of all errors of this library."""
+
+
+class ArgumentError(FostoreError, ValueError):
+    """A parameter has a value that cannot be used; nothing was written."""
+
+
+class RowError(FostoreError, ValueError):
+    """Rows do not fit the store's schema; none of the batch was written, the last commit stands."""
+
+
+class IdentityError(FostoreError, ValueError):
+    """The store was made from something else; `differences` lists what differs, nothing was written."""
+
+    def __init__(self, message: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.differences = differences
+
+
+class StoreExistsError(FostoreError, FileExistsError):
+    """The path is taken; nothing was written."""
+
+
+class StoreNotFoundError(FostoreError, FileNotFoundError):
+    """There is nothing at the path."""
+
+
+class FormatError(FostoreError, ValueError):
+    """What lies at the path is not a store that follows the specification."""
+
+
+class UnsupportedError(FormatError):
+    """The store needs a version, feature or encoding that this release does not have."""
+
+
+class UnsafeError(FormatError):
+    """The store asks for something that no store may ask for: a link, a plugin, a huge allocation."""
+
+
+class DamageError(FostoreError, OSError):
+    """Bytes contradict their checksums; `rows` lists the `(start, stop)` ranges that they touch."""
+
+    def __init__(self, message: str, rows: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(errno.EIO, message)
+        self.message = message
+        self.rows = rows
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class LockedError(FostoreError, BlockingIOError):
+    """Another writer owns the units that were asked for; nothing was changed."""
+
+
+class SpaceError(FostoreError, OSError):
+    """The disk has no room for what is to come; the last commit stands."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UncommittedError(FostoreError, IndexError):
+    """Rows were asked for that are not committed, or that the store does not have."""
+
+
+class GenerationError(FostoreError, RuntimeError):
+    """The model or the dataset failed on a batch; finished batches are committed."""

@@ -1,0 +1,224 @@
+"""How units lie on disk: the seam between what a store is and how a format keeps it.
+
+A format is one file in this folder and one line in `FORMATS`. It knows files; it knows nothing of
+kinds, encodings, models or loaders. One conformance suite (tests/test_formats.py) runs over all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from fostore.errors import ArgumentError
+from fostore.header import Header
+from fostore.ranges import Range, Ranges
+from fostore.schema import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Committed rows `[start, stop)` inside one unit, and what their bytes hash to.
+
+    `crc` is the crc32c of the rows (spec/integrity.md): the crc32c over the little-endian uint32
+    values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
+    A later run with the same start replaces an earlier one. None: covered by block hashes alone.
+    """
+
+    start: int
+    stop: int
+    crc: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows `[start, stop)` of a column as they lie in a file: row-major, little-endian, at `offset` bytes."""
+
+    path: Path
+    offset: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong in a store: where, which rows it touches (None: not tied to rows), and what."""
+
+    where: str
+    rows: Range | None
+    message: str
+
+
+class ColumnView(Protocol):
+    """One column of a store for reading; rows that are not committed must not be asked for.
+
+    Safe for several threads. Crosses neither fork-unsafe handles nor pickles: a store pickles as its path.
+    """
+
+    @property
+    def array(self) -> Array:
+        """The column as one read-only array (rows, *shape); nothing is read by asking for it."""
+        ...
+
+    def take(self, rows: Array, out: Array | None = None) -> Array:
+        """A fresh, writable array of the rows (int64, checked by the caller) in the order asked for."""
+        ...
+
+    def read(self, start: int, stop: int) -> Array:
+        """The rows `[start, stop)`, a read-only view where that costs nothing, else a copy."""
+        ...
+
+
+class Reader(Protocol):
+    """A store opened for reading, treated as a stranger's.
+
+    Opening reads metadata only. Links are never followed, nothing is allocated by what metadata
+    claims beyond the bytes that are there, no plugin is loaded. A writer may be at work: `committed`
+    is what was committed at the last `refresh`, and those rows never change.
+    """
+
+    header: Header
+    committed: Ranges
+
+    def refresh(self) -> None:
+        """See what has been committed since."""
+        ...
+
+    def column(self, index: int) -> ColumnView:
+        """The view of the column at `index` of the schema, mapped at first use.
+
+        Raises DamageError (naming rows) where a file of committed rows is missing or too short.
+        """
+        ...
+
+    def segments(self, index: int) -> Sequence[Segment]:
+        """Where the committed rows of a column lie, in order; empty for formats without raw bytes."""
+        ...
+
+    def runs(self) -> Sequence[Run]:
+        """Committed runs of units that are not sealed yet (what the journal or the slots hold)."""
+        ...
+
+    def block_hashes(self) -> Array:
+        """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""
+        ...
+
+    def findings(self) -> Iterator[Finding]:
+        """Structural damage: files that are missing, cut, torn, unexpected or contradictory. Reads no rows."""
+        ...
+
+    def close(self) -> None:
+        """Drop handles; arrays that were handed out stay valid."""
+        ...
+
+
+class UnitWriter(Protocol):
+    """A store opened for writing, by the one process that holds its lock (the caller took it).
+
+    What it does not do: check values, hash, decide when to commit. The order is the caller's:
+    `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for each full unit.
+    Not safe for several threads, except that `sync` and `commit` may run in one thread while
+    another writes rows that they do not cover.
+    """
+
+    header: Header
+    sealed: Ranges
+    """Rows of units that are sealed: written for good."""
+    runs: tuple[Run, ...]
+    """Committed runs of units that are not sealed, found when the store was opened. Their data has not been checked."""
+
+    def write(self, column: int, start: int, rows: Array) -> None:
+        """Write rows (C-contiguous, the stored dtype) at `start`; all inside one unit. Not durable.
+
+        An error leaves rows that are not committed undefined, everything else untouched.
+        """
+        ...
+
+    def read(self, column: int, start: int, stop: int) -> Array:
+        """Rows written before, all inside one unit (of a sealed one as well)."""
+        ...
+
+    def sync(self) -> None:
+        """Make all rows that were written before the call durable."""
+        ...
+
+    def commit(self, runs: Sequence[Run]) -> None:
+        """Record runs whose rows are durable; when this returns they are committed."""
+        ...
+
+    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
+        """A unit is whole: all its `num_rows` rows are committed. Idempotent.
+
+        `hashes` is uint8 (blocks of the unit, hashed columns, 32).
+        """
+        ...
+
+    def hashes(self, unit: int) -> Array:
+        """The block hashes of a sealed unit, or of what was sealed of it; all zero where unknown."""
+        ...
+
+    def replan(self, header: Header) -> None:
+        """Replace the header of a store that goes on (more rows planned, other metadata): not sealed, no digest."""
+        ...
+
+    def finish(self, header: Header) -> None:
+        """All rows are in sealed units: publish the final header and remove what only a run in progress needs."""
+        ...
+
+    def close(self) -> None:
+        """Release files; what was not committed is gone."""
+        ...
+
+
+@runtime_checkable
+class Format(Protocol):
+    """A way to lay a store on disk."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    streams: bool
+    """Whether a store may be begun without knowing num_samples."""
+
+    def open(self, path: Path) -> Reader:
+        """Open for reading.
+
+        Raises FormatError, UnsupportedError, UnsafeError or DamageError; OSError as the system gives it.
+        """
+        ...
+
+    def create(self, path: Path, header: Header) -> UnitWriter:
+        """Make an empty store at `path`, which does not exist; it appears whole or not at all."""
+        ...
+
+    def resume(self, path: Path) -> UnitWriter:
+        """Open a store for writing; heals what a kill left behind, without touching committed rows.
+
+        A sealed store can be resumed too: its last, partial unit is then in `runs` (crc None), not in `sealed`.
+        """
+        ...
+
+
+FORMATS = {
+    "zarr": "fostore.formats.zarr",
+    "hdf5": "fostore.formats.hdf5",
+    "json": "fostore.formats.json",
+}
+SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
+"""By suffix, so that choosing a format imports none of them."""
+
+
+def format_of(path: Path) -> Format:
+    """The format that a path's suffix names.
+
+    Raises:
+        ArgumentError: no format has this suffix.
+    """
+    name = SUFFIXES.get(path.suffix.lower())
+    if name is None:
+        raise ArgumentError(
+            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {list(SUFFIXES)}"
+        )
+    chosen: Format = import_module(FORMATS[name]).FORMAT
+    return chosen

@@ -1,0 +1,65 @@
+"""The HDF5 format: one file of fixed size that plain h5py opens at any moment (spec/hdf5.md).
+
+HDF5 itself is at work when the file is built, never while rows are written: they go to where the datasets lie, and
+no metadata of HDF5 changes. Data first, then the slot that names it: a kill at any instant costs what was not
+committed. Growing the file, or a header that outgrows its room, is a new file beside and one rename.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fostore import disk
+from fostore.errors import StoreExistsError
+from fostore.formats.hdf5_build import beside, make
+from fostore.formats.hdf5_file import open_store
+from fostore.formats.hdf5_reader import HDF5Reader
+from fostore.formats.hdf5_writer import HDF5Writer, check_planned
+from fostore.header import Header
+
+
+class HDF5:
+    """HDF5 files whose datasets are contiguous; see `fostore.formats.Format`."""
+
+    name = "hdf5"
+    suffixes = (".h5", ".hdf5")
+    streams = False
+
+    def open(self, path: Path) -> HDF5Reader:
+        """Open for reading; takes no HDF5 lock, so that no writer is disturbed."""
+        return HDF5Reader(Path(os.path.realpath(path)))
+
+    def create(self, path: Path, header: Header) -> HDF5Writer:
+        """Make an empty store, its room on the disk taken; it appears whole or not at all.
+
+        Raises:
+            ArgumentError: num_samples is None, or a column has a name that the format needs.
+            SpaceError: the disk cannot hold all rows; nothing is left behind.
+        """
+        check_planned(header)
+        if os.path.lexists(path):
+            raise StoreExistsError(f"{str(path)!r} exists")
+        fd = make(path, header, ())
+        try:
+            disk.sync_directory(path.parent)
+            return HDF5Writer(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def resume(self, path: Path) -> HDF5Writer:
+        """Open for writing; brings what plain readers see up to the header, and touches no row."""
+        path = Path(os.path.realpath(path))
+        fd = open_store(path, write=True)
+        try:
+            disk.remove(beside(path))
+            # A killed writer's last slot may be in the page cache alone; what we call committed must be durable.
+            disk.sync_data(fd)
+            return HDF5Writer(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+FORMAT = HDF5()

@@ -1,0 +1,390 @@
+"""The HDF5 file itself: built once, and inspected as a stranger's; the only module that calls h5py.
+
+h5py reads and writes through `HDF5Stream`, never through a path: all writes pass `fostore.disk`, no HDF5 lock is
+taken, and a file that was cut can still be read far enough to say which rows it lost.
+
+The truth about a store lies in its dataset `header`, in two alternating slots (slots.py), so that replacing it is
+atomic at any length; what is committed lies in `progress` in the same way. `fostore` and `meta` mirror the header.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fostore import disk, jsontext
+from fostore.errors import (
+    DamageError,
+    FormatError,
+    FostoreError,
+    StoreNotFoundError,
+    UnsafeError,
+    UnsupportedError,
+)
+from fostore.formats import slots
+from fostore.header import Header
+
+HEADER_MAGIC = b"FOheader"
+RUNS_MAGIC = b"FOruns\x00\x01"
+HEADER, PROGRESS, HASHES = "header", "progress", "block_hashes"
+MIRRORS = ("fostore", "meta")
+
+_MAX_READ = 16 << 20  # HDF5 metadata is read in small pieces; a larger one is a claim of garbage
+_MAX_SLOT = 256 << 20
+_MAX_MEMBERS = 1000
+_ADVICE = (
+    "it may be damaged, or another kind of HDF5 file: fostore opens the stores that fostore wrote"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a dataset lie; `offset` is 0 where it has none."""
+
+    offset: int
+    shape: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all elements."""
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The JSON of the header as plain readers find it; `offset` is None where it cannot be located."""
+
+    offset: int | None
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What an inspected file holds: its newest header and where its datasets lie.
+
+    `foreign` names what fostore did not put there. `end` is where HDF5 says that the file ends.
+    """
+
+    header: Header
+    header_sequence: int
+    places: Mapping[str, Place]
+    mirrors: Mapping[str, Mirror]
+    foreign: tuple[str, ...]
+    end: int
+
+    @property
+    def capacity(self) -> int:
+        """How many entries a progress slot has room for."""
+        return (self.places[PROGRESS].shape[1] - slots.HEAD.size) // slots.ENTRY.size
+
+
+def num_blocks(header: Header) -> int:
+    """How many blocks the planned rows make."""
+    return -(-(header.num_samples or 0) // header.block_rows)
+
+
+def num_hashed(header: Header) -> int:
+    """How many columns have block hashes."""
+    return sum(column.hashed for column in header.schema.columns)
+
+
+def read_at(fd: int, offset: int, size: int) -> bytearray:
+    """Up to `size` bytes at `offset`; fewer where the file ends."""
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    view.release()
+    del data[done:]
+    return data
+
+
+def read_slots(fd: int, place: Place) -> tuple[bytes, bytes]:
+    """Both slots of a dataset, each as far as its head says that it is used."""
+    room = place.shape[1]
+    found = []
+    for slot in (0, 1):
+        offset = place.offset + slot * room
+        head = read_at(fd, offset, slots.HEAD.size)
+        used = slots.payload_bytes(head) if len(head) == slots.HEAD.size else 0
+        used = used if used <= room - slots.HEAD.size else 0
+        found.append(bytes(head + read_at(fd, offset + slots.HEAD.size, used)))
+    return found[0], found[1]
+
+
+def read_record(fd: int, place: Place, magic: bytes, where: str) -> slots.Record:
+    """The newest valid record.
+
+    Raises:
+        DamageError: neither slot holds one, not even after a while (a writer may be at work on one).
+    """
+    for attempt in range(5):
+        record = slots.newest(magic, read_slots(fd, place))
+        if record is not None:
+            return record
+        time.sleep(0.002 * attempt)
+    raise DamageError(
+        f"{where}: both slots are damaged, so what is committed is not known; restore the file from a copy"
+    )
+
+
+def write_record(fd: int, place: Place, magic: bytes, record: slots.Record) -> bool:
+    """Write a record into its slot; False, and nothing written, where it does not fit. Not durable."""
+    data = slots.pack(magic, record)
+    if len(data) > place.shape[1]:
+        return False
+    disk.write_at(fd, data, place.offset + record.slot * place.shape[1])
+    return True
+
+
+def inspect(fd: int, path: Path) -> Layout:
+    """Read what a file says of itself, without trusting it: only sizes and places, no rows.
+
+    Raises:
+        FormatError: not HDF5, or not a store; UnsupportedError or UnsafeError for what no store has.
+        DamageError: the file was cut (names the rows), or both slots of the header are damaged.
+    """
+    size = os.fstat(fd).st_size
+    end = _recorded_end(fd)
+    cut = f"{path} was cut: {size:,} bytes are there, {end:,} were written"
+    try:
+        with _opened(fd, max(size, end), path) as root:
+            layout = _inspect(fd, root, path, end)
+    except (FormatError, DamageError) as error:
+        if size < end:
+            raise DamageError(f"{cut}; restore it from a copy") from error
+        raise
+    if size < end:
+        num_samples = layout.header.num_samples or 0
+        left = [num_samples]
+        for column in layout.header.schema.columns:
+            left.append(max(size - layout.places[column.name].offset, 0) // column.row_bytes)
+        lost = (min(left), num_samples)
+        raise DamageError(
+            f"{cut}; rows {lost[0]} to {lost[1] - 1} are lost: restore it from a copy", rows=(lost,)
+        )
+    _check_places(layout.places, size, path)
+    return layout
+
+
+def _inspect(fd: int, root: Any, path: Path, end: int) -> Layout:
+    count = root.get_num_objs()
+    if count > _MAX_MEMBERS:
+        raise FormatError(f"{path} has {count:,} members, a store has a handful; {_ADVICE}")
+    names = [root.get_objname_by_idx(i).decode("utf-8", "backslashreplace") for i in range(count)]
+    uint8 = np.dtype("u1")
+    places = {HEADER: _place(root, HEADER, uint8, (2, None), path)}
+    record = read_record(fd, places[HEADER], HEADER_MAGIC, f"{path}, dataset 'header'")
+    where = f"{path}, dataset 'header'"
+    header = Header.from_json(jsontext.loads(record.payload, where), where)
+    if header.num_samples is None:
+        raise FormatError(f"{where}: num_samples is null, which an HDF5 store cannot have")
+    places[PROGRESS] = _place(root, PROGRESS, uint8, (2, None), path)
+    hashes = (num_blocks(header), num_hashed(header), 32)
+    places[HASHES] = _place(root, HASHES, uint8, hashes, path)
+    for column in header.schema.columns:
+        if column.name in places or column.name in MIRRORS:
+            raise FormatError(f"{where}: a column has the reserved name {column.name!r}")
+        shape = (header.num_samples, *column.shape)
+        places[column.name] = _place(root, column.name, column.numpy_dtype, shape, path)
+    for name in MIRRORS:
+        if name in names:
+            places[name] = _place(root, name, uint8, (None,), path)
+    mirrors = {}
+    for name in MIRRORS:
+        text = None if name in places else _read_text(root, name, path)
+        if text is not None:
+            mirrors[name] = Mirror(-1, text)
+        elif name in places and places[name].nbytes <= _MAX_SLOT:
+            place = places[name]
+            mirrors[name] = Mirror(place.offset, bytes(read_at(fd, place.offset, place.nbytes)))
+    foreign = [name for name in names if name not in places]
+    num_attributes = h5py.h5a.get_num_attrs(root)
+    for i in range(min(num_attributes, _MAX_MEMBERS)):
+        name = h5py.h5a.open(root, index=i).name.decode("utf-8", "backslashreplace")
+        if name not in MIRRORS or name in places:
+            foreign.append(f"attribute {name}")
+    return Layout(header, record.sequence, places, mirrors, tuple(foreign), end)
+
+
+def _place(
+    root: Any, name: str, dtype: np.dtype[Any], shape: tuple[int | None, ...], path: Path
+) -> Place:
+    """The place of a dataset of the root, after everything was refused that is no plain run of bytes.
+
+    None in `shape` stands for any size.
+    """
+    where = f"{path}, dataset {name!r}"
+    key = name.encode()
+    if not root.links.exists(key):
+        raise FormatError(f"{path} has no dataset {name!r}; {_ADVICE}")
+    if root.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise UnsafeError(f"{where} is a soft or external link, which is never followed")
+    if h5py.h5o.get_info(root, key).type != h5py.h5o.TYPE_DATASET:
+        raise FormatError(f"{where} is no dataset; {_ADVICE}")
+    dataset = h5py.h5d.open(root, key)
+    plist = dataset.get_create_plist()
+    layout = plist.get_layout()
+    if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+        raise UnsafeError(f"{where} takes its bytes from other files, which are never followed")
+    if layout != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
+        names = {h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
+        how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
+        raise UnsupportedError(
+            f"{where} has the layout {how!r}, expected contiguous; copy its rows into a new store"
+        )
+    if not dataset.get_type().equal(h5py.h5t.py_create(dtype)):
+        raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
+    found = tuple(int(n) for n in dataset.shape)
+    fits = len(found) == len(shape) and all(
+        w in (n, None) for n, w in zip(found, shape, strict=True)
+    )
+    if not fits:
+        wanted = tuple("any" if n is None else n for n in shape)
+        raise FormatError(f"{where} has the shape {found}, expected {wanted}")
+    return Place(int(dataset.get_offset() or 0), found, dtype.itemsize)
+
+
+def _read_text(root: Any, name: str, path: Path) -> bytes | None:
+    """The bytes of a fixed-length text attribute of the root; None where there is no such attribute."""
+    if not h5py.h5a.exists(root, name.encode()):
+        return None
+    attribute = h5py.h5a.open(root, name.encode())
+    kind = attribute.get_type()
+    if kind.get_class() != h5py.h5t.STRING or kind.is_variable_str() or attribute.shape != ():
+        raise UnsupportedError(f"{path}: attribute {name!r} is no single text of fixed length")
+    if kind.get_size() > 1 << 16:
+        raise UnsafeError(f"{path}: attribute {name!r} claims {kind.get_size():,} bytes")
+    text = np.empty((), dtype=f"S{kind.get_size()}")
+    attribute.read(text, mtype=kind)
+    return text.tobytes()
+
+
+def _check_places(places: Mapping[str, Place], size: int, path: Path) -> None:
+    """Refuse datasets that reach beyond the file or lie on each other."""
+    position, before = 0, ""
+    for name, place in sorted(places.items(), key=lambda item: item[1].offset):
+        if not place.nbytes:
+            continue
+        where = f"{path}, dataset {name!r}"
+        if place.offset + place.nbytes > size:
+            raise UnsafeError(
+                f"{where} claims bytes {place.offset:,} to {place.offset + place.nbytes:,} of a file "
+                f"of {size:,} bytes"
+            )
+        if place.offset < max(position, 1):
+            raise UnsafeError(f"{where} lies on the bytes of {before or 'the superblock'!r}")
+        position, before = place.offset + place.nbytes, name
+
+
+def _recorded_end(fd: int) -> int:
+    """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it), else 0."""
+    head = os.pread(fd, 48, 0)
+    if len(head) < 48 or head[:9] != b"\x89HDF\r\n\x1a\n\x00" or head[13] != 8:
+        return 0
+    return min(int.from_bytes(head[40:48], "little"), 1 << 62)
+
+
+@contextmanager
+def _opened(fd: int, size: int, path: Path) -> Iterator[Any]:
+    """The root group; whatever h5py raises on the way becomes a FormatError."""
+    file = HDF5Stream(fd, size)
+    try:
+        with h5py.File(file, "r") as hdf5:
+            yield h5py.h5g.open(hdf5.id, b"/")
+    except FostoreError:
+        raise
+    except Exception as error:
+        if file.error is not None:
+            raise file.error from error
+        raise FormatError(f"{path} cannot be read as HDF5 ({error}); {_ADVICE}") from error
+
+
+class HDF5Stream:
+    """A descriptor as h5py's file-object driver wants it: `size` bytes, zeros where the file is shorter.
+
+    `error` keeps what went wrong in a call, since HDF5 reports a failed call in its own words.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._position = 0
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """What marks a file object for h5py, which does not call it."""
+        raise io.UnsupportedOperation("use readinto")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset`, from the start or from the end."""
+        self._position = offset if whence == os.SEEK_SET else self._size + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next call reads or writes."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`."""
+        size = len(buffer)
+        if size > _MAX_READ:
+            raise ValueError(f"metadata of {size:,} bytes")
+        try:
+            data = read_at(self._fd, self._position, size)
+        except BaseException as error:
+            self.error = error
+            raise
+        buffer[:] = bytes(data) + bytes(size - len(data))
+        self._position += size
+        return size
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        size = len(data)
+        self._change(disk.write_at, self._fd, data, self._position)
+        self._position += size
+        self._size = max(self._size, self._position)
+        return size
+
+    def truncate(self, size: int) -> int:
+        """Set the size of the file."""
+        self._change(disk.truncate, self._fd, size)
+        self._size = size
+        return size
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def _change(self, call: Any, *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def open_store(path: Path, *, write: bool = False) -> int:
+    """A descriptor of the regular file at `path`, links resolved before by the caller."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end
+            raise FormatError(f"{path} is not a file; an HDF5 store is one")
+        return disk.open_file(path, write=write)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"there is no store at {str(path)!r}") from error

@@ -1,0 +1,228 @@
+"""Reading an HDF5 store: slots say what is committed, and rows are mapped from where the datasets lie."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fostore import jsontext
+from fostore.errors import DamageError, FormatError
+from fostore.formats import ColumnView, Finding, Run, Segment, slots
+from fostore.formats.hdf5_file import (
+    HASHES,
+    HEADER,
+    HEADER_MAGIC,
+    PROGRESS,
+    RUNS_MAGIC,
+    Layout,
+    inspect,
+    open_store,
+    read_at,
+    read_record,
+    read_slots,
+)
+from fostore.header import Header
+from fostore.ranges import Ranges
+from fostore.schema import Array
+
+
+class HDF5Reader:
+    """A store in an HDF5 file, opened for reading; see `fostore.formats.Reader`.
+
+    It keeps the file that it opened: where another store has taken the path since, it goes on
+    showing the old one. Where a writer has put a larger copy of the same store there, `refresh` moves to it.
+    """
+
+    header: Header
+    committed: Ranges
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        fd = open_store(path)
+        try:
+            self._begin(fd, inspect(fd, path))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _begin(self, fd: int, layout: Layout) -> None:
+        """Take `fd` as the file from now on."""
+        self._fd, self._layout, self.header = fd, layout, layout.header
+        self._views: dict[int, ColumnView] = {}
+        self._read_runs()
+        self._closing = weakref.finalize(self, os.close, fd)
+        self._closing.atexit = False
+
+    def _read_runs(self) -> None:
+        where = f"{self._path}, dataset 'progress'"
+        record = read_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, where)
+        self._entries = slots.unpack_runs(record.payload, self.header.num_samples or 0, where)
+        self.committed = Ranges.of(*((run.start, run.stop) for run in self._entries))
+
+    def refresh(self) -> None:
+        """See what has been committed since, in the file that is open or in the larger copy that replaced it."""
+        if not self._is_current() and self._follow():
+            return
+        where = f"{self._path}, dataset 'header'"
+        record = read_record(self._fd, self._layout.places[HEADER], HEADER_MAGIC, where)
+        if record.sequence != self._layout.header_sequence:
+            self.header = Header.from_json(jsontext.loads(record.payload, where), where)
+            self._layout = replace(
+                self._layout, header=self.header, header_sequence=record.sequence
+            )
+        self._read_runs()
+
+    def _follow(self) -> bool:
+        """Move to the file that has taken the path, if it is the same store."""
+        try:
+            fd = open_store(self._path)
+        except (FileNotFoundError, FormatError):
+            return False
+        try:
+            layout = inspect(fd, self._path)
+            if layout.header.id == self.header.id:
+                closing = self._closing
+                self._begin(fd, layout)
+                closing()
+                return True
+        except FormatError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return False
+
+    def _is_current(self) -> bool:
+        """Whether the path still names the file that is open."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def column(self, index: int) -> ColumnView:
+        """The view of a column; one map serves all rows, also those that are committed later."""
+        view = self._views.get(index)
+        if view is None:
+            view = self._views[index] = self._view(index)
+        return view
+
+    def _view(self, index: int) -> ColumnView:
+        from fostore.formats.view import view_of
+
+        for _ in range(3):
+            column = self.header.schema.columns[index]
+            num_samples = self.header.num_samples or 0
+            offset = self._layout.places[column.name].offset
+            segments = [Segment(self._path, offset, 0, num_samples)] if num_samples else []
+            view = view_of(segments, column, num_samples)
+            _ = view.array  # maps now, while it is known which file the path names
+            if self._is_current():
+                return view
+            self.refresh()
+        raise DamageError(f"another file has taken the place of {self._path}; open it again")
+
+    def segments(self, index: int) -> Sequence[Segment]:
+        """Where the committed rows of a column lie, in order."""
+        column = self.header.schema.columns[index]
+        offset = self._layout.places[column.name].offset
+        return [
+            Segment(self._path, offset + start * column.row_bytes, start, stop)
+            for start, stop in self.committed
+        ]
+
+    def runs(self) -> Sequence[Run]:
+        """Committed runs of units that are not sealed yet."""
+        size, num_samples = self.header.unit_rows, self.header.num_samples or 0
+        return slots.sealed_and_open(self._entries, size, num_samples, short_unit=True)[1]
+
+    def block_hashes(self) -> Array:
+        """Block hashes, uint8 (blocks, hashed columns, 32); zero in units that are not sealed."""
+        place = self._layout.places[HASHES]
+        data = read_at(self._fd, place.offset, place.nbytes)
+        stored = np.frombuffer(bytes(data).ljust(place.nbytes, b"\0"), np.uint8).reshape(
+            place.shape
+        )
+        known = np.zeros_like(stored)
+        size, num_samples = self.header.block_rows, self.header.num_samples
+        for run in self._entries:
+            if run.crc is None:
+                last = -(-run.stop // size) if run.stop == num_samples else run.stop // size
+                known[run.start // size : last] = stored[run.start // size : last]
+        return known
+
+    def findings(self) -> Iterator[Finding]:
+        """Damage that can be seen without reading rows; looks at the file anew."""
+        where = str(self._path)
+        try:
+            layout = inspect(self._fd, self._path)
+        except DamageError as error:
+            for rows in error.rows or (None,):
+                yield Finding(where, rows, str(error))
+            return
+        except FormatError as error:
+            yield Finding(where, None, str(error))
+            return
+        size = os.fstat(self._fd).st_size
+        if size > layout.end > 0:
+            extra = f"{size - layout.end:,} bytes follow the end of the HDF5 file"
+            yield Finding(where, None, extra)
+        for name, magic in ((HEADER, HEADER_MAGIC), (PROGRESS, RUNS_MAGIC)):
+            yield from self._slot_findings(name, magic)
+        yield from self._run_findings()
+        for name, value in layout.header.to_json().items():
+            mirror = layout.mirrors.get(name)
+            if mirror is None:
+                yield Finding(name, None, f"plain readers find no {name!r}")
+            elif not _says(mirror.text, value):
+                message = (
+                    f"{name!r} says something else than the header; resuming the store mends it"
+                )
+                yield Finding(name, None, message)
+        for name in layout.foreign:
+            yield Finding(name, None, "not written by fostore")
+
+    def _slot_findings(self, name: str, magic: bytes) -> Iterator[Finding]:
+        data = read_slots(self._fd, self._layout.places[name])
+        records = [slots.unpack(magic, slot, bytes_) for slot, bytes_ in enumerate(data)]
+        for slot, record in enumerate(records):
+            if record is None and any(data[slot]):
+                message = f"slot {slot} is torn or damaged; the other one holds"
+                yield Finding(f"dataset {name}", None, message)
+        first, second = records
+        if first is not None and second is not None and abs(first.sequence - second.sequence) != 1:
+            message = f"the slots have the sequences {first.sequence} and {second.sequence}"
+            yield Finding(f"dataset {name}", None, message)
+
+    def _run_findings(self) -> Iterator[Finding]:
+        position, unit_rows = 0, self.header.unit_rows
+        for run in sorted(self._entries, key=lambda r: (r.start, r.stop)):
+            if run.start < position:
+                yield Finding("dataset progress", (run.start, run.stop), "runs lie on each other")
+            if run.crc is not None and run.start // unit_rows != (run.stop - 1) // unit_rows:
+                yield Finding(
+                    "dataset progress", (run.start, run.stop), "a run straddles two units"
+                )
+            position = max(position, run.stop)
+        if self.header.sealed:
+            for gap in self.committed.missing(self.header.num_samples or 0):
+                message = "the header says sealed, and these rows are not committed"
+                yield Finding("dataset progress", gap, message)
+
+    def close(self) -> None:
+        """Close the file; arrays that were handed out stay valid."""
+        self._views = {}
+        self._closing()
+
+
+def _says(text: bytes, value: object) -> bool:
+    try:
+        there = jsontext.loads(text.rstrip(b"\0"), "")
+    except FormatError:
+        return False
+    return bool(there == jsontext.loads(jsontext.dumps(value), ""))

@@ -1,0 +1,276 @@
+"""Writing an HDF5 store in place: rows, then hashes, then one of two slots that names them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fostore import disk, geometry
+from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
+from fostore.formats import Run, slots
+from fostore.formats.hdf5_build import header_record, make, plan_mirrors
+from fostore.formats.hdf5_file import (
+    HASHES,
+    HEADER,
+    HEADER_MAGIC,
+    PROGRESS,
+    RUNS_MAGIC,
+    Layout,
+    inspect,
+    read_at,
+    read_record,
+    write_record,
+)
+from fostore.header import Header
+from fostore.ranges import Ranges
+from fostore.schema import Array
+
+_COPY_BYTES = 8 << 20
+
+
+class HDF5Writer:
+    """A store in an HDF5 file, opened for writing; see `fostore.formats.UnitWriter`.
+
+    A sealed unit is marked as sealed by the first slot that is written after its hashes were
+    synced; until then a kill leaves it in `runs`, whole and with its checksums.
+    """
+
+    header: Header
+    sealed: Ranges
+    runs: tuple[Run, ...]
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._pid = os.getpid()
+        self._guard = threading.Lock()
+        self._adopt(fd)
+        changes = plan_mirrors(fd, self._layout, self.header)
+        if changes:
+            self._write_mirrors(changes)
+
+    def _adopt(self, fd: int) -> None:
+        """Take `fd` as the file from now on, and what it says as what is."""
+        layout = inspect(fd, self._path)
+        where = f"{self._path}, dataset 'progress'"
+        record = read_record(fd, layout.places[PROGRESS], RUNS_MAGIC, where)
+        entries = slots.unpack_runs(record.payload, layout.header.num_samples or 0, where)
+        self._fd, self._layout, self.header = fd, layout, layout.header
+        self._sequence = record.sequence
+        size, num_samples = self.header.unit_rows, self.header.num_samples or 0
+        self._marked, runs = slots.sealed_and_open(entries, size, num_samples, short_unit=False)
+        self.sealed, self.runs = self._marked, tuple(runs)
+        self._open: dict[int, tuple[Run, ...]] = {}
+        for run in runs:
+            self._file(self._open, run)
+        self._unsynced: set[int] = set()
+        self._unmarked = False
+
+    def write(self, column: int, start: int, rows: Array) -> None:
+        """Write rows at `start` into the page cache; an error leaves committed rows untouched."""
+        spec = self.header.schema.columns[column]
+        stop = start + len(rows)
+        if start < 0 or stop > (self.header.num_samples or 0) or rows.dtype != spec.numpy_dtype:
+            raise RowError(
+                f"rows {start} to {stop - 1} of {rows.dtype} do not fit column {spec.name!r} of "
+                f"{self.header.num_samples} rows of {spec.stored}"
+            )
+        if rows.size:
+            offset = self._layout.places[spec.name].offset + start * spec.row_bytes
+            disk.write_at(self._fd, rows.reshape(-1).view(np.uint8), offset)
+
+    def read(self, column: int, start: int, stop: int) -> Array:
+        """Rows written before, as a fresh array."""
+        spec = self.header.schema.columns[column]
+        offset = self._layout.places[spec.name].offset + start * spec.row_bytes
+        data = read_at(self._fd, offset, (stop - start) * spec.row_bytes)
+        if len(data) < (stop - start) * spec.row_bytes:
+            raise DamageError(f"{self._path} was cut while it was written", ((start, stop),))
+        return np.frombuffer(data, spec.numpy_dtype).reshape(stop - start, *spec.shape)
+
+    def sync(self) -> None:
+        """Make everything durable that was written before the call."""
+        with self._guard:
+            hashed = set(self._unsynced)
+        disk.sync_data(self._fd)
+        with self._guard:
+            for unit in hashed:
+                bounds = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+                self._marked = self._marked.add(*bounds)
+                self._open.pop(unit, None)
+            self._unsynced -= hashed
+            self._unmarked = self._unmarked or bool(hashed)
+
+    def commit(self, runs: Sequence[Run]) -> None:
+        """Record runs in the slot that is not the newest, and sync it.
+
+        Raises:
+            RowError: more separate runs than a slot has room for; nothing was recorded.
+            ArgumentError: a run crosses a unit or the end of the store.
+        """
+        with self._guard:
+            new = dict(self._open)
+            for run in runs:
+                self._file(new, run)
+            payload = slots.pack_runs(self._entries(new))
+            room = self._layout.capacity
+            if len(payload) > room * slots.ENTRY.size:
+                raise RowError(
+                    f"{len(payload) // slots.ENTRY.size} separate runs of rows are committed to "
+                    f"{self._path}, which has room for {room}; write the rows of a unit "
+                    f"({self.header.unit_rows} rows) in order, or use a .zarr store, which has no such bound"
+                )
+            # After a failure the same slot is written again: the other one is the last commit.
+            record = slots.Record(self._sequence + 1, payload)
+            write_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, record)
+            disk.sync_data(self._fd)
+            self._sequence, self._open, self._unmarked = record.sequence, new, False
+
+    def _entries(self, open_units: dict[int, tuple[Run, ...]]) -> list[Run]:
+        """All that is committed: sealed rows, and the runs of open units."""
+        entries = [Run(start, stop, None) for start, stop in self._marked]
+        return entries + [run for runs in open_units.values() for run in runs]
+
+    def _file(self, open_units: dict[int, tuple[Run, ...]], run: Run) -> None:
+        """Add a run to its unit; runs that it covers are replaced by it."""
+        unit = run.start // self.header.unit_rows
+        start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+        if not start <= run.start < run.stop <= stop:
+            raise ArgumentError(
+                f"a run of rows {run.start} to {run.stop - 1} does not lie in the unit of rows "
+                f"{start} to {stop - 1}"
+            )
+        others = open_units.get(unit, ())
+        kept = [
+            r for r in others if r.start < run.start or (r.start > run.start and r.stop > run.stop)
+        ]
+        open_units[unit] = (*kept, run)
+
+    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
+        """File the block hashes of a whole unit; durable with the next `sync`."""
+        place = self._layout.places[HASHES]
+        first = unit * (self.header.unit_rows // self.header.block_rows)
+        expected = (-(-num_rows // self.header.block_rows), *place.shape[1:])
+        if hashes.shape != expected or hashes.dtype != np.uint8:
+            raise ArgumentError(
+                f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
+            )
+        start = unit * self.header.unit_rows
+        offset = place.offset + first * place.shape[1] * place.shape[2]
+        disk.write_at(self._fd, np.ascontiguousarray(hashes).reshape(-1), offset)
+        with self._guard:
+            self.sealed = self.sealed.add(start, start + num_rows)
+            if hashes.any(axis=2).all():  # where one is unknown, the runs keep their checksums
+                self._unsynced.add(unit)
+
+    def hashes(self, unit: int) -> Array:
+        """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""
+        place = self._layout.places[HASHES]
+        start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+        size = self.header.block_rows
+        shape = (-(-stop // size) - start // size, *place.shape[1:])
+        known = any(run.crc is None for run in self._open.get(unit, ()))
+        if not (known or self.sealed.covers(start, stop)):
+            return np.zeros(shape, np.uint8)
+        row = place.shape[1] * place.shape[2]
+        data = read_at(self._fd, place.offset + start // size * row, shape[0] * row)
+        return np.frombuffer(bytes(data).ljust(shape[0] * row, b"\0"), np.uint8).reshape(shape)
+
+    def replan(self, header: Header) -> None:
+        """Replace the header; a larger num_samples costs a copy of the committed rows.
+
+        What was written and not committed is gone where a copy is made. A kill, an error or a full
+        disk leaves the store as it was, or as it should be.
+        """
+        planned, num_samples = self.header.num_samples or 0, check_planned(header)
+        if num_samples < planned:
+            raise ArgumentError(
+                f"the store plans {planned} rows and cannot shrink to {num_samples}"
+            )
+        self._put_header(header)
+
+    def finish(self, header: Header) -> None:
+        """Publish the final header, after everything that it speaks of is durable."""
+        num_samples = self.header.num_samples or 0
+        if header.num_samples != num_samples or not self.sealed.covers(0, num_samples):
+            raise ArgumentError(f"not all of the {header.num_samples} rows are in sealed units")
+        self.sync()
+        self.commit(())
+        self._put_header(header)
+
+    def _put_header(self, header: Header) -> None:
+        changes = plan_mirrors(self._fd, self._layout, header)
+        record = header_record(header, self._layout.header_sequence + 1)
+        place = self._layout.places[HEADER]
+        fits = changes is not None and header.num_samples == self.header.num_samples
+        if not fits or not write_record(self._fd, place, HEADER_MAGIC, record):
+            self._rebuild(header)
+            return
+        disk.sync_data(self._fd)
+        self.header = header
+        self._write_mirrors(changes or ())
+
+    def _write_mirrors(self, changes: Sequence[tuple[int, bytes]]) -> None:
+        for offset, data in changes:
+            disk.write_at(self._fd, data, offset)
+        disk.sync_data(self._fd)
+        self._layout = inspect(self._fd, self._path)
+
+    def _rebuild(self, header: Header) -> None:
+        """Put a new file with `header`, and everything committed, in the place of this one."""
+        if self._layout.foreign:
+            raise UnsupportedError(
+                f"{self._path} must be rebuilt, and what others have put there would be lost: "
+                f"{list(self._layout.foreign)}; move that to another file first"
+            )
+        self.sync()  # what was sealed counts as sealed in the new file
+        entries = self._entries(self._open)
+        committed = Ranges.of(*((run.start, run.stop) for run in entries))
+
+        def fill(fd: int, layout: Layout) -> None:
+            for column in header.schema.columns:
+                for start, stop in committed:
+                    skip, size = start * column.row_bytes, (stop - start) * column.row_bytes
+                    self._copy(fd, layout, column.name, skip, size)
+            old, new = self._layout.places[HASHES].nbytes, layout.places[HASHES].nbytes
+            self._copy(fd, layout, HASHES, 0, min(old, new))
+
+        fd = make(self._path, header, entries, fill)
+        old = self._fd
+        self._adopt(fd)
+        os.close(old)
+        disk.sync_directory(self._path.parent)
+
+    def _copy(self, fd: int, layout: Layout, name: str, skip: int, size: int) -> None:
+        source, target = self._layout.places[name].offset, layout.places[name].offset
+        for done in range(skip, skip + size, _COPY_BYTES):
+            count = min(_COPY_BYTES, skip + size - done)
+            disk.write_at(fd, read_at(self._fd, source + done, count), target + done)
+
+    def close(self) -> None:
+        """Close the file; what was not committed is gone."""
+        if self._fd < 0:
+            return
+        try:
+            # Saves the next writer to check units that are sealed; a forked child must not write.
+            if (self._unsynced or self._unmarked) and self._pid == os.getpid():
+                with suppress(OSError):
+                    self.sync()
+                    self.commit(())
+        finally:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def check_planned(header: Header) -> int:
+    """The number of samples, which this format must know from the start."""
+    if header.num_samples is None:
+        raise ArgumentError(
+            "an HDF5 store has a fixed size: give num_samples=, or use a path that ends in .zarr, "
+            "since Zarr takes a stream of unknown length"
+        )
+    return header.num_samples

@@ -1,0 +1,252 @@
+"""Writing the guide's JSON: whole documents, each number in the shortest text that reads back exactly."""
+
+from __future__ import annotations
+
+import operator
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore import digest, disk, geometry
+from fostore.encodings import encoding_of, make_schema
+from fostore.encodings.rows import widen
+from fostore.errors import ArgumentError, RowError
+from fostore.formats import Reader
+from fostore.header import Header
+from fostore.jsontext import check_json, dumps
+from fostore.ranges import Range, Ranges
+from fostore.schema import Array, Column, Schema
+
+KEY = "fostore"
+"""The key in `meta` under which the header of a store stands."""
+
+_MAX_INDEX = 1 << 53
+
+Read = Callable[[int, int, int], Array]
+"""(column, start, stop) to the stored rows of that column."""
+
+
+def save(
+    path: str | Path,
+    distributions: Mapping[int, Any],
+    meta: Mapping[str, Any] | None = None,
+    schema: Schema | Header | None = None,
+) -> None:
+    """Write distributions by sample index, with metadata, in the guide's layout; replaces the file at once.
+
+    Every number is written in the shortest form that reads back exactly in its dtype.
+
+    Args:
+        path: missing parent folders are made.
+        distributions: index (0, 1, ..., gaps are allowed) to row: a list, or an array of NumPy, torch
+            or JAX, (num_classes,) or (num_members, num_classes). A store works too.
+        meta: any JSON with string keys; "fostore" is taken.
+        schema: what the rows are; by default probabilities of the widest dtype among the rows, float64
+            for lists. A header hands on its identity too.
+
+    Raises:
+        ArgumentError: no distributions, a key that is no index, or metadata that JSON cannot hold.
+        RowError: rows that are not finite, are no distributions, or differ in shape.
+        After any error the file that was there stands.
+    """
+    checked = check_json(dict(meta or {}))
+    if KEY in checked:
+        raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
+    given = _Given(distributions)
+    header = _header_for(given, schema, checked)
+    encoding = encoding_of(header.schema)
+
+    def read(column: int, start: int, stop: int) -> Array:
+        rows = given.rows(start, stop, header.schema)
+        return encoding.encode(rows, header.schema, start)[column]
+
+    columns = range(len(header.schema.columns))
+    hashes = [
+        [digest.block_hash(read(column, start, stop)) for column in columns]
+        for start, stop in _pieces(given.indices, header.block_rows)
+    ]
+    if len(given.indices) == header.num_samples:
+        found = digest.store_digest(header, np.array(hashes, np.uint8))
+        header = replace(header, sealed=True, digest=found)
+    _write(Path(path), header, given.indices, read)
+
+
+def export(path: Path, reader: Reader) -> None:
+    """Write all committed rows of an open store, every column as it is stored, and its header."""
+
+    def read(column: int, start: int, stop: int) -> Array:
+        return reader.column(column).read(start, stop)
+
+    _write(path, reader.header, reader.committed, read)
+
+
+def ranges_of(index: Array) -> Ranges:
+    """Increasing indices as ranges."""
+    if not len(index):
+        return Ranges()
+    cuts = np.flatnonzero(np.diff(index) != 1)
+    starts = index[np.concatenate(([0], cuts + 1))]
+    stops = index[np.concatenate((cuts, [len(index) - 1]))] + 1
+    return Ranges(tuple(zip(starts.tolist(), stops.tolist(), strict=True)))
+
+
+def table_name(schema: Schema, column: int) -> str:
+    """The key under which a column's rows stand: the guide's for probabilities, else the column's name."""
+    name = schema.columns[column].name
+    return "distributions" if column == 0 and schema.kind == "probs" else name
+
+
+# ------------------------------------------------------------------ what a caller gives
+
+
+class _Given:
+    """Rows that a caller has in a mapping, in order of their index and in NumPy."""
+
+    def __init__(self, mapping: Mapping[int, Any]) -> None:
+        self._mapping = mapping
+        keys = {_index(key): key for key in mapping}
+        if not keys:
+            raise ArgumentError("there are no distributions to save: the mapping is empty")
+        self._keys = keys
+        self._take = getattr(mapping, "take", None)
+        self.indices = ranges_of(np.array(sorted(keys), np.int64))
+        self.first = self.indices.items[0][0]
+
+    def rows(self, start: int, stop: int, schema: Schema | None) -> Array:
+        """The rows `[start, stop)`, all of one shape: the schema's where there is one."""
+        if self._take is not None:
+            return np.asarray(self._take(np.arange(start, stop)))
+        found = [_array(self._mapping[self._keys[i]], i) for i in range(start, stop)]
+        shape = found[0].shape if schema is None else schema.row_shape
+        for i, row in enumerate(found):
+            if row.shape != shape:
+                raise RowError(f"row {start + i} has shape {row.shape}, expected {shape}")
+        return np.stack(found)
+
+    def dtype(self) -> str:
+        """The widest dtype among the rows."""
+        if self._take is not None:
+            return str(self.rows(self.first, self.first + 1, None).dtype)
+        dtypes = {_array(row, 0).dtype for row in self._mapping.values()}
+        return str(np.result_type(*dtypes))
+
+
+def _index(key: Any) -> int:
+    try:
+        index = operator.index(key)
+    except TypeError:
+        index = -1
+    if isinstance(key, bool) or not 0 <= index < _MAX_INDEX:
+        raise ArgumentError(
+            f"the distributions have the key {key!r}, expected the index of a sample (an integer, 0 "
+            "or more)"
+        )
+    return index
+
+
+def _array(row: Any, index: int) -> Array:
+    """One row as a float array; lists of numbers are float64, as they are in Python."""
+    if hasattr(row, "detach"):
+        row = row.detach().cpu()
+        if str(row.dtype) == "torch.bfloat16":
+            row = row.float()
+    try:
+        array = np.asarray(row)
+    except ValueError as error:
+        raise RowError(f"row {index} is no row of numbers: {error}") from error
+    if array.dtype.kind in "iu" and isinstance(row, (list, tuple)):
+        return array.astype(np.float64)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiuV":
+        raise RowError(
+            f"row {index} has dtype {array.dtype} and shape {array.shape}, expected numbers of shape "
+            "(num_classes,) or (num_members, num_classes)"
+        )
+    return array
+
+
+def _header_for(given: _Given, schema: Schema | Header | None, meta: dict[str, Any]) -> Header:
+    stop = given.indices.items[-1][1]
+    header = schema if isinstance(schema, Header) else None
+    if header is not None:
+        schema = header.schema
+        stop = max(stop, header.num_samples or 0)
+    elif schema is None:
+        shape = given.rows(given.first, given.first + 1, None).shape[1:]
+        dtype = given.dtype()
+        members = shape[0] if len(shape) > 1 else None
+        known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
+        schema = make_schema(shape[-1], num_members=members, dtype=known)
+    assert isinstance(schema, Schema)
+    if schema.content != schema.columns:
+        raise ArgumentError("rows alone cannot fill side columns; use fostore.convert on the store")
+    units = geometry.unit_rows(schema.row_bytes, stop)
+    blocks = geometry.block_rows(schema.row_bytes)
+    if header is None:
+        return Header(schema, stop, units, blocks, meta=meta)
+    return replace(header, num_samples=stop, unit_rows=units, meta=meta, sealed=False, digest=None)
+
+
+def _pieces(ranges: Ranges, size: int) -> Iterator[Range]:
+    for first, last in ranges:
+        for _, start, stop in geometry.split_at_units(first, last, size):
+            yield start, stop
+
+
+def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
+    """Write the document under a temporary name beside `path`, make it durable, and rename it."""
+    attributes = header.to_json()
+    meta = {**attributes["meta"], KEY: attributes[KEY]}
+    disk.make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    fd = disk.open_file(temporary, write=True, create=True)
+    try:
+        try:
+            offset = 0
+            for text in _texts(header, meta, committed, read):
+                disk.write_at(fd, text, offset)
+                offset += len(text)
+            disk.sync_data(fd)
+        finally:
+            os.close(fd)
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove(temporary)
+        raise
+    disk.sync_directory(path.parent)
+
+
+def _texts(header: Header, meta: dict[str, Any], committed: Ranges, read: Read) -> Iterator[bytes]:
+    schema = header.schema
+    yield b'{"meta": ' + dumps(meta)
+    for i, column in enumerate(schema.columns):
+        yield b',\n"%s": {' % table_name(schema, i).encode()
+        separator = b"\n"
+        for start, stop in _pieces(committed, header.block_rows):
+            lines = []
+            for index, row in zip(
+                range(start, stop), _row_texts(column, read(i, start, stop)), strict=True
+            ):
+                lines.append(b'"%d": %s' % (index, row))
+            yield separator + b",\n".join(lines)
+            separator = b",\n"
+        yield b"\n}"
+    yield b"}\n"
+
+
+def _row_texts(column: Column, rows: Array) -> Iterator[bytes]:
+    """Each row as JSON; minus infinity, which only logarithms have, becomes null."""
+    import orjson
+
+    if column.dtype == "utf8":
+        for row in rows:
+            yield dumps(row.tobytes().rstrip(b"\0").decode("utf-8"))
+        return
+    numbers = widen(rows, column.dtype) if column.dtype == "bfloat16" else rows
+    numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("="))
+    for row in numbers:
+        yield orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)

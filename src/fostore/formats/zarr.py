@@ -1,0 +1,39 @@
+"""The Zarr v3 format: a folder of log-structured shards that plain Zarr readers open at any moment (spec/zarr.md).
+
+zarr-python is not needed: its readers are the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fostore.formats import Reader, UnitWriter
+from fostore.formats.zarr_reader import ZarrReader
+from fostore.header import Header
+
+
+class ZarrFormat:
+    """A store as a Zarr group: one sharded array a column, a shard a unit."""
+
+    name = "zarr"
+    suffixes = (".zarr",)
+    streams = True
+
+    def open(self, path: Path) -> Reader:
+        """Open for reading; see `Format.open`."""
+        return ZarrReader(path)
+
+    def create(self, path: Path, header: Header) -> UnitWriter:
+        """Make an empty store; see `Format.create`."""
+        from fostore.formats.zarr_resume import create
+
+        return create(path, header)
+
+    def resume(self, path: Path) -> UnitWriter:
+        """Open a store for writing; see `Format.resume`."""
+        from fostore.formats.zarr_resume import resume
+
+        return resume(path)
+
+
+FORMAT = ZarrFormat()

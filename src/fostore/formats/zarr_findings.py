@@ -1,0 +1,186 @@
+"""What is wrong with the files of a Zarr store: missing, cut, torn, unexpected or contradictory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fostore import disk
+from fostore.errors import DamageError, FormatError
+from fostore.formats import Finding, Run
+from fostore.formats.zarr_folder import (
+    JOURNAL,
+    METADATA,
+    TAIL,
+    State,
+    is_temporary,
+    names_in,
+    unit_names,
+    unit_of,
+)
+from fostore.formats.zarr_reader import locate, read_hashes
+from fostore.ranges import Ranges, describe
+
+
+def findings(state: State) -> Iterator[Finding]:
+    """Everything structural that contradicts what the store says of itself; reads no rows.
+
+    What a writer at work leaves by design (a journal, tails, a torn last record) is no finding.
+    """
+    folder = state.folder
+    sealed = state.header.sealed
+    expected = {METADATA, *(array.name for array, _ in folder.arrays())}
+    yield from _strangers(folder.path, expected, sealed)
+    for message, rows in state.problems:
+        yield Finding("journal", rows, message)
+    if not sealed and not state.journals and not state.problems:
+        yield Finding(
+            "journal",
+            None,
+            f"{folder.array(0)} has no journal: rows that were committed and not sealed are lost",
+        )
+    in_progress = state.open_units()
+    for index in range(len(folder.shards)):
+        yield from _array_files(state, index)
+        yield from _column(state, index, in_progress)
+    yield from _strangers(folder.hash_array, {METADATA, "c"}, sealed)
+    yield from _hashes(state, in_progress)
+
+
+def _array_files(state: State, index: int) -> Iterator[Finding]:
+    array = state.folder.array(index)
+    expected = {METADATA, "c"}
+    if not state.header.sealed:
+        full = state.published // state.header.unit_rows
+        for name in names_in(array):
+            if index == 0 and name.startswith(JOURNAL):
+                expected.add(name)
+            unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
+            if unit is not None and unit >= full:
+                expected.add(name)
+    yield from _strangers(array, expected, state.header.sealed)
+
+
+def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iterator[Finding]:
+    folder = state.folder
+    header = state.header
+    name = folder.shards[index].column.name
+    where = f"column {name}"
+    units, problems = _units(folder.array(index))
+    yield from problems
+    num_units = -(-state.published // header.unit_rows)
+    there = Ranges.of(*((unit, unit + 1) for unit in units))
+    for first, last in there.missing(num_units):
+        rows = first * header.unit_rows, min(last * header.unit_rows, state.published)
+        if first == last - 1 and first in in_progress:
+            continue  # looked at below, with its tail
+        yield Finding(where, rows, f"column {name}: {describe([rows])} are missing")
+    for unit in sorted(units):
+        start = unit * header.unit_rows
+        if unit < num_units:
+            stop = min(start + header.unit_rows, state.published)
+            if unit not in in_progress:
+                yield from _shard(state, index, unit, start, stop)
+        elif unit not in in_progress and header.sealed:
+            path = folder.shard(index, unit)
+            yield Finding(where, None, f"{path} is beyond the last row of the store")
+    for unit, runs in in_progress.items():
+        yield from _unit_in_progress(state, index, unit, runs)
+
+
+def _shard(state: State, index: int, unit: int, start: int, stop: int) -> Iterator[Finding]:
+    """Whether a sealed unit has its size and its index: flat, row-major, with its checksum."""
+    folder = state.folder
+    layout = folder.shards[index]
+    where = f"column {layout.column.name}"
+    rows = (start, stop)
+    path: Path | None = folder.shard(index, unit)
+    try:
+        path = locate(folder, index, unit, in_progress=False)
+    except FormatError as error:
+        yield Finding(where, rows, str(error))
+        return
+    if path is None:
+        yield Finding(where, rows, f"{folder.shard(index, unit)} is missing: {describe([rows])}")
+        return
+    fd = disk.open_file(path)
+    try:
+        size = os.fstat(fd).st_size
+        held = stop - start
+        if not state.header.sealed:
+            # Between the seal of a unit that goes on and its publication, the shard holds more.
+            held = max(held, (size - layout.index_bytes) // layout.column.row_bytes)
+            held = min(held, folder.unit_stop(unit) - start)
+        expected = layout.shard_bytes(held)
+        if size != expected:
+            message = f"{path} has {size:,} bytes, expected {expected:,}: {describe([rows])}"
+            yield Finding(where, rows, message)
+            return
+        at = layout.data_bytes(held)
+        for piece in layout.index_pieces(held):
+            if os.pread(fd, len(piece), at) != piece:
+                message = f"{path}: the index of the shard is damaged; its rows may be sound"
+                yield Finding(where, rows, message)
+                return
+            at += len(piece)
+    finally:
+        os.close(fd)
+
+
+def _unit_in_progress(state: State, index: int, unit: int, runs: list[Run]) -> Iterator[Finding]:
+    folder = state.folder
+    layout = folder.shards[index]
+    where = f"column {layout.column.name}"
+    try:
+        path = locate(folder, index, unit, in_progress=True)
+    except FormatError as error:
+        yield Finding(where, (runs[0].start, runs[-1].stop), str(error))
+        return
+    size = os.lstat(path).st_size if path is not None else 0
+    for run in runs:
+        needed = (run.stop - unit * state.header.unit_rows) * layout.column.row_bytes
+        if size < needed:
+            rows = (run.start, run.stop)
+            name = path or folder.tail(index, unit)
+            message = f"{name} has {size:,} bytes, expected {needed:,}: {describe([rows])}"
+            yield Finding(where, rows, message)
+
+
+def _hashes(state: State, in_progress: dict[int, list[Run]]) -> Iterator[Finding]:
+    """Whether the block hashes of every sealed unit are there and whole."""
+    folder = state.folder
+    units, problems = _units(folder.hash_array)
+    yield from problems
+    num_units = -(-state.published // state.header.unit_rows)
+    there = Ranges.of(*((unit, unit + 1) for unit in units), *((u, u + 1) for u in in_progress))
+    for first, last in there.missing(num_units):
+        rows = first * state.header.unit_rows, min(last * state.header.unit_rows, state.published)
+        message = f"the block hashes of {describe([rows])} are missing; the rows are not"
+        yield Finding("block hashes", None, message)
+    for unit in sorted(units):
+        if unit < num_units and unit not in in_progress:
+            try:
+                read_hashes(folder, unit)
+            except (DamageError, FormatError) as error:
+                yield Finding("block hashes", None, str(error))
+
+
+def _units(array: Path) -> tuple[set[int], list[Finding]]:
+    """The numbers of the units in an array's folder, and what else is there."""
+    try:
+        units, others = unit_names(array)
+    except FormatError as error:
+        return set(), [Finding(array.name, None, str(error))]
+    problems = [f"{array / 'c' / name} is no part of the store" for name in sorted(others)]
+    return units, [Finding(array.name, None, message) for message in problems]
+
+
+def _strangers(folder: Path, expected: Iterable[str], sealed: bool) -> Iterator[Finding]:
+    for name in sorted(set(names_in(folder)) - set(expected)):
+        temporary = is_temporary(name)
+        if temporary and not sealed:
+            continue  # a writer's, at work or killed: the next one removes it
+        left = temporary or name.startswith((JOURNAL, TAIL))
+        what = "was left by a run that is over" if left else "is no part of the store"
+        yield Finding(folder.name, None, f"{folder / name} {what}")

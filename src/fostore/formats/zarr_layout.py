@@ -1,0 +1,236 @@
+"""How the arrays of a store look as Zarr v3: metadata and shards, as numbers and JSON alone (spec/zarr.md).
+
+A unit of a column is one shard: its rows as a flat row-major block, then an index of inner chunks. So it
+maps as it lies, and plain Zarr readers read it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+
+from fostore import geometry
+from fostore.errors import FormatError, UnsupportedError
+from fostore.header import Header
+from fostore.schema import Array, Column, expect
+
+HASHES = "block_hashes"
+"""The array of block hashes, beside the columns; no column may have its name."""
+
+HASH_BYTES = 32
+ABSENT = (1 << 64) - 1
+_CRC_BYTES = 4
+_ENTRY_BYTES = 16
+_PIECE = 1 << 16  # index entries handled at once
+_CODECS = ("sharding_indexed", "bytes", "crc32c")
+_ARRAY_KEYS = frozenset(
+    "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs "
+    "attributes dimension_names storage_transformers".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """One column as an array of shards: a shard a unit, an inner chunk about 256 KiB of whole rows."""
+
+    column: Column
+    row_axis: str
+    unit_rows: int
+    inner_rows: int
+
+    @classmethod
+    def of(cls, column: Column, header: Header) -> Shards:
+        """The layout of a column of the store with this header."""
+        inner = geometry.inner_rows(column.row_bytes, header.unit_rows)
+        return cls(column, header.schema.row_axis, header.unit_rows, inner)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of every shard."""
+        return self.unit_rows // self.inner_rows * _ENTRY_BYTES + _CRC_BYTES
+
+    def data_bytes(self, num_rows: int) -> int:
+        """Bytes before the index in a shard of `num_rows` rows: whole inner chunks."""
+        return -(-num_rows // self.inner_rows) * self.inner_rows * self.column.row_bytes
+
+    def shard_bytes(self, num_rows: int) -> int:
+        """Bytes of a whole shard of `num_rows` rows."""
+        return self.data_bytes(num_rows) + self.index_bytes
+
+    def key(self, unit: int) -> str:
+        """Where the shard lies inside the array's folder, such as "c/3/0"."""
+        return "/".join(["c", str(unit), *("0" for _ in self.column.shape)])
+
+    def padding(self, num_rows: int) -> Array:
+        """The rows that fill the last inner chunk up, all at the fill value: (rows, *shape)."""
+        rows = -num_rows % self.inner_rows
+        fill = _fill(self.column)
+        return np.full((rows, *self.column.shape), fill[1], self.column.numpy_dtype)
+
+    def index_pieces(self, num_rows: int) -> Iterator[bytes]:
+        """The index of a shard of `num_rows` rows, with its checksum at the end, in bounded pieces."""
+        chunk = self.inner_rows * self.column.row_bytes
+        present = -(-num_rows // self.inner_rows)
+        crc = 0
+        for first in range(0, self.unit_rows // self.inner_rows, _PIECE):
+            last = min(first + _PIECE, self.unit_rows // self.inner_rows)
+            entries = np.full((last - first, 2), ABSENT, "<u8")
+            held = max(min(present, last) - first, 0)
+            entries[:held, 0] = np.arange(first, first + held, dtype=np.uint64) * np.uint64(chunk)
+            entries[:held, 1] = chunk
+            piece = entries.tobytes()
+            crc = crc32c(piece, crc)
+            yield piece
+        yield crc.to_bytes(_CRC_BYTES, "little")
+
+    def metadata(self, num_rows: int) -> dict[str, Any]:
+        """The zarr.json of the array while it shows `num_rows` rows."""
+        inner = [self.inner_rows, *self.column.shape]
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        sharding = {
+            "chunk_shape": inner,
+            "codecs": [little],
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [num_rows, *self.column.shape],
+            "data_type": self.column.stored,
+            "chunk_grid": _grid([self.unit_rows, *self.column.shape]),
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": _fill(self.column)[0],
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {},
+            "dimension_names": [self.row_axis, *self.column.axes],
+            "storage_transformers": [],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """The block hashes as an array uint8 (blocks, hashed columns, 32): a chunk holds those of one unit."""
+
+    blocks: int
+    columns: int
+
+    @classmethod
+    def of(cls, header: Header) -> Hashes:
+        """The layout for the store with this header."""
+        hashed = sum(column.hashed for column in header.schema.columns)
+        return cls(header.unit_rows // header.block_rows, hashed)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """The hashes of one unit."""
+        return self.blocks, self.columns, HASH_BYTES
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk, of a short unit as well."""
+        return self.blocks * self.columns * HASH_BYTES
+
+    def key(self, unit: int) -> str:
+        """Where the chunk lies inside the array's folder."""
+        return f"c/{unit}/0/0"
+
+    def metadata(self, num_blocks: int) -> dict[str, Any]:
+        """The zarr.json of the array while it shows `num_blocks` blocks."""
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [num_blocks, self.columns, HASH_BYTES],
+            "data_type": "uint8",
+            "chunk_grid": _grid(list(self.chunk_shape)),
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "attributes": {},
+            "dimension_names": ["block", "column", "byte"],
+            "storage_transformers": [],
+        }
+
+
+def parse_array(value: Any, layout: Shards | Hashes, where: str) -> int:
+    """The rows (or blocks) that an array shows, if its metadata is exactly of this layout.
+
+    Raises:
+        UnsupportedError: codecs, or anything else of Zarr, that no store of ours has; names it.
+        FormatError: the array contradicts the header.
+    """
+    shape = expect(value, "shape", list, where)
+    if not shape or type(shape[0]) is not int or not 0 <= shape[0] <= 1 << 53:
+        raise FormatError(f"{where}: the shape is {shape!r:.80}")
+    unknown = sorted(
+        key for key in value if key not in _ARRAY_KEYS and _must_understand(value[key])
+    )
+    if unknown:
+        raise UnsupportedError(f"{where} needs {unknown!r:.80}, which this release does not have")
+    if value.get("storage_transformers"):
+        raise UnsupportedError(f"{where} has storage transformers, which no store has")
+    expected = layout.metadata(shape[0])
+    _refuse_foreign(expect(value, "codecs", list, where), where)
+    one_byte = expected["data_type"] == "uint8"
+    for key, wanted in expected.items():
+        if key in ("attributes", "storage_transformers"):
+            continue
+        found = expect(value, key, object, where)
+        if _plain(found, one_byte) != _plain(wanted, one_byte):
+            raise FormatError(
+                f"{where}: {key!r} is {found!r:.200}, the header asks for {wanted!r:.200}"
+            )
+    return int(shape[0])
+
+
+def _grid(chunk_shape: list[int]) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": chunk_shape}}
+
+
+def _fill(column: Column) -> tuple[Any, Any]:
+    """The fill value in JSON and in NumPy: what a lost unit reads as, and no distribution holds."""
+    if column.dtype == "bfloat16":
+        return 0x7FC0, 0x7FC0
+    if column.numpy_dtype.kind == "f":
+        return "NaN", np.nan
+    limits = np.iinfo(column.numpy_dtype)
+    value = int(limits.min if column.numpy_dtype.kind == "i" else limits.max)
+    return value, value
+
+
+def _must_understand(extension: Any) -> bool:
+    return not (isinstance(extension, dict) and extension.get("must_understand") is False)
+
+
+def _refuse_foreign(codecs: list[Any], where: str) -> None:
+    for codec in codecs:
+        name = codec.get("name") if isinstance(codec, dict) else codec
+        if name not in _CODECS:
+            raise UnsupportedError(
+                f"{where} has the codec {name!r:.80}; stores have {list(_CODECS)} alone, "
+                "so that rows map as they lie"
+            )
+        inner = codec.get("configuration") if isinstance(codec, dict) else None
+        if isinstance(inner, dict):
+            for key in ("codecs", "index_codecs"):
+                if isinstance(inner.get(key), list):
+                    _refuse_foreign(inner[key], where)
+
+
+def _plain(value: Any, one_byte: bool) -> Any:
+    """Metadata without the spellings that Zarr leaves free, so that equal meanings compare equal."""
+    if isinstance(value, list):
+        return [_plain(item, one_byte) for item in value]
+    if not isinstance(value, dict):
+        # JSON's 1.0 and true equal 1 in Python, and are no sizes.
+        return (type(value).__name__, value)
+    items = {key: _plain(item, one_byte) for key, item in value.items()}
+    if value.get("name") == "bytes" and one_byte:
+        items.pop("configuration", None)  # one byte has no order
+    if value.get("name") == "crc32c" and value.get("configuration") in ({}, None):
+        items.pop("configuration", None)
+    return items

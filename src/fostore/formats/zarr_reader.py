@@ -1,0 +1,189 @@
+"""Reading a Zarr store: mapped columns over its shards and tails, as a stranger's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fostore.errors import DamageError, FormatError, UnsafeError
+from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats.view import view_of
+from fostore.formats.zarr_folder import (
+    Folder,
+    State,
+    check_parents,
+    is_there,
+    load,
+    read_file,
+    unit_names,
+)
+from fostore.header import Header
+from fostore.ranges import Range, Ranges
+from fostore.schema import Array
+
+_ATTEMPTS = 4
+
+
+class ZarrReader:
+    """A `Reader` of a Zarr store; opening reads a few small files, however many rows there are."""
+
+    header: Header
+    committed: Ranges
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._guard = threading.Lock()
+        self._views: dict[int, ColumnView] = {}
+        self._take(load(path, strict=False))
+
+    def _take(self, state: State) -> None:
+        self._state = state
+        self._open = state.open_units()
+        self.header = state.header
+        self.committed = state.committed
+
+    def refresh(self) -> None:
+        """See what has been committed since.
+
+        Raises:
+            FormatError: another store lies at the path now; open it anew.
+        """
+        state = load(self.path, strict=False)
+        old, new = self.header, state.header
+        if (old.id, old.schema, old.unit_rows) != (new.id, new.schema, new.unit_rows):
+            raise FormatError(f"{self.path} is another store than before; open it again")
+        with self._guard:
+            if state.committed != self.committed:
+                self._views = {}
+            self._take(state)
+
+    def column(self, index: int) -> ColumnView:
+        """The view of a column, mapped at first use."""
+        with self._guard:
+            view = self._views.get(index)
+            if view is None:
+                view = self._views[index] = self._map(index)
+            return view
+
+    def _map(self, index: int) -> ColumnView:
+        column = self.header.schema.columns[index]
+        num_rows = self.committed.items[-1][1] if self.committed else 0
+        for attempt in range(_ATTEMPTS):
+            try:
+                return view_of(self.segments(index), column, num_rows)
+            except DamageError:
+                # A writer that is at work may have sealed a unit, which renames its file.
+                if self.header.sealed or attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    def segments(self, index: int) -> Sequence[Segment]:
+        """Where the committed rows of a column lie, in order.
+
+        Raises:
+            DamageError: a unit's file is missing; names the rows of the first.
+            UnsafeError: a link.
+        """
+        folder = self._state.folder
+        unit_rows = self.header.unit_rows
+        segments = []
+        for start, stop in _pieces(self.committed, unit_rows):
+            unit = start // unit_rows
+            path = locate(folder, index, unit, unit in self._open)
+            if path is None:
+                missing = folder.shard(index, unit)
+                raise DamageError(
+                    f"{missing} is missing, and with it rows {start} to {stop - 1}",
+                    ((start, stop),),
+                )
+            row_bytes = folder.shards[index].column.row_bytes
+            segments.append(Segment(path, (start - unit * unit_rows) * row_bytes, start, stop))
+        return segments
+
+    def runs(self) -> Sequence[Run]:
+        """Committed runs of units that are not sealed yet."""
+        return [run for runs in self._open.values() for run in runs]
+
+    def block_hashes(self) -> Array:
+        """Block hashes as they lie: uint8 (blocks, hashed columns, 32); zero for units in progress.
+
+        Raises:
+            UnsafeError: the metadata claims more than memory holds.
+            DamageError: the hashes of a unit were cut.
+        """
+        folder = self._state.folder
+        layout = folder.hashes
+        rows = self.committed.items[-1][1] if self.committed else 0
+        num_blocks = -(-rows // self.header.block_rows)
+        try:
+            hashes = np.zeros((num_blocks, *layout.chunk_shape[1:]), np.uint8)
+        except (MemoryError, ValueError) as error:
+            raise UnsafeError(f"{self.path} claims {rows:,} rows, too many to hash") from error
+        units, _ = unit_names(folder.hash_array)  # what is there, not what is claimed
+        for unit in units:
+            if unit * layout.blocks < num_blocks and unit not in self._open:
+                held = hashes[unit * layout.blocks : (unit + 1) * layout.blocks]
+                held[:] = read_hashes(folder, unit)[: len(held)]
+        return hashes
+
+    def findings(self) -> Iterator[Finding]:
+        """Structural damage; reads no rows."""
+        from fostore.formats.zarr_findings import findings
+
+        return findings(self._state)
+
+    def close(self) -> None:
+        """Drop the views; arrays that were handed out stay valid."""
+        with self._guard:
+            self._views = {}
+
+
+def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> Path | None:
+    """The file that holds the rows of a unit: the tail of a unit in progress, else its shard.
+
+    None where there is neither. A sealed, partial unit that goes on has both: then the tail holds
+    all its rows, and the shard those that are published.
+
+    Raises:
+        UnsafeError: a link on the way.
+    """
+    if in_progress:
+        tail = folder.tail(index, unit)
+        if is_there(tail):
+            return tail
+    try:
+        check_parents(folder.array(index), folder.shards[index].key(unit))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    shard = folder.shard(index, unit)
+    return shard if is_there(shard) else None
+
+
+def read_hashes(folder: Folder, unit: int) -> Array:
+    """The block hashes of a unit, uint8 (blocks of a full unit, hashed columns, 32); zero where unknown.
+
+    Raises:
+        DamageError: the file was cut.
+    """
+    layout = folder.hashes
+    path = folder.hash_chunk(unit)
+    try:
+        check_parents(folder.hash_array, layout.key(unit))
+        data = read_file(path, layout.chunk_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        return np.zeros(layout.chunk_shape, np.uint8)
+    if len(data) != layout.chunk_bytes:
+        raise DamageError(f"{path} has {len(data)} bytes, expected {layout.chunk_bytes}")
+    return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)
+
+
+def _pieces(rows: Ranges, unit_rows: int) -> Iterator[Range]:
+    """The ranges, cut at units, one after another: as many as a stranger claims, but never all at once."""
+    for start, stop in rows:
+        while start < stop:
+            end = min(stop, (start // unit_rows + 1) * unit_rows)
+            yield start, end
+            start = end

@@ -1,0 +1,86 @@
+"""Beginning a Zarr store, and going on with one: what a kill left behind is healed here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fostore import disk, jsontext
+from fostore.errors import ArgumentError, DamageError, StoreExistsError
+from fostore.formats import Run
+from fostore.formats.journal import JournalHeader
+from fostore.formats.zarr_folder import METADATA, Folder, group_metadata, is_there, load
+from fostore.formats.zarr_reader import locate
+from fostore.formats.zarr_tails import clean
+from fostore.formats.zarr_writer import OWNER, ZarrWriter
+from fostore.header import Header
+from fostore.ranges import Ranges
+
+
+def create(path: Path, header: Header) -> ZarrWriter:
+    """Make an empty store at `path`: built beside, synced, renamed."""
+    if os.path.lexists(path):
+        raise StoreExistsError(f"{str(path)!r} exists")
+    if header.sealed:
+        raise ArgumentError("a new store is not sealed")
+    beside = path.with_name(f".{path.name}.tmp")
+    disk.remove(beside)
+    folder = Folder.of(beside, header)
+    text = group_metadata(header)
+    for array, layout in folder.arrays():
+        disk.make_directory(array)
+        disk.write_whole(array / METADATA, jsontext.dumps(layout.metadata(0), indent=2))
+    disk.write_whole(folder.journal(OWNER), JournalHeader.of(header, OWNER).pack())
+    disk.write_whole(beside / METADATA, text)
+    disk.rename(beside, path)
+    disk.sync_directory(path.parent)
+    return ZarrWriter(load(path, strict=True), Ranges(), ())
+
+
+def resume(path: Path) -> ZarrWriter:
+    """Open a store for writing and heal what a kill left: torn records, half-sealed units, shapes, leftovers.
+
+    Raises:
+        DamageError: the journal is gone or contradicts itself.
+    """
+    state = load(path, strict=True)
+    folder, header = state.folder, state.header
+    if not header.sealed and not any(p == folder.journal(OWNER) for p, _ in state.journals):
+        raise DamageError(
+            f"{folder.array(0)} has no journal, so nobody can tell which rows beyond the first "
+            f"{state.published} are committed; was the store copied without its hidden files?"
+        )
+    full = state.published // header.unit_rows * header.unit_rows
+    sealed, runs = [(0, full)], []
+    units: dict[int, list[Run]] = {}
+    for run in state.runs:
+        if run.start >= full:
+            units.setdefault(run.start // header.unit_rows, []).append(run)
+    if state.published > full:
+        units.setdefault(full // header.unit_rows, [])
+    for unit, found in sorted(units.items()):
+        start, stop = unit * header.unit_rows, (unit + 1) * header.unit_rows
+        rows = state.with_published(unit, found)
+        if Ranges.of(*((r.start, r.stop) for r in rows)).covers(start, stop) and all(
+            _is_sealed(folder, index, unit) for index in range(len(folder.shards))
+        ):
+            sealed.append((start, stop))
+        else:
+            runs += rows
+    clean(folder, keep_units=None if header.sealed else {u for u, found in units.items() if found})
+    writer = ZarrWriter(state, Ranges.of(*sealed), tuple(runs))
+    try:
+        writer.heal()
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _is_sealed(folder: Folder, index: int, unit: int) -> bool:
+    """Whether a column of a full unit lies in its shard for good."""
+    if is_there(folder.tail(index, unit)):
+        return False
+    path = locate(folder, index, unit, in_progress=False)
+    full = folder.shards[index].shard_bytes(folder.header.unit_rows)
+    return path is not None and path.stat().st_size == full

@@ -1,0 +1,216 @@
+"""The files of units in progress, one a column and unit: kept open, written in place, made durable together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fostore import disk
+from fostore.errors import DamageError
+from fostore.formats.zarr_folder import (
+    JOURNAL,
+    TAIL,
+    Folder,
+    is_temporary,
+    is_there,
+    names_in,
+    unit_of,
+)
+from fostore.formats.zarr_reader import locate
+from fostore.schema import Array
+
+MAX_OPEN = 64
+_COPY_BYTES = 4 << 20
+Key = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Tail:
+    fd: int
+    dirty: bool = False
+    users: int = 0
+    forgotten: bool = False
+
+
+class Tails:
+    """The open tails of one writer; a bounded number of descriptors.
+
+    `sync` and `seal` may run in one thread while `write` runs in another, for other units.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._open: OrderedDict[Key, _Tail] = OrderedDict()
+        self._new_names: set[int] = set()
+        self._guard = threading.Lock()
+        self._error: OSError | None = None
+
+    def write(self, index: int, unit: int, data: Array, offset: int) -> None:
+        """Write bytes (uint8) of a unit's tail; the first write makes the tail."""
+        with self._used(index, unit) as tail:
+            disk.write_at(tail.fd, data, offset)
+            tail.dirty = True  # after the write: a sync that ran meanwhile did not cover it all
+
+    def sync(self) -> None:
+        """Make what was written durable.
+
+        A sync that failed cannot be repeated: the system may have dropped the bytes and would not
+        say so again. From then on every sync raises the same error.
+        """
+        if self._error is not None:
+            raise self._error
+        with self._guard:
+            dirty = [(tail, key[0]) for key, tail in self._open.items() if tail.dirty]
+            names, self._new_names = self._new_names, set()
+            for tail, _ in dirty:
+                tail.dirty = False
+                tail.users += 1
+        try:
+            for tail, _ in dirty:
+                disk.sync_data(tail.fd)
+            for index in sorted(names):
+                disk.sync_directory(self._folder.array(index))
+        except OSError as error:
+            self._error = error
+            raise
+        finally:
+            with self._guard:
+                for tail, _ in dirty:
+                    self._let_go(tail)
+
+    def seal(self, index: int, unit: int, num_rows: int) -> None:
+        """Make the tail of a whole unit its shard: index, sync, rename. No tail: nothing to do."""
+        if not is_there(self._folder.tail(index, unit)):
+            return
+        layout = self._folder.shards[index]
+        size = num_rows * layout.column.row_bytes
+        with self._used(index, unit) as tail:
+            disk.truncate(tail.fd, size)
+            padding = layout.padding(num_rows)
+            if padding.size:
+                disk.write_at(tail.fd, padding.reshape(-1).view("u1"), size)
+            at = layout.data_bytes(num_rows)
+            for piece in layout.index_pieces(num_rows):
+                disk.write_at(tail.fd, piece, at)
+                at += len(piece)
+            disk.sync_data(tail.fd)
+            tail.dirty = False
+        self._forget(index, unit)
+        array = self._folder.array(index)
+        shard = self._folder.shard(index, unit)
+        disk.make_directory(shard.parent)
+        folder = shard.parent
+        while folder != array:  # the names of new folders, from the outside in
+            disk.sync_directory(folder.parent)
+            folder = folder.parent
+        disk.rename(self._folder.tail(index, unit), shard)
+        disk.sync_directory(shard.parent)
+        disk.sync_directory(array)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        with self._guard:
+            for tail in self._open.values():
+                tail.forgotten = True
+                tail.users += 1
+                self._let_go(tail)
+            self._open.clear()
+
+    @contextmanager
+    def _used(self, index: int, unit: int) -> Iterator[_Tail]:
+        """An open tail that no other thread closes meanwhile."""
+        key = (index, unit)
+        with self._guard:
+            tail = self._open.get(key)
+            if tail is None:
+                tail = self._open[key] = _Tail(self._open_file(index, unit))
+            self._open.move_to_end(key)
+            tail.users += 1
+            self._evict()
+        try:
+            yield tail
+        finally:
+            with self._guard:
+                self._let_go(tail)
+
+    def _evict(self) -> None:
+        for key, tail in list(self._open.items()):
+            if len(self._open) <= MAX_OPEN:
+                return
+            if tail.users == 0:
+                try:
+                    if tail.dirty:
+                        disk.sync_data(tail.fd)
+                except OSError as error:
+                    self._error = error
+                    raise
+                del self._open[key]
+                os.close(tail.fd)
+
+    def _forget(self, index: int, unit: int) -> None:
+        with self._guard:
+            tail = self._open.pop((index, unit))
+            tail.forgotten = True
+            tail.users += 1
+            self._let_go(tail)
+
+    @staticmethod
+    def _let_go(tail: _Tail) -> None:
+        tail.users -= 1
+        if tail.forgotten and tail.users == 0:
+            os.close(tail.fd)
+
+    def _open_file(self, index: int, unit: int) -> int:
+        path = self._folder.tail(index, unit)
+        if not is_there(path):
+            self._new_names.add(index)
+            if locate(self._folder, index, unit, in_progress=False) is not None:
+                self._copy_back(index, unit)
+        return disk.open_file(path, write=True, create=True)
+
+    def _copy_back(self, index: int, unit: int) -> None:
+        """Make a tail of a sealed, partial unit that goes on; the shard stays until it is replaced."""
+        layout = self._folder.shards[index]
+        shard, tail = self._folder.shard(index, unit), self._folder.tail(index, unit)
+        temporary = tail.with_name(f"{tail.name}.tmp")
+        source = disk.open_file(shard)
+        try:
+            size = os.fstat(source).st_size - layout.index_bytes
+            inner = layout.inner_rows * layout.column.row_bytes
+            if size <= 0 or size % inner:
+                raise DamageError(f"{shard} has {size + layout.index_bytes:,} bytes and was cut")
+            disk.remove(temporary)
+            target = disk.open_file(temporary, write=True, create=True)
+            try:
+                for at in range(0, size, _COPY_BYTES):
+                    part = os.pread(source, min(_COPY_BYTES, size - at), at)
+                    disk.write_at(target, part, at)
+                disk.sync_data(target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        disk.rename(temporary, tail)
+
+
+def clean(folder: Folder, *, keep_units: set[int] | None) -> None:
+    """Remove temporary files and tails of other units; None: all tails, and the journals as well."""
+    for array, _ in folder.arrays():
+        removed = False
+        for name in names_in(array):
+            unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
+            stale = is_temporary(name)
+            stale |= unit is not None and (keep_units is None or unit not in keep_units)
+            stale |= keep_units is None and name.startswith(JOURNAL)
+            if stale:
+                disk.remove(array / name)
+                removed = True
+        if removed:
+            disk.sync_directory(array)
+    for name in names_in(folder.path):
+        if is_temporary(name):
+            disk.remove(folder.path / name)

@@ -1,0 +1,356 @@
+"""Writing a Zarr store: rows to tails, commits to the journal, whole units to shards (spec/zarr.md).
+
+The order is what makes a kill harmless: a shard's hashes, then its shards one column after another, then
+the shapes that show it to plain readers; a final header before the journal goes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from fostore import digest, disk, jsontext
+from fostore.errors import ArgumentError, DamageError
+from fostore.formats import Run, journal
+from fostore.formats.journal import JournalHeader
+from fostore.formats.zarr_folder import METADATA, Folder, State, group_metadata, is_there
+from fostore.formats.zarr_reader import locate, read_hashes
+from fostore.formats.zarr_tails import Tails, clean
+from fostore.header import Header
+from fostore.ranges import Ranges, describe
+from fostore.schema import Array
+
+OWNER = "main"
+_READ_BYTES = 8 << 20
+
+
+class ZarrWriter:
+    """A `UnitWriter` of a Zarr store. `seal` of one unit may run beside `write` to others."""
+
+    header: Header
+    sealed: Ranges
+    runs: tuple[Run, ...]
+
+    def __init__(self, state: State, sealed: Ranges, runs: tuple[Run, ...]) -> None:
+        self.header = state.header
+        self.sealed = sealed
+        self.runs = runs
+        self._folder = state.folder
+        self._tails = Tails(state.folder)
+        self._guard = threading.Lock()
+        self._shapes = list(state.shapes)
+        self._num_blocks = state.num_blocks
+        self._committed = state.committed
+        # Published rows of the unit that goes on, until the journal has them with a checksum.
+        self._bases = {run.start // self.header.unit_rows: run for run in runs if run.crc is None}
+        self._recorded = {run.start // self.header.unit_rows for run in runs if run.crc is not None}
+        own = [found for path, found in state.journals if path == self._folder.journal(OWNER)]
+        self._sequence = own[0].sequence if own else 0
+        self._journal_end = own[0].num_bytes if own else journal.HEADER_BYTES
+        self._journal: int | None = None
+        self._failed = False
+        if own:
+            self._open_journal()
+
+    # Rows
+
+    def write(self, column: int, start: int, rows: Array) -> None:
+        """Write rows at `start`, all inside one unit. Not durable."""
+        layout = self._folder.shards[column].column
+        if rows.shape[1:] != layout.shape or rows.dtype != layout.numpy_dtype:
+            raise ArgumentError(
+                f"column {layout.name!r} takes rows of {layout.stored} and shape {layout.shape}, "
+                f"{rows.dtype} and shape {rows.shape[1:]} came"
+            )
+        if not len(rows):
+            return
+        unit = self._unit_of(start, start + len(rows))
+        self._check_unsealed("write")
+        self._reopen(unit)
+        offset = (start - unit * self.header.unit_rows) * layout.row_bytes
+        self._tails.write(column, unit, digest.buffer(rows), offset)
+
+    def read(self, column: int, start: int, stop: int) -> Array:
+        """Rows written before, all inside one unit.
+
+        Raises:
+            DamageError: their file is missing or too short.
+        """
+        layout = self._folder.shards[column].column
+        rows = np.empty((max(stop - start, 0), *layout.shape), layout.numpy_dtype)
+        if start >= stop:
+            return rows
+        unit = self._unit_of(start, stop)
+        path = locate(self._folder, column, unit, in_progress=True)
+        lost = ((start, stop),)
+        if path is None:
+            missing = self._folder.shard(column, unit)
+            raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
+        buffer = digest.buffer(rows).data
+        at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        fd = disk.open_file(path)
+        try:
+            while buffer:
+                part = os.pread(fd, min(len(buffer), _READ_BYTES), at)
+                if not part:
+                    raise DamageError(f"{path} was cut, and with it {describe(lost)}", lost)
+                buffer[: len(part)] = part
+                buffer = buffer[len(part) :]
+                at += len(part)
+        finally:
+            os.close(fd)
+        return rows
+
+    # Durable
+
+    def sync(self) -> None:
+        """Make all rows that were written before the call durable."""
+        self._tails.sync()
+
+    def commit(self, runs: Sequence[Run]) -> None:
+        """Record runs whose rows are durable; when this returns they are committed.
+
+        Raises:
+            ArgumentError: a run that straddles a unit, or a sealed store that was not replanned.
+            SpaceError: the disk is full; the last commit stands.
+        """
+        if not runs:
+            return
+        self._check_unsealed("commit")
+        if self._failed:
+            raise DamageError("a commit failed halfway before; close the store and resume it")
+        for run in runs:
+            self._unit_of(run.start, run.stop)
+        runs = [*self._published_runs(runs), *runs]
+        for at in range(0, len(runs), journal.MAX_RECORDS):
+            self._append(runs[at : at + journal.MAX_RECORDS])
+        with self._guard:
+            for run in runs:
+                self._bases.pop(run.start // self.header.unit_rows, None)
+                self._recorded.add(run.start // self.header.unit_rows)
+            self._committed = self._committed.union((run.start, run.stop) for run in runs)
+
+    def _append(self, runs: Sequence[Run]) -> None:
+        assert self._journal is not None
+        data = journal.pack_commit(runs, self._sequence + 1)
+        self._failed = True
+        try:
+            disk.write_at(self._journal, data, self._journal_end)
+        except BaseException:
+            # Records of half a commit must not stand behind those of the next one.
+            disk.truncate(self._journal, self._journal_end)
+            self._failed = False
+            raise
+        disk.sync_data(
+            self._journal
+        )  # if this fails, nobody knows what is durable: no commit follows
+        self._failed = False
+        self._journal_end += len(data)
+        self._sequence += 1
+
+    def _published_runs(self, runs: Sequence[Run]) -> list[Run]:
+        """Published rows of units that `runs` go on with, now with a checksum.
+
+        From here on their block hashes may be those of a longer block, so they cannot vouch for them.
+        """
+        found = []
+        for unit in sorted({run.start // self.header.unit_rows for run in runs}):
+            base = self._bases.get(unit)
+            if base is None:
+                continue
+            if any(run.start <= base.start and base.stop <= run.stop for run in runs):
+                continue
+            crcs = []
+            for index, layout in enumerate(self._folder.shards):
+                step = max(_READ_BYTES // layout.column.row_bytes, 1)
+                crc = 0
+                for start in range(base.start, base.stop, step):
+                    rows = self.read(index, start, min(start + step, base.stop))
+                    crc = digest.crc(rows, crc)
+                crcs.append(crc)
+            found.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
+        return found
+
+    # Sealed
+
+    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
+        """A unit is whole: its hashes, then its shards, then the shapes. Idempotent.
+
+        Raises:
+            ArgumentError: rows or hashes that the unit does not have.
+            DamageError: a column has neither tail nor whole shard.
+        """
+        start = unit * self.header.unit_rows
+        self._unit_of(start, start + num_rows)
+        layout = self._folder.hashes
+        held = -(-num_rows // self.header.block_rows)
+        if hashes.shape != (held, *layout.chunk_shape[1:]) or hashes.dtype != np.uint8:
+            raise ArgumentError(
+                f"unit {unit} has {num_rows} rows and hashes of shape "
+                f"{(held, *layout.chunk_shape[1:])}, {hashes.dtype} of {hashes.shape} came"
+            )
+        with self._guard:
+            missing = self._committed.missing(start + num_rows, start)
+        if missing:
+            raise ArgumentError(
+                f"unit {unit} cannot be sealed: {describe(missing)} are not committed"
+            )
+        self._write_hashes(unit, hashes)
+        for index, shards in enumerate(self._folder.shards):
+            self._tails.seal(index, unit, num_rows)
+            path = self._folder.shard(index, unit)
+            if not is_there(path) or path.stat().st_size != shards.shard_bytes(num_rows):
+                lost = ((start, start + num_rows),)
+                raise DamageError(f"{path} is missing or cut, and with it {describe(lost)}", lost)
+        with self._guard:
+            self.sealed = self.sealed.add(start, start + num_rows)
+            self._recorded.discard(unit)
+            prefix = self.sealed.prefix
+        self._publish(prefix)
+
+    def hashes(self, unit: int) -> Array:
+        """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
+        start = unit * self.header.unit_rows
+        rows = len(
+            Ranges(self.sealed.union([(0, min(self._shapes))]).overlap(start, self._end(unit)))
+        )
+        if not rows:
+            rows = self._folder.unit_stop(unit) - start
+        held = -(-rows // self.header.block_rows)
+        if unit in self._recorded:
+            # They may be those of longer blocks, from a seal that a kill cut short.
+            return np.zeros((held, *self._folder.hashes.chunk_shape[1:]), np.uint8)
+        return read_hashes(self._folder, unit)[:held]
+
+    def replan(self, header: Header) -> None:
+        """Replace the header of a store that goes on: not sealed, no digest; same id, schema, units."""
+        old = self.header
+        if header.sealed or header.digest is not None:
+            raise ArgumentError("replan takes a header that is not sealed and has no digest")
+        if (header.id, header.schema, header.unit_rows) != (old.id, old.schema, old.unit_rows):
+            raise ArgumentError("replan keeps the id, the schema and unit_rows of a store")
+        end = self._committed.items[-1][1] if self._committed else 0
+        if header.num_samples is not None and header.num_samples < end:
+            raise ArgumentError(f"{header.num_samples} rows are planned and {end} are committed")
+        text = group_metadata(header)
+        if self._journal is None:
+            # Before the header: a store that is not sealed has a journal.
+            path = self._folder.journal(OWNER)
+            disk.write_whole(path, JournalHeader.of(header, OWNER).pack())
+            self._sequence, self._journal_end = 0, journal.HEADER_BYTES
+            self._open_journal()
+        disk.write_whole(self._folder.path / METADATA, text)
+        self._set_header(header)
+
+    def finish(self, header: Header) -> None:
+        """Publish the final header and remove what only a run in progress needs.
+
+        Raises:
+            ArgumentError: the header is not sealed, or rows are missing.
+        """
+        rows = header.num_samples
+        if not header.sealed or rows is None:
+            raise ArgumentError("finish takes a header that is sealed and has num_samples")
+        published = self.sealed.union([(0, min(self._shapes))]).prefix
+        if self._committed.items != (((0, rows),) if rows else ()) or published < rows:
+            raise ArgumentError(
+                f"{rows} rows are to be published; {len(self._committed)} are committed and "
+                f"{published} of them sealed"
+            )
+        text = group_metadata(header)
+        self._publish(rows)
+        disk.write_whole(self._folder.path / METADATA, text)
+        self._set_header(header)
+        self._close_journal()
+        self._tails.close()
+        clean(self._folder, keep_units=None)
+
+    def close(self) -> None:
+        """Release files; what was not committed is gone. Again is no error."""
+        self._tails.close()
+        self._close_journal()
+
+    def heal(self) -> None:
+        """Show plain readers what a kill kept from them: rows that were sealed and not published."""
+        self._publish(max(self.sealed.prefix, min(self._shapes)))
+
+    # How
+
+    def _unit_of(self, start: int, stop: int) -> int:
+        unit = start // self.header.unit_rows
+        plan = self.header.num_samples
+        if (
+            start < 0
+            or start >= stop
+            or stop > self._end(unit)
+            or (plan is not None and stop > plan)
+        ):
+            raise ArgumentError(
+                f"rows {start} to {stop - 1} are empty, straddle a unit of {self.header.unit_rows} "
+                f"rows or exceed the plan of {plan}"
+            )
+        return unit
+
+    def _end(self, unit: int) -> int:
+        return (unit + 1) * self.header.unit_rows
+
+    def _check_unsealed(self, what: str) -> None:
+        if self.header.sealed:
+            raise ArgumentError(f"{what}: the store is sealed; replan it first")
+
+    def _reopen(self, unit: int) -> None:
+        """A write to a sealed unit: refused where it is full; a partial one is in progress again."""
+        start, stop = unit * self.header.unit_rows, self._end(unit)
+        with self._guard:
+            there = self.sealed.overlap(start, stop)
+            if not there:
+                return
+            if there == ((start, stop),):
+                raise ArgumentError(f"unit {unit} is sealed, and a sealed row never changes")
+            self._bases[unit] = Run(there[0][0], there[-1][1], None)
+            kept = [(first, min(last, start)) for first, last in self.sealed if first < start]
+            beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
+            self.sealed = Ranges.of(*kept, *beyond)
+
+    def _write_hashes(self, unit: int, hashes: Array) -> None:
+        layout = self._folder.hashes
+        whole = np.zeros(layout.chunk_shape, np.uint8)
+        whole[: len(hashes)] = hashes
+        path = self._folder.hash_chunk(unit)
+        if is_there(path) and np.array_equal(read_hashes(self._folder, unit), whole):
+            return
+        disk.make_directory(path.parent)
+        for folder in (self._folder.hash_array, path.parents[2], path.parents[1]):
+            disk.sync_directory(folder)
+        disk.write_whole(path, whole)
+
+    def _publish(self, rows: int) -> None:
+        """Raise the shapes to `rows`; they are never lowered."""
+        for index, layout in enumerate(self._folder.shards):
+            if self._shapes[index] < rows:
+                text = jsontext.dumps(layout.metadata(rows), indent=2)
+                disk.write_whole(self._folder.array(index) / METADATA, text)
+                self._shapes[index] = rows
+        blocks = -(-rows // self.header.block_rows)
+        if self._num_blocks < blocks:
+            text = jsontext.dumps(self._folder.hashes.metadata(blocks), indent=2)
+            disk.write_whole(self._folder.hash_array / METADATA, text)
+            self._num_blocks = blocks
+
+    def _set_header(self, header: Header) -> None:
+        self.header = header
+        self._folder = Folder.of(self._folder.path, header)
+
+    def _open_journal(self) -> None:
+        self._journal = disk.open_file(self._folder.journal(OWNER), write=True)
+        if os.fstat(self._journal).st_size != self._journal_end:
+            disk.truncate(self._journal, self._journal_end)  # a torn tail
+            disk.sync_data(self._journal)
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None

@@ -1,0 +1,203 @@
+"""What the generator saw: a 64-bit hash of every input, and whether a dataset still shows the same.
+
+Every reading here leaves the global random states as they were.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fostore import identity
+from fostore.errors import ArgumentError, FostoreError
+from fostore.generate.framework import Framework
+from fostore.generate.nested import leaves
+from fostore.generate.source import Indices, MapSource, Source, failed
+from fostore.ranges import Ranges
+from fostore.schema import Array
+
+HASHED, UNSTABLE, OPAQUE = "hashed", "unstable", "opaque"
+
+_REREADS = (
+    8  # a coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases
+)
+_MANY_LABELS = 10_000_000
+
+
+def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
+    """One hash a row (uint64) of a collated batch; None where something in it has no bytes."""
+
+    def entries() -> Any:
+        for path, leaf in leaves(inputs):
+            host = framework.host(leaf)
+            yield path, leaf if host is None else host
+
+    return identity.row_hashes(entries(), rows)
+
+
+def content_of(framework: Framework, source: Source, first: int) -> str:
+    """Whether inputs can be compared later: "hashed", "unstable" (random augmentation) or "opaque".
+
+    Reads sample `first` of a map dataset twice; of a stream, which can be read once only, nothing.
+    """
+    if not isinstance(source, MapSource):
+        return HASHED
+    with framework.kept_random_states():
+        one, other = _read_alone(framework, source, [first, first])
+    if one is None or other is None:
+        return OPAQUE
+    if one == other:
+        return HASHED
+    warnings.warn(
+        f"sample {first} reads differently each time (random augmentation?); on resume, length, "
+        "labels and ids decide whether the dataset is the same, not its content",
+        stacklevel=2,
+    )
+    return UNSTABLE
+
+
+def check_content(
+    framework: Framework,
+    source: MapSource,
+    committed: Ranges,
+    stored: Callable[[int, int], Array],
+    path: object,
+) -> None:
+    """Compare up to three committed samples, the first, the middle and the last, with what was seen.
+
+    Args:
+        stored: the hashes of the rows `[start, stop)` that the store keeps.
+
+    Raises:
+        IdentityError: names the first of them that reads differently now.
+    """
+    picked = _picked(committed)
+    with framework.kept_random_states():
+        for index, now in zip(picked, _read_alone(framework, source, picked), strict=True):
+            then = int(stored(index, index + 1)[0])
+            if now == then or _seen_in_batch(framework, source, index) == then:
+                continue
+            if len(set(_read_alone(framework, source, [index] * _REREADS))) > 1:
+                warnings.warn(
+                    f"sample {index} reads differently each time (random augmentation?); length, "
+                    "labels and ids decide whether the dataset is the same",
+                    stacklevel=2,
+                )
+                return
+            identity.refuse(path, [f"sample {index} of the dataset has another content"])
+
+
+def check_seen(hashes: Array | None, stored: Array, indices: range, path: object) -> None:
+    """Compare a batch that a stream passes by with what the store saw.
+
+    Raises:
+        IdentityError: names the first sample that differs.
+    """
+    if hashes is not None and not np.array_equal(hashes, stored):
+        first = indices[int(np.flatnonzero(hashes != stored)[0])]
+        identity.refuse(path, [f"sample {first} of the stream has another content"])
+
+
+def _picked(committed: Ranges) -> list[int]:
+    rows = len(committed)
+    places = sorted({0, rows // 2, rows - 1})
+    found = []
+    for start, stop in committed:
+        while places and places[0] < stop - start:
+            found.append(start + places.pop(0))
+        places = [place - (stop - start) for place in places]
+    return found
+
+
+def _read_alone(
+    framework: Framework, source: MapSource, indices: Sequence[int]
+) -> list[int | None]:
+    hashes: list[int | None] = []
+    try:
+        for inputs in source.read([range(i, i + 1) for i in indices], True):
+            one = hash_inputs(framework, inputs, 1)
+            hashes.append(None if one is None else int(one[0]))
+    except FostoreError:
+        raise
+    except Exception as error:
+        at = indices[min(len(hashes), len(indices) - 1)]
+        raise failed("dataset", range(at, at + 1), error) from error
+    return hashes
+
+
+def _seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:
+    """The hash of a sample among its batch: collation may pad it to its neighbours' length."""
+    batch: Indices = source.batches.holding(index)
+    if len(batch) == 1:
+        return None
+    (inputs,) = source.read([batch], True)
+    hashes = hash_inputs(framework, inputs, len(batch))
+    if hashes is None:
+        return None
+    place = int(np.flatnonzero(np.asarray(batch) == index)[0])
+    return int(hashes[place])
+
+
+def describe_dataset(
+    source: Source,
+    *,
+    ids: Any,
+    input_getter: Callable[[Any], Any] | None,
+    fingerprint: Any,
+) -> dict[str, Any]:
+    """What identifies a dataset beside the content of its samples."""
+    described: dict[str, Any] = {
+        "length": source.num_samples,
+        "ids": None if ids is None else identity.hash_values(list(ids)),
+    }
+    if fingerprint is not None:
+        return {**described, "fingerprint": str(fingerprint)}
+    labels = labels_of(source.dataset, source.num_samples)
+    return {
+        **described,
+        "labels": None if labels is None else identity.hash_values(labels),
+        "input_getter": identity.describe_function(input_getter),
+    }
+
+
+def labels_of(dataset: Any, samples: int | None) -> Any | None:
+    """The labels of a dataset where they are at hand: one a sample, without reading samples."""
+    if samples is None or samples > _MANY_LABELS or isinstance(dataset, Mapping):
+        return None
+    inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
+    if inner is not None and indices is not None and hasattr(inner, "__len__"):
+        labels = labels_of(inner, len(inner))
+        try:
+            return None if labels is None else np.asarray(labels)[np.asarray(indices)]
+        except (TypeError, ValueError, IndexError, RuntimeError):
+            return None
+    tensors = getattr(dataset, "tensors", None)
+    if isinstance(tensors, tuple) and len(tensors) > 1:
+        return tensors[-1] if getattr(tensors[-1], "ndim", 0) == 1 else None
+    for name in ("targets", "labels", "y"):
+        labels = getattr(dataset, name, None)
+        if labels is None or callable(labels) or isinstance(labels, (str, bytes, Mapping)):
+            continue
+        try:
+            if len(labels) == samples:
+                return labels
+        except TypeError:
+            continue
+    return None
+
+
+def require_hashes(hashes: Array | None, indices: Indices) -> Array:
+    """`hashes`, or an error where inputs that had bytes until now have none.
+
+    Raises:
+        ArgumentError: says to give dataset_fingerprint.
+    """
+    if hashes is None:
+        raise ArgumentError(
+            f"the inputs from sample {int(indices[0])} on cannot be hashed as those before; "
+            "give dataset_fingerprint= to identify the dataset by a name of yours"
+        )
+    return hashes

@@ -1,0 +1,278 @@
+"""The seam between the one generation loop and an array library, and its NumPy side."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fostore import identity, simplex
+from fostore.errors import ArgumentError
+from fostore.generate.datasets import numpy_source
+from fostore.generate.nested import map_leaves
+from fostore.generate.randomness import kept_random_states
+from fostore.generate.source import Collate, Getter, Source
+from fostore.schema import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a dataset is read: samples a batch, what the model's input is, how samples become a batch."""
+
+    batch_size: int
+    input_getter: Getter | None
+    collate_fn: Collate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is kept of a model's output.
+
+    `mode` is what the model gives ("logits" or "probs"), `kind` what is kept ("probs",
+    "log_probs" or "logits"), `dtype` the dtype of the store; logits are divided by `temperature`.
+    """
+
+    mode: str
+    kind: str = "probs"
+    dtype: str = "float32"
+    temperature: float = 1.0
+
+
+class Framework(Protocol):
+    """What the generation loop asks of an array library.
+
+    `tensor`, `stack`, `select` and `start_copy` run in the caller's thread, on the device;
+    `finish_copy` may run in another one where `overlaps` is true. Nothing here changes values
+    except `select`, and nothing draws random numbers that outlive `running`.
+    """
+
+    name: str
+    device: str
+    overlaps: bool
+    """Whether copying to the host and writing go on beside the next batch (an accelerator)."""
+
+    def source(self, data: Any, reading: Reading) -> Source:
+        """What is iterated: a dataset, a stream or a loader as (indices, inputs).
+
+        Raises ArgumentError for what is no dataset, and for a loader whose order is not known.
+        """
+        ...
+
+    def running(self, models: Sequence[Callable[..., Any]]) -> AbstractContextManager[None]:
+        """Models on the device, in evaluation mode, without gradients; all as before afterwards.
+
+        The random states of the library, NumPy and Python are restored as well.
+        """
+        ...
+
+    def kept_random_states(self) -> AbstractContextManager[None]:
+        """A block whose draws leave no trace in any global random state."""
+        ...
+
+    def to_device(self, data: Any) -> Any:
+        """Nested data with every array on the device; dtypes and containers stay as they are."""
+        ...
+
+    def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
+        """The parameters that a model takes, where they can be known."""
+        ...
+
+    def tensor(self, output: Any) -> Any | None:
+        """`output` as an array of this library with `.shape`; None if it is none."""
+        ...
+
+    @property
+    def tensor_name(self) -> str:
+        """What a model must return, as messages name it."""
+        ...
+
+    def is_floating(self, tensor: Any) -> bool:
+        """Whether the numbers are real floating point numbers."""
+        ...
+
+    def dtype_name(self, tensor: Any) -> str:
+        """The dtype as a schema names it."""
+        ...
+
+    def stack(self, tensors: Sequence[Any]) -> Any:
+        """Outputs (N, K) of M members as one (N, M, K)."""
+        ...
+
+    def select(self, tensor: Any, selection: Selection) -> Any:
+        """What is to be kept of an output, on the device; softmax runs in float32 or wider."""
+        ...
+
+    def start_copy(self, tensor: Any) -> Any:
+        """Begin to bring a tensor to the host."""
+        ...
+
+    def finish_copy(self, copy: Any) -> Array:
+        """The array that `start_copy` began to bring; float32 where NumPy lacks the dtype."""
+        ...
+
+    def host(self, leaf: Any) -> Array | None:
+        """The bytes of an array leaf as a C-contiguous NumPy array of any dtype; None if it is none."""
+        ...
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the device's memory is exhausted."""
+        ...
+
+    def free_memory(self) -> None:
+        """Give cached device memory back."""
+        ...
+
+    def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
+        """The identity of a model (DESIGN: identity): its class and tensors, or {"opaque": True}."""
+        ...
+
+    def software(self) -> dict[str, str]:
+        """Versions worth recording; never checked."""
+        ...
+
+
+class NumpyFramework:
+    """Models that take and return NumPy arrays, or anything with `__array__` or `__dlpack__`."""
+
+    name = "numpy"
+    overlaps = False
+    tensor_name = "a NumPy array (or a list, or anything with __array__ or __dlpack__)"
+
+    def __init__(self, device: str, models: Sequence[Callable[..., Any]]) -> None:
+        if device not in ("cpu", "cuda", "gpu", "tpu"):
+            raise ArgumentError(
+                f"device is {device!r}, expected 'cpu', 'cuda', 'gpu' or 'tpu' (recorded only: "
+                "a framework-agnostic model places its data itself)"
+            )
+        self.device = device
+        refuse_torch_modules(models)
+
+    def source(self, data: Any, reading: Reading) -> Source:
+        return numpy_source(data, reading.batch_size, reading.input_getter, reading.collate_fn)
+
+    def running(self, models: Sequence[Callable[..., Any]]) -> AbstractContextManager[None]:
+        return kept_random_states()
+
+    def kept_random_states(self) -> AbstractContextManager[None]:
+        return kept_random_states()
+
+    def to_device(self, data: Any) -> Any:
+        return data
+
+    def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
+        return signature_of(model)
+
+    def tensor(self, output: Any) -> Any | None:
+        if isinstance(output, np.ndarray):
+            return output
+        if isinstance(output, Mapping):
+            return None
+        try:
+            if hasattr(output, "__array__"):
+                array = np.asarray(output)
+            elif hasattr(output, "__dlpack__"):
+                array = np.from_dlpack(output)
+            elif isinstance(output, (list, tuple)):
+                array = np.asarray(output)
+            else:
+                return None
+        except (ValueError, TypeError, BufferError, RuntimeError):
+            return None
+        return None if array.dtype == object else array
+
+    def is_floating(self, tensor: Any) -> bool:
+        return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+
+    def dtype_name(self, tensor: Any) -> str:
+        return str(tensor.dtype.name)
+
+    def stack(self, tensors: Sequence[Any]) -> Any:
+        return np.stack(tensors, axis=1)
+
+    def select(self, tensor: Any, selection: Selection) -> Any:
+        wide = tensor.dtype == np.float64 or selection.dtype == "float64"
+        x = tensor.astype(np.float64 if wide else np.float32, copy=False)
+        if selection.mode == "logits":
+            if selection.temperature != 1.0:
+                x = x / selection.temperature
+            with np.errstate(
+                invalid="ignore"
+            ):  # a row that is not finite becomes NaN: refused by name
+                if selection.kind == "probs":
+                    x = simplex.softmax(x)
+                elif selection.kind == "log_probs":
+                    x = simplex.log_softmax(x)
+        elif selection.kind == "log_probs":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                x = np.log(x)
+        return x if selection.dtype == "float64" else x.astype(np.float32, copy=False)
+
+    def start_copy(self, tensor: Any) -> Any:
+        return tensor
+
+    def finish_copy(self, copy: Any) -> Array:
+        array: Array = copy
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+    def host(self, leaf: Any) -> Array | None:
+        if isinstance(leaf, (bool, int, float, np.generic)) or hasattr(leaf, "__array__"):
+            array = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
+            return None if array.dtype == object else array
+        return None
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError) or says_out_of_memory(error)
+
+    def free_memory(self) -> None:
+        return None
+
+    def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
+        return identity.describe_callable(model, identity.hash_leaves)
+
+    def software(self) -> dict[str, str]:
+        return {"framework": "numpy", "framework_version": np.__version__}
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether a RuntimeError's text speaks of exhausted memory, as torch, XLA and CUDA put it."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text.lower() or "RESOURCE_EXHAUSTED" in text
+    )
+
+
+def signature_of(model: Callable[..., Any]) -> inspect.Signature | None:
+    """The parameters of a callable, or None where Python cannot tell."""
+    try:
+        return inspect.signature(model)
+    except (ValueError, TypeError):
+        return None
+
+
+def refuse_torch_modules(models: Sequence[Callable[..., Any]]) -> None:
+    """Point whoever gives a torch module to the generator that knows how to run it.
+
+    A module means that torch is imported already, so looking costs no import.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    for model in models:
+        if isinstance(model, torch.nn.Module):
+            raise ArgumentError(
+                f"the model is a torch module ({type(model).__name__}); use "
+                "fostore.torch.FirstOrderDataGenerator, which runs it in evaluation mode and "
+                "without gradients"
+            )
+
+
+def device_mapper(place: Callable[[Any], Any], data: Any) -> Any:
+    """Nested data with `place` applied to every leaf; None and strings stay as they are."""
+    return map_leaves(
+        lambda leaf: leaf if leaf is None or isinstance(leaf, str) else place(leaf), data
+    )

@@ -1,0 +1,373 @@
+"""The generator: parameters checked, one run put together, in memory or into a store.
+
+A framework's folder makes it usable by naming its `Framework`; everything else is here, once.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from fostore import identity
+from fostore.errors import ArgumentError, RowError
+from fostore.generate import output
+from fostore.generate.datasets import is_array
+from fostore.generate.engine import Computed, Engine
+from fostore.generate.fingerprint import describe_dataset
+from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
+from fostore.generate.loader import check_batch_size
+from fostore.generate.loop import run
+from fostore.generate.progress import Progress
+from fostore.generate.source import Indices, Source, StreamSource, steps
+from fostore.generate.storing import StoreRun, Target, check_target
+from fostore.ranges import Range, Ranges
+from fostore.schema import FLOATS, Array
+from fostore.store import Store
+
+Model = Callable[..., Any]
+_ENDLESS = 1 << 62
+
+
+class Generator:
+    """What the generators of all frameworks share; a subclass only says how to make its framework."""
+
+    def __init__(
+        self,
+        model: Model | Sequence[Model],
+        device: str = "cpu",
+        batch_size: int = 64,
+        output_mode: str = "auto",
+        output_transform: Callable[[Any], Any] | None = None,
+        input_getter: Callable[[Any], Any] | None = None,
+        model_name: str | None = None,
+    ) -> None:
+        output.check_modes(output_mode)
+        self._many = isinstance(model, (list, tuple)) and not callable(model)
+        self._models: list[Model] = list(model) if self._many else [model]  # type: ignore[arg-type,list-item]
+        if not self._models:
+            raise ArgumentError("the list of models is empty")
+        for one in self._models:
+            if not callable(one):
+                raise ArgumentError(f"the model is {type(one).__name__}, which cannot be called")
+        for name, function in (
+            ("output_transform", output_transform),
+            ("input_getter", input_getter),
+        ):
+            if function is not None and not callable(function):
+                raise ArgumentError(f"{name} is {type(function).__name__}, expected a function")
+        self._framework = self._make_framework(device, self._models)
+        self.model = model
+        self.device = self._framework.device
+        self.batch_size = check_batch_size(batch_size)
+        self.output_mode = output_mode
+        self.output_transform = output_transform
+        self.input_getter = input_getter
+        self.model_name = model_name
+        self._arrays_seen = 0
+
+    def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
+        raise NotImplementedError
+
+    @overload
+    def generate_distributions(
+        self, dataset_or_loader: Any, progress: bool = True, *, store: None = None, **options: Any
+    ) -> dict[int, Array]: ...
+
+    @overload
+    def generate_distributions(
+        self,
+        dataset_or_loader: Any,
+        progress: bool = True,
+        *,
+        store: str | os.PathLike[str],
+        **options: Any,
+    ) -> Store: ...
+
+    def generate_distributions(
+        self,
+        dataset_or_loader: Any,
+        progress: bool = True,
+        *,
+        store: str | os.PathLike[str] | None = None,
+        exists: str = "resume",
+        store_as: str = "probs",
+        dtype: str = "float32",
+        meta: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        ids: Any = None,
+        rows: Range | None = None,
+        unit_rows: int | None = None,
+        commit_seconds: float = 1.0,
+        tol: float | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
+        temperature: float = 1.0,
+        model_fingerprint: str | None = None,
+        dataset_fingerprint: str | None = None,
+    ) -> dict[int, Array] | Store:
+        """One distribution for every sample, kept by dataset index: in memory, or in a store.
+
+        A store is written while the model runs and committed about once a second; a run that was
+        killed goes on where it stopped when the same call is made again, and ends with the same
+        bits. The models run in evaluation mode and without gradients, in this thread; training
+        flags and all random states are afterwards as before.
+
+        Args:
+            dataset_or_loader: a Dataset (`__len__` and `__getitem__`), a Subset, an iterable of
+                samples, or a loader that does not shuffle. Not a single batch.
+            progress: whether to show a bar on stderr.
+            store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
+
+        With a store, and only then:
+            exists: "resume" goes on with a store that was made from the same model, dataset and
+                parameters, and refuses any other; "fail" refuses a path that is taken; "overwrite"
+                replaces the old store at the moment when the new one is whole.
+            store_as: "probs", "log_probs" or "logits" (needs a model that gives logits).
+            dtype: "float32", "float16", "bfloat16" or "float64".
+            meta: any JSON, kept beside the rows.
+            class_names: one name a class.
+            ids: one stable key a sample, integers or strings.
+            rows: `(start, stop)`, to fill a part of the store in this call.
+            unit_rows: rows a unit of the store, a power of two.
+            commit_seconds: how much work a kill may cost.
+            model_fingerprint, dataset_fingerprint: names of yours that stand for a model or data
+                that cannot be hashed (a served model, a jit function over global parameters).
+
+        In both cases:
+            tol: how far a row's sum may be from 1; by default from the dtype.
+            collate_fn: makes a batch of a list of samples.
+            temperature: by which logits are divided before the softmax.
+
+        Returns:
+            A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
+            for a list of models; with `store`, the store, opened.
+
+        Raises:
+            ArgumentError: a parameter, or what is no dataset; nothing was run.
+            RowError: outputs that are no distributions, with the samples named.
+            IdentityError: the store was made from something else; says what differs.
+            GenerationError: the model or the dataset failed; names the samples of the batch. In
+                all cases what was computed before is committed.
+        """
+        output.check_modes(self.output_mode, store_as, temperature)
+        if dtype not in FLOATS:
+            raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
+        framework = self._framework
+        reading = Reading(self.batch_size, self.input_getter, collate_fn)
+        source = framework.source(dataset_or_loader, reading)
+        rows = _check_rows(rows, source)
+        engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
+        if store is None:
+            only_stored = {
+                "exists": exists != "resume",
+                "store_as": store_as != "probs",
+                "dtype": dtype != "float32",
+                "meta": meta is not None,
+                "class_names": class_names is not None,
+                "ids": ids is not None,
+                "unit_rows": unit_rows is not None,
+            }
+            given = [name for name, is_given in only_stored.items() if is_given]
+            if given:
+                raise ArgumentError(
+                    f"{', '.join(given)}: without store= there is nowhere to keep it"
+                )
+            self._warn_of_arrays(dataset_or_loader)
+            with framework.running(self._models):
+                return _in_memory(framework, source, engine, rows, progress, self.model_name)
+        target = Target(
+            Path(store), exists, dtype, meta, class_names, ids, rows, unit_rows, commit_seconds, tol
+        )
+        check_target(target, source)
+        with framework.kept_random_states():
+            model = self._describe_models(model_fingerprint)
+            dataset = describe_dataset(
+                source, ids=ids, input_getter=self.input_getter, fingerprint=dataset_fingerprint
+            )
+        transform = identity.describe_function(self.output_transform)
+
+        def made_from(mode: str) -> dict[str, Any]:
+            parts = {"model": model, "dataset": dict(dataset)}
+            return {**parts, "output": {"mode": mode, "transform": transform}}
+
+        storing = StoreRun(
+            framework,
+            source,
+            engine,
+            target,
+            made_from=made_from,
+            meta=self._meta,
+            hashes_inputs=dataset_fingerprint is None,
+        )
+        with framework.running(self._models):
+            return storing.run(progress, self.model_name)
+
+    def save_distributions(
+        self,
+        path: str | os.PathLike[str],
+        distributions: Any,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write distributions as the guide's JSON, whole or not at all.
+
+        Args:
+            path: a file; missing parent folders are made.
+            distributions: a mapping from dataset index to a row, or a `Store`.
+            meta: any JSON; `model_name` is added.
+
+        Raises:
+            ArgumentError, RowError: what cannot be written; the file is as it was.
+        """
+        from fostore.formats import json
+
+        json.save(path, distributions, {"model_name": self.model_name, **(meta or {})})
+
+    def load_distributions(
+        self, path: str | os.PathLike[str]
+    ) -> tuple[dict[int, Array], dict[str, Any]]:
+        """The distributions and the metadata of the guide's JSON.
+
+        Returns:
+            A dict from dataset index to a row, and the metadata.
+
+        Raises:
+            FormatError: the file is not what the guide describes; nothing is loaded by halves.
+        """
+        from fostore.formats import json
+
+        return json.load(path)
+
+    def to_device(self, data: Any) -> Any:
+        """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""
+        return self._framework.to_device(data)
+
+    def _engine(self, selection: Selection, tol: float | None, halve: bool = True) -> Engine:
+        return Engine(
+            self._framework,
+            self._models,
+            many=self._many,
+            transform=self.output_transform,
+            selection=selection,
+            was_auto=self.output_mode == "auto",
+            tol=tol,
+            halve=halve,
+        )
+
+    def _describe_models(self, fingerprint: str | None) -> dict[str, Any]:
+        if fingerprint is not None:
+            return {"fingerprint": str(fingerprint)}
+        described = [self._framework.describe(model) for model in self._models]
+        return {"members": described} if self._many else described[0]
+
+    def _meta(self, mode: str) -> dict[str, Any]:
+        return {
+            "model_name": self.model_name,
+            "output_mode": mode,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            **self._framework.software(),
+        }
+
+    def _warn_of_arrays(self, data: Any) -> None:
+        if is_array(data):
+            self._arrays_seen += 1
+            if self._arrays_seen == 2:
+                warnings.warn(
+                    "generate_distributions was given an array again: its rows are numbered from 0 "
+                    "once more, so distributions.update(...) would replace those of the call before. "
+                    "Give the whole dataset or a loader instead of one batch after another",
+                    stacklevel=3,
+                )
+
+
+class FirstOrderDataGenerator(Generator):
+    """Generates the distributions of any callable over NumPy arrays, without a framework.
+
+    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or (n, num_members,
+    num_classes): a NumPy array, a list, or anything with `__array__` or `__dlpack__`.
+
+    Args:
+        model: a callable, or a list of callables, whose outputs become the members of an ensemble.
+        device: "cpu", "cuda", "gpu" or "tpu"; recorded only, the model places its data itself.
+        batch_size: samples a batch.
+        output_mode: "logits" applies a softmax, "probs" uses outputs as they are, "auto" decides by
+            the first batch and checks every later one.
+        output_transform: applied to the model's output, before `output_mode`. For a list of models
+            it gets the list of outputs.
+        input_getter: gets one sample of the dataset, returns the model's input; by default the
+            first part of a tuple or list, or else the sample itself.
+        model_name: kept in the metadata.
+
+    Raises:
+        ArgumentError: a parameter cannot be used, or the model is a torch module.
+
+    >>> import numpy as np
+    >>> generator = FirstOrderDataGenerator(lambda x: x @ np.eye(2), output_mode="logits")
+    >>> generator.generate_distributions(np.zeros((3, 2)), progress=False)[2]
+    array([0.5, 0.5], dtype=float32)
+    """
+
+    def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
+        return NumpyFramework(device, models)
+
+
+def _in_memory(
+    framework: Framework,
+    source: Source,
+    engine: Engine,
+    rows: Range | None,
+    shown: bool,
+    name: str | None,
+) -> dict[int, Array]:
+    total = source.num_samples
+    wanted = Ranges.of(rows or (0, _ENDLESS if total is None else total))
+    result: dict[int, Array] = {}
+    with Progress(shown, total if rows is None else rows[1] - rows[0], 0, name) as progress:
+
+        def deliver(computed: Computed) -> None:
+            kept = np.array(engine.collect(computed), np.float32)  # a copy: models reuse buffers
+            _check(kept, computed.indices, engine)
+            listed = computed.indices
+            keys = listed.tolist() if isinstance(listed, np.ndarray) else listed
+            if rows is None:
+                result.update(zip(keys, kept, strict=True))
+            else:
+                result.update((k, row) for k, row in zip(keys, kept, strict=True) if k in wanted)
+            progress.add(len(kept))
+
+        run(steps(source, wanted), engine.compute, deliver, overlap=framework.overlaps)
+    if rows is None and total is not None and len(result) != total:
+        warnings.warn(
+            f"[FirstOrderDataGenerator] generated {len(result)} distributions, but dataset length "
+            f"is {total}.",
+            stacklevel=3,
+        )
+    return result
+
+
+def _check(rows: Array, indices: Indices, engine: Engine) -> None:
+    assert engine.tol is not None
+    try:
+        output.check_kept(rows, indices, "probs", engine.tol)
+    except RowError as error:
+        raise engine.advice(error) from error
+
+
+def _check_rows(rows: Any, source: Source) -> Range | None:
+    if rows is None:
+        return None
+    if isinstance(source, StreamSource):
+        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
+    try:
+        start, stop = (int(n.__index__()) for n in rows)
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
+    if not 0 <= start < stop <= source.num_samples:
+        raise ArgumentError(
+            f"rows is {(start, stop)}, expected 0 <= start < stop <= {source.num_samples}"
+        )
+    return start, stop

@@ -1,0 +1,44 @@
+"""A progress bar on stderr, where one is wanted."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Counts samples; shows a bar (tqdm, loaded only then) unless `shown` is false."""
+
+    def __init__(
+        self, shown: bool, total: int | None, done: int = 0, name: str | None = None
+    ) -> None:
+        self._bar: Any = None
+        if shown:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit=" samples",
+                desc=name or "generating",
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
+
+    def add(self, samples: int) -> None:
+        """That many more samples are done."""
+        if self._bar is not None:
+            self._bar.update(samples)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,262 @@
+"""What is iterated: batches of inputs, each with the dataset indices of its samples.
+
+A row belongs to a dataset index, never to the moment at which it arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fostore.errors import ArgumentError, FostoreError, GenerationError
+from fostore.generate.nested import collate as collate_arrays
+from fostore.generate.nested import num_rows
+from fostore.ranges import Ranges
+
+Indices: TypeAlias = "range | npt.NDArray[np.int64]"
+"""The dataset indices of the samples of one batch, in the order of its rows."""
+
+Collate = Callable[[Any], Any]
+Getter = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """Batches in dataset order: batch k holds the rows `[k * batch_size, (k + 1) * batch_size)`.
+
+    They are the same in every run, also in one that resumes: that is why a resumed store is
+    bit-identical to an uninterrupted one.
+
+    >>> [list(b) for b in Sequential(7, 3).touching(Ranges.of((4, 5), (6, 7)))]
+    [[3, 4, 5], [6]]
+    """
+
+    num_samples: int
+    batch_size: int
+    drop_last: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the batches hold together."""
+        rest = self.num_samples % self.batch_size if self.drop_last else 0
+        return self.num_samples - rest
+
+    def touching(self, wanted: Ranges) -> Iterator[range]:
+        """The batches that hold a wanted row, in order."""
+        done = 0
+        for start, stop in wanted:
+            first = max(start // self.batch_size, done)
+            done = -(-min(stop, self.num_rows) // self.batch_size)
+            for k in range(first, done):
+                yield range(k * self.batch_size, min((k + 1) * self.batch_size, self.num_rows))
+
+    def holding(self, index: int) -> Indices:
+        """The batch that holds a sample."""
+        return next(self.touching(Ranges.of((index, index + 1))))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Batches whose indices a sampler named: any order, any sizes, no index twice."""
+
+    batches: tuple[npt.NDArray[np.int64], ...]
+
+    @classmethod
+    def of(cls, batches: Iterable[Iterable[int]], num_samples: int) -> Listed:
+        """Batches of indices into a dataset of `num_samples`.
+
+        Raises:
+            ArgumentError: an index comes twice, or is outside the dataset.
+        """
+        listed = tuple(np.asarray(list(batch), np.int64) for batch in batches)
+        every = np.concatenate(listed) if listed else np.empty(0, np.int64)
+        if every.size and (every.min() < 0 or every.max() >= num_samples):
+            wrong = int(every[(every < 0) | (every >= num_samples)][0])
+            raise ArgumentError(
+                f"the sampler names sample {wrong}, but the dataset has {num_samples} samples"
+            )
+        order = np.sort(every)
+        twice = order[1:][order[1:] == order[:-1]]
+        if twice.size:
+            raise ArgumentError(
+                f"the sampler names sample {int(twice[0])} more than once; "
+                "a distribution is generated once for each sample: use a sampler without repeats"
+            )
+        return cls(listed)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the batches hold together."""
+        return sum(len(batch) for batch in self.batches)
+
+    def touching(self, wanted: Ranges) -> Iterator[npt.NDArray[np.int64]]:
+        """The batches that hold a wanted row, in the sampler's order."""
+        starts = np.array([start for start, _ in wanted], np.int64)
+        stops = np.array([stop for _, stop in wanted], np.int64)
+        for batch in self.batches:
+            at = np.searchsorted(starts, batch, side="right") - 1
+            if ((at >= 0) & (batch < stops[at])).any() if starts.size else False:
+                yield batch
+
+    def holding(self, index: int) -> Indices:
+        """The batch that holds a sample."""
+        return next(self.touching(Ranges.of((index, index + 1))))
+
+
+@dataclass(frozen=True, slots=True)
+class MapSource:
+    """A dataset whose samples are asked for by index.
+
+    `read(batches, few)` yields the collated inputs of each batch of indices, in that order; `few`
+    says that only a handful is read, so that no fleet of workers is started for them.
+    """
+
+    dataset: Any
+    num_samples: int
+    batches: Sequential | Listed
+    read: Callable[[Iterable[Indices], bool], Iterator[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """A dataset that can only be iterated; the position of a sample in the stream is its index.
+
+    `read()` yields collated inputs from the beginning. `num_samples` is None where nobody knows it.
+    """
+
+    dataset: Any
+    num_samples: int | None
+    read: Callable[[], Iterator[Any]]
+    drop_last: bool = False
+
+
+Source: TypeAlias = "MapSource | StreamSource"
+Seen = Callable[[range, Any], None]
+
+
+def steps(
+    source: Source, wanted: Ranges, seen: Seen | None = None
+) -> Iterator[tuple[Indices, Any]]:
+    """The batches that hold wanted rows, as (indices, inputs); of a map dataset no others are read.
+
+    Of a stream all are read, since there is no other way past them; `seen` is called with those
+    that hold no wanted row.
+
+    Raises:
+        GenerationError: the dataset failed; the message names the samples.
+    """
+    if isinstance(source, StreamSource):
+        yield from _stream(source, wanted, seen)
+        return
+    reader = iter(source.read(source.batches.touching(wanted), False))
+    for indices in source.batches.touching(wanted):
+        try:
+            inputs = next(reader)
+        except StopIteration:
+            raise GenerationError(
+                f"the loader ended before {name_samples(indices)}; nothing of them was generated"
+            ) from None
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise failed("dataset", indices, error) from error
+        yield indices, inputs
+
+
+def _stream(
+    source: StreamSource, wanted: Ranges, seen: Seen | None
+) -> Iterator[tuple[Indices, Any]]:
+    position = 0
+    last = wanted.items[-1][1] if wanted.items else 0
+    reader = iter(source.read())
+    while position < last:
+        try:
+            inputs = next(reader)
+        except StopIteration:
+            return
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise GenerationError(
+                f"the dataset failed after {position} samples: {type(error).__name__}: {error}"
+            ) from error
+        rows = num_rows(inputs)
+        if rows is None:
+            raise ArgumentError(
+                f"a batch of the stream holds no array ({type(inputs).__name__}), so its number of "
+                "samples is not known; give an input_getter or a collate_fn that returns arrays"
+            )
+        indices = range(position, position + rows)
+        position += rows
+        if wanted.overlap(indices.start, indices.stop):
+            yield indices, inputs
+        elif seen is not None:
+            seen(indices, inputs)
+
+
+def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:
+    """The error that says which samples were at hand when the model or the dataset failed."""
+    return GenerationError(
+        f"the {what} failed on {name_samples(indices)}: {type(error).__name__}: {error}"
+    )
+
+
+def name_samples(indices: Indices) -> str:
+    """The samples of a batch in a user's words.
+
+    >>> name_samples(range(3, 9)), name_samples(range(1)), name_samples(np.array([4, 2]))
+    ('samples 3 to 8', 'sample 0', 'samples 4, 2')
+    """
+    items = [int(i) for i in (indices[:6] if len(indices) > 6 else indices)]
+    if len(indices) == 1:
+        return f"sample {items[0]}"
+    if isinstance(indices, range) or bool((np.diff(indices) == 1).all()):
+        return f"samples {int(indices[0])} to {int(indices[-1])}"
+    dots = f" and {len(indices) - 6} more" if len(indices) > 6 else ""
+    return f"samples {', '.join(map(str, items))}{dots}"
+
+
+def first_of(sample: Any) -> Any:
+    """The input of a sample, or of a batch, where no input_getter says otherwise: its first part."""
+    return sample[0] if isinstance(sample, (tuple, list)) else sample
+
+
+def read_samples(
+    dataset: Any,
+    batches: Iterable[Indices],
+    getter: Getter | None,
+    collate: Collate | None,
+) -> Iterator[Any]:
+    """Collated inputs of batches of a map dataset, as NumPy arrays unless `collate` says otherwise."""
+    many = getattr(dataset, "__getitems__", None)
+    for indices in batches:
+        listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
+        samples = many(listed) if many is not None else [dataset[i] for i in listed]
+        yield collate_inputs(samples, getter, collate)
+
+
+def collate_inputs(samples: Sequence[Any], getter: Getter | None, collate: Collate | None) -> Any:
+    """One batch of inputs from whole samples: the getter sees samples, the model sees a batch."""
+    if getter is not None:
+        return (collate or collate_arrays)([getter(sample) for sample in samples])
+    if collate is not None:
+        return first_of(collate(samples))
+    return collate_arrays([first_of(sample) for sample in samples])
+
+
+def read_stream(
+    stream: Iterable[Any], batch_size: int, getter: Getter | None, collate: Collate | None
+) -> Iterator[Any]:
+    """Collated inputs of a stream of samples; the last batch may be short."""
+    samples: list[Any] = []
+    for sample in stream:
+        samples.append(sample)
+        if len(samples) == batch_size:
+            yield collate_inputs(samples, getter, collate)
+            samples = []
+    if samples:
+        yield collate_inputs(samples, getter, collate)

@@ -1,0 +1,382 @@
+"""Generation into a store: begin or go on, write what is missing, seal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore import identity
+from fostore.creation import create
+from fostore.encodings import default_tolerance, encoding_of
+from fostore.errors import (
+    ArgumentError,
+    GenerationError,
+    RowError,
+    StoreExistsError,
+)
+from fostore.formats import format_of
+from fostore.generate import fingerprint, output
+from fostore.generate.engine import Computed, Engine
+from fostore.generate.framework import Framework
+from fostore.generate.loop import run
+from fostore.generate.progress import Progress
+from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
+from fostore.header import Header
+from fostore.jsontext import check_json
+from fostore.ranges import Range, Ranges
+from fostore.schema import Array, Schema
+from fostore.store import Store
+from fostore.store import open as open_store
+from fostore.writer import Writer
+
+_ENDLESS = 1 << 62
+_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where rows go and what goes with them; see `FirstOrderDataGenerator.generate_distributions`."""
+
+    path: Path
+    exists: str = "resume"
+    dtype: str = "float32"
+    meta: Mapping[str, Any] | None = None
+    class_names: Sequence[str] | None = None
+    ids: Any = None
+    rows: Range | None = None
+    unit_rows: int | None = None
+    commit_seconds: float = 1.0
+    tol: float | None = None
+
+
+def check_target(target: Target, source: Source) -> None:
+    """Raise for what would fail only after the first batch, or leave a store that is never whole.
+
+    Raises:
+        ArgumentError, StoreExistsError: nothing was run, nothing written.
+    """
+    path, samples = target.path, source.num_samples
+    format = format_of(path)
+    if target.exists not in ("resume", "fail", "overwrite"):
+        raise ArgumentError(
+            f"exists is {target.exists!r}, expected 'resume', 'fail' or 'overwrite'"
+        )
+    if format.name == "json":
+        raise ArgumentError(
+            "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
+            "store= and then save_distributions(path, distributions)"
+        )
+    if samples is None and not format.streams:
+        raise ArgumentError(
+            f"{format.name} needs to know the number of samples, and the stream has no length; "
+            "use a .zarr path, or a dataset with __len__"
+        )
+    if target.exists == "fail" and path.exists():
+        raise StoreExistsError(
+            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
+        )
+    check_json(dict(target.meta or {}))
+    if samples == 0:
+        raise ArgumentError("the dataset is empty, so the number of classes is not known")
+    if target.ids is not None and samples is not None and len(target.ids) != samples:
+        raise ArgumentError(f"{len(target.ids)} ids for {samples} samples")
+    if target.rows is not None:
+        if isinstance(source, StreamSource):
+            raise ArgumentError("rows= needs a dataset with __getitem__; a stream has no other end")
+        if target.exists == "overwrite":
+            raise ArgumentError(
+                "rows= with exists='overwrite' would never replace the old store, since the new one "
+                "is not whole; overwrite without rows=, or remove the old store first"
+            )
+    covered = source.batches.num_rows if isinstance(source, MapSource) else samples
+    if (isinstance(source, StreamSource) and source.drop_last) or covered != samples:
+        missing = "" if covered == samples else f" ({covered} of {samples} samples come)"
+        raise ArgumentError(
+            f"the loader leaves samples out{missing}, and a store keeps a row for every sample: use "
+            "drop_last=False, and torch.utils.data.Subset(dataset, indices) for a part of a dataset"
+        )
+
+
+class StoreRun:
+    """One run of a generator into a store: what is missing is computed and written, in order."""
+
+    def __init__(
+        self,
+        framework: Framework,
+        source: Source,
+        engine: Engine,
+        target: Target,
+        *,
+        made_from: Callable[[str], dict[str, Any]],
+        meta: Callable[[str], dict[str, Any]],
+        hashes_inputs: bool,
+    ) -> None:
+        """`made_from` and `meta` give the identity and the metadata for a resolved output mode."""
+        self._framework = framework
+        self._source = source
+        self._engine = engine
+        self._target = target
+        self._made_from = made_from
+        self._meta = meta
+        self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
+        self._stack = ExitStack()
+        self._writer: Writer | None = None
+        self._nameless = False  # an empty store that somebody created without an identity
+        self._opaque = False
+        self._there = Ranges()
+        self._wanted = Ranges()
+
+    def run(self, shown: bool, name: str | None) -> Store:
+        """Write what is missing and return the store, opened."""
+        target, source = self._target, self._source
+        with self._stack:
+            if target.exists == "resume" and target.path.exists():
+                self._resume(target.path)
+            elif self._content == fingerprint.HASHED:
+                first = 0 if target.rows is None else target.rows[0]
+                self._content = fingerprint.content_of(self._framework, source, first)
+            self._wanted = self._missing()
+            if self._wanted.items:
+                rows = target.rows or (0, source.num_samples)
+                total = None if rows[1] is None else rows[1] - rows[0]
+                done = sum(b - a for a, b in self._there.overlap(rows[0], rows[1] or _ENDLESS))
+                with Progress(shown, total, done, name) as progress:
+                    self._loop(progress)
+            self._end()
+        return open_store(target.path)
+
+    def _loop(self, progress: Progress) -> None:
+        def deliver(token: tuple[Computed, Array | None]) -> None:
+            progress.add(self._deliver(*token))
+
+        run(
+            steps(self._source, self._wanted, self._seen),
+            self._compute,
+            deliver,
+            overlap=self._framework.overlaps,
+        )
+
+    def _missing(self) -> Ranges:
+        if isinstance(self._source, StreamSource):
+            if self._writer is not None and self._writer.header.sealed:
+                return Ranges()
+            end = self._source.num_samples or _ENDLESS
+            return Ranges(self._there.missing(end))
+        rows = self._target.rows or (0, self._source.num_samples)
+        return Ranges(self._there.missing(rows[1], rows[0]))
+
+    def _end(self) -> None:
+        writer, source = self._writer, self._source
+        if writer is None:
+            raise ArgumentError("the stream is empty, so the number of classes is not known")
+        if self._engine.limit is not None:
+            writer.update_meta({"batch_size_on_device": self._engine.limit})
+        if isinstance(source, StreamSource) and source.num_samples and writer.missing():
+            raise GenerationError(
+                f"the stream ended after {len(writer)} samples, but its length is "
+                f"{source.num_samples}; the store is not whole"
+            )
+
+    # Beginning and going on
+
+    def _resume(self, path: Path) -> None:
+        with open_store(path) as store:
+            header, empty = store.header, not len(store)
+        stored, engine = header.identity, self._engine
+        resolved = stored.get("output", {}).get("mode")
+        if engine.selection.mode == "auto" and resolved in ("logits", "probs"):
+            engine.selection = replace(engine.selection, mode=resolved)
+            output.check_resolved(resolved, engine.selection.kind, engine.selection.temperature)
+        if stored:
+            self._compare(header)
+        elif not empty:
+            identity.refuse(
+                path, ["it holds rows and does not say what model and dataset they came from"]
+            )
+        hashed = header.schema.role("fingerprint") is not None
+        if not hashed:
+            self._content = fingerprint.OPAQUE
+        writer = self._create(None, stored)
+        self._nameless, self._there = not stored, writer.committed
+        self._opaque = _is_opaque(stored)
+        if not self._there.items or isinstance(self._source, StreamSource):
+            return
+        if self._content == fingerprint.HASHED:
+            fingerprint.check_content(
+                self._framework, self._source, self._there, self._hashes, path
+            )
+        if self._opaque:
+            indices = self._source.batches.holding(self._there.items[0][0])
+            ((_, inputs),) = steps(self._source, Ranges.of(_one(indices)))
+            self._compare_rows(indices, self._rows(indices, inputs))
+
+    def _compare(self, header: Header) -> None:
+        found = identity.differences(header.identity, self._made_from(self._engine.selection.mode))
+        asked = (
+            ("store_as", self._engine.selection.kind, header.schema.kind),
+            ("dtype", self._target.dtype, header.schema.dtype),
+        )
+        found += [f"{name} is {a!r}, the store has {b!r}" for name, a, b in asked if a != b]
+        identity.refuse(self._target.path, found)
+
+    def _begin(self, row_shape: tuple[int, ...]) -> Writer:
+        made_from = self._made_from(self._engine.selection.mode)
+        made_from["dataset"]["content"] = self._content
+        return self._create(row_shape, made_from)
+
+    def _create(self, row_shape: tuple[int, ...] | None, made_from: Mapping[str, Any]) -> Writer:
+        target, selection = self._target, self._engine.selection
+        new = row_shape is not None
+        writer = create(
+            target.path,
+            num_samples=self._source.num_samples,
+            num_classes=row_shape[-1] if row_shape else None,
+            num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
+            dtype=target.dtype,
+            kind=selection.kind,
+            class_names=target.class_names,
+            temperature=selection.temperature,
+            ids=target.ids,
+            fingerprints=self._content == fingerprint.HASHED,
+            meta={**(target.meta or {}), **self._meta(selection.mode)} if new else target.meta,
+            identity=made_from,
+            exists=target.exists,
+            unit_rows=target.unit_rows,
+            commit_seconds=target.commit_seconds,
+            tol=self._tolerance(row_shape[-1]) if row_shape else target.tol,
+        )
+        self._writer = self._stack.enter_context(writer)
+        return writer
+
+    def _tolerance(self, num_classes: int) -> float | None:
+        """Half precision probabilities may be off by more than the stored dtype explains."""
+        target, selection = self._target, self._engine.selection
+        if target.tol is not None or selection.mode != "probs" or self._engine.tol is None:
+            return target.tol
+        default = default_tolerance(selection.kind, target.dtype, num_classes)
+        return self._engine.tol if self._engine.tol > default else None
+
+    # Batches
+
+    def _compute(self, indices: Indices, inputs: Any) -> tuple[Computed, Array | None]:
+        hashes = None
+        if self._content == fingerprint.HASHED:
+            # Before the model runs: it may change its input in place.
+            hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
+            if hashes is None and self._writer is not None:
+                fingerprint.require_hashes(hashes, indices)
+        return self._engine.compute(indices, inputs), hashes
+
+    def _deliver(self, computed: Computed, hashes: Array | None) -> int:
+        """Write the rows of a batch that are missing; how many they were."""
+        rows, indices = self._engine.collect(computed), computed.indices
+        if self._writer is None:
+            if hashes is None and self._content == fingerprint.HASHED:
+                self._content = fingerprint.OPAQUE
+            self._writer = self._begin(rows.shape[1:])
+        elif self._nameless:
+            made_from = self._made_from(self._engine.selection.mode)
+            made_from["dataset"]["content"] = self._content
+            self._writer.set_identity(made_from)
+            self._nameless = False
+        self._check_shape(rows, self._writer.schema)
+        if self._there.items and isinstance(indices, range):
+            self._compare_overlap(indices, rows, hashes)
+        written = 0
+        for start, places in _runs(indices, self._wanted):
+            part = None if hashes is None else hashes[places]
+            try:
+                self._writer.write(start, rows[places], fingerprints=part)
+            except RowError as error:
+                raise self._engine.advice(error) from error
+            written += len(rows[places])
+        return written
+
+    def _check_shape(self, rows: Array, schema: Schema) -> None:
+        if rows.shape[1:] != schema.row_shape:
+            given = f"the model gives rows of shape {rows.shape[1:]}"
+            identity.refuse(self._target.path, [f"{given}, the store has {schema.row_shape}"])
+
+    # Comparing with what is there
+
+    def _seen(self, indices: range, inputs: Any) -> None:
+        """A stream passes a batch whose rows are all committed."""
+        if self._content == fingerprint.HASHED:
+            hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
+            stored = self._hashes(indices.start, indices.stop)
+            fingerprint.check_seen(hashes, stored, indices, self._target.path)
+        if self._opaque:
+            self._opaque = False  # one batch is enough
+            self._compare_rows(indices, self._rows(indices, inputs))
+
+    def _compare_overlap(self, indices: range, rows: Array, hashes: Array | None) -> None:
+        for start, stop in self._there.overlap(indices.start, indices.stop):
+            places = slice(start - indices.start, stop - indices.start)
+            if hashes is not None and isinstance(self._source, StreamSource):
+                stored = self._hashes(start, stop)
+                fingerprint.check_seen(
+                    hashes[places], stored, range(start, stop), self._target.path
+                )
+            if self._opaque:
+                self._compare_rows(range(start, stop), rows[places])
+
+    def _rows(self, indices: Indices, inputs: Any) -> Array:
+        return self._engine.collect(self._engine.compute(indices, inputs))
+
+    def _hashes(self, start: int, stop: int) -> Array:
+        assert self._writer is not None
+        return self._writer.read_side("input_hash", start, stop)
+
+    def _compare_rows(self, indices: Indices, rows: Array) -> None:
+        """Compare recomputed rows with the committed ones; only an opaque model needs that."""
+        assert self._writer is not None
+        schema = self._writer.schema
+        self._check_shape(rows, schema)
+        encoding = encoding_of(schema)
+        tol = 1e-5 + 2 * _ROUNDOFF.get(schema.dtype, 0.0)
+        for start, places in _runs(indices, self._there):
+            now = encoding.decode(encoding.encode(rows[places], schema, start), schema)
+            then = self._writer.read(start, start + len(now))
+            off = np.abs(now.astype(np.float64) - then).reshape(len(now), -1).max(-1) > tol
+            if off.any():
+                row = start + int(np.flatnonzero(off)[0])
+                identity.refuse(
+                    self._target.path,
+                    [
+                        f"the model gives another distribution for sample {row} than the store has "
+                        "(a model that draws random numbers needs model_fingerprint=)"
+                    ],
+                )
+
+
+def _is_opaque(made_from: Mapping[str, Any]) -> bool:
+    model = made_from.get("model", {})
+    return any(part.get("opaque") for part in model.get("members", [model]))
+
+
+def _one(indices: Indices) -> Range:
+    return int(indices[0]), int(indices[0]) + 1
+
+
+def _runs(indices: Indices, wanted: Ranges) -> list[tuple[int, Any]]:
+    """The wanted rows of a batch as runs of consecutive rows: (first row, places in the batch)."""
+    if isinstance(indices, range):
+        first = indices.start
+        overlap = wanted.overlap(first, indices.stop)
+        return [(a, slice(a - first, b - first)) for a, b in overlap]
+    order = np.argsort(indices)
+    found: list[tuple[int, list[int]]] = []
+    for place in order.tolist():
+        row = int(indices[place])
+        if row not in wanted:
+            continue
+        if found and found[-1][0] + len(found[-1][1]) == row:
+            found[-1][1].append(place)
+        else:
+            found.append((row, [place]))
+    return [(row, np.array(places)) for row, places in found]

@@ -1,0 +1,91 @@
+"""Strict JSON text for metadata: what is written reads back equal, what is ambiguous is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from fostore.errors import ArgumentError, FormatError
+
+
+def check_json(value: Any, where: str = "meta") -> Any:
+    """`value` as plain JSON data (tuples become lists), or an error that names the place.
+
+    Raises:
+        ArgumentError: NaN or an infinity, a key that is no string, a type that JSON does not have,
+            a value that holds itself.
+    """
+    try:
+        return _plain(value, where)
+    except RecursionError as error:
+        raise ArgumentError(f"{where} is nested too deeply, or holds itself") from error
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ArgumentError(f"{where} is {value}, which JSON cannot hold; use null or a string")
+        return float(value)
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ArgumentError(
+                    f"{where} has the key {key!r} of type {type(key).__name__}; "
+                    "JSON keys are strings: use str(key)"
+                )
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item(), where)  # a NumPy, torch or JAX scalar
+    raise ArgumentError(
+        f"{where} is of type {type(value).__name__}, which JSON does not have; "
+        "use str, int, float, bool, None, list or dict"
+    )
+
+
+def dumps(value: Any, *, indent: int | None = None) -> bytes:
+    """`value` as UTF-8 JSON; integers of any size and floats keep their exact value."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
+        return text.encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArgumentError(f"this cannot be written as JSON: {error}") from error
+
+
+def loads(text: bytes | str, where: str) -> Any:
+    """Parse JSON as RFC 8259 has it: no NaN, no duplicate keys, valid UTF-8, no number beyond a double.
+
+    Raises:
+        FormatError: names `where` and the place in the text.
+    """
+
+    def refuse(token: str) -> NoReturn:
+        raise FormatError(f"{where} holds {token}, which is not a JSON number")
+
+    def finite(token: str) -> float:
+        number = float(token)
+        return number if abs(number) != float("inf") else refuse(token)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        items = dict(pairs)
+        if len(items) != len(pairs):
+            seen: set[str] = set()
+            twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+            raise FormatError(f"{where} holds the key {twice!r} twice")
+        return items
+
+    try:
+        # json would guess UTF-16 and UTF-32 from the first bytes
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        return json.loads(
+            decoded, parse_float=finite, parse_constant=refuse, object_pairs_hook=unique
+        )
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is not JSON: {error}") from error

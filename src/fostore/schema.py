@@ -1,0 +1,306 @@
+"""What a row is: its classes, members, kind, numbers and columns (spec/core.md, schema).
+
+The schema says it, the store enforces it, the reader never guesses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fostore.errors import ArgumentError, FormatError, UnsupportedError
+
+Array = npt.NDArray[Any]
+
+KINDS = ("probs", "log_probs", "logits", "counts")
+FLOATS = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}
+COUNTS = {"uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64"}
+SIDE_DTYPES = {"int64": "int64", "uint64": "uint64", "utf8": "uint8", "float32": "float32"}
+ROLES = ("content", "id", "fingerprint", "view")
+FEATURES: frozenset[str] = frozenset()
+"""Reader features that this release has beyond the core; a store names those it needs in `requires`."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+_UNIT_ROUNDOFF = {
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+    "float32": 2.0**-24,
+    "float64": 2.0**-53,
+}
+_SMALLEST = {
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+    "float32": 2.0**-149,
+    "float64": 2.0**-1074,
+}
+_MAX_ROW_BYTES = 1 << 30
+_COLUMN_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role"})
+
+
+def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
+    """How far the sum of a row may be from 1: 1e-3 + u + K s / 2, for log_probs 1e-3 + u (1 + ln K).
+
+    u is the unit roundoff of `dtype`, s its smallest subnormal, K the number of classes: what a
+    correctly computed softmax can lose by being rounded to `dtype`, and a margin of 1e-3. A rounded
+    logarithm changes p by up to u p |log p|, which sums to u times the entropy, at most ln K.
+
+    >>> round(sum_tolerance("float32", 10), 6), round(sum_tolerance("float16", 100_000), 6)
+    (0.001, 0.004469)
+    """
+    if kind == "log_probs":
+        return 1e-3 + _UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
+    return 1e-3 + _UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One array of a store, with one entry a row.
+
+    `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
+    (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
+    describe one row. `role` is "content" (the distributions), "id" (which sample a row belongs to),
+    "fingerprint" (what the generator saw) or "view" (how the sample was augmented).
+    """
+
+    name: str
+    dtype: str
+    stored: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    role: str = "content"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype on disk."""
+        return np.dtype(self.stored).newbyteorder("<")
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the digest covers this column: what the rows are and whose, not how they came."""
+        return self.role in ("content", "id")
+
+    def to_json(self) -> dict[str, Any]:
+        """The column as it stands in the attributes of a store."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "stored": self.stored,
+            "axes": list(self.axes),
+            "shape": list(self.shape),
+            "role": self.role,
+            **self.extra,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Column:
+        """Parse and check what a stranger wrote."""
+        column = cls(
+            name=expect(value, "name", str, where),
+            dtype=expect(value, "dtype", str, where),
+            stored=expect(value, "stored", str, where),
+            axes=tuple(expect(value, "axes", list, where)),
+            shape=tuple(expect(value, "shape", list, where)),
+            role=expect(value, "role", str, where),
+            extra={k: v for k, v in value.items() if k not in _COLUMN_KEYS},
+        )
+        allowed = FLOATS | COUNTS | SIDE_DTYPES
+        if not NAME.match(column.name):
+            raise FormatError(
+                f"{where}: column name {column.name!r} is not a plain lower-case name"
+            )
+        if allowed.get(column.dtype) != column.stored:
+            raise UnsupportedError(
+                f"{where}: column {column.name!r} has dtype {column.dtype!r} stored as "
+                f"{column.stored!r}; this release reads {sorted(allowed)}"
+            )
+        if column.role not in ROLES:
+            raise UnsupportedError(f"{where}: column {column.name!r} has the role {column.role!r}")
+        sizes_fit = all(type(n) is int and n > 0 for n in column.shape)
+        if len(column.axes) != len(column.shape) or not sizes_fit:
+            raise FormatError(f"{where}: column {column.name!r} has axes and shape that disagree")
+        if not all(isinstance(axis, str) for axis in column.axes) or (
+            column.row_bytes > _MAX_ROW_BYTES
+        ):
+            raise FormatError(f"{where}: column {column.name!r} has rows of over 1 GiB")
+        return column
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What every row of a store is; part of its identity and of its digest.
+
+    Built by `fostore.encodings.make_schema`, which knows the columns that an encoding needs.
+    """
+
+    num_classes: int
+    num_members: int | None
+    kind: str
+    encoding: Mapping[str, Any]
+    columns: tuple[Column, ...]
+    sum_tolerance: float
+    temperature: float = 1.0
+    class_names: tuple[str, ...] | None = None
+    row_axis: str = "sample"
+    requires: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the distributions: (sample, class) or (sample, member, class)."""
+        return (self.row_axis, *self.row_axes)
+
+    @property
+    def row_axes(self) -> tuple[str, ...]:
+        """The axes of one row."""
+        return ("class",) if self.num_members is None else ("member", "class")
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row as a distribution: (num_classes,) or (num_members, num_classes)."""
+        if self.num_members is None:
+            return (self.num_classes,)
+        return (self.num_members, self.num_classes)
+
+    @property
+    def content(self) -> tuple[Column, ...]:
+        """The columns that the encoding makes; they come first."""
+        return tuple(c for c in self.columns if c.role == "content")
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the numbers, such as "float16"."""
+        return self.columns[0].dtype
+
+    @property
+    def row_bytes(self) -> tuple[int, ...]:
+        """Bytes of one row, one number a column."""
+        return tuple(column.row_bytes for column in self.columns)
+
+    def index(self, name: str) -> int:
+        """The position of the column called `name`."""
+        for i, column in enumerate(self.columns):
+            if column.name == name:
+                return i
+        names = [column.name for column in self.columns]
+        raise ArgumentError(f"the store has no column {name!r}; it has {names}")
+
+    def role(self, role: str) -> Column | None:
+        """The first column that plays `role`, if there is one."""
+        return next((c for c in self.columns if c.role == role), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema's part of the `fostore` attribute."""
+        return {
+            "requires": list(self.requires),
+            "row_axis": self.row_axis,
+            "num_classes": self.num_classes,
+            "num_members": self.num_members,
+            "axes": list(self.axes),
+            "kind": self.kind,
+            "encoding": dict(self.encoding),
+            "columns": [column.to_json() for column in self.columns],
+            "sum_tolerance": self.sum_tolerance,
+            "temperature": self.temperature,
+            "class_names": None if self.class_names is None else list(self.class_names),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Schema:
+        """Parse and check what a stranger wrote; unknown features are refused by name."""
+        requires = tuple(expect(value, "requires", list, where))
+        unknown = [name for name in requires if name not in FEATURES]
+        if unknown:
+            raise UnsupportedError(
+                f"{where} needs the reader features {unknown}, which this release of fostore "
+                "does not have; a newer one may"
+            )
+        names = value.get("class_names")
+        members = value.get("num_members")
+        columns = expect(value, "columns", list, where)
+        schema = cls(
+            num_classes=expect(value, "num_classes", int, where),
+            num_members=None if members is None else expect(value, "num_members", int, where),
+            kind=expect(value, "kind", str, where),
+            encoding=expect(value, "encoding", dict, where),
+            columns=tuple(
+                Column.from_json(c, f"{where}, column {i}") for i, c in enumerate(columns)
+            ),
+            sum_tolerance=float(expect(value, "sum_tolerance", (int, float), where)),
+            temperature=float(expect(value, "temperature", (int, float), where)),
+            class_names=None if names is None else tuple(expect(value, "class_names", list, where)),
+            row_axis=expect(value, "row_axis", str, where),
+            requires=requires,
+        )
+        schema.check(where, FormatError)
+        if value.get("axes") != list(schema.axes):
+            raise FormatError(
+                f"{where}: axes are {value.get('axes')}, expected {list(schema.axes)}"
+            )
+        return schema
+
+    def check(self, where: str, error: type[FormatError] | type[ArgumentError]) -> None:
+        """Raise `error` where the parts of the schema contradict each other."""
+        if self.row_axis != "sample":
+            raise UnsupportedError(f"{where}: rows along {self.row_axis!r} are not supported yet")
+        if self.kind not in KINDS:
+            raise error(f"{where}: kind is {self.kind!r}, expected one of {list(KINDS)}")
+        if self.num_classes < 1 or (self.num_members is not None and self.num_members < 1):
+            raise error(
+                f"{where}: num_classes is {self.num_classes} and num_members {self.num_members}; "
+                "each must be at least 1"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise error(f"{where}: temperature is {self.temperature}, expected a positive number")
+        if not 0 <= self.sum_tolerance < 1:
+            raise error(f"{where}: the sum tolerance is {self.sum_tolerance}, expected 0 to 1")
+        names = [column.name for column in self.columns]
+        if not names or len(set(names)) != len(names) or self.columns[0].role != "content":
+            raise error(
+                f"{where}: the columns {names} are empty, repeated or do not start with content"
+            )
+        if self.class_names is not None:
+            _check_class_names(self.class_names, self.num_classes, where, error)
+
+
+def _check_class_names(
+    names: Sequence[Any],
+    num_classes: int,
+    where: str,
+    error: type[FormatError] | type[ArgumentError],
+) -> None:
+    if not all(isinstance(name, str) for name in names):
+        raise error(f"{where}: class_names must be strings")
+    if len(names) != num_classes:
+        raise error(f"{where}: {len(names)} class_names for {num_classes} classes")
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})[:3]
+        raise error(f"{where}: class_names holds {twice} more than once")
+
+
+def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
+    """`value[key]`, of one of `kinds`; bool is not taken for a number.
+
+    Raises:
+        FormatError: `value` is no object, the key is missing, or it holds something else.
+    """
+    if not isinstance(value, Mapping):
+        raise FormatError(f"{where} is {type(value).__name__}, expected an object")
+    if key not in value:
+        raise FormatError(f"{where} lacks the key {key!r}")
+    item = value[key]
+    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(item, wanted) or (isinstance(item, bool) and bool not in wanted):
+        names = " or ".join(kind.__name__ for kind in wanted)
+        raise FormatError(f"{where}: {key!r} is {item!r:.80}, expected {names}")
+    return item

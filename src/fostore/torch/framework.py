@@ -1,0 +1,212 @@
+"""The torch side of generation: devices, evaluation mode, softmax on the device, copies to the host."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from fostore.errors import ArgumentError
+from fostore.generate.framework import Reading, Selection, says_out_of_memory, signature_of
+from fostore.generate.nested import map_leaves
+from fostore.generate.randomness import kept_random_states
+from fostore.generate.source import Source
+from fostore.schema import Array
+from fostore.torch import modules
+from fostore.torch.source import torch_source
+
+_FLOATS = {"float16": torch.float16, "float64": torch.float64}
+
+
+class TorchFramework:
+    """See `fostore.generate.framework.Framework`."""
+
+    name = "torch"
+    tensor_name = "a torch.Tensor"
+
+    def __init__(self, device: str | torch.device) -> None:
+        self._device = find_device(device)
+        self.device = str(self._device)
+        self.overlaps = self._device.type == "cuda"
+
+    def source(self, data: Any, reading: Reading) -> Source:
+        return torch_source(data, reading)
+
+    @contextmanager
+    def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
+        found = modules.modules_of(models)
+        for module in found:
+            modules.move(module, self._device)
+        with self.kept_random_states(), modules.evaluating(found), torch.no_grad():
+            yield
+
+    @contextmanager
+    def kept_random_states(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(kept_random_states())
+            cpu = torch.get_rng_state()
+            stack.callback(torch.set_rng_state, cpu)
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                states = torch.cuda.get_rng_state_all()
+                stack.callback(torch.cuda.set_rng_state_all, states)
+            if self._device.type == "mps":
+                stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+            yield
+
+    def to_device(self, data: Any) -> Any:
+        return to_device(data, self._device)
+
+    def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
+        if isinstance(model, torch.nn.Module):
+            return signature_of(modules.unwrapped(model).forward)
+        return signature_of(model)
+
+    def tensor(self, output: Any) -> Any | None:
+        return output.detach() if isinstance(output, torch.Tensor) else None
+
+    def is_floating(self, tensor: Any) -> bool:
+        return bool(tensor.is_floating_point())
+
+    def dtype_name(self, tensor: Any) -> str:
+        return str(tensor.dtype).removeprefix("torch.")
+
+    def stack(self, tensors: Sequence[Any]) -> Any:
+        return torch.stack(tuple(tensors), dim=1)
+
+    def select(self, tensor: Any, selection: Selection) -> Any:
+        wide = tensor.dtype == torch.float64 or selection.dtype == "float64"
+        # Autocast would run the softmax in its own dtype, and it holds here: this is the user's thread.
+        with torch.autocast(self._device.type, enabled=False):
+            x = tensor.to(torch.float64 if wide else torch.float32)
+            if selection.mode == "logits":
+                if selection.temperature != 1.0:
+                    x = x / selection.temperature
+                if selection.kind == "probs":
+                    x = torch.softmax(x, dim=-1)
+                elif selection.kind == "log_probs":
+                    x = torch.log_softmax(x, dim=-1)
+            elif selection.kind == "log_probs":
+                x = torch.log(x)
+        if selection.kind == "probs":
+            return x.to(_FLOATS.get(selection.dtype, torch.float32))
+        return x.to(torch.float64 if selection.dtype == "float64" else torch.float32)
+
+    def start_copy(self, tensor: Any) -> Any:
+        if tensor.device.type != "cuda":
+            return tensor, None, None
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(tensor.device))
+        return pinned, event, tensor  # the source lives until the copy is done
+
+    def finish_copy(self, copy: Any) -> Array:
+        tensor, event, _ = copy
+        if event is not None:
+            event.synchronize()
+        return numpy_of(tensor)
+
+    def host(self, leaf: Any) -> Array | None:
+        if isinstance(leaf, torch.Tensor):
+            return raw_numpy(leaf)
+        return None
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or says_out_of_memory(error)
+
+    def free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
+        return modules.describe(model)
+
+    def software(self) -> dict[str, str]:
+        return {"framework": "torch", "framework_version": str(torch.__version__)}
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device that a name means: "cpu", "cuda", "cuda:1", "gpu" (whatever there is), "mps" ...
+
+    Raises:
+        ArgumentError: the name is unknown, or this machine has no such device.
+    """
+    name = str(device)
+    if name == "gpu":
+        name = "mps" if not torch.cuda.is_available() and torch.backends.mps.is_available() else "cuda"
+    if name == "tpu":
+        name = "xla"
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"device is {name!r}, expected 'cpu', 'cuda', 'cuda:1', 'gpu' or 'tpu'"
+        ) from error
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            has = "no CUDA device" if count == 0 else f"{count} CUDA devices"
+            raise ArgumentError(
+                f"device is {str(device)!r}, and torch finds {has}; use device='cpu', or "
+                "'cuda' if torch.cuda.is_available() else 'cpu'"
+            )
+    elif found.type == "mps" and not torch.backends.mps.is_available():
+        raise ArgumentError(f"device is {str(device)!r}, and torch finds no Metal device; use 'cpu'")
+    elif found.type != "cpu":
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            raise ArgumentError(
+                f"device is {str(device)!r}, and this torch has no such device; use 'cpu'"
+            ) from error
+    return found
+
+
+def to_device(data: Any, device: str | torch.device) -> Any:
+    """Nested data (dicts, lists, tuples, named tuples) with every tensor on `device`.
+
+    Dtypes and containers stay as they are, and so does everything that has no `.to`. Objects that
+    move themselves (a `BatchEncoding`, a graph batch) are asked to.
+
+    >>> to_device({"ids": [torch.ones(2, dtype=torch.int64)], "text": "a"}, "cpu")
+    {'ids': [tensor([1, 1])], 'text': 'a'}
+    """
+    place = torch.device(device) if isinstance(device, str) else device
+    if isinstance(data, torch.Tensor):
+        return data.to(place, non_blocking=True)
+    if not isinstance(data, (dict, list, tuple)) and callable(getattr(data, "to", None)):
+        return data.to(place)
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.to(place, non_blocking=True)
+        return leaf.to(place) if callable(getattr(leaf, "to", None)) else leaf
+
+    return map_leaves(move, data)
+
+
+def numpy_of(tensor: torch.Tensor) -> Array:
+    """A tensor's numbers as a NumPy array, a view where it lies on the CPU; bfloat16 as float32."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16 or tensor.dtype not in _NUMPY:
+        tensor = tensor.float()
+    array: Array = tensor.resolve_conj().resolve_neg().numpy()
+    return array
+
+
+_NUMPY = {torch.float16, torch.float32, torch.float64}
+
+
+def raw_numpy(tensor: torch.Tensor) -> Array | None:
+    """A tensor's bytes as a C-contiguous NumPy array (bfloat16 as uint16); None where it has none."""
+    try:
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view("uint16")
+        array: Array = tensor.numpy()
+    except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantised, float8
+        return None
+    return array

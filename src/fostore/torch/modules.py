@@ -1,0 +1,157 @@
+"""Torch modules during generation: found, moved, put into evaluation mode and back, and hashed."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fostore import identity
+
+Model = Callable[..., Any]
+
+
+def modules_of(models: Sequence[Model]) -> list[nn.Module]:
+    """The modules behind models: themselves, or what a function, method or partial refers to."""
+    found: dict[int, nn.Module] = {}
+    for model in models:
+        for module in _behind(model):
+            found.setdefault(id(module), module)
+    return list(found.values())
+
+
+def _behind(model: Any) -> Iterator[nn.Module]:
+    if isinstance(model, nn.Module):
+        yield model
+    elif isinstance(model, functools.partial):
+        for part in (model.func, *model.args, *model.keywords.values()):
+            yield from _behind(part)
+    else:
+        owner = getattr(model, "__self__", None)
+        if isinstance(owner, nn.Module):
+            yield owner
+        function = getattr(model, "__func__", model)
+        cells = [cell for cell in getattr(function, "__closure__", None) or ()]
+        named = getattr(function, "__globals__", {})
+        for cell in cells:
+            try:
+                inner = cell.cell_contents
+            except ValueError:  # bound later
+                continue
+            if isinstance(inner, nn.Module):
+                yield inner
+        for name in getattr(getattr(function, "__code__", None), "co_names", ()):
+            if isinstance(named.get(name), nn.Module):
+                yield named[name]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DataParallel and their like."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Bring a module to `device`; from an accelerator to the CPU (the default device) with a warning.
+
+    A module that is spread over several devices stays where it is.
+    """
+    places = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    if len(places) != 1:
+        return
+    (place,) = places
+    same_index = device.index is None or place.index == device.index
+    if place.type == device.type and same_index:
+        return
+    if place.type != "cpu":
+        warnings.warn(
+            f"the model sits on {place} and device is '{device}': it is moved there "
+            f"(say device='{place}' to run it where it is)",
+            stacklevel=4,
+        )
+    module.to(device)
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Every module in evaluation mode; the flag of each submodule as before afterwards, come what may."""
+    flags = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            try:
+                module.eval()
+            except NotImplementedError:  # exported graphs have no eval(), but flags
+                for part in module.modules():
+                    part.training = False
+        yield
+    finally:
+        for part, flag in flags:
+            if flag and type(part).train is not nn.Module.train:
+                part.train(flag)  # a train() of its own may have more to undo than a flag
+        for part, flag in flags:
+            part.training = flag
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """The identity of a model: class, parts and tensors of a module; else opaque (see `identity`)."""
+    if not isinstance(model, nn.Module):
+        return identity.describe_callable(model, _leaves)
+    module = unwrapped(model)
+    tensors: dict[str, str] = {}
+    opaque = False
+    for name, tensor in module.state_dict().items():
+        entry = _entry(tensor) if isinstance(tensor, torch.Tensor) else None
+        if entry is None:
+            opaque = opaque or isinstance(tensor, torch.Tensor)
+        else:
+            tensors[name] = entry
+    described: dict[str, Any] = {
+        "class": type(module).__qualname__,
+        "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
+        "tensors": tensors,
+    }
+    return {**described, "opaque": True} if opaque else described
+
+
+def _entry(tensor: torch.Tensor) -> str | None:
+    try:
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    except (RuntimeError, TypeError, NotImplementedError, ValueError):
+        return None  # quantised, sparse, or not initialised yet
+    return identity.array_entry(
+        str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat
+    )
+
+
+def _leaves(data: Any) -> dict[str, str] | None:
+    """Entries of the tensors, modules and plain values in nested data, by path."""
+    entries: dict[str, str] = {}
+
+    def collect(item: Any, path: str) -> bool:
+        if isinstance(item, nn.Module):
+            return all(collect(t, f"{path}.{name}") for name, t in item.state_dict().items())
+        if isinstance(item, torch.Tensor):
+            entry = _entry(item)
+            if entry is not None:
+                entries[path] = entry
+            return entry is not None
+        if isinstance(item, dict):
+            return all(collect(part, f"{path}[{key!r}]") for key, part in item.items())
+        if isinstance(item, (list, tuple)):
+            return all(collect(part, f"{path}[{i}]") for i, part in enumerate(item))
+        plain = identity.hash_leaves(item)
+        if plain is not None:
+            entries.update({f"{path}{name}": entry for name, entry in plain.items()})
+        return plain is not None
+
+    return entries if collect(data, "") else None

@@ -1,0 +1,235 @@
+"""What torch iterates: datasets, and DataLoaders rebuilt so that only missing rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from fostore.errors import ArgumentError
+from fostore.generate.datasets import (
+    is_array,
+    is_map,
+    length_of,
+    refuse_batches,
+    refuse_shuffling,
+    refuse_unknown,
+)
+from fostore.generate.framework import Reading
+from fostore.generate.loader import SimpleDataLoader
+from fostore.generate.source import (
+    Getter,
+    Indices,
+    Listed,
+    MapSource,
+    Sequential,
+    Source,
+    StreamSource,
+    first_of,
+)
+
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def torch_source(data: Any, reading: Reading) -> Source:
+    """A source over a Dataset, an IterableDataset, a DataLoader, or an iterable of samples.
+
+    Raises:
+        ArgumentError: a batch, a loader that shuffles, or one whose order nobody can know.
+    """
+    if isinstance(data, DataLoader):
+        return _loader_source(data, reading)
+    if isinstance(data, SimpleDataLoader):
+        refuse_shuffling(data)
+        options = {"collate_fn": reading.collate_fn or data.collate_fn, "drop_last": data.drop_last}
+        data = _with_batches(data.dataset, data.batch_size, options)
+        return _loader_source(data, reading)
+    if is_array(data) or isinstance(data, torch.Tensor):
+        raise ArgumentError(
+            f"a bare {type(data).__name__} is a batch, not a Dataset; use "
+            "torch.utils.data.TensorDataset(tensor), or a DataLoader over a Dataset with "
+            "shuffle=False: rows are kept by dataset index"
+        )
+    refuse_batches(data)
+    if not isinstance(data, IterableDataset) and not is_map(data):
+        refuse_unknown(data)
+    return _loader_source(
+        _with_batches(data, reading.batch_size, {"collate_fn": reading.collate_fn}), reading
+    )
+
+
+def _with_batches(data: Any, batch_size: int, options: dict[str, Any]) -> DataLoader[Any]:
+    is_stream = isinstance(data, IterableDataset) or not is_map(data)
+    if is_stream and not isinstance(data, IterableDataset):
+        data = _Iterated(data)
+    return DataLoader(data, batch_size=batch_size, **options)
+
+
+def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
+    own_iter = type(loader).__iter__ is not DataLoader.__iter__
+    if own_iter and not type(loader).__module__.startswith(("torchdata.", "accelerate.")):
+        raise ArgumentError(
+            f"{type(loader).__name__} iterates in a way of its own, so the order of its samples is "
+            "not known; give its dataset, with collate_fn= where it has one"
+        )
+    collate = reading.collate_fn or loader.collate_fn
+    if isinstance(loader.dataset, IterableDataset):
+        return _stream_source(loader, reading.input_getter, collate)
+    samples = len(loader.dataset)  # type: ignore[arg-type]  # map datasets have a length
+    batches = _batches_of(loader, samples)
+    dataset: Any = loader.dataset
+    if reading.input_getter is not None:
+        dataset = _Inputs(dataset, reading.input_getter)
+    chosen = first_of if reading.input_getter is None else _whole
+
+    def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
+        workers = min(loader.num_workers, 1) if few else loader.num_workers
+        rebuilt = DataLoader(
+            dataset,
+            batch_sampler=_Batches(wanted),
+            collate_fn=collate,
+            **_options(loader, workers),
+        )
+        return map(chosen, rebuilt)
+
+    return MapSource(loader.dataset, samples, batches, read)
+
+
+def _stream_source(
+    loader: DataLoader[Any], getter: Getter | None, collate: Callable[[Any], Any]
+) -> StreamSource:
+    if loader.num_workers > 1:
+        raise ArgumentError(
+            f"{loader.num_workers} workers iterate the dataset side by side, so the order of its "
+            "samples is not known; use num_workers=0 or 1, or a dataset with __getitem__"
+        )
+    dataset: Any = loader.dataset
+    samples = length_of(dataset)
+    if getter is not None:
+        dataset = _Mapped(dataset, getter)
+    chosen = first_of if getter is None else _whole
+
+    def read() -> Iterator[Any]:
+        rebuilt = DataLoader(
+            dataset,
+            batch_size=loader.batch_size,
+            drop_last=loader.drop_last,
+            collate_fn=collate,
+            **_options(loader, loader.num_workers),
+        )
+        return map(chosen, rebuilt)
+
+    return StreamSource(loader.dataset, samples, read, loader.drop_last)
+
+
+def _options(loader: DataLoader[Any], workers: int) -> dict[str, Any]:
+    """What a loader reads with, beside its dataset and its batches."""
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "pin_memory": loader.pin_memory and torch.accelerator.is_available(),
+        "worker_init_fn": loader.worker_init_fn,
+        "timeout": loader.timeout if workers else 0,
+    }
+    if loader.generator is not None:  # a clone: the loader's own generator stays as it is
+        options["generator"] = torch.Generator(loader.generator.device)
+        options["generator"].set_state(loader.generator.get_state())
+    if workers:
+        options["multiprocessing_context"] = loader.multiprocessing_context
+        options["prefetch_factor"] = loader.prefetch_factor
+    return options
+
+
+def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
+    """The dataset indices of a loader's batches, as its samplers name them."""
+    if loader.batch_sampler is None:
+        raise ArgumentError(
+            "a DataLoader with batch_size=None hands out single samples; give it a batch_size, or "
+            "give its dataset"
+        )
+    sampler: Any = loader.sampler
+    own = type(loader.batch_sampler) is BatchSampler
+    inner: Any = loader.batch_sampler.sampler if own else getattr(loader.batch_sampler, "sampler", None)
+    for one in (sampler, inner):
+        if isinstance(one, _RANDOM):
+            raise ArgumentError(
+                f"the loader shuffles ({type(one).__name__}); distributions are kept by dataset "
+                "index: use shuffle=False to generate (and shuffle=True as you like in "
+                "output_dataloader)"
+            )
+    if own:
+        size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
+        if isinstance(inner, SequentialSampler) and inner.data_source is loader.dataset:
+            return Sequential(samples, size, drop_last)
+        listed = Listed.of(loader.batch_sampler, samples)
+        if listed.num_rows == samples:
+            # A permutation of all samples: the order of reading changes no row, so it is the dataset's.
+            return Sequential(samples, size)
+        return listed
+    return Listed.of(loader.batch_sampler, samples)
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
+class _Batches:
+    """A batch sampler over given batches of indices."""
+
+    def __init__(self, batches: Iterable[Indices]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self._batches:
+            yield indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
+
+
+class _Inputs(Dataset[Any]):
+    """A map dataset of inputs: what an input_getter takes out of each sample."""
+
+    def __init__(self, dataset: Any, getter: Getter) -> None:
+        self._dataset = dataset
+        self._getter = getter
+        if hasattr(dataset, "__getitems__"):
+            self.__getitems__ = self._many
+
+    def __getitem__(self, index: int) -> Any:
+        return self._getter(self._dataset[index])
+
+    def _many(self, indices: list[int]) -> list[Any]:
+        return [self._getter(sample) for sample in self._dataset.__getitems__(indices)]
+
+
+class _Mapped(IterableDataset[Any]):
+    """A stream of inputs: what an input_getter takes out of each sample."""
+
+    def __init__(self, dataset: Iterable[Any], getter: Getter) -> None:
+        self._dataset = dataset
+        self._getter = getter
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._getter, self._dataset)
+
+
+class _Iterated(IterableDataset[Any]):
+    """Any iterable of samples as an IterableDataset."""
+
+    def __init__(self, samples: Iterable[Any]) -> None:
+        self._samples = samples
+        length = length_of(samples)
+        if length is not None:
+            self.__len__ = lambda: length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._samples)

@@ -1,0 +1,473 @@
+"""Writing a store: rows go in, commits make them durable, and a sealed store never changes.
+
+Order is the law: data on disk, then the commit that names it, then the seal that publishes it
+(spec/integrity.md). A kill at any instant loses only what was not committed yet.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fostore import disk, geometry
+from fostore.encodings import encoding_of
+from fostore.errors import ArgumentError, FostoreError, RowError
+from fostore.formats import Run, UnitWriter
+from fostore.header import Header, now
+from fostore.jsontext import check_json
+from fostore.ledger import Ledger
+from fostore.lock import Lock
+from fostore.ranges import Range, Ranges, describe
+from fostore.sample_ids import encode_ids
+from fostore.schema import Array, Schema
+
+_BATCH_BYTES = 1 << 20  # smaller batches are gathered up to this size: one system call, one hash
+
+
+class Writer:
+    """The one process that writes a store; made by `fostore.create`.
+
+    Use it in a `with` block: leaving it without an error seals the store if nothing is missing;
+    leaving it by an exception commits what was appended and releases the lock. Not thread-safe.
+
+    >>> import fostore, numpy, tempfile
+    >>> path = tempfile.mkdtemp() + "/coin.zarr"
+    >>> with fostore.create(path, num_samples=2, num_classes=2) as writer:
+    ...     writer.append(numpy.array([[0.5, 0.5], [0.9, 0.1]]))
+    >>> fostore.open(path)[1]
+    array([0.9, 0.1], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        units: UnitWriter,
+        lock: Lock,
+        *,
+        commit_seconds: float,
+        ids: Array | None = None,
+        replaces: Path | None = None,
+        grows: bool = False,
+    ) -> None:
+        self.path = path
+        self._units = units
+        self._lock = lock
+        self._commit_seconds = commit_seconds
+        self._ids = ids
+        self._replaces = replaces
+        self._grows = grows
+        self._pid = os.getpid()
+        self._closed = False
+        self._failed = False
+        self._header = units.header
+        self._encoding = encoding_of(self.schema)
+        self._ledger = Ledger(units)
+        self._written = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+        self._committed = self._written
+        self._position = self._written.prefix
+        self._pending = _Pending(self.schema)
+        self._last_commit = time.monotonic()
+        self._thread: ThreadPoolExecutor | None = None
+        self._commit: Future[None] | None = None
+        self._settle()
+
+    # What it is
+
+    @property
+    def header(self) -> Header:
+        """The attributes of the store, as they will be written at the next occasion."""
+        return self._header
+
+    @property
+    def schema(self) -> Schema:
+        """What a row is."""
+        return self._header.schema
+
+    @property
+    def num_samples(self) -> int | None:
+        """Rows planned; None for a stream."""
+        return self._header.num_samples
+
+    @property
+    def committed(self) -> Ranges:
+        """The rows that no kill can lose."""
+        return self._committed
+
+    def missing(self) -> list[Range]:
+        """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
+        stop = self._end if self.num_samples is None else self.num_samples
+        return list(self._all_written().missing(stop))
+
+    def __len__(self) -> int:
+        """Rows written, committed or not."""
+        return len(self._all_written())
+
+    # Rows in
+
+    def append(
+        self, rows: Any, *, ids: Sequence[Any] | None = None, fingerprints: Array | None = None
+    ) -> None:
+        """Write rows after those that are there; durable at the next commit, a second away at most.
+
+        Args:
+            rows: (n, num_classes) or (n, num_members, num_classes), of the store's kind, as anything
+                that NumPy takes. May be reused by the caller afterwards.
+            ids: n keys, for a store that was promised them one batch at a time.
+            fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
+
+        Raises:
+            RowError: rows that do not fit or are no distributions, rows beyond the plan or over
+                rows that are there. Nothing of the batch was written.
+            SpaceError: the disk is full; the last commit stands.
+        """
+        self.write(self._position, rows, ids=ids, fingerprints=fingerprints)
+
+    def write(
+        self,
+        start: int,
+        rows: Any,
+        *,
+        ids: Sequence[Any] | None = None,
+        fingerprints: Array | None = None,
+    ) -> None:
+        """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
+        self._check_open()
+        values = _as_array(rows)
+        stop = start + len(values)
+        self._check_place(start, stop)
+        content = self._encoding.encode(values, self.schema, start)
+        columns = content + self._side_columns(start, stop, ids, fingerprints)
+        self._put(start, stop, columns)
+
+    def write_columns(self, start: int, columns: Sequence[Array]) -> None:
+        """Write rows as they are stored, one array a column: what a lossless copy uses.
+
+        Raises:
+            RowError: an array of another shape or dtype than its column, or values that break the schema.
+        """
+        self._check_open()
+        if len(columns) != len(self.schema.columns):
+            raise RowError(f"{len(columns)} arrays for {len(self.schema.columns)} columns")
+        stop = start + len(columns[0])
+        for column, array in zip(self.schema.columns, columns, strict=True):
+            if array.shape != (stop - start, *column.shape) or array.dtype != column.numpy_dtype:
+                raise RowError(
+                    f"column {column.name!r} stores {column.stored} of shape {column.shape} a row, "
+                    f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
+                )
+        self._check_place(start, stop)
+        self._encoding.check(columns[: len(self.schema.content)], self.schema, start)
+        self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
+
+    def _check_place(self, start: int, stop: int) -> None:
+        if start < 0:
+            raise RowError(f"rows start at 0, {start} came")
+        if self.num_samples is not None and stop > self.num_samples and not self._grows:
+            raise RowError(
+                f"the store plans {self.num_samples} rows, this batch would end at row {stop - 1}; "
+                "to extend it, resume it with exists='resume' and a larger num_samples"
+            )
+        taken = self._all_written().overlap(start, stop)
+        if taken:
+            raise RowError(f"{describe(taken)} are written already, and a row never changes")
+
+    def _side_columns(
+        self, start: int, stop: int, ids: Sequence[Any] | None, fingerprints: Array | None
+    ) -> list[Array]:
+        columns: list[Array] = []
+        for column in self.schema.columns[len(self.schema.content) :]:
+            if column.role == "id":
+                if ids is None and self._ids is None:
+                    raise RowError(
+                        f"the store keeps an id a row; give ids= for rows {start} to {stop - 1}"
+                    )
+                given = self._ids[start:stop] if self._ids is not None else None
+                array = encode_ids(ids, column, start) if ids is not None else given
+                if given is not None and ids is not None and not np.array_equal(array, given):
+                    raise RowError(
+                        f"ids for rows {start} to {stop - 1} differ from those of create"
+                    )
+            elif column.role == "fingerprint":
+                array = None if fingerprints is None else np.asarray(fingerprints, dtype="<u8")
+            else:
+                raise ArgumentError(f"column {column.name!r} is written through write_columns only")
+            if array is None or len(array) != stop - start:
+                came = "none" if array is None else str(len(array))
+                raise RowError(
+                    f"{stop - start} values of {column.name!r} were expected, {came} came"
+                )
+            columns.append(np.ascontiguousarray(array))
+        return columns
+
+    def _put(self, start: int, stop: int, columns: list[Array]) -> None:
+        if self._header.sealed:
+            self._unseal()
+        try:
+            if not self._pending.follows(start):
+                self._flush()
+            if self._pending.is_small(stop - start):
+                if not self._pending.fits(stop - start):
+                    self._flush()
+                self._pending.add(start, columns)
+            else:
+                self._flush()
+                self._ledger.put(start, columns)
+                self._written = self._written.add(start, stop)
+            self._position = stop
+            if time.monotonic() - self._last_commit >= self._commit_seconds:
+                self._begin_commit()
+        except OSError:
+            self._failed = True
+            raise
+
+    def _flush(self) -> None:
+        if self._pending.count:
+            start, columns = self._pending.start, self._pending.arrays()
+            self._ledger.put(start, columns)
+            self._written = self._written.add(start, start + self._pending.count)
+            self._pending.clear()
+
+    def _all_written(self) -> Ranges:
+        if not self._pending.count:
+            return self._written
+        return self._written.add(self._pending.start, self._pending.start + self._pending.count)
+
+    @property
+    def _end(self) -> int:
+        written = self._all_written().items
+        return written[-1][1] if written else 0
+
+    # Durable
+
+    def commit(self) -> None:
+        """Make every row so far durable; when it returns, no kill can lose them."""
+        self._check_open()
+        self._begin_commit()
+        self._join()
+
+    def _begin_commit(self) -> None:
+        self._flush()
+        self._join()
+        self._last_commit = time.monotonic()
+        runs = self._ledger.uncommitted()
+        whole = self._ledger.whole_units(self.num_samples)
+        if runs or whole:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="fostore-commit")
+            self._commit = self._thread.submit(self._commit_now, runs, whole, self._written)
+
+    def _commit_now(self, runs: list[Run], whole: list[Range], written: Ranges) -> None:
+        if runs:
+            self._units.sync()
+            self._units.commit(runs)
+        self._committed = written
+        for start, stop in whole:
+            self._ledger.seal(start, stop)
+
+    def _join(self) -> None:
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            try:
+                commit.result()
+            except BaseException:
+                self._failed = True
+                raise
+
+    def seal(self) -> None:
+        """All rows are there: publish the store with its digest. Sealing twice does nothing more.
+
+        Raises:
+            RowError: rows are missing; nothing was published, the last commit stands.
+        """
+        self._check_open()
+        missing = self.missing()
+        if missing:
+            raise RowError(
+                f"{describe(missing)} of {self.path} are missing; write them, or close() and go on "
+                "later with exists='resume'"
+            )
+        self.commit()
+        if self._header.sealed:
+            return
+        num_samples = self._end if self.num_samples is None else self.num_samples
+        digest = self._ledger.finish(replace(self._header, num_samples=num_samples))
+        self._header = replace(
+            self._header, num_samples=num_samples, sealed=True, digest=digest, updated=now()
+        )
+        self._units.finish(self._header)
+        if self._replaces is not None:
+            self._publish(self._replaces)
+
+    def _publish(self, target: Path) -> None:
+        """Put the whole new store in the place of the old one."""
+        self._units.close()
+        if target.exists():
+            disk.exchange(self.path, target)
+            disk.sync_directory(target.parent)
+            disk.remove(self.path)
+        else:
+            disk.rename(self.path, target)
+        disk.sync_directory(target.parent)
+        self.path, self._replaces = target, None
+
+    def _unseal(self) -> None:
+        """The first row after the last one of a sealed store: it goes on as a stream."""
+        self._header = replace(
+            self._header, num_samples=None, sealed=False, digest=None, updated=now()
+        )
+        self._units.replan(self._header)
+
+    # What goes with the rows
+
+    def set_identity(self, identity: Mapping[str, Any]) -> None:
+        """Record what the rows are made from; before the first row, durable when it returns."""
+        self._check_open()
+        self._header = replace(self._header, identity=check_json(dict(identity), "identity"))
+        self._units.replan(self._header)
+
+    def update_meta(self, meta: Mapping[str, Any]) -> None:
+        """Add or replace keys of the metadata; written when the store is sealed."""
+        self._check_open()
+        checked = check_json(dict(meta))
+        self._header = replace(self._header, meta={**self._header.meta, **checked})
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""
+        content = [self.read_side(c.name, start, stop) for c in self.schema.content]
+        return self._encoding.decode(content, self.schema)
+
+    def read_side(self, name: str, start: int, stop: int) -> Array:
+        """Rows of one column as stored."""
+        self._check_open()
+        self._flush()
+        if not self._written.covers(start, stop):
+            raise RowError(f"{describe(self._written.missing(stop, start))} are not written")
+        index = self.schema.index(name)
+        parts = geometry.split_at_units(start, stop, self._header.unit_rows)
+        arrays = [self._units.read(index, first, last) for _, first, last in parts]
+        column = self.schema.columns[index]
+        empty = np.empty((0, *column.shape), column.numpy_dtype)
+        return np.concatenate([empty, *arrays])
+
+    # End
+
+    def close(self) -> None:
+        """Commit what was appended and release the store; what is missing can be written later."""
+        if self._closed:
+            return
+        try:
+            if not self._failed and self._pid == os.getpid():
+                self.commit()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        try:
+            if self._thread is not None:
+                self._thread.shutdown(wait=True)
+            self._units.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                if not self._closed and not self.missing():
+                    self.seal()
+            finally:
+                self.close()
+            return
+        try:
+            self.close()
+        except (FostoreError, OSError) as second:
+            error.add_note(f"while closing {self.path}: {second}")
+        else:
+            error.add_note(
+                f"{len(self._committed)} rows of {self.path} are committed; "
+                "go on with exists='resume'"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArgumentError(f"the writer of {self.path} is closed")
+        if self._pid != os.getpid():
+            raise ArgumentError(f"{self.path} belongs to process {self._pid}, which opened it")
+        if self._failed:
+            raise FostoreError(f"writing {self.path} failed before; close it and resume")
+        if self._commit is not None and self._commit.done():
+            self._join()  # an error of the commit thread is raised here, one batch late
+
+    def _settle(self) -> None:
+        """Check what a kill left behind, and seal the units that it left whole."""
+        self._ledger.adopt()
+        for start, stop in self._ledger.whole_units(self.num_samples):
+            self._ledger.seal(start, stop)
+
+
+class _Pending:
+    """Small batches in a row, gathered into one."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._columns = schema.columns
+        self._capacity = max(_BATCH_BYTES // max(schema.row_bytes), 1)
+        self._arrays: list[Array] = []
+        self.start = 0
+        self.count = 0
+
+    def follows(self, start: int) -> bool:
+        return not self.count or start == self.start + self.count
+
+    def is_small(self, rows: int) -> bool:
+        return rows * 4 <= self._capacity
+
+    def fits(self, rows: int) -> bool:
+        return self.count + rows <= self._capacity
+
+    def add(self, start: int, columns: list[Array]) -> None:
+        if not self._arrays:
+            self._arrays = [
+                np.empty((self._capacity, *c.shape), c.numpy_dtype) for c in self._columns
+            ]
+        if not self.count:
+            self.start = start
+        end = self.count + len(columns[0])
+        for buffer, array in zip(self._arrays, columns, strict=True):
+            buffer[self.count : end] = array
+        self.count = end
+
+    def arrays(self) -> list[Array]:
+        return [buffer[: self.count] for buffer in self._arrays]
+
+    def clear(self) -> None:
+        self.count = 0
+
+
+def _as_array(rows: Any) -> Array:
+    """Rows as NumPy: arrays as they are, lists by NumPy, tensors through their own conversion."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
+        rows = rows.detach().cpu()
+    try:
+        return np.asarray(rows)
+    except (ValueError, TypeError) as error:
+        raise RowError(
+            f"rows of type {type(rows).__name__} do not make an array: {error}"
+        ) from error

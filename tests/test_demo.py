@@ -1,0 +1,109 @@
+"""The demo, run as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fostore
+from fostore import demo
+from fostore.errors import ArgumentError, FostoreError
+
+COMMAND = [sys.executable, "-c", "from fostore.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of one finished demo, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    result = subprocess.run(
+        [*COMMAND, "demo", "--folder", "made"], cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_demo_is_killed_resumes_and_computes_nothing_twice(outcome: tuple[Path, str]) -> None:
+    _, out = outcome
+    ran, committed = map(int, re.findall(r"after (\d+) batches; ([\d,]+) rows", out)[0])
+    resumed, first = re.findall(r"Resumed: (\d+) batches, from row ([\d,]+) on; 0 of", out)[0]
+    assert 0 < committed < 1297
+    assert committed <= ran * demo.BATCH_SIZE
+    assert int(first.replace(",", "")) == committed
+    assert int(resumed) == -(-(1297 - committed) // demo.BATCH_SIZE)
+    assert "digests equal" in out
+
+
+def test_the_three_stores_hold_the_same_distributions(outcome: tuple[Path, str]) -> None:
+    folder, out = outcome
+    stores = [fostore.open(folder / "made" / name) for name in (demo.STORE, demo.HDF5, demo.JSON)]
+    first = stores[0].take(range(1297))
+    for store in stores:
+        assert store.shape == (1297, 10)
+        assert store.verify() == []
+        np.testing.assert_array_equal(store.take(range(1297)), first)
+    digests = {store.digest()[:16] for store in stores if store.is_sealed}
+    assert len(digests) == 1
+    assert out.count(digests.pop()) >= 2
+
+
+def test_what_the_demo_says_to_try_next_works(outcome: tuple[Path, str]) -> None:
+    folder, out = outcome
+    lines = [line.strip() for line in out.partition("Try next:")[2].splitlines()]
+    commands = [line for line in lines if re.match(r"\S*(fostore|python) ", line)]
+    assert len(commands) == 7
+    for command in commands:
+        result = subprocess.run(
+            command, shell=True, cwd=folder, capture_output=True, text=True, timeout=100
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        assert result.stdout
+    members = fostore.open(folder / "made" / "members.zarr")
+    assert members.shape == (1297, 3, 10)
+    mean = members.take(range(1297)).mean(axis=1)
+    teacher = fostore.open(folder / "made" / demo.STORE)
+    np.testing.assert_allclose(mean, teacher.take(range(1297)), atol=1e-6)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ArgumentError, match="holds files that no demo made"):
+        demo.run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_earlier_demo_is_replaced_and_what_the_user_added_stays(tmp_path: Path) -> None:
+    for name in (*demo.MADE, demo.MARK, "members.zarr"):
+        (tmp_path / name).write_text("old")
+    demo._prepare(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {demo.MARK, "members.zarr"}
+
+
+@pytest.mark.parametrize("missing", ["torch", "sklearn"])
+def test_a_missing_library_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    find = demo.importlib.util.find_spec
+    monkeypatch.setattr(
+        demo.importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
+    with pytest.raises(FostoreError, match=f"needs {missing}.*pip install"):
+        demo.run(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_comparison_sees_a_flipped_bit_and_a_file_too_many(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "c").mkdir(parents=True)
+        (folder / "c" / "0").write_bytes(b"\x00\x01")
+        (folder / "zarr.json").write_text(folder.name)
+    assert demo._compare(one, other) == (1, [])
+    (other / "c" / "0").write_bytes(b"\x00\x03")
+    (one / "tail").write_bytes(b"")
+    assert demo._compare(one, other) == (2, ["c/0", "tail"])
