@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import inspect
 import os
 import pstats
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,7 @@ import _bench
 import numpy as np
 
 import fostore
+from fostore import disk, geometry
 
 COMMIT_SECONDS = 1.0
 RAM_DISK = Path("/dev/shm")
@@ -231,8 +235,6 @@ def sync(path: Path) -> None:
 
 def layout(folder: Path, work: Work) -> tuple[int, int]:
     """The unit and the inner chunk, in rows, that fostore chooses for this work."""
-    from fostore import geometry
-
     with fostore.create(
         folder / "layout.zarr",
         num_samples=work.num_rows,
@@ -293,13 +295,51 @@ def compare(folder: Path, work: Work, rounds: int, *, peers: bool) -> str:
 
 
 def profile(folder: Path, work: Work) -> None:
-    """Where the time of our own code goes, by function."""
+    """Where the time of our own code goes: by function, then by system call and thread."""
     for suffix in (".zarr", ".h5"):
+        path = folder / f"profile{suffix}"
+        write_store(path, work)  # modules load here
+        _bench.discard(path)
         profiler = cProfile.Profile()
-        profiler.runcall(write_store, folder / f"profile{suffix}", work)
+        profiler.runcall(write_store, path, work)
         print(f"\n{work.name}, {suffix}, {-(-work.num_rows // work.batch_rows)} batches")
         pstats.Stats(profiler).sort_stats("tottime").print_stats(18)
-        _bench.discard(folder / f"profile{suffix}")
+        _bench.discard(path)
+        with timed_disk() as calls:
+            write_store(path, work)
+        _bench.discard(path)
+        lines = [
+            [name, thread, str(len(times)), f"{sum(times) * 1e3:.1f}", f"{max(times) * 1e3:.2f}"]
+            for (name, thread), times in sorted(calls.items(), key=lambda item: -sum(item[1]))
+        ]
+        print(_bench.table(["call of fostore.disk", "thread", "calls", "ms", "longest, ms"], lines))
+
+
+@contextmanager
+def timed_disk() -> Iterator[dict[tuple[str, str], list[float]]]:
+    """Seconds of every call that changes the disk, by name and thread, while the block runs."""
+    calls: dict[tuple[str, str], list[float]] = {}
+    originals = {
+        name: value
+        for name, value in vars(disk).items()
+        if inspect.isfunction(value) and value.__module__ == disk.__name__
+    }
+
+    def timed(name: str, *arguments: Any, **options: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return originals[name](*arguments, **options)
+        finally:
+            key = name, threading.current_thread().name.split("_")[0]
+            calls.setdefault(key, []).append(time.perf_counter() - begin)
+
+    for name in originals:
+        setattr(disk, name, partial(timed, name))
+    try:
+        yield calls
+    finally:
+        for name, original in originals.items():
+            setattr(disk, name, original)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -60,6 +60,10 @@ def make_data():
     return data
 
 
+def collate(samples):
+    return np.stack(samples)
+
+
 def take_label_away(sample):
     return sample[0]
 """
@@ -98,9 +102,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return Cli(capsys)
 
 
-def spawn(*arguments: str, code: str = "from fostore.cli import main; main()") -> list[str]:
+def spawn(*arguments: str) -> list[str]:
     """The command line as a process of its own."""
-    return [sys.executable, "-c", code, *arguments]
+    return [sys.executable, "-m", "fostore.cli", *arguments]
 
 
 def write(path: str, rows: int = 8, *, planned: int | None = None) -> fostore.Store:
@@ -125,7 +129,9 @@ def unit_file(store: str) -> Path:
 
 def test_importing_the_command_line_loads_no_framework_and_no_format(tmp_path: Path) -> None:
     code = "import sys; import fostore.cli; print(*sys.modules)"
-    result = subprocess.run(spawn(code=code), capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert "typer" in loaded, result.stderr
     assert not loaded & {"torch", "jax", "zarr", "h5py", "tqdm", "orjson", "numpy", "rich"}
@@ -209,6 +215,7 @@ def test_generate_passes_every_option_on(run: Cli) -> None:
         *["--no-factory", "--device", "cpu", "--batch-size", "7", "--output-mode", "logits"],
         *["--output-transform", "models.py:transform", "--model-name", "a net"],
         *["--input-getter", "models.py:take_label_away", "--exists", "fail"],
+        *["--collate-fn", "models.py:collate", "--temperature", "2"],
         *["--store-as", "logits", "--dtype", "float16", "--rows", "0:50", "--unit-rows", "2048"],
         *["--commit-seconds", "0.5", "--tol", "0.01", "--class-names", "@names.txt"],
         *["--meta", "split=test", "--meta", "seeds=[1, 2]", "--meta-file", "meta.json"],
@@ -229,7 +236,7 @@ def test_generate_passes_every_option_on(run: Cli) -> None:
     assert store.meta["model_name"] == "a net"
     import models
 
-    logits = models.net(np.stack([x for x, _ in models.data])) / 2
+    logits = models.net(np.stack([x for x, _ in models.data])) / 2 / 2
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(store.take(range(50)), expected, atol=2e-3)
 
@@ -255,15 +262,21 @@ def test_a_part_of_the_rows_leaves_a_store_that_is_not_finished(run: Cli) -> Non
     assert "x.zarr: 50 rows" in rest.out, rest.err
 
 
-def test_an_existing_store_is_refused_where_that_is_asked(run: Cli) -> None:
-    write("x.zarr")
-    before = fostore.open("x.zarr").digest()
+def test_an_existing_store_goes_on_or_is_refused_or_replaced_as_asked(run: Cli) -> None:
     command = ["generate", "models.py:net", "models.py:data", "-o", "x.zarr", *OPTIONS]
-    result = run(*command, "--exists", "fail")
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("error: ")
-    assert len(result.err.splitlines()) == 1
-    assert fostore.open("x.zarr").digest() == before
+    first = run(*command)
+    assert run(*command) == first
+    refused = run(*command, "--exists", "fail")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("error: 'x.zarr' exists")
+    assert len(refused.err.splitlines()) == 1
+    kept = fostore.open("x.zarr").header
+    other = [*command, "--output-transform", "models.py:transform"]
+    mismatch = run(*other)
+    assert (mismatch.code, mismatch.out) == (1, "")
+    assert fostore.open("x.zarr").header == kept
+    assert run(*other, "--exists", "overwrite").code == 0
+    assert fostore.open("x.zarr").digest() != kept.digest
 
 
 def test_a_model_that_fails_is_one_line_and_a_traceback_on_request(run: Cli) -> None:

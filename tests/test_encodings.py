@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fostore.encodings import ENCODINGS, encoding_of, make_schema
-from fostore.errors import ArgumentError, RowError, UnsupportedError
+from fostore.errors import ArgumentError, FormatError, RowError, UnsupportedError
 from fostore.schema import COUNTS, FLOATS, Array, Schema
 
 KINDS = [(kind, dtype) for kind in ("probs", "log_probs", "logits") for dtype in FLOATS]
@@ -126,7 +127,7 @@ def test_a_batch_has_the_same_bytes_however_it_is_cut(
     whole = encoding.encode(rows, schema, 0)
     cuts = [0, 1, 4, 11, len(rows)]
     parts = [
-        encoding.encode(rows[a:b], schema, a) for a, b in zip(cuts, cuts[1:], strict=False) if a < b
+        encoding.encode(rows[a:b], schema, a) for a, b in itertools.pairwise(cuts) if a < b
     ]
     for i, column in enumerate(whole):
         np.testing.assert_array_equal(column, np.concatenate([part[i] for part in parts]))
@@ -220,7 +221,7 @@ def test_a_row_that_is_not_finite_is_refused_by_name(kind: str, dtype: str, bad:
 @pytest.mark.parametrize("dtype", list(FLOATS))
 def test_the_error_shows_the_numbers_that_the_caller_knows(dtype: str) -> None:
     schema = schema_of("probs", dtype, None, 2)
-    with pytest.raises(RowError, match="^row 0 sums to 145.67, expected 1 within"):
+    with pytest.raises(RowError, match=r"^row 0 sums to 145.67, expected 1 within"):
         encoding_of(schema).encode(np.array([[145.5, 0.17]]), schema, 0)
     with pytest.raises(RowError, match=r"^row 0 sums to 1e\+10"):
         encoding_of(schema).encode(np.array([[1e10, 0.0]]), schema, 0)
@@ -231,7 +232,7 @@ def test_the_error_shows_the_numbers_that_the_caller_knows(dtype: str) -> None:
 def test_rows_that_only_rounding_spoils_are_refused_with_the_reason() -> None:
     schema = replace(schema_of("probs", "float16", None, 3000), sum_tolerance=1e-5)
     rows = np.full((2, 3000), 1 / 3000)
-    with pytest.raises(RowError, match="^rounded to float16, row 0 sums to.*use a wider dtype"):
+    with pytest.raises(RowError, match=r"^rounded to float16, row 0 sums to.*use a wider dtype"):
         encoding_of(schema).encode(rows, schema, 0)
 
 
@@ -311,14 +312,14 @@ def test_float32_logits_at_the_ends_of_their_range_do_not_overflow_the_shift() -
 
 def test_logits_without_any_finite_class_are_refused() -> None:
     schema = schema_of("logits", "float32", None, 2)
-    with pytest.raises(RowError, match="^row 8 is minus infinity for every class"):
+    with pytest.raises(RowError, match=r"^row 8 is minus infinity for every class"):
         encoding_of(schema).encode(np.float32([[0, 1], [-np.inf, -np.inf]]), schema, 7)
 
 
 def test_a_level_beyond_float32_is_refused_and_float64_takes_it() -> None:
     rows = np.array([[0.0, 1.0], [1e300, 0.0]])
     schema = schema_of("logits", "float32", None, 2)
-    with pytest.raises(RowError, match="^row 1 has logits beyond the range.*float64"):
+    with pytest.raises(RowError, match=r"^row 1 has logits beyond the range.*float64"):
         encoding_of(schema).encode(rows, schema, 0)
     schema = schema_of("logits", "float64", None, 2)
     _, level = encoding_of(schema).encode(rows, schema, 0)
@@ -347,7 +348,7 @@ def test_counts_take_any_integer_that_fits_and_refuse_the_next(dtype: str) -> No
     if most < 2**63:
         with pytest.raises(RowError, match=f"^row 9 holds {most + 1} at class 1.*wider dtype"):
             encoding_of(schema).encode(np.array([[1, most + 1]]), schema, 9)
-    with pytest.raises(RowError, match="^row 9 holds -1 at class 0.*votes are 0 or more"):
+    with pytest.raises(RowError, match=r"^row 9 holds -1 at class 0.*votes are 0 or more"):
         encoding_of(schema).encode(np.array([[-1, 3]]), schema, 9)
 
 
@@ -356,10 +357,10 @@ def test_a_row_without_votes_is_refused() -> None:
     rows = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 0]])
     with pytest.raises(RowError, match=r"^row 1 has no votes \(2 of 3 rows\)"):
         encoding_of(schema).encode(rows, schema, 0)
-    with pytest.raises(RowError, match="^row 1 has no votes"):
+    with pytest.raises(RowError, match=r"^row 1 has no votes"):
         encoding_of(schema).check([rows.astype(np.uint8)], schema, 0)
     schema = schema_of("counts", "uint8", 2, 2)
-    with pytest.raises(RowError, match="^row 0, member 1 has no votes"):
+    with pytest.raises(RowError, match=r"^row 0, member 1 has no votes"):
         encoding_of(schema).encode(np.array([[[1, 0], [0, 0]]]), schema, 0)
 
 
@@ -430,6 +431,39 @@ def test_encodings_refuse_kinds_and_dtypes_that_they_cannot_keep() -> None:
 def test_an_unknown_encoding_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="'topk' is not known"):
         make_schema(3, encoding={"name": "topk"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("probs", {"num_classes": 8}),
+        ("probs", {"num_members": 2}),
+        ("probs", {"kind": "log_probs"}),
+        ("probs", {"kind": "logits"}),
+        ("probs", {"kind": "counts"}),
+        ("logits", {"kind": "probs"}),
+        ("logits", {"columns": schema_of("logits", "float32", None).columns[:1]}),
+        ("logits", {"columns": schema_of("logits", "float32", None).columns[::-1]}),
+        ("probs", {"encoding": {"name": "counts"}}),
+        ("counts", {"encoding": {"name": "dense"}}),
+    ],
+)
+def test_a_schema_whose_columns_are_not_its_encodings_is_refused(
+    kind: str, change: dict[str, Any]
+) -> None:
+    schema = replace(make_schema(7, kind=kind), **change)
+    with pytest.raises(FormatError, match=r"the store begins with|contradicts itself"):
+        encoding_of(schema)
+
+
+def test_logits_of_another_shift_are_refused_and_newer_keys_are_not() -> None:
+    schema = schema_of("logits", "float32", None)
+    logits, level = schema.columns
+    other = replace(schema, columns=(replace(logits, extra={"shift": "mean"}), level))
+    with pytest.raises(FormatError, match="the store begins with"):
+        encoding_of(other)
+    newer = replace(logits, extra={"shift": "row_max", "more": 1})
+    assert encoding_of(replace(schema, columns=(newer, level))).name == "dense"
 
 
 def test_every_encoding_says_its_own_name() -> None:

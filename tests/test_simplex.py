@@ -73,7 +73,7 @@ def test_the_sum_decides_as_it_does_in_float64(
     if off <= tol:
         check(rows, dtype, tol)
     else:
-        with pytest.raises(RowError, match="2 of 2 rows are bad: rows 0 and 1|rows 0 to 1"):
+        with pytest.raises(RowError, match=r"2 of 2 rows are bad: rows 0 and 1|rows 0 to 1"):
             check(rows, dtype, tol)
 
 
@@ -109,7 +109,7 @@ def test_the_message_counts_the_bad_rows_and_lists_the_first() -> None:
 def test_a_bad_member_is_named() -> None:
     rows = rows_of((4, 3, 5), "float32")
     rows[2, 1, 0] = np.nan
-    with pytest.raises(RowError, match="^row 2, member 1 holds nan at class 0"):
+    with pytest.raises(RowError, match=r"^row 2, member 1 holds nan at class 0"):
         simplex.check_probs(rows, 1e-3)
 
 
@@ -150,7 +150,7 @@ def test_log_probs_may_be_minus_infinity_and_nothing_else_that_is_not_finite(dty
     simplex.check_log_probs(good, 1e-3, bfloat16=halves)
     for bad in (np.nan, -np.nan, np.inf, 0.5):
         rows = stored(np.array([[0.0, -np.inf], [0.0, bad]]), dtype)
-        with pytest.raises(RowError, match="^row 1 "):
+        with pytest.raises(RowError, match=r"^row 1 "):
             simplex.check_log_probs(rows, 1e-3, bfloat16=halves)
 
 
@@ -164,7 +164,7 @@ def test_logits_may_mask_classes_but_not_all(dtype: str) -> None:
     halves = dtype == "bfloat16"
     simplex.check_logits(stored(np.array([[-np.inf, 3.0], [-9.0, 2.0]]), dtype), bfloat16=halves)
     for bad in ([-np.inf, -np.inf], [np.nan, 1.0], [-np.nan, 1.0], [np.inf, 1.0]):
-        with pytest.raises(RowError, match="^row 11 "):
+        with pytest.raises(RowError, match=r"^row 11 "):
             simplex.check_logits(stored(np.array([[0.0, 1.0], bad]), dtype), 10, bfloat16=halves)
 
 
@@ -173,7 +173,7 @@ def test_check_finite_refuses_every_infinity_and_nan(dtype: str) -> None:
     halves = dtype == "bfloat16"
     simplex.check_finite(stored(np.array([[-3e4, 3e4]]), dtype), bfloat16=halves)
     for bad in (np.inf, -np.inf, np.nan, -np.nan):
-        with pytest.raises(RowError, match="^row 1 holds"):
+        with pytest.raises(RowError, match=r"^row 1 holds"):
             simplex.check_finite(stored(np.array([[0.0], [bad]]), dtype), bfloat16=halves)
 
 

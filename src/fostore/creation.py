@@ -81,8 +81,7 @@ def create(
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
-    given = isinstance(ids, (Sequence, np.ndarray)) and not isinstance(ids, str)
-    if given and num_samples is not None and len(ids) != num_samples:
+    if ids is not None and not isinstance(ids, str) and num_samples not in (None, len(ids)):
         raise ArgumentError(f"{len(ids)} ids for {num_samples} samples")
     checked_meta = check_json(dict(meta or {}))
     checked_identity = check_json(dict(identity or {}), "identity")

@@ -115,17 +115,12 @@ def _clear(folder: Path) -> None:
 
 
 def _show(folder: Path) -> None:
-    import torch
+    from fostore.torch import digits
 
-    # The nets are tiny: two threads would only wait for each other, and the sums stay the same on any machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with digits.one_thread():
         scans = _train(folder)
-        stores = [_kill_and_resume(folder, scans), *_write_twins(folder, scans)]
+        stores = [_kill_and_resume(folder, scans), *_write_twins(folder)]
         _print_stores(stores, scans)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train(folder: Path) -> Scans:
@@ -153,9 +148,11 @@ def _kill_and_resume(folder: Path, scans: Scans) -> Store:
     before = _die_in_the_middle(folder, len(scans))
     with fostore.open(folder / STORE) as store:
         committed = len(store)
+    finished = sum(batch.start + batch.rows <= committed for batch in before)
     _print(
         f"Killed: a process streamed its distributions over the other {len(scans):,} scans and killed "
-        f"itself (SIGKILL) after {len(before)} batches; {committed:,} rows are committed."
+        f"itself (SIGKILL) after {len(before)} batches; {finished} of them ({committed:,} rows) are "
+        "committed."
     )
     after: list[Batch] = []
     with _listening(Teacher.load(folder / WEIGHTS), scans, after.append) as teacher:
@@ -194,8 +191,6 @@ def _stream(teacher: Teacher, scans: Scans, path: Path, *, progress: bool) -> St
         scans,
         progress=progress,
         store=path,
-        ids=scans.numbers,
-        class_names=[str(digit) for digit in range(10)],
         meta={"dataset": "scikit-learn digits", "part": "the scans that the teacher has not seen"},
         commit_seconds=COMMIT_SECONDS,
     )
@@ -232,11 +227,8 @@ def _die_in_the_middle(folder: Path, num_samples: int) -> list[Batch]:
 
 def _stream_and_die(folder: Path) -> None:
     """What the process of `_die_in_the_middle` does: half of the batches, each noted, then SIGKILL."""
-    import torch
+    from fostore.torch.digits import Scans, Teacher, one_thread
 
-    from fostore.torch.digits import Scans, Teacher
-
-    torch.set_num_threads(1)
     scans = Scans("rest")
     batches = 0
 
@@ -249,7 +241,7 @@ def _stream_and_die(folder: Path) -> None:
         if batches > len(scans) / BATCH_SIZE / 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with _listening(Teacher.load(folder / WEIGHTS), scans, note) as teacher:
+    with one_thread(), _listening(Teacher.load(folder / WEIGHTS), scans, note) as teacher:
         _stream(teacher, scans, folder / STORE, progress=False)
 
 
@@ -291,20 +283,17 @@ def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
     return len(names), differing
 
 
-def _write_twins(folder: Path, scans: Scans) -> list[Store]:
+def _write_twins(folder: Path) -> list[Store]:
     """The same distributions as HDF5, through the writer, and as the guide's JSON."""
     import fostore
     from fostore.torch import FirstOrderDataGenerator
     from fostore.torch.digits import Teacher
 
     source = fostore.open(folder / STORE)
-    ids = source.ids
     with fostore.create(
         folder / HDF5,
         num_samples=len(source),
         num_classes=source.num_classes,
-        class_names=source.schema.class_names,
-        ids=None if ids is None else ids.tolist(),
         meta=source.meta,
     ) as writer:
         for start in range(0, len(source), BATCH_SIZE):
@@ -318,13 +307,15 @@ def _print_stores(stores: list[Store], scans: Scans) -> None:
     from fostore.cli.info import human_bytes, size_on_disk
 
     _print("\nThe same distributions in three formats, opened and asked:")
-    _print(f"  {'store':<14}{'shape':<12}{'dtype':<10}{'on disk':<11}{'accuracy':<10}digest")
+    _print(
+        f"  {'store':<14}{'shape':<12}{'dtype':<10}{'on disk':<11}{'accuracy':<10}digest (begins with)"
+    )
     for store in stores:
         rows = store.take(range(len(store)))
         accuracy = float((rows.argmax(axis=1) == scans.labels).mean())
         size = human_bytes(size_on_disk(store.path)["bytes"])
         shape = " x ".join(f"{n:,}" for n in store.shape)
-        digest = store.digest()[:16] if store.is_sealed else "none"
+        digest = store.digest()[:23] if store.is_sealed else "none"
         _print(
             f"  {store.path.name:<14}{shape:<12}{store.schema.dtype:<10}{size:<11}"
             f"{accuracy:<10.1%}{digest}"
@@ -333,7 +324,7 @@ def _print_stores(stores: list[Store], scans: Scans) -> None:
 
 
 def _show_next(folder: Path) -> None:
-    command, python = _program("fostore"), _program("python")
+    command, python = _programs()
     zarr, h5 = folder / STORE, folder / HDF5
     _print(
         f"""
@@ -341,7 +332,7 @@ Try next:
   {command} info {zarr}
   {command} verify {h5}
   {command} generate {folder / MODULE}:members {folder / MODULE}:scans -o {folder / "members.zarr"}
-      (an ensemble: three distributions a scan, interrupt it and run it again)
+      (the three networks as an ensemble: a member axis)
   {python} -c "import fostore; s = fostore.open('{zarr}'); print(s, s[0], s.take([5, 3, 5]).shape)"
 
 Without fostore:
@@ -352,15 +343,19 @@ Without fostore:
     )
 
 
-def _program(name: str) -> str:
-    """How to call a program of this environment from the current folder."""
-    ours = Path(sys.executable).with_name(name)
-    if not ours.exists() or shutil.which(name) == str(ours):
-        return name
-    try:
-        return str(ours.relative_to(Path.cwd()))
-    except ValueError:
-        return str(ours)
+def _programs() -> tuple[str, str]:
+    """How to call fostore and python of this environment from the current folder."""
+
+    def called(path: Path) -> str:
+        if shutil.which(path.name) == str(path):
+            return path.name
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+    python = Path(sys.executable)
+    script = python.with_name("fostore")
+    if not script.exists():  # fostore is on the path of modules, not installed
+        return f"{called(python)} -m fostore.cli", called(python)
+    return called(script), called(python)
 
 
 @contextmanager

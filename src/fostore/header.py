@@ -128,3 +128,5 @@ class Header:
             raise FormatError(f"{where}: unit_rows is {self.unit_rows}, too few for whole pages")
         if self.sealed and self.num_samples is None:
             raise FormatError(f"{where}: the store is sealed and has no num_samples")
+        if self.sealed and self.digest is None:
+            raise FormatError(f"{where}: the store is sealed and has no digest")

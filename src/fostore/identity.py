@@ -18,6 +18,8 @@ import numpy as np
 from fostore.errors import IdentityError
 from fostore.schema import Array
 
+_CALL = "__call__"
+
 Leaves = Callable[[Any], "dict[str, str] | None"]
 """Entries of the arrays in nested data, by path; None where something in it cannot be hashed."""
 
@@ -93,7 +95,7 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
             if leaf.ndim and leaf.shape[0] == rows:
                 seed = digest(f"{path} {leaf.dtype.name} {leaf.shape[1:]}".encode())
                 size = leaf.nbytes // rows if rows else 0
-                view = memoryview(leaf.reshape(-1).view(np.uint8)) if leaf.size else memoryview(b"")
+                view: Any = memoryview(_bytes_of(leaf))
                 hashes.append(
                     [digest(view[at : at + size], seed) for at in range(0, rows * size, size)]
                     if size
@@ -158,7 +160,8 @@ def describe_function(function: Callable[..., Any] | None) -> dict[str, Any] | N
 
 def source_hash(function: Callable[..., Any]) -> str | None:
     """The hash of a Python function's source and captured plain values; None where there is none."""
-    target = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
+    # Of an object with a __call__ of its own, that method is the function.
+    target = function if inspect.isroutine(function) else getattr(type(function), _CALL, None)
     code = getattr(target, "__code__", None)
     if code is None:
         return None

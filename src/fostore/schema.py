@@ -128,11 +128,10 @@ class Column:
         if column.role not in ROLES:
             raise UnsupportedError(f"{where}: column {column.name!r} has the role {column.role!r}")
         sizes_fit = all(type(n) is int and n > 0 for n in column.shape)
-        if len(column.axes) != len(column.shape) or not sizes_fit:
+        names_fit = all(isinstance(axis, str) for axis in column.axes)
+        if len(column.axes) != len(column.shape) or not sizes_fit or not names_fit:
             raise FormatError(f"{where}: column {column.name!r} has axes and shape that disagree")
-        if not all(isinstance(axis, str) for axis in column.axes) or (
-            column.row_bytes > _MAX_ROW_BYTES
-        ):
+        if column.row_bytes > _MAX_ROW_BYTES:
             raise FormatError(f"{where}: column {column.name!r} has rows of over 1 GiB")
         return column
 

@@ -221,7 +221,8 @@ class Store(Mapping[int, Array]):
             raise ArgumentError(
                 f"a row is an integer or a slice, {row!r} came; take() gathers"
             ) from error
-        return self.take((index,))[0]
+        row_of: Array = self.take((index,))[0]
+        return row_of
 
     def __iter__(self) -> Iterator[int]:
         for start, stop in self.committed:
@@ -231,7 +232,7 @@ class Store(Mapping[int, Array]):
         return len(self.committed)
 
     def __contains__(self, row: object) -> bool:
-        return isinstance(row, (int, np.integer)) and row in self.committed
+        return isinstance(row, (int, np.integer)) and int(row) in self.committed
 
     def items(self) -> Any:
         """(row, distribution) pairs, read piece by piece: memory does not grow with the store."""

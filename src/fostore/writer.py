@@ -27,7 +27,7 @@ from fostore.ledger import Ledger
 from fostore.lock import Lock
 from fostore.ranges import Range, Ranges, describe
 from fostore.sample_ids import encode_ids
-from fostore.schema import Array, Schema
+from fostore.schema import Array, Column, Schema
 
 _BATCH_BYTES = 1 << 20  # smaller batches are gathered up to this size: one system call, one hash
 
@@ -183,18 +183,10 @@ class Writer:
         self, start: int, stop: int, ids: Sequence[Any] | None, fingerprints: Array | None
     ) -> list[Array]:
         columns: list[Array] = []
+        array: Array | None
         for column in self.schema.columns[len(self.schema.content) :]:
             if column.role == "id":
-                if ids is None and self._ids is None:
-                    raise RowError(
-                        f"the store keeps an id a row; give ids= for rows {start} to {stop - 1}"
-                    )
-                given = self._ids[start:stop] if self._ids is not None else None
-                array = encode_ids(ids, column, start) if ids is not None else given
-                if given is not None and ids is not None and not np.array_equal(array, given):
-                    raise RowError(
-                        f"ids for rows {start} to {stop - 1} differ from those of create"
-                    )
+                array = self._ids_of(column, start, stop, ids)
             elif column.role == "fingerprint":
                 array = None if fingerprints is None else np.asarray(fingerprints, dtype="<u8")
             else:
@@ -206,6 +198,19 @@ class Writer:
                 )
             columns.append(np.ascontiguousarray(array))
         return columns
+
+    def _ids_of(self, column: Column, start: int, stop: int, ids: Sequence[Any] | None) -> Array:
+        planned = None if self._ids is None else self._ids[start:stop]
+        if ids is None:
+            if planned is None:
+                raise RowError(
+                    f"the store keeps an id a row; give ids= for rows {start} to {stop - 1}"
+                )
+            return planned
+        given = encode_ids(ids, column, start)
+        if planned is not None and not np.array_equal(given, planned):
+            raise RowError(f"ids for rows {start} to {stop - 1} differ from those of create")
+        return given
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
         if self._header.sealed:

@@ -89,6 +89,15 @@ def generate(
             metavar="NAME:ATTR", help="A function of a sample, to its input.", rich_help_panel=MODEL
         ),
     ] = None,
+    collate_fn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:ATTR", help="Makes a batch of a list of samples.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="By which logits are divided.", rich_help_panel=MODEL)
+    ] = 1.0,
     model_name: Annotated[
         str | None, typer.Option(help="What the metadata calls the model.", rich_help_panel=MODEL)
     ] = None,
@@ -187,12 +196,6 @@ def generate(
         named_meta = options.parse_meta(meta or (), meta_file)
         names, keys = options.parse_names(class_names), options.parse_ids(ids)
         row_range = options.parse_rows(rows)
-        transform = (
-            None
-            if output_transform is None
-            else target.load(output_transform, "--output-transform")
-        )
-        getter = None if input_getter is None else target.load(input_getter, "--input-getter")
         the_model = target.model_of(target.load(model, "MODEL"), model, factory)
         the_dataset = target.dataset_of(target.load(dataset, "DATASET"), dataset)
         chosen = target.framework_of(the_model, the_dataset) if framework == "auto" else framework
@@ -201,8 +204,8 @@ def generate(
             device=device,
             batch_size=batch_size,
             output_mode=output_mode,
-            output_transform=transform,
-            input_getter=getter,
+            output_transform=_function(output_transform, "--output-transform"),
+            input_getter=_function(input_getter, "--input-getter"),
             model_name=model_name,
         )
         store = generator.generate_distributions(
@@ -219,10 +222,16 @@ def generate(
             unit_rows=unit_rows,
             commit_seconds=commit_seconds,
             tol=tol,
+            collate_fn=_function(collate_fn, "--collate-fn"),
+            temperature=temperature,
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
         )
         typer.echo(summary(store))
+
+
+def _function(text: str | None, option: str) -> Any:
+    return None if text is None else target.load(text, option)
 
 
 def summary(store: Any) -> str:

@@ -19,6 +19,7 @@ Examples:
 """
 
 _SHORT = 72
+_MANY = 6
 
 
 def info(
@@ -111,14 +112,15 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))
     yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
-    yield _line("on disk", f"{human_bytes(size['allocated'])} in {size['files']:,} files")
+    yield _line("on disk", f"{human_bytes(size['allocated'])} in {_count(size['files'], 'file')}")
     for title in ("identity", "meta", "software"):
         label = title
         for key, value in _flat(facts[title]):
             yield _line(label, f"{key}: {_shorten(str(value))}")
             label = ""
-    yield _line("created", facts["created"])
-    yield _line("updated", facts["updated"])
+    for label in ("created", "updated"):
+        if facts[label]:
+            yield _line(label, facts[label])
 
 
 def _line(label: str, value: Any) -> str:
@@ -126,14 +128,22 @@ def _line(label: str, value: Any) -> str:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested objects as dotted keys, so that each value has a line."""
+    """Nested values as dotted keys, a line each; what is too much for people to read is counted."""
     for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
-        elif isinstance(item, list) and len(item) > 8:
-            yield f"{prefix}{key}", f"{len(item):,} values"
+        nested = isinstance(item, list) and item and all(isinstance(i, Mapping) for i in item)
+        if isinstance(item, (Mapping, list)) and len(item) > _MANY:
+            yield f"{prefix}{key}", f"{_count(len(item), 'entry')}, see --json"
+        elif isinstance(item, Mapping) or nested:
+            inner = item if isinstance(item, Mapping) else dict(enumerate(item))
+            yield from _flat({str(k): v for k, v in inner.items()}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun.removesuffix('y')}ies" if noun[-1] == "y" else f"{number:,} {noun}s"
 
 
 def _shorten(text: str) -> str:

@@ -6,10 +6,11 @@ An encoding is one file in this folder and one line in `ENCODINGS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
-from fostore.errors import ArgumentError, UnsupportedError
+from fostore.errors import ArgumentError, FormatError, UnsupportedError
 from fostore.schema import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
 
 
@@ -52,8 +53,31 @@ ENCODINGS = {"dense": "fostore.encodings.dense", "counts": "fostore.encodings.co
 
 
 def encoding_of(schema: Schema) -> Encoding:
-    """The encoding that a schema names; an unknown one is refused by name."""
-    return _load(str(schema.encoding.get("name")))
+    """The encoding that a schema names.
+
+    Raises:
+        UnsupportedError: an encoding that this release does not have; names it.
+        FormatError: the content columns are not those that it makes of this kind, dtype and shape.
+    """
+    encoding = _load(str(schema.encoding.get("name")))
+    try:
+        made = encoding.columns(schema.kind, schema.dtype, schema.row_axes, schema.row_shape)
+    except ArgumentError as error:
+        raise FormatError(f"the schema contradicts itself: {error}") from error
+    found = schema.columns[: len(made)]
+    if len(schema.content) != len(made) or not all(map(_is_column, found, made)):
+        raise FormatError(
+            f"{schema.kind} as {schema.dtype} of shape {schema.row_shape} a row have the columns "
+            f"{[(c.name, c.stored, c.shape) for c in made]}, the store begins with "
+            f"{[(c.name, c.stored, c.shape) for c in found]}"
+        )
+    return encoding
+
+
+def _is_column(found: Column, made: Column) -> bool:
+    """Whether a column says all that its encoding says of it; a newer release may say more."""
+    same = replace(found, extra={}) == replace(made, extra={})
+    return same and all(found.extra.get(key) == value for key, value in made.extra.items())
 
 
 def _load(name: str) -> Encoding:

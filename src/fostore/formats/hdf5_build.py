@@ -9,8 +9,8 @@ one disk sector: where nothing else changes, as at the end of a run, not even a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,15 @@ from fostore.formats.hdf5_file import (
     MIRRORS,
     PROGRESS,
     RUNS_MAGIC,
-    HDF5Stream,
     Layout,
     Mirror,
     Place,
     inspect,
     num_blocks,
     num_hashed,
-    read_at,
     write_record,
 )
+from fostore.formats.hdf5_stream import HDF5Stream, read_at
 from fostore.header import Header
 
 PAGE = 4096
@@ -79,44 +78,31 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
     runs_room = _pages(slots.HEAD.size + slots.ENTRY.size * (units + SPARE_RUNS))
     texts = mirror_texts(header)
     rooms = {name: len(text) * 3 // 2 + _SPARE_BYTES for name, text in texts.items()}
-    short = {name for name, text in texts.items() if len(text) + _SECTOR <= MAX_ATTRIBUTE}
+    short = [name for name, text in texts.items() if len(text) + _SECTOR <= MAX_ATTRIBUTE]
 
-    file = HDF5Stream(fd, 0)
-    try:
-        with h5py.File(
-            file,
-            "w",
-            libver="earliest",
-            alignment_threshold=1,  # rows and slots start at a page, whatever their size
-            alignment_interval=PAGE,
-            track_order=False,
-        ) as hdf5:
-            for name in MIRRORS:
-                if name in short:
-                    _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], MAX_ATTRIBUTE)))
-            uint8 = np.dtype("u1")
-            _allocate(hdf5.id, HEADER, (2, header_room), uint8)
-            _allocate(hdf5.id, PROGRESS, (2, runs_room), uint8)
-            _allocate(hdf5.id, HASHES, (num_blocks(header), num_hashed(header), 32), uint8)
-            for name in MIRRORS:
-                if name not in short:
-                    _allocate(hdf5.id, name, (rooms[name],), uint8)
-            for column in header.schema.columns:
-                dataset = _allocate(
-                    hdf5.id, column.name, (num_samples, *column.shape), column.numpy_dtype
-                )
-                axes = (header.schema.row_axis, *column.axes)
-                width = max(len(axis.encode()) for axis in axes) or 1
-                labels = np.array([axis.encode() for axis in axes], dtype=f"S{width}")
-                h5py.Dataset(dataset).attrs.create("axes", labels)
-            offsets = {
-                name: h5py.h5d.open(hdf5.id, name.encode()).get_offset()
-                for name in (HEADER, PROGRESS)
-            }
-    except Exception:
-        if file.error is not None:
-            raise file.error from None
-        raise
+    uint8 = np.dtype("u1")
+    datasets: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+        HEADER: ((2, header_room), uint8),
+        PROGRESS: ((2, runs_room), uint8),
+        HASHES: ((num_blocks(header), num_hashed(header), 32), uint8),
+        **{name: ((rooms[name],), uint8) for name in MIRRORS if name not in short},
+        **{c.name: ((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns},
+    }
+    with _writing(
+        fd, "w"
+    ) as hdf5:  # everything that describes comes first in the file, close together
+        for name in short:
+            _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], MAX_ATTRIBUTE)))
+        for name, (shape, dtype) in datasets.items():
+            _describe(hdf5, name, shape, dtype)
+        for column in header.schema.columns:
+            axes = [axis.encode() for axis in (header.schema.row_axis, *column.axes)]
+            hdf5[column.name].attrs.create("axes", np.array(axes, dtype=f"S{max(map(len, axes))}"))
+    with _writing(fd, "r+", alignment_threshold=1, alignment_interval=PAGE) as hdf5:
+        for name, (shape, _) in datasets.items():
+            if 0 not in shape:
+                hdf5[name][(0,) * len(shape)] = 0  # the first write gives the dataset its place
+        offsets = {name: hdf5[name].id.get_offset() for name in (HEADER, PROGRESS)}
     write_record(fd, Place(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
     write_record(fd, Place(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
     disk.allocate(fd, 0, os.fstat(fd).st_size)
@@ -159,15 +145,28 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _allocate(parent: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """A contiguous dataset whose bytes have their place in the file from now on."""
+@contextmanager
+def _writing(fd: int, mode: str, **settings: int) -> Iterator[Any]:
+    """h5py on the file, all of whose writes go through `fostore.disk`; their errors come out as they are."""
+    file = HDF5Stream(fd, os.fstat(fd).st_size)
+    try:
+        with h5py.File(file, mode, libver="earliest", track_order=False, **settings) as hdf5:
+            yield hdf5
+    except Exception:
+        if file.error is None:
+            raise
+    if file.error is not None:
+        raise file.error
+
+
+def _describe(hdf5: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A contiguous dataset that has no place in the file yet."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
     space = h5py.h5s.create_simple(shape)
-    return h5py.h5d.create(parent, name.encode(), h5py.h5t.py_create(dtype), space, plist)
+    h5py.h5d.create(hdf5.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
 
 
 def _write_text(parent: Any, name: str, text: bytes) -> None:

@@ -1,7 +1,7 @@
-"""The HDF5 file itself: built once, and inspected as a stranger's; the only module that calls h5py.
+"""An HDF5 file as a store: what it says of itself and where its datasets lie, read as a stranger's.
 
-h5py reads and writes through `HDF5Stream`, never through a path: all writes pass `fostore.disk`, no HDF5 lock is
-taken, and a file that was cut can still be read far enough to say which rows it lost.
+h5py is at work only while a file is inspected or built, through `HDF5Stream` and never through a path. So a file that
+was cut can still be read far enough to say which rows it lost.
 
 The truth about a store lies in its dataset `header`, in two alternating slots (slots.py), so that replacing it is
 atomic at any length; what is committed lies in `progress` in the same way. `fostore` and `meta` mirror the header.
@@ -9,12 +9,11 @@ atomic at any length; what is committed lies in `progress` in the same way. `fos
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk, jsontext
+from fostore import disk, geometry, jsontext
 from fostore.errors import (
     DamageError,
     FormatError,
@@ -32,15 +31,17 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import slots
+from fostore.formats import Run, slots
+from fostore.formats.hdf5_stream import HDF5Stream, read_at
 from fostore.header import Header
+from fostore.ranges import Ranges
+from fostore.schema import Array
 
 HEADER_MAGIC = b"FOheader"
 RUNS_MAGIC = b"FOruns\x00\x01"
 HEADER, PROGRESS, HASHES = "header", "progress", "block_hashes"
 MIRRORS = ("fostore", "meta")
 
-_MAX_READ = 16 << 20  # HDF5 metadata is read in small pieces; a larger one is a claim of garbage
 _MAX_SLOT = 256 << 20
 _MAX_MEMBERS = 1000
 _ADVICE = (
@@ -100,19 +101,29 @@ def num_hashed(header: Header) -> int:
     return sum(column.hashed for column in header.schema.columns)
 
 
-def read_at(fd: int, offset: int, size: int) -> bytearray:
-    """Up to `size` bytes at `offset`; fewer where the file ends."""
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if count == 0:
-            break
-        done += count
-    view.release()
-    del data[done:]
-    return data
+def read_hashes(fd: int, layout: Layout, start: int, stop: int) -> Array:
+    """Block hashes as they lie, uint8 (blocks, hashed columns, 32), of the rows `[start, stop)`."""
+    place, size = layout.places[HASHES], layout.header.block_rows
+    first, last = start // size, -(-stop // size)
+    width = place.shape[1] * place.shape[2]
+    data = read_at(fd, place.offset + first * width, (last - first) * width)
+    whole = bytes(data).ljust((last - first) * width, b"\0")
+    return np.frombuffer(whole, np.uint8).reshape(last - first, *place.shape[1:])
+
+
+def sealed_and_open(
+    fd: int, layout: Layout, entries: Sequence[Run], *, short_unit: bool
+) -> tuple[Ranges, list[Run]]:
+    """The rows of sealed units, and the runs of the others; see `slots.sealed_and_open`."""
+    unit_rows, num_samples = layout.header.unit_rows, layout.header.num_samples or 0
+
+    def is_hashed(unit: int) -> bool:
+        bounds = geometry.unit_range(unit, unit_rows, num_samples)
+        return bool(read_hashes(fd, layout, *bounds).any(axis=2).all())
+
+    return slots.sealed_and_open(
+        entries, unit_rows, num_samples, is_hashed=is_hashed, short_unit=short_unit
+    )
 
 
 def read_slots(fd: int, place: Place) -> tuple[bytes, bytes]:
@@ -123,7 +134,7 @@ def read_slots(fd: int, place: Place) -> tuple[bytes, bytes]:
         offset = place.offset + slot * room
         head = read_at(fd, offset, slots.HEAD.size)
         used = slots.payload_bytes(head) if len(head) == slots.HEAD.size else 0
-        used = used if used <= room - slots.HEAD.size else 0
+        used = used if used <= min(room - slots.HEAD.size, _MAX_SLOT) else 0
         found.append(bytes(head + read_at(fd, offset + slots.HEAD.size, used)))
     return found[0], found[1]
 
@@ -311,73 +322,12 @@ def _opened(fd: int, size: int, path: Path) -> Iterator[Any]:
     except FostoreError:
         raise
     except Exception as error:
-        if file.error is not None:
-            raise file.error from error
-        raise FormatError(f"{path} cannot be read as HDF5 ({error}); {_ADVICE}") from error
-
-
-class HDF5Stream:
-    """A descriptor as h5py's file-object driver wants it: `size` bytes, zeros where the file is shorter.
-
-    `error` keeps what went wrong in a call, since HDF5 reports a failed call in its own words.
-    """
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self._size = size
-        self._position = 0
-        self.error: BaseException | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        """What marks a file object for h5py, which does not call it."""
-        raise io.UnsupportedOperation("use readinto")
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to `offset`, from the start or from the end."""
-        self._position = offset if whence == os.SEEK_SET else self._size + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Where the next call reads or writes."""
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`."""
-        size = len(buffer)
-        if size > _MAX_READ:
-            raise ValueError(f"metadata of {size:,} bytes")
-        try:
-            data = read_at(self._fd, self._position, size)
-        except BaseException as error:
-            self.error = error
-            raise
-        buffer[:] = bytes(data) + bytes(size - len(data))
-        self._position += size
-        return size
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`."""
-        size = len(data)
-        self._change(disk.write_at, self._fd, data, self._position)
-        self._position += size
-        self._size = max(self._size, self._position)
-        return size
-
-    def truncate(self, size: int) -> int:
-        """Set the size of the file."""
-        self._change(disk.truncate, self._fd, size)
-        self._size = size
-        return size
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-    def _change(self, call: Any, *arguments: Any) -> None:
-        try:
-            call(*arguments)
-        except BaseException as error:
-            self.error = error
-            raise
+        if file.error is None:
+            raise FormatError(f"{path} cannot be read as HDF5 ({error}); {_ADVICE}") from error
+    if isinstance(file.error, UnsafeError):
+        raise UnsafeError(f"{path} cannot be read as HDF5: {file.error}; {_ADVICE}")
+    if file.error is not None:
+        raise file.error
 
 
 def open_store(path: Path, *, write: bool = False) -> int:

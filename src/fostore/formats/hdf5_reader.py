@@ -14,7 +14,6 @@ from fostore import jsontext
 from fostore.errors import DamageError, FormatError
 from fostore.formats import ColumnView, Finding, Run, Segment, slots
 from fostore.formats.hdf5_file import (
-    HASHES,
     HEADER,
     HEADER_MAGIC,
     PROGRESS,
@@ -22,9 +21,10 @@ from fostore.formats.hdf5_file import (
     Layout,
     inspect,
     open_store,
-    read_at,
+    read_hashes,
     read_record,
     read_slots,
+    sealed_and_open,
 )
 from fostore.header import Header
 from fostore.ranges import Ranges
@@ -138,22 +138,21 @@ class HDF5Reader:
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
-        size, num_samples = self.header.unit_rows, self.header.num_samples or 0
-        return slots.sealed_and_open(self._entries, size, num_samples, short_unit=True)[1]
+        return sealed_and_open(self._fd, self._layout, self._entries, short_unit=True)[1]
 
     def block_hashes(self) -> Array:
-        """Block hashes, uint8 (blocks, hashed columns, 32); zero in units that are not sealed."""
-        place = self._layout.places[HASHES]
-        data = read_at(self._fd, place.offset, place.nbytes)
-        stored = np.frombuffer(bytes(data).ljust(place.nbytes, b"\0"), np.uint8).reshape(
-            place.shape
-        )
+        """Block hashes, uint8 (blocks, hashed columns, 32); zero where a unit goes on."""
+        size, num_samples = self.header.block_rows, self.header.num_samples or 0
+        stored = read_hashes(self._fd, self._layout, 0, num_samples)
+        sealed, open_runs = sealed_and_open(self._fd, self._layout, self._entries, short_unit=True)
         known = np.zeros_like(stored)
-        size, num_samples = self.header.block_rows, self.header.num_samples
-        for run in self._entries:
-            if run.crc is None:
-                last = -(-run.stop // size) if run.stop == num_samples else run.stop // size
-                known[run.start // size : last] = stored[run.start // size : last]
+        for start, stop in [
+            *sealed,
+            *((run.start, run.stop) for run in open_runs if run.crc is None),
+        ]:
+            # The hash of a block that is cut by the end of such a run is of the rows up to there.
+            last = -(-stop // size) if stop == num_samples else stop // size
+            known[start // size : last] = stored[start // size : last]
         return known
 
     def findings(self) -> Iterator[Finding]:

@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fostore import disk, geometry
+from fostore import digest, disk, geometry
 from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
 from fostore.formats import Run, slots
 from fostore.formats.hdf5_build import header_record, make, plan_mirrors
@@ -22,10 +23,12 @@ from fostore.formats.hdf5_file import (
     RUNS_MAGIC,
     Layout,
     inspect,
-    read_at,
+    read_hashes,
     read_record,
+    sealed_and_open,
     write_record,
 )
+from fostore.formats.hdf5_stream import read_at
 from fostore.header import Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
@@ -36,8 +39,8 @@ _COPY_BYTES = 8 << 20
 class HDF5Writer:
     """A store in an HDF5 file, opened for writing; see `fostore.formats.UnitWriter`.
 
-    A sealed unit is marked as sealed by the first slot that is written after its hashes were
-    synced; until then a kill leaves it in `runs`, whole and with its checksums.
+    A sealed unit has all its block hashes; once they are synced, the next slot merges its runs into
+    one entry without a checksum, so that a slot holds little more than the units in progress.
     """
 
     header: Header
@@ -61,8 +64,7 @@ class HDF5Writer:
         entries = slots.unpack_runs(record.payload, layout.header.num_samples or 0, where)
         self._fd, self._layout, self.header = fd, layout, layout.header
         self._sequence = record.sequence
-        size, num_samples = self.header.unit_rows, self.header.num_samples or 0
-        self._marked, runs = slots.sealed_and_open(entries, size, num_samples, short_unit=False)
+        self._marked, runs = sealed_and_open(fd, layout, entries, short_unit=False)
         self.sealed, self.runs = self._marked, tuple(runs)
         self._open: dict[int, tuple[Run, ...]] = {}
         for run in runs:
@@ -113,22 +115,56 @@ class HDF5Writer:
             ArgumentError: a run crosses a unit or the end of the store.
         """
         with self._guard:
+            for unit in {run.start // self.header.unit_rows for run in runs}:
+                self._reopen(unit)
             new = dict(self._open)
             for run in runs:
                 self._file(new, run)
-            payload = slots.pack_runs(self._entries(new))
-            room = self._layout.capacity
-            if len(payload) > room * slots.ENTRY.size:
-                raise RowError(
-                    f"{len(payload) // slots.ENTRY.size} separate runs of rows are committed to "
-                    f"{self._path}, which has room for {room}; write the rows of a unit "
-                    f"({self.header.unit_rows} rows) in order, or use a .zarr store, which has no such bound"
-                )
-            # After a failure the same slot is written again: the other one is the last commit.
-            record = slots.Record(self._sequence + 1, payload)
-            write_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, record)
-            disk.sync_data(self._fd)
-            self._sequence, self._open, self._unmarked = record.sequence, new, False
+            self._record(new)
+
+    def _record(self, runs: dict[int, tuple[Run, ...]]) -> None:
+        payload = slots.pack_runs(self._entries(runs))
+        room = self._layout.capacity
+        if len(payload) > room * slots.ENTRY.size:
+            raise RowError(
+                f"{len(payload) // slots.ENTRY.size} separate runs of rows are committed to "
+                f"{self._path}, which has room for {room}; write the rows of a unit "
+                f"({self.header.unit_rows} rows) in order, or use a .zarr store, which has no such bound"
+            )
+        # After a failure the same slot is written again: the other one is the last commit.
+        record = slots.Record(self._sequence + 1, payload)
+        write_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, record)
+        disk.sync_data(self._fd)
+        self._sequence, self._open, self._unmarked = record.sequence, runs, False
+
+    def _reopen(self, unit: int) -> None:
+        """Let a short unit that was sealed go on: from now on its rows have a checksum and no block hashes.
+
+        The hash of its last block, which will grow, is taken away before the unit can be whole
+        again: a whole unit with all hashes is sealed.
+        """
+        runs = self._open.get(unit, ())
+        if all(run.crc is not None for run in runs):
+            return
+        checked = tuple(
+            replace(run, crc=self._crc(run)) if run.crc is None else run for run in runs
+        )
+        self._record({**self._open, unit: checked})
+        place, size = self._layout.places[HASHES], self.header.block_rows
+        width = place.shape[1] * place.shape[2]
+        for run in runs:
+            if run.crc is None and run.stop % size:
+                disk.write_at(self._fd, bytes(width), place.offset + run.stop // size * width)
+        disk.sync_data(self._fd)
+
+    def _crc(self, run: Run) -> int:
+        columns = self.header.schema.columns
+        crcs = [0] * len(columns)
+        rows = max(_COPY_BYTES // max(self.header.schema.row_bytes), 1)
+        for start in range(run.start, run.stop, rows):
+            stop = min(start + rows, run.stop)
+            crcs = [digest.crc(self.read(i, start, stop), crcs[i]) for i in range(len(columns))]
+        return digest.combine_crcs(crcs)
 
     def _entries(self, open_units: dict[int, tuple[Run, ...]]) -> list[Run]:
         """All that is committed: sealed rows, and the runs of open units."""
@@ -169,16 +205,10 @@ class HDF5Writer:
 
     def hashes(self, unit: int) -> Array:
         """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""
-        place = self._layout.places[HASHES]
         start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
-        size = self.header.block_rows
-        shape = (-(-stop // size) - start // size, *place.shape[1:])
+        stored = read_hashes(self._fd, self._layout, start, stop)
         known = any(run.crc is None for run in self._open.get(unit, ()))
-        if not (known or self.sealed.covers(start, stop)):
-            return np.zeros(shape, np.uint8)
-        row = place.shape[1] * place.shape[2]
-        data = read_at(self._fd, place.offset + start // size * row, shape[0] * row)
-        return np.frombuffer(bytes(data).ljust(shape[0] * row, b"\0"), np.uint8).reshape(shape)
+        return stored if known or self.sealed.covers(start, stop) else np.zeros_like(stored)
 
     def replan(self, header: Header) -> None:
         """Replace the header; a larger num_samples costs a copy of the committed rows.

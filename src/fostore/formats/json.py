@@ -186,6 +186,8 @@ def _parts(document: Document, path: Path, data: bytes) -> tuple[Header, Array, 
             begin = end
     except RowError as error:
         raise FormatError(f"{where}: {error}") from error
+    except FormatError as error:
+        raise type(error)(f"{where}: {error}") from error
     if described is None and len(index) == header.num_samples:
         header = replace(header, sealed=True, digest=_digest(header, columns))
     return header, index, columns

@@ -87,6 +87,8 @@ class Document:
         while True:
             match = _ROW.match(data, position, table_end)
             if match is None:
+                if pending and pending[-1].count(b"[") != pending[-1].count(b"]"):
+                    self._bad_row(name, b"%d" % keys[-1], pending[-1])
                 self._fail(position, f'expected a row of {name!r}, such as "7": [...]')
             key, value = match.groups()
             keys.append(self._index(key, name, position))

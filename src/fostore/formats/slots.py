@@ -9,7 +9,7 @@ Pure functions on bytes; the HDF5 format keeps its header and its committed runs
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fostore import geometry
@@ -111,23 +111,35 @@ def split_at_units(runs: Iterable[Run], unit_rows: int) -> Iterator[tuple[int, R
 
 
 def sealed_and_open(
-    entries: Sequence[Run], unit_rows: int, num_samples: int, *, short_unit: bool
+    entries: Sequence[Run],
+    unit_rows: int,
+    num_samples: int,
+    *,
+    is_hashed: Callable[[int], bool],
+    short_unit: bool,
 ) -> tuple[Ranges, list[Run]]:
     """The rows of sealed units, and the runs of the others.
 
-    A unit is sealed where runs without a crc cover it: its rows are covered by block hashes alone.
-    The last unit counts only with `short_unit` where it is short: a writer may have to go on with it.
+    A unit is sealed where runs cover it and its block hashes are all known, of which `is_hashed`
+    is asked only if a run still has a crc. The last unit counts only with `short_unit` where it is
+    short: a writer may have to go on with it.
     """
-    hashed = Ranges.of(*((run.start, run.stop) for run in entries if run.crc is None))
-    sealed, runs = [], []
+    units: dict[int, list[Run]] = {}
     for unit, run in split_at_units(entries, unit_rows):
+        units.setdefault(unit, []).append(run)
+    sealed, open_runs = [], []
+    for unit, runs in units.items():
         start, stop = geometry.unit_range(unit, unit_rows, num_samples)
-        whole = short_unit or stop - start == unit_rows
-        if run.crc is None and whole and hashed.covers(start, stop):
+        covered = Ranges.of(*((run.start, run.stop) for run in runs)).covers(start, stop)
+        if (
+            covered
+            and (short_unit or stop - start == unit_rows)
+            and (all(run.crc is None for run in runs) or is_hashed(unit))
+        ):
             sealed.append((start, stop))
         else:
-            runs.append(run)
-    return Ranges.of(*sealed), runs
+            open_runs += runs
+    return Ranges.of(*sealed), open_runs
 
 
 def _crc32c(data: bytes) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 
 from fostore import identity, simplex
 from fostore.errors import ArgumentError
-from fostore.generate.datasets import numpy_source
 from fostore.generate.nested import map_leaves
+from fostore.generate.numpy_source import numpy_source
 from fostore.generate.randomness import kept_random_states
 from fostore.generate.source import Collate, Getter, Source
 from fostore.schema import Array
@@ -186,7 +186,7 @@ class NumpyFramework:
         return None if array.dtype == object else array
 
     def is_floating(self, tensor: Any) -> bool:
-        return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+        return bool(tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16")
 
     def dtype_name(self, tensor: Any) -> str:
         return str(tensor.dtype.name)

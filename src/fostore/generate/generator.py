@@ -16,12 +16,12 @@ import numpy as np
 from fostore import identity
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
-from fostore.generate.datasets import is_array
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loader import check_batch_size
 from fostore.generate.loop import run
+from fostore.generate.numpy_source import is_array
 from fostore.generate.progress import Progress
 from fostore.generate.source import Indices, Source, StreamSource, steps
 from fostore.generate.storing import StoreRun, Target, check_target
@@ -88,7 +88,8 @@ class Generator:
         **options: Any,
     ) -> Store: ...
 
-    def generate_distributions(
+    # The overloads only say which result comes when; every option is spelled out here.
+    def generate_distributions(  # type: ignore[misc]
         self,
         dataset_or_loader: Any,
         progress: bool = True,
@@ -224,7 +225,7 @@ class Generator:
         """
         from fostore.formats import json
 
-        json.save(path, distributions, {"model_name": self.model_name, **(meta or {})})
+        json.save(Path(path), distributions, {"model_name": self.model_name, **(meta or {})})
 
     def load_distributions(
         self, path: str | os.PathLike[str]
@@ -239,7 +240,7 @@ class Generator:
         """
         from fostore.formats import json
 
-        return json.load(path)
+        return json.load(Path(path))
 
     def to_device(self, data: Any) -> Any:
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""

@@ -58,7 +58,8 @@ def are_distributions(rows: Array, tol: float) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         wide = rows.astype(np.float64)
         good: Array = (wide >= 0).all(-1) & (np.abs(wide.sum(-1) - 1) <= tol)
-    return good.reshape(len(rows), -1).all(-1)
+    whole: Array = np.all(good.reshape(len(rows), -1), axis=-1)
+    return whole
 
 
 def decide(rows: Array, indices: Indices, tol: float) -> str:

@@ -49,7 +49,7 @@ class TorchFramework:
             stack.enter_context(kept_random_states())
             cpu = torch.get_rng_state()
             stack.callback(torch.set_rng_state, cpu)
-            if torch.cuda.is_available() and torch.cuda.is_initialized():
+            if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 states = torch.cuda.get_rng_state_all()
                 stack.callback(torch.cuda.set_rng_state_all, states)
             if self._device.type == "mps":
@@ -99,7 +99,7 @@ class TorchFramework:
             return tensor, None, None
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         pinned.copy_(tensor, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(tensor.device))
         return pinned, event, tensor  # the source lives until the copy is done
 
@@ -136,7 +136,9 @@ def find_device(device: str | torch.device) -> torch.device:
     """
     name = str(device)
     if name == "gpu":
-        name = "mps" if not torch.cuda.is_available() and torch.backends.mps.is_available() else "cuda"
+        name = (
+            "mps" if not torch.cuda.is_available() and torch.backends.mps.is_available() else "cuda"
+        )
     if name == "tpu":
         name = "xla"
     try:
@@ -154,7 +156,9 @@ def find_device(device: str | torch.device) -> torch.device:
                 "'cuda' if torch.cuda.is_available() else 'cpu'"
             )
     elif found.type == "mps" and not torch.backends.mps.is_available():
-        raise ArgumentError(f"device is {str(device)!r}, and torch finds no Metal device; use 'cpu'")
+        raise ArgumentError(
+            f"device is {str(device)!r}, and torch finds no Metal device; use 'cpu'"
+        )
     elif found.type != "cpu":
         try:
             torch.empty(0, device=found)

@@ -36,7 +36,7 @@ def _behind(model: Any) -> Iterator[nn.Module]:
         if isinstance(owner, nn.Module):
             yield owner
         function = getattr(model, "__func__", model)
-        cells = [cell for cell in getattr(function, "__closure__", None) or ()]
+        cells = list(getattr(function, "__closure__", None) or ())
         named = getattr(function, "__globals__", {})
         for cell in cells:
             try:
@@ -54,7 +54,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel and their like."""
     while True:
         inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if inner is None and isinstance(
+            module, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        ):
             inner = module.module
         if not isinstance(inner, nn.Module):
             return module
@@ -70,7 +72,8 @@ def move(module: nn.Module, device: torch.device) -> None:
     if len(places) != 1:
         return
     (place,) = places
-    same_index = device.index is None or place.index == device.index
+    index: Any = device.index  # None stands for the current one, which torch's types leave out
+    same_index = index is None or place.index == index
     if place.type == device.type and same_index:
         return
     if place.type != "cpu":
@@ -128,9 +131,7 @@ def _entry(tensor: torch.Tensor) -> str | None:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, NotImplementedError, ValueError):
         return None  # quantised, sparse, or not initialised yet
-    return identity.array_entry(
-        str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat
-    )
+    return identity.array_entry(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat)
 
 
 def _leaves(data: Any) -> dict[str, str] | None:

@@ -19,7 +19,9 @@ from torch.utils.data import (
 )
 
 from fostore.errors import ArgumentError
-from fostore.generate.datasets import (
+from fostore.generate.framework import Reading
+from fostore.generate.loader import SimpleDataLoader
+from fostore.generate.numpy_source import (
     is_array,
     is_map,
     length_of,
@@ -27,8 +29,6 @@ from fostore.generate.datasets import (
     refuse_shuffling,
     refuse_unknown,
 )
-from fostore.generate.framework import Reading
-from fostore.generate.loader import SimpleDataLoader
 from fostore.generate.source import (
     Getter,
     Indices,
@@ -73,7 +73,7 @@ def torch_source(data: Any, reading: Reading) -> Source:
 def _with_batches(data: Any, batch_size: int, options: dict[str, Any]) -> DataLoader[Any]:
     is_stream = isinstance(data, IterableDataset) or not is_map(data)
     if is_stream and not isinstance(data, IterableDataset):
-        data = _Iterated(data)
+        data = _Iterated(data) if length_of(data) is None else _Sized(data)
     return DataLoader(data, batch_size=batch_size, **options)
 
 
@@ -159,8 +159,10 @@ def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
             "give its dataset"
         )
     sampler: Any = loader.sampler
-    own = type(loader.batch_sampler) is BatchSampler
-    inner: Any = loader.batch_sampler.sampler if own else getattr(loader.batch_sampler, "sampler", None)
+    dataset: Any = loader.dataset
+    by_batch: Any = loader.batch_sampler
+    own = type(by_batch) is BatchSampler
+    inner: Any = by_batch.sampler if own else getattr(by_batch, "sampler", None)
     for one in (sampler, inner):
         if isinstance(one, _RANDOM):
             raise ArgumentError(
@@ -169,15 +171,15 @@ def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
                 "output_dataloader)"
             )
     if own:
-        size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
-        if isinstance(inner, SequentialSampler) and inner.data_source is loader.dataset:
+        size, drop_last = by_batch.batch_size, by_batch.drop_last
+        if isinstance(inner, SequentialSampler) and inner.data_source is dataset:
             return Sequential(samples, size, drop_last)
-        listed = Listed.of(loader.batch_sampler, samples)
+        listed = Listed.of(by_batch, samples)
         if listed.num_rows == samples:
             # A permutation of all samples: the order of reading changes no row, so it is the dataset's.
             return Sequential(samples, size)
         return listed
-    return Listed.of(loader.batch_sampler, samples)
+    return Listed.of(by_batch, samples)
 
 
 def _whole(batch: Any) -> Any:
@@ -201,14 +203,14 @@ class _Inputs(Dataset[Any]):
     def __init__(self, dataset: Any, getter: Getter) -> None:
         self._dataset = dataset
         self._getter = getter
-        if hasattr(dataset, "__getitems__"):
-            self.__getitems__ = self._many
 
     def __getitem__(self, index: int) -> Any:
         return self._getter(self._dataset[index])
 
-    def _many(self, indices: list[int]) -> list[Any]:
-        return [self._getter(sample) for sample in self._dataset.__getitems__(indices)]
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        many = getattr(self._dataset, "__getitems__", None)
+        samples = [self._dataset[i] for i in indices] if many is None else many(indices)
+        return [self._getter(sample) for sample in samples]
 
 
 class _Mapped(IterableDataset[Any]):
@@ -227,9 +229,13 @@ class _Iterated(IterableDataset[Any]):
 
     def __init__(self, samples: Iterable[Any]) -> None:
         self._samples = samples
-        length = length_of(samples)
-        if length is not None:
-            self.__len__ = lambda: length
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._samples)
+
+
+class _Sized(_Iterated):
+    """Samples whose number is known."""
+
+    def __len__(self) -> int:
+        return len(self._samples)  # type: ignore[arg-type]  # made for those alone that have one

@@ -1,0 +1,91 @@
+"""A file descriptor as h5py reads and writes it: no path, no HDF5 lock, and every write through `fostore.disk`."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from fostore import disk
+from fostore.errors import UnsafeError
+
+_MAX_READ = 16 << 20  # HDF5 metadata is read in small pieces; a larger one is a claim of garbage
+
+
+def read_at(fd: int, offset: int, size: int) -> bytearray:
+    """Up to `size` bytes at `offset`; fewer, and no more memory taken, where the file ends."""
+    size = max(min(size, os.fstat(fd).st_size - offset), 0)
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    view.release()
+    del data[done:]
+    return data
+
+
+class HDF5Stream:
+    """A descriptor as h5py's file-object driver wants it: `size` bytes, zeros where the file is shorter.
+
+    HDF5 calls on after a call has failed, and Python breaks when one of those finds an exception
+    set. So nothing is raised here: `error` keeps what went wrong first, and nothing is done after it.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._position = 0
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """What marks a file object for h5py, which does not call it."""
+        raise io.UnsupportedOperation("use readinto")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset`, from the start or from the end."""
+        self._position = offset if whence == os.SEEK_SET else self._size + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next call reads or writes."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`."""
+        size = len(buffer)
+        if size > _MAX_READ:  # not filled: the system gives memory out when it is touched
+            self.error = self.error or UnsafeError(f"its metadata claims a piece of {size:,} bytes")
+        else:
+            data = self._try(read_at, self._fd, self._position, size) or b""
+            buffer[:] = bytes(data) + bytes(size - len(data))
+        self._position += size
+        return size
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        size = len(data)
+        self._try(disk.write_at, self._fd, data, self._position)
+        self._position += size
+        self._size = max(self._size, self._position)
+        return size
+
+    def truncate(self, size: int) -> int:
+        """Set the size of the file."""
+        self._try(disk.truncate, self._fd, size)
+        self._size = size
+        return size
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def _try(self, call: Any, *arguments: Any) -> Any:
+        if self.error is None:
+            try:
+                return call(*arguments)
+            except BaseException as error:
+                self.error = error
+        return None

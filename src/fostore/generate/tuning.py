@@ -1,0 +1,95 @@
+"""The search for a batch size: really tried, on an accelerator for memory, on a CPU for throughput."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.framework import Reading, Selection
+from fostore.generate.generator import Generator
+from fostore.generate.loader import check_batch_size
+from fostore.generate.source import MapSource
+
+MAX_BATCH = 512
+_CLOSE = 1.05  # a smaller batch within 5 % of the best is preferred: it needs less memory
+_SECONDS = 0.2  # long enough to time a batch, short enough to try ten sizes
+
+
+def search(
+    generator: Generator,
+    dataset: Any,
+    max_batch: int,
+    collate_fn: Callable[[Any], Any] | None,
+    memory_is_limit: bool,
+) -> int:
+    """The batch size for a generator; see `fostore.torch.find_optimal_batch_size`."""
+    most = check_batch_size(max_batch)
+    framework = generator._framework
+    source = framework.source(dataset, Reading(1, generator.input_getter, collate_fn))
+    if not isinstance(source, MapSource) or source.num_samples == 0:
+        raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
+    most = min(most, source.num_samples)
+    engine = generator._engine(Selection(generator.output_mode), None, halve=False)
+
+    def seconds(size: int) -> float:
+        """What a batch of `size` samples takes, reading left out; the best of a few."""
+        (inputs,) = source.read([range(size)], True)
+        best, begun, tries = float("inf"), time.perf_counter(), 0
+        while tries < 2 or (not memory_is_limit and time.perf_counter() - begun < _SECONDS):
+            start = time.perf_counter()
+            engine.collect(engine.compute(range(size), inputs))
+            best = min(best, time.perf_counter() - start)
+            tries += 1
+        return best
+
+    with framework.running(generator._models):
+        return largest(seconds, most, framework) if memory_is_limit else fastest(seconds, most)
+
+
+def fits(seconds: Callable[[int], float], size: int, framework: Any) -> bool:
+    """Whether a batch of `size` runs; any other error than exhausted memory is raised."""
+    try:
+        seconds(size)
+    except GenerationError as error:
+        if error.__cause__ is None or not framework.out_of_memory(error.__cause__):
+            raise
+    else:
+        return True
+    framework.free_memory()
+    return False
+
+
+def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
+    """The largest size up to `most` that fits: doubling, then halving the gap.
+
+    Raises:
+        GenerationError: a single sample does not fit.
+    """
+    good, bad = 0, most + 1
+    size = 1
+    while size < bad:
+        if fits(seconds, size, framework):
+            good, size = size, min(2 * size, most) if size < most else bad
+        else:
+            bad = size
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if fits(seconds, middle, framework):
+            good = middle
+        else:
+            bad = middle
+    if good == 0:
+        raise GenerationError(
+            "out of memory with a single sample; use a smaller model or device='cpu'"
+        )
+    return good
+
+
+def fastest(seconds: Callable[[int], float], most: int) -> int:
+    """The smallest power of two (or `most`) whose throughput is within 5 % of the best."""
+    sizes = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
+    per_sample = {size: seconds(size) / size for size in sizes}
+    best = min(per_sample.values())
+    return min(size for size in sizes if per_sample[size] <= _CLOSE * best)

@@ -1,0 +1,212 @@
+"""Makes the golden stores that are missing beside it, each with what it holds in a .json of its name.
+
+Stores that are there are never touched: they are what an old release wrote, and every release must read them.
+The expected values come from the arrays that went in, not from reading a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fostore
+from fostore.formats.json import export
+
+HERE = Path(__file__).parent
+META = {"model_name": "ĥ(x) ≈ p(·|x) 😀", "nested": {"list": [1, 2.5, None, True]}, "big": 2**70}
+
+
+def softmax(x: Any) -> Any:
+    """Probabilities in float64: the oracle."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def logits(*shape: int) -> Any:
+    """Fixed numbers without a random generator, whose stream might change."""
+    return (np.sin(np.arange(np.prod(shape)) * 1.7) * 4).reshape(shape).astype(np.float32)
+
+
+def expected(path: Path, probs: Any, rows: Any, tol: float, **more: Any) -> None:
+    """Write what the store at `path` holds: some rows of `probs` (all rows), and how exact they are."""
+    chosen = sorted({0, 1, len(rows) // 2, len(rows) - 1})
+    with fostore.open(path) as store:
+        known = {"num_samples": store.num_samples, "digest": store.header.digest}
+    value = {
+        **known,
+        "committed": more.pop("committed", [[0, len(probs)]]),
+        "rows": [int(rows[i]) for i in chosen],
+        "probs": [probs[rows[i]].tolist() for i in chosen],
+        "tol": tol,
+        **more,
+    }
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    (HERE / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def sha(array: Any) -> str:
+    """The SHA-256 of an array's bytes, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def probs_float32_ids(path: Path) -> None:
+    """Two units, text keys, class names, metadata."""
+    probs = softmax(logits(1100, 2)).astype(np.float32)
+    ids = [f"s{i:03}" if i < 1000 else f"é{i - 1000}" for i in range(1100)]
+    names = ["kopf", 'Zahl "1"\n€']
+    with fostore.create(
+        path, num_samples=1100, num_classes=2, ids=ids, class_names=names, meta=META, unit_rows=1024
+    ) as writer:
+        for start in range(0, 1100, 300):
+            writer.append(probs[start : start + 300])
+    expected(path, probs, range(1100), 0.0, ids=ids, meta=META, sha256={"probs": sha(probs)})
+
+
+def logits_float16_members(path: Path) -> None:
+    """Two members, half precision, a masked class."""
+    raw = logits(40, 2, 4) + np.float32(60)
+    raw[7, 1, 3] = -np.inf
+    with fostore.create(
+        path,
+        num_samples=40,
+        num_classes=4,
+        num_members=2,
+        kind="logits",
+        dtype="float16",
+        temperature=0.1,
+    ) as writer:
+        writer.append(raw)
+    lse = np.log(np.exp(raw.astype(np.float64) - 60).sum(-1)) + 60
+    expected(path, softmax(raw.astype(np.float64)), range(40), 2e-3, logsumexp=lse[:3].tolist())
+
+
+def counts_uint16(path: Path) -> None:
+    """Votes, in HDF5."""
+    votes = (np.arange(20 * 4).reshape(20, 4) * 7919 % 13 + (np.arange(4) == 0)).astype(np.uint16)
+    with fostore.create(
+        path, num_samples=20, num_classes=4, kind="counts", dtype="uint16"
+    ) as writer:
+        writer.append(votes)
+    expected(
+        path, votes / votes.sum(-1, keepdims=True), range(20), 1e-7, sha256={"counts": sha(votes)}
+    )
+
+
+def unfinished_zarr(path: Path) -> None:
+    """A killed run: one unit sealed, two runs in the tail of the next, rows and half a record uncommitted."""
+    probs = softmax(logits(3000, 2)).astype(np.float32)
+
+    def work() -> None:
+        writer = fostore.create(
+            path, num_samples=3000, num_classes=2, ids="int64", unit_rows=1024, commit_seconds=1e9
+        )
+        for start, stop in ((0, 600), (600, 1034), (1040, 1045), (1045, 1050)):
+            writer.write(start, probs[start:stop], ids=range(start, stop))
+            writer.commit()
+        writer._units.write(0, 1050, probs[1050:1060])
+
+    killed(work, path)
+    with (path / "probs" / ".fostore.journal.main").open("ab") as journal:
+        journal.write(b"FORC" + bytes(17))
+    rows = [*range(1034), *range(1040, 1050)]
+    expected(
+        path,
+        probs,
+        rows,
+        0.0,
+        committed=[[0, 1034], [1040, 1050]],
+        ids=rows,
+        sha256={"probs": sha(probs[rows])},
+    )
+
+
+def unfinished_hdf5(path: Path) -> None:
+    """A killed run in HDF5, bfloat16 log-probabilities: one unit sealed, one begun, one not."""
+    log_probs = np.log(softmax(logits(3000, 4))).astype(np.float32)
+
+    def work() -> None:
+        writer = fostore.create(
+            path,
+            num_samples=3000,
+            num_classes=4,
+            kind="log_probs",
+            dtype="bfloat16",
+            unit_rows=1024,
+            commit_seconds=1e9,
+            meta=META,
+        )
+        for start, stop in ((0, 1024), (1024, 1100), (1200, 1210), (1210, 1300)):
+            writer.write(start, log_probs[start:stop])
+            writer.commit()
+        writer._units.write(0, 1300, np.zeros((10, 4), np.uint16))
+
+    killed(work, path)
+    rows = [*range(1100), *range(1200, 1300)]
+    probs = np.exp(log_probs.astype(np.float64))
+    expected(path, probs, rows, 2e-2, committed=[[0, 1100], [1200, 1300]], meta=META)
+
+
+def log_probs_ids(path: Path) -> None:
+    """One JSON document with a header, keys, a minus infinity and a member axis."""
+    log_probs = np.log(softmax(logits(5, 2, 3).astype(np.float64)))
+    log_probs[2, 0] = [0, -np.inf, -np.inf]
+    beside = path.with_suffix(".zarr")
+    with fostore.create(
+        beside,
+        num_samples=5,
+        num_classes=3,
+        num_members=2,
+        kind="log_probs",
+        ids=["a", "bb", "é", "d", "e"],
+        meta=META,
+    ) as writer:
+        writer.append(log_probs.astype(np.float32))
+    with fostore.open(beside) as store:
+        export(path, store._reader)
+    from fostore import disk
+
+    disk.remove(beside)
+    expected(path, np.exp(log_probs), range(5), 1e-6, ids=["a", "bb", "é", "d", "e"], meta=META)
+
+
+def plain(path: Path) -> None:
+    """What the guide's code writes: no header, out of order, a gap."""
+    text = '{"distributions": {"3": [0.25, 0.75], "0": [1, 0.0], "1": [5e-1, 0.5]}, "meta": {"m": null}}\n'
+    path.write_text(text, encoding="utf-8")
+    probs = np.array([[1, 0], [0.5, 0.5], [0, 0], [0.25, 0.75]])
+    expected(path, probs, [0, 1, 3], 0.0, committed=[[0, 2], [3, 4]], meta={"m": None})
+
+
+def killed(work: Callable[[], None], path: Path) -> None:
+    """Do `work` in a process that ends without closing anything."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    (path.parent / f".{path.name}.lock").unlink(missing_ok=True)
+
+
+STORES = {
+    "probs-float32-ids.zarr": probs_float32_ids,
+    "logits-float16-members.zarr": logits_float16_members,
+    "counts-uint16.h5": counts_uint16,
+    "unfinished.zarr": unfinished_zarr,
+    "unfinished.h5": unfinished_hdf5,
+    "log-probs-ids.json": log_probs_ids,
+    "plain.json": plain,
+}
+
+if __name__ == "__main__":
+    for name, make in STORES.items():
+        if not (HERE / name).exists():
+            make(HERE / name)
+            print(f"made {name}")
