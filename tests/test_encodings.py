@@ -126,11 +126,27 @@ def test_a_batch_has_the_same_bytes_however_it_is_cut(
     rows, _ = given_rows(kind, members)
     whole = encoding.encode(rows, schema, 0)
     cuts = [0, 1, 4, 11, len(rows)]
-    parts = [
-        encoding.encode(rows[a:b], schema, a) for a, b in itertools.pairwise(cuts) if a < b
-    ]
+    parts = [encoding.encode(rows[a:b], schema, a) for a, b in itertools.pairwise(cuts) if a < b]
     for i, column in enumerate(whole):
         np.testing.assert_array_equal(column, np.concatenate([part[i] for part in parts]))
+
+
+@every_kind
+@every_shape
+def test_rows_in_any_order_of_memory_have_the_same_bytes(
+    kind: str, dtype: str, members: int | None
+) -> None:
+    schema = schema_of(kind, dtype, members)
+    rows, _ = given_rows(kind, members)
+    for one, other in zip(
+        encoding_of(schema).encode(rows, schema, 0),
+        encoding_of(schema).encode(
+            np.asfortranarray(rows.astype(rows.dtype.newbyteorder(">"))), schema, 0
+        ),
+        strict=True,
+    ):
+        assert other.flags.c_contiguous
+        assert other.tobytes() == one.tobytes()
 
 
 @every_kind

@@ -27,7 +27,8 @@ from fostore.errors import (
 from fostore.formats import Run
 from fostore.formats.hdf5 import FORMAT
 from fostore.formats.hdf5_build import locate
-from fostore.formats.hdf5_file import HEADER, PROGRESS, inspect
+from fostore.formats.hdf5_file import HEADER, PROGRESS, Place, check_places, inspect
+from fostore.formats.hdf5_stream import HDF5Stream
 from fostore.formats.hdf5_writer import HDF5Writer
 from fostore.ranges import Ranges
 from fostore.schema import Column
@@ -132,34 +133,22 @@ def test_the_room_of_the_rows_is_taken_when_the_file_is_made(path: Path) -> None
     assert status.st_blocks * 512 >= status.st_size
 
 
-def test_the_state_of_a_run_lies_inside_one_sector(tmp_path: Path) -> None:
-    for i, names in enumerate(
-        [None, *(tuple(f"{c}{'x' * n}" for c in "abc") for n in range(0, 400, 37))]
-    ):
-        path = tmp_path / f"{i}.h5"
-        header = header_of("one column", N)
-        filler = Filler(
-            FORMAT.create(path, replace(header, schema=replace(header.schema, class_names=names)))
-        )
-        before = path.read_bytes()
-        filler.commit(0, N)
-        for unit in range(3):
-            filler.seal(unit)
-        filler.writer.replan(
-            replace(filler.header, sealed=True, digest=DIGEST, updated="2031-01-01T00:00:00Z")
-        )
-        fd = os.open(path, os.O_RDONLY)
-        mirrors = locate(fd, inspect(fd, path)).mirrors
-        os.close(fd)
-        after = path.read_bytes()
-        for mirror in mirrors.values():
-            assert mirror.offset is not None
-            changed = [
-                mirror.offset + at
-                for at in range(len(mirror.text))
-                if before[mirror.offset + at] != after[mirror.offset + at]
-            ]
-            assert len({at // 512 for at in changed}) <= 1
+def test_the_state_of_a_run_lies_inside_one_sector(path: Path) -> None:
+    filler = begin(path)
+    before = path.read_bytes()
+    filler.commit(0, N)
+    filler.finish(N)
+    fd = os.open(path, os.O_RDONLY)
+    mirror = locate(fd, inspect(fd, path)).mirrors["fostore"]
+    os.close(fd)
+    assert mirror.offset is not None
+    first = mirror.offset + mirror.text.index(b'{"sealed"')
+    version = mirror.offset + mirror.text.index(b'"version"')
+    assert first // 512 == (version - 1) // 512
+    after = path.read_bytes()
+    rest = slice(version, mirror.offset + len(mirror.text))
+    assert before[rest] == after[rest]
+    assert before[first:version] != after[first:version]
 
 
 @pytest.mark.parametrize("length", [59_000, 61_000, 70_000, 3_000_000])
@@ -711,6 +700,25 @@ def test_bytes_after_the_end_are_found_and_harmless(path: Path) -> None:
     reader = FORMAT.open(path)
     assert reader.committed == Ranges.of((0, N))
     assert any("100 bytes follow" in finding.message for finding in reader.findings())
+
+
+def test_a_dataset_that_claims_bytes_beyond_the_file_is_refused(path: Path) -> None:
+    for offset in (4096, 10_000, 2**60):
+        with pytest.raises(UnsafeError, match="claims bytes"):
+            check_places({"probs": Place(offset, (1000, 3), 4)}, 16_095, path)
+    check_places({"probs": Place(4096, (1000, 3), 4)}, 16_096, path)
+
+
+def test_metadata_that_claims_a_huge_piece_gets_no_memory(path: Path) -> None:
+    path.write_bytes(b"x" * 100)
+    with path.open("rb") as file:
+        stream = HDF5Stream(file.fileno(), 1 << 60)
+        small, huge = bytearray(b"-" * 200), bytearray(b"-" * ((16 << 20) + 1))
+        stream.readinto(small)
+        assert small == b"x" * 100 + bytes(100)
+        stream.readinto(huge)
+    assert isinstance(stream.error, UnsafeError)
+    assert huge[:1] == huge[-1:] == b"-"
 
 
 def test_a_variable_length_attribute_is_refused(path: Path) -> None:

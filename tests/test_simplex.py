@@ -52,6 +52,24 @@ def test_one_bad_number_anywhere_is_found_and_its_row_named(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_negative_number_is_refused_also_where_the_sum_is_right(dtype: str) -> None:
+    rows = stored(np.array([[0.25, 0.25, 0.5], [0.75, 0.5, -0.25]]), dtype)
+    with pytest.raises(RowError, match="^row 1 holds -0.25 at class 2"):
+        check(rows, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ordinary_rows_take_the_cheap_path(
+    shape: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(simplex, "_exact")
+    check(rows_of(shape, dtype), dtype)
+    logs = stored(simplex.log_softmax(np.random.default_rng(0).normal(size=shape)), dtype)
+    simplex.check_log_probs(logs, 0.1, bfloat16=dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_negative_zero_and_subnormal_numbers_are_probabilities(dtype: str) -> None:
     smallest = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149}.get(dtype, 5e-324)
     check(stored(np.array([[1.0, -0.0, smallest], [0.5, 0.5, 0.0]]), dtype), dtype)
@@ -84,6 +102,10 @@ def test_rows_that_are_no_contiguous_block_are_checked_as_they_are() -> None:
     simplex.check_probs(wide[:, ::2], 1e-3)
     simplex.check_probs(wide[::-1, ::2], 1e-3)
     simplex.check_probs(rows.astype(">f4"), 1e-3)
+    simplex.check_finite(np.full((2, 3), 1.0, ">f4"))
+    simplex.check_finite(
+        np.full((2, 3), 4.6006e-41, ">f4")
+    )  # whose bytes turned round are infinity
     with pytest.raises(RowError, match="row 0 sums to"):
         simplex.check_probs(wide[:, :20], 1e-3)
 

@@ -152,6 +152,7 @@ def good() -> dict[str, Any]:
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
     "an unknown feature": lambda f: f.update(requires=["topk"]),
+    "a feature that is no name": lambda f: f.update(requires=[{}]),
     "an unknown row axis": lambda f: f.update(row_axis="token"),
     "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
     "an unknown kind": lambda f: f.update(kind="votes"),

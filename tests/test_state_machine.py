@@ -123,7 +123,8 @@ class WriterMachine(RuleBasedStateMachine):
         assert np.array_equal(np.fromiter(store, int, len(store)), there)
         assert np.array_equal(store.take(there), self.values[there])
         ids = store.ids
-        assert ids is not None and np.array_equal(ids, there)
+        assert ids is not None
+        assert np.array_equal(ids, there)
 
     @invariant()
     def plain_readers_open_the_store(self) -> None:

@@ -56,7 +56,8 @@ def test_what_is_written_is_what_is_read(path: Path) -> None:
     assert np.array_equal(plain_rows(path), expected)
     assert dict(store.meta) == {"note": "ĥ(x) 日本", "big": 2**80, "nested": [{"a": None}]}
     assert (len(store), store.num_samples, store.num_classes, store.is_sealed) == (N, N, K, True)
-    assert store.missing() == [] and store.verify() == []
+    assert store.missing() == []
+    assert store.verify() == []
 
 
 def test_both_formats_and_every_chunking_have_one_digest(tmp_path: Path) -> None:
@@ -69,7 +70,8 @@ def test_both_formats_and_every_chunking_have_one_digest(tmp_path: Path) -> None
     }.items():
         digests.add(written(tmp_path / name, **options).digest())
     other = written(tmp_path / "e.zarr", probs(N, K, seed=1)).digest()
-    assert len(digests) == 1 and other not in digests
+    assert len(digests) == 1
+    assert other not in digests
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100, 1024, 2500])
@@ -104,9 +106,11 @@ def test_committed_rows_are_readable_before_the_store_is_sealed(path: Path) -> N
         writer.commit()
         assert len(store) == 0
         store.refresh()
-        assert len(store) == 100 and store.missing() == [(100, N)] and not store.is_sealed
+        assert len(store) == 100
+        assert store.missing() == [(100, N)]
+        assert not store.is_sealed
         assert np.array_equal(store.take([99, 0]), rows[[99, 0]])
-        with pytest.raises(UncommittedError, match="row 100 .*rows 0 to 99 committed so far"):
+        with pytest.raises(UncommittedError, match=r"row 100 .*rows 0 to 99 committed so far"):
             store.take([5, 100])
         writer.append(rows[100:2000])
         writer.commit()
@@ -115,7 +119,8 @@ def test_committed_rows_are_readable_before_the_store_is_sealed(path: Path) -> N
         assert np.array_equal(store[0], rows[0])
         writer.append(rows[2000:])
     store.refresh()
-    assert store.is_sealed and np.array_equal(store.array, rows)
+    assert store.is_sealed
+    assert np.array_equal(store.array, rows)
 
 
 def test_disjoint_units_are_filled_in_any_order(path: Path) -> None:
@@ -126,10 +131,12 @@ def test_disjoint_units_are_filled_in_any_order(path: Path) -> None:
         writer.commit()
         assert writer.missing() == [(0, 1500)]
         store = fostore.open(path)
-        assert len(store) == N - 1500 and 1499 not in store and 1500 in store
+        assert len(store) == N - 1500
+        assert 1499 not in store
+        assert 1500 in store
         assert np.array_equal(store.take([2499, 1500]), rows[[2499, 1500]])
         with pytest.raises(UncommittedError, match="rows 0 to 1499"):
-            store.array
+            _ = store.array
         writer.write(1024, rows[1024:1500])
         writer.write(0, rows[:1024])
     assert np.array_equal(fostore.open(path).array, rows)
@@ -194,7 +201,8 @@ def test_a_store_goes_on_where_it_stopped(path: Path) -> None:
     written(whole)
     assert data_files(path) == data_files(whole)
     with fostore.create(path, num_samples=N, exists="resume") as writer:
-        assert writer.missing() == [] and writer.header.sealed
+        assert writer.missing() == []
+        assert writer.header.sealed
 
 
 def test_a_sealed_store_is_extended(path: Path) -> None:
@@ -205,11 +213,14 @@ def test_a_sealed_store_is_extended(path: Path) -> None:
         writer.append(rows[N:3000])
         writer.commit()
         store = fostore.open(path)
-        assert len(store) == 3000 and not store.is_sealed
+        assert len(store) == 3000
+        assert not store.is_sealed
     with fostore.create(path, exists="resume") as writer:
         writer.append(rows[3000:])
     store = fostore.open(path)
-    assert np.array_equal(store.array, rows) and store.verify() == [] and store.is_sealed
+    assert np.array_equal(store.array, rows)
+    assert store.verify() == []
+    assert store.is_sealed
     with fostore.create(path.with_name("whole.h5"), num_samples=5000, num_classes=K) as writer:
         writer.append(rows)
     assert store.digest() == fostore.open(path.with_name("whole.h5")).digest()
@@ -226,10 +237,8 @@ def test_a_stream_of_unknown_length(tmp_path: Path) -> None:
     with fostore.create(path, exists="resume") as writer:
         writer.append(rows[2000:])
     store = fostore.open(path)
-    assert (
-        np.array_equal(store.array, rows)
-        and store.digest() == written(tmp_path / "b.zarr").digest()
-    )
+    assert np.array_equal(store.array, rows)
+    assert store.digest() == written(tmp_path / "b.zarr").digest()
     with pytest.raises(ArgumentError, match=r"\.zarr"):
         new(tmp_path / "stream.h5", num_samples=None)
 
@@ -239,7 +248,9 @@ def test_tiny_stores(path: Path, num_samples: int) -> None:
     with fostore.create(path, num_samples=num_samples, num_classes=1) as writer:
         writer.append(np.ones((num_samples, 1)))
     store = fostore.open(path)
-    assert store.is_sealed and len(store) == num_samples and store.verify() == []
+    assert store.is_sealed
+    assert len(store) == num_samples
+    assert store.verify() == []
     assert store.take(np.empty(0, int)).shape == (0, 1)
     assert store.array.shape == (num_samples, 1)
 
@@ -249,10 +260,12 @@ def test_tiny_stores(path: Path, num_samples: int) -> None:
 )
 def test_ids_stay_with_their_rows(path: Path, ids: list[object]) -> None:
     store = written(path, ids=ids)
-    assert store.ids is not None and store.ids.tolist() == ids
+    assert store.ids is not None
+    assert store.ids.tolist() == ids
     assert store.verify() == []
     without = written(path.with_name(f"without{path.suffix}"))
-    assert without.ids is None and without.digest() != store.digest()
+    assert without.ids is None
+    assert without.digest() != store.digest()
 
 
 def test_ids_may_come_with_each_batch(path: Path) -> None:
@@ -265,7 +278,9 @@ def test_ids_may_come_with_each_batch(path: Path) -> None:
             writer.append(rows[2000:], ids=["123456789"] * 500)
         writer.append(rows[2000:], ids=[f"b{i}" for i in range(500)])
     ids = fostore.open(path).ids
-    assert ids is not None and ids[1999] == "a1999" and ids[2000] == "b0"
+    assert ids is not None
+    assert ids[1999] == "a1999"
+    assert ids[2000] == "b0"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +302,7 @@ def test_other_ids_are_refused_on_resume(path: Path) -> None:
 
 def test_exists_decides_what_happens_to_a_taken_path(path: Path) -> None:
     first = written(path)
-    with pytest.raises(StoreExistsError, match="resume.*overwrite"):
+    with pytest.raises(StoreExistsError, match=r"resume.*overwrite"):
         new(path)
     before = data_files(path)
     other = probs(N, K, seed=9)
@@ -295,7 +310,8 @@ def test_exists_decides_what_happens_to_a_taken_path(path: Path) -> None:
         writer.append(other[:2000])
         writer.commit()
         raise KeyError
-    assert data_files(path) == before and fostore.open(path).digest() == first.digest()
+    assert data_files(path) == before
+    assert fostore.open(path).digest() == first.digest()
     with new(path, exists="overwrite") as writer:
         writer.append(other)
         assert fostore.open(path).digest() == first.digest()
@@ -375,7 +391,8 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_lock(path: Path) -> N
             fostore.create(path, exists="resume")
         code = f"import fostore; fostore.create({str(path)!r}, exists='resume')"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert f"LockedError" in result.stderr and str(os.getpid()) in result.stderr
+        assert "LockedError" in result.stderr
+        assert str(os.getpid()) in result.stderr
         writer.append(probs(N, K))
     fostore.create(path, exists="resume").close()
 
@@ -466,13 +483,12 @@ def test_a_cut_file_is_found(path: Path) -> None:
     written(path)
     _, target = _data(path, 0)
     os.truncate(target, target.stat().st_size // 2)
-    try:
+    with pytest.raises(DamageError, match="cut") as error:
+        fostore.open(path).take([1000, 2400])  # HDF5 is refused as soon as it is opened
+    assert error.value.rows
+    if path.suffix == ".zarr":
         findings = fostore.open(path).verify("structure")
-        assert findings and any(f.rows is not None for f in findings)
-        with pytest.raises(DamageError):
-            fostore.open(path).take([1000, 2400])
-    except DamageError as error:
-        assert error.rows  # HDF5 is refused as soon as it is opened
+        assert any(finding.rows == (0, 1024) for finding in findings)
 
 
 def test_a_missing_unit_is_found_and_never_read_as_zeros(tmp_path: Path) -> None:
@@ -492,9 +508,11 @@ def test_take_is_numpy_fancy_indexing(path: Path) -> None:
     order = np.random.default_rng(0).integers(0, N, 5000)
     batch = store.take(order)
     assert np.array_equal(batch, rows[order])
-    assert batch.flags.writeable and batch.ctypes.data % 64 == 0
+    assert batch.flags.writeable
+    assert batch.ctypes.data % 64 == 0
     out = np.empty_like(batch)
-    assert store.take(order, out) is out and np.array_equal(out, rows[order])
+    assert store.take(order, out) is out
+    assert np.array_equal(out, rows[order])
     for bad in ([-1], [N], [0, 2**62]):
         with pytest.raises(UncommittedError):
             store.take(bad)
@@ -506,25 +524,29 @@ def test_take_is_numpy_fancy_indexing(path: Path) -> None:
 def test_a_store_is_the_dict_that_it_replaces(path: Path) -> None:
     store = written(path)
     rows = probs(N, K)
-    assert list(store) == list(range(N)) and list(store.keys()) == list(range(N))
+    assert list(store) == list(range(N))
+    assert list(store.keys()) == list(range(N))
     assert [i for i, _ in store.items()] == list(range(N))
     assert all(np.array_equal(a, b) for a, b in zip(store.values(), rows, strict=True))
-    assert 0 in store and N not in store and -1 not in store and "0" not in store
+    assert 0 in store
+    assert N not in store
+    assert -1 not in store
+    assert "0" not in store
     assert store.get(N) is None if False else np.array_equal(store[np.int64(3)], rows[3])
-    assert np.array_equal(store[10:20:3], rows[10:20:3]) and np.array_equal(np.asarray(store), rows)
+    assert np.array_equal(store[10:20:3], rows[10:20:3])
+    assert np.array_equal(np.asarray(store), rows)
     view = store.select([5, 3])
-    assert (
-        len(view) == 2
-        and np.array_equal(view[1], rows[3])
-        and np.array_equal(view.take([1, 0]), rows[[3, 5]])
-    )
+    assert len(view) == 2
+    assert np.array_equal(view[1], rows[3])
+    assert np.array_equal(view.take([1, 0]), rows[[3, 5]])
 
 
 def test_a_store_pickles_as_its_path(path: Path) -> None:
     store = written(path)
     data = pickle.dumps(store)
     assert len(data) < 1000
-    assert np.array_equal(pickle.loads(data)[7], store[7]) and pickle.loads(data) == store
+    assert np.array_equal(pickle.loads(data)[7], store[7])
+    assert pickle.loads(data) == store
 
 
 @pytest.mark.parametrize("kind", ["log_probs", "logits"])
@@ -542,7 +564,7 @@ def test_every_kind_and_dtype_reads_as_probabilities(
     tolerance = {"float16": 5e-3, "bfloat16": 5e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
     assert np.abs(store.take(np.arange(N)) - expected).max() < tolerance
     with pytest.raises(ArgumentError, match="column"):
-        store.array
+        _ = store.array
 
 
 def test_counts_stay_counts(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore import __version__, disk, geometry
+from fostore import disk, geometry
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError, StoreExistsError
 from fostore.formats import Format, UnitWriter, format_of
@@ -20,6 +20,7 @@ from fostore.lock import Lock
 from fostore.ranges import Ranges
 from fostore.sample_ids import encode_ids, id_column
 from fostore.schema import Array, Column, Schema
+from fostore.version import __version__
 from fostore.writer import Writer
 
 FINGERPRINT = Column("input_hash", "uint64", "uint64", (), (), "fingerprint")
@@ -62,8 +63,8 @@ def create(
         meta: any JSON; string keys, no NaN.
         identity: what the rows are made from; generators fill this in.
         exists: "fail" refuses a path that is taken; "resume" goes on with the store there, or
-            extends a sealed one, to a larger `num_samples` or (Zarr) by what is appended; "overwrite" replaces it at the moment when the new
-            store is sealed, and leaves it alone until then.
+            extends a sealed one, to a larger `num_samples` or (Zarr) by what is appended;
+            "overwrite" replaces it at the moment when the new store is sealed, not before.
         unit_rows: rows a unit, a power of two; by default about 32 MiB.
         commit_seconds: how much work a kill may cost; 0 commits every batch.
         tol: how far a row's sum may be from 1; by default from the dtype.

@@ -218,7 +218,7 @@ class Schema:
     def from_json(cls, value: Mapping[str, Any], where: str) -> Schema:
         """Parse and check what a stranger wrote; unknown features are refused by name."""
         requires = tuple(expect(value, "requires", list, where))
-        unknown = [name for name in requires if name not in FEATURES]
+        unknown = [n for n in requires if not isinstance(n, str) or n not in FEATURES]
         if unknown:
             raise UnsupportedError(
                 f"{where} needs the reader features {unknown}, which this release of fostore "

@@ -190,7 +190,7 @@ def inspect(fd: int, path: Path) -> Layout:
         raise DamageError(
             f"{cut}; rows {lost[0]} to {lost[1] - 1} are lost: restore it from a copy", rows=(lost,)
         )
-    _check_places(layout.places, size, path)
+    check_places(layout.places, size, path)
     return layout
 
 
@@ -287,7 +287,7 @@ def _read_text(root: Any, name: str, path: Path) -> bytes | None:
     return text.tobytes()
 
 
-def _check_places(places: Mapping[str, Place], size: int, path: Path) -> None:
+def check_places(places: Mapping[str, Place], size: int, path: Path) -> None:
     """Refuse datasets that reach beyond the file or lie on each other."""
     position, before = 0, ""
     for name, place in sorted(places.items(), key=lambda item: item[1].offset):
