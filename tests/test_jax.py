@@ -136,9 +136,9 @@ def test_a_callable_pytree_is_identified_by_its_leaves(tmp_path: Path) -> None:
     calls.clear()
     store()
     assert calls == []
-    with pytest.raises(IdentityError, match="tensor .* has other values"):
+    with pytest.raises(IdentityError, match=r"tensor .* has other values"):
         store(weight=weight + 1)
-    with pytest.raises(IdentityError, match="of the model is float 2.0"):
+    with pytest.raises(IdentityError, match="flat index 1"):
         store(scale=2.0)
 
 

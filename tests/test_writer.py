@@ -24,6 +24,7 @@ from fostore.errors import (
     StoreExistsError,
     StoreNotFoundError,
     UncommittedError,
+    UnsupportedError,
 )
 from support import SUFFIXES, data_files, plain_rows, probs
 
@@ -585,3 +586,13 @@ def _data(path: Path, offset: int) -> tuple[int, Path]:
     unit, inside = divmod(offset, 1024 * 12)
     shard = path / "probs" / "c" / str(unit) / "0"
     return inside, shard if shard.exists() else path / "probs" / f".tail.{unit}"
+
+
+def test_a_store_of_a_newer_minor_version_is_read_and_not_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    written(path)
+    metadata = path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"version": "1.0"', '"version": "1.7"'))
+    assert np.array_equal(fostore.open(path).array, probs(N, K))
+    with pytest.raises(UnsupportedError, match=r"1\.7"):
+        fostore.create(path, exists="resume")

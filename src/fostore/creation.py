@@ -12,9 +12,9 @@ import numpy as np
 
 from fostore import disk, geometry
 from fostore.encodings import make_schema
-from fostore.errors import ArgumentError, IdentityError, StoreExistsError
+from fostore.errors import ArgumentError, IdentityError, StoreExistsError, UnsupportedError
 from fostore.formats import Format, UnitWriter, format_of
-from fostore.header import Header, now
+from fostore.header import VERSION, Header, now
 from fostore.jsontext import check_json
 from fostore.lock import Lock
 from fostore.ranges import Ranges
@@ -180,10 +180,10 @@ def _beside(path: Path, what: str) -> Path:
 
 def _clean(path: Path) -> None:
     """Remove what a killed creation or overwrite left beside the store; we hold the lock."""
-    aside = path.with_name(path.name + ".old")
-    if not path.exists() and aside.exists():
-        disk.rename(aside, path)  # an exchange by two renames was cut between them
-    for what in ("tmp", "new"):
+    away = disk.aside(path)
+    if not path.exists() and away.exists():
+        disk.rename(away, path)  # an exchange by renames was cut between them
+    for what in ("tmp", "new", "old"):
         disk.remove(_beside(path, what))
 
 
@@ -199,6 +199,11 @@ def _require_free(path: Path, format: Format, header: Header, there: Ranges) -> 
 
 
 def _check_same(path: Path, header: Header, asked: Mapping[str, Any], fingerprints: bool) -> None:
+    if header.version != VERSION:
+        raise UnsupportedError(
+            f"{str(path)!r} was written by version {header.version} of the format; this release "
+            f"writes {VERSION} and could break what is new there: go on with a newer fostore"
+        )
     schema = header.schema
     have = {
         "num_classes": schema.num_classes,
@@ -257,6 +262,7 @@ def _keys(ids: Any, schema: Schema) -> Array | None:
         return None
     if column is None:
         raise IdentityError("the store keeps no ids, and ids= were given", ("ids",))
+    id_column(ids)  # refuses keys that are not unique
     return encode_ids(ids, column, 0)
 
 

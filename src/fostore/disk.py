@@ -100,7 +100,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths, at once where the kernel can (renameat2); else by two renames."""
+    """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if hasattr(libc, "renameat2"):
@@ -110,10 +110,15 @@ def exchange(one: Path, other: Path) -> None:
             code = ctypes.get_errno()
             if code not in (errno.EINVAL, errno.ENOSYS):
                 raise OSError(code, os.strerror(code), str(one), None, str(other))
-    aside = other.with_name(other.name + ".old")
-    os.rename(other, aside)
+    away = aside(other)
+    os.rename(other, away)
     os.rename(one, other)
-    os.rename(aside, one)
+    os.rename(away, one)
+
+
+def aside(path: Path) -> Path:
+    """Where an exchange by renames keeps what was at `path` for a moment."""
+    return path.with_name(f".{path.name}.old")
 
 
 def remove(path: Path) -> None:

@@ -110,6 +110,10 @@ class Header:
         return header
 
     def _check(self, where: str) -> None:
+        try:
+            uuid.UUID(self.id)
+        except ValueError as error:
+            raise FormatError(f"{where}: the id {self.id!r:.60} is no UUID") from error
         if self.num_samples is not None and not 0 <= self.num_samples <= _MAX_ROWS:
             raise FormatError(f"{where}: num_samples is {self.num_samples}")
         if (

@@ -26,6 +26,15 @@ ROLES = ("content", "id", "fingerprint", "view")
 FEATURES: frozenset[str] = frozenset()
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+RESERVED_NAMES = frozenset(
+    "meta fostore distributions header progress block_hashes offsets".split()
+)
+_SIDE_ROLES = {
+    "id": {("int64", 0), ("utf8", 1)},
+    "fingerprint": {("uint64", 0)},
+}
+"""What a column of such a role may be: dtype and number of axes; at most one a role."""
+
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _UNIT_ROUNDOFF = {
     "float16": 2.0**-11,
@@ -268,6 +277,13 @@ class Schema:
             raise error(
                 f"{where}: the columns {names} are empty, repeated or do not start with content"
             )
+        taken = RESERVED_NAMES.intersection(names)
+        if taken:
+            raise error(f"{where}: {sorted(taken)} name parts of a store and cannot name columns")
+        for role, kinds in _SIDE_ROLES.items():
+            found = [column for column in self.columns if column.role == role]
+            if len(found) > 1 or any((c.dtype, len(c.shape)) not in kinds for c in found):
+                raise error(f"{where}: the columns of role {role!r} are not what that role allows")
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)
 

@@ -26,7 +26,7 @@ from fostore.jsontext import check_json
 from fostore.ledger import Ledger
 from fostore.lock import Lock
 from fostore.ranges import Range, Ranges, describe
-from fostore.sample_ids import encode_ids
+from fostore.sample_ids import check_unique, encode_ids
 from fostore.schema import Array, Column, Schema
 
 _BATCH_BYTES = 1 << 20  # smaller batches are gathered up to this size: one system call, one hash
@@ -290,7 +290,8 @@ class Writer:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
 
         Raises:
-            RowError: rows are missing; nothing was published, the last commit stands.
+            RowError: rows are missing, or ids that came in batches repeat; nothing was published,
+                the last commit stands.
         """
         self._check_open()
         missing = self.missing()
@@ -302,6 +303,9 @@ class Writer:
         self.commit()
         if self._header.sealed:
             return
+        column = self.schema.role("id")
+        if column is not None and self._ids is None:
+            check_unique(self.read_side(column.name, 0, self._end), column)
         num_samples = self._end if self.num_samples is None else self.num_samples
         digest = self._ledger.finish(replace(self._header, num_samples=num_samples))
         self._header = replace(
