@@ -277,6 +277,41 @@ def test_a_short_unit_that_goes_on_is_not_sealed_before_its_hashes_are_new(path:
     np.testing.assert_array_equal(FORMAT.open(path).block_hashes()[2:], filler.hashes(1, UNIT))
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_kill_while_a_sealed_short_unit_is_opened_again_seals_nothing_wrongly(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    short = UNIT + 1500
+    full_store(path, "many columns", short)
+    filler = Filler(FORMAT.resume(path))
+    filler.writer.replan(replace(filler.header, num_samples=2 * UNIT, sealed=False, digest=None))
+    runs = filler.write(short, 2 * UNIT)
+    count = 0
+
+    def crash(fd: int, data: Any, offset: int) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise Crash
+        write_at(fd, data, offset)
+
+    write_at = disk.write_at
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write_at", crash)
+        with pytest.raises(Crash):
+            filler.writer.commit(runs)
+    assert FORMAT.open(path).committed == Ranges.of((0, short))
+    filler = Filler(FORMAT.resume(path))
+    if filler.writer.runs[0].crc is None:
+        np.testing.assert_array_equal(filler.writer.hashes(1), filler.hashes(1, 1500))
+    filler.commit(short, 2 * UNIT)
+    again = Filler(FORMAT.resume(path))
+    assert again.writer.sealed == Ranges.of((0, UNIT))
+    assert FORMAT.open(path).committed == Ranges.of((0, 2 * UNIT))
+    again.finish(2 * UNIT)
+    np.testing.assert_array_equal(FORMAT.open(path).block_hashes()[2:], again.hashes(1, UNIT))
+
+
 def test_a_failed_slot_is_written_again_and_the_last_commit_stands(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,12 @@ def test_a_bad_record_before_later_commits_is_damage(number: int) -> None:
         parse(broken(number), "j")
 
 
+def test_a_bad_record_inside_a_commit_before_the_last_one_is_damage() -> None:
+    for number in (2, 3):
+        with pytest.raises(DamageError):
+            parse(broken(number)[: after(3)], "j")
+
+
 @pytest.mark.parametrize("number", [5, 6])
 def test_a_bad_record_of_the_last_commit_is_a_torn_tail(number: int) -> None:
     assert parse(broken(number), "j").sequence == 3

@@ -175,6 +175,28 @@ def test_a_link_at_the_side_file_is_not_followed(path: Path, tmp_path: Path) -> 
     assert target.read_text() == "text"
 
 
+def test_a_side_file_that_is_removed_meanwhile_is_not_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last holder removes it between our opening and our locking: a lock on it would exclude nobody."""
+    open_file = disk.open_file
+    removals = [1, 1]
+
+    def open_and_lose(file: Path, **kwargs: bool) -> int:
+        fd = open_file(file, **kwargs)
+        if removals:
+            removals.pop()
+            file.unlink()
+        return fd
+
+    monkeypatch.setattr(disk, "open_file", open_and_lose)
+    with Lock.acquire(path):
+        assert side_file(path).exists()
+        command = [sys.executable, "-c", HOLD, str(path), "None"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert "LockedError" in done.stderr
+
+
 def test_a_full_disk_does_not_prevent_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")

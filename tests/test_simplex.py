@@ -54,7 +54,7 @@ def test_one_bad_number_anywhere_is_found_and_its_row_named(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_negative_number_is_refused_also_where_the_sum_is_right(dtype: str) -> None:
     rows = stored(np.array([[0.25, 0.25, 0.5], [0.75, 0.5, -0.25]]), dtype)
-    with pytest.raises(RowError, match="^row 1 holds -0.25 at class 2"):
+    with pytest.raises(RowError, match=r"^row 1 holds -0\.25 at class 2"):
         check(rows, dtype)
 
 
@@ -95,6 +95,13 @@ def test_the_sum_decides_as_it_does_in_float64(
             check(rows, dtype, tol)
 
 
+def test_a_tolerance_under_the_rounding_of_a_float32_sum_is_kept() -> None:
+    rows = np.float32([[0.5, 0.5, 5e-8]])  # whose float32 sum is 1
+    simplex.check_probs(rows, 6e-8)
+    with pytest.raises(RowError, match=r"^row 0 sums to"):
+        simplex.check_probs(rows, 4e-8)
+
+
 def test_rows_that_are_no_contiguous_block_are_checked_as_they_are() -> None:
     rows = rows_of((64, 20), "float32")
     wide = np.zeros((64, 40), np.float32)
@@ -103,9 +110,8 @@ def test_rows_that_are_no_contiguous_block_are_checked_as_they_are() -> None:
     simplex.check_probs(wide[::-1, ::2], 1e-3)
     simplex.check_probs(rows.astype(">f4"), 1e-3)
     simplex.check_finite(np.full((2, 3), 1.0, ">f4"))
-    simplex.check_finite(
-        np.full((2, 3), 4.6006e-41, ">f4")
-    )  # whose bytes turned round are infinity
+    turned_round = np.array([[0x0000807F]], ">u4").view(">f4")  # whose bytes backwards are infinity
+    simplex.check_finite(turned_round)
     with pytest.raises(RowError, match="row 0 sums to"):
         simplex.check_probs(wide[:, :20], 1e-3)
 
@@ -174,6 +180,13 @@ def test_log_probs_may_be_minus_infinity_and_nothing_else_that_is_not_finite(dty
         rows = stored(np.array([[0.0, -np.inf], [0.0, bad]]), dtype)
         with pytest.raises(RowError, match=r"^row 1 "):
             simplex.check_log_probs(rows, 1e-3, bfloat16=halves)
+
+
+@pytest.mark.parametrize("total", [0.5, 0.99, 1.01, 3.0])
+def test_log_probs_of_another_sum_are_refused(total: float) -> None:
+    rows = np.log(np.float32([[0.5, 0.5], [total / 2, total / 2]]))
+    with pytest.raises(RowError, match=r"^row 1 has exponentials that sum to"):
+        simplex.check_log_probs(rows, 1e-3)
 
 
 def test_probabilities_given_as_log_probs_are_recognised() -> None:

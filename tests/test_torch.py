@@ -30,6 +30,9 @@ from fostore.torch import (
 )
 from sides import Pairs, make_pairs
 
+# Forked workers are what is tested; that JAX may run in this process as well is the suite's doing.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 
 class Net(nn.Module):
     """Has everything that differs between training and evaluation."""

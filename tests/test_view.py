@@ -125,10 +125,14 @@ def test_pieces_of_one_file_may_share_a_page(tmp_path: Path) -> None:
 def test_what_cannot_be_one_range_falls_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = files_of(tmp_path, WIDE, (0, 100), (100, 200))  # two files in one page
+    odd = files_of(tmp_path, WIDE, (0, 100), (100, 200))  # the second would begin inside a page
+    shared = [odd[0], *files_of(tmp_path, WIDE, (100, 200), offset=3200)]  # two files in one page
     shifted = files_of(tmp_path, WIDE, (0, 50), offset=100)  # not at a page
     whole = files_of(tmp_path, WIDE, (0, 128), (128, 256))
-    assert isinstance(view_of(odd, WIDE, 200), SegmentView)
+    for segments in (odd, shared):
+        seen = view_of(segments, WIDE, 200)
+        assert isinstance(seen, SegmentView)
+        np.testing.assert_array_equal(seen.read(0, 200), rows_of(WIDE, 0, 200))
     assert isinstance(view_of(shifted, WIDE, 50), SegmentView)
     np.testing.assert_array_equal(view_of(shifted, WIDE, 50).array, rows_of(WIDE, 0, 50))
     assert isinstance(view_of(whole, WIDE, 256), MappedView)

@@ -5,10 +5,8 @@ Callers use `disk.name(...)`, never `from fostore.disk import name`, so that a t
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,6 +100,8 @@ def rename(source: Path, target: Path) -> None:
 def exchange(one: Path, other: Path) -> None:
     """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
     if sys.platform == "linux":
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         if hasattr(libc, "renameat2"):
             names = os.fsencode(one), os.fsencode(other)
@@ -124,6 +124,8 @@ def aside(path: Path) -> Path:
 def remove(path: Path) -> None:
     """Remove a file or a whole directory; nothing there is no error."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # the reader, which imports this module, needs none of it
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -150,6 +152,8 @@ def write_whole(path: Path, data: Buffer) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that can be written below `path`, or below its nearest parent that exists."""
+    import shutil
+
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

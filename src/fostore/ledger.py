@@ -36,11 +36,13 @@ class _Unit:
     """A unit that is not sealed: its runs and the hashes of its blocks, zero where unknown."""
 
     hashes: Array
-    runs: list[_Growing] = field(default_factory=list)
+    rows: int = 0
+    runs: dict[int, _Growing] = field(default_factory=dict)
+    """By the row at which they stop, where they may grow."""
 
-    @property
-    def rows(self) -> int:
-        return sum(run.stop - run.start for run in self.runs)
+    def add(self, run: _Growing) -> None:
+        self.runs[run.stop] = run
+        self.rows += run.stop - run.start
 
 
 class Ledger:
@@ -83,7 +85,7 @@ class Ledger:
                 parts = self._read(first, last)
                 crcs = [digest.crc(part, value) for part, value in zip(parts, crcs, strict=True)]
                 self._hash(unit, state, first, last, parts)
-            state.runs.append(_Growing(run.start, run.stop, crcs, run.stop))
+            state.add(_Growing(run.start, run.stop, crcs, run.stop))
             if run.crc is None:
                 sound = self._matches_hashes(unit, run)
             else:
@@ -100,7 +102,7 @@ class Ledger:
         """The runs that grew since they were last recorded; they count as recorded from now on."""
         runs = []
         for state in self._open.values():
-            for run in state.runs:
+            for run in state.runs.values():
                 if run.stop > run.recorded:
                     run.recorded = run.stop
                     runs.append(Run(run.start, run.stop, digest.combine_crcs(run.crcs)))
@@ -149,15 +151,16 @@ class Ledger:
     def _account(self, unit: int, start: int, stop: int, parts: list[Array]) -> None:
         state = self._unit(unit)
         self._hash(unit, state, start, stop, parts)
-        run = next((r for r in state.runs if r.stop == start), None)
+        run = state.runs.get(start)
+        known = [0] * len(parts) if run is None else run.crcs
+        crcs = [digest.crc(part, value) for part, value in zip(parts, known, strict=True)]
         if run is None:
-            crcs = [digest.crc(part) for part in parts]
-            state.runs.append(_Growing(start, stop, crcs, start))
-        else:
-            run.crcs = [
-                digest.crc(part, value) for part, value in zip(parts, run.crcs, strict=True)
-            ]
-            run.stop = stop
+            state.add(_Growing(start, stop, crcs, start))
+            return
+        del state.runs[start]
+        state.runs[stop] = run
+        state.rows += stop - start
+        run.crcs, run.stop = crcs, stop
 
     def _unit(self, unit: int) -> _Unit:
         state = self._open.get(unit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,10 +38,17 @@ class Ranges:
         return Ranges.of(*self.items, *ranges)
 
     def add(self, start: int, stop: int) -> Ranges:
-        """This set and `[start, stop)`; constant time where the range extends the last one."""
-        if self.items and start == self.items[-1][1] and start < stop:
-            return Ranges((*self.items[:-1], (self.items[-1][0], stop)))
-        return Ranges.of(*self.items, (start, stop))
+        """This set and `[start, stop)`; one comparison where the range extends the last one."""
+        items = self.items
+        if items and start == items[-1][1] and start < stop:
+            return Ranges((*items[:-1], (items[-1][0], stop)))
+        if start >= stop:
+            return self
+        first = bisect_left(items, start, key=lambda item: item[1])
+        last = bisect_right(items, stop, key=lambda item: item[0])
+        if first < last:
+            start, stop = min(start, items[first][0]), max(stop, items[last - 1][1])
+        return Ranges((*items[:first], (start, stop), *items[last:]))
 
     def missing(self, stop: int, start: int = 0) -> tuple[Range, ...]:
         """What lies in `[start, stop)` and not in this set."""
@@ -63,8 +70,11 @@ class Ranges:
 
     def overlap(self, start: int, stop: int) -> tuple[Range, ...]:
         """The part of this set that lies in `[start, stop)`."""
-        clipped = ((max(a, start), min(b, stop)) for a, b in self.items)
-        return tuple(r for r in clipped if r[0] < r[1])
+        if start >= stop:
+            return ()
+        first = bisect_right(self.items, start, key=lambda item: item[1])
+        last = bisect_left(self.items, stop, key=lambda item: item[0])
+        return tuple((max(a, start), min(b, stop)) for a, b in self.items[first:last])
 
     @property
     def prefix(self) -> int:
@@ -72,7 +82,7 @@ class Ranges:
         return self.items[0][1] if self.items and self.items[0][0] == 0 else 0
 
     def __contains__(self, row: int) -> bool:
-        at = bisect_right(self.items, (row, float("inf")))
+        at = bisect_right(self.items, row, key=lambda item: item[0])
         return at > 0 and self.items[at - 1][1] > row
 
     def __len__(self) -> int:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
 
-Array = npt.NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 KINDS = ("probs", "log_probs", "logits", "counts")
 FLOATS = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}

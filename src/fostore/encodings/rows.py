@@ -8,8 +8,10 @@ import numpy as np
 
 from fostore.errors import RowError
 from fostore.ranges import describe
-from fostore.schema import COUNTS, Array, Schema
+from fostore.schema import COUNTS, FLOATS, Array, Schema
 from fostore.simplex import bfloat16_to_float32, float32_to_bfloat16
+
+_LITTLE_ENDIAN = {name: np.dtype(name).newbyteorder("<") for name in FLOATS if name != "bfloat16"}
 
 
 def where(start: int, count: int) -> str:
@@ -50,6 +52,8 @@ def as_floats(rows: Array, start: int) -> Array:
     Raises:
         RowError: integers, booleans, complex numbers or objects.
     """
+    if rows.dtype.kind == "f" and rows.dtype.itemsize <= 8:
+        return rows
     if rows.dtype.name == "bfloat16":
         return bfloat16_to_float32(np.ascontiguousarray(rows).view(np.uint16))
     if rows.dtype.kind != "f":
@@ -64,10 +68,14 @@ def as_floats(rows: Array, start: int) -> Array:
 
 def round_to(rows: Array, dtype: str) -> Array:
     """Float rows rounded to nearest in the stored form of `dtype`; C-contiguous, aliases where it can."""
-    with np.errstate(over="ignore", under="ignore"):
-        if dtype == "bfloat16":
+    if dtype == "bfloat16":
+        with np.errstate(over="ignore", under="ignore"):
             return float32_to_bfloat16(rows)
-        return np.ascontiguousarray(rows, np.dtype(dtype).newbyteorder("<"))
+    stored = _LITTLE_ENDIAN[dtype]
+    if rows.dtype == stored:
+        return np.ascontiguousarray(rows)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ascontiguousarray(rows, stored)
 
 
 def widen(stored: Array, dtype: str) -> Array:

@@ -30,7 +30,7 @@ from fostore.formats.hdf5_file import (
 )
 from fostore.formats.hdf5_stream import read_at
 from fostore.header import Header
-from fostore.ranges import Ranges
+from fostore.ranges import Range, Ranges
 from fostore.schema import Array
 
 _COPY_BYTES = 8 << 20
@@ -69,6 +69,7 @@ class HDF5Writer:
         self._open: dict[int, tuple[Run, ...]] = {}
         for run in runs:
             self._file(self._open, run)
+        self._stale = {u for u in self._open if read_hashes(fd, layout, *self._bounds(u)).any()}
         self._unsynced: set[int] = set()
         self._unmarked = False
 
@@ -101,8 +102,7 @@ class HDF5Writer:
         disk.sync_data(self._fd)
         with self._guard:
             for unit in hashed:
-                bounds = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
-                self._marked = self._marked.add(*bounds)
+                self._marked = self._marked.add(*self._bounds(unit))
                 self._open.pop(unit, None)
             self._unsynced -= hashed
             self._unmarked = self._unmarked or bool(hashed)
@@ -138,24 +138,31 @@ class HDF5Writer:
         self._sequence, self._open, self._unmarked = record.sequence, runs, False
 
     def _reopen(self, unit: int) -> None:
-        """Let a short unit that was sealed go on: from now on its rows have a checksum and no block hashes.
+        """Let a unit go on that has block hashes: from now on its rows have checksums instead.
 
-        The hash of its last block, which will grow, is taken away before the unit can be whole
-        again: a whole unit with all hashes is sealed.
+        The hashes are taken away before the unit can be whole again, since a whole unit that has
+        all its hashes is sealed, and that of a short block would be of fewer rows.
         """
-        runs = self._open.get(unit, ())
-        if all(run.crc is not None for run in runs):
+        if unit not in self._stale:
             return
-        checked = tuple(
-            replace(run, crc=self._crc(run)) if run.crc is None else run for run in runs
-        )
-        self._record({**self._open, unit: checked})
-        place, size = self._layout.places[HASHES], self.header.block_rows
-        width = place.shape[1] * place.shape[2]
-        for run in runs:
-            if run.crc is None and run.stop % size:
-                disk.write_at(self._fd, bytes(width), place.offset + run.stop // size * width)
+        runs = self._open.get(unit, ())
+        if any(run.crc is None for run in runs):
+            checked = [
+                run if run.crc is not None else replace(run, crc=self._crc(run)) for run in runs
+            ]
+            self._record({**self._open, unit: tuple(checked)})
+        zeros = bytes(read_hashes(self._fd, self._layout, *self._bounds(unit)).nbytes)
+        disk.write_at(self._fd, zeros, self._hashes_at(unit))
         disk.sync_data(self._fd)
+        self._stale.discard(unit)
+
+    def _bounds(self, unit: int) -> Range:
+        return geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+
+    def _hashes_at(self, unit: int) -> int:
+        place = self._layout.places[HASHES]
+        block = unit * (self.header.unit_rows // self.header.block_rows)
+        return place.offset + block * place.shape[1] * place.shape[2]
 
     def _crc(self, run: Run) -> int:
         columns = self.header.schema.columns
@@ -174,7 +181,7 @@ class HDF5Writer:
     def _file(self, open_units: dict[int, tuple[Run, ...]], run: Run) -> None:
         """Add a run to its unit; runs that it covers are replaced by it."""
         unit = run.start // self.header.unit_rows
-        start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+        start, stop = self._bounds(unit)
         if not start <= run.start < run.stop <= stop:
             raise ArgumentError(
                 f"a run of rows {run.start} to {run.stop - 1} does not lie in the unit of rows "
@@ -189,15 +196,13 @@ class HDF5Writer:
     def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
         """File the block hashes of a whole unit; durable with the next `sync`."""
         place = self._layout.places[HASHES]
-        first = unit * (self.header.unit_rows // self.header.block_rows)
         expected = (-(-num_rows // self.header.block_rows), *place.shape[1:])
         if hashes.shape != expected or hashes.dtype != np.uint8:
             raise ArgumentError(
                 f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
             )
+        disk.write_at(self._fd, np.ascontiguousarray(hashes).reshape(-1), self._hashes_at(unit))
         start = unit * self.header.unit_rows
-        offset = place.offset + first * place.shape[1] * place.shape[2]
-        disk.write_at(self._fd, np.ascontiguousarray(hashes).reshape(-1), offset)
         with self._guard:
             self.sealed = self.sealed.add(start, start + num_rows)
             if hashes.any(axis=2).all():  # where one is unknown, the runs keep their checksums
@@ -205,7 +210,7 @@ class HDF5Writer:
 
     def hashes(self, unit: int) -> Array:
         """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""
-        start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
+        start, stop = self._bounds(unit)
         stored = read_hashes(self._fd, self._layout, start, stop)
         known = any(run.crc is None for run in self._open.get(unit, ()))
         return stored if known or self.sealed.covers(start, stop) else np.zeros_like(stored)

@@ -280,12 +280,10 @@ def _parse(
     """Texts of rows as one array (n, *shape), or None where one of them is something else."""
     import orjson
 
-    # Every value has the brackets of one row and all together have as many rows as values: so a value
-    # such as `[1], [2]` cannot pass for two rows.
+    # Every value opens the brackets of one row, so a value such as `[1], [2]` cannot pass for two.
     brackets = 0 if not shape else 1 if len(shape) == 1 else 1 + shape[0]
-    for value in values:
-        if value.count(b"[") != brackets or value.count(b"]") != brackets:
-            return None
+    if any(value.count(b"[") != brackets for value in values):
+        return None
     text = b"[" + b",".join(values) + b"]"
     if b"true" in text or b"false" in text or (b"null" in text and not nulls):
         return None

@@ -60,7 +60,7 @@ def view_of(segments: Sequence[Segment], column: Column, num_rows: int) -> Colum
         try:
             return MappedView(segments, column, num_rows)
         except OSError as error:
-            if isinstance(error, DamageError) or error.errno not in (errno.ENOMEM, errno.EINVAL):
+            if error.errno not in (errno.ENOMEM, errno.EINVAL):
                 raise
     return SegmentView(segments, column, num_rows)
 

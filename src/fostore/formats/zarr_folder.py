@@ -205,12 +205,25 @@ def check_directory(path: Path) -> None:
         raise UnsafeError(f"{path} is a link or no folder; no store has any")
 
 
-def check_parents(array: Path, key: str) -> None:
-    """Refuse links among the folders between an array and one of its chunks."""
-    folder = array
-    for part in key.split("/")[:-1]:
-        folder = folder / part
-        check_directory(folder)
+def find_chunk(array: Path, key: str) -> Path | None:
+    """The file of a chunk of an array, or None where there is none.
+
+    Raises:
+        UnsafeError: a link, or something else that no store has, on the way.
+    """
+    name = os.fspath(array)
+    mode = 0
+    for part in key.split("/"):  # text, not paths: this runs once a unit before a first batch
+        if mode and not stat.S_ISDIR(mode):
+            raise UnsafeError(f"{name} is a link or no folder; no store has any")
+        name = f"{name}/{part}"
+        try:
+            mode = os.lstat(name).st_mode
+        except FileNotFoundError:
+            return None
+    if not stat.S_ISREG(mode):
+        raise UnsafeError(f"{name} is a link or no regular file; no store has any")
+    return Path(name)
 
 
 def is_there(path: Path) -> bool:

@@ -14,7 +14,7 @@ from fostore.formats.view import view_of
 from fostore.formats.zarr_folder import (
     Folder,
     State,
-    check_parents,
+    find_chunk,
     is_there,
     load,
     read_file,
@@ -89,6 +89,7 @@ class ZarrReader:
         """
         folder = self._state.folder
         unit_rows = self.header.unit_rows
+        row_bytes = folder.shards[index].column.row_bytes
         segments = []
         for start, stop in _pieces(self.committed, unit_rows):
             unit = start // unit_rows
@@ -99,7 +100,6 @@ class ZarrReader:
                     f"{missing} is missing, and with it rows {start} to {stop - 1}",
                     ((start, stop),),
                 )
-            row_bytes = folder.shards[index].column.row_bytes
             segments.append(Segment(path, (start - unit * unit_rows) * row_bytes, start, stop))
         return segments
 
@@ -154,12 +154,7 @@ def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> Path | N
         tail = folder.tail(index, unit)
         if is_there(tail):
             return tail
-    try:
-        check_parents(folder.array(index), folder.shards[index].key(unit))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    shard = folder.shard(index, unit)
-    return shard if is_there(shard) else None
+    return find_chunk(folder.array(index), folder.shards[index].key(unit))
 
 
 def read_hashes(folder: Folder, unit: int) -> Array:
@@ -169,12 +164,10 @@ def read_hashes(folder: Folder, unit: int) -> Array:
         DamageError: the file was cut.
     """
     layout = folder.hashes
-    path = folder.hash_chunk(unit)
-    try:
-        check_parents(folder.hash_array, layout.key(unit))
-        data = read_file(path, layout.chunk_bytes)
-    except (FileNotFoundError, NotADirectoryError):
+    path = find_chunk(folder.hash_array, layout.key(unit))
+    if path is None:
         return np.zeros(layout.chunk_shape, np.uint8)
+    data = read_file(path, layout.chunk_bytes)
     if len(data) != layout.chunk_bytes:
         raise DamageError(f"{path} has {len(data)} bytes, expected {layout.chunk_bytes}")
     return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)

@@ -136,18 +136,13 @@ class ZarrWriter:
     def _append(self, runs: Sequence[Run]) -> None:
         assert self._journal is not None
         data = journal.pack_commit(runs, self._sequence + 1)
-        self._failed = True
+        # A write that fails halfway is written over by the next commit, which has the same sequence.
+        disk.write_at(self._journal, data, self._journal_end)
         try:
-            disk.write_at(self._journal, data, self._journal_end)
+            disk.sync_data(self._journal)
         except BaseException:
-            # Records of half a commit must not stand behind those of the next one.
-            disk.truncate(self._journal, self._journal_end)
-            self._failed = False
+            self._failed = True  # nobody knows what is durable: no commit may follow
             raise
-        disk.sync_data(
-            self._journal
-        )  # if this fails, nobody knows what is durable: no commit follows
-        self._failed = False
         self._journal_end += len(data)
         self._sequence += 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -23,7 +24,14 @@ from fostore.generate.loader import check_batch_size
 from fostore.generate.loop import run
 from fostore.generate.numpy_source import is_array
 from fostore.generate.progress import Progress
-from fostore.generate.source import Indices, Source, StreamSource, steps
+from fostore.generate.source import (
+    Indices,
+    MapSource,
+    Sequential,
+    Source,
+    StreamSource,
+    steps,
+)
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.ranges import Range, Ranges
 from fostore.schema import FLOATS, Array
@@ -33,7 +41,7 @@ Model = Callable[..., Any]
 _ENDLESS = 1 << 62
 
 
-class Generator:
+class Generator(ABC):
     """What the generators of all frameworks share; a subclass only says how to make its framework."""
 
     def __init__(
@@ -70,8 +78,9 @@ class Generator:
         self.model_name = model_name
         self._arrays_seen = 0
 
+    @abstractmethod
     def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
-        raise NotImplementedError
+        """What runs these models; raises ArgumentError where the device is not there."""
 
     @overload
     def generate_distributions(
@@ -201,7 +210,7 @@ class Generator:
             engine,
             target,
             made_from=made_from,
-            meta=self._meta,
+            meta=lambda mode: self._meta(mode, source),
             hashes_inputs=dataset_fingerprint is None,
         )
         with framework.running(self._models):
@@ -264,11 +273,13 @@ class Generator:
         described = [self._framework.describe(model) for model in self._models]
         return {"members": described} if self._many else described[0]
 
-    def _meta(self, mode: str) -> dict[str, Any]:
+    def _meta(self, mode: str, source: Source) -> dict[str, Any]:
+        batches = source.batches if isinstance(source, MapSource) else None
+        own = batches.batch_size if isinstance(batches, Sequential) else self.batch_size
         return {
             "model_name": self.model_name,
             "output_mode": mode,
-            "batch_size": self.batch_size,
+            "batch_size": own,
             "device": self.device,
             **self._framework.software(),
         }

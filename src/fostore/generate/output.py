@@ -62,6 +62,11 @@ def are_distributions(rows: Array, tol: float) -> Array:
     return whole
 
 
+def may_be_distribution(row: Array, tol: float) -> bool:
+    """Whether a row (1, ..., K) is a distribution; cheap for logits, of which one is mostly negative."""
+    return bool(np.minimum.reduce(row, axis=None) >= 0) and bool(are_distributions(row, tol)[0])
+
+
 def decide(rows: Array, indices: Indices, tol: float) -> str:
     """The mode that "auto" stands for, from the outputs (n, ..., K) of the first batch.
 
@@ -129,10 +134,8 @@ def _check(rows: Array, kind: str, tol: float, start: int) -> None:
         check_logits(rows, start)
 
 
-def advice(mode: str, was_auto: bool) -> str:
-    """What to do about rows that are no distributions."""
-    if mode == "logits":
-        return "the model's output for this sample has no softmax; look at the sample"
+def advice(was_auto: bool) -> str:
+    """What to do about outputs that were taken for distributions and are none."""
     if was_auto:
         return (
             "output_mode='auto' took the first batch for probabilities; say output_mode='logits' if "

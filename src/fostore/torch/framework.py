@@ -78,18 +78,13 @@ class TorchFramework:
 
     def select(self, tensor: Any, selection: Selection) -> Any:
         wide = tensor.dtype == torch.float64 or selection.dtype == "float64"
-        # Autocast would run the softmax in its own dtype, and it holds here: this is the user's thread.
-        with torch.autocast(self._device.type, enabled=False):
-            x = tensor.to(torch.float64 if wide else torch.float32)
-            if selection.mode == "logits":
-                if selection.temperature != 1.0:
-                    x = x / selection.temperature
-                if selection.kind == "probs":
-                    x = torch.softmax(x, dim=-1)
-                elif selection.kind == "log_probs":
-                    x = torch.log_softmax(x, dim=-1)
-            elif selection.kind == "log_probs":
-                x = torch.log(x)
+        kind = tensor.device.type
+        if torch.is_autocast_enabled(kind):
+            # It would run the softmax in its own dtype, and it holds here: this is the user's thread.
+            with torch.autocast(kind, enabled=False):
+                x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
+        else:
+            x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
         if selection.kind == "probs":
             return x.to(_FLOATS.get(selection.dtype, torch.float32))
         return x.to(torch.float64 if selection.dtype == "float64" else torch.float32)
@@ -126,6 +121,17 @@ class TorchFramework:
 
     def software(self) -> dict[str, str]:
         return {"framework": "torch", "framework_version": str(torch.__version__)}
+
+
+def _kept(x: torch.Tensor, selection: Selection, dtype: torch.dtype) -> torch.Tensor:
+    x = x.to(dtype)
+    if selection.mode == "logits":
+        if selection.temperature != 1.0:
+            x = x / selection.temperature
+        if selection.kind == "probs":
+            return torch.softmax(x, dim=-1)
+        return torch.log_softmax(x, dim=-1) if selection.kind == "log_probs" else x
+    return torch.log(x) if selection.kind == "log_probs" else x
 
 
 def find_device(device: str | torch.device) -> torch.device:
