@@ -43,4 +43,8 @@ def data_files(path: Path) -> dict[str, bytes]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return {name: file[name][:].tobytes() for name in sorted(file) if name not in ("header", "progress")}
+        return {
+            name: file[name][:].tobytes()
+            for name in sorted(file)
+            if name not in ("header", "progress")
+        }

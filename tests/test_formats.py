@@ -13,7 +13,7 @@ import pytest
 
 from fostore import digest, disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, StoreExistsError
-from fostore.formats import Format, Reader, Run, format_of
+from fostore.formats import Format, Reader, Run, WholeUnit, format_of
 from fostore.ranges import Ranges
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
@@ -330,7 +330,7 @@ def test_hashes_of_a_sealed_unit_can_be_set_again(
 ) -> None:
     filler.commit(0, N)
     right = filler.hashes(0, UNIT)
-    filler.writer.seal(0, UNIT, np.zeros_like(right))
+    filler.writer.seal([WholeUnit(0, UNIT, np.zeros_like(right))])
     filler.seal(0)
     filler.finish(N)
     np.testing.assert_array_equal(format.open(path).block_hashes()[: len(right)], right)

@@ -456,6 +456,23 @@ def test_a_stream_resumes_past_its_finished_samples(side: Side, tmp_path: Path) 
     assert_rows(store, softmax(pairs.inputs @ linear.weight))
 
 
+def test_a_stream_resumed_in_other_batches_is_compared_as_well(side: Side, tmp_path: Path) -> None:
+    pairs, linear = make_pairs(), Linear()
+    options: dict[str, Any] = {"store": tmp_path / "a.zarr", "model_fingerprint": "v1"}
+    linear.fail_at = 1
+    with pytest.raises(GenerationError):
+        side.generator(
+            side.model(linear), batch_size=10, output_mode="logits"
+        ).generate_distributions(Stream(pairs.inputs), False, commit_seconds=0, **options)
+    changed = pairs.inputs.copy()
+    changed[7] += 1
+    whole = side.generator(side.model(Linear()), batch_size=64)
+    with pytest.raises(IdentityError, match="sample 7 of the stream"):
+        whole.generate_distributions(Stream(changed), False, **options)
+    store = whole.generate_distributions(Stream(pairs.inputs), False, **options)
+    assert_rows(store, softmax(pairs.inputs @ linear.weight))
+
+
 def test_ids_and_class_names_are_kept(side: Side, path: Path) -> None:
     pairs = make_pairs(20)
     ids, names = [f"scan-{i}" for i in range(20)], list("abcde")

@@ -171,6 +171,16 @@ def test_random_augmentation_is_said_once_and_does_not_block_a_resume(tmp_path: 
     assert before == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
 
 
+def test_fingerprinting_does_not_shift_what_the_run_draws(tmp_path: Path) -> None:
+    pairs = make_pairs()
+    noisy = Augmented(pairs.inputs, pairs.labels)
+    generator = FirstOrderDataGenerator(net(), output_mode="logits")
+    in_memory = generator.generate_distributions(noisy, False)
+    with pytest.warns(UserWarning, match="reads differently"):
+        store = generator.generate_distributions(noisy, False, store=tmp_path / "a.zarr")
+    np.testing.assert_array_equal(store.array, list(in_memory.values()))
+
+
 def test_augmentation_that_began_later_is_found_out(tmp_path: Path) -> None:
     pairs = make_pairs()
     noisy = Augmented(pairs.inputs, pairs.labels)

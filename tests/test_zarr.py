@@ -24,7 +24,7 @@ from fostore.errors import (
     ArgumentError,
     DamageError,
 )
-from fostore.formats import Run, zarr_reader
+from fostore.formats import Run, WholeUnit, zarr_reader
 from fostore.formats.zarr import FORMAT
 from fostore.formats.zarr_layout import Shards
 from fostore.formats.zarr_tails import MAX_OPEN
@@ -560,7 +560,7 @@ def test_a_sealed_unit_takes_no_rows_and_an_unwritten_one_no_seal(filler: Filler
     with pytest.raises(ArgumentError, match="not committed"):
         filler.seal(1)
     with pytest.raises(ArgumentError, match="hashes"):
-        filler.writer.seal(1, 5, filler.hashes(0, UNIT))
+        filler.writer.seal([WholeUnit(1, 5, filler.hashes(0, UNIT))])
 
 
 def test_a_sealed_store_takes_rows_after_a_replan_only(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fostore import digest, geometry
 from fostore.encodings import make_schema
-from fostore.formats import Run, UnitWriter
+from fostore.formats import Run, UnitWriter, WholeUnit
 from fostore.header import Header
 from fostore.schema import Column
 
@@ -100,7 +100,7 @@ class Filler:
         if num_rows is None:
             start, stop = geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
             num_rows = stop - start
-        self.writer.seal(unit, num_rows, self.hashes(unit, num_rows))
+        self.writer.seal([WholeUnit(unit, num_rows, self.hashes(unit, num_rows))])
 
     def finish(self, num_samples: int) -> None:
         """Seal what is not sealed, publish, close."""

@@ -10,7 +10,7 @@ from fostore import digest
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, DamageError, RowError
 from fostore.formats import Finding, Reader
-from fostore.ranges import Range
+from fostore.ranges import Range, Ranges
 
 LEVELS = ("structure", "checksums", "full")
 
@@ -88,12 +88,13 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
 
 
 def _blocks(reader: Reader, lost: list[Range]) -> Iterator[Range]:
-    """The committed rows, cut at block boundaries, less those whose files are gone."""
+    """The committed rows, cut at block boundaries, less the blocks that touch lost rows."""
     size = reader.header.block_rows
+    gone = Ranges.of(*((a - a % size, b + -b % size) for a, b in lost))
     for first, last in reader.committed:
-        row = first
-        while row < last:
-            stop = min(last, row - row % size + size)
-            if not any(a < stop and row < b for a, b in lost):
-                yield row, stop
-            row = stop
+        for start, stop in gone.missing(last, first):  # not row by row: a claim may be huge
+            row = start
+            while row < stop:
+                end = min(stop, row - row % size + size)
+                yield row, end
+                row = end

@@ -185,6 +185,7 @@ def _clean(path: Path) -> None:
         disk.rename(away, path)  # an exchange by renames was cut between them
     for what in ("tmp", "new", "old"):
         disk.remove(_beside(path, what))
+        disk.remove(_beside(_beside(path, what), "tmp"))
 
 
 def _rows(units: UnitWriter) -> list[tuple[int, int]]:

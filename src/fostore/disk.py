@@ -54,6 +54,15 @@ def sync_data(fd: int) -> None:
         getattr(os, "fdatasync", os.fsync)(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Make the data of a file durable, by its name."""
+    fd = open_file(path)
+    try:
+        sync_data(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     if os.name == "nt":

@@ -13,12 +13,13 @@ import numpy as np
 
 from fostore import digest, geometry
 from fostore.errors import DamageError
-from fostore.formats import Run, UnitWriter
+from fostore.formats import Run, UnitWriter, WholeUnit
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array
 
 _READ_BYTES = 8 << 20
+_GROUP = 32  # units sealed together: their files are open at once
 
 
 @dataclass(slots=True)
@@ -117,36 +118,40 @@ class Ledger:
                 whole.append((start, stop))
         return whole
 
-    def seal(self, start: int, stop: int) -> None:
-        """Seal a whole unit whose rows are committed."""
-        unit = start // self._unit_rows
-        state = self._open[unit]
-        blocks = block_ranges(start, stop, self._block_rows)
-        hashes = state.hashes[: len(blocks)]
-        for block, (first, last) in enumerate(blocks):
-            if not hashes[block].any():
-                hashes[block] = self._block_hashes(first, last)
-        self._files.seal(unit, stop - start, hashes)
-        del self._open[unit]
+    def seal(self, whole: Sequence[Range]) -> None:
+        """Seal whole units, given as row ranges, whose rows are committed."""
+        for at in range(0, len(whole), _GROUP):
+            group = whole[at : at + _GROUP]
+            units = []
+            for start, stop in group:
+                hashes = self._open[start // self._unit_rows].hashes
+                units.append(self._whole(start, stop, hashes))
+            self._files.seal(units)
+            for start, _ in group:
+                del self._open[start // self._unit_rows]
 
     def finish(self, header: Header) -> str:
         """Seal what is left of a store whose every row is committed, and give its digest."""
         assert header.num_samples is not None
-        for start, stop in self.whole_units(header.num_samples):
-            self.seal(start, stop)
-        parts = []
+        self.seal(self.whole_units(header.num_samples))
+        parts = [np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)]
         for unit in range(-(-header.num_samples // self._unit_rows)):
             start, stop = geometry.unit_range(unit, self._unit_rows, header.num_samples)
-            blocks = block_ranges(start, stop, self._block_rows)
-            hashes = np.array(self._files.hashes(unit)[: len(blocks)])
-            unknown = [b for b in range(len(blocks)) if not hashes[b].any()]
-            for block in unknown:
-                hashes[block] = self._block_hashes(*blocks[block])
-            if unknown:
-                self._files.seal(unit, stop - start, hashes)
-            parts.append(hashes)
-        none = np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)
-        return digest.store_digest(header, np.concatenate([none, *parts]))
+            stored = self._files.hashes(unit)
+            whole = self._whole(start, stop, np.array(stored))
+            if not np.array_equal(whole.hashes, stored):
+                self._files.seal([whole])
+            parts.append(whole.hashes)
+        return digest.store_digest(header, np.concatenate(parts))
+
+    def _whole(self, start: int, stop: int, hashes: Array) -> WholeUnit:
+        """A whole unit with all its hashes, those that are unknown (zero) computed from its rows."""
+        num_blocks = -(-(stop - start) // self._block_rows)
+        hashes = hashes[:num_blocks]
+        for block in np.flatnonzero(~hashes.any(axis=(1, 2))):
+            first = start + int(block) * self._block_rows
+            hashes[block] = self._block_hashes(first, min(first + self._block_rows, stop))
+        return WholeUnit(start // self._unit_rows, stop - start, hashes)
 
     def _account(self, unit: int, start: int, stop: int, parts: list[Array]) -> None:
         state = self._unit(unit)
@@ -192,10 +197,14 @@ class Ledger:
     def _matches_hashes(self, unit: int, run: Run) -> bool:
         """Whether the rows just read from a sealed, partial unit are those that it was sealed with."""
         fresh, stored = self._open[unit].hashes, self._files.hashes(unit)
-        for block, (first, last) in enumerate(block_ranges(run.start, run.stop, self._block_rows)):
-            known = fresh[block] if fresh[block].any() else self._block_hashes(first, last)
-            if not np.array_equal(known, stored[block]):
-                return False
+        first = unit * self._unit_rows
+        for block in np.flatnonzero(stored.any(axis=(1, 2))):
+            start = first + int(block) * self._block_rows
+            stop = min(start + self._block_rows, run.stop)
+            if run.start <= start < stop:
+                known = fresh[block] if fresh[block].any() else self._block_hashes(start, stop)
+                if not np.array_equal(known, stored[block]):
+                    return False
         return True
 
     def _block_hashes(self, start: int, stop: int) -> Array:
@@ -210,8 +219,3 @@ class Ledger:
         while start < stop:
             yield start, min(start + rows, stop)
             start += rows
-
-
-def block_ranges(start: int, stop: int, block_rows: int) -> list[Range]:
-    """The blocks of the rows `[start, stop)`, where `start` begins a block."""
-    return [(row, min(row + block_rows, stop)) for row in range(start, stop, block_rows)]

@@ -91,7 +91,7 @@ class Lock:
                     return cls(path, span)
             # Whoever is releasing its units holds the whole file for a moment, to remove it.
             time.sleep(_PAUSE_SECONDS)
-        raise AssertionError("the last attempt complains")  # pragma: no cover
+        raise LockedError(f"{real} was taken and released by others meanwhile; try again")
 
     @property
     def held(self) -> bool:

@@ -168,6 +168,8 @@ class Writer:
         self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
 
     def _check_place(self, start: int, stop: int) -> None:
+        if start == self._end and (self.num_samples is None or stop <= self.num_samples):
+            return  # the ordinary case: behind every row that is there
         if start < 0:
             raise RowError(f"rows start at 0, {start} came")
         if self.num_samples is not None and stop > self.num_samples and not self._grows:
@@ -224,8 +226,7 @@ class Writer:
                 self._pending.add(start, columns)
             else:
                 self._flush()
-                self._ledger.put(start, columns)
-                self._written = self._written.add(start, stop)
+                self._file(start, columns)
             self._position = stop
             if time.monotonic() - self._last_commit >= self._commit_seconds:
                 self._begin_commit()
@@ -235,10 +236,17 @@ class Writer:
 
     def _flush(self) -> None:
         if self._pending.count:
-            start, columns = self._pending.start, self._pending.arrays()
-            self._ledger.put(start, columns)
-            self._written = self._written.add(start, start + self._pending.count)
+            self._file(self._pending.start, self._pending.arrays())
             self._pending.clear()
+
+    def _file(self, start: int, columns: list[Array]) -> None:
+        stop = start + len(columns[0])
+        self._ledger.put(start, columns)
+        self._written = self._written.add(start, stop)
+        unit_rows = self._header.unit_rows
+        if start // unit_rows != stop // unit_rows and self._commit is None:
+            # A unit is full: have the disk begin, so that the commit finds little left to wait for.
+            self._commit = self._pool().submit(self._units.sync)
 
     def _all_written(self) -> Ranges:
         if not self._pending.count:
@@ -247,8 +255,11 @@ class Writer:
 
     @property
     def _end(self) -> int:
-        written = self._all_written().items
-        return written[-1][1] if written else 0
+        """The row after the last one that is there."""
+        items = self._written.items
+        end = items[-1][1] if items else 0
+        pending = self._pending
+        return max(end, pending.start + pending.count) if pending.count else end
 
     # Durable
 
@@ -265,17 +276,19 @@ class Writer:
         runs = self._ledger.uncommitted()
         whole = self._ledger.whole_units(self.num_samples)
         if runs or whole:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="fostore-commit")
-            self._commit = self._thread.submit(self._commit_now, runs, whole, self._written)
+            self._commit = self._pool().submit(self._commit_now, runs, whole, self._written)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="fostore-commit")
+        return self._thread
 
     def _commit_now(self, runs: list[Run], whole: list[Range], written: Ranges) -> None:
         if runs:
             self._units.sync()
             self._units.commit(runs)
         self._committed = written
-        for start, stop in whole:
-            self._ledger.seal(start, stop)
+        self._ledger.seal(whole)
 
     def _join(self) -> None:
         commit, self._commit = self._commit, None
@@ -339,6 +352,8 @@ class Writer:
     def set_identity(self, identity: Mapping[str, Any]) -> None:
         """Record what the rows are made from; before the first row, durable when it returns."""
         self._check_open()
+        if self._header.sealed:
+            raise ArgumentError(f"{self.path} is sealed, and its identity stays as it is")
         self._header = replace(self._header, identity=check_json(dict(identity), "identity"))
         self._units.replan(self._header)
 
@@ -426,8 +441,7 @@ class Writer:
     def _settle(self) -> None:
         """Check what a kill left behind, and seal the units that it left whole."""
         self._ledger.adopt()
-        for start, stop in self._ledger.whole_units(self.num_samples):
-            self._ledger.seal(start, stop)
+        self._ledger.seal(self._ledger.whole_units(self.num_samples))
 
 
 class _Pending:

@@ -33,6 +33,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeUnit:
+    """A unit all of whose `num_rows` rows are committed, ready to be sealed.
+
+    `hashes` is uint8 (blocks of the unit, hashed columns, 32).
+    """
+
+    unit: int
+    num_rows: int
+    hashes: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Rows `[start, stop)` of a column as they lie in a file: row-major, little-endian, at `offset` bytes."""
 
@@ -148,10 +160,10 @@ class UnitWriter(Protocol):
         """Record runs whose rows are durable; when this returns they are committed."""
         ...
 
-    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
-        """A unit is whole: all its `num_rows` rows are committed. Idempotent.
+    def seal(self, units: Sequence[WholeUnit]) -> None:
+        """Seal units together: what makes them durable is paid once for all. Idempotent.
 
-        `hashes` is uint8 (blocks of the unit, hashed columns, 32).
+        After a kill in between, those that are not sealed are in `runs` of the next writer.
         """
         ...
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fostore import digest, disk, geometry
 from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
-from fostore.formats import Run, slots
+from fostore.formats import Run, WholeUnit, slots
 from fostore.formats.hdf5_build import header_record, make, plan_mirrors
 from fostore.formats.hdf5_file import (
     HASHES,
@@ -193,20 +193,23 @@ class HDF5Writer:
         ]
         open_units[unit] = (*kept, run)
 
-    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
-        """File the block hashes of a whole unit; durable with the next `sync`."""
+    def seal(self, units: Sequence[WholeUnit]) -> None:
+        """File the block hashes of whole units; durable with the next `sync`."""
         place = self._layout.places[HASHES]
-        expected = (-(-num_rows // self.header.block_rows), *place.shape[1:])
-        if hashes.shape != expected or hashes.dtype != np.uint8:
-            raise ArgumentError(
-                f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
-            )
-        disk.write_at(self._fd, np.ascontiguousarray(hashes).reshape(-1), self._hashes_at(unit))
-        start = unit * self.header.unit_rows
-        with self._guard:
-            self.sealed = self.sealed.add(start, start + num_rows)
-            if hashes.any(axis=2).all():  # where one is unknown, the runs keep their checksums
-                self._unsynced.add(unit)
+        for whole in units:
+            hashes = whole.hashes
+            expected = (-(-whole.num_rows // self.header.block_rows), *place.shape[1:])
+            if hashes.shape != expected or hashes.dtype != np.uint8:
+                raise ArgumentError(
+                    f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
+                )
+            data = np.ascontiguousarray(hashes).reshape(-1)
+            disk.write_at(self._fd, data, self._hashes_at(whole.unit))
+            start = whole.unit * self.header.unit_rows
+            with self._guard:
+                self.sealed = self.sealed.add(start, start + whole.num_rows)
+                if hashes.any(axis=2).all():  # one is unknown: the runs keep their checksums
+                    self._unsynced.add(whole.unit)
 
     def hashes(self, unit: int) -> Array:
         """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""

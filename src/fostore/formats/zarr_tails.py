@@ -82,10 +82,10 @@ class Tails:
                 for tail, _ in dirty:
                     self._let_go(tail)
 
-    def seal(self, index: int, unit: int, num_rows: int) -> None:
-        """Make the tail of a whole unit its shard: index, sync, rename. No tail: nothing to do."""
+    def complete(self, index: int, unit: int, num_rows: int) -> bool:
+        """Append the index to the tail of a whole unit, not durable yet; False where there is no tail."""
         if not is_there(self._folder.tail(index, unit)):
-            return
+            return False
         layout = self._folder.shards[index]
         size = num_rows * layout.column.row_bytes
         with self._used(index, unit) as tail:
@@ -97,19 +97,15 @@ class Tails:
             for piece in layout.index_pieces(num_rows):
                 disk.write_at(tail.fd, piece, at)
                 at += len(piece)
-            disk.sync_data(tail.fd)
-            tail.dirty = False
+            tail.dirty = True
+        return True
+
+    def place(self, index: int, unit: int) -> None:
+        """Give a tail that is complete and durable the name of its shard."""
         self._forget(index, unit)
-        array = self._folder.array(index)
         shard = self._folder.shard(index, unit)
         disk.make_directory(shard.parent)
-        folder = shard.parent
-        while folder != array:  # the names of new folders, from the outside in
-            disk.sync_directory(folder.parent)
-            folder = folder.parent
         disk.rename(self._folder.tail(index, unit), shard)
-        disk.sync_directory(shard.parent)
-        disk.sync_directory(array)
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -153,10 +149,11 @@ class Tails:
 
     def _forget(self, index: int, unit: int) -> None:
         with self._guard:
-            tail = self._open.pop((index, unit))
-            tail.forgotten = True
-            tail.users += 1
-            self._let_go(tail)
+            tail = self._open.pop((index, unit), None)
+            if tail is not None:
+                tail.forgotten = True
+                tail.users += 1
+                self._let_go(tail)
 
     @staticmethod
     def _let_go(tail: _Tail) -> None:

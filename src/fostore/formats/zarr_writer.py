@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from fostore import digest, disk, jsontext
 from fostore.errors import ArgumentError, DamageError
-from fostore.formats import Run, journal
+from fostore.formats import Run, WholeUnit, journal
 from fostore.formats.journal import JournalHeader
 from fostore.formats.zarr_folder import METADATA, Folder, State, group_metadata, is_there
 from fostore.formats.zarr_reader import locate, read_hashes
@@ -171,40 +172,71 @@ class ZarrWriter:
 
     # Sealed
 
-    def seal(self, unit: int, num_rows: int, hashes: Array) -> None:
-        """A unit is whole: its hashes, then its shards, then the shapes. Idempotent.
+    def seal(self, units: Sequence[WholeUnit]) -> None:
+        """Units are whole: their hashes, then their shards, then the shapes. Idempotent.
+
+        Every step is made durable for all units together, before the next one begins.
 
         Raises:
-            ArgumentError: rows or hashes that the unit does not have.
+            ArgumentError: rows or hashes that a unit does not have.
             DamageError: a column has neither tail nor whole shard.
         """
-        start = unit * self.header.unit_rows
-        self._unit_of(start, start + num_rows)
-        layout = self._folder.hashes
-        held = -(-num_rows // self.header.block_rows)
-        if hashes.shape != (held, *layout.chunk_shape[1:]) or hashes.dtype != np.uint8:
-            raise ArgumentError(
-                f"unit {unit} has {num_rows} rows and hashes of shape "
-                f"{(held, *layout.chunk_shape[1:])}, {hashes.dtype} of {hashes.shape} came"
-            )
-        with self._guard:
-            missing = self._committed.missing(start + num_rows, start)
-        if missing:
-            raise ArgumentError(
-                f"unit {unit} cannot be sealed: {describe(missing)} are not committed"
-            )
-        self._write_hashes(unit, hashes)
+        for whole in units:
+            self._check_whole(whole)
+        columns = range(len(self._folder.shards))
+        hashes = [(w.unit, self._stage_hashes(w)) for w in units if not self._has_hashes(w)]
+        complete = [
+            (index, whole.unit)
+            for whole in units
+            for index in columns
+            if self._tails.complete(index, whole.unit, whole.num_rows)
+        ]
+        self._tails.sync()
+        for _, temporary in hashes:
+            disk.sync_file(temporary)
+        for unit, temporary in hashes:
+            path = self._folder.hash_chunk(unit)
+            disk.make_directory(path.parent)
+            disk.rename(temporary, path)
+        chunks = [self._folder.hash_chunk(unit) for unit, _ in hashes]
+        self._sync_names(self._folder.hash_array, chunks)
+        for index, unit in complete:
+            self._tails.place(index, unit)
         for index, shards in enumerate(self._folder.shards):
-            self._tails.seal(index, unit, num_rows)
-            path = self._folder.shard(index, unit)
-            if not is_there(path) or path.stat().st_size != shards.shard_bytes(num_rows):
-                lost = ((start, start + num_rows),)
-                raise DamageError(f"{path} is missing or cut, and with it {describe(lost)}", lost)
+            paths = [self._folder.shard(index, whole.unit) for whole in units]
+            self._sync_names(self._folder.array(index), paths)
+            for whole, path in zip(units, paths, strict=True):
+                if not is_there(path) or path.stat().st_size != shards.shard_bytes(whole.num_rows):
+                    start = whole.unit * self.header.unit_rows
+                    lost = ((start, start + whole.num_rows),)
+                    raise DamageError(
+                        f"{path} is missing or cut, and with it {describe(lost)}", lost
+                    )
         with self._guard:
-            self.sealed = self.sealed.add(start, start + num_rows)
-            self._recorded.discard(unit)
+            for whole in units:
+                start = whole.unit * self.header.unit_rows
+                self.sealed = self.sealed.add(start, start + whole.num_rows)
+                self._recorded.discard(whole.unit)
             prefix = self.sealed.prefix
         self._publish(prefix)
+
+    def _check_whole(self, whole: WholeUnit) -> None:
+        start = whole.unit * self.header.unit_rows
+        stop = start + whole.num_rows
+        self._unit_of(start, stop)
+        held = -(-whole.num_rows // self.header.block_rows)
+        expected = (held, *self._folder.hashes.chunk_shape[1:])
+        if whole.hashes.shape != expected or whole.hashes.dtype != np.uint8:
+            raise ArgumentError(
+                f"unit {whole.unit} has {whole.num_rows} rows and hashes of shape {expected}, "
+                f"{whole.hashes.dtype} of {whole.hashes.shape} came"
+            )
+        with self._guard:
+            missing = self._committed.missing(stop, start)
+        if missing:
+            raise ArgumentError(
+                f"unit {whole.unit} cannot be sealed: {describe(missing)} are not committed"
+            )
 
     def hashes(self, unit: int) -> Array:
         """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
@@ -310,17 +342,39 @@ class ZarrWriter:
             beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
             self.sealed = Ranges.of(*kept, *beyond)
 
-    def _write_hashes(self, unit: int, hashes: Array) -> None:
-        layout = self._folder.hashes
-        whole = np.zeros(layout.chunk_shape, np.uint8)
-        whole[: len(hashes)] = hashes
-        path = self._folder.hash_chunk(unit)
-        if is_there(path) and np.array_equal(read_hashes(self._folder, unit), whole):
-            return
-        disk.make_directory(path.parent)
-        for folder in (self._folder.hash_array, path.parents[2], path.parents[1]):
+    def _hash_chunk(self, whole: WholeUnit) -> Array:
+        chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
+        chunk[: len(whole.hashes)] = whole.hashes
+        return chunk
+
+    def _has_hashes(self, whole: WholeUnit) -> bool:
+        there = is_there(self._folder.hash_chunk(whole.unit))
+        return there and np.array_equal(
+            read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
+        )
+
+    def _stage_hashes(self, whole: WholeUnit) -> Path:
+        """Write a unit's hash chunk under a temporary name, not durable yet."""
+        temporary = self._folder.hash_array / f".{whole.unit}.tmp"
+        disk.remove(temporary)
+        fd = disk.open_file(temporary, write=True, create=True)
+        try:
+            disk.write_at(fd, self._hash_chunk(whole), 0)
+        finally:
+            os.close(fd)
+        return temporary
+
+    @staticmethod
+    def _sync_names(array: Path, paths: Sequence[Path]) -> None:
+        """Make the names of files, of the folders that hold them, and those gone from the array durable."""
+        folders = {array}
+        for path in paths:
+            folder = path.parent
+            while folder != array:
+                folders.add(folder)
+                folder = folder.parent
+        for folder in sorted(folders, key=lambda f: len(f.parts)):
             disk.sync_directory(folder)
-        disk.write_whole(path, whole)
 
     def _publish(self, rows: int) -> None:
         """Raise the shapes to `rows`; they are never lowered."""

@@ -68,9 +68,8 @@ class Relay:
 
     def _work(self) -> None:
         while (token := self._queue.get()) is not _END:
-            if (
-                self._error is None
-            ):  # after an error the queue is only emptied, so that put never hangs
+            # After an error the queue is only emptied, so that put never hangs.
+            if self._error is None:
                 try:
                     self._deliver(token)
                 except BaseException as error:

@@ -78,13 +78,7 @@ class TorchFramework:
 
     def select(self, tensor: Any, selection: Selection) -> Any:
         wide = tensor.dtype == torch.float64 or selection.dtype == "float64"
-        kind = tensor.device.type
-        if torch.is_autocast_enabled(kind):
-            # It would run the softmax in its own dtype, and it holds here: this is the user's thread.
-            with torch.autocast(kind, enabled=False):
-                x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
-        else:
-            x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
+        x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
         if selection.kind == "probs":
             return x.to(_FLOATS.get(selection.dtype, torch.float32))
         return x.to(torch.float64 if selection.dtype == "float64" else torch.float32)
