@@ -7,9 +7,7 @@ Order is the law: data on disk, then the commit that names it, then the seal tha
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +18,14 @@ import numpy as np
 from fostore import disk, geometry
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FostoreError, RowError
-from fostore.formats import Run, UnitWriter
+from fostore.formats import UnitWriter
 from fostore.header import Header, now
 from fostore.jsontext import check_json
-from fostore.ledger import Ledger
 from fostore.lock import Lock
+from fostore.pipeline import Pipeline
 from fostore.ranges import Range, Ranges, describe
 from fostore.sample_ids import check_unique, encode_ids
 from fostore.schema import Array, Column, Schema
-
-_BATCH_BYTES = 1 << 20  # smaller batches are gathered up to this size: one system call, one hash
 
 
 class Writer:
@@ -56,28 +52,25 @@ class Writer:
         ids: Array | None = None,
         replaces: Path | None = None,
         grows: bool = False,
+        overlap: bool = True,
     ) -> None:
         self.path = path
         self._units = units
         self._lock = lock
-        self._commit_seconds = commit_seconds
         self._ids = ids
         self._replaces = replaces
         self._grows = grows
         self._pid = os.getpid()
         self._closed = False
-        self._failed = False
         self._header = units.header
         self._encoding = encoding_of(self.schema)
-        self._ledger = Ledger(units)
-        self._written = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
-        self._committed = self._written
-        self._position = self._written.prefix
-        self._pending = _Pending(self.schema)
-        self._last_commit = time.monotonic()
-        self._thread: ThreadPoolExecutor | None = None
-        self._commit: Future[None] | None = None
-        self._settle()
+        there = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+        self._rows = Pipeline(units, there, commit_seconds=commit_seconds, overlap=overlap)
+        self._position = there.prefix
+        # Check what a kill left behind, and seal the units that it left whole.
+        ledger = self._rows.ledger
+        ledger.adopt()
+        ledger.seal(ledger.whole_units(self.num_samples))
 
     # What it is
 
@@ -99,16 +92,16 @@ class Writer:
     @property
     def committed(self) -> Ranges:
         """The rows that no kill can lose."""
-        return self._committed
+        return self._rows.committed
 
     def missing(self) -> list[Range]:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
-        stop = self._end if self.num_samples is None else self.num_samples
-        return list(self._all_written().missing(stop))
+        stop = self._rows.end if self.num_samples is None else self.num_samples
+        return list(self._rows.accepted.missing(stop))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
-        return len(self._all_written())
+        return len(self._rows.accepted)
 
     # Rows in
 
@@ -168,7 +161,7 @@ class Writer:
         self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
 
     def _check_place(self, start: int, stop: int) -> None:
-        if start == self._end and (self.num_samples is None or stop <= self.num_samples):
+        if start == self._rows.end and (self.num_samples is None or stop <= self.num_samples):
             return  # the ordinary case: behind every row that is there
         if start < 0:
             raise RowError(f"rows start at 0, {start} came")
@@ -177,7 +170,7 @@ class Writer:
                 f"the store plans {self.num_samples} rows, this batch would end at row {stop - 1}; "
                 "to extend it, resume it with exists='resume' and a larger num_samples"
             )
-        taken = self._all_written().overlap(start, stop)
+        taken = self._rows.accepted.overlap(start, stop)
         if taken:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
@@ -217,87 +210,15 @@ class Writer:
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
         if self._header.sealed:
             self._unseal()
-        try:
-            if not self._pending.follows(start):
-                self._flush()
-            if self._pending.is_small(stop - start):
-                if not self._pending.fits(stop - start):
-                    self._flush()
-                self._pending.add(start, columns)
-            else:
-                self._flush()
-                self._file(start, columns)
-            self._position = stop
-            if time.monotonic() - self._last_commit >= self._commit_seconds:
-                self._begin_commit()
-        except OSError:
-            self._failed = True
-            raise
-
-    def _flush(self) -> None:
-        if self._pending.count:
-            self._file(self._pending.start, self._pending.arrays())
-            self._pending.clear()
-
-    def _file(self, start: int, columns: list[Array]) -> None:
-        stop = start + len(columns[0])
-        self._ledger.put(start, columns)
-        self._written = self._written.add(start, stop)
-        unit_rows = self._header.unit_rows
-        if start // unit_rows != stop // unit_rows and self._commit is None:
-            # A unit is full: have the disk begin, so that the commit finds little left to wait for.
-            self._commit = self._pool().submit(self._units.sync)
-
-    def _all_written(self) -> Ranges:
-        if not self._pending.count:
-            return self._written
-        return self._written.add(self._pending.start, self._pending.start + self._pending.count)
-
-    @property
-    def _end(self) -> int:
-        """The row after the last one that is there."""
-        items = self._written.items
-        end = items[-1][1] if items else 0
-        pending = self._pending
-        return max(end, pending.start + pending.count) if pending.count else end
+        self._rows.put(start, columns)
+        self._position = stop
 
     # Durable
 
     def commit(self) -> None:
         """Make every row so far durable; when it returns, no kill can lose them."""
         self._check_open()
-        self._begin_commit()
-        self._join()
-
-    def _begin_commit(self) -> None:
-        self._flush()
-        self._join()
-        self._last_commit = time.monotonic()
-        runs = self._ledger.uncommitted()
-        whole = self._ledger.whole_units(self.num_samples)
-        if runs or whole:
-            self._commit = self._pool().submit(self._commit_now, runs, whole, self._written)
-
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="fostore-commit")
-        return self._thread
-
-    def _commit_now(self, runs: list[Run], whole: list[Range], written: Ranges) -> None:
-        if runs:
-            self._units.sync()
-            self._units.commit(runs)
-        self._committed = written
-        self._ledger.seal(whole)
-
-    def _join(self) -> None:
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            try:
-                commit.result()
-            except BaseException:
-                self._failed = True
-                raise
+        self._rows.commit()
 
     def seal(self) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
@@ -318,9 +239,9 @@ class Writer:
             return
         column = self.schema.role("id")
         if column is not None and self._ids is None:
-            check_unique(self.read_side(column.name, 0, self._end), column)
-        num_samples = self._end if self.num_samples is None else self.num_samples
-        digest = self._ledger.finish(replace(self._header, num_samples=num_samples))
+            check_unique(self.read_side(column.name, 0, self._rows.end), column)
+        num_samples = self._rows.end if self.num_samples is None else self.num_samples
+        digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
         self._header = replace(
             self._header, num_samples=num_samples, sealed=True, digest=digest, updated=now()
         )
@@ -371,9 +292,10 @@ class Writer:
     def read_side(self, name: str, start: int, stop: int) -> Array:
         """Rows of one column as stored."""
         self._check_open()
-        self._flush()
-        if not self._written.covers(start, stop):
-            raise RowError(f"{describe(self._written.missing(stop, start))} are not written")
+        gaps = self._rows.accepted.missing(stop, start)
+        if gaps:
+            raise RowError(f"{describe(gaps)} are not written")
+        self._rows.drain()
         index = self.schema.index(name)
         parts = geometry.split_at_units(start, stop, self._header.unit_rows)
         arrays = [self._units.read(index, first, last) for _, first, last in parts]
@@ -388,16 +310,15 @@ class Writer:
         if self._closed:
             return
         try:
-            if not self._failed and self._pid == os.getpid():
-                self.commit()
+            if self._pid == os.getpid():
+                self._rows.commit()
         finally:
             self._release()
 
     def _release(self) -> None:
         self._closed = True
         try:
-            if self._thread is not None:
-                self._thread.shutdown(wait=True)
+            self._rows.close()
             self._units.close()
         finally:
             self._lock.release()
@@ -424,7 +345,7 @@ class Writer:
             error.add_note(f"while closing {self.path}: {second}")
         else:
             error.add_note(
-                f"{len(self._committed)} rows of {self.path} are committed; "
+                f"{len(self.committed)} rows of {self.path} are committed; "
                 "go on with exists='resume'"
             )
 
@@ -433,53 +354,7 @@ class Writer:
             raise ArgumentError(f"the writer of {self.path} is closed")
         if self._pid != os.getpid():
             raise ArgumentError(f"{self.path} belongs to process {self._pid}, which opened it")
-        if self._failed:
-            raise FostoreError(f"writing {self.path} failed before; close it and resume")
-        if self._commit is not None and self._commit.done():
-            self._join()  # an error of the commit thread is raised here, one batch late
-
-    def _settle(self) -> None:
-        """Check what a kill left behind, and seal the units that it left whole."""
-        self._ledger.adopt()
-        self._ledger.seal(self._ledger.whole_units(self.num_samples))
-
-
-class _Pending:
-    """Small batches in a row, gathered into one."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._columns = schema.columns
-        self._capacity = max(_BATCH_BYTES // max(schema.row_bytes), 1)
-        self._arrays: list[Array] = []
-        self.start = 0
-        self.count = 0
-
-    def follows(self, start: int) -> bool:
-        return not self.count or start == self.start + self.count
-
-    def is_small(self, rows: int) -> bool:
-        return rows * 4 <= self._capacity
-
-    def fits(self, rows: int) -> bool:
-        return self.count + rows <= self._capacity
-
-    def add(self, start: int, columns: list[Array]) -> None:
-        if not self._arrays:
-            self._arrays = [
-                np.empty((self._capacity, *c.shape), c.numpy_dtype) for c in self._columns
-            ]
-        if not self.count:
-            self.start = start
-        end = self.count + len(columns[0])
-        for buffer, array in zip(self._arrays, columns, strict=True):
-            buffer[self.count : end] = array
-        self.count = end
-
-    def arrays(self) -> list[Array]:
-        return [buffer[: self.count] for buffer in self._arrays]
-
-    def clear(self) -> None:
-        self.count = 0
+        self._rows.check()
 
 
 def _as_array(rows: Any) -> Array:
