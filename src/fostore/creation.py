@@ -44,7 +44,6 @@ def create(
     unit_rows: int | None = None,
     commit_seconds: float = 1.0,
     tol: float | None = None,
-    overlap: bool = True,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -69,8 +68,6 @@ def create(
         unit_rows: rows a unit, a power of two; by default about 32 MiB.
         commit_seconds: how much work a kill may cost; 0 commits every batch.
         tol: how far a row's sum may be from 1; by default from the dtype.
-        overlap: whether rows are written and hashed in a thread beside the caller's; False where a
-            model needs the cores more.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used, or that contradict the store which
@@ -157,7 +154,6 @@ def create(
             ids=keys,
             replaces=None if place == path else path,
             grows=header.sealed and num_samples is None and format.streams,
-            overlap=overlap,
         )
         if keys is not None:
             _check_keys(writer, keys)

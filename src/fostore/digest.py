@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,18 +53,21 @@ def row_crc(columns: Sequence[Array]) -> int:
     return combine_crcs([crc(rows) for rows in columns])
 
 
+@cache
+def _blake3() -> Any:
+    from blake3 import blake3  # once: an import statement a block costs as much as its hash
+
+    return blake3
+
+
 def hasher() -> Any:
     """A fresh BLAKE3 with `update(buffer)` and `digest() -> bytes`, for a block that comes in pieces."""
-    from blake3 import blake3
-
-    return blake3()
+    return _blake3()()
 
 
 def block_hash(rows: Array) -> Array:
     """The BLAKE3 of one block's rows of one column, uint8 (32,), read-only."""
-    from blake3 import blake3
-
-    return np.frombuffer(blake3(buffer(rows).data).digest(), np.uint8)
+    return np.frombuffer(_blake3()(buffer(rows).data).digest(), np.uint8)
 
 
 # ------------------------------------------------------------------ the digest of a store

@@ -1,6 +1,6 @@
 """What a writer knows of the rows it wrote: runs and their checksums, block hashes, which units are whole.
 
-Rows pass through `put` once; checksum and hash are taken while they are hot.
+Rows pass through `account` once; checksum and hash are taken while they are hot.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Unit:
 class Ledger:
     """The bookkeeping of one writer over one `UnitWriter`.
 
-    `seal` may run in another thread than `put`, for a unit that no later `put` touches.
+    `seal` may run in another thread than `account`, for units whose rows have all been accounted for.
     """
 
     def __init__(self, units: UnitWriter) -> None:
@@ -63,14 +63,13 @@ class Ledger:
         self._hashers: list[Any] = []
         self._hashers_at = -1
 
-    def put(self, start: int, columns: Sequence[Array]) -> None:
-        """Write rows at `start` and take account of them; after an error they count as not written."""
+    def account(self, start: int, columns: Sequence[Array]) -> None:
+        """Take account of rows at `start`, one array a column, that are written before they are committed."""
         stop = start + len(columns[0])
         for unit, first, last in geometry.split_at_units(start, stop, self._unit_rows):
-            parts = [array[first - start : last - start] for array in columns]
-            for i, part in enumerate(parts):
-                self._files.write(i, first, part)
-            self._account(unit, first, last, parts)
+            self._account(
+                unit, first, last, [rows[first - start : last - start] for rows in columns]
+            )
 
     def adopt(self) -> None:
         """Read the committed rows of units that are not sealed, and check them against their record.

@@ -7,7 +7,7 @@ does not and names the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -172,19 +172,20 @@ def float32_to_bfloat16(x: Array) -> Array:
 # ------------------------------------------------------------------ the cheap path
 
 
-def _chunks(rows: Array) -> Iterator[Array]:
+def _chunks(rows: Array) -> Iterable[Array]:
     """Runs of rows of about `CHUNK` numbers, each C-contiguous, native and of two axes."""
     if rows.size == 0:
-        return
+        return ()
     if not rows.dtype.isnative:
         rows = rows.astype(rows.dtype.newbyteorder("="))
-    num_classes = rows.shape[-1]
     if rows.size <= CHUNK:
-        yield np.ascontiguousarray(rows).reshape(-1, num_classes)
-        return
-    step = max(CHUNK * len(rows) // rows.size, 1)
+        return (np.ascontiguousarray(rows).reshape(-1, rows.shape[-1]),)
+    return _cut(rows, max(CHUNK * len(rows) // rows.size, 1))
+
+
+def _cut(rows: Array, step: int) -> Iterator[Array]:
     for begin in range(0, len(rows), step):
-        yield np.ascontiguousarray(rows[begin : begin + step]).reshape(-1, num_classes)
+        yield np.ascontiguousarray(rows[begin : begin + step]).reshape(-1, rows.shape[-1])
 
 
 @lru_cache(maxsize=8)

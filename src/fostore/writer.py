@@ -52,7 +52,6 @@ class Writer:
         ids: Array | None = None,
         replaces: Path | None = None,
         grows: bool = False,
-        overlap: bool = True,
     ) -> None:
         self.path = path
         self._units = units
@@ -64,8 +63,9 @@ class Writer:
         self._closed = False
         self._header = units.header
         self._encoding = encoding_of(self.schema)
+        self._num_content = len(self.schema.content)
         there = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
-        self._rows = Pipeline(units, there, commit_seconds=commit_seconds, overlap=overlap)
+        self._rows = Pipeline(units, there, commit_seconds=commit_seconds)
         self._position = there.prefix
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
@@ -157,7 +157,7 @@ class Writer:
                     f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
                 )
         self._check_place(start, stop)
-        self._encoding.check(columns[: len(self.schema.content)], self.schema, start)
+        self._encoding.check(columns[: self._num_content], self.schema, start)
         self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
 
     def _check_place(self, start: int, stop: int) -> None:
@@ -179,7 +179,7 @@ class Writer:
     ) -> list[Array]:
         columns: list[Array] = []
         array: Array | None
-        for column in self.schema.columns[len(self.schema.content) :]:
+        for column in self.schema.columns[self._num_content :]:
             if column.role == "id":
                 array = self._ids_of(column, start, stop, ids)
             elif column.role == "fingerprint":
