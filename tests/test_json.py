@@ -496,7 +496,7 @@ def test_every_kind_reads_back_bit_for_bit(
         "probs": np.exp(logits - level),
         "log_probs": logits - level,
         "logits": logits,
-        "counts": np.full(shape, np.iinfo(dtype).max if kind == "counts" else 0, dtype),
+        "counts": np.full(shape, np.iinfo(dtype).max, dtype) if kind == "counts" else logits,
     }[kind]
     schema = make_schema(3, kind=kind, dtype=dtype, num_members=members, temperature=1.5)
     path = tmp_path / "x.json"

@@ -131,7 +131,7 @@ def test_the_schema_accepts_the_json_document_of_every_kind_of_store(
 ) -> None:
     fill(tmp_path / "a.zarr", options)
     with fostore.open(tmp_path / "a.zarr") as store:
-        export(tmp_path / "a.json", store._reader)
+        export(tmp_path / "a.json", store.reader)
     document = json.loads((tmp_path / "a.json").read_bytes())
     DOCUMENT.validate(document)
     first = next(key for key in document if key != "meta")

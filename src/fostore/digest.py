@@ -29,6 +29,22 @@ def buffer(rows: Array) -> Array:
     return flat
 
 
+@cache
+def _crc32c() -> Any:
+    from crc32c import crc32c  # slow to import, and a sealed Zarr store is read without it
+
+    return crc32c
+
+
+def checksum(data: bytes | memoryview, value: int = 0) -> int:
+    """The crc32c of bytes, going on from `value`.
+
+    >>> hex(checksum(b"123456789"))
+    '0xe3069283'
+    """
+    return int(_crc32c()(data, value))
+
+
 def crc(rows: Array, value: int = 0) -> int:
     """The crc32c of a column's bytes, going on from `value`, the crc of the rows before.
 
@@ -36,16 +52,12 @@ def crc(rows: Array, value: int = 0) -> int:
     >>> crc(rows[2:], crc(rows[:2])) == crc(rows)
     True
     """
-    from crc32c import crc32c
-
-    return int(crc32c(buffer(rows).data, value))
+    return checksum(buffer(rows).data, value)
 
 
 def combine_crcs(crcs: Sequence[int]) -> int:
     """`Run.crc`: the crc32c over the columns' crc32c's, each a little-endian uint32, in schema order."""
-    from crc32c import crc32c
-
-    return int(crc32c(struct.pack(f"<{len(crcs)}I", *crcs)))
+    return checksum(struct.pack(f"<{len(crcs)}I", *crcs))
 
 
 def row_crc(columns: Sequence[Array]) -> int:
@@ -126,19 +138,17 @@ def store_digest(header: Header, hashes: Array) -> str:
     Raises:
         ArgumentError: the hashes are not one a block and hashed column.
     """
-    from blake3 import blake3
-
     expected = (num_blocks(header), len(hashed_columns(header)), HASH_BYTES)
     if hashes.shape != expected or hashes.dtype != np.uint8:
         raise ArgumentError(
             f"block hashes are {hashes.dtype} {hashes.shape}, expected uint8 {expected}"
         )
     text = canonical(header)
-    total = blake3(struct.pack("<Q", len(text)))
+    total = _blake3()(struct.pack("<Q", len(text)))
     total.update(text)
     for i in range(expected[1]):
-        total.update(blake3(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
-    return PREFIX + total.hexdigest()
+        total.update(_blake3()(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
+    return f"{PREFIX}{total.hexdigest()}"
 
 
 def _column(column: Column) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from fostore.errors import ArgumentError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, format_of
 from fostore.header import Header
 from fostore.ranges import Range, Ranges, describe
-from fostore.sample_ids import decode_ids
 from fostore.schema import Array, Schema
 
 _PIECE_BYTES = 4 << 20
@@ -56,9 +55,10 @@ class Store(Mapping[int, Array]):
     """
 
     def __init__(self, path: Path) -> None:
+        """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         format = format_of(path)
         try:
-            self._reader: Reader = format.open(path)
+            self.reader: Reader = format.open(path)
         except FileNotFoundError as error:
             if path.exists():
                 raise
@@ -72,7 +72,7 @@ class Store(Mapping[int, Array]):
     @property
     def header(self) -> Header:
         """All attributes."""
-        return self._reader.header
+        return self.reader.header
 
     @property
     def schema(self) -> Schema:
@@ -117,15 +117,17 @@ class Store(Mapping[int, Array]):
     @property
     def committed(self) -> Ranges:
         """The rows that can be read."""
-        return self._reader.committed
+        return self.reader.committed
 
     @property
     def ids(self) -> Array | None:
         """The key of each committed row (int64 or text), in row order; None where the store has none."""
+        from fostore.sample_ids import decode_ids
+
         column = self.schema.role("id")
         if column is None:
             return None
-        view = self._reader.column(self.schema.index(column.name))
+        view = self.reader.column(self.schema.index(column.name))
         parts = [view.read(start, stop) for start, stop in self.committed]
         empty = np.empty((0, *column.shape), column.numpy_dtype)
         return decode_ids(np.concatenate([empty, *parts]), column)
@@ -169,8 +171,8 @@ class Store(Mapping[int, Array]):
         wanted = self._checked(rows)
         columns = range(len(self.schema.content))
         if self._is_plain(as_kind):
-            return self._reader.column(0).take(wanted, out)
-        stored = [self._reader.column(i).take(wanted) for i in columns]
+            return self.reader.column(0).take(wanted, out)
+        stored = [self.reader.column(i).take(wanted) for i in columns]
         decoded = self._encoding.decode(stored, self.schema, as_kind)
         if out is None:
             return decoded
@@ -201,7 +203,7 @@ class Store(Mapping[int, Array]):
             raise UncommittedError(
                 f"{describe(self.missing())} of {self.path} are not committed; take(rows) reads the others"
             )
-        rows: Array = self._reader.column(index).array[: len(self)]
+        rows: Array = self.reader.column(index).array[: len(self)]
         return rows
 
     def select(self, rows: Any) -> Selection:
@@ -260,15 +262,15 @@ class Store(Mapping[int, Array]):
         """
         from fostore.audit import audit
 
-        return audit(self._reader, level)
+        return audit(self.reader, level)
 
     def refresh(self) -> None:
         """See what has been committed since the store was opened."""
-        self._reader.refresh()
+        self.reader.refresh()
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""
-        self._reader.close()
+        self.reader.close()
 
     def __enter__(self) -> Store:
         return self

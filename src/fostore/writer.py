@@ -344,6 +344,9 @@ class Writer:
         except (FostoreError, OSError) as second:
             error.add_note(f"while closing {self.path}: {second}")
         else:
+            if self._replaces is not None:
+                error.add_note(f"{self._replaces} is as it was; the new store was not whole")
+                return
             error.add_note(
                 f"{len(self.committed)} rows of {self.path} are committed; "
                 "go on with exists='resume'"

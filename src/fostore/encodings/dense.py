@@ -3,6 +3,8 @@
 Logits are stored minus their row's maximum, so that half precision keeps its digits where the
 probability is; the logsumexp of the row as it came stands beside them, so that nothing is lost.
 The subtraction is done in float32 (float64 where either side is float64).
+
+Functions import `simplex` when they are called: opening a store and taking stored rows needs none of it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fostore import simplex
 from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to, widen
 from fostore.errors import ArgumentError, RowError
 from fostore.schema import FLOATS, Array, Column, Schema
@@ -53,6 +54,8 @@ class Dense:
         finite number, so that minus infinity always means a class that the model excluded. Either
         way the probability is zero in every dtype.
         """
+        from fostore import simplex
+
         check_shape(rows, schema, start)
         rows = as_floats(rows, start)
         if schema.kind == "logits":
@@ -74,6 +77,8 @@ class Dense:
 
     def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
         """Raise RowError where the stored numbers break the schema's promises."""
+        from fostore import simplex
+
         check_columns(columns, schema, start)
         halves = schema.dtype == "bfloat16"
         if schema.kind == "probs":
@@ -89,6 +94,8 @@ class Dense:
         Aliases the column where nothing changes. Logits come back with their row's level, so their
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
+        from fostore import simplex
+
         stored = columns[0]
         if as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
             return stored
@@ -112,6 +119,8 @@ class Dense:
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
+    from fostore import simplex
+
     x = widen(rows, rows.dtype.name)
     if schema.dtype == "float64":
         x = x.astype(np.float64)
@@ -135,6 +144,8 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
 
 
 def _check_logits(columns: Sequence[Array], schema: Schema, start: int) -> None:
+    from fostore import simplex
+
     stored, lse = columns
     if len(stored) == 0:
         return

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fostore import disk
 from fostore.errors import StoreExistsError
-from fostore.formats.hdf5_build import beside, make
-from fostore.formats.hdf5_file import open_store
-from fostore.formats.hdf5_reader import HDF5Reader
-from fostore.formats.hdf5_writer import HDF5Writer, check_planned
 from fostore.header import Header
+
+if TYPE_CHECKING:
+    from fostore.formats.hdf5_reader import HDF5Reader
+    from fostore.formats.hdf5_writer import HDF5Writer
 
 
 class HDF5:
-    """HDF5 files whose datasets are contiguous; see `fostore.formats.Format`."""
+    """HDF5 files whose datasets are contiguous; see `fostore.formats.Format`.
+
+    Reading imports no part that writes.
+    """
 
     name = "hdf5"
     suffixes = (".h5", ".hdf5")
@@ -28,6 +32,8 @@ class HDF5:
 
     def open(self, path: Path) -> HDF5Reader:
         """Open for reading; takes no HDF5 lock, so that no writer is disturbed."""
+        from fostore.formats.hdf5_reader import HDF5Reader
+
         return HDF5Reader(Path(os.path.realpath(path)))
 
     def create(self, path: Path, header: Header) -> HDF5Writer:
@@ -37,6 +43,9 @@ class HDF5:
             ArgumentError: num_samples is None, or a column has a name that the format needs.
             SpaceError: the disk cannot hold all rows; nothing is left behind.
         """
+        from fostore.formats.hdf5_build import make
+        from fostore.formats.hdf5_writer import HDF5Writer, check_planned
+
         check_planned(header)
         if os.path.lexists(path):
             raise StoreExistsError(f"{str(path)!r} exists")
@@ -50,6 +59,10 @@ class HDF5:
 
     def resume(self, path: Path) -> HDF5Writer:
         """Open for writing; brings what plain readers see up to the header, and touches no row."""
+        from fostore.formats.hdf5_build import beside
+        from fostore.formats.hdf5_file import open_store
+        from fostore.formats.hdf5_writer import HDF5Writer
+
         path = Path(os.path.realpath(path))
         fd = open_store(path, write=True)
         try:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from crc32c import crc32c
-
+from fostore.digest import checksum
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.formats import Run
 from fostore.header import Header
@@ -37,7 +36,7 @@ _NO_CRC = 1  # flag: the run has no checksum of its own
 def schema_crc(schema: Schema) -> int:
     """A checksum of everything that decides what the bytes of a row mean."""
     text = json.dumps(schema.to_json(), sort_keys=True, separators=(",", ":"))
-    return int(crc32c(text.encode()))
+    return checksum(text.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class JournalHeader:
         owner = self.owner.encode()
         fields = self.store_id.bytes, self.schema_crc, self.unit_rows, owner
         body = _HEADER.pack(_MAGIC, _VERSION, *fields, 0)[:-4]
-        return body + _CRC.pack(crc32c(body))
+        return body + _CRC.pack(checksum(body))
 
     @classmethod
     def unpack(cls, data: bytes, where: str) -> JournalHeader:
@@ -86,7 +85,7 @@ class JournalHeader:
         magic, version, store_id, schema, unit_rows, owner, own = _HEADER.unpack(
             data[:HEADER_BYTES]
         )
-        if crc32c(data[: HEADER_BYTES - 4]) != own:
+        if checksum(data[: HEADER_BYTES - 4]) != own:
             raise DamageError(f"{where}: the header of the journal does not have its checksum")
         if magic != _MAGIC:
             raise FormatError(f"{where} is not a journal: it begins with {magic!r}")
@@ -123,7 +122,7 @@ def pack_commit(runs: Sequence[Run], sequence: int) -> bytes:
         crc, flags = (0, _NO_CRC) if run.crc is None else (run.crc, 0)
         fields = _RECORD_MAGIC, crc, run.start, run.stop, sequence, left, flags, 0
         body = _RECORD.pack(*fields)[:-4]
-        records.append(body + _CRC.pack(crc32c(body)))
+        records.append(body + _CRC.pack(checksum(body)))
     return b"".join(records)
 
 
@@ -172,7 +171,7 @@ def _sound_records(
     for number in range(count):
         at = HEADER_BYTES + number * RECORD_BYTES
         magic, crc, start, stop, own_sequence, own_left, flags, own = _RECORD.unpack_from(data, at)
-        if magic != _RECORD_MAGIC or crc32c(data[at : at + RECORD_BYTES - 4]) != own:
+        if magic != _RECORD_MAGIC or checksum(data[at : at + RECORD_BYTES - 4]) != own:
             suspect = number if suspect is None else suspect
             continue
         run = Run(start, stop, None if flags & _NO_CRC else crc)

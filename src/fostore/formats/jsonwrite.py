@@ -54,9 +54,7 @@ def save(
         RowError: rows that are not finite, are no distributions, or differ in shape.
         After any error the file that was there stands.
     """
-    checked = check_json(dict(meta or {}))
-    if KEY in checked:
-        raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
+    checked = _checked_meta(meta)
     given = _Given(distributions)
     header = _header_for(given, schema, checked)
     encoding = encoding_of(header.schema)
@@ -76,13 +74,24 @@ def save(
     _write(Path(path), header, given.indices, read)
 
 
-def export(path: Path, reader: Reader) -> None:
-    """Write all committed rows of an open store, every column as it is stored, and its header."""
+def export(path: Path, reader: Reader, meta: Mapping[str, Any] | None = None) -> None:
+    """Write all committed rows of an open store, every column as it is stored, and its header.
+
+    `meta` is added to the store's metadata.
+    """
+    merged = {**reader.header.meta, **_checked_meta(meta)}
 
     def read(column: int, start: int, stop: int) -> Array:
         return reader.column(column).read(start, stop)
 
-    _write(path, reader.header, reader.committed, read)
+    _write(path, replace(reader.header, meta=merged), reader.committed, read)
+
+
+def _checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    checked: dict[str, Any] = check_json(dict(meta or {}))
+    if KEY in checked:
+        raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
+    return checked
 
 
 def ranges_of(index: Array) -> Ranges:

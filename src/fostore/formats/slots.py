@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fostore import geometry
+from fostore.digest import checksum
 from fostore.errors import FormatError
 from fostore.formats import Run
 from fostore.ranges import Ranges
@@ -38,7 +39,7 @@ class Record:
 def pack(magic: bytes, record: Record) -> bytes:
     """The bytes of a slot; `magic` is 8 bytes that say what the payload is."""
     length = len(record.payload)
-    crc = _crc32c(HEAD.pack(magic, record.sequence, length, 0, 0) + record.payload)
+    crc = checksum(HEAD.pack(magic, record.sequence, length, 0, 0) + record.payload)
     return HEAD.pack(magic, record.sequence, length, crc, 0) + record.payload
 
 
@@ -50,7 +51,10 @@ def unpack(magic: bytes, slot: int, data: bytes) -> Record | None:
     if found != magic or zero or sequence < 1 or sequence % 2 != slot:
         return None
     payload = bytes(data[HEAD.size : HEAD.size + length])
-    if len(payload) != length or _crc32c(HEAD.pack(magic, sequence, length, 0, 0) + payload) != crc:
+    if (
+        len(payload) != length
+        or checksum(HEAD.pack(magic, sequence, length, 0, 0) + payload) != crc
+    ):
         return None
     return Record(sequence, payload)
 
@@ -140,9 +144,3 @@ def sealed_and_open(
         else:
             open_runs += runs
     return Ranges.of(*sealed), open_runs
-
-
-def _crc32c(data: bytes) -> int:
-    from crc32c import crc32c
-
-    return int(crc32c(data))

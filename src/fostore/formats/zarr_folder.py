@@ -10,6 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fostore import disk, geometry, jsontext
 from fostore.errors import (
@@ -20,12 +21,14 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import Run, journal
-from fostore.formats.journal import Journal, JournalHeader
+from fostore.formats import Run
 from fostore.formats.zarr_layout import HASHES, Hashes, Shards, parse_array
 from fostore.header import Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import expect
+
+if TYPE_CHECKING:
+    from fostore.formats.journal import Journal
 
 METADATA = "zarr.json"
 JOURNAL = ".fostore.journal."
@@ -352,6 +355,9 @@ def _parse_header(text: bytes, where: Path) -> Header:
 def _load_journals(
     folder: Folder, *, strict: bool
 ) -> tuple[list[tuple[Path, Journal]], list[tuple[str, Range | None]]]:
+    from fostore.formats import journal  # a sealed store has none, and opens without this
+    from fostore.formats.journal import JournalHeader
+
     journals = []
     problems: list[tuple[str, Range | None]] = []
     for name in sorted(names_in(folder.array(0))):

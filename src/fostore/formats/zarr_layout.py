@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from crc32c import crc32c
 
 from fostore import geometry
 from fostore.errors import FormatError, UnsupportedError
@@ -73,6 +72,8 @@ class Shards:
 
     def index_pieces(self, num_rows: int) -> Iterator[bytes]:
         """The index of a shard of `num_rows` rows, with its checksum at the end, in bounded pieces."""
+        from fostore.digest import checksum
+
         chunk = self.inner_rows * self.column.row_bytes
         present = -(-num_rows // self.inner_rows)
         crc = 0
@@ -83,7 +84,7 @@ class Shards:
             entries[:held, 0] = np.arange(first, first + held, dtype=np.uint64) * np.uint64(chunk)
             entries[:held, 1] = chunk
             piece = entries.tobytes()
-            crc = crc32c(piece, crc)
+            crc = checksum(piece, crc)
             yield piece
         yield crc.to_bytes(_CRC_BYTES, "little")
 

@@ -234,7 +234,11 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
-        json.save(Path(path), distributions, {"model_name": self.model_name, **(meta or {})})
+        described = {"model_name": self.model_name, **(meta or {})}
+        if isinstance(distributions, Store):  # with its ids, class names and identity
+            json.export(Path(path), distributions.reader, described)
+        else:
+            json.save(Path(path), distributions, described)
 
     def load_distributions(
         self, path: str | os.PathLike[str]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.generate.nested import collate as collate_arrays
 from fostore.generate.nested import num_rows
 from fostore.ranges import Ranges
+from fostore.schema import Array
 
-Indices: TypeAlias = "range | npt.NDArray[np.int64]"
+Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""
 
 Collate = Callable[[Any], Any]
@@ -63,7 +63,7 @@ class Sequential:
 class Listed:
     """Batches whose indices a sampler named: any order, any sizes, no index twice."""
 
-    batches: tuple[npt.NDArray[np.int64], ...]
+    batches: tuple[Array, ...]
 
     @classmethod
     def of(cls, batches: Iterable[Iterable[int]], num_samples: int) -> Listed:
@@ -93,7 +93,7 @@ class Listed:
         """Rows that the batches hold together."""
         return sum(len(batch) for batch in self.batches)
 
-    def touching(self, wanted: Ranges) -> Iterator[npt.NDArray[np.int64]]:
+    def touching(self, wanted: Ranges) -> Iterator[Array]:
         """The batches that hold a wanted row, in the sampler's order."""
         starts = np.array([start for start, _ in wanted], np.int64)
         stops = np.array([stop for _, stop in wanted], np.int64)
