@@ -456,6 +456,26 @@ def test_a_stream_resumes_past_its_finished_samples(side: Side, tmp_path: Path) 
     assert_rows(store, softmax(pairs.inputs @ linear.weight))
 
 
+def test_accepted_differences_are_recorded(side: Side, tmp_path: Path) -> None:
+    pairs, linear = make_pairs(), Linear()
+    options: dict[str, Any] = {"store": tmp_path / "a.zarr", "commit_seconds": 0}
+    linear.fail_at = 1
+    with pytest.raises(GenerationError):
+        side.generator(side.model(linear), batch_size=16).generate_distributions(
+            pairs, False, model_fingerprint="v1", **options
+        )
+    linear.fail_at = None
+    other = side.generator(side.model(linear), batch_size=16)
+    with pytest.raises(IdentityError, match="accept_differences"):
+        other.generate_distributions(pairs, False, model_fingerprint="v2", **options)
+    with pytest.warns(UserWarning, match="goes on although"):
+        store = other.generate_distributions(
+            pairs, False, model_fingerprint="v2", accept_differences=True, **options
+        )
+    assert any("v2" in text for text in store.meta["accepted_differences"])
+    assert_rows(store, softmax(pairs.inputs @ linear.weight))
+
+
 def test_a_stream_resumed_in_other_batches_is_compared_as_well(side: Side, tmp_path: Path) -> None:
     pairs, linear = make_pairs(), Linear()
     options: dict[str, Any] = {"store": tmp_path / "a.zarr", "model_fingerprint": "v1"}

@@ -325,7 +325,7 @@ def refuse(path: object, found: Sequence[str]) -> None:
     """
     if found:
         raise IdentityError(
-            f"{str(path)!r} was made from something else: {'; '.join(found)}. Choose another path, or "
-            "make the store anew with exists='overwrite'",
+            f"{str(path)!r} was made from something else: {'; '.join(found)}. Choose another path, make "
+            "the store anew with exists='overwrite', or go on with accept_differences=True",
             tuple(found),
         )

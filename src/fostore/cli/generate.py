@@ -176,6 +176,14 @@ def generate(
         str | None,
         typer.Option(help="Stands for data that cannot be hashed.", rich_help_panel=RECORD),
     ] = None,
+    accept_differences: Annotated[
+        bool,
+        typer.Option(
+            "--accept-differences",
+            help="Go on although model or dataset differ; recorded in the metadata.",
+            rich_help_panel=RECORD,
+        ),
+    ] = False,
     progress: Annotated[
         bool | None,
         typer.Option(
@@ -226,6 +234,7 @@ def generate(
             temperature=temperature,
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
+            accept_differences=accept_differences,
         )
         typer.echo(summary(store))
 

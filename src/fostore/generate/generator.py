@@ -118,6 +118,7 @@ class Generator(ABC):
         temperature: float = 1.0,
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
+        accept_differences: bool = False,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -146,6 +147,8 @@ class Generator(ABC):
             commit_seconds: how much work a kill may cost.
             model_fingerprint, dataset_fingerprint: names of yours that stand for a model or data
                 that cannot be hashed (a served model, a jit function over global parameters).
+            accept_differences: go on with a store although the model or the dataset is another than
+                it was made from; what differs is recorded in the metadata.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.
@@ -180,6 +183,7 @@ class Generator(ABC):
                 "class_names": class_names is not None,
                 "ids": ids is not None,
                 "unit_rows": unit_rows is not None,
+                "accept_differences": accept_differences,
             }
             given = [name for name, is_given in only_stored.items() if is_given]
             if given:
@@ -190,7 +194,17 @@ class Generator(ABC):
             with framework.running(self._models):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         target = Target(
-            Path(store), exists, dtype, meta, class_names, ids, rows, unit_rows, commit_seconds, tol
+            Path(store),
+            exists,
+            dtype,
+            meta,
+            class_names,
+            ids,
+            rows,
+            unit_rows,
+            commit_seconds,
+            tol,
+            accept_differences,
         )
         check_target(target, source)
         with framework.kept_random_states():

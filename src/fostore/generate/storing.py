@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fostore.encodings import default_tolerance, encoding_of
 from fostore.errors import (
     ArgumentError,
     GenerationError,
+    IdentityError,
     RowError,
     StoreExistsError,
 )
@@ -52,6 +54,7 @@ class Target:
     unit_rows: int | None = None
     commit_seconds: float = 1.0
     tol: float | None = None
+    accept_differences: bool = False
 
 
 def check_target(target: Target, source: Source) -> None:
@@ -126,6 +129,7 @@ class StoreRun:
         self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
         self._stack = ExitStack()
         self._writer: Writer | None = None
+        self._accepted: list[str] = []
         self._nameless = False  # an empty store that somebody created without an identity
         self._opaque = False
         self._there = Ranges()
@@ -174,6 +178,9 @@ class StoreRun:
         writer, source = self._writer, self._source
         if writer is None:
             raise ArgumentError("the stream is empty, so the number of classes is not known")
+        if self._accepted:
+            before = writer.header.meta.get("accepted_differences", [])
+            writer.update_meta({"accepted_differences": [*before, *self._accepted]})
         if self._engine.limit is not None:
             writer.update_meta({"batch_size_on_device": self._engine.limit})
         if isinstance(source, StreamSource) and source.num_samples and writer.missing():
@@ -195,9 +202,7 @@ class StoreRun:
         if stored:
             self._compare(header)
         elif not empty:
-            identity.refuse(
-                path, ["it holds rows and does not say what model and dataset they came from"]
-            )
+            self._differs(["it holds rows and does not say what model and dataset they came from"])
         hashed = header.schema.role("fingerprint") is not None
         if not hashed:
             self._content = fingerprint.OPAQUE
@@ -207,22 +212,42 @@ class StoreRun:
         if not self._there.items or isinstance(self._source, StreamSource):
             return
         if self._content == fingerprint.HASHED:
-            fingerprint.check_content(
-                self._framework, self._source, self._there, self._hashes, path
-            )
+            with self._may_differ():
+                fingerprint.check_content(
+                    self._framework, self._source, self._there, self._hashes, path
+                )
         if self._opaque:
             indices = self._source.batches.holding(self._there.items[0][0])
             ((_, inputs),) = steps(self._source, Ranges.of(_one(indices)))
             self._compare_rows(indices, self._rows(indices, inputs))
 
     def _compare(self, header: Header) -> None:
-        found = identity.differences(header.identity, self._made_from(self._engine.selection.mode))
+        made_from = self._made_from(self._engine.selection.mode)
+        self._differs(identity.differences(header.identity, made_from))
         asked = (
             ("store_as", self._engine.selection.kind, header.schema.kind),
             ("dtype", self._target.dtype, header.schema.dtype),
         )
-        found += [f"{name} is {a!r}, the store has {b!r}" for name, a, b in asked if a != b]
+        found = [f"{name} is {a!r}, the store has {b!r}" for name, a, b in asked if a != b]
         identity.refuse(self._target.path, found)
+
+    def _differs(self, found: Sequence[str]) -> None:
+        """Refuse what differs, or record it where the user accepts it."""
+        if not found or not self._target.accept_differences:
+            identity.refuse(self._target.path, found)
+            return
+        warnings.warn(
+            f"{self._target.path} goes on although {'; '.join(found)}: recorded in its metadata",
+            stacklevel=2,
+        )
+        self._accepted += found
+
+    @contextmanager
+    def _may_differ(self) -> Iterator[None]:
+        try:
+            yield
+        except IdentityError as error:
+            self._differs(error.differences)
 
     def _begin(self, row_shape: tuple[int, ...]) -> Writer:
         made_from = self._made_from(self._engine.selection.mode)
@@ -309,7 +334,8 @@ class StoreRun:
         if self._content == fingerprint.HASHED:
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             stored = self._hashes(indices.start, indices.stop)
-            fingerprint.check_seen(hashes, stored, indices, self._target.path)
+            with self._may_differ():
+                fingerprint.check_seen(hashes, stored, indices, self._target.path)
         if self._opaque:
             self._opaque = False  # one batch is enough
             self._compare_rows(indices, self._rows(indices, inputs))
@@ -319,9 +345,10 @@ class StoreRun:
             places = slice(start - indices.start, stop - indices.start)
             if hashes is not None and isinstance(self._source, StreamSource):
                 stored = self._hashes(start, stop)
-                fingerprint.check_seen(
-                    hashes[places], stored, range(start, stop), self._target.path
-                )
+                with self._may_differ():
+                    fingerprint.check_seen(
+                        hashes[places], stored, range(start, stop), self._target.path
+                    )
             if self._opaque:
                 self._compare_rows(range(start, stop), rows[places])
 
@@ -345,13 +372,13 @@ class StoreRun:
             off = np.abs(now.astype(np.float64) - then).reshape(len(now), -1).max(-1) > tol
             if off.any():
                 row = start + int(np.flatnonzero(off)[0])
-                identity.refuse(
-                    self._target.path,
+                self._differs(
                     [
                         f"the model gives another distribution for sample {row} than the store has "
                         "(a model that draws random numbers needs model_fingerprint=)"
-                    ],
+                    ]
                 )
+                return
 
 
 def _is_opaque(made_from: Mapping[str, Any]) -> bool:
