@@ -1,10 +1,13 @@
-"""The Hypothesis profiles of the suite: dev (few examples), ci (derandomised), nightly (many)."""
+"""The Hypothesis profiles of the suite, dev (few examples), ci (derandomised) and nightly (many); and its fixtures."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from fostore import disk
 
 # Examples touch the disk on shared machines, so a time limit on one of them measures the machine.
 _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -15,3 +18,10 @@ settings.register_profile("nightly", max_examples=2000, stateful_step_count=100,
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+@pytest.fixture
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sync does shows after a power cut only; waiting for it takes most of the time."""
+    for name in ("sync_data", "sync_directory"):
+        monkeypatch.setattr(disk, name, lambda _: None)

@@ -102,15 +102,22 @@ def test_without_keep_only_what_the_demo_made_is_removed(
     assert (folder.exists(), [p.name for p in folder.glob("*")]) == (bool(mine), mine)
 
 
-@pytest.mark.parametrize("missing", ["torch", "sklearn"])
-def test_a_missing_library_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        (("torch",), "torch"),
+        (("sklearn",), "scikit-learn"),
+        (("torch", "sklearn"), "torch and scikit-learn"),
+    ],
+)
+def test_libraries_that_are_missing_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], named: str
 ) -> None:
     find = demo.importlib.util.find_spec
     monkeypatch.setattr(
-        demo.importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+        demo.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
-    with pytest.raises(FostoreError, match=f"needs {missing}.*pip install"):
+    with pytest.raises(FostoreError, match=f"needs {named} beside fostore: pip install"):
         demo.run(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

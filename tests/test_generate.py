@@ -456,6 +456,29 @@ def test_a_stream_resumes_past_its_finished_samples(side: Side, tmp_path: Path) 
     assert_rows(store, softmax(pairs.inputs @ linear.weight))
 
 
+def test_a_finished_store_returns_at_once_where_nothing_can_be_written(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, linear = make_pairs(), Linear()
+    generator = side.generator(side.model(linear), batch_size=16)
+    options: dict[str, Any] = {"store": tmp_path / "a.h5", "model_fingerprint": "v1"}
+    digest = generator.generate_distributions(pairs, False, **options).digest()
+    linear.batches.clear()
+
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("fostore.lock.Lock.acquire", refuse)
+    assert generator.generate_distributions(pairs, False, **options).digest() == digest
+    assert linear.batches == []
+    with pytest.raises(IdentityError, match="class_names"):
+        generator.generate_distributions(pairs, False, class_names=list("abcde"), **options)
+    changed = make_pairs()
+    changed.inputs[0] += 1
+    with pytest.raises(IdentityError, match="sample 0"):
+        generator.generate_distributions(changed, False, **options)
+
+
 def test_accepted_differences_are_recorded(side: Side, tmp_path: Path) -> None:
     pairs, linear = make_pairs(), Linear()
     options: dict[str, Any] = {"store": tmp_path / "a.zarr", "commit_seconds": 0}
@@ -793,3 +816,48 @@ def test_nothing_warns(side: Side, path: Path) -> None:
         warnings.simplefilter("error")
         generator = side.generator(side.model(Linear()))
         generator.generate_distributions(make_pairs(), False, store=path)
+
+
+# ------------------------------------------------------------------ what contradicts itself
+
+
+class Sized(Stream):
+    """A stream that says how long it is, and is longer."""
+
+    def __len__(self) -> int:
+        return len(self.inputs) - 10
+
+
+def test_a_stream_longer_than_its_length_is_refused(side: Side, tmp_path: Path) -> None:
+    stream = Sized(make_pairs().inputs)
+    generator = side.generator(side.model(Linear()), batch_size=16, output_mode="logits")
+    with pytest.raises(GenerationError, match="goes on after 90 samples"):
+        generator.generate_distributions(stream, False)
+    with pytest.raises(GenerationError, match="goes on after 90 samples"):
+        generator.generate_distributions(stream, False, store=tmp_path / "a.zarr")
+    assert not fostore.open(tmp_path / "a.zarr").is_sealed
+
+
+def test_a_model_that_changes_its_classes_is_refused(side: Side) -> None:
+    linear, calls = Linear(), []
+
+    def narrowing(x: Any) -> Any:
+        calls.append(len(x))
+        return side.model(linear)(x)[:, : NUM_CLASSES - (len(calls) > 1)]
+
+    generator = side.generator(narrowing, batch_size=16, output_mode="logits")
+    with pytest.raises(ArgumentError, match=r"samples 16 to 31, and gave \(5,\) before"):
+        generator.generate_distributions(make_pairs(), False)
+
+
+class Lengthless(Pairs):
+    """A dataset whose length fails."""
+
+    def __len__(self) -> int:
+        raise ValueError("no index file")
+
+
+def test_a_length_that_fails_is_said_in_one_line() -> None:
+    generator = SIDES["numpy"].generator(Linear(), output_mode="logits")
+    with pytest.raises(GenerationError, match="dataset failed: ValueError: no index"):
+        generator.generate_distributions(Lengthless(make_pairs().inputs), False)

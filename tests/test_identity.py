@@ -227,6 +227,108 @@ def test_a_fingerprint_stands_for_the_dataset(tmp_path: Path) -> None:
     assert "fingerprint of the dataset is 'other'" in refusal(path, dataset_fingerprint="other")
 
 
+# ------------------------------------------------------------------ what no hash decides
+
+
+class Scaled(torch.nn.Module):
+    """A linear layer whose factor no state_dict holds."""
+
+    def __init__(self, factor: float = 1.0, *, plain: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Identity() if plain else torch.nn.Linear(4, 5)
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * self.factor
+
+
+class Divide:
+    """A transform with a value of its own."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, out: torch.Tensor) -> torch.Tensor:
+        return out / self.by
+
+
+class Learned(torch.nn.Module):
+    """A transform that was trained."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.tensor(by))
+
+    def forward(self, out: torch.Tensor) -> torch.Tensor:
+        return out / self.by
+
+
+FACTOR = 1.0
+
+
+def by_global(out: torch.Tensor) -> torch.Tensor:
+    return out * FACTOR
+
+
+def slope(negative: float) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.LeakyReLU(negative))
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [
+        (lambda: (Scaled(1.0), None), lambda: (Scaled(2.0), None)),
+        (lambda: (Scaled(1.0, plain=True), None), lambda: (Scaled(2.0, plain=True), None)),
+        (lambda: (slope(0.1), None), lambda: (slope(0.5), None)),
+        (lambda: (net(), Divide(1.0)), lambda: (net(), Divide(2.0))),
+        (lambda: (net(), Learned(1.0)), lambda: (net(), Learned(2.0))),
+    ],
+    ids=["buffer", "no tensor", "setting", "object", "module"],
+)
+def test_what_a_state_dict_leaves_out_is_seen_in_what_it_gives(
+    tmp_path: Path, same: Any, other: Any
+) -> None:
+    def run(made: tuple[Any, Any], **options: Any) -> Any:
+        model, transform = made
+        generator = FirstOrderDataGenerator(model, output_mode="logits", output_transform=transform)
+        return generator.generate_distributions(
+            make_pairs(), False, store=tmp_path / "a.zarr", **options
+        )
+
+    run(same(), rows=(0, 64))
+    with pytest.raises(IdentityError, match="another distribution for sample 0"):
+        run(other())
+    assert run(same()).is_sealed
+
+
+def test_a_global_number_of_a_transform_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zarr"
+    generator = FirstOrderDataGenerator(net(), output_mode="logits", output_transform=by_global)
+    generator.generate_distributions(make_pairs(), False, store=path, rows=(0, 64))
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    with pytest.raises(IdentityError, match="another distribution"):
+        generator.generate_distributions(make_pairs(), False, store=path)
+
+
+def test_details_that_change_no_output_do_not_refuse(tmp_path: Path) -> None:
+    path, divide = tmp_path / "a.zarr", Divide(1.0)
+    generator = FirstOrderDataGenerator(net(), output_mode="logits", output_transform=divide)
+    generator.generate_distributions(make_pairs(), False, store=path, rows=(0, 64))
+    divide.note = "another day"  # type: ignore[attr-defined]
+    assert generator.generate_distributions(make_pairs(), False, store=path).is_sealed
+
+
+def test_the_source_of_a_library_is_no_part_of_a_function() -> None:
+    softmax = identity.describe_function(torch.nn.functional.softmax)
+    assert softmax == {"name": "softmax"}  # an upgrade of torch must not block a resume
+    assert identity.describe_function(torch.nn.Softmax(1)) == {"name": "Softmax"}
+    assert "source" in (identity.describe_function(Learned(1.0)) or {})  # a user's own forward
+
+
 # ------------------------------------------------------------------ the output
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     IterableDataset,
+    Sampler,
     Subset,
     TensorDataset,
     get_worker_info,
@@ -29,9 +30,6 @@ from fostore.torch import (
     to_device,
 )
 from sides import Pairs, make_pairs
-
-# Forked workers are what is tested; that JAX may run in this process as well is the suite's doing.
-pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 
 
 class Net(nn.Module):
@@ -66,6 +64,56 @@ def assert_same(result: Any, expected: np.ndarray) -> None:
 
 
 # ------------------------------------------------------------------ modules
+
+
+class Held:
+    """Runs a module without being one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parts = {"model": model}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts["model"](x)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x)
+
+
+def by_default(model: nn.Module) -> Any:
+    def predict(x: torch.Tensor, inner: nn.Module = model) -> torch.Tensor:
+        return inner(x)
+
+    return predict
+
+
+def by_function(model: nn.Module) -> Any:
+    inner = lambda x: model(x)  # noqa: E731  # a function that another one calls
+    return lambda x: inner(x)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        Held,
+        lambda model: Held(model).predict,
+        by_default,
+        by_function,
+        lambda model: (lambda models: lambda x: torch.stack([m(x) for m in models]).mean(0))(
+            [model]
+        ),
+    ],
+    ids=["object", "method", "default", "function", "list"],
+)
+def test_a_module_behind_a_callable_is_in_evaluation_mode(hide: Any) -> None:
+    model, pairs = Net(), make_pairs()
+    model.train()
+    expected = oracle(model, pairs.inputs)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = FirstOrderDataGenerator(hide(model), output_mode="logits")
+    assert_same(generator.generate_distributions(pairs, False), expected)
+    assert model.training
+    assert model.body.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -122,6 +170,28 @@ def test_training_goes_on_after_generation() -> None:
     FirstOrderDataGenerator(model).generate_distributions(make_pairs(), False)
     model(torch.from_numpy(make_pairs().inputs)).sum().backward()
     assert model.head.weight.grad is not None
+
+
+class Drawn(Sampler[int]):
+    """An order of its own, drawn from the global random state."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(self.samples).tolist())
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+def test_a_sampler_that_draws_leaves_the_random_state_alone() -> None:
+    model, pairs = Net(), make_pairs()
+    loader = DataLoader(pairs, batch_size=7, sampler=Drawn(len(pairs)))
+    before = torch.get_rng_state()
+    generator = FirstOrderDataGenerator(model, output_mode="logits")
+    assert_same(generator.generate_distributions(loader, False), oracle(model, pairs.inputs))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_random_states_of_torch_are_left_alone(tmp_path: Path) -> None:

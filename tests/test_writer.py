@@ -7,7 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from fostore.errors import (
     UncommittedError,
     UnsupportedError,
 )
+from fostore.ledger import Ledger
 from support import SUFFIXES, data_files, plain_rows, probs
 
 N, K = 2500, 3  # with unit_rows=1024: two full units and a short one
@@ -244,6 +248,26 @@ def test_a_stream_of_unknown_length(tmp_path: Path) -> None:
         new(tmp_path / "stream.h5", num_samples=None)
 
 
+def test_columns_as_they_are_stored_make_a_lossless_copy(path: Path) -> None:
+    ids = [f"k{i}" for i in range(N)]
+    kept = {"kind": "logits", "dtype": "float16", "ids": ids, "unit_rows": 2048}
+    store = written(path, np.log(probs(N, K)), **kept)
+    names = [column.name for column in store.schema.columns]
+    columns = [np.array(store.column(name)) for name in names]
+    copy = path.with_name(f"copy{path.suffix}")
+    with new(copy, **kept) as writer:
+        writer.write_columns(0, [column[:1500] for column in columns])
+        with pytest.raises(RowError, match="'logits' stores float16"):
+            writer.write_columns(1500, [columns[0][1500:].astype("f4"), *columns[1:]])
+        with pytest.raises(RowError, match="2 arrays for 3 columns"):
+            writer.write_columns(1500, [column[1500:] for column in columns[:2]])
+        with pytest.raises(RowError, match="row 1500 has the largest logit"):
+            writer.write_columns(1500, [columns[0][1500:] - 1, *(c[1500:] for c in columns[1:])])
+        writer.write_columns(1500, [column[1500:] for column in columns])
+    assert fostore.open(copy).digest() == store.digest()
+    assert data_files(copy) == data_files(path)
+
+
 @pytest.mark.parametrize("num_samples", [0, 1])
 def test_tiny_stores(path: Path, num_samples: int) -> None:
     with fostore.create(path, num_samples=num_samples, num_classes=1) as writer:
@@ -285,7 +309,7 @@ def test_ids_may_come_with_each_batch(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "ids", [[1, 1], ["a", 2], [None, None], ["", "b"], [1.5, 2.5], ["a"], "S0"]
+    "ids", [[1, 1], ["a", 2], [None, None], ["", "b"], [1.5, 2.5], ["a"], ["\ud800", "b"], "S0"]
 )
 def test_bad_ids_are_refused_before_anything_is_written(path: Path, ids: object) -> None:
     with pytest.raises(ArgumentError):
@@ -346,6 +370,13 @@ def test_resume_refuses_another_schema(path: Path, asked: dict[str, object], nam
     [
         {"dtype": "int8"},
         {"dtype": "float8"},
+        {"unit_rows": 1 << 70},
+        {"unit_rows": "many"},
+        {"temperature": "hot"},
+        {"tol": "any"},
+        {"commit_seconds": "soon"},
+        {"meta": [1]},
+        {"identity": "x"},
         {"kind": "odds"},
         {"num_classes": 0},
         {"num_classes": None},
@@ -533,7 +564,7 @@ def test_a_store_is_the_dict_that_it_replaces(path: Path) -> None:
     assert N not in store
     assert -1 not in store
     assert "0" not in store
-    assert store.get(N) is None if False else np.array_equal(store[np.int64(3)], rows[3])
+    assert np.array_equal(store[np.int64(3)], rows[3])
     assert np.array_equal(store[10:20:3], rows[10:20:3])
     assert np.array_equal(np.asarray(store), rows)
     view = store.select([5, 3])
@@ -596,3 +627,166 @@ def test_a_store_of_a_newer_minor_version_is_read_and_not_resumed(tmp_path: Path
     assert np.array_equal(fostore.open(path).array, probs(N, K))
     with pytest.raises(UnsupportedError, match=r"1\.7"):
         fostore.create(path, exists="resume")
+
+
+def test_a_reader_never_shows_rows_of_the_store_that_took_its_place(path: Path) -> None:
+    early, mapped = written(path), fostore.open(path)
+    rows = mapped[:]
+    with new(path, exists="overwrite", num_classes=2 * K) as writer:
+        writer.append(probs(N, 2 * K, seed=1))
+    with pytest.raises(DamageError, match="taken the place"):
+        early.take([0])
+    assert [finding.rows for finding in early.verify("checksums")] != []
+    assert np.array_equal(mapped[:], rows)
+
+
+def test_a_relative_path_stays_where_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    store = written(Path(path.name))
+    elsewhere = path.parent / "elsewhere"
+    elsewhere.mkdir()
+    written(elsewhere / path.name, probs(N, K, seed=1))
+    half = new(Path(f"half{path.suffix}"))
+    half.append(probs(1100, K))
+    monkeypatch.chdir(elsewhere)
+    assert np.array_equal(store[:], probs(N, K))
+    assert np.array_equal(pickle.loads(pickle.dumps(store))[:], probs(N, K))
+    with half:
+        half.append(probs(N - 1100, K, start=1100))
+    assert fostore.open(path.with_name(half.path.name)).verify() == []
+
+
+def test_an_extension_that_cannot_fit_leaves_the_store_sealed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = written(path).digest()
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 1000)
+    with pytest.raises(SpaceError):
+        fostore.create(path, exists="resume", num_samples=2 * N)
+    assert fostore.open(path).digest() == digest
+
+
+def test_a_file_that_has_its_room_is_resumed_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "empty.h5"
+    new(path).close()
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 0)
+    with fostore.create(path, exists="resume") as writer:
+        writer.append(probs(N, K))
+    assert fostore.open(path).is_sealed
+
+
+def test_an_overwrite_that_is_given_up_leaves_nothing_of_itself(path: Path) -> None:
+    digest = written(path).digest()
+    writer = new(path, exists="overwrite")
+    writer.append(probs(10, K))
+    writer.close()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert fostore.open(path).digest() == digest
+
+
+@pytest.mark.parametrize("moment", ["account", "uncommitted", "whole_units"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupted_commit_loses_no_row_that_was_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, when: str
+) -> None:
+    writer = new(path, commit_seconds=1e9)
+    writer.append(probs(512, K))  # counted twice, they would make a whole unit
+    real = getattr(Ledger, moment)
+
+    def interrupted(*arguments: object) -> object:
+        monkeypatch.setattr(Ledger, moment, real)
+        if when == "after":
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.commit()
+    writer.close()
+    assert fostore.open(path).verify() == []
+    assert np.array_equal(fostore.open(path)[:], probs(512, K))
+    with fostore.create(path, exists="resume") as writer:
+        assert writer.missing() == [(512, N)]
+        writer.append(probs(N - 512, K, start=512))
+    assert fostore.open(path).verify() == []
+
+
+def test_a_commit_that_is_interrupted_while_its_job_starts_runs_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = new(path, commit_seconds=1e9)
+    writer.append(probs(1200, K))
+    writer.read(0, 1)  # writes what was gathered
+    real, seal = ThreadPoolExecutor.submit, Ledger.seal
+
+    def slow(ledger: Ledger, whole: Any) -> None:
+        time.sleep(0.05)
+        seal(ledger, whole)
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", real)
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "seal", slow)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.commit()
+    writer.close()
+    assert np.array_equal(fostore.open(path)[:], probs(1200, K))
+    assert fostore.open(path).verify() == []
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty((2, K), np.float64),
+        np.empty((3, K), np.float32),
+        np.empty((2, 1), np.float32),
+        np.frombuffer(bytes(8 * K), np.float32).reshape(2, K),
+        [0.0],
+    ],
+)
+@pytest.mark.parametrize("kind", ["probs", "log_probs"])
+def test_an_out_that_does_not_fit_is_refused(path: Path, out: Any, kind: str) -> None:
+    with pytest.raises(ArgumentError, match="out is"):
+        written(path).take([0, 1], out, as_kind=kind)
+
+
+@pytest.mark.parametrize("rows", [0.5, None, "rows"])
+def test_a_scalar_is_no_batch(path: Path, rows: object) -> None:
+    with new(path) as writer:
+        with pytest.raises(RowError):
+            writer.append(rows)
+        writer.append(probs(N, K))
+
+
+def test_damaged_ids_are_damage(path: Path) -> None:
+    written(path, ids=[f"key-{i:04}" for i in range(N)])
+    file = path / "sample_id" / "c" / "0" / "0" if path.suffix == ".zarr" else path
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"key-0007", b"key-\xff007"))
+    with pytest.raises(DamageError, match="no text"):
+        _ = fostore.open(path).ids
+    assert any(finding.rows == (0, 1024) for finding in fostore.open(path).verify())
+
+
+def test_a_closed_store_never_reads_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "closed.h5"
+    store = written(path)
+    store.close()
+    for call in (lambda: store.take([0]), store.refresh, store.verify):
+        with pytest.raises(ArgumentError, match="closed"):
+            call()
+
+
+def test_a_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(SpaceError):
+        new(path)
+    assert list(path.parent.iterdir()) == []

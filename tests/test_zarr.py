@@ -33,12 +33,7 @@ from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
 N = 2 * UNIT + 700
 
-
-@pytest.fixture(autouse=True)
-def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a sync does shows after a power cut only; waiting for it takes most of the time."""
-    for name in ("sync_data", "sync_directory"):
-        monkeypatch.setattr(disk, name, lambda _: None)
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 from fostore import disk, geometry
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError, StoreExistsError, UnsupportedError
-from fostore.formats import Format, UnitWriter, format_of
+from fostore.formats import UnitWriter, format_of
 from fostore.header import VERSION, Header, now
 from fostore.jsontext import check_json
 from fostore.lock import Lock
@@ -74,12 +74,19 @@ def create(
             is resumed. Nothing was written.
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # a writer may outlive a change of the working folder
     format = format_of(path)
     if exists not in ("fail", "resume", "overwrite"):
         raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
+    numbers = {"commit_seconds": commit_seconds, "temperature": temperature, "tol": tol}
+    for name, value in numbers.items():
+        if value is not None and not hasattr(value, "__float__"):
+            raise ArgumentError(f"{name} is {value!r}, expected a number")
+    for name, given in (("meta", meta), ("identity", identity)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ArgumentError(f"{name} is {given!r:.80}, expected a dict")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
     if ids is not None and not isinstance(ids, str) and num_samples not in (None, len(ids)):
@@ -134,15 +141,18 @@ def create(
                 "unit_rows": unit_rows,
             }
             _check_same(path, units.header, asked, fingerprints)
+            if format.streams:  # a file of fixed size looks for its room when it is made or grows
+                there = Ranges.of(*units.sealed, *_rows(units))
+                planned = units.header.num_samples if num_samples is None else num_samples
+                _require_free(path, units.header, planned, there)
             _replan(path, units, num_samples, checked_meta)
             header = units.header
-            _require_free(path, format, header, Ranges.of(*units.sealed, *_rows(units)))
             place = path
         else:
             if path.exists() and exists != "overwrite":
                 raise StoreExistsError(f"{str(path)!r} was made by another process just now")
             header = header or new_header()
-            _require_free(path, format, header, Ranges())
+            _require_free(path, header, header.num_samples, Ranges())
             place = _beside(path, "new") if path.exists() else path
             units = format.create(place, header)
         keys = _keys(ids, header.schema)
@@ -192,10 +202,10 @@ def _rows(units: UnitWriter) -> list[tuple[int, int]]:
     return [(run.start, run.stop) for run in units.runs]
 
 
-def _require_free(path: Path, format: Format, header: Header, there: Ranges) -> None:
-    if header.num_samples is None or (there and not format.streams):
-        return  # a stream has no known size; a format of fixed size took its room when it was made
-    rows = header.num_samples - len(there)
+def _require_free(path: Path, header: Header, planned: int | None, there: Ranges) -> None:
+    if planned is None:
+        return  # a stream has no known size
+    rows = planned - len(there)
     disk.require_free(path, rows * sum(header.schema.row_bytes))
 
 

@@ -77,11 +77,13 @@ def run(folder: Path, *, keep: bool = True) -> None:
         ArgumentError: `folder` holds something else; nothing was changed.
         FostoreError: torch or scikit-learn is missing, or a promise did not hold.
     """
-    for module, package in (("torch", "fostore[torch]"), ("sklearn", "scikit-learn")):
-        if importlib.util.find_spec(module) is None:
-            raise FostoreError(
-                f"the demo needs {module}, which is not installed: pip install '{package}'"
-            )
+    needed = {"torch": "torch", "sklearn": "scikit-learn"}
+    lacking = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+    if lacking:
+        names = " and ".join(lacking)
+        raise FostoreError(
+            f"the demo needs {names} beside fostore: pip install {' '.join(lacking)}"
+        )
     _prepare(folder)
     try:
         _show(folder)

@@ -13,6 +13,7 @@ INNER_BYTES = 256 << 10
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 1024
 MAX_UNITS = 16_384
+MAX_UNIT_ROWS = 1 << 53
 
 
 def nearest_power_of_two(value: float) -> int:
@@ -63,9 +64,10 @@ def unit_rows(row_bytes: Iterable[int], num_samples: int | None, wanted: int | N
     sizes = tuple(row_bytes)
     smallest = smallest_unit_rows(sizes)
     if wanted is not None:
-        if wanted < smallest or wanted & (wanted - 1):
+        number = hasattr(wanted, "__index__")
+        if not number or not smallest <= wanted <= MAX_UNIT_ROWS or wanted & (wanted - 1):
             raise ArgumentError(
-                f"unit_rows is {wanted}; it must be a power of two and at least {smallest} "
+                f"unit_rows is {wanted!r}; it must be a power of two and at least {smallest} "
                 f"for rows of {max(sizes)} bytes"
             )
         return wanted

@@ -7,6 +7,7 @@ devices and times are no part of an identity, so that an upgrade never blocks a 
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import textwrap
@@ -19,6 +20,8 @@ from fostore.errors import IdentityError
 from fostore.schema import Array
 
 _CALL = "__call__"
+_LIBRARIES = ("torch", "jax", "numpy", "scipy")
+"""Whose functions are known by their names: an upgrade changes their source, not what they mean."""
 
 Leaves = Callable[[Any], "dict[str, str] | None"]
 """Entries of the arrays in nested data, by path; None where something in it cannot be hashed."""
@@ -63,7 +66,7 @@ def _collect(data: Any, path: str, entries: dict[str, str]) -> bool:
         return True
     if hasattr(data, "__array__") and hasattr(data, "shape"):
         try:
-            array = np.asarray(data)
+            array = np.asarray(data.detach().cpu() if hasattr(data, "detach") else data)
         except (TypeError, ValueError, RuntimeError):
             return False
         if array.dtype != object:
@@ -160,18 +163,20 @@ def describe_function(function: Callable[..., Any] | None) -> dict[str, Any] | N
 
 def source_hash(function: Callable[..., Any]) -> str | None:
     """The hash of a Python function's source and captured plain values; None where there is none."""
-    # Of an object with a __call__ of its own, that method is the function.
-    target = function if inspect.isroutine(function) else getattr(type(function), _CALL, None)
+    target = _routine_of(function)
     code = getattr(target, "__code__", None)
-    if code is None:
+    if code is None or str(getattr(target, "__module__", "")).partition(".")[0] in _LIBRARIES:
         return None
     try:
-        text = textwrap.dedent(inspect.getsource(target))  # type: ignore[arg-type]  # has code
+        text = textwrap.dedent(inspect.getsource(target))
     except (OSError, TypeError):
         return None
     captured = hash_leaves(
         [
-            [cell.cell_contents for cell in _filled(getattr(target, "__closure__", None) or ())],
+            [
+                cell.cell_contents
+                for cell in filled_cells(getattr(target, "__closure__", None) or ())
+            ],
             list(getattr(target, "__defaults__", None) or ()),
             dict(getattr(target, "__kwdefaults__", None) or {}),
         ]
@@ -180,7 +185,51 @@ def source_hash(function: Callable[..., Any]) -> str | None:
     return hash_bytes(f"{_normal(text, code.co_name == '<lambda>')}\n{values}".encode())
 
 
-def _filled(cells: Iterable[Any]) -> list[Any]:
+def _routine_of(function: Callable[..., Any]) -> Any:
+    """The function itself; of an object its `forward` (a torch module's), or else its `__call__`."""
+    if inspect.isroutine(function):
+        return function
+    return getattr(type(function), "forward", None) or getattr(type(function), _CALL, None)
+
+
+def details_of(function: Callable[..., Any] | None) -> str | None:
+    """A hash of the values that a function finds outside its source: its object's, and global numbers.
+
+    They may change for reasons that change no output, so a difference never refuses by itself: on
+    resume one committed batch is recomputed and compared.
+    """
+    if function is None:
+        return None
+    if isinstance(function, functools.partial):
+        return details_of(function.func)
+    owner = getattr(function, "__self__", None) if inspect.isroutine(function) else function
+    found: dict[str, Any] = {}
+    if owner is not None and not inspect.isclass(owner) and not inspect.ismodule(owner):
+        state = getattr(owner, "state_dict", None)
+        found.update(state() if callable(state) else getattr(owner, "__dict__", {}))
+    target = _routine_of(function)
+    code, named = getattr(target, "__code__", None), getattr(target, "__globals__", {})
+    for step in dis.get_instructions(code) if code is not None else ():
+        if step.opname == "LOAD_GLOBAL" and isinstance(named.get(step.argval), (int, float)):
+            found[f"global {step.argval}"] = named[step.argval]
+    hashed = {name: hash_leaves(value) for name, value in found.items()}
+    kept = sorted((name, sorted(entry.items())) for name, entry in hashed.items() if entry)
+    return hash_bytes(repr(kept).encode()) if kept else None
+
+
+def details_differ(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether what two identities do not name may differ, so that only the outputs can tell."""
+
+    def details(made_from: Mapping[str, Any]) -> list[Any]:
+        model = made_from.get("model", {})
+        parts = [*model.get("members", [model]), made_from.get("output", {})]
+        return [part.get("details") for part in parts]
+
+    return details(stored) != details(given)
+
+
+def filled_cells(cells: Iterable[Any]) -> list[Any]:
+    """The cells of a closure that hold a value already."""
     filled = []
     for cell in cells:
         try:
@@ -237,12 +286,14 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
         found.append(f"the model has {count[0]} members, the store was made by {count[1]}")
     else:
         found += _model(theirs, ours, "the model")
+    old_data, new_data = stored.get("dataset", {}), given.get("dataset", {})
+    both_labelled = old_data.get("labels") is not None and new_data.get("labels") is not None
     found += _plain(
-        stored.get("dataset", {}),
-        given.get("dataset", {}),
+        old_data,
+        new_data,
         {
             "length": "the length of the dataset",
-            "labels": "the hash of the labels",
+            **({"labels": "the hash of the labels"} if both_labelled else {}),
             "ids": "the hash of the ids",
             "fingerprint": "the fingerprint of the dataset",
             "input_getter": "the input_getter",

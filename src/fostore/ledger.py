@@ -60,16 +60,28 @@ class Ledger:
         self._unit_rows = header.unit_rows
         self._block_rows = header.block_rows
         self._open: dict[int, _Unit] = {}
+        self._grown: list[tuple[_Growing, int]] = []
         self._hashers: list[Any] = []
         self._hashers_at = -1
 
     def account(self, start: int, columns: Sequence[Array]) -> None:
-        """Take account of rows at `start`, one array a column, that are written before they are committed."""
-        stop = start + len(columns[0])
-        for unit, first, last in geometry.split_at_units(start, stop, self._unit_rows):
-            self._account(
-                unit, first, last, [rows[first - start : last - start] for rows in columns]
-            )
+        """Take account of rows of one unit at `start`, one array a column, written before they are committed."""
+        unit, stop = start // self._unit_rows, start + len(columns[0])
+        state = self._unit(unit)
+        there = state.runs.get(stop)
+        if there is not None and there.start <= start:
+            return  # written once more, after an interruption
+        self._hash(unit, state, start, stop, columns)
+        run = state.runs.get(start)
+        known = [0] * len(columns) if run is None else run.crcs
+        crcs = [digest.crc(part, value) for part, value in zip(columns, known, strict=True)]
+        if run is None:
+            state.add(_Growing(start, stop, crcs, start))
+            return
+        del state.runs[start]
+        state.runs[stop] = run
+        state.rows += stop - start
+        run.crcs, run.stop = crcs, stop
 
     def adopt(self) -> None:
         """Read the committed rows of units that are not sealed, and check them against their record.
@@ -99,14 +111,15 @@ class Ledger:
                 )
 
     def uncommitted(self) -> list[Run]:
-        """The runs that grew since they were last recorded; they count as recorded from now on."""
-        runs = []
-        for state in self._open.values():
-            for run in state.runs.values():
-                if run.stop > run.recorded:
-                    run.recorded = run.stop
-                    runs.append(Run(run.start, run.stop, digest.combine_crcs(run.crcs)))
-        return runs
+        """The runs that grew since they were last recorded."""
+        grown = [r for u in self._open.values() for r in u.runs.values() if r.stop > r.recorded]
+        self._grown = [(run, run.stop) for run in grown]
+        return [Run(run.start, run.stop, digest.combine_crcs(run.crcs)) for run in grown]
+
+    def recorded(self) -> None:
+        """The runs that `uncommitted` gave last are committed; may run in another thread than `account`."""
+        for run, stop in self._grown:
+            run.recorded = stop
 
     def whole_units(self, num_samples: int | None) -> list[Range]:
         """The units, as row ranges, that are wholly written and not sealed."""
@@ -152,20 +165,6 @@ class Ledger:
             hashes[block] = self._block_hashes(first, min(first + self._block_rows, stop))
         return WholeUnit(start // self._unit_rows, stop - start, hashes)
 
-    def _account(self, unit: int, start: int, stop: int, parts: list[Array]) -> None:
-        state = self._unit(unit)
-        self._hash(unit, state, start, stop, parts)
-        run = state.runs.get(start)
-        known = [0] * len(parts) if run is None else run.crcs
-        crcs = [digest.crc(part, value) for part, value in zip(parts, known, strict=True)]
-        if run is None:
-            state.add(_Growing(start, stop, crcs, start))
-            return
-        del state.runs[start]
-        state.runs[stop] = run
-        state.rows += stop - start
-        run.crcs, run.stop = crcs, stop
-
     def _unit(self, unit: int) -> _Unit:
         state = self._open.get(unit)
         if state is None:
@@ -174,7 +173,7 @@ class Ledger:
             state = self._open[unit] = _Unit(np.zeros(shape, np.uint8))
         return state
 
-    def _hash(self, unit: int, state: _Unit, start: int, stop: int, parts: list[Array]) -> None:
+    def _hash(self, unit: int, state: _Unit, start: int, stop: int, parts: Sequence[Array]) -> None:
         """Hash blocks as their rows pass; a block that comes in pieces out of order is left for `seal`."""
         hashers, at = self._hashers, self._hashers_at
         self._hashers_at = -1  # an interruption here leaves no half-fed hasher behind

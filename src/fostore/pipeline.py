@@ -6,9 +6,11 @@ thread for them was measured slower at every size); only waiting for the disk ha
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -75,22 +77,22 @@ class Pipeline:
             few.add(start, columns)
         else:
             self._write(start, columns)
+        self._torn = False
         if time.monotonic() - self._last_commit >= self._commit_seconds:
             self.drain()
             self._begin_commit()
-        self._torn = False
 
     def drain(self) -> None:
-        """Write every row that was taken, so that it can be read back."""
+        """Write every row that was taken, so that it can be read back; after an interruption, again."""
         if self._gathered.count:
             self._write_gathered()
 
     def commit(self) -> None:
         """Make every row that was taken durable, and seal units that are whole.
 
-        After a failure in `put`: the rows that had been written by then.
+        After a failure in `put`: the rows that had been taken before, as far as the disk takes them.
         """
-        if not self._torn:
+        with suppress(*([OSError] if self._torn else [])):  # the first error has been raised
             self.drain()
         self._begin_commit()
         self._disk.join()
@@ -128,6 +130,7 @@ class Pipeline:
         if runs:
             self._units.sync()
             self._units.commit(runs)
+            self.ledger.recorded()
         self.committed = written
         self.ledger.seal(whole)
 
@@ -176,7 +179,12 @@ class _Background:
         self.join()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        self._job = self._pool.submit(job, *arguments)
+        ticket = _Ticket()
+        try:
+            self._job = self._pool.submit(ticket.run, job, arguments)
+        except BaseException:
+            ticket.void()  # an interruption: whether the job was taken is not known
+            raise
 
     def is_idle(self) -> bool:
         return self._job is None or self._job.done()
@@ -192,3 +200,20 @@ class _Background:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
+
+
+class _Ticket:
+    """The right of one job to run; when `void` returns, it has ended or never will begin."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._is_valid = True
+
+    def run(self, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        with self._guard:
+            if self._is_valid:
+                job(*arguments)
+
+    def void(self) -> None:
+        with self._guard:
+            self._is_valid = False

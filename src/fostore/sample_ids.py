@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import ArgumentError, DamageError, RowError
 from fostore.schema import Array, Column
 
 MAX_WIDTH = 4096
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def id_column(ids: Any) -> Column:
@@ -76,13 +78,23 @@ def encode_ids(ids: Any, column: Column, start: int) -> Array:
 
 
 def decode_ids(stored: Array, column: Column) -> Array:
-    """The keys (n,) of stored rows: int64, or NumPy text."""
+    """The keys (n,) of stored rows: int64, or NumPy text.
+
+    Raises:
+        DamageError: bytes that are no UTF-8.
+    """
     if column.dtype == "int64":
         return np.asarray(stored)
     if not len(stored):
         return np.empty(0, "<U1")
     texts = np.ascontiguousarray(stored).view(f"S{column.shape[0]}").ravel()
-    return np.char.decode(texts, "utf-8")
+    try:
+        return np.char.decode(texts, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DamageError(
+            f"column {column.name!r} holds the bytes {error.object!r:.80}, which are no text: the "
+            "store is damaged; verify() names the rows"
+        ) from error
 
 
 def _keys(ids: Any, error: type[ArgumentError] | type[RowError]) -> list[Any]:
@@ -97,6 +109,8 @@ def _keys(ids: Any, error: type[ArgumentError] | type[RowError]) -> list[Any]:
     for row, key in enumerate(keys):
         if isinstance(key, str) and (not key or "\0" in key):
             raise error(f"id {row} is {key!r}; a key is not empty and holds no NUL")
+        if isinstance(key, str) and _HALF_PAIR.search(key):
+            raise error(f"id {row} is {key!r}; half a surrogate pair is no text")
     return keys
 
 

@@ -57,8 +57,9 @@ class Store(Mapping[int, Array]):
     def __init__(self, path: Path) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         format = format_of(path)
+        self._place = path.absolute()  # rows are mapped later, perhaps from another folder
         try:
-            self.reader: Reader = format.open(path)
+            self.reader: Reader = format.open(self._place)
         except FileNotFoundError as error:
             if path.exists():
                 raise
@@ -167,17 +168,28 @@ class Store(Mapping[int, Array]):
 
         Raises:
             UncommittedError: names the rows that are negative, out of range or not committed.
+            ArgumentError: `rows` are no integers, or `out` does not fit.
         """
         wanted = self._checked(rows)
         columns = range(len(self.schema.content))
         if self._is_plain(as_kind):
+            if out is not None:
+                self._check_out(out, len(wanted), self.schema.columns[0].numpy_dtype)
             return self.reader.column(0).take(wanted, out)
         stored = [self.reader.column(i).take(wanted) for i in columns]
         decoded = self._encoding.decode(stored, self.schema, as_kind)
         if out is None:
             return decoded
+        self._check_out(out, len(wanted), decoded.dtype)
         np.copyto(out, decoded)
         return out
+
+    def _check_out(self, out: Any, count: int, dtype: np.dtype[Any]) -> None:
+        shape = (count, *self.schema.row_shape)
+        fits = isinstance(out, np.ndarray) and (out.shape, out.dtype) == (shape, dtype)
+        if not fits or not out.flags.writeable:
+            came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ArgumentError(f"out is {came}, expected a writable array of {dtype} {shape}")
 
     @property
     def array(self) -> Array:
@@ -279,16 +291,16 @@ class Store(Mapping[int, Array]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.path.absolute(),)
+        return Store, (self._place,)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Store):
             return NotImplemented
-        same_path = self.path.absolute() == other.path.absolute()
+        same_path = self._place == other._place
         return same_path and self.header.digest == other.header.digest
 
     def __hash__(self) -> int:
-        return hash(self.path.absolute())
+        return hash(self._place)
 
     def __repr__(self) -> str:
         state = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +135,8 @@ class Writer:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         self._check_open()
         values = _as_array(rows)
+        if not values.ndim:
+            raise RowError(f"rows come in batches, {rows!r:.80} came")
         stop = start + len(values)
         self._check_place(start, stop)
         content = self._encoding.encode(values, self.schema, start)
@@ -320,6 +323,9 @@ class Writer:
         try:
             self._rows.close()
             self._units.close()
+            if self._replaces is not None and self._pid == os.getpid():
+                with suppress(OSError):  # an overwrite that was not whole: nobody can go on with it
+                    disk.remove(self.path)
         finally:
             self._lock.release()
 

@@ -116,6 +116,8 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for title in ("identity", "meta", "software"):
         label = title
         for key, value in _flat(facts[title]):
+            if value is None and title == "identity":
+                continue  # nobody said
             yield _line(label, f"{key}: {_shorten(str(value))}")
             label = ""
     for label in ("created", "updated"):

@@ -16,8 +16,6 @@ from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
 
-FRAMEWORKS = ("torch", "jax", "numpy")
-
 
 def load(text: str, what: str) -> Any:
     """The object that `text` names; `what` names the argument in messages.
@@ -181,6 +179,5 @@ def generator_of(framework: str) -> Any:
         if error.name != framework:
             raise
         raise ArgumentError(
-            f"--framework {framework}: {framework} is not installed; "
-            f"pip install 'fostore[{framework}]'"
+            f"--framework {framework}: {framework} is not installed; pip install {framework}"
         ) from error

@@ -53,7 +53,8 @@ def verify(
             for finding in findings:
                 typer.echo(_line(finding))
             if not findings:
-                typer.echo(f"{path}: {state['rows']:,} rows, {_HELD[level]}")
+                rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
+                typer.echo(f"{path}: {rows}, {_HELD[level]}")
         if findings:
             say(f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
             raise typer.Exit(FAILED)

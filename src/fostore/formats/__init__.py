@@ -130,9 +130,9 @@ class UnitWriter(Protocol):
     """A store opened for writing, by the one process that holds its lock (the caller took it).
 
     What it does not do: check values, hash, decide when to commit. The order is the caller's:
-    `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for each full unit.
-    Not safe for several threads, except that `sync` and `commit` may run in one thread while
-    another writes rows that they do not cover.
+    `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for units that are
+    whole. Not safe for several threads, except that `sync`, `commit` and `seal` may run in one
+    thread while another writes rows that they do not cover.
     """
 
     header: Header
@@ -189,7 +189,6 @@ class Format(Protocol):
     """A way to lay a store on disk."""
 
     name: str
-    suffixes: tuple[str, ...]
     streams: bool
     """Whether a store may be begun without knowing num_samples."""
 

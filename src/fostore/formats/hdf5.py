@@ -27,7 +27,6 @@ class HDF5:
     """
 
     name = "hdf5"
-    suffixes = (".h5", ".hdf5")
     streams = False
 
     def open(self, path: Path) -> HDF5Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fostore import jsontext
-from fostore.errors import DamageError, FormatError
+from fostore.errors import ArgumentError, DamageError, FormatError
 from fostore.formats import ColumnView, Finding, Run, Segment, slots
 from fostore.formats.hdf5_file import (
     HEADER,
@@ -43,6 +44,8 @@ class HDF5Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._guard = threading.RLock()
+        self._closed = False
         fd = open_store(path)
         try:
             self._begin(fd, inspect(fd, path))
@@ -52,11 +55,17 @@ class HDF5Reader:
 
     def _begin(self, fd: int, layout: Layout) -> None:
         """Take `fd` as the file from now on."""
-        self._fd, self._layout, self.header = fd, layout, layout.header
+        self._open_fd, self._layout, self.header = fd, layout, layout.header
         self._views: dict[int, ColumnView] = {}
         self._read_runs()
         self._closing = weakref.finalize(self, os.close, fd)
         self._closing.atexit = False
+
+    @property
+    def _fd(self) -> int:
+        if self._closed:  # the number may be another file's by now
+            raise ArgumentError(f"the reader of {self._path} is closed; open it again")
+        return self._open_fd
 
     def _read_runs(self) -> None:
         where = f"{self._path}, dataset 'progress'"
@@ -66,16 +75,17 @@ class HDF5Reader:
 
     def refresh(self) -> None:
         """See what has been committed since, in the file that is open or in the larger copy that replaced it."""
-        if not self._is_current() and self._follow():
-            return
-        where = f"{self._path}, dataset 'header'"
-        record = read_record(self._fd, self._layout.places[HEADER], HEADER_MAGIC, where)
-        if record.sequence != self._layout.header_sequence:
-            self.header = Header.from_json(jsontext.loads(record.payload, where), where)
-            self._layout = replace(
-                self._layout, header=self.header, header_sequence=record.sequence
-            )
-        self._read_runs()
+        with self._guard:
+            if not self._is_current() and self._follow():
+                return
+            where = f"{self._path}, dataset 'header'"
+            record = read_record(self._fd, self._layout.places[HEADER], HEADER_MAGIC, where)
+            if record.sequence != self._layout.header_sequence:
+                self.header = Header.from_json(jsontext.loads(record.payload, where), where)
+                self._layout = replace(
+                    self._layout, header=self.header, header_sequence=record.sequence
+                )
+            self._read_runs()
 
     def _follow(self) -> bool:
         """Move to the file that has taken the path, if it is the same store."""
@@ -107,10 +117,11 @@ class HDF5Reader:
 
     def column(self, index: int) -> ColumnView:
         """The view of a column; one map serves all rows, also those that are committed later."""
-        view = self._views.get(index)
-        if view is None:
-            view = self._views[index] = self._view(index)
-        return view
+        with self._guard:
+            view = self._views.get(index)
+            if view is None:
+                view = self._views[index] = self._view(index)
+            return view
 
     def _view(self, index: int) -> ColumnView:
         from fostore.formats.view import view_of
@@ -215,8 +226,10 @@ class HDF5Reader:
 
     def close(self) -> None:
         """Close the file; arrays that were handed out stay valid."""
-        self._views = {}
-        self._closing()
+        with self._guard:
+            self._views = {}
+            self._closed = True
+            self._closing()
 
 
 def _says(text: bytes, value: object) -> bool:

@@ -116,7 +116,6 @@ class JsonFormat:
     """See `fostore.formats.Format`; for reading only, since text cannot be committed row by row."""
 
     name = "json"
-    suffixes = (".json",)
     streams = False
 
     def open(self, path: Path) -> Reader:

@@ -16,7 +16,6 @@ class ZarrFormat:
     """A store as a Zarr group: one sharded array a column, a shard a unit."""
 
     name = "zarr"
-    suffixes = (".zarr",)
     streams = True
 
     def open(self, path: Path) -> Reader:

@@ -167,14 +167,14 @@ def load(path: Path, *, strict: bool) -> State:
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"there is no store at {str(path)!r}") from error
     for attempt in range(_ATTEMPTS):
-        text = _read_header(path)
+        text = read_header(path)
         try:
             return _load_once(path, text, strict=strict)
         except RecursionError as error:
             raise FormatError(f"the metadata of {path} is nested too deeply") from error
         except FormatError:
             # A writer may have published another header between two of our reads.
-            if attempt == _ATTEMPTS - 1 or text == _read_header(path):
+            if attempt == _ATTEMPTS - 1 or text == read_header(path):
                 raise
     raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
@@ -290,7 +290,7 @@ def unit_names(array: Path) -> tuple[set[int], list[str]]:
 
 
 def _load_once(path: Path, text: bytes, *, strict: bool) -> State:
-    folder = Folder.of(path, _parse_header(text, path / METADATA))
+    folder = Folder.of(path, parse_header(text, path / METADATA))
     header = folder.header
     where = path / METADATA
     for array, _ in folder.arrays():
@@ -325,7 +325,12 @@ def _load_once(path: Path, text: bytes, *, strict: bool) -> State:
     return State(folder, tuple(shapes), num_blocks, tuple(journals), tuple(sound), tuple(problems))
 
 
-def _read_header(path: Path) -> bytes:
+def read_header(path: Path) -> bytes:
+    """The text that holds the header of the store at `path`.
+
+    Raises:
+        FormatError: there is none.
+    """
     try:
         return read_file(path / METADATA, MAX_METADATA)
     except FileNotFoundError as error:
@@ -334,7 +339,8 @@ def _read_header(path: Path) -> bytes:
         ) from error
 
 
-def _parse_header(text: bytes, where: Path) -> Header:
+def parse_header(text: bytes, where: Path) -> Header:
+    """The header in the metadata of a group."""
     group = jsontext.loads(text, str(where))
     if expect(group, "zarr_format", int, str(where)) != 3 or group.get("node_type") != "group":
         raise FormatError(f"{where} is not the metadata of a Zarr v3 group")

@@ -12,12 +12,15 @@ from fostore.errors import DamageError, FormatError, UnsafeError
 from fostore.formats import ColumnView, Finding, Run, Segment
 from fostore.formats.view import view_of
 from fostore.formats.zarr_folder import (
+    METADATA,
     Folder,
     State,
     find_chunk,
     is_there,
     load,
+    parse_header,
     read_file,
+    read_header,
     unit_names,
 )
 from fostore.header import Header
@@ -61,7 +64,11 @@ class ZarrReader:
             self._take(state)
 
     def column(self, index: int) -> ColumnView:
-        """The view of a column, mapped at first use."""
+        """The view of a column, mapped at first use.
+
+        Raises:
+            DamageError: a file is missing or cut, or another store lies at the path now.
+        """
         with self._guard:
             view = self._views.get(index)
             if view is None:
@@ -73,12 +80,29 @@ class ZarrReader:
         num_rows = self.committed.items[-1][1] if self.committed else 0
         for attempt in range(_ATTEMPTS):
             try:
-                return view_of(self.segments(index), column, num_rows)
-            except DamageError:
+                view = view_of(self.segments(index), column, num_rows)
+            except DamageError as error:
+                if not self._is_current():
+                    raise self._replaced() from error
                 # A writer that is at work may have sealed a unit, which renames its file.
                 if self.header.sealed or attempt == _ATTEMPTS - 1:
                     raise
+                continue
+            if self._is_current():
+                return view
+            raise self._replaced()
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    def _is_current(self) -> bool:
+        """Whether the path still names the store that was opened: an overwrite puts another one there."""
+        try:
+            there = parse_header(read_header(self.path), self.path / METADATA)
+        except (FormatError, FileNotFoundError, NotADirectoryError):
+            return False
+        return there.id == self.header.id
+
+    def _replaced(self) -> DamageError:
+        return DamageError(f"another store has taken the place of {self.path}; open it again")
 
     def segments(self, index: int) -> Sequence[Segment]:
         """Where the committed rows of a column lie, in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fostore import disk, jsontext
@@ -27,12 +28,17 @@ def create(path: Path, header: Header) -> ZarrWriter:
     disk.remove(beside)
     folder = Folder.of(beside, header)
     text = group_metadata(header)
-    for array, layout in folder.arrays():
-        disk.make_directory(array)
-        disk.write_whole(array / METADATA, jsontext.dumps(layout.metadata(0), indent=2))
-    disk.write_whole(folder.journal(OWNER), JournalHeader.of(header, OWNER).pack())
-    disk.write_whole(beside / METADATA, text)
-    disk.rename(beside, path)
+    try:
+        for array, layout in folder.arrays():
+            disk.make_directory(array)
+            disk.write_whole(array / METADATA, jsontext.dumps(layout.metadata(0), indent=2))
+        disk.write_whole(folder.journal(OWNER), JournalHeader.of(header, OWNER).pack())
+        disk.write_whole(beside / METADATA, text)
+        disk.rename(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            disk.remove(beside)
+        raise
     disk.sync_directory(path.parent)
     return ZarrWriter(load(path, strict=True), Ranges(), ())
 

@@ -39,7 +39,7 @@ class _Tail:
 class Tails:
     """The open tails of one writer; a bounded number of descriptors.
 
-    `sync` and `seal` may run in one thread while `write` runs in another, for other units.
+    All but `write` may run in one thread while `write` runs in another, for other units.
     """
 
     def __init__(self, folder: Folder) -> None:

@@ -1,7 +1,7 @@
 """Writing a Zarr store: rows to tails, commits to the journal, whole units to shards (spec/zarr.md).
 
-The order is what makes a kill harmless: a shard's hashes, then its shards one column after another, then
-the shapes that show it to plain readers; a final header before the journal goes.
+The order is what makes a kill harmless: the hashes of whole units, then their shards, then the shapes
+that show them to plain readers; a final header before the journal goes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _READ_BYTES = 8 << 20
 
 
 class ZarrWriter:
-    """A `UnitWriter` of a Zarr store. `seal` of one unit may run beside `write` to others."""
+    """A `UnitWriter` of a Zarr store; see `fostore.formats.UnitWriter`."""
 
     header: Header
     sealed: Ranges

@@ -66,6 +66,7 @@ class Engine:
         self._transform = transform
         self._tol = tol
         self._halve = halve
+        self._row_shape: tuple[int, ...] | None = None
 
     def compute(self, indices: Indices, inputs: Any) -> Computed:
         """Run the model on one batch; halves it as long as the device's memory does not suffice.
@@ -191,6 +192,12 @@ class Engine:
                 f"({name_samples(indices)}); every sample needs one row, and no collate_fn may "
                 "leave samples out"
             )
+        if self._row_shape not in (None, shape[1:]):
+            raise ArgumentError(
+                f"the model gives rows of shape {shape[1:]} for {name_samples(indices)}, and gave "
+                f"{self._row_shape} before; every sample needs the same classes"
+            )
+        self._row_shape = shape[1:]
         if shape[-1] == 1 and self.selection.mode != "probs":
             raise ArgumentError(
                 "the model gives one number a sample, whose softmax is always 1; for a binary model "

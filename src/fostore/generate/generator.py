@@ -171,7 +171,8 @@ class Generator(ABC):
             raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
         framework = self._framework
         reading = Reading(self.batch_size, self.input_getter, collate_fn)
-        source = framework.source(dataset_or_loader, reading)
+        with framework.kept_random_states():  # a sampler may draw when it names its batches
+            source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
         engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
         if store is None:
@@ -213,10 +214,12 @@ class Generator(ABC):
                 source, ids=ids, input_getter=self.input_getter, fingerprint=dataset_fingerprint
             )
         transform = identity.describe_function(self.output_transform)
+        outside = identity.details_of(self.output_transform)
+        details = {} if outside is None else {"details": outside}
 
         def made_from(mode: str) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
-            return {**parts, "output": {"mode": mode, "transform": transform}}
+            return {**parts, "output": {"mode": mode, "transform": transform, **details}}
 
         storing = StoreRun(
             framework,
@@ -248,10 +251,11 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
-        described = {"model_name": self.model_name, **(meta or {})}
-        if isinstance(distributions, Store):  # with its ids, class names and identity
-            json.export(Path(path), distributions.reader, described)
+        named = {} if self.model_name is None else {"model_name": self.model_name}
+        if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
+            json.export(Path(path), distributions.reader, {**named, **(meta or {})})
         else:
+            described = {"model_name": self.model_name, **(meta or {})}
             json.save(Path(path), distributions, described)
 
     def load_distributions(

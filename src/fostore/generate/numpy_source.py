@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.loader import SimpleDataLoader
 from fostore.generate.source import (
     Collate,
@@ -92,11 +92,19 @@ def is_map(data: Any) -> bool:
 
 
 def length_of(data: Any) -> int | None:
-    """`len(data)`, or None where it has none."""
+    """`len(data)`, or None where it has none.
+
+    Raises:
+        GenerationError: it failed for another reason.
+    """
     try:
         return len(data)
     except (TypeError, NotImplementedError):
         return None
+    except Exception as error:
+        raise GenerationError(
+            f"len() of the dataset failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def refuse_batches(data: Any) -> None:

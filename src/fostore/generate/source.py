@@ -192,6 +192,11 @@ def _stream(
             )
         indices = range(position, position + rows)
         position += rows
+        if source.num_samples is not None and position > source.num_samples:
+            raise GenerationError(
+                f"the stream goes on after {source.num_samples} samples, which its length says is "
+                "all; correct its __len__, or leave it out"
+            )
         if wanted.overlap(indices.start, indices.stop):
             yield indices, inputs
         elif seen is not None:

@@ -129,6 +129,7 @@ class StoreRun:
         self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
         self._stack = ExitStack()
         self._writer: Writer | None = None
+        self._finished: Store | None = None
         self._accepted: list[str] = []
         self._nameless = False  # an empty store that somebody created without an identity
         self._opaque = False
@@ -167,7 +168,8 @@ class StoreRun:
 
     def _missing(self) -> Ranges:
         if isinstance(self._source, StreamSource):
-            if self._writer is not None and self._writer.header.sealed:
+            writer = self._writer
+            if self._finished is not None or (writer is not None and writer.header.sealed):
                 return Ranges()
             end = self._source.num_samples or _ENDLESS
             return Ranges(self._there.missing(end))
@@ -176,6 +178,8 @@ class StoreRun:
 
     def _end(self) -> None:
         writer, source = self._writer, self._source
+        if self._finished is not None:
+            return
         if writer is None:
             raise ArgumentError("the stream is empty, so the number of classes is not known")
         if self._accepted:
@@ -206,9 +210,16 @@ class StoreRun:
         hashed = header.schema.role("fingerprint") is not None
         if not hashed:
             self._content = fingerprint.OPAQUE
-        writer = self._create(None, stored)
-        self._nameless, self._there = not stored, writer.committed
-        self._opaque = _is_opaque(stored)
+        is_whole = header.sealed and header.num_samples == self._source.num_samples
+        if is_whole and not self._target.accept_differences:
+            # Nothing will be written: no lock is taken, and the folder may be read-only.
+            self._finished = self._stack.enter_context(open_store(path))
+            self._there = self._finished.committed
+        else:
+            self._there = self._create(None, stored).committed
+            self._nameless = not stored
+        given = self._made_from(engine.selection.mode)
+        self._opaque = _is_opaque(stored) or identity.details_differ(stored, given)
         if not self._there.items or isinstance(self._source, StreamSource):
             return
         if self._content == fingerprint.HASHED:
@@ -227,8 +238,15 @@ class StoreRun:
         asked = (
             ("store_as", self._engine.selection.kind, header.schema.kind),
             ("dtype", self._target.dtype, header.schema.dtype),
+            ("temperature", self._engine.selection.temperature, header.schema.temperature),
+            ("class_names", _tuple(self._target.class_names), header.schema.class_names),
+            ("unit_rows", self._target.unit_rows, header.unit_rows),
         )
-        found = [f"{name} is {a!r}, the store has {b!r}" for name, a, b in asked if a != b]
+        found = [
+            f"{name} is {new!r}, the store has {old!r}"
+            for name, new, old in asked
+            if new is not None and new != old
+        ]
         identity.refuse(self._target.path, found)
 
     def _differs(self, found: Sequence[str]) -> None:
@@ -356,19 +374,23 @@ class StoreRun:
         return self._engine.collect(self._engine.compute(indices, inputs))
 
     def _hashes(self, start: int, stop: int) -> Array:
+        if self._finished is not None:
+            return self._finished.column("input_hash")[start:stop]
         assert self._writer is not None
         return self._writer.read_side("input_hash", start, stop)
 
     def _compare_rows(self, indices: Indices, rows: Array) -> None:
         """Compare recomputed rows with the committed ones; only an opaque model needs that."""
-        assert self._writer is not None
-        schema = self._writer.schema
+        there = self._writer if self._finished is None else self._finished
+        assert there is not None
+        schema = there.schema
         self._check_shape(rows, schema)
         encoding = encoding_of(schema)
         tol = 1e-5 + 2 * _ROUNDOFF.get(schema.dtype, 0.0)
         for start, places in _runs(indices, self._there):
             now = encoding.decode(encoding.encode(rows[places], schema, start), schema)
-            then = self._writer.read(start, start + len(now))
+            stop = start + len(now)
+            then = there[start:stop] if isinstance(there, Store) else there.read(start, stop)
             off = np.abs(now.astype(np.float64) - then).reshape(len(now), -1).max(-1) > tol
             if off.any():
                 row = start + int(np.flatnonzero(off)[0])
@@ -384,6 +406,10 @@ class StoreRun:
 def _is_opaque(made_from: Mapping[str, Any]) -> bool:
     model = made_from.get("model", {})
     return any(part.get("opaque") for part in model.get("members", [model]))
+
+
+def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
 
 
 def _one(indices: Indices) -> Range:

@@ -37,9 +37,9 @@ class TorchFramework:
 
     @contextmanager
     def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
-        found = modules.modules_of(models)
-        for module in found:
+        for module in modules.modules_of(models):
             modules.move(module, self._device)
+        found = modules.modules_within(models)
         with self.kept_random_states(), modules.evaluating(found), torch.no_grad():
             yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from torch import nn
 from fostore import identity
 
 Model = Callable[..., Any]
+_DEPTH, _MANY, _MOST = 5, 256, 20_000
+"""How far modules are looked for behind a callable: steps, items of one container, things in all."""
+_PLAIN = (int, float, str, bytes, type(None), type, types.ModuleType, torch.Tensor)
 
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
@@ -48,6 +52,56 @@ def _behind(model: Any) -> Iterator[nn.Module]:
         for name in getattr(getattr(function, "__code__", None), "co_names", ()):
             if isinstance(named.get(name), nn.Module):
                 yield named[name]
+
+
+def modules_within(models: Sequence[Model]) -> list[nn.Module]:
+    """Every module that models may run: those of `modules_of`, and those that lie deeper.
+
+    Looked for in lists, tuples and dicts, attributes of objects, and functions that a function calls.
+    They are put into evaluation mode, but not moved: an object may place its own modules.
+    """
+    found = {id(module): module for module in modules_of(models)}
+    seen: set[int] = set()
+
+    def look(item: Any, depth: int) -> None:
+        if isinstance(item, nn.Module):
+            found.setdefault(id(item), item)
+            return
+        if depth == 0 or isinstance(item, _PLAIN) or id(item) in seen or len(seen) == _MOST:
+            return
+        seen.add(id(item))
+        for part in _parts(item):
+            look(part, depth - 1)
+
+    for model in models:
+        look(model, _DEPTH)
+    return list(found.values())
+
+
+def _parts(item: Any) -> list[Any]:
+    """What a callable or a container refers to."""
+    if isinstance(item, (list, tuple)):
+        return list(item[:_MANY])
+    if isinstance(item, dict):
+        return list(item.values())[:_MANY]
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, types.MethodType):
+        return [item.__self__, item.__func__]
+    if isinstance(item, types.FunctionType):
+        cells = [cell.cell_contents for cell in identity.filled_cells(item.__closure__ or ())]
+        named = [item.__globals__.get(name) for name in _names(item.__code__)]
+        defaults = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+        return [*cells, *named, *defaults]
+    call = getattr(type(item), "__call__", None)  # noqa: B004  # its code, not whether it has one
+    return [*list(getattr(item, "__dict__", {}).values())[:_MANY], call]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):  # a comprehension, a function inside
+            yield from _names(const)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -122,8 +176,23 @@ def describe(model: Model) -> dict[str, Any]:
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
         "tensors": tensors,
+        "details": _details(module),
     }
-    return {**described, "opaque": True} if opaque else described
+    # A module without a tensor may still hold numbers; only what it gives can tell.
+    return {**described, "opaque": True} if opaque or not tensors else described
+
+
+def _details(module: nn.Module) -> str:
+    """What a state_dict leaves out: buffers that are not persistent, settings, the code of forward.
+
+    See `identity.details_of` for what a difference means.
+    """
+    kept = module.state_dict().keys()
+    buffers = [(n, _entry(b)) for n, b in module.named_buffers() if n not in kept]
+    settings = [(n, part.extra_repr()) for n, part in module.named_modules()]
+    codes = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
+    code = [c.co_code.hex() for c in codes if c is not None]
+    return identity.hash_bytes(repr((buffers, settings, code)).encode())
 
 
 def _entry(tensor: torch.Tensor) -> str | None:
