@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Work:
     num_rows: int
     batch_rows: int
     goal: float
+
+    @property
+    def megabytes(self) -> str:
+        return f"{self.num_rows * self.row_bytes / 1e6:,.0f} MB"
 
     @classmethod
     def of(
@@ -256,8 +260,10 @@ def fresh(path: Path, run: Callable[[Path], float]) -> float:
         _bench.discard(path)
 
 
-def compare(folder: Path, work: Work, rounds: int, *, peers: bool) -> str:
-    """The table of one workload on one file system."""
+def compare(
+    folder: Path, work: Work, rounds: int, *, peers: bool = False, goal: bool = False
+) -> str:
+    """The table of one workload on one file system, with other libraries or against the goal."""
     digests: set[str] = set()
     cases: dict[str, tuple[str, Callable[[Path], float]]] = {
         "flat file": ("flat.bin", partial(flat_file, work=work)),
@@ -278,7 +284,7 @@ def compare(folder: Path, work: Work, rounds: int, *, peers: bool) -> str:
     for name, seconds in times.items():
         middle = _bench.Spread.of(seconds).median
         share = _bench.ratio(times["flat file"], seconds)
-        ours = name.startswith("fostore") and peers
+        ours = name.startswith("fostore") and goal
         lines.append(
             [
                 name,
@@ -343,15 +349,20 @@ def timed_disk() -> Iterator[dict[tuple[str, str], list[float]]]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    scale = 10 if arguments.quick else 1
+    scale = 100 if arguments.quick else 1
     works = [
         Work.of(
-            "1,000 classes, float16, batches of 256", (204_800 // scale, 1000), "float16", 256, 0.9
+            "1,000 classes, float16, batches of 256",
+            (1_024_000 // scale, 1000),
+            "float16",
+            256,
+            0.9,
         ),
         Work.of(
-            "10 classes, float32, batches of 512", (10_000_000 // scale, 10), "float32", 512, 0.85
+            "10 classes, float32, batches of 512", (51_200_000 // scale, 10), "float32", 512, 0.85
         ),
     ]
+    short = [replace(work, num_rows=work.num_rows // 5) for work in works]
     has_ram_disk = RAM_DISK.is_dir() and os.access(RAM_DISK, os.W_OK)
     parts = []
     with _bench.scratch(arguments.dir) as folder:
@@ -362,26 +373,33 @@ def main(arguments: argparse.Namespace) -> None:
         parts.append(
             _bench.machine(folder, ["numpy", "zarr", "h5py", "tensorstore", "blake3", "crc32c"])
         )
+        here = _bench.file_system(folder)
         for work in works:
-            megabytes = work.num_rows * work.row_bytes / 1e6
             parts.append(
-                f"**{work.name}**, {megabytes:,.0f} MB a run, {arguments.rounds} rounds, on "
-                f"{_bench.file_system(folder)}, durable:"
+                f"**{work.name}**, {work.megabytes} a run, several sync intervals long, "
+                f"{arguments.rounds} rounds, on {here}, durable:"
+            )
+            parts.append(compare(folder, work, arguments.rounds, goal=True))
+        for work in short:
+            parts.append(
+                f"**{work.name}**, {work.megabytes} a run, which ends before the first second does, so "
+                f"that each side syncs once, at the end; on {here}, durable, no goal:"
             )
             parts.append(compare(folder, work, arguments.rounds, peers=True))
     if has_ram_disk and not arguments.disk_only:
         with _bench.scratch(RAM_DISK) as folder:
-            for work in works:
+            for work in short:
                 parts.append(
-                    f"**{work.name}**, on a RAM disk ({_bench.file_system(folder)}), where syncing "
-                    "costs nothing: the software's own cost, no goal:"
+                    f"**{work.name}**, {work.megabytes} a run on a RAM disk "
+                    f"({_bench.file_system(folder)}), where syncing costs nothing: the software's own "
+                    "cost, no goal:"
                 )
-                parts.append(compare(folder, work, arguments.rounds, peers=False))
+                parts.append(compare(folder, work, arguments.rounds))
     _bench.report("writing", parts, record=not arguments.quick)
 
 
 if __name__ == "__main__":
-    options = _bench.parser(__doc__, rounds=7)
+    options = _bench.parser(__doc__, rounds=5)
     options.add_argument(
         "--profile", action="store_true", help="cProfile of our side, nothing else"
     )

@@ -12,6 +12,7 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fostore.errors import IdentityError
 from fostore.schema import Array
 
 _CALL = "__call__"
+_SMALL_ROW = 2048  # bytes
 _LIBRARIES = ("torch", "jax", "numpy", "scipy")
 """Whose functions are known by their names: an upgrade changes their source, not what they mean."""
 
@@ -92,18 +94,13 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
     import xxhash
 
     digest = xxhash.xxh3_64_intdigest
-    hashes = []
+    hashes: list[Any] = []
     for path, leaf in leaves:
         if isinstance(leaf, np.ndarray):
             if leaf.ndim and leaf.shape[0] == rows:
                 seed = digest(f"{path} {leaf.dtype.name} {leaf.shape[1:]}".encode())
                 size = leaf.nbytes // rows if rows else 0
-                view: Any = memoryview(_bytes_of(leaf))
-                hashes.append(
-                    [digest(view[at : at + size], seed) for at in range(0, rows * size, size)]
-                    if size
-                    else [seed] * rows
-                )
+                hashes.append(_hash_rows(leaf, rows, size, seed) if size else [seed] * rows)
             else:
                 seed = digest(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
                 hashes.append([digest(_bytes_of(leaf).data, seed)] * rows)
@@ -120,6 +117,20 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
         return np.array(hashes[0], np.uint64)
     table = np.array(hashes, np.uint64).T.copy()
     return np.array([digest(row.data) for row in table], np.uint64)
+
+
+def _hash_rows(leaf: Array, rows: int, size: int, seed: int) -> Array:
+    """xxh3 of each row's `size` bytes, uint64 (rows,)."""
+    from xxhash import xxh3_64_digest as digest
+
+    flat = _bytes_of(leaf)
+    parts: Iterable[Any]
+    if size <= _SMALL_ROW:  # copied, so that no Python runs between two rows: twice as fast
+        parts = flat.view(f"V{size}").tolist()
+    else:
+        view: Any = memoryview(flat)
+        parts = (view[at : at + size] for at in range(0, rows * size, size))
+    return np.frombuffer(b"".join(map(digest, parts, repeat(seed))), ">u8").astype("<u8")
 
 
 def hash_values(values: Any) -> str | None:
