@@ -479,6 +479,20 @@ def test_a_finished_store_returns_at_once_where_nothing_can_be_written(
         generator.generate_distributions(changed, False, **options)
 
 
+def test_a_kill_at_the_very_end_is_tidied_up_by_the_next_run(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, linear = make_pairs(), Linear()
+    generator = side.generator(side.model(linear), batch_size=16)
+    options: dict[str, Any] = {"store": tmp_path / "a.zarr", "model_fingerprint": "v1"}
+    with monkeypatch.context() as patch:
+        patch.setattr("fostore.formats.zarr_writer.clean", lambda *_, **__: None)
+        store = generator.generate_distributions(pairs, False, **options)
+    assert store.is_sealed
+    assert store.verify() != []
+    assert generator.generate_distributions(pairs, False, **options).verify() == []
+
+
 def test_accepted_differences_are_recorded(side: Side, tmp_path: Path) -> None:
     pairs, linear = make_pairs(), Linear()
     options: dict[str, Any] = {"store": tmp_path / "a.zarr", "commit_seconds": 0}

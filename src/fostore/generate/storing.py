@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,10 @@ class StoreRun:
             self._content = fingerprint.OPAQUE
         is_whole = header.sealed and header.num_samples == self._source.num_samples
         if is_whole and not self._target.accept_differences:
-            # Nothing will be written: no lock is taken, and the folder may be read-only.
+            # Nothing will be computed. A kill at the very end may have left files to tidy up; where
+            # the store is read-only or in use, that waits, and the rows are whole all the same.
+            with suppress(OSError):
+                create(path, exists="resume").close()
             self._finished = self._stack.enter_context(open_store(path))
             self._there = self._finished.committed
         else:
