@@ -19,8 +19,10 @@ from fostore.store import open as open_store
 _LABELS = ("label", "labels", "target", "targets", "y")
 
 
-class Pairing:
-    """A dataset and its distributions, checked against each other; what every side's dataset wraps.
+class PairedDataset:
+    """A dataset and its distributions, checked against each other; what every side's dataset is.
+
+    A side adds its own kind of dataset and of row (`_as_row`).
 
     Args:
         base_dataset: anything with `__len__` and `__getitem__`.
@@ -56,19 +58,18 @@ class Pairing:
     def __len__(self) -> int:
         return len(self.base_dataset)
 
-    def parts(self, index: Any) -> tuple[Any, ...]:
-        """(input, label, row), or (input, row) where the sample has no label; row is float32."""
+    def __getitem__(self, index: Any) -> Any:
         at = operator.index(index)
         if at < 0:
             at += len(self)
         if not 0 <= at < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
         sample = self.base_dataset[at]
-        return (*split(sample, self.input_getter), self.row(at))
+        row = np.array(self.distributions[at], np.float32)  # fresh and writable
+        return (*split(sample, self.input_getter), self._as_row(row))
 
-    def row(self, index: int) -> Array:
-        """The distribution of a sample: a fresh, writable float32 array."""
-        return np.array(self.distributions[index], np.float32)
+    def _as_row(self, row: Array) -> Any:
+        return row
 
 
 def check_pairing(samples: int, distributions: Mapping[int, Any]) -> None:
@@ -128,7 +129,7 @@ def split(sample: Any, input_getter: Callable[[Any], Any] | None) -> tuple[Any, 
     return (chosen,)
 
 
-class FirstOrderDataset(Sequence[Any]):
+class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
     Without labels: (input, distribution). A distribution is a float32 array (num_classes,), or
@@ -146,23 +147,6 @@ class FirstOrderDataset(Sequence[Any]):
     >>> dataset[1]
     ('dog', 1, array([0.2, 0.8], dtype=float32))
     """
-
-    def __init__(
-        self,
-        base_dataset: Any,
-        distributions: Mapping[int, Any] | str | os.PathLike[str],
-        input_getter: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self._pairing = Pairing(base_dataset, distributions, input_getter)
-        self.base_dataset = base_dataset
-        self.distributions = self._pairing.distributions
-        self.input_getter = input_getter
-
-    def __len__(self) -> int:
-        return len(self._pairing)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._pairing.parts(index)
 
 
 def output_dataloader(

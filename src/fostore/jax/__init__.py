@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fostore.generate.tuning import BatchSizeFinder
 from fostore.jax.dataset import FirstOrderDataset, output_dataloader, output_fo_dataloader
 from fostore.jax.framework import to_device
 from fostore.jax.generator import FirstOrderDataGenerator
-from fostore.jax.tuning import find_optimal_batch_size
+
+find_optimal_batch_size = BatchSizeFinder(FirstOrderDataGenerator)
 
 __all__ = [
     "FirstOrderDataGenerator",

@@ -9,12 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fostore.generate.dataset import Pairing
+from fostore.generate.dataset import PairedDataset
 from fostore.generate.loader import SimpleDataLoader
 from fostore.generate.nested import collate, map_leaves
+from fostore.schema import Array
 
 
-class FirstOrderDataset(Sequence[Any]):
+class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
     Without labels: (input, distribution). A distribution is a float32 JAX array (num_classes,), or
@@ -33,23 +34,8 @@ class FirstOrderDataset(Sequence[Any]):
     (2.0, 1, Array([0.25, 0.75], dtype=float32))
     """
 
-    def __init__(
-        self,
-        base_dataset: Any,
-        distributions: Mapping[int, Any] | str | os.PathLike[str],
-        input_getter: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self._pairing = Pairing(base_dataset, distributions, input_getter)
-        self.base_dataset = base_dataset
-        self.distributions = self._pairing.distributions
-        self.input_getter = input_getter
-
-    def __len__(self) -> int:
-        return len(self._pairing)
-
-    def __getitem__(self, index: Any) -> Any:
-        *sample, row = self._pairing.parts(index)
-        return (*sample, jnp.asarray(row))
+    def _as_row(self, row: Array) -> Any:
+        return jnp.asarray(row)
 
 
 def output_dataloader(

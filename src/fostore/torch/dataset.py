@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fostore.generate.dataset import Pairing
+from fostore.generate.dataset import PairedDataset
+from fostore.schema import Array
 
 
-class FirstOrderDataset(Dataset[Any]):
+class FirstOrderDataset(PairedDataset, Dataset[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
     Without labels: (input, distribution). A distribution is a float32 tensor (num_classes,), or
@@ -31,23 +32,8 @@ class FirstOrderDataset(Dataset[Any]):
     (2.0, 1, tensor([0.2000, 0.8000]))
     """
 
-    def __init__(
-        self,
-        base_dataset: Any,
-        distributions: Mapping[int, Any] | str | os.PathLike[str],
-        input_getter: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self._pairing = Pairing(base_dataset, distributions, input_getter)
-        self.base_dataset = base_dataset
-        self.distributions = self._pairing.distributions
-        self.input_getter = input_getter
-
-    def __len__(self) -> int:
-        return len(self._pairing)
-
-    def __getitem__(self, index: Any) -> Any:
-        *sample, row = self._pairing.parts(index)
-        return (*sample, torch.from_numpy(row))
+    def _as_row(self, row: Array) -> Any:
+        return torch.from_numpy(row)
 
 
 def output_dataloader(
