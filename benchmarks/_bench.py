@@ -174,7 +174,7 @@ def report(name: str, parts: Sequence[str], *, record: bool) -> None:
     body = "\n\n".join(parts)
     print(body)
     if not record:
-        print("\n(--quick: nothing recorded)")
+        print("\n(nothing recorded)")
         return
     old = RESULTS.read_text() if RESULTS.exists() else _INTRODUCTION
     head, *sections = ("\n" + old).split("\n## ")

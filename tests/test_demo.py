@@ -55,6 +55,28 @@ def test_the_three_stores_hold_the_same_distributions(outcome: tuple[Path, str])
     assert out.count(digests.pop()[:23]) == 3
 
 
+def test_distilled_students_are_closer_to_their_teacher_in_every_seed(
+    outcome: tuple[Path, str],
+) -> None:
+    folder, out = outcome
+    _, _, table = out.partition("What a student learns from a store: 5 seeds")
+    figures = dict(
+        re.findall(r"^  +(\S.*?)  +(\d\.\d{3}  +\d\.\d{3}.*|\d\.\d{3})$", table, re.MULTILINE)
+    )
+    assert float(figures["teacher's accuracy"]) > 0.97
+    distilled, by_class = (
+        float(word) for word in figures["KL(teacher || student), nats"].split()[:2]
+    )
+    assert 0 < distilled < 0.8 * by_class
+    assert figures["KL(teacher || student), nats"].endswith("better in 5 of 5 seeds")
+    assert all(0.9 < float(word) < 1 for word in figures["accuracy"].split()[:2])
+    for word in figures["covered by 90% TV balls"].split():  # 5 x 299 scans, radii of 5 x 298
+        assert 0.84 < float(word) < 0.96
+    for seed, name in enumerate(demo.LEARNED):
+        with fostore.open(folder / "made" / name) as store:
+            assert (store.shape, store.is_sealed, seed) == ((700, 10), True, seed)
+
+
 def test_what_the_demo_says_to_try_next_works(outcome: tuple[Path, str]) -> None:
     folder, out = outcome
     lines = [line.strip() for line in out.partition("Try next:")[2].splitlines()]

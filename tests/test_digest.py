@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blake3 import blake3
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,12 @@ def hashes_of(header: Header, seed: int = 1) -> Array:
 
 
 # ------------------------------------------------------------------ checksums
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_the_crc_in_plain_python_is_that_of_the_library(before: bytes, data: bytes) -> None:
+    value = crc32c(before)
+    assert digest.small_checksum(data, value) == crc32c(data, value)
 
 
 def test_the_crc_is_crc32c_of_the_bytes() -> None:

@@ -157,7 +157,7 @@ def test_segments_say_where_the_bytes_lie(path: Path, format: Format, filler: Fi
     for index, column in enumerate(reader.header.schema.columns):
         rows = Ranges()
         for segment in reader.segments(index):
-            with segment.path.open("rb") as file:
+            with Path(segment.path).open("rb") as file:
                 file.seek(segment.offset)
                 raw = file.read((segment.stop - segment.start) * column.row_bytes)
             assert raw == column_rows(column, segment.start, segment.stop).tobytes()

@@ -624,11 +624,8 @@ STRANGERS: dict[str, tuple[Callable[[Any, Path], None], type[FormatError], str]]
     "virtual dataset": (virtual_dataset, UnsafeError, "other files"),
     "soft link": (link(h5py.SoftLink("/block_hashes")), UnsafeError, "link"),
     "external link": (link(h5py.ExternalLink("other.h5", "/probs")), UnsafeError, "link"),
-    "gzip": (dataset(compression="gzip"), UnsupportedError, "filters"),
-    "chunked": (dataset(chunks=(100, 3)), UnsupportedError, "chunked"),
     "compact": (compact, UnsupportedError, "compact"),
     "text": (dataset(dtype=h5py.string_dtype()), UnsupportedError, "dtype"),
-    "big-endian": (dataset(dtype=">f4"), UnsupportedError, "dtype"),
     "another dtype": (dataset(dtype="<f8"), UnsupportedError, "dtype"),
     "compound": (dataset(dtype=[("a", "<f4")]), UnsupportedError, "dtype"),
     "another shape": (dataset((N, 4)), FormatError, "shape"),
@@ -646,6 +643,24 @@ def test_what_no_store_has_is_refused_by_name(path: Path, what: str) -> None:
         with pytest.raises(error, match=words) as caught:
             call(path)
         assert str(path) in str(caught.value)
+
+
+OTHER_LAYOUTS = {
+    "gzip": (dataset(compression="gzip"), "filters"),
+    "chunked": (dataset(chunks=(100, 3)), "chunked"),
+    "big-endian": (dataset(dtype=">f4"), "dtype"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_LAYOUTS)
+def test_a_sealed_store_in_another_layout_is_read_and_never_written_to(
+    path: Path, what: str
+) -> None:
+    make, words = OTHER_LAYOUTS[what]
+    replace_column(path, make)
+    assert not FORMAT.open(path).column(0).read(0, N).any()
+    with pytest.raises(UnsupportedError, match=words):
+        FORMAT.resume(path)
 
 
 def test_two_columns_on_the_same_bytes_are_refused(path: Path) -> None:

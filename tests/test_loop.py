@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fostore
+from fostore import nested
 from fostore.errors import ArgumentError, GenerationError, RowError
-from fostore.generate import nested, sizes, tuning
+from fostore.generate import sizes, tuning
 from fostore.generate.engine import takes_keywords
 from fostore.generate.loop import DEPTH, run
 from fostore.generate.source import Listed, Sequential

@@ -15,6 +15,7 @@ from fostore import geometry
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
 from fostore.header import Header
+from fostore.sample_views import VIEW
 from fostore.schema import COUNTS, FLOATS, Column, Schema, sum_tolerance
 
 IDS = Column("sample_id", "utf8", "uint8", ("byte",), (32,), "id")
@@ -156,6 +157,8 @@ def key(**change: Any) -> Callable[[dict[str, Any]], None]:
         (column(shape=[2**40]), "over 1 GiB"),
         (column(axes=[1]), "axes"),
         (lambda f: f["columns"].append(f["columns"][0]), "repeated"),
+        (lambda f: f["columns"].append(replace(VIEW, shape=(3,)).to_json()), "role 'view'"),
+        (lambda f: f["columns"].append(replace(VIEW, axes=("view",)).to_json()), "role 'view'"),
     ],
 )
 def test_what_a_strangers_header_makes_up_is_refused(

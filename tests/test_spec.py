@@ -74,7 +74,14 @@ ATTRIBUTES = validator("attributes.schema.json")
 DOCUMENT = validator("json-document.schema.json")
 
 FILLED: list[dict[str, Any]] = [
-    {"kind": kind, "dtype": dtype, "num_members": members, "ids": ids, "fingerprints": ids is None}
+    {
+        "kind": kind,
+        "dtype": dtype,
+        "num_members": members,
+        "ids": ids,
+        "fingerprints": ids is None,
+        "views": ids == "int64",
+    }
     for kind, dtype in [
         ("probs", "float16"),
         ("probs", "bfloat16"),
@@ -98,7 +105,9 @@ def fill(path: Path, options: dict[str, Any]) -> None:
     writer = fostore.create(path, num_samples=5, num_classes=3, meta={"ü": [1, {}]}, **options)
     stop = 3 if "open" in path.name else 5
     given = None if keys is None else keys[:stop]
-    writer.append(rows[:stop], ids=given, fingerprints=None if hashes is None else hashes[:stop])
+    seen = None if hashes is None else hashes[:stop]
+    views = np.arange(stop) if options["views"] else None
+    writer.append(rows[:stop], ids=given, fingerprints=seen, views=views)
     if stop == 5:
         writer.seal()
     writer.close()
@@ -149,6 +158,8 @@ def good() -> dict[str, Any]:
     return copy.deepcopy(attributes_of(GOLDEN / "logits-float16-members.zarr"))
 
 
+_AXIS_OF_THREE = {"axes": ["seed_view"], "shape": [3]}
+
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
     "an unknown feature": lambda f: f.update(requires=["topk"]),
@@ -164,6 +175,9 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a path as a column name": lambda f: f["columns"][0].update(name="../x"),
     "logits that are not shifted": lambda f: f["columns"][0].pop("shift"),
     "no logsumexp": lambda f: f["columns"].pop(),
+    "a view of another shape": lambda f: f["columns"].append(
+        {"name": "view", "dtype": "int64", "stored": "int64", "role": "view", **_AXIS_OF_THREE}
+    ),
     "columns that are not there": lambda f: f.update(columns=[]),
     "axes without its members": lambda f: f.update(axes=["sample", "class"]),
     "an empty axis": lambda f: f["columns"][0].update(shape=[0, 4]),

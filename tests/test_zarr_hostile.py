@@ -199,7 +199,7 @@ def test_a_pipe_does_not_hang_the_reader(path: Path) -> None:
     for place in ("probs/c/0/0", "probs/zarr.json", "zarr.json"):
         (path / place).unlink()
         os.mkfifo(path / place)
-        with pytest.raises(UnsafeError, match="no regular file"):
+        with pytest.raises(UnsafeError, match="regular file"):
             FORMAT.open(path).column(0)
 
 
@@ -211,7 +211,7 @@ def codec(name: str) -> Edit:
 
 
 ARRAY_EDITS: dict[str, tuple[Edit, type[FostoreError], str]] = {
-    "a foreign codec": (codec("gzip"), UnsupportedError, "'gzip'"),
+    "a foreign codec": (codec("numcodecs.lzma"), UnsupportedError, "'numcodecs.lzma'"),
     "a plugin": (lambda v: v.update(codecs=["my.plugin"]), UnsupportedError, "my.plugin"),
     "a transformer": (
         lambda v: v.update(storage_transformers=[{"name": "x"}]),
@@ -227,18 +227,6 @@ ARRAY_EDITS: dict[str, tuple[Edit, type[FostoreError], str]] = {
     "a shape of floats": (lambda v: v.update(shape=[float(N), 3]), FormatError, "shape"),
     "another dtype": (lambda v: v.update(data_type="float64"), FormatError, "data_type"),
     "an object dtype": (lambda v: v.update(data_type="object"), FormatError, "data_type"),
-    "big endian": (
-        lambda v: v["codecs"][0]["configuration"]["codecs"][0].update(
-            configuration={"endian": "big"}
-        ),
-        FormatError,
-        "codecs",
-    ),
-    "an index at the start": (
-        lambda v: v["codecs"][0]["configuration"].update(index_location="start"),
-        FormatError,
-        "codecs",
-    ),
     "other chunks": (
         lambda v: v["chunk_grid"]["configuration"].update(chunk_shape=[64, 3]),
         FormatError,
@@ -250,7 +238,7 @@ ARRAY_EDITS: dict[str, tuple[Edit, type[FostoreError], str]] = {
         "chunk_grid",
     ),
     "other keys": (
-        lambda v: v.update(chunk_key_encoding={"name": "v2"}),
+        lambda v: v.update(chunk_key_encoding={"name": "fanout"}),
         FormatError,
         "chunk_key_encoding",
     ),

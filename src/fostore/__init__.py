@@ -12,29 +12,33 @@ from typing import TYPE_CHECKING, Any
 from fostore.version import __version__
 
 if TYPE_CHECKING:
+    from fostore.conversion import convert as convert
+    from fostore.conversion import stack as stack
     from fostore.creation import create as create
     from fostore.errors import FostoreError as FostoreError
     from fostore.generate import FirstOrderDataGenerator as FirstOrderDataGenerator
-    from fostore.generate import FirstOrderDataset as FirstOrderDataset
-    from fostore.generate import SimpleDataLoader as SimpleDataLoader
     from fostore.generate import estimate_size as estimate_size
-    from fostore.generate import output_dataloader as output_dataloader
-    from fostore.generate import output_fo_dataloader as output_fo_dataloader
+    from fostore.loading.loader import SimpleDataLoader as SimpleDataLoader
+    from fostore.pairing import FirstOrderDataset as FirstOrderDataset
+    from fostore.pairing import output_dataloader as output_dataloader
+    from fostore.pairing import output_fo_dataloader as output_fo_dataloader
     from fostore.store import Store as Store
     from fostore.store import open as open
     from fostore.writer import Writer as Writer
 
 _HOMES = {
+    "convert": "fostore.conversion",
+    "stack": "fostore.conversion",
     "create": "fostore.creation",
     "open": "fostore.store",
     "Store": "fostore.store",
     "Writer": "fostore.writer",
     "FostoreError": "fostore.errors",
     "FirstOrderDataGenerator": "fostore.generate",
-    "FirstOrderDataset": "fostore.generate",
-    "SimpleDataLoader": "fostore.generate",
-    "output_dataloader": "fostore.generate",
-    "output_fo_dataloader": "fostore.generate",
+    "FirstOrderDataset": "fostore.pairing",
+    "SimpleDataLoader": "fostore.loading.loader",
+    "output_dataloader": "fostore.pairing",
+    "output_fo_dataloader": "fostore.pairing",
     "estimate_size": "fostore.generate",
 }
 

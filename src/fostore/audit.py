@@ -9,7 +9,7 @@ import numpy as np
 from fostore import digest
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, DamageError, RowError
-from fostore.formats import Finding, Reader
+from fostore.formats import ColumnView, Finding, Reader
 from fostore.ranges import Range, Ranges
 
 LEVELS = ("structure", "checksums", "full")
@@ -45,9 +45,16 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
     fresh = np.zeros_like(stored)
     findings: list[Finding] = []
     torn = {run.start: run for run in reader.runs()}
+    unread: dict[str, DamageError] = {}
+    views: list[ColumnView] = []
     for start, stop in _blocks(reader, lost):
         block = start // header.block_rows
-        columns = [reader.column(i).read(start, stop) for i in range(len(schema.columns))]
+        views = views or [reader.column(i) for i in range(len(schema.columns))]
+        try:
+            columns = [view.read(start, stop) for view in views]
+        except DamageError as error:  # of a chunk that cannot be decoded; others can
+            unread.setdefault(error.message, error)
+            continue
         whole = start % header.block_rows == 0 and (
             stop % header.block_rows == 0 or stop == header.num_samples
         )
@@ -80,7 +87,13 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
                     f"rows {run.start} to {run.stop - 1} do not have the bytes that were committed",
                 )
             )
-    if header.sealed and not lost and header.digest != digest.store_digest(header, fresh):
+    for message, damage in unread.items():
+        findings += [Finding("files", rows, message) for rows in damage.rows or (None,)]
+    if (
+        header.sealed
+        and not (lost or unread)
+        and header.digest != digest.store_digest(header, fresh)
+    ):
         findings.append(
             Finding("digest", None, f"the content does not have the digest {header.digest}")
         )

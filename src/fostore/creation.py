@@ -19,6 +19,7 @@ from fostore.jsontext import check_json
 from fostore.lock import Lock
 from fostore.ranges import Ranges
 from fostore.sample_ids import encode_ids, id_column
+from fostore.sample_views import VIEW, encode_views
 from fostore.schema import Array, Column, Schema
 from fostore.version import __version__
 from fostore.writer import Writer
@@ -38,6 +39,7 @@ def create(
     temperature: float | None = None,
     ids: Sequence[Any] | str | None = None,
     fingerprints: bool = False,
+    views: Any = None,
     meta: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
     exists: str = "fail",
@@ -60,6 +62,8 @@ def create(
         ids: one unique key a sample (integers or strings), or the promise "int64" or "S32" of keys
             that come with each batch.
         fingerprints: whether a 64-bit hash of the input comes with each row.
+        views: how each sample was augmented, so that it can be done again: a seed a row (n,), or a
+            seed and the number of the view (n, 2); True promises them with each batch.
         meta: any JSON; string keys, no NaN.
         identity: what the rows are made from; generators fill this in.
         exists: "fail" refuses a path that is taken; "resume" goes on with the store there, or
@@ -91,6 +95,7 @@ def create(
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
     if ids is not None and not isinstance(ids, str) and num_samples not in (None, len(ids)):
         raise ArgumentError(f"{len(ids)} ids for {num_samples} samples")
+    planned_views = _planned_views(views, num_samples)
     checked_meta = check_json(dict(meta or {}))
     checked_identity = check_json(dict(identity or {}), "identity")
     if exists == "fail" and path.exists():
@@ -101,7 +106,8 @@ def create(
     def new_header() -> Header:
         if num_classes is None:
             raise ArgumentError(f"{str(path)!r} is a new store and needs num_classes")
-        side = ([] if ids is None else [id_column(ids)]) + ([FINGERPRINT] if fingerprints else [])
+        side = [] if ids is None else [id_column(ids)]
+        side += ([FINGERPRINT] if fingerprints else []) + ([] if planned_views is False else [VIEW])
         schema = make_schema(
             num_classes,
             num_members=num_members,
@@ -156,18 +162,57 @@ def create(
             place = _beside(path, "new") if path.exists() else path
             units = format.create(place, header)
         keys = _keys(ids, header.schema)
+        if planned_views is not False and header.schema.role("view") is None:
+            raise IdentityError("the store keeps no views, and views= were given", ("views",))
         writer = Writer(
             place,
             units,
             lock,
             commit_seconds=commit_seconds,
             ids=keys,
+            views=planned_views if isinstance(planned_views, np.ndarray) else None,
             replaces=None if place == path else path,
             grows=header.sealed and num_samples is None and format.streams,
         )
         if keys is not None:
-            _check_keys(writer, keys)
+            _check_planned(writer, "id", keys)
+        if isinstance(planned_views, np.ndarray):
+            _check_planned(writer, "view", planned_views)
         return writer
+    except BaseException:
+        if units is not None:
+            units.close()
+        lock.release()
+        raise
+
+
+def create_like(
+    path: Path, header: Header, *, exists: str = "fail", commit_seconds: float = 1.0
+) -> Writer:
+    """Begin a store with a header that is at hand, or go on with one: what copies and conversions use.
+
+    Raises:
+        IdentityError: the store that is there plans other rows. Nothing was written.
+        StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
+    """
+    path = path.absolute()
+    format = format_of(path)
+    disk.make_directory(path.parent)
+    lock = Lock.acquire(path)
+    units: UnitWriter | None = None
+    try:
+        _clean(path)
+        if path.exists() and exists != "resume":
+            raise StoreExistsError(f"{str(path)!r} exists")
+        if path.exists():
+            units = format.resume(path)
+            there = (units.header.schema, units.header.num_samples)
+            if there != (header.schema, header.num_samples):
+                raise IdentityError(f"{str(path)!r} holds other rows", ("schema",))
+        else:
+            _require_free(path, header, header.num_samples, Ranges())
+            units = format.create(path, header)
+        return Writer(path, units, lock, commit_seconds=commit_seconds)
     except BaseException:
         if units is not None:
             units.close()
@@ -277,16 +322,25 @@ def _keys(ids: Any, schema: Schema) -> Array | None:
     return encode_ids(ids, column, 0)
 
 
-def _check_keys(writer: Writer, keys: Array) -> None:
-    """The ids given on resume are those that the written rows have."""
-    column = writer.schema.role("id")
+def _planned_views(views: Any, num_samples: int | None) -> Array | bool:
+    if views is None or isinstance(views, bool):
+        return bool(views)
+    encoded = encode_views(views)
+    if num_samples not in (None, len(encoded)):
+        raise ArgumentError(f"{len(encoded)} views for {num_samples} samples")
+    return encoded
+
+
+def _check_planned(writer: Writer, role: str, planned: Array) -> None:
+    """The ids or views given on resume are those that the written rows have."""
+    column = writer.schema.role(role)
     assert column is not None
     for start, stop in writer.committed:
         step = 1 << 16
         for first in range(start, stop, step):
             last = min(first + step, stop)
             there = writer.read_side(column.name, first, last)
-            given = keys[first:last]
+            given = planned[first:last]
             same = len(given) == len(there) and np.array_equal(given, there)
             if not same:
                 pairs = zip(there, given, strict=False)
@@ -294,7 +348,7 @@ def _check_keys(writer: Writer, keys: Array) -> None:
                     (i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)), len(given)
                 )
                 raise IdentityError(
-                    f"{str(writer.path)!r} cannot be resumed: the ids given differ from the store's "
-                    f"from row {first + row} on",
-                    (f"ids differ from row {first + row} on",),
+                    f"{str(writer.path)!r} cannot be resumed: the {role}s given differ from the "
+                    f"store's from row {first + row} on",
+                    (f"{role}s differ from row {first + row} on",),
                 )

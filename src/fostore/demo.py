@@ -1,5 +1,7 @@
 """The main job on real data: train a teacher, stream its distributions, die in the middle, go on, compare.
 
+Then what the distributions are for: students that learn from them, over five seeds.
+
 Every figure that it prints was measured in the run that prints it.
 """
 
@@ -12,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from fostore.errors import ArgumentError, FostoreError
 if TYPE_CHECKING:
     from fostore.store import Store
     from fostore.torch.digits import Scans, Teacher
+    from fostore.torch.students import Figures, Outcome
 
 BATCH_SIZE = 32
 COMMIT_SECONDS = 0.2
@@ -34,7 +37,9 @@ DELAY_SECONDS = (
 MARK = ".fostore-demo"
 STORE, WHOLE, HDF5, JSON = "digits.zarr", "uninterrupted.zarr", "digits.h5", "digits.json"
 WEIGHTS, MODULE, LOG = "teacher.pt", "teacher.py", "batches.log"
-MADE = (STORE, WHOLE, HDF5, JSON, WEIGHTS, MODULE, LOG)
+SEEDS = 5
+LEARNED = tuple(f"learned-{seed}.zarr" for seed in range(SEEDS))
+MADE = (STORE, WHOLE, HDF5, JSON, WEIGHTS, MODULE, LOG, *LEARNED)
 
 MODULE_TEXT = '''\
 """The demo's teacher and scans, as `fostore generate` finds them."""
@@ -123,6 +128,7 @@ def _show(folder: Path) -> None:
         scans = _train(folder)
         stores = [_kill_and_resume(folder, scans), *_write_twins(folder)]
         _print_stores(stores, scans)
+        _print_outcomes(_teach(folder))
 
 
 def _train(folder: Path) -> Scans:
@@ -323,6 +329,54 @@ def _print_stores(stores: list[Store], scans: Scans) -> None:
             f"{accuracy:<10.1%}{digest}"
         )
     _print(f"  (accuracy: the teacher's, on these {len(scans):,} scans, which it has not seen)")
+
+
+def _teach(folder: Path) -> list[Outcome]:
+    """A teacher and two students for each seed; the first teacher is the one that is there already."""
+    from fostore.torch import digits, students
+
+    found = []
+    epochs = digits.EPOCHS * digits.NUM_MEMBERS * (SEEDS - 1)
+    with _bar("teachers and students", epochs, "epoch") as bar:
+        for seed, name in enumerate(LEARNED):
+            if seed == 0:
+                teacher = digits.Teacher.load(folder / WEIGHTS)
+            else:
+                teacher = digits.train(digits.Scans("train", seed), seed=seed, step=bar.update)
+            found.append(students.compare(teacher, seed, folder / name))
+    return found
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    from fostore.torch import digits, students
+
+    def mean(numbers: Iterable[float]) -> float:
+        return sum(numbers) / len(outcomes)
+
+    def row(name: str, of: Callable[[Figures], float], better: int) -> str:
+        pairs = [(of(one.distilled), of(one.by_class)) for one in outcomes]
+        ours, theirs = (mean(pair[i] for pair in pairs) for i in (0, 1))
+        wins = sum((a - b) * better > 0 for a, b in pairs)
+        words = f"distilled better in {wins} of {len(pairs)} seeds" if better else ""
+        return f"  {name:<32}{ours:<11.3f}{theirs:<16.3f}{words}".rstrip()
+
+    test = len(digits.Scans("test"))
+    _print(
+        f"""
+What a student learns from a store: {len(outcomes)} seeds, each with a teacher of {digits.NUM_TRAIN} labelled scans,
+a store of its distributions of {digits.NUM_UNLABELLED} unlabelled ones, and {test} scans to test on (means):
+  teacher's accuracy              {mean(one.teacher for one in outcomes):.3f}
+  student (a small perceptron)    distilled  teacher's class"""
+    )
+    for line in (
+        row("accuracy", lambda f: f.accuracy, 1),
+        row("KL(teacher || student), nats", lambda f: f.kl, -1),
+        row("ECE", lambda f: f.ece, -1),
+        row("NLL, nats", lambda f: f.nll, -1),
+        row(f"covered by {students.CONFIDENCE:.0%} TV balls", lambda f: f.covered, 0),
+        row("  of this radius", lambda f: f.radius, 0),
+    ):
+        _print(line)
 
 
 def _show_next(folder: Path) -> None:

@@ -16,15 +16,28 @@ from fostore.errors import SpaceError
 Buffer = Any
 """Whatever `memoryview` takes."""
 
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def open_file(path: Path, *, write: bool = False, create: bool = False) -> int:
-    """A descriptor of a regular file; a symbolic link at `path` is an error (ELOOP)."""
-    flags = os.O_RDWR if write else os.O_RDONLY
+def open_file(path: str | Path, *, write: bool = False, create: bool = False) -> int:
+    """A descriptor of a regular file; a symbolic link at `path` is an error (ELOOP).
+
+    A pipe does not make a reader wait: whoever has not looked what lies there sees it then.
+    """
+    flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    return os.open(path, flags | _PLAIN, 0o666)
+
+
+def open_unnamed() -> int:
+    """A descriptor of an empty file in the temporary folder that no name leads to; gone when it is closed."""
+    import tempfile  # few need it
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def write_at(fd: int, data: Buffer, offset: int) -> None:

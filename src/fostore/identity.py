@@ -306,6 +306,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
             "length": "the length of the dataset",
             **({"labels": "the hash of the labels"} if both_labelled else {}),
             "ids": "the hash of the ids",
+            "views": "the hash of the views",
             "fingerprint": "the fingerprint of the dataset",
             "input_getter": "the input_getter",
         },

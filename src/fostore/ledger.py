@@ -63,6 +63,22 @@ class Ledger:
         self._grown: list[tuple[_Growing, int]] = []
         self._hashers: list[Any] = []
         self._hashers_at = -1
+        self._promised: Array | None = None
+
+    def promise(self, hashes: Array) -> None:
+        """Take the block hashes of all rows, (blocks, hashed columns, 32), for those that they will have."""
+        self._promised = hashes
+        for unit, state in self._open.items():
+            unknown = ~state.hashes.any(axis=(1, 2))
+            state.hashes[unknown] = self._promised_of(unit)[unknown]
+
+    def _promised_of(self, unit: int) -> Array:
+        blocks = self._unit_rows // self._block_rows
+        hashes = np.zeros((blocks, len(self._hashed), digest.HASH_BYTES), np.uint8)
+        if self._promised is not None:
+            there = self._promised[unit * blocks : (unit + 1) * blocks]
+            hashes[: len(there)] = there
+        return hashes
 
     def account(self, start: int, columns: Sequence[Array]) -> None:
         """Take account of rows of one unit at `start`, one array a column, written before they are committed."""
@@ -168,13 +184,13 @@ class Ledger:
     def _unit(self, unit: int) -> _Unit:
         state = self._open.get(unit)
         if state is None:
-            blocks = self._unit_rows // self._block_rows
-            shape = (blocks, len(self._hashed), digest.HASH_BYTES)
-            state = self._open[unit] = _Unit(np.zeros(shape, np.uint8))
+            state = self._open[unit] = _Unit(self._promised_of(unit))
         return state
 
     def _hash(self, unit: int, state: _Unit, start: int, stop: int, parts: Sequence[Array]) -> None:
         """Hash blocks as their rows pass; a block that comes in pieces out of order is left for `seal`."""
+        if self._promised is not None:
+            return
         hashers, at = self._hashers, self._hashers_at
         self._hashers_at = -1  # an interruption here leaves no half-fed hasher behind
         row = start

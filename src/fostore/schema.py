@@ -31,6 +31,7 @@ RESERVED_NAMES = frozenset(
 _SIDE_ROLES = {
     "id": {("int64", 0), ("utf8", 1)},
     "fingerprint": {("uint64", 0)},
+    "view": {("int64", 1)},
 }
 """What a column of such a role may be: dtype and number of axes; at most one a role."""
 
@@ -281,7 +282,10 @@ class Schema:
             raise error(f"{where}: {sorted(taken)} name parts of a store and cannot name columns")
         for role, kinds in _SIDE_ROLES.items():
             found = [column for column in self.columns if column.role == role]
-            if len(found) > 1 or any((c.dtype, len(c.shape)) not in kinds for c in found):
+            fit = all((c.dtype, len(c.shape)) in kinds for c in found)
+            if role == "view":
+                fit = fit and all((c.axes, c.shape) == (("seed_view",), (2,)) for c in found)
+            if len(found) > 1 or not fit:
                 raise error(f"{where}: the columns of role {role!r} are not what that role allows")
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)

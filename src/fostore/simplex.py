@@ -88,24 +88,25 @@ def is_probs(rows: Array, tol: float) -> bool:
 # ------------------------------------------------------------------ the softmax family
 
 
-def softmax(x: Array) -> Array:
+def softmax(x: Array, temperature: float = 1.0) -> Array:
     """Probabilities from logits along the last axis, in float32 (float64 where `x` is float64).
 
-    A fresh array; minus infinity gives 0. Every row must hold a finite number.
+    A fresh array; minus infinity gives 0. Every row must hold a finite number. `temperature`
+    divides the logits, minus their maximum; the logits may be logarithms of probabilities.
 
     >>> softmax(np.float32([[0.0, 0.0, -np.inf]])).tolist()
     [[0.5, 0.5, 0.0]]
     """
-    out, _ = _shifted(x)
+    out = _scaled(x, temperature)
     with np.errstate(under="ignore"):
         np.exp(out, out=out)
     out /= np.add.reduce(out, axis=-1, keepdims=True)
     return out
 
 
-def log_softmax(x: Array) -> Array:
-    """Log-probabilities from logits along the last axis, in float32 (float64 where `x` is float64)."""
-    out, _ = _shifted(x)
+def log_softmax(x: Array, temperature: float = 1.0) -> Array:
+    """Log-probabilities from logits along the last axis; parameters and dtypes are those of `softmax`."""
+    out = _scaled(x, temperature)
     with np.errstate(under="ignore"):
         out -= np.log(np.add.reduce(np.exp(out), axis=-1, keepdims=True))
     return out
@@ -125,6 +126,22 @@ def shift(x: Array) -> tuple[Array, Array]:
     """Logits minus their row's maximum, and their logsumexp; of the dtypes that `logsumexp` has."""
     shifted, top = _shifted(x)
     return shifted, _level(shifted, top)
+
+
+def scale(x: Array, temperature: float) -> Array:
+    """Logits divided by a temperature: those that a model of this temperature hands to its softmax."""
+    with np.errstate(over="ignore", under="ignore"):
+        scaled: Array = x / temperature
+    return scaled
+
+
+def _scaled(x: Array, temperature: float) -> Array:
+    """Fresh logits minus their row's maximum, divided by a temperature."""
+    out, _ = _shifted(x)
+    if temperature != 1:
+        with np.errstate(over="ignore", under="ignore"):
+            out /= temperature
+    return out
 
 
 def _shifted(x: Array) -> tuple[Array, Array]:

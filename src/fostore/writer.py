@@ -26,6 +26,7 @@ from fostore.lock import Lock
 from fostore.pipeline import Pipeline
 from fostore.ranges import Range, Ranges, describe
 from fostore.sample_ids import check_unique, encode_ids
+from fostore.sample_views import encode_views
 from fostore.schema import Array, Column, Schema
 
 
@@ -51,13 +52,14 @@ class Writer:
         *,
         commit_seconds: float,
         ids: Array | None = None,
+        views: Array | None = None,
         replaces: Path | None = None,
         grows: bool = False,
     ) -> None:
         self.path = path
         self._units = units
         self._lock = lock
-        self._ids = ids
+        self._ids, self._views = ids, views
         self._replaces = replaces
         self._grows = grows
         self._pid = os.getpid()
@@ -107,7 +109,12 @@ class Writer:
     # Rows in
 
     def append(
-        self, rows: Any, *, ids: Sequence[Any] | None = None, fingerprints: Array | None = None
+        self,
+        rows: Any,
+        *,
+        ids: Sequence[Any] | None = None,
+        fingerprints: Array | None = None,
+        views: Any = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
@@ -116,13 +123,14 @@ class Writer:
                 that NumPy takes. May be reused by the caller afterwards.
             ids: n keys, for a store that was promised them one batch at a time.
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
+            views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
                 rows that are there. Nothing of the batch was written.
             SpaceError: the disk is full; the last commit stands.
         """
-        self.write(self._position, rows, ids=ids, fingerprints=fingerprints)
+        self.write(self._position, rows, ids=ids, fingerprints=fingerprints, views=views)
 
     def write(
         self,
@@ -131,6 +139,7 @@ class Writer:
         *,
         ids: Sequence[Any] | None = None,
         fingerprints: Array | None = None,
+        views: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         self._check_open()
@@ -140,11 +149,14 @@ class Writer:
         stop = start + len(values)
         self._check_place(start, stop)
         content = self._encoding.encode(values, self.schema, start)
-        columns = content + self._side_columns(start, stop, ids, fingerprints)
+        columns = content + self._side_columns(start, stop, ids, fingerprints, views)
         self._put(start, stop, columns)
 
-    def write_columns(self, start: int, columns: Sequence[Array]) -> None:
+    def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
         """Write rows as they are stored, one array a column: what a lossless copy uses.
+
+        Args:
+            checked: the values were checked already, or their digest will be.
 
         Raises:
             RowError: an array of another shape or dtype than its column, or values that break the schema.
@@ -160,8 +172,18 @@ class Writer:
                     f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
                 )
         self._check_place(start, stop)
-        self._encoding.check(columns[: self._num_content], self.schema, start)
+        if not checked:
+            self._encoding.check(columns[: self._num_content], self.schema, start)
         self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
+
+    def promise_hashes(self, hashes: Array) -> None:
+        """Seal the rows to come with these block hashes, uint8 (blocks, hashed columns, 32): they are not hashed here.
+
+        For the copy of a sealed store, by a caller who reads it back and removes it where a hash is
+        not that of its rows.
+        """
+        self._check_open()
+        self._rows.ledger.promise(hashes)
 
     def _check_place(self, start: int, stop: int) -> None:
         if start == self._rows.end and (self.num_samples is None or stop <= self.num_samples):
@@ -178,7 +200,12 @@ class Writer:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
     def _side_columns(
-        self, start: int, stop: int, ids: Sequence[Any] | None, fingerprints: Array | None
+        self,
+        start: int,
+        stop: int,
+        ids: Sequence[Any] | None,
+        fingerprints: Array | None,
+        views: Any,
     ) -> list[Array]:
         columns: list[Array] = []
         array: Array | None
@@ -188,7 +215,7 @@ class Writer:
             elif column.role == "fingerprint":
                 array = None if fingerprints is None else np.asarray(fingerprints, dtype="<u8")
             else:
-                raise ArgumentError(f"column {column.name!r} is written through write_columns only")
+                array = self._views_of(start, stop, views)
             if array is None or len(array) != stop - start:
                 came = "none" if array is None else str(len(array))
                 raise RowError(
@@ -208,6 +235,15 @@ class Writer:
         given = encode_ids(ids, column, start)
         if planned is not None and not np.array_equal(given, planned):
             raise RowError(f"ids for rows {start} to {stop - 1} differ from those of create")
+        return given
+
+    def _views_of(self, start: int, stop: int, views: Any) -> Array | None:
+        planned = None if self._views is None else self._views[start:stop]
+        if views is None:
+            return planned
+        given = encode_views(views, RowError)
+        if planned is not None and not np.array_equal(given, planned):
+            raise RowError(f"views for rows {start} to {stop - 1} differ from those of create")
         return given
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
@@ -282,10 +318,15 @@ class Writer:
         self._units.replan(self._header)
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
-        """Add or replace keys of the metadata; written when the store is sealed."""
+        """Add or replace keys of the metadata; written when the store is sealed, at once where it is.
+
+        No digest changes: it covers the rows and what they are.
+        """
         self._check_open()
         checked = check_json(dict(meta))
-        self._header = replace(self._header, meta={**self._header.meta, **checked})
+        self._header = replace(self._header, meta={**self._header.meta, **checked}, updated=now())
+        if self._header.sealed:
+            self._units.finish(self._header)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""

@@ -18,9 +18,9 @@ def demo(
         bool, typer.Option("--keep/--no-keep", help="Leave the stores there to look at.")
     ] = True,
 ) -> None:
-    """Train a teacher on digits, stream its distributions, kill the run, resume, compare.
+    """Train a teacher on digits, stream its distributions, kill the run, resume, compare, distil students.
 
-    Needs torch and scikit-learn; takes a minute or so on two cores.
+    Needs torch and scikit-learn; takes half a minute or so on two cores.
     """
     with reporting():
         from fostore.demo import run

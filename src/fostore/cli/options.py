@@ -10,8 +10,10 @@ from fostore.errors import ArgumentError, FormatError
 from fostore.jsontext import loads
 
 
-def parse_meta(pairs: Sequence[str], file: Path | None) -> dict[str, Any]:
-    """Metadata from `key=value` pairs and a JSON file; a pair wins over the file.
+def parse_meta(
+    pairs: Sequence[str], file: Path | None, *, option: str = "--meta"
+) -> dict[str, Any]:
+    """Metadata from `key=value` pairs of `option` and a JSON file; a pair wins over the file.
 
     A value is JSON where it parses as such, text where it does not: `epochs=3`, `note=good`.
 
@@ -31,9 +33,9 @@ def parse_meta(pairs: Sequence[str], file: Path | None) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not key or not equals:
-            raise ArgumentError(f"--meta is {pair!r}, expected key=value, such as note=first")
+            raise ArgumentError(f"{option} is {pair!r}, expected key=value, such as note=first")
         try:
-            meta[key] = loads(text, f"--meta {key}")
+            meta[key] = loads(text, f"{option} {key}")
         except FormatError:
             meta[key] = text
     return meta

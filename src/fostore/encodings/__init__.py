@@ -40,11 +40,19 @@ class Encoding(Protocol):
         """Raise RowError where stored columns do not hold what the schema promises."""
         ...
 
-    def decode(self, columns: Sequence[Array], schema: Schema, as_kind: str = "probs") -> Array:
+    def decode(
+        self,
+        columns: Sequence[Array],
+        schema: Schema,
+        as_kind: str = "probs",
+        temperature: float = 1.0,
+    ) -> Array:
         """Distributions (n, *schema.row_shape) as "probs", "log_probs" or "logits" from stored columns.
 
         probs come as stored where they are stored as probs (bfloat16: float32), else as float32
-        (float64 where that is stored).
+        (float64 where that is stored), as they do for any `temperature` other than 1: then probs
+        are softmax(log p / temperature), log_probs their logarithms, and logits those of
+        temperature 1 divided by it.
         """
         ...
 

@@ -38,16 +38,32 @@ class Counts:
         check_columns(columns, schema, start)
         _check_votes(columns[0], start)
 
-    def decode(self, columns: Sequence[Array], schema: Schema, as_kind: str = "probs") -> Array:
-        """Relative frequencies in float32, divided in float64; a class without votes has log minus infinity."""
+    def decode(
+        self,
+        columns: Sequence[Array],
+        schema: Schema,
+        as_kind: str = "probs",
+        temperature: float = 1.0,
+    ) -> Array:
+        """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
         if as_kind not in ("probs", "log_probs", "logits"):
             raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
-        if as_kind != "probs":
+        if as_kind != "probs" or temperature != 1:
             with np.errstate(divide="ignore"):
                 np.log(votes, out=votes)
-        return votes.astype(np.float32)
+        if temperature != 1:
+            from fostore import simplex
+
+            change = {
+                "probs": simplex.softmax,
+                "log_probs": simplex.log_softmax,
+                "logits": simplex.scale,
+            }
+            votes = change[as_kind](votes, temperature)
+        with np.errstate(over="ignore", under="ignore"):
+            return votes.astype(np.float32)
 
 
 def _check_votes(stored: Array, start: int) -> None:

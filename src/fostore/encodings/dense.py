@@ -88,34 +88,43 @@ class Dense:
         else:
             _check_logits(columns, schema, start)
 
-    def decode(self, columns: Sequence[Array], schema: Schema, as_kind: str = "probs") -> Array:
+    def decode(
+        self,
+        columns: Sequence[Array],
+        schema: Schema,
+        as_kind: str = "probs",
+        temperature: float = 1.0,
+    ) -> Array:
         """Probabilities, log-probabilities or logits; `schema.temperature` is not applied.
 
         Aliases the column where nothing changes. Logits come back with their row's level, so their
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
+        stored = columns[0]
+        plain = temperature == 1
+        if plain and as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
+            return stored
         from fostore import simplex
 
-        stored = columns[0]
-        if as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
-            return stored
         x = widen(stored, schema.dtype)
         if as_kind not in ("probs", "log_probs", "logits"):
             raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
-        if schema.kind == "logits":
-            if as_kind == "probs":
-                return simplex.softmax(x)
-            result = simplex.log_softmax(x)
-            if as_kind == "logits":
-                result += columns[1][..., None]
-            return result
-        if schema.kind == "log_probs":
-            return np.exp(x) if as_kind == "probs" else x
-        if as_kind == "probs":
+        if plain and as_kind == schema.kind != "logits":
             return x
-        with np.errstate(divide="ignore"):
-            logs: Array = np.log(x)
-        return logs
+        if plain and as_kind == "probs" and schema.kind == "log_probs":
+            return np.exp(x)
+        if schema.kind == "probs":
+            with np.errstate(divide="ignore"):
+                x = np.log(x)
+        if as_kind == "probs":
+            return simplex.softmax(x, temperature)
+        if schema.kind != "logits" and (plain or as_kind == "logits"):
+            return x if plain else simplex.scale(x, temperature)
+        if as_kind == "log_probs":
+            return simplex.log_softmax(x, temperature)
+        logits = simplex.log_softmax(x)
+        logits += columns[1][..., None]
+        return logits if plain else simplex.scale(logits, temperature)
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:

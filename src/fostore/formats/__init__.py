@@ -12,10 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, UnsupportedError
 from fostore.header import Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array
+
+
+class OtherLayoutError(UnsupportedError):
+    """Arrays that are sound and lie in another way than fostore's: a format may be able to decode them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class WholeUnit:
 class Segment:
     """Rows `[start, stop)` of a column as they lie in a file: row-major, little-endian, at `offset` bytes."""
 
-    path: Path
+    path: str | Path  # text where a store has one file a unit: a thousand paths cost milliseconds
     offset: int
     start: int
     stop: int
@@ -76,6 +80,20 @@ class ColumnView(Protocol):
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, writable array of the rows (int64, checked by the caller) in the order asked for."""
+        ...
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether `announce` does something now. Costs nothing to ask."""
+        ...
+
+    def announce(self, rows: Array) -> None:
+        """A hint that these rows (int64, checked by the caller) will be taken next: the system begins to read them.
+
+        Returns without waiting for them, and never fails. Nothing where the data is resident, or
+        where there is no such call. `take` announces its own rows, so a caller announces only
+        what comes after: each batch once, one or two ahead, by the thread that takes, and then takes it.
+        """
         ...
 
     def read(self, start: int, stop: int) -> Array:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from fostore import disk
 from fostore.errors import StoreExistsError
+from fostore.formats import OtherLayoutError, Reader
 from fostore.header import Header
 
 if TYPE_CHECKING:
-    from fostore.formats.hdf5_reader import HDF5Reader
     from fostore.formats.hdf5_writer import HDF5Writer
 
 
@@ -29,11 +29,20 @@ class HDF5:
     name = "hdf5"
     streams = False
 
-    def open(self, path: Path) -> HDF5Reader:
-        """Open for reading; takes no HDF5 lock, so that no writer is disturbed."""
+    def open(self, path: Path) -> Reader:
+        """Open for reading; takes no HDF5 lock, so that no writer is disturbed.
+
+        A sealed store that another tool laid out anew is decoded.
+        """
         from fostore.formats.hdf5_reader import HDF5Reader
 
-        return HDF5Reader(Path(os.path.realpath(path)))
+        path = Path(os.path.realpath(path))
+        try:
+            return HDF5Reader(path)
+        except OtherLayoutError as other:
+            from fostore.formats.hdf5_foreign import open_sealed
+
+            return open_sealed(path, other)
 
     def create(self, path: Path, header: Header) -> HDF5Writer:
         """Make an empty store, its room on the disk taken; it appears whole or not at all.

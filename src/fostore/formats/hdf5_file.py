@@ -31,7 +31,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import Run, slots
+from fostore.formats import OtherLayoutError, Run, slots
 from fostore.formats.hdf5_stream import HDF5Stream, read_at
 from fostore.header import Header
 from fostore.ranges import Ranges
@@ -42,6 +42,9 @@ RUNS_MAGIC = b"FOruns\x00\x01"
 HEADER, PROGRESS, HASHES = "header", "progress", "block_hashes"
 MIRRORS = ("fostore", "meta")
 
+_ONLY_OURS = (
+    "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
+)
 _MAX_SLOT = 256 << 20
 _MAX_MEMBERS = 1000
 _ADVICE = (
@@ -172,10 +175,10 @@ def inspect(fd: int, path: Path) -> Layout:
         DamageError: the file was cut (names the rows), or both slots of the header are damaged.
     """
     size = os.fstat(fd).st_size
-    end = _recorded_end(fd)
+    end = recorded_end(fd)
     cut = f"{path} was cut: {size:,} bytes are there, {end:,} were written"
     try:
-        with _opened(fd, max(size, end), path) as root:
+        with opened(fd, max(size, end), path) as root:
             layout = _inspect(fd, root, path, end)
     except (FormatError, DamageError) as error:
         if size < end:
@@ -240,6 +243,44 @@ def _place(
     """The place of a dataset of the root, after everything was refused that is no plain run of bytes.
 
     None in `shape` stands for any size.
+
+    Raises:
+        OtherLayoutError: chunks, filters, another byte order, or bytes that begin at an odd place.
+    """
+    where = f"{path}, dataset {name!r}"
+    dataset = open_dataset(root, name, path)
+    plist = dataset.get_create_plist()
+    layout = plist.get_layout()
+    if layout != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
+        names = {h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
+        how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
+        raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {_ONLY_OURS}")
+    kind = dataset.get_type()
+    if not kind.equal(h5py.h5t.py_create(dtype)):
+        if kind.equal(h5py.h5t.py_create(dtype.newbyteorder(">"))):
+            raise OtherLayoutError(f"{where} has another dtype, big-endian; {_ONLY_OURS}")
+        raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
+    found = tuple(int(n) for n in dataset.shape)
+    fits = len(found) == len(shape) and all(
+        w in (n, None) for n, w in zip(found, shape, strict=True)
+    )
+    if not fits:
+        wanted = tuple("any" if n is None else n for n in shape)
+        raise FormatError(f"{where} has the shape {found}, expected {wanted}")
+    offset = int(dataset.get_offset() or 0)
+    if offset % dtype.itemsize:
+        raise OtherLayoutError(
+            f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {_ONLY_OURS}"
+        )
+    return Place(offset, found, dtype.itemsize)
+
+
+def open_dataset(root: Any, name: str, path: Path) -> Any:
+    """A dataset of the root whose bytes all lie in this file; no link is followed.
+
+    Raises:
+        FormatError: there is none.
+        UnsafeError: a link, external storage, or a virtual dataset.
     """
     where = f"{path}, dataset {name!r}"
     key = name.encode()
@@ -251,25 +292,9 @@ def _place(
         raise FormatError(f"{where} is no dataset; {_ADVICE}")
     dataset = h5py.h5d.open(root, key)
     plist = dataset.get_create_plist()
-    layout = plist.get_layout()
-    if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+    if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
         raise UnsafeError(f"{where} takes its bytes from other files, which are never followed")
-    if layout != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
-        names = {h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
-        how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
-        raise UnsupportedError(
-            f"{where} has the layout {how!r}, expected contiguous; copy its rows into a new store"
-        )
-    if not dataset.get_type().equal(h5py.h5t.py_create(dtype)):
-        raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
-    found = tuple(int(n) for n in dataset.shape)
-    fits = len(found) == len(shape) and all(
-        w in (n, None) for n, w in zip(found, shape, strict=True)
-    )
-    if not fits:
-        wanted = tuple("any" if n is None else n for n in shape)
-        raise FormatError(f"{where} has the shape {found}, expected {wanted}")
-    return Place(int(dataset.get_offset() or 0), found, dtype.itemsize)
+    return dataset
 
 
 def _read_text(root: Any, name: str, path: Path) -> bytes | None:
@@ -304,16 +329,17 @@ def check_places(places: Mapping[str, Place], size: int, path: Path) -> None:
         position, before = place.offset + place.nbytes, name
 
 
-def _recorded_end(fd: int) -> int:
-    """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it), else 0."""
+def recorded_end(fd: int) -> int:
+    """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it, 2 or 3), else 0."""
     head = os.pread(fd, 48, 0)
-    if len(head) < 48 or head[:9] != b"\x89HDF\r\n\x1a\n\x00" or head[13] != 8:
+    if len(head) < 48 or head[:8] != b"\x89HDF\r\n\x1a\n":
         return 0
-    return min(int.from_bytes(head[40:48], "little"), 1 << 62)
+    at = {(0, head[13]): 40, (2, head[9]): 28, (3, head[9]): 28}.get((head[8], 8))
+    return 0 if at is None else min(int.from_bytes(head[at : at + 8], "little"), 1 << 62)
 
 
 @contextmanager
-def _opened(fd: int, size: int, path: Path) -> Iterator[Any]:
+def opened(fd: int, size: int, path: Path) -> Iterator[Any]:
     """The root group; whatever h5py raises on the way becomes a FormatError."""
     file = HDF5Stream(fd, size)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 from fostore import jsontext
 from fostore.errors import ArgumentError, DamageError, FormatError
 from fostore.formats import ColumnView, Finding, Run, Segment, slots
+from fostore.formats.guard import Guard
 from fostore.formats.hdf5_file import (
     HEADER,
     HEADER_MAGIC,
@@ -27,6 +27,7 @@ from fostore.formats.hdf5_file import (
     read_slots,
     sealed_and_open,
 )
+from fostore.formats.view import view_of
 from fostore.header import Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
@@ -44,7 +45,7 @@ class HDF5Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._guard = threading.RLock()
+        self._guard = Guard()
         self._closed = False
         fd = open_store(path)
         try:
@@ -124,8 +125,6 @@ class HDF5Reader:
             return view
 
     def _view(self, index: int) -> ColumnView:
-        from fostore.formats.view import view_of
-
         for _ in range(3):
             column = self.header.schema.columns[index]
             num_samples = self.header.num_samples or 0

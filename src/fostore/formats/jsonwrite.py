@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import secrets
@@ -26,6 +27,11 @@ KEY = "fostore"
 """The key in `meta` under which the header of a store stands."""
 
 _MAX_INDEX = 1 << 53
+_BATCH_NUMBERS = 1 << 16
+_TEXT_NUMBERS = (
+    1 << 12
+)  # a text of over 128 KiB is memory that the system hands out afresh each time
+_WRITTEN_BYTES = 1 << 20
 
 Read = Callable[[int, int, int], Array]
 """(column, start, stop) to the stored rows of that column."""
@@ -66,7 +72,7 @@ def save(
     columns = range(len(header.schema.columns))
     hashes = [
         [digest.block_hash(read(column, start, stop)) for column in columns]
-        for start, stop in _pieces(given.indices, header.block_rows)
+        for start, stop in pieces(given.indices, header.block_rows)
     ]
     if len(given.indices) == header.num_samples:
         found = digest.store_digest(header, np.array(hashes, np.uint8))
@@ -130,7 +136,12 @@ class _Given:
         """The rows `[start, stop)`, all of one shape: the schema's where there is one."""
         if self._take is not None:
             return np.asarray(self._take(np.arange(start, stop)))
-        found = [_array(self._mapping[self._keys[i]], i) for i in range(start, stop)]
+        given = [self._mapping[self._keys[i]] for i in range(start, stop)]
+        kinds = {_plain(row) for row in given}
+        plain = kinds.pop() if len(kinds) == 1 else None
+        if plain is not None and (schema is None or plain[1] == schema.row_shape):
+            return np.concatenate(given).reshape(len(given), *plain[1])
+        found = [_array(row, start + i) for i, row in enumerate(given)]
         shape = found[0].shape if schema is None else schema.row_shape
         for i, row in enumerate(found):
             if row.shape != shape:
@@ -141,7 +152,10 @@ class _Given:
         """The widest dtype among the rows."""
         if self._take is not None:
             return str(self.rows(self.first, self.first + 1, None).dtype)
-        dtypes = {_array(row, 0).dtype for row in self._mapping.values()}
+        dtypes = {
+            plain[0] if (plain := _plain(row)) else _array(row, 0).dtype
+            for row in self._mapping.values()
+        }
         return str(np.result_type(*dtypes))
 
 
@@ -156,6 +170,13 @@ def _index(key: Any) -> int:
             "or more)"
         )
     return index
+
+
+def _plain(row: Any) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Dtype and shape of a row that is a NumPy array of floats already, as most are."""
+    if type(row) is np.ndarray and row.dtype.kind == "f" and row.ndim in (1, 2):
+        return row.dtype, row.shape
+    return None
 
 
 def _array(row: Any, index: int) -> Array:
@@ -200,7 +221,8 @@ def _header_for(given: _Given, schema: Schema | Header | None, meta: dict[str, A
     return replace(header, num_samples=stop, unit_rows=units, meta=meta, sealed=False, digest=None)
 
 
-def _pieces(ranges: Ranges, size: int) -> Iterator[Range]:
+def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
+    """Ranges cut at the multiples of `size`."""
     for first, last in ranges:
         for _, start, stop in geometry.split_at_units(first, last, size):
             yield start, stop
@@ -216,7 +238,7 @@ def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     try:
         try:
             offset = 0
-            for text in _texts(header, meta, committed, read):
+            for text in _joined(_texts(header, meta, committed, read)):
                 disk.write_at(fd, text, offset)
                 offset += len(text)
             disk.sync_data(fd)
@@ -229,33 +251,56 @@ def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     disk.sync_directory(path.parent)
 
 
+def _joined(texts: Iterator[bytes]) -> Iterator[bytes]:
+    """Texts put together to pieces that are worth a system call."""
+    parts, size = [], 0
+    for text in texts:
+        parts.append(text)
+        size += len(text)
+        if size >= _WRITTEN_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join(parts)
+
+
 def _texts(header: Header, meta: dict[str, Any], committed: Ranges, read: Read) -> Iterator[bytes]:
     schema = header.schema
     yield b'{"meta": ' + dumps(meta)
     for i, column in enumerate(schema.columns):
         yield b',\n"%s": {' % table_name(schema, i).encode()
         separator = b"\n"
-        for start, stop in _pieces(committed, header.block_rows):
-            lines = []
-            for index, row in zip(
-                range(start, stop), _row_texts(column, read(i, start, stop)), strict=True
-            ):
-                lines.append(b'"%d": %s' % (index, row))
-            yield separator + b",\n".join(lines)
-            separator = b",\n"
+        row = math.prod(column.shape)
+        batch, part = max(1, _BATCH_NUMBERS // row), max(1, _TEXT_NUMBERS // row)
+        for start, stop in pieces(committed, batch):
+            rows = read(i, start, stop)
+            for at in range(0, stop - start, part):
+                yield separator + _rows_text(column, start + at, rows[at : at + part])
+                separator = b",\n"
         yield b"\n}"
     yield b"}\n"
 
 
-def _row_texts(column: Column, rows: Array) -> Iterator[bytes]:
-    """Each row as JSON; minus infinity, which only logarithms have, becomes null."""
+def _rows_text(column: Column, start: int, rows: Array) -> bytes:
+    """Rows as members of an object, a line each; minus infinity, which only logarithms have, becomes null."""
     import orjson
 
     if column.dtype == "utf8":
-        for row in rows:
-            yield dumps(row.tobytes().rstrip(b"\0").decode("utf-8"))
-        return
+        texts = [dumps(row.tobytes().rstrip(b"\0").decode("utf-8")) for row in rows]
+        return b",\n".join(b'"%d": %s' % item for item in enumerate(texts, start))
     numbers = widen(rows, column.dtype) if column.dtype == "bfloat16" else rows
     numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("="))
-    for row in numbers:
-        yield orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+    # One call for many rows; their text is cut where a row begins, and the keys go in between.
+    text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
+    keys = orjson.dumps(np.arange(start, start + len(rows)), option=orjson.OPT_SERIALIZE_NUMPY)
+    opening = b"[" * len(column.shape)
+    if opening:
+        cut = text[1:-1].split(opening)[1:]
+    else:
+        cut = [number + b"," for number in text[1:-1].split(b",")]
+        cut[-1] = cut[-1][:-1]
+    parts = [b'\n"'] * (4 * len(cut))
+    parts[0] = b'"'
+    parts[1::4] = keys[1:-1].split(b",")
+    parts[2::4] = [b'": ' + opening] * len(cut)
+    parts[3::4] = cut
+    return b"".join(parts)

@@ -6,16 +6,16 @@ one contiguous array, and a batch is one gather. Rows that no file holds stay wi
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import math
 import mmap
 import os
 import stat
 import sys
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,20 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import ColumnView, Segment
+from fostore.formats.gather import aligned_empty, gather_of
+from fostore.formats.guard import Guard
+from fostore.formats.paging import SLOW_GATHER, Paging, paging_of
 from fostore.ranges import describe
 from fostore.schema import Array, Column
-
-ALIGNMENT = 64
-"""Bytes to which fresh arrays are aligned: JAX takes those without a copy."""
 
 MAX_SEGMENTS = 30_000
 """Files in one mapping: the kernel allows a process about 65,000 in all."""
 
 _OPEN_MAPS = 64
 _MAX_SIZE = 1 << 60
+_HUGE_PAGE = 2 << 20
 _PROT_NONE, _MAP_FIXED = 0, 0x10
+_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = {"linux": 0x4000, "darwin": 0x40}
 
 
@@ -76,28 +78,65 @@ class MappedView:
         dtype = column.numpy_dtype
         if num_rows == 0:
             self._array = _read_only(np.empty((0, *column.shape), dtype))
+            self._gather = gather_of(self._array)
+            self._paging: Paging | None = None
             return
-        mapping = _Mapping(num_rows * column.row_bytes, (num_rows, *column.shape), dtype.str)
+        first = segments[0].offset - segments[0].start * column.row_bytes if segments else 0
+        shape = (num_rows, *column.shape)
+        mapping = _Mapping(num_rows * column.row_bytes, shape, dtype.str, first)
+        row_bytes = column.row_bytes
         for segment in segments:
-            fd = _open_checked(segment, column.row_bytes)
+            fd = _open_checked(segment, row_bytes)
             try:
-                mapping.place(fd, segment, column.row_bytes)
+                mapping.place(fd, segment, row_bytes)
             finally:
                 os.close(fd)
         self._array = np.asarray(mapping)
+        self._gather = gather_of(self._array)
+        self._paging = paging_of(self._array)
 
     @property
     def array(self) -> Array:
         """The column (rows, *shape), read-only; nothing is read by asking for it."""
+        self._expect_order()
         return self._array
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
-        return _take(self._array, rows, out)
+        paging = self._paging
+        if paging is None:
+            return self._gather(rows, out)
+        begin = perf_counter()
+        if paging.residency.is_cold:
+            if out is None:
+                out = aligned_empty((len(rows), *self._array.shape[1:]), self._array.dtype)
+            for piece in paging.announced(rows):
+                self._gather(rows[piece], out[piece])
+        else:
+            out = self._gather(rows, out)
+        seconds = perf_counter() - begin
+        if seconds > SLOW_GATHER:
+            paging.gathered(len(rows), seconds)
+        return out
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether `announce` does something: rows were not resident of late, or nothing is known yet."""
+        return self._paging is not None and self._paging.residency.is_cold
+
+    def announce(self, rows: Array) -> None:
+        """Ask the system to begin reading rows of a batch to come, where they are not resident."""
+        if self._paging is not None:
+            self._paging.announce(rows)
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, without a copy."""
+        self._expect_order()
         return self._array[start:stop]
+
+    def _expect_order(self) -> None:
+        if self._paging is not None:
+            self._paging.expect_random(False)
 
 
 class SegmentView:
@@ -109,9 +148,12 @@ class SegmentView:
         self._num_rows = num_rows
         self._starts = np.array([segment.start for segment in segments], dtype=np.int64)
         self._maps: OrderedDict[int, Array] = OrderedDict()
-        self._guard = threading.Lock()
+        self._guard = Guard()
+        self._files: list[tuple[int, int]] = []  # what the paths named, since others may take them
         for segment in segments:
-            os.close(_open_checked(segment, column.row_bytes))
+            fd = _open_checked(segment, column.row_bytes)
+            self._files.append(_identity(fd))
+            os.close(fd)
 
     @property
     def array(self) -> Array:
@@ -138,7 +180,7 @@ class SegmentView:
             return out
         if len(self._segments) == 1:
             self._check_in(0, int(rows.min()), int(rows.max()) + 1)
-            return _take(self._map(0), rows - self._segments[0].start, out)
+            return gather_of(self._map(0))(rows - self._segments[0].start, out)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         places = np.searchsorted(self._starts, ordered, side="right") - 1
@@ -149,6 +191,14 @@ class SegmentView:
             local = ordered[group] - self._segments[place].start
             out[order[group]] = self._map(place)[local]
         return out
+
+    @property
+    def is_cold(self) -> bool:
+        """False: nothing is announced here."""
+        return False
+
+    def announce(self, rows: Array) -> None:
+        """Nothing."""
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`: a view where one file holds them, else a copy."""
@@ -173,7 +223,7 @@ class SegmentView:
             if rows is not None:
                 self._maps.move_to_end(place)
                 return rows
-        rows = _map_segment(self._segments[place], self._column)
+        rows = _map_segment(self._segments[place], self._column, self._files[place])
         with self._guard:
             self._maps[place] = rows
             while len(self._maps) > _OPEN_MAPS:
@@ -186,6 +236,7 @@ class ArrayView:
 
     def __init__(self, array: Array) -> None:
         self._array = _read_only(array)
+        self._gather = gather_of(self._array)
 
     @property
     def array(self) -> Array:
@@ -194,29 +245,19 @@ class ArrayView:
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
-        return _take(self._array, rows, out)
+        return self._gather(rows, out)
+
+    @property
+    def is_cold(self) -> bool:
+        """False: nothing is announced here."""
+        return False
+
+    def announce(self, rows: Array) -> None:
+        """Nothing."""
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, without a copy."""
         return self._array[start:stop]
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A fresh, uninitialised array whose data begins at a multiple of 64 bytes."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    skip = -raw.ctypes.data % ALIGNMENT
-    fresh: Array = raw[skip : skip + size].view(dtype).reshape(shape)
-    return fresh
-
-
-def _take(array: Array, rows: Array, out: Array | None) -> Array:
-    if out is None:
-        out = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
-    if len(rows):
-        # mode="raise" with `out` would copy everything twice; the caller checked the rows.
-        np.take(array, rows, axis=0, out=out, mode="clip")
-    return out
 
 
 def _read_only(array: Array) -> Array:
@@ -227,26 +268,28 @@ def _read_only(array: Array) -> Array:
 
 def _open_checked(segment: Segment, row_bytes: int) -> int:
     """A descriptor of the file, which is there, is a plain file, and holds all the rows."""
-    rows = (segment.start, segment.stop)
+    path, start, stop = segment.path, segment.start, segment.stop
     try:
-        fd = disk.open_file(segment.path)
+        fd = disk.open_file(path)
     except FileNotFoundError as error:
-        message = f"{segment.path} is missing, and with it the {describe([rows])}"
-        raise DamageError(message, (rows,)) from error
+        message = f"{path} is missing, and with it the {describe([(start, stop)])}"
+        raise DamageError(message, ((start, stop),)) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UnsafeError(f"{segment.path} is a symbolic link; no store has any") from error
+            raise UnsafeError(f"{path} is a symbolic link; no store has any") from error
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise UnsafeError(f"{path} is not a regular file") from error
         raise
     try:
         found = os.fstat(fd)
-        needed = segment.offset + (segment.stop - segment.start) * row_bytes
+        needed = segment.offset + (stop - start) * row_bytes
         if not stat.S_ISREG(found.st_mode):
-            raise UnsafeError(f"{segment.path} is not a regular file")
+            raise UnsafeError(f"{path} is not a regular file")
         if found.st_size < needed:
             raise DamageError(
-                f"{segment.path} has {found.st_size:,} bytes, and the {describe([rows])} need "
+                f"{path} has {found.st_size:,} bytes, and the {describe([(start, stop)])} need "
                 f"{needed:,}: it was cut",
-                (rows,),
+                ((start, stop),),
             )
     except BaseException:
         os.close(fd)
@@ -254,9 +297,24 @@ def _open_checked(segment: Segment, row_bytes: int) -> int:
     return fd
 
 
-def _map_segment(segment: Segment, column: Column) -> Array:
-    fd = _open_checked(segment, column.row_bytes)
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _map_segment(segment: Segment, column: Column, file: tuple[int, int]) -> Array:
+    message = (
+        f"{segment.path} is not the file any more that it was: a writer has gone on (refresh the store), "
+        "or another store has taken its place (open it again)"
+    )
+    rows = ((segment.start, segment.stop),)
     try:
+        fd = _open_checked(segment, column.row_bytes)
+    except DamageError as error:
+        raise DamageError(message, rows) from error
+    try:
+        if _identity(fd) != file:
+            raise DamageError(message, rows)
         size = (segment.stop - segment.start) * column.row_bytes
         skip = segment.offset % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(fd, skip + size, access=mmap.ACCESS_READ, offset=segment.offset - skip)
@@ -271,26 +329,32 @@ def _mappable(segments: Sequence[Segment], row_bytes: int) -> bool:
     if sys.platform not in _MAP_NORESERVE or len(segments) > MAX_SEGMENTS or _libc() is None:
         return False
     page = mmap.PAGESIZE
-    last_end, last_source = 0, None
+    last_end, last_shift, last_path = 0, 0, segments[0].path if segments else ""
     for segment in segments:
         position = segment.start * row_bytes
-        source = (segment.path, position - segment.offset)
-        if source[1] % page:
+        shift = position - segment.offset
+        if shift % page:
             return False
-        if position // page * page < last_end and source != last_source:
+        if position // page * page < last_end and (shift, segment.path) != (last_shift, last_path):
             return False
         last_end = -(-segment.stop * row_bytes // page) * page
-        last_source = source
+        last_shift, last_path = shift, segment.path
     return True
 
 
 class _Mapping:
     """An address range of this process, given back when the last array over it is gone."""
 
-    def __init__(self, size: int, shape: tuple[int, ...], typestr: str) -> None:
+    def __init__(
+        self, size: int, shape: tuple[int, ...], typestr: str, file_offset: int = 0
+    ) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE[sys.platform]
-        self._size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._base = _call_mmap(None, self._size, _PROT_NONE, flags, -1, 0)
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE + _HUGE_PAGE
+        start = _call_mmap(None, size, _PROT_NONE, flags, -1, 0)
+        # Huge pages of the page cache can be mapped as such only where address and offset in the
+        # file agree modulo their size: measured 1.3 times faster gathers of 2,000-byte rows.
+        phase = file_offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._base = start + (phase - start) % _HUGE_PAGE
         self.__array_interface__ = {
             "data": (self._base, True),
             "shape": shape,
@@ -298,7 +362,7 @@ class _Mapping:
             "version": 3,
         }
         # Not at exit: another thread may still read, and the kernel takes everything back anyway.
-        weakref.finalize(self, _call_munmap, self._base, self._size).atexit = False
+        weakref.finalize(self, _call_munmap, start, size).atexit = False
 
     def place(self, fd: int, segment: Segment, row_bytes: int) -> None:
         """Map a file's rows into their place."""
@@ -313,8 +377,6 @@ def _libc() -> Any:
     """The C library with `mmap` and `munmap`, or None."""
     global _loaded
     if _loaded is None:
-        import ctypes
-
         try:
             libc: Any = ctypes.CDLL(None, use_errno=True)
             # off_t has 64 bits here: 32-bit systems have a second call for that.
@@ -342,12 +404,10 @@ _loaded: Any = None
 def _call_mmap(
     address: int | None, size: int, protection: int, flags: int, fd: int, offset: int
 ) -> int:
-    import ctypes
-
     if size >= _MAX_SIZE:  # ctypes would cut the number silently
         raise OSError(errno.ENOMEM, f"mmap of {size:,} bytes")
     result = _libc().fostore_mmap(address, size, protection, flags, fd, offset)
-    if result is None or result == ctypes.c_void_p(-1).value:
+    if result is None or result == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, f"mmap of {size:,} bytes: {os.strerror(code)}")
     return int(result)

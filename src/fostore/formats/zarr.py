@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fostore.formats import Reader, UnitWriter
+from fostore.formats import OtherLayoutError, Reader, UnitWriter
 from fostore.formats.zarr_reader import ZarrReader
 from fostore.header import Header
 
@@ -19,8 +19,13 @@ class ZarrFormat:
     streams = True
 
     def open(self, path: Path) -> Reader:
-        """Open for reading; see `Format.open`."""
-        return ZarrReader(path)
+        """Open for reading; see `Format.open`. A sealed store that another tool laid out anew is decoded."""
+        try:
+            return ZarrReader(path)
+        except OtherLayoutError as other:
+            from fostore.formats.zarr_foreign import open_sealed
+
+            return open_sealed(path, other)
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""

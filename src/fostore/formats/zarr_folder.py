@@ -202,7 +202,7 @@ def read_file(path: Path, limit: int) -> bytes:
         os.close(fd)
 
 
-def check_directory(path: Path) -> None:
+def check_directory(path: str | Path) -> None:
     """Refuse a folder of the store that is a link or no folder; none there raises FileNotFoundError."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise UnsafeError(f"{path} is a link or no folder; no store has any")
@@ -227,6 +227,26 @@ def find_chunk(array: Path, key: str) -> Path | None:
     if not stat.S_ISREG(mode):
         raise UnsafeError(f"{name} is a link or no regular file; no store has any")
     return Path(name)
+
+
+def plain_names(folder: str, *, folders: bool) -> set[str]:
+    """The names in a folder that are folders, or regular files; links are neither.
+
+    One call for a whole array: looking at each name costs more than mapping its file.
+
+    Raises:
+        UnsafeError: the folder itself is a link.
+    """
+    try:
+        check_directory(folder)
+    except FileNotFoundError:
+        return set()
+    with os.scandir(folder) as entries:
+        return {
+            entry.name
+            for entry in entries
+            if (entry.is_dir if folders else entry.is_file)(follow_symlinks=False)
+        }
 
 
 def is_there(path: Path) -> bool:

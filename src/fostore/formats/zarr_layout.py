@@ -14,6 +14,7 @@ import numpy as np
 
 from fostore import geometry
 from fostore.errors import FormatError, UnsupportedError
+from fostore.formats import OtherLayoutError
 from fostore.header import Header
 from fostore.schema import Array, Column, expect
 
@@ -24,12 +25,17 @@ HASH_BYTES = 32
 ABSENT = (1 << 64) - 1
 _CRC_BYTES = 4
 _ENTRY_BYTES = 16
+_ONLY_OURS = (
+    "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
+)
 _PIECE = 1 << 16  # index entries handled at once
 _CODECS = ("sharding_indexed", "bytes", "crc32c")
 _ARRAY_KEYS = frozenset(
     "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs "
     "attributes dimension_names storage_transformers".split()
 )
+_FREE_KEYS = frozenset("chunk_grid chunk_key_encoding fill_value codecs dimension_names".split())
+"""Keys that say how an array lies, not what it holds: other tools may choose them (zarr_foreign.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +167,36 @@ def parse_array(value: Any, layout: Shards | Hashes, where: str) -> int:
     """The rows (or blocks) that an array shows, if its metadata is exactly of this layout.
 
     Raises:
-        UnsupportedError: codecs, or anything else of Zarr, that no store of ours has; names it.
+        OtherLayoutError: it is an array of the right shape and dtype that lies in another way.
+        UnsupportedError: anything of Zarr that no store has; names it.
         FormatError: the array contradicts the header.
     """
-    shape = expect(value, "shape", list, where)
+    shape = check_array(value, where)
+    expected = layout.metadata(shape[0])
+    _refuse_foreign(expect(value, "codecs", list, where), where)
+    one_byte = expected["data_type"] == "uint8"
+    for key, wanted in expected.items():
+        if key in ("attributes", "storage_transformers"):
+            continue
+        if key == "dimension_names" and value.get(key) is None:
+            raise OtherLayoutError(f"{where} has no dimension names; {_ONLY_OURS}")
+        found = expect(value, key, object, where)
+        if _plain(found, one_byte) != _plain(wanted, one_byte):
+            message = f"{where}: {key!r} is {found!r:.200}, the header asks for {wanted!r:.200}"
+            if key in _FREE_KEYS:
+                raise OtherLayoutError(f"{message}; {_ONLY_OURS}")
+            raise FormatError(message)
+    return int(shape[0])
+
+
+def check_array(value: Any, where: str) -> list[Any]:
+    """The shape of an array that asks for nothing beyond plain Zarr v3; its first size has been checked.
+
+    Raises:
+        UnsupportedError: extensions or storage transformers; names them.
+        FormatError: no shape that an array can have.
+    """
+    shape: list[Any] = expect(value, "shape", list, where)
     if not shape or type(shape[0]) is not int or not 0 <= shape[0] <= 1 << 53:
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
     unknown = sorted(
@@ -174,18 +206,7 @@ def parse_array(value: Any, layout: Shards | Hashes, where: str) -> int:
         raise UnsupportedError(f"{where} needs {unknown!r:.80}, which this release does not have")
     if value.get("storage_transformers"):
         raise UnsupportedError(f"{where} has storage transformers, which no store has")
-    expected = layout.metadata(shape[0])
-    _refuse_foreign(expect(value, "codecs", list, where), where)
-    one_byte = expected["data_type"] == "uint8"
-    for key, wanted in expected.items():
-        if key in ("attributes", "storage_transformers"):
-            continue
-        found = expect(value, key, object, where)
-        if _plain(found, one_byte) != _plain(wanted, one_byte):
-            raise FormatError(
-                f"{where}: {key!r} is {found!r:.200}, the header asks for {wanted!r:.200}"
-            )
-    return int(shape[0])
+    return shape
 
 
 def _grid(chunk_shape: list[int]) -> dict[str, Any]:
@@ -211,10 +232,7 @@ def _refuse_foreign(codecs: list[Any], where: str) -> None:
     for codec in codecs:
         name = codec.get("name") if isinstance(codec, dict) else codec
         if name not in _CODECS:
-            raise UnsupportedError(
-                f"{where} has the codec {name!r:.80}; stores have {list(_CODECS)} alone, "
-                "so that rows map as they lie"
-            )
+            raise OtherLayoutError(f"{where} has the codec {name!r:.80}; {_ONLY_OURS}")
         inner = codec.get("configuration") if isinstance(codec, dict) else None
         if isinstance(inner, dict):
             for key in ("codecs", "index_codecs"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError
 from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats.guard import Guard
 from fostore.formats.view import view_of
 from fostore.formats.zarr_folder import (
     METADATA,
@@ -19,6 +19,7 @@ from fostore.formats.zarr_folder import (
     is_there,
     load,
     parse_header,
+    plain_names,
     read_file,
     read_header,
     unit_names,
@@ -38,7 +39,7 @@ class ZarrReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._guard = threading.Lock()
+        self._guard = Guard()
         self._views: dict[int, ColumnView] = {}
         self._take(load(path, strict=False))
 
@@ -54,13 +55,13 @@ class ZarrReader:
         Raises:
             FormatError: another store lies at the path now; open it anew.
         """
-        state = load(self.path, strict=False)
-        old, new = self.header, state.header
-        if (old.id, old.schema, old.unit_rows) != (new.id, new.schema, new.unit_rows):
-            raise FormatError(f"{self.path} is another store than before; open it again")
-        with self._guard:
-            if state.committed != self.committed:
-                self._views = {}
+        with self._guard:  # all of it: the thread that looked last must have its way
+            state = load(self.path, strict=False)
+            old, new = self.header, state.header
+            if (old.id, old.schema, old.unit_rows) != (new.id, new.schema, new.unit_rows):
+                raise FormatError(f"{self.path} is another store than before; open it again")
+            if state.committed != self.committed or state.open_units().keys() != self._open.keys():
+                self._views = {}  # more rows, or tails that have other names now
             self._take(state)
 
     def column(self, index: int) -> ColumnView:
@@ -113,11 +114,17 @@ class ZarrReader:
         """
         folder = self._state.folder
         unit_rows = self.header.unit_rows
-        row_bytes = folder.shards[index].column.row_bytes
+        column = folder.shards[index].column
+        row_bytes, depth = column.row_bytes, len(column.shape)
+        chunks, end = f"{folder.array(index)}/c", "/0" * depth
+        names = plain_names(chunks, folders=depth > 0) if depth < 2 and self.committed else set()
         segments = []
         for start, stop in _pieces(self.committed, unit_rows):
             unit = start // unit_rows
-            path = locate(folder, index, unit, unit in self._open)
+            path: str | Path | None = f"{chunks}/{unit}{end}"
+            # What is checked on the way here is checked again at the file itself, which is opened.
+            if str(unit) not in names or unit in self._open:
+                path = locate(folder, index, unit, unit in self._open)
             if path is None:
                 missing = folder.shard(index, unit)
                 raise DamageError(

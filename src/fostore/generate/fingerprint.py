@@ -14,8 +14,8 @@ import numpy as np
 from fostore import identity
 from fostore.errors import ArgumentError, FostoreError
 from fostore.generate.framework import Framework
-from fostore.generate.nested import leaves
 from fostore.generate.source import Indices, MapSource, Source, failed
+from fostore.nested import leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -46,7 +46,7 @@ def content_of(framework: Framework, source: Source, first: int) -> str:
     if not isinstance(source, MapSource):
         return HASHED
     with framework.kept_random_states():
-        one, other = _read_alone(framework, source, [first, first])
+        one, other = read_alone(framework, source, [first, first])
     if one is None or other is None:
         return OPAQUE
     if one == other:
@@ -76,11 +76,11 @@ def check_content(
     """
     picked = _picked(committed)
     with framework.kept_random_states():
-        for index, now in zip(picked, _read_alone(framework, source, picked), strict=True):
+        for index, now in zip(picked, read_alone(framework, source, picked), strict=True):
             then = int(stored(index, index + 1)[0])
-            if now == then or _seen_in_batch(framework, source, index) == then:
+            if now == then or seen_in_batch(framework, source, index) == then:
                 continue
-            if len(set(_read_alone(framework, source, [index] * _REREADS))) > 1:
+            if len(set(read_alone(framework, source, [index] * _REREADS))) > 1:
                 warnings.warn(
                     f"sample {index} reads differently each time (random augmentation?); length, "
                     "labels and ids decide whether the dataset is the same",
@@ -112,9 +112,12 @@ def _picked(committed: Ranges) -> list[int]:
     return found
 
 
-def _read_alone(
-    framework: Framework, source: MapSource, indices: Sequence[int]
-) -> list[int | None]:
+def read_alone(framework: Framework, source: MapSource, indices: Sequence[int]) -> list[int | None]:
+    """The hash of each sample, read by itself; None where it has no bytes.
+
+    Raises:
+        GenerationError: the dataset failed; names the sample.
+    """
     hashes: list[int | None] = []
     try:
         for inputs in source.read([range(i, i + 1) for i in indices], True):
@@ -128,13 +131,25 @@ def _read_alone(
     return hashes
 
 
-def _seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:
+def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array | None:
+    """The hashes of the samples of a batch (uint64), read together; None where they have no bytes.
+
+    Raises:
+        GenerationError: the dataset failed; names the samples.
+    """
+    try:
+        (inputs,) = source.read([batch], True)
+        return hash_inputs(framework, inputs, len(batch))
+    except FostoreError:
+        raise
+    except Exception as error:
+        raise failed("dataset", batch, error) from error
+
+
+def seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:
     """The hash of a sample among its batch: collation may pad it to its neighbours' length."""
     batch: Indices = source.batches.holding(index)
-    if len(batch) == 1:
-        return None
-    (inputs,) = source.read([batch], True)
-    hashes = hash_inputs(framework, inputs, len(batch))
+    hashes = None if len(batch) == 1 else hash_batch(framework, source, batch)
     if hashes is None:
         return None
     place = int(np.flatnonzero(np.asarray(batch) == index)[0])
@@ -147,12 +162,15 @@ def describe_dataset(
     ids: Any,
     input_getter: Callable[[Any], Any] | None,
     fingerprint: Any,
+    views: Array | None = None,
 ) -> dict[str, Any]:
     """What identifies a dataset beside the content of its samples."""
     described: dict[str, Any] = {
         "length": source.num_samples,
         "ids": None if ids is None else identity.hash_values(list(ids)),
     }
+    if views is not None:
+        described["views"] = identity.hash_values(views)
     if fingerprint is not None:
         return {**described, "fingerprint": str(fingerprint)}
     labels = labels_of(source.dataset, source.num_samples)
@@ -160,6 +178,7 @@ def describe_dataset(
         **described,
         "labels": None if labels is None else identity.hash_values(labels),
         "input_getter": identity.describe_function(input_getter),
+        "collate": identity.describe_function(source.collate),
     }
 
 
@@ -167,23 +186,35 @@ def labels_of(dataset: Any, samples: int | None) -> Any | None:
     """The labels of a dataset where they are at hand: one a sample, without reading samples."""
     if samples is None or samples > _MANY_LABELS or isinstance(dataset, Mapping):
         return None
+    return one_a_sample(dataset, samples, ("targets", "labels", "y"), tensors=True)
+
+
+def one_a_sample(
+    dataset: Any, samples: int, names: Sequence[str], *, tensors: bool = False
+) -> Any | None:
+    """What an attribute of a dataset says of each sample, also through a Subset; None without one.
+
+    Args:
+        names: attributes, the first that has as many entries as there are samples counts.
+        tensors: whether the last tensor of a TensorDataset is meant as well.
+    """
     inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
     if inner is not None and indices is not None and hasattr(inner, "__len__"):
-        labels = labels_of(inner, len(inner))
+        whole = one_a_sample(inner, len(inner), names, tensors=tensors)
         try:
-            return None if labels is None else np.asarray(labels)[np.asarray(indices)]
+            return None if whole is None else np.asarray(whole)[np.asarray(indices)]
         except (TypeError, ValueError, IndexError, RuntimeError):
             return None
-    tensors = getattr(dataset, "tensors", None)
-    if isinstance(tensors, tuple) and len(tensors) > 1:
-        return tensors[-1] if getattr(tensors[-1], "ndim", 0) == 1 else None
-    for name in ("targets", "labels", "y"):
-        labels = getattr(dataset, name, None)
-        if labels is None or callable(labels) or isinstance(labels, (str, bytes, Mapping)):
+    parts = getattr(dataset, "tensors", None)
+    if tensors and isinstance(parts, tuple) and len(parts) > 1:
+        return parts[-1] if getattr(parts[-1], "ndim", 0) == 1 else None
+    for name in names:
+        values = getattr(dataset, name, None)
+        if values is None or callable(values) or isinstance(values, (str, bytes, Mapping)):
             continue
         try:
-            if len(labels) == samples:
-                return labels
+            if len(values) == samples:
+                return values
         except TypeError:
             continue
     return None

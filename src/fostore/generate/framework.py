@@ -13,10 +13,11 @@ import numpy as np
 
 from fostore import identity, simplex
 from fostore.errors import ArgumentError
-from fostore.generate.nested import map_leaves
+from fostore.generate.adapters import Adapted
 from fostore.generate.numpy_source import numpy_source
 from fostore.generate.randomness import kept_random_states
 from fostore.generate.source import Collate, Getter, Source
+from fostore.nested import map_leaves
 from fostore.schema import Array
 
 
@@ -232,6 +233,8 @@ class NumpyFramework:
         return None
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
+        if isinstance(model, Adapted):
+            return model.describe()
         return identity.describe_callable(model, identity.hash_leaves)
 
     def software(self) -> dict[str, str]:

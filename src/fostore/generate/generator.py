@@ -17,13 +17,12 @@ import numpy as np
 from fostore import identity
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
+from fostore.generate.adapters import adapt
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
-from fostore.generate.loader import check_batch_size
 from fostore.generate.loop import run
 from fostore.generate.numpy_source import is_array
-from fostore.generate.progress import Progress
 from fostore.generate.source import (
     Indices,
     MapSource,
@@ -33,7 +32,10 @@ from fostore.generate.source import (
     steps,
 )
 from fostore.generate.storing import StoreRun, Target, check_target
+from fostore.loading.plan import check_batch_size
+from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
+from fostore.sample_views import encode_views
 from fostore.schema import FLOATS, Array
 from fostore.store import Store
 
@@ -56,12 +58,13 @@ class Generator(ABC):
     ) -> None:
         output.check_modes(output_mode)
         self._many = isinstance(model, (list, tuple)) and not callable(model)
-        self._models: list[Model] = list(model) if self._many else [model]  # type: ignore[arg-type,list-item]
-        if not self._models:
+        given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
+        if not given:
             raise ArgumentError("the list of models is empty")
+        self._models: list[Model] = [self._adapt(one) for one in given]
         for one in self._models:
             if not callable(one):
-                raise ArgumentError(f"the model is {type(one).__name__}, which cannot be called")
+                raise ArgumentError(_uncallable(one))
         for name, function in (
             ("output_transform", output_transform),
             ("input_getter", input_getter),
@@ -77,6 +80,10 @@ class Generator(ABC):
         self.input_getter = input_getter
         self.model_name = model_name
         self._arrays_seen = 0
+
+    def _adapt(self, model: Any) -> Any:
+        """The model as something to call, where this side knows how."""
+        return model
 
     @abstractmethod
     def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
@@ -110,6 +117,7 @@ class Generator(ABC):
         meta: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
         ids: Any = None,
+        views: Any = None,
         rows: Range | None = None,
         unit_rows: int | None = None,
         commit_seconds: float = 1.0,
@@ -142,6 +150,8 @@ class Generator(ABC):
             meta: any JSON, kept beside the rows.
             class_names: one name a class.
             ids: one stable key a sample, integers or strings.
+            views: how the dataset augmented each sample, so that a student can see the same view: a
+                seed a sample (n,), or a seed and the number of the view (n, 2); `Store.views`.
             rows: `(start, stop)`, to fill a part of the store in this call.
             unit_rows: rows a unit of the store, a power of two.
             commit_seconds: how much work a kill may cost.
@@ -183,6 +193,7 @@ class Generator(ABC):
                 "meta": meta is not None,
                 "class_names": class_names is not None,
                 "ids": ids is not None,
+                "views": views is not None,
                 "unit_rows": unit_rows is not None,
                 "accept_differences": accept_differences,
             }
@@ -194,6 +205,7 @@ class Generator(ABC):
             self._warn_of_arrays(dataset_or_loader)
             with framework.running(self._models):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
+        encoded = None if views is None else encode_views(views)
         target = Target(
             Path(store),
             exists,
@@ -201,6 +213,7 @@ class Generator(ABC):
             meta,
             class_names,
             ids,
+            encoded,
             rows,
             unit_rows,
             commit_seconds,
@@ -211,7 +224,11 @@ class Generator(ABC):
         with framework.kept_random_states():
             model = self._describe_models(model_fingerprint)
             dataset = describe_dataset(
-                source, ids=ids, input_getter=self.input_getter, fingerprint=dataset_fingerprint
+                source,
+                ids=ids,
+                views=encoded,
+                input_getter=self.input_getter,
+                fingerprint=dataset_fingerprint,
             )
         transform = identity.describe_function(self.output_transform)
         outside = identity.details_of(self.output_transform)
@@ -322,10 +339,13 @@ class FirstOrderDataGenerator(Generator):
     """Generates the distributions of any callable over NumPy arrays, without a framework.
 
     The model gets a batch of inputs (n, ...) and returns (n, num_classes), or (n, num_members,
-    num_classes): a NumPy array, a list, or anything with `__array__` or `__dlpack__`.
+    num_classes): a NumPy array, a list, or anything with `__array__` or `__dlpack__`. Three kinds of
+    model need no wrapper: a scikit-learn estimator is asked for `predict_proba`, a Keras or
+    TensorFlow model for `predict_on_batch` (inference, on whatever backend), an ONNX Runtime
+    session is `run`.
 
     Args:
-        model: a callable, or a list of callables, whose outputs become the members of an ensemble.
+        model: a callable or one of those, or a list, whose outputs become the members of an ensemble.
         device: "cpu", "cuda", "gpu" or "tpu"; recorded only, the model places its data itself.
         batch_size: samples a batch.
         output_mode: "logits" applies a softmax, "probs" uses outputs as they are, "auto" decides by
@@ -344,6 +364,9 @@ class FirstOrderDataGenerator(Generator):
     >>> generator.generate_distributions(np.zeros((3, 2)), progress=False)[2]
     array([0.5, 0.5], dtype=float32)
     """
+
+    def _adapt(self, model: Any) -> Any:
+        return adapt(model)
 
     def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
         return NumpyFramework(device, models)
@@ -381,6 +404,13 @@ def _in_memory(
             stacklevel=3,
         )
     return result
+
+
+def _uncallable(model: Any) -> str:
+    came = f"the model is {type(model).__name__}, which cannot be called"
+    if adapt(model) is model:
+        return came
+    return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
 
 
 def _check(rows: Array, indices: Indices, engine: Engine) -> None:

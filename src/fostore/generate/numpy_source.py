@@ -6,12 +6,12 @@ Frameworks share these rules; what a torch DataLoader is, the torch folder knows
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.generate.loader import SimpleDataLoader
 from fostore.generate.source import (
     Collate,
     Getter,
@@ -24,6 +24,7 @@ from fostore.generate.source import (
     read_samples,
     read_stream,
 )
+from fostore.loading.loader import SimpleDataLoader
 
 _FEW = 4
 """A list of so few arrays is taken for a collated batch, not for a dataset."""
@@ -45,7 +46,7 @@ def numpy_source(
         )
         if isinstance(inner, MapSource):
             batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
-            return MapSource(inner.dataset, inner.num_samples, batches, inner.read)
+            return replace(inner, batches=batches)
         return inner
     if is_array(data):
         return _array_source(data, batch_size, getter, collate)
@@ -56,10 +57,13 @@ def numpy_source(
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
             return read_samples(data, batches, getter, collate)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read)
+        return MapSource(data, samples, Sequential(samples, batch_size), read, collate)
     refuse_unknown(data)
     return StreamSource(
-        data, length_of(data), lambda: read_stream(iter(data), batch_size, getter, collate)
+        data,
+        length_of(data),
+        lambda: read_stream(iter(data), batch_size, getter, collate),
+        collate=collate,
     )
 
 
@@ -77,7 +81,7 @@ def _array_source(
             plain = getter is None and collate is None
             yield part if plain else collate_inputs(list(part), getter, collate)
 
-    return MapSource(data, len(rows), Sequential(len(rows), batch_size), read)
+    return MapSource(data, len(rows), Sequential(len(rows), batch_size), read, collate)
 
 
 def is_array(data: Any) -> bool:

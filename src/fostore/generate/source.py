@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError
-from fostore.generate.nested import collate as collate_arrays
-from fostore.generate.nested import num_rows
+from fostore.nested import collate as collate_arrays
+from fostore.nested import num_rows
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -119,6 +119,8 @@ class MapSource:
     num_samples: int
     batches: Sequential | Listed
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
+    collate: Collate | None = None
+    """What makes a batch of samples, where it is the user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class StreamSource:
     num_samples: int | None
     read: Callable[[], Iterator[Any]]
     drop_last: bool = False
+    collate: Collate | None = None
 
 
 Source: TypeAlias = "MapSource | StreamSource"

@@ -26,10 +26,10 @@ from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
 from fostore.generate.loop import run
-from fostore.generate.progress import Progress
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
 from fostore.jsontext import check_json
+from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array, Schema
 from fostore.store import Store
@@ -50,6 +50,7 @@ class Target:
     meta: Mapping[str, Any] | None = None
     class_names: Sequence[str] | None = None
     ids: Any = None
+    views: Any = None
     rows: Range | None = None
     unit_rows: int | None = None
     commit_seconds: float = 1.0
@@ -88,6 +89,8 @@ def check_target(target: Target, source: Source) -> None:
         raise ArgumentError("the dataset is empty, so the number of classes is not known")
     if target.ids is not None and samples is not None and len(target.ids) != samples:
         raise ArgumentError(f"{len(target.ids)} ids for {samples} samples")
+    if target.views is not None and samples is not None and len(target.views) != samples:
+        raise ArgumentError(f"{len(target.views)} views for {samples} samples")
     if target.rows is not None:
         if isinstance(source, StreamSource):
             raise ArgumentError("rows= needs a dataset with __getitem__; a stream has no other end")
@@ -288,6 +291,7 @@ class StoreRun:
             class_names=target.class_names,
             temperature=selection.temperature,
             ids=target.ids,
+            views=target.views,
             fingerprints=self._content == fingerprint.HASHED,
             meta={**(target.meta or {}), **self._meta(selection.mode)} if new else target.meta,
             identity=made_from,

@@ -1,77 +1,58 @@
-"""FirstOrderDataset and output_dataloader for JAX: samples with their distributions as JAX arrays."""
+"""FirstOrderDataset for JAX: samples with their distributions as JAX arrays."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from fostore.generate.dataset import PairedDataset
-from fostore.generate.loader import SimpleDataLoader
-from fostore.generate.nested import collate, map_leaves
+from fostore.jax.framework import JaxFramework
+from fostore.jax.place import place
+from fostore.nested import collate
+from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
-    Without labels: (input, distribution). A distribution is a float32 JAX array (num_classes,), or
-    (num_members, num_classes).
-
-    Args:
-        base_dataset: anything with `__len__` and `__getitem__`.
-        distributions: a mapping from dataset index to a row, a `Store`, or a path to one.
-        input_getter: gets one sample, returns its input.
-
-    Raises:
-        ArgumentError: a sample has no distribution, or there are more than samples.
+    Without labels: (input, distribution); without a base dataset the distribution alone; with
+    `target_key` the sample, a dict, with the distribution in it. A distribution is a float32 JAX
+    array (num_classes,), or (num_members, num_classes). Parameters and errors are those of
+    `fostore.pairing.dataset.PairedDataset`.
 
     >>> dataset = FirstOrderDataset([(1.0, 0), (2.0, 1)], {0: [0.5, 0.5], 1: [0.25, 0.75]})
     >>> dataset[1]
     (2.0, 1, Array([0.25, 0.75], dtype=float32))
     """
 
-    def _as_row(self, row: Array) -> Any:
-        return jnp.asarray(row)
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if self.base_dataset is None:
+            return jnp.asarray(found)
+        if self.target_key is not None:
+            return {**found, self.target_key: jnp.asarray(found[self.target_key])}
+        return (*found[:-1], jnp.asarray(found[-1]))
 
+    def rows_of(self, samples: Array) -> Any:
+        """The distributions of `samples` as one JAX array."""
+        return jnp.asarray(self.gather(samples))
 
-def output_dataloader(
-    base_dataset: Any,
-    distributions: Mapping[int, Any] | str | os.PathLike[str],
-    batch_size: int = 64,
-    shuffle: bool = False,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    input_getter: Callable[[Any], Any] | None = None,
-    *,
-    seed: int | None = None,
-    drop_last: bool = False,
-) -> SimpleDataLoader:
-    """Batches (inputs, labels, distributions), or (inputs, distributions), as JAX arrays.
+    def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
+        """The batches of a stretch of samples as JAX arrays; one gather serves all of them."""
+        batches: list[Any] = place(self.host_batches(samples, batch_size), None)
+        return batches
 
-    `num_workers` and `pin_memory` are the guide's; JAX reads in this process, so they have no effect.
+    def host_batches(self, samples: Array, batch_size: int) -> list[Any]:
+        """The same batches as NumPy arrays, which no one writes to afterwards.
 
-    Raises:
-        ArgumentError: see `FirstOrderDataset`.
-    """
-    dataset = FirstOrderDataset(base_dataset, distributions, input_getter)
-    return SimpleDataLoader(
-        dataset, batch_size, shuffle, seed=seed, drop_last=drop_last, collate_fn=_as_jax
-    )
+        They are cut apart here: a slice of an array on a device costs more than placing it.
+        """
+        return super().read_batches(samples, batch_size)
 
+    def _framework(self) -> JaxFramework:
+        return JaxFramework("cpu", ())
 
-def _as_jax(samples: Sequence[Any]) -> Any:
-    def place(leaf: Any) -> Any:
-        return (
-            jnp.asarray(leaf)
-            if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
-            else leaf
-        )
-
-    return map_leaves(place, collate(samples))
-
-
-output_fo_dataloader = output_dataloader
+    def _collate(self, samples: Sequence[Any]) -> Any:
+        return collate(samples, ragged=True)

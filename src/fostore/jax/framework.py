@@ -135,16 +135,26 @@ def _select_wide(x: Array, selection: Selection) -> Array:
 
 
 def find_device(device: str) -> jax.Device:
-    """The first device of a kind: "cpu", "gpu" (or "cuda") or "tpu".
+    """A device by its kind, "cpu", "gpu" (or "cuda") or "tpu", and its number: "gpu:1"; else the first.
 
     Raises:
         ArgumentError: the kind is unknown, or this JAX has no such device; names those it has.
     """
-    kind = _NAMES.get(str(device), str(device))
-    if kind not in ("cpu", "gpu", "tpu"):
-        raise ArgumentError(f"device is {device!r}, expected 'cpu', 'gpu', 'cuda' or 'tpu'")
+    name, _, number = str(device).partition(":")
+    kind = _NAMES.get(name, name)
+    if kind not in ("cpu", "gpu", "tpu") or (":" in str(device) and not number.isdecimal()):
+        raise ArgumentError(
+            f"device is {device!r}, expected 'cpu', 'gpu', 'cuda' or 'tpu', or one with its number "
+            "as in 'gpu:0'"
+        )
     try:
-        return jax.devices(kind)[0]
+        found = jax.local_devices(backend=kind)
+        at = int(number or 0)
+        if at < len(found):
+            return found[at]
+        raise ArgumentError(
+            f"device is {device!r}, and this process has {len(found)} {kind} devices, from 0 on"
+        )
     except RuntimeError:
         has = sorted({found.platform for found in jax.devices()} | {"cpu"})
         raise ArgumentError(

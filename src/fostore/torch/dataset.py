@@ -1,71 +1,82 @@
-"""FirstOrderDataset and output_dataloader for torch: samples with their distributions as tensors."""
+"""FirstOrderDataset for torch: samples with their distributions as tensors, read a batch at a time."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from fostore.generate.dataset import PairedDataset
+from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
+from fostore.torch.framework import TorchFramework
+from fostore.torch.rows import Batch, DictRow
 
 
 class FirstOrderDataset(PairedDataset, Dataset[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
-    Without labels: (input, distribution). A distribution is a float32 tensor (num_classes,), or
-    (num_members, num_classes).
+    Without labels: (input, distribution); without a base dataset the distribution alone; with a
+    `target_key` a mapping (not a `dict`: Hugging Face's Trainer would drop the distribution). A
+    distribution is a float32 tensor (num_classes,), or (num_members, num_classes). Parameters and
+    errors are those of `PairedDataset`.
 
-    Args:
-        base_dataset: any map-style dataset.
-        distributions: a mapping from dataset index to a row, a `Store`, or a path to one.
-        input_getter: gets one sample, returns its input.
-
-    Raises:
-        ArgumentError: a sample has no distribution, or there are more than samples.
+    A stock DataLoader with its default collate_fn asks for whole batches, which are gathered once;
+    `Subset`, `random_split` and worker processes keep that. Pickles small: a store as its path.
 
     >>> dataset = FirstOrderDataset([(1.0, 0), (2.0, 1)], {0: [0.9, 0.1], 1: [0.2, 0.8]})
     >>> dataset[1]
     (2.0, 1, tensor([0.2000, 0.8000]))
     """
 
-    def _as_row(self, row: Array) -> Any:
-        return torch.from_numpy(row)
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The samples of one batch, in the order asked for.
 
+        Raises:
+            IndexError: names the first index that is out of range.
+        """
+        samples = np.fromiter(indices, np.int64, len(indices))
+        try:
+            rows = self.gather(samples)
+        except (
+            LookupError
+        ):  # checked only then: a pass over the indices costs as much as the gather
+            count = len(self)
+            bad = (samples < -count) | (samples >= count)
+            if bad.any():
+                raise IndexError(
+                    f"sample {indices[int(bad.argmax())]} of a dataset of {count} samples"
+                ) from None
+            samples[samples < 0] += count
+            rows = self.gather(samples)
+        return self._whole(samples, self._as_rows(rows))
 
-def output_dataloader(
-    base_dataset: Any,
-    distributions: Mapping[int, Any] | str | os.PathLike[str],
-    batch_size: int = 64,
-    shuffle: bool = False,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    input_getter: Callable[[Any], Any] | None = None,
-    **options: Any,
-) -> DataLoader[Any]:
-    """A DataLoader of batches (inputs, labels, distributions), or (inputs, distributions).
+    def _whole(self, samples: Array, rows: torch.Tensor) -> Batch:
+        found = None if self.base_dataset is None else self.samples(samples)
+        if found is not None and self.target_key is not None:
+            found = [self._mapping(sample) for sample in found]
+        return Batch(found, rows, self.input_getter, self.target_key)
 
-    Args:
-        base_dataset, distributions, input_getter: see `FirstOrderDataset`.
-        batch_size, shuffle, num_workers: as torch has them.
-        pin_memory: as torch has it; without an accelerator it has no effect and makes no noise.
-        options: any other keyword of `torch.utils.data.DataLoader`.
+    def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
+        """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
+        rows = self._as_rows(self.gather(samples))
+        # Not `split`: autograd would take what is done in place to one batch for done to all.
+        parts = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
+        if self.base_dataset is None:
+            return list(parts)
+        starts = range(0, len(samples), batch_size)
+        return [
+            self._whole(samples[start : start + batch_size], part).collated()
+            for start, part in zip(starts, parts, strict=True)
+        ]
 
-    Raises:
-        ArgumentError: see `FirstOrderDataset`.
-    """
-    dataset = FirstOrderDataset(base_dataset, distributions, input_getter)
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=num_workers,
-        pin_memory=pin_memory and torch.accelerator.is_available(),
-        **options,
-    )
+    def _framework(self) -> TorchFramework:
+        return TorchFramework("cpu")
 
+    def _as_rows(self, rows: Array) -> Any:
+        return torch.from_numpy(rows)
 
-output_fo_dataloader = output_dataloader
+    def _as_dict(self, sample: dict[str, Any]) -> Any:
+        return DictRow(sample)

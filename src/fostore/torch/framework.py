@@ -11,9 +11,9 @@ import torch
 
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading, Selection, says_out_of_memory, signature_of
-from fostore.generate.nested import map_leaves
 from fostore.generate.randomness import kept_random_states
 from fostore.generate.source import Source
+from fostore.nested import map_leaves
 from fostore.schema import Array
 from fostore.torch import modules
 from fostore.torch.source import torch_source

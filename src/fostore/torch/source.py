@@ -16,11 +16,12 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    default_collate,
+    default_convert,
 )
 
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading
-from fostore.generate.loader import SimpleDataLoader
 from fostore.generate.numpy_source import (
     is_array,
     is_map,
@@ -39,6 +40,7 @@ from fostore.generate.source import (
     StreamSource,
     first_of,
 )
+from fostore.loading.loader import SimpleDataLoader
 
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -104,7 +106,7 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         )
         return map(chosen, rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read)
+    return MapSource(loader.dataset, samples, batches, read, _own(collate))
 
 
 def _stream_source(
@@ -131,7 +133,7 @@ def _stream_source(
         )
         return map(chosen, rebuilt)
 
-    return StreamSource(loader.dataset, samples, read, loader.drop_last)
+    return StreamSource(loader.dataset, samples, read, loader.drop_last, _own(collate))
 
 
 def _options(loader: DataLoader[Any], workers: int) -> dict[str, Any]:
@@ -180,6 +182,11 @@ def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
             return Sequential(samples, size)
         return listed
     return Listed.of(by_batch, samples)
+
+
+def _own(collate: Any) -> Any | None:
+    """A collate_fn that is the user's, not torch's."""
+    return None if collate in (default_collate, default_convert) else collate
 
 
 def _whole(batch: Any) -> Any:

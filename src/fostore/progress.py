@@ -8,10 +8,15 @@ from typing import Any
 
 
 class Progress:
-    """Counts samples; shows a bar (tqdm, loaded only then) unless `shown` is false."""
+    """Counts samples or rows; shows a bar (tqdm, loaded only then) unless `shown` is false."""
 
     def __init__(
-        self, shown: bool, total: int | None, done: int = 0, name: str | None = None
+        self,
+        shown: bool,
+        total: int | None,
+        done: int = 0,
+        name: str | None = None,
+        unit: str = "samples",
     ) -> None:
         self._bar: Any = None
         if shown:
@@ -20,16 +25,16 @@ class Progress:
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                unit=" samples",
+                unit=f" {unit}",
                 desc=name or "generating",
                 file=sys.stderr,
                 dynamic_ncols=True,
             )
 
-    def add(self, samples: int) -> None:
-        """That many more samples are done."""
+    def add(self, count: int) -> None:
+        """That many more are done."""
         if self._bar is not None:
-            self._bar.update(samples)
+            self._bar.update(count)
 
     def __enter__(self) -> Progress:
         return self

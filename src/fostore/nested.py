@@ -96,10 +96,13 @@ def _refill(data: Any, items: dict[Any, Any]) -> Any:
     return clone
 
 
-def collate(samples: Sequence[Any]) -> Any:
+def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
     """Samples as one batch of NumPy arrays, nested as one sample is; dtypes stay as they are.
 
     Arrays and numbers are stacked along a new first axis; strings and other objects become lists.
+
+    Args:
+        ragged: what differs in shape or length becomes a list of the samples' parts as well.
 
     Raises:
         ArgumentError: samples differ in shape or structure; the message names the first that does.
@@ -109,16 +112,18 @@ def collate(samples: Sequence[Any]) -> Any:
     """
     first = samples[0]
     if isinstance(first, Mapping):
-        return {key: collate([sample[key] for sample in samples]) for key in first}
+        return {key: collate([one[key] for one in samples], ragged=ragged) for key in first}
     if isinstance(first, (tuple, list)):
         lengths = [len(sample) for sample in samples]
         if len(set(lengths)) > 1:
+            if ragged:
+                return _copied(samples)
             other = next(i for i, n in enumerate(lengths) if n != lengths[0])
             raise ArgumentError(
                 f"sample {other} of the batch has {lengths[other]} parts, the first has {lengths[0]}; "
                 "give a collate_fn that brings them together"
             )
-        parts = [collate(part) for part in zip(*samples, strict=True)]
+        parts = [collate(part, ragged=ragged) for part in zip(*samples, strict=True)]
         if is_namedtuple(first):
             return type(first)(*parts)
         return tuple(parts) if isinstance(first, tuple) else parts
@@ -129,9 +134,19 @@ def collate(samples: Sequence[Any]) -> Any:
         try:
             return np.stack(arrays)
         except ValueError:
+            if ragged:
+                return _copied(arrays)
             other = next(i for i, a in enumerate(arrays) if a.shape != arrays[0].shape)
             raise ArgumentError(
                 f"sample {other} of the batch has the shape {arrays[other].shape}, the first has "
                 f"{arrays[0].shape}; give a collate_fn that pads or crops them"
             ) from None
     return list(samples)
+
+
+def _copied(samples: Sequence[Any]) -> list[Any]:
+    """The samples with arrays of their own: a batch is nobody else's memory, which may change."""
+    return [
+        map_leaves(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, one)
+        for one in samples
+    ]

@@ -1,0 +1,95 @@
+"""`fostore head`: the first rows of a store or of any file that `fostore convert` reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fostore.cli.report import reporting
+
+EXAMPLES = """
+Examples:
+
+`fostore head digits.zarr`
+
+`fostore head results.h5::val/probs -n 2 --kind logits`
+"""
+
+_SHOWN = 8
+"""Classes of a row that a table shows."""
+
+
+def head(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="What `fostore convert` reads.", show_default=False),
+    ],
+    number: Annotated[int, typer.Option("--number", "-n", min=0, help="Rows to show.")] = 5,
+    kind: Annotated[
+        Literal["probs", "log_probs", "logits", "counts"] | None,
+        typer.Option(help="What the rows are, where the file does not say.", show_default=False),
+    ] = None,
+    source_format: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="Its format, where the suffix does not say it: cifar10h, dcic ...",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Whole rows, as JSON Lines without a header.")
+    ] = False,
+) -> None:
+    """Show the first rows: the largest classes of each, or with --json all numbers."""
+    with reporting():
+        for line in lines(source, number, kind, as_json, source_format):
+            typer.echo(line)
+
+
+def lines(
+    source: str, number: int, kind: str | None, as_json: bool, format: str | None = None
+) -> list[str]:
+    """The lines that the command prints."""
+    import numpy as np
+
+    from fostore.conversion.files import Hints
+    from fostore.conversion.sources import open_table
+    from fostore.encodings import encoding_of
+    from fostore.jsontext import dumps
+    from fostore.sample_ids import decode_ids
+
+    table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
+    schema = table.schema
+    batch: Any = next(iter(table.batches(0, number)), None) if number else None
+    if batch is None:
+        return []
+    batch = [column[:number] for column in batch]
+    content = len(schema.content)
+    encoding_of(schema).check(batch[:content], schema, 0)
+    rows = encoding_of(schema).decode(batch[:content], schema)
+    column = schema.role("id")
+    ids = None if column is None else decode_ids(batch[schema.index(column.name)], column)
+    names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
+    found = []
+    for i, row in enumerate(rows):
+        key = {} if ids is None else {"id": ids[i].item()}
+        if as_json:
+            found.append(dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode())
+            continue
+        members = row if row.ndim == 2 else row[None]
+        for member, one in enumerate(members):
+            label = (
+                f"{i}"
+                + (f" ({key['id']})" if key else "")
+                + (f" member {member}" if row.ndim == 2 else "")
+            )
+            top = np.argsort(-one, kind="stable")[:_SHOWN]
+            shown = "  ".join(f"{names[k]} {one[k]:.4f}" for k in top)
+            more = (
+                "" if schema.num_classes <= _SHOWN else f"  and {schema.num_classes - _SHOWN} more"
+            )
+            found.append(f"{label}: {shown}{more}")
+    return found

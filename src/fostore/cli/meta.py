@@ -1,0 +1,48 @@
+"""`fostore meta`: show a store's metadata, and add to it without changing a digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fostore.cli import options
+from fostore.cli.report import reporting
+
+EXAMPLES = """
+Examples:
+
+`fostore meta digits.zarr`
+
+`fostore meta digits.zarr --set license=MIT --set 'authors=["Ada"]'`
+"""
+
+
+def meta(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Add or replace; the value is JSON, or text where it is not. Repeat for more.",
+        ),
+    ] = None,
+) -> None:
+    """Print the metadata of a store as JSON; with --set change it. The digest stays as it is."""
+    with reporting():
+        import fostore
+        from fostore.jsontext import dumps
+
+        if values:
+            new = options.parse_meta(values, None, option="--set")
+            with fostore.open(path):
+                pass  # whatever lies there is a store, or is refused before it is locked
+            # Not in a `with` block, which would seal a stream that somebody means to go on with.
+            writer = fostore.create(path, exists="resume", meta=new)
+            try:
+                writer.update_meta(new)
+            finally:
+                writer.close()
+        typer.echo(dumps(dict(fostore.open(path).meta), indent=2).decode())

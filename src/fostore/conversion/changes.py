@@ -1,0 +1,320 @@
+"""What a conversion may change: which rows, classes and member, the kind and the dtype. Pure, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fostore.conversion.table import Batch, Table
+from fostore.encodings import encoding_of, make_schema
+from fostore.encodings.rows import widen
+from fostore.errors import ArgumentError
+from fostore.sample_ids import encode_ids, id_column
+from fostore.schema import Array, Schema
+
+_BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
+"""Digits and exponent of each dtype."""
+
+Step = Callable[[Batch, int], Batch]
+"""(columns, number of their first row) to the columns after a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the user asks for; None leaves a thing as it is.
+
+    `rows` is a slice; `classes` are names or numbers, in the order wanted; `member` is a number.
+    """
+
+    rows: slice | None = None
+    classes: Sequence[int | str] | None = None
+    member: int | None = None
+    kind: str | None = None
+    dtype: str | None = None
+    class_names: Sequence[str] | None = None
+    ids: Any = None
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything but the numbers changes."""
+        wanted = (self.rows, self.classes, self.member, self.class_names, self.ids)
+        return any(one is not None for one in wanted)
+
+
+def select(table: Table, changes: Changes) -> Table:
+    """The table with the rows, classes and member that are asked for, and with names and ids given to it.
+
+    Raises:
+        ArgumentError: a class, member or row that is not there.
+    """
+    if changes.rows is not None:
+        table = _rows(table, changes.rows)
+    if changes.class_names is not None:
+        table = _renamed(table, changes.class_names)
+    if changes.ids is not None:
+        table = _keyed(table, changes.ids)
+    if changes.member is not None:
+        table = _member(table, changes.member)
+    if changes.classes is not None:
+        table = _classes(table, changes.classes)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows in other numbers: the schema they have then, how they get there, and what cannot be undone."""
+
+    schema: Schema
+    step: Step
+    lost: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------ rows
+
+
+def _rows(table: Table, wanted: slice) -> Table:
+    if table.num_rows is None:
+        raise ArgumentError("rows= needs a source of known length, and a stream has none")
+    start, stop, step = wanted.indices(table.num_rows)
+    if step < 1:
+        raise ArgumentError(
+            f"rows is {wanted}, expected start:stop or start:stop:step with step > 0"
+        )
+    count = len(range(start, stop, step))
+
+    def batches(first: int, rows: int) -> Iterator[Batch]:
+        position, end = start + first * step, start + count * step
+        for columns in table.batches(position, rows) if first < count else ():
+            size = len(columns[0])
+            kept = slice((start - position) % step, min(size, end - position), step)
+            if (kept.stop - kept.start) > 0:
+                yield [np.ascontiguousarray(column[kept]) for column in columns]
+            position += size
+            if position >= end:
+                return
+
+    whole = (start, stop, step) == (0, table.num_rows, 1)
+    identity = table.identity if whole else _of_a_part(table.identity)
+    return _changed(table, table.schema, batches, num_rows=count, identity=identity)
+
+
+def _of_a_part(identity: Any) -> dict[str, Any]:
+    """An identity without what holds for the whole dataset alone."""
+    dataset = dict(identity.get("dataset", {}))
+    for key in ("length", "labels", "ids", "fingerprint"):
+        dataset.pop(key, None)
+    return {**identity, "dataset": dataset} if identity else {}
+
+
+def _keyed(table: Table, ids: Any) -> Table:
+    if table.num_rows is None:
+        raise ArgumentError("ids= needs a source of known length, and a stream has none")
+    if len(ids) != table.num_rows:
+        raise ArgumentError(f"{len(ids)} ids for {table.num_rows} rows")
+    if table.schema.role("id") is not None:
+        raise ArgumentError(f"{table.where} has ids already")
+    column = id_column(ids)
+    keys = encode_ids(ids, column, 0)
+    content = len(table.schema.content)
+    columns = (*table.schema.columns[:content], column, *table.schema.columns[content:])
+
+    def step(batch: Batch, start: int) -> Batch:
+        return [*batch[:content], keys[start : start + len(batch[0])], *batch[content:]]
+
+    return _stepped(table, replace(table.schema, columns=columns), step)
+
+
+# ------------------------------------------------------------------ classes and members
+
+
+def _renamed(table: Table, names: Sequence[str]) -> Table:
+    known = table.schema.class_names
+    if known is not None and tuple(names) != known:
+        raise ArgumentError(
+            f"{table.where} has the class names {list(known)[:5]}, others were given; their order is "
+            "what the numbers mean, so they cannot be renamed here"
+        )
+    schema = replace(table.schema, class_names=tuple(names))
+    schema.check("class_names", ArgumentError)
+    return _changed(table, schema, table.batches)
+
+
+def _member(table: Table, member: int) -> Table:
+    schema = table.schema
+    if schema.num_members is None:
+        raise ArgumentError(f"{table.where} has no members, and member {member} was asked for")
+    if not 0 <= member < schema.num_members:
+        raise ArgumentError(f"member is {member}, expected 0 to {schema.num_members - 1}")
+    single = _schema(schema, num_members=None)
+    content = len(schema.content)
+
+    def step(batch: Batch, start: int) -> Batch:
+        chosen = [np.ascontiguousarray(column[:, member]) for column in batch[:content]]
+        return [*chosen, *batch[content:]]
+
+    models = table.identity.get("model", {}).get("members")
+    identity = table.identity
+    if isinstance(models, list) and len(models) == schema.num_members:
+        identity = {**identity, "model": models[member]}
+    return replace(_stepped(table, single, step), identity=identity)
+
+
+def _classes(table: Table, wanted: Sequence[int | str]) -> Table:
+    schema = table.schema
+    numbers = [_class_number(schema, one) for one in wanted]
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ArgumentError(f"classes is {list(wanted)}, expected at least one class, none twice")
+    names = schema.class_names
+    chosen = None if names is None else tuple(names[i] for i in numbers)
+    fewer = _schema(schema, num_classes=len(numbers), class_names=chosen)
+    before, after, content = encoding_of(schema), encoding_of(fewer), len(schema.content)
+    at = np.array(numbers)
+
+    def step(batch: Batch, start: int) -> Batch:
+        if schema.kind == "counts":
+            rows = batch[0][..., at]
+        elif schema.kind == "logits":  # as the model gave them: a softmax of them renormalises
+            rows = _wide_logits(batch[:content], schema)[..., at]
+            excluded = np.isneginf(rows).all(axis=-1)
+            if excluded.any():
+                raise _without(start + int(np.argwhere(excluded)[0][0]), wanted)
+        else:  # what is left of each row, renormalised
+            logs = before.decode(batch[:content], schema, "log_probs")[..., at].astype(np.float64)
+            top = logs.max(axis=-1, keepdims=True)
+            if not np.isfinite(top).all():
+                row = start + int(np.argwhere(~np.isfinite(top))[0][0])
+                raise _without(row, wanted)
+            logs -= top + np.log(np.exp(logs - top).sum(axis=-1, keepdims=True))
+            rows = np.exp(logs) if schema.kind == "probs" else logs
+        return [*after.encode(np.ascontiguousarray(rows), fewer, start), *batch[content:]]
+
+    return _stepped(table, fewer, step)
+
+
+def _without(row: int, wanted: Sequence[int | str]) -> ArgumentError:
+    return ArgumentError(f"row {row} has no probability in the classes {list(wanted)}")
+
+
+def _wide_logits(columns: Batch, schema: Schema) -> Array:
+    """Logits with the level of their row, in float64."""
+    shifted = widen(columns[0], schema.dtype).astype(np.float64)
+    level: Array = columns[1] - np.log(np.exp(shifted).sum(axis=-1))
+    return shifted + level[..., None]
+
+
+def _class_number(schema: Schema, one: int | str) -> int:
+    names = schema.class_names
+    if isinstance(one, str):
+        if names is None or one not in names:
+            has = "no class names" if names is None else f"the classes {list(names)[:10]}"
+            raise ArgumentError(f"there is no class {one!r}; the source has {has}")
+        return names.index(one)
+    if not 0 <= one < schema.num_classes:
+        raise ArgumentError(f"class {one} was asked for, expected 0 to {schema.num_classes - 1}")
+    return int(one)
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
+    """Rows of `schema` as another kind or dtype; None keeps what they have.
+
+    Raises:
+        ArgumentError: counts of something else, or a dtype that the kind does not have.
+    """
+    kind = kind or schema.kind
+    dtype = dtype or (schema.dtype if kind == schema.kind else None)
+    if (kind, dtype) == (schema.kind, schema.dtype):
+        return Encoded(schema, lambda batch, start: batch)
+    if kind == "counts" != schema.kind:
+        raise ArgumentError(f"counts cannot be made of {schema.kind}: nobody knows how many votes")
+    made = _schema(schema, kind=kind, dtype=dtype)
+    before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
+
+    def step(batch: Batch, start: int) -> Batch:
+        if kind == schema.kind == "logits":
+            # Shifted already: their maximum is 0, so they are shifted by nothing, and keep their level.
+            stored = after.encode(widen(batch[0], schema.dtype), made, start)
+            level = batch[1].astype(made.content[1].numpy_dtype)
+            return [stored[0], level, *batch[content:]]
+        if kind == schema.kind == "counts":
+            rows: Array = batch[0]
+        elif kind == schema.kind:
+            rows = widen(batch[0], schema.dtype)
+        else:
+            rows = before.decode(batch[:content], schema, kind)
+        return [*after.encode(rows, made, start), *batch[content:]]
+
+    lost = []
+    if kind != schema.kind:
+        lost.append(f"kind: {schema.kind} became {kind}")
+    if _narrows(schema.dtype, made.dtype):
+        lost.append(f"dtype: {schema.dtype} became {made.dtype}")
+    return Encoded(made, step, tuple(lost))
+
+
+def without_header(schema: Schema, *, names: bool = False, ids: bool = False) -> Encoded:
+    """The rows without what a plain file cannot hold: temperature and side columns, class names and ids.
+
+    `names`, `ids`: the format keeps them nevertheless.
+    """
+    kept = [
+        i
+        for i, column in enumerate(schema.columns)
+        if column.role == "content" or (column.role == "id" and ids)
+    ]
+    made = replace(
+        schema,
+        class_names=schema.class_names if names else None,
+        temperature=1.0,
+        columns=tuple(schema.columns[i] for i in kept),
+    )
+    return Encoded(made, lambda batch, start: [batch[i] for i in kept])
+
+
+def _narrows(old: str, new: str) -> bool:
+    """Whether numbers may change; votes never do, since those that do not fit are refused."""
+    if old in _BITS and new in _BITS:
+        return any(a > b for a, b in zip(_BITS[old], _BITS[new], strict=True))
+    return False
+
+
+def _schema(schema: Schema, **changed: Any) -> Schema:
+    """The schema with some of what a user says changed, made anew; as tolerant as it was at least."""
+    kind = changed.get("kind", schema.kind)
+    said: dict[str, Any] = {
+        "num_classes": schema.num_classes,
+        "num_members": schema.num_members,
+        "kind": schema.kind,
+        "dtype": schema.dtype,
+        "class_names": schema.class_names,
+        "temperature": schema.temperature,
+        "side_columns": schema.columns[len(schema.content) :],
+        **changed,
+    }
+    made = make_schema(**said)
+    if kind == schema.kind or kind == "probs":
+        made = replace(made, sum_tolerance=max(made.sum_tolerance, schema.sum_tolerance))
+    return made
+
+
+# ------------------------------------------------------------------ tables
+
+
+def _stepped(table: Table, schema: Schema, step: Step) -> Table:
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        for batch in table.batches(start, rows):
+            yield step(batch, start)
+            start += len(batch[0])
+
+    return _changed(table, schema, batches)
+
+
+def _changed(table: Table, schema: Schema, batches: Any, **others: Any) -> Table:
+    """A table whose digest nobody knows, so that its values are checked as they pass."""
+    others = {"digest": None, "block_hashes": None, "trusted": False, **others}
+    return replace(table, schema=schema, batches=batches, **others)

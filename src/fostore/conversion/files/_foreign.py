@@ -1,0 +1,48 @@
+"""A plain array in chunks, as rows on their way: chunks that are not there are damage, never zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from fostore.conversion.files import Hints
+from fostore.conversion.files.guess import Found, name_of, plain_table
+from fostore.conversion.table import Table
+from fostore.errors import ArgumentError
+from fostore.formats.foreign import ForeignArray
+from fostore.schema import Array
+
+_LARGE_CHUNK = 64 << 20
+
+
+def foreign_table(where: str, format: str, array: ForeignArray, hints: Hints) -> Table:
+    """The rows of an array; errors are those of `plain_table`, and DamageError while it is read."""
+    rows = array.chunk_rows * math.prod(array.shape[1:]) * array.dtype.itemsize
+    notes = (
+        [f"its chunks take {rows >> 20} MiB each when they are read, whatever max_memory says"]
+        if rows > _LARGE_CHUNK
+        else []
+    )
+
+    def batches(start: int, count: int) -> Iterator[Array]:
+        """Whole chunks are decoded, each once."""
+        size, total = array.chunk_rows, array.shape[0]
+        step = max(count // size, 1) * size
+        for low in range(start - start % size, total, step):
+            high = min(low + step, total)
+            block = array.read(low, high)
+            for first in range(max(start, low), high, count):
+                yield block[first - low : min(first + count, high) - low]
+
+    found = Found(name_of(array.dtype), array.shape)
+    return plain_table(where, format, found, batches, hints, num_rows=array.shape[0], notes=notes)
+
+
+def refuse_writing(path: Path, suffix: str) -> NoReturn:
+    """What `write` does: a store is a plain array as well, with a header beside it."""
+    raise ArgumentError(
+        f"{str(path)!r}: a plain array is only read. Write a store, whose rows are a plain array for "
+        f"other tools: convert to a path that ends in {suffix}"
+    )

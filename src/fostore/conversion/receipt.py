@@ -1,0 +1,74 @@
+"""Receipt: what a conversion read, what it wrote, and what was lost between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fostore.jsontext import dumps
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A conversion that succeeded; `to_json` is what `--receipt` writes.
+
+    Two receipts of the same rows have the same digests, whatever formats lay between.
+    """
+
+    source: str
+    source_format: str
+    source_digest: str | None
+    """The digest of all rows that were read; None where a conversion went on after an interruption
+    and the source has no digest of its own."""
+    destination: str
+    destination_format: str
+    destination_digest: str
+    num_rows: int
+    schema: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    """What the destination cannot hold."""
+    lossy: Sequence[str] = ()
+    """What cannot be undone bit by bit."""
+    measured: Mapping[str, Any] | None = None
+    """The error of what is lossy: mean and largest TV and KL, changed argmax."""
+    notes: Sequence[str] = ()
+    verified: str = "full"
+    seconds: float = 0.0
+    created: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether source and destination have one digest and nothing was left out."""
+        return self.source_digest == self.destination_digest and not (self.left_out or self.lossy)
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt as JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The receipt as the lines that the command prints."""
+        same = self.source_digest == self.destination_digest
+        lines = [
+            f"{self.source} ({self.source_format}) -> {self.destination} ({self.destination_format})",
+            f"rows      {self.num_rows:,}",
+            f"digest    {self.destination_digest}"
+            + ("" if same else ", another than the source's"),
+        ]
+        lines += [f"left out  {what}" for what in self.left_out]
+        lines += [f"lossy     {what}" for what in self.lossy]
+        if self.measured is not None:
+            shown = ", ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in self.measured.items()
+            )
+            lines.append(f"measured  {shown}")
+        lines += [f"note      {note}" for note in self.notes]
+        lines.append(f"verified  {self.verified}")
+        return "\n".join(lines)
+
+    def dumps(self) -> bytes:
+        """The bytes of the receipt's file."""
+        return dumps(self.to_json())

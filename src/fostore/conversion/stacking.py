@@ -1,0 +1,164 @@
+"""stack: the members of an ensemble, kept in stores of their own, as one store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fostore.conversion.receipt import Receipt
+from fostore.conversion.run import convert
+from fostore.conversion.sources import guarded, open_table
+from fostore.conversion.table import Batch, Table
+from fostore.encodings import make_schema
+from fostore.errors import ArgumentError, IdentityError
+from fostore.schema import Schema
+
+_DATASET = ("length", "labels", "ids", "fingerprint")
+
+
+def stack(
+    sources: Sequence[str | os.PathLike[str]], destination: str | os.PathLike[str], **options: Any
+) -> Receipt:
+    """One store of ensembles from stores of single distributions: member i comes from `sources[i]`.
+
+    All must be of the same samples in the same order: lengths, class names, ids, labels and what the
+    generator saw are compared, rows by rows where the stores keep it.
+
+    Args:
+        sources: at least one store, or any file that `convert` reads.
+        destination: as `convert` has it.
+        options: `exists`, `meta`, `receipt`, `verify`, `progress` ... of `convert`.
+
+    Raises:
+        IdentityError: the sources are of different samples; says which differs, and where.
+        ArgumentError: they hold different kinds or dtypes, or members already.
+    """
+    tables = [open_table(source) for source in sources]
+    return convert(stacked(tables), destination, **options)
+
+
+def stacked(tables: Sequence[Table]) -> Table:
+    """The tables side by side as members; errors are those of `stack`."""
+    if not tables:
+        raise ArgumentError("no source was given")
+    tables = [guarded(table) for table in tables]
+    first = tables[0]
+    for other in tables:
+        _check(first, other)
+    schema = _with_members(first.schema, len(tables))
+    content = len(first.schema.content)
+
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        # Sources may cut their batches differently, so each is cut anew to the same rows.
+        assert first.num_rows is not None
+        cuts = [_Cut(table.batches(start, rows)) for table in tables]
+        for begin in range(start, first.num_rows, rows):
+            count = min(rows, first.num_rows - begin)
+            parts = [cut.take(count) for cut in cuts]
+            for table, part in zip(tables, parts, strict=True):
+                _check_side(first, parts[0], table, part, begin)
+            together = [np.stack([part[i] for part in parts], axis=1) for i in range(content)]
+            yield [*together, *parts[0][content:]]
+
+    identity = dict(first.identity)
+    if all("model" in table.identity for table in tables):
+        identity["model"] = {"members": [table.identity["model"] for table in tables]}
+    return replace(
+        first,
+        where=" + ".join(table.where for table in tables),
+        schema=schema,
+        batches=batches,
+        meta={**first.meta, "members": [dict(table.meta) for table in tables]},
+        identity=identity,
+        digest=None,
+        block_hashes=None,
+        files=[path for table in tables for path in table.files or (table.where,)],
+        notes=tuple(f"member {i} is {table.where}" for i, table in enumerate(tables)),
+        trusted=False,
+    )
+
+
+def _with_members(schema: Schema, members: int) -> Schema:
+    return make_schema(
+        schema.num_classes,
+        num_members=members,
+        kind=schema.kind,
+        dtype=schema.dtype,
+        class_names=schema.class_names,
+        temperature=schema.temperature,
+        tol=schema.sum_tolerance,
+        side_columns=schema.columns[len(schema.content) :],
+    )
+
+
+class _Cut:
+    """Batches of one table, handed out in pieces of any size, each row read once."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._left: Batch = []
+
+    def take(self, count: int) -> Batch:
+        """The next `count` rows, which must be there."""
+        found: list[Batch] = []
+        while count:
+            if not self._left:
+                self._left = next(self._batches)
+            piece = [column[:count] for column in self._left]
+            rest = [column[count:] for column in self._left]
+            self._left = rest if len(rest[0]) else []
+            found.append(piece)
+            count -= len(piece[0])
+        if len(found) == 1:
+            return found[0]
+        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+
+
+def _check(first: Table, other: Table) -> None:
+    if other.num_rows is None:
+        raise ArgumentError(f"{other.where} is a stream of unknown length and cannot be a member")
+    if other.schema.num_members is not None:
+        raise ArgumentError(f"{other.where} has members already; choose one with convert(member=)")
+    different = []
+    for name in ("num_classes", "class_names"):
+        a, b = getattr(first.schema, name), getattr(other.schema, name)
+        if a != b:
+            different.append(f"{name} is {b!r:.200}, {first.where} has {a!r:.200}")
+    if first.num_rows != other.num_rows:
+        different.append(f"it has {other.num_rows} rows, {first.where} has {first.num_rows}")
+    ours, theirs = first.identity.get("dataset", {}), other.identity.get("dataset", {})
+    for name in _DATASET:
+        a, b = ours.get(name), theirs.get(name)
+        if a is not None and b is not None and a != b:
+            different.append(f"the {name} of its dataset is {b!r}, {first.where} has {a!r}")
+    if different:
+        raise IdentityError(
+            f"{other.where} is of other samples: {'; '.join(different)}", tuple(different)
+        )
+    for name in ("kind", "dtype", "temperature", "columns"):
+        a, b = getattr(first.schema, name), getattr(other.schema, name)
+        if a != b:
+            shown = [c.name for c in b] if name == "columns" else b
+            raise ArgumentError(
+                f"{other.where} has the {name} {shown!r}, {first.where} has another; convert it first"
+            )
+
+
+def _check_side(first: Table, ours: Batch, other: Table, theirs: Batch, start: int) -> None:
+    """Ids and what the generator saw are the same, row by row."""
+    for i, column in enumerate(first.schema.columns):
+        if column.role not in ("id", "fingerprint", "view") or ours[i] is theirs[i]:
+            continue
+        same = ours[i] == theirs[i]
+        same = same.reshape(len(same), -1).all(axis=1)
+        if not same.all():
+            row = start + int(np.flatnonzero(~same)[0])
+            raise IdentityError(
+                f"row {row} of {other.where} is of another sample than that of {first.where}: "
+                f"their {column.name!r} differ",
+                (f"row {row}",),
+            )

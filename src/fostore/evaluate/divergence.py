@@ -1,0 +1,95 @@
+"""How far two distributions of each sample are apart: Kullback-Leibler, total variation, Jensen-Shannon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fostore.evaluate.rows import Piece, per_row, rows_of
+from fostore.evaluate.same import check_same
+from fostore.evaluate.scores import shannon
+from fostore.schema import Array
+
+
+def kl(p: Any, q: Any, *, check: str = "auto") -> Array:
+    """KL(p || q) of each row, float64 (num_samples,): sum_k p_k ln(p_k / q_k), in nats, 0 and more.
+
+    Infinite where q is 0 and p is not. Stored logits and log-probabilities are used as they are, so
+    that a tiny probability is no 0. One pass; ensembles are averaged over members first.
+
+    Args:
+        p, q: distributions of the same samples; two stores are compared first.
+        check: see `fostore.evaluate.same.check_same`; "length" compares no identities.
+
+    Raises:
+        IdentityError: other samples or classes; says which.
+        ArgumentError, RowError: no distributions, or not as many.
+
+    Source: Kullback and Leibler, "On Information and Sufficiency" (1951).
+
+    >>> kl([[0.5, 0.5], [0.5, 0.5]], [[0.25, 0.75], [1.0, 0.0]]).round(4).tolist()
+    [0.1438, inf]
+    """
+    return _of_two(kl_of, p, q, check)
+
+
+def tv(p: Any, q: Any, *, check: str = "auto") -> Array:
+    """The total variation distance of each row, float64 (num_samples,): sum_k |p_k - q_k| / 2, 0 to 1.
+
+    The largest difference of the probabilities that p and q give to any set of classes. Parameters,
+    cost and errors are those of `kl`.
+
+    Source: Levin and Peres, "Markov Chains and Mixing Times" (2017), section 4.1.
+
+    >>> tv([[0.5, 0.5]], [[0.25, 0.75]]).tolist()
+    [0.25]
+    """
+    return _of_two(tv_of, p, q, check)
+
+
+def js(p: Any, q: Any, *, check: str = "auto") -> Array:
+    """The Jensen-Shannon divergence of each row, float64 (num_samples,), in nats, 0 to ln 2.
+
+    H((p + q) / 2) - (H(p) + H(q)) / 2; always finite. SciPy's `jensenshannon` is its square root.
+    Parameters, cost and errors are those of `kl`.
+
+    Source: Lin, "Divergence Measures Based on the Shannon Entropy" (1991).
+
+    >>> js([[1.0, 0.0]], [[0.0, 1.0]]).round(4).tolist()
+    [0.6931]
+    """
+    return _of_two(js_of, p, q, check)
+
+
+def _of_two(function: Any, p: Any, q: Any, check: str) -> Array:
+    first, other = rows_of(p, "p"), rows_of(q, "q")
+    check_same(first, other, check=check)
+    return per_row(function, first, other)
+
+
+# ------------------------------------------------------------------ of two pieces
+
+
+def kl_of(p: Piece, q: Piece) -> Array:
+    """See `kl`."""
+    probs = p.mean
+    ratio = np.zeros_like(probs)
+    np.subtract(p.mean_logs, q.mean_logs, out=ratio, where=probs > 0)
+    found: Array = np.maximum(np.add.reduce(probs * ratio, axis=-1), 0.0)
+    return found
+
+
+def tv_of(p: Piece, q: Piece) -> Array:
+    """See `tv`."""
+    found: Array = np.add.reduce(np.abs(p.mean - q.mean), axis=-1) / 2
+    return np.minimum(found, 1.0)
+
+
+def js_of(p: Piece, q: Piece) -> Array:
+    """See `js`."""
+    middle = (p.mean + q.mean) / 2
+    with np.errstate(divide="ignore"):
+        total = shannon(middle, np.log(middle))
+    parts = shannon(p.mean, p.mean_logs) + shannon(q.mean, q.mean_logs)
+    return np.clip(total - parts / 2, 0.0, np.log(2.0))

@@ -1,0 +1,85 @@
+"""Labels: one class a sample, from an array, a list of names, a mapping or a file, checked against the rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError
+from fostore.evaluate.rows import Rows
+from fostore.schema import Array
+
+
+def labels_of(labels: Any, rows: Rows) -> Array:
+    """The class of each row, int64 (num_samples,).
+
+    Args:
+        labels: class numbers, or class names where the store has them: an array, a list, a mapping
+            by index, or a file (`.npy`, or text with one label a line).
+
+    Raises:
+        ArgumentError: not one a row, no class of these rows, or no labels; names the first.
+    """
+    if isinstance(labels, (str, os.PathLike)):
+        labels = _read(Path(labels))
+    if isinstance(labels, Mapping):
+        missing = next((key for key in rows.indices.tolist() if key not in labels), None)
+        if missing is not None:
+            raise ArgumentError(f"sample {missing} of {rows.where} has no label")
+        labels = [labels[key] for key in rows.indices.tolist()]
+    if hasattr(labels, "detach"):  # a torch tensor
+        labels = labels.detach().cpu()
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) != rows.count:
+        raise ArgumentError(
+            f"labels have the shape {array.shape}, expected one label for each of the {rows.count} "
+            f"rows of {rows.where}"
+        )
+    if array.dtype.kind == "U":
+        return _numbers_of_names(array, rows)
+    if array.dtype.kind not in "iub" and len(array):
+        hint = ""
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            hint = f" (label {int(np.argmax(np.isnan(array)))} is NaN)"
+        raise ArgumentError(f"labels are {array.dtype}{hint}, expected class numbers (integers)")
+    bad = (array < 0) | (array >= rows.num_classes)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ArgumentError(
+            f"the label of row {row} is {array[row]}, expected 0 to {rows.num_classes - 1}: "
+            f"{rows.where} has {rows.num_classes} classes"
+        )
+    return array.astype(np.int64)
+
+
+def _numbers_of_names(array: Array, rows: Rows) -> Array:
+    if rows.class_names is None:
+        raise ArgumentError(
+            f"labels are names such as {array[0].item()!r}, and {rows.where} has no class names; "
+            "give class numbers"
+        )
+    numbers = {name: i for i, name in enumerate(rows.class_names)}
+    try:
+        return np.array([numbers[name] for name in array.tolist()], np.int64)
+    except KeyError as error:
+        known = ", ".join(rows.class_names[:5])
+        raise ArgumentError(
+            f"label {error.args[0]!r} is no class of {rows.where}, which has {known} ..."
+        ) from None
+
+
+def _read(path: Path) -> Array:
+    try:
+        if path.suffix.lower() == ".npy":
+            found: Array = np.load(path, allow_pickle=False)
+            return found
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"labels cannot be read from {str(path)!r}: {error}") from error
+    if all(line.removeprefix("-").isdecimal() for line in lines):
+        return np.array([int(line) for line in lines], np.int64)
+    return np.array(path.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,126 @@
+"""Whether two sources hold distributions of the same samples and classes; refused where they do not."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import numpy as np
+
+from fostore.errors import ArgumentError, IdentityError
+from fostore.evaluate.rows import Rows, aligned
+from fostore.pairing.origin import Origin
+from fostore.schema import Array
+
+LEVELS = ("auto", "length")
+_PIECE = 1 << 16
+_FACTS = {
+    "length": "the lengths of their datasets",
+    "labels": "the hashes of their labels",
+    "ids": "the hashes of their ids",
+    "fingerprint": "the fingerprints of their datasets",
+}
+
+
+def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
+    """Raise unless row i is of the same sample and class k the same class in all sources.
+
+    Asks whether it is the same *sample*, not the same view of it: two models may well have seen one
+    image at two sizes. Arrays and mappings know nothing of their samples but how many they are.
+
+    Args:
+        check: "auto" compares indices, class names, and what the stores recorded of their datasets:
+            length, labels, fingerprint, ids row by row, and the hashes of what their models saw
+            (where some rows agree, all must). "length" leaves out everything but indices and
+            classes.
+
+    Raises:
+        IdentityError: `differences` lists what differs; the message names the first row or class.
+        ArgumentError: lengths, indices or numbers of classes differ.
+    """
+    if check not in LEVELS:
+        raise ArgumentError(f"check is {check!r}, expected one of {list(LEVELS)}")
+    aligned(first, *others)
+    for other in others:
+        found = _class_names(first, other)
+        if check == "auto" and first.origin is not None and other.origin is not None:
+            found += _datasets(first.origin, other.origin)
+            found += _rows(first.origin, other.origin)
+        if found:
+            raise IdentityError(
+                f"{first.where} and {other.where} cannot be compared: {'; '.join(found)}",
+                tuple(found),
+            )
+
+
+def _class_names(one: Rows, other: Rows) -> list[str]:
+    ours, theirs = one.class_names, other.class_names
+    if ours is None or theirs is None or ours == theirs:
+        return []
+    pairs = enumerate(zip_longest(ours, theirs))
+    at, (a, b) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
+    order = " (the same names in another order)" if sorted(ours) == sorted(theirs) else ""
+    return [f"class {at} is {a!r} in the one and {b!r} in the other{order}"]
+
+
+def _datasets(one: Origin, other: Origin) -> list[str]:
+    """What was recorded of the datasets; a part of a store has other facts than the whole."""
+    if one.chosen is not None or other.chosen is not None:
+        return []
+    found = []
+    for key, words in _FACTS.items():
+        a, b = one.dataset.get(key), other.dataset.get(key)
+        if a is not None and b is not None and a != b:
+            found.append(f"{words} differ ({a!r} and {b!r})")
+    return found
+
+
+def _rows(one: Origin, other: Origin) -> list[str]:
+    """Ids row by row; without them the hashes of what the models saw."""
+    columns = [origin.schema.role("id") for origin in (one, other)]
+    if columns[0] is not None and columns[1] is not None:
+        for start in range(0, len(one), _PIECE):
+            ours, theirs = (_ids(origin, start) for origin in (one, other))
+            different = np.flatnonzero(ours != theirs)
+            if len(different):
+                at = int(different[0])
+                return [
+                    f"row {start + at} has the id {ours[at].item()!r} in the one and "
+                    f"{theirs[at].item()!r} in the other"
+                ]
+        return []
+    return _hashes(one, other)
+
+
+def _ids(origin: Origin, start: int) -> Array:
+    from fostore.sample_ids import decode_ids
+
+    column = origin.schema.role("id")
+    assert column is not None, "asked for by _rows alone"
+    return decode_ids(origin.take(column, origin.places[start : start + _PIECE]), column)
+
+
+def _hashes(one: Origin, other: Origin) -> list[str]:
+    columns = [origin.schema.role("fingerprint") for origin in (one, other)]
+    if columns[0] is None or columns[1] is None:
+        return []
+    differ = np.concatenate(
+        [
+            one.take(columns[0], places) != other.take(columns[1], places)
+            for places in _cut(one.places)
+        ]
+        or [np.zeros(0, bool)]
+    )
+    if not differ.any():
+        return []
+    at = int(np.argmax(differ))
+    value = int(one.take(columns[0], np.array([at]))[0])
+    elsewhere = other.find(columns[1], value)
+    if elsewhere is not None:
+        return [f"what the model saw for row {at} of the one is row {elsewhere} of the other"]
+    if not differ.all():  # another preprocessing would have changed all of them
+        return [f"the models saw other inputs for {int(differ.sum())} rows, first for row {at}"]
+    return []
+
+
+def _cut(places: Array) -> list[Array]:
+    return [places[start : start + _PIECE] for start in range(0, len(places), _PIECE)]

@@ -1,0 +1,216 @@
+"""A JSON document read into columns and checked: its header, and whether its rows are what that says (spec/json.md)."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from fostore import digest, geometry
+from fostore.encodings import encoding_of, make_schema
+from fostore.encodings.rows import round_to
+from fostore.errors import FormatError, RowError
+from fostore.formats.jsondoc import Wanted, read_document
+from fostore.formats.jsonsource import Source
+from fostore.formats.jsontable import Table
+from fostore.formats.jsonwrite import KEY, pieces, ranges_of, table_name
+from fostore.header import Header
+from fostore.ranges import Ranges
+from fostore.schema import Array, Column
+
+_CHECKED_BYTES = 1 << 20
+
+
+class Kept(Protocol):
+    """Where the rows of a column are put while a document is read."""
+
+    @property
+    def ranges(self) -> Ranges:
+        """The indices that are there."""
+        ...
+
+    def put(self, index: Array, rows: Array) -> int | None:
+        """Keep rows under different indices; gives an index that was there before, if any."""
+        ...
+
+    def read(self, start: int, stop: int) -> Array:
+        """The rows `[start, stop)`, all of which are there."""
+        ...
+
+
+class Gathered:
+    """A column's rows in memory, whatever their indices."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._parts: list[tuple[Array, Array]] = []
+
+    def put(self, index: Array, rows: Array) -> int | None:
+        """See `Kept`."""
+        numbers = index.tolist()
+        twice = next((i for i in numbers if i in self._seen), None)
+        self._seen.update(numbers)
+        self._parts.append((index, rows))
+        return twice
+
+    @property
+    def ranges(self) -> Ranges:
+        """See `Kept`."""
+        return ranges_of(self.in_order()[0]) if self._parts else Ranges()
+
+    def read(self, start: int, stop: int) -> Array:
+        """See `Kept`."""
+        index, rows = self.in_order()
+        begin = int(np.searchsorted(index, start))
+        return rows[begin : begin + stop - start]
+
+    def in_order(self) -> tuple[Array, Array]:
+        """The indices, increasing, and their rows; there is at least one."""
+        if len(self._parts) > 1:
+            index = np.concatenate([index for index, _ in self._parts])
+            rows = np.concatenate([rows for _, rows in self._parts])
+            self._parts = [(index, rows)]
+        index, rows = self._parts[0]
+        if np.any(np.diff(index) < 0):
+            order = np.argsort(index)
+            self._parts = [(index[order], rows[order])]
+        return self._parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a document holds; the header is None where it has none, and no row to tell it from."""
+
+    header: Header | None
+    meta: Mapping[str, Any]
+    ranges: Ranges
+
+
+def read_checked(source: Source, columns: Sequence[Kept], add: Callable[[], Kept]) -> Contents:
+    """Read a document whole and check every row.
+
+    Args:
+        source: the file, with its cursor at 0.
+        columns: grows by what `add` gives; afterwards one a column of the schema.
+        add: makes room for a column, and appends it to `columns`.
+
+    Raises:
+        FormatError: the document, its header or a row is not what it must be.
+        UnsupportedError: it was made by a newer release.
+    """
+    where = source.where
+    known: list[Header] = []
+    metas: list[dict[str, Any]] = []
+
+    def wanted_of(meta: dict[str, Any]) -> Wanted:
+        metas.append(meta)
+        if KEY not in meta:
+            return [(Table("distributions", np.dtype("f8")), add().put)]
+        described = meta.pop(KEY)
+        header = Header.from_json({KEY: described, "meta": meta}, where)
+        known.append(header)
+        schema = header.schema
+        return [
+            (_table(table_name(schema, i), column), partial(_place, add(), column))
+            for i, column in enumerate(schema.columns)
+        ]
+
+    read_document(source, wanted_of)
+    meta, ranges = metas[0], columns[0].ranges
+    if known:
+        header = known[0]
+        for i, kept in enumerate(columns):
+            if kept.ranges != ranges:
+                names = [table_name(header.schema, n) for n in (i, 0)]
+                raise FormatError(
+                    f"{where}: {names[0]!r} and {names[1]!r} do not hold the same rows"
+                )
+        _check_plan(header, ranges, where)
+        _check_rows(header, ranges, columns, where)
+        return Contents(header, meta, ranges)
+    if not len(ranges):
+        return Contents(None, meta, ranges)
+    return Contents(_guess_header(meta, ranges, columns, where), meta, ranges)
+
+
+# ------------------------------------------------------------------ columns
+
+
+def _table(name: str, column: Column) -> Table:
+    if column.dtype == "utf8":
+        return Table(name, None, column.shape)
+    if column.numpy_dtype.kind in "iu" and column.dtype != "bfloat16":
+        return Table(name, column.numpy_dtype, column.shape)
+    nulls = column.name in ("log_probs", "logits")
+    return Table(name, np.dtype("f8"), column.shape, nulls)
+
+
+def _place(kept: Kept, column: Column, index: Array, rows: Array) -> int | None:
+    is_float = rows.dtype.kind == "f"
+    return kept.put(index, round_to(rows, column.dtype) if is_float else rows)
+
+
+def _check_plan(header: Header, ranges: Ranges, where: str) -> None:
+    planned, stop = header.num_samples, ranges.items[-1][1] if ranges.items else 0
+    if planned is not None and stop > planned:
+        raise FormatError(f"{where} holds row {stop - 1}, but its num_samples is {planned}")
+    if header.sealed and len(ranges) != planned:
+        raise FormatError(
+            f"{where} says that it is whole, with {planned} rows, and holds {len(ranges)}: "
+            "the file was cut or edited"
+        )
+
+
+def _check_rows(
+    header: Header, ranges: Ranges, columns: Sequence[Kept], where: str, *, hashed: bool = False
+) -> Array:
+    """Check all rows, some blocks at a time; gives the hash of every block and column where it is asked for."""
+    schema, block = header.schema, header.block_rows
+    together = max(1, _CHECKED_BYTES // (block * max(schema.row_bytes))) * block
+    hashes = []
+    try:
+        encoding = encoding_of(schema)
+        for start, stop in pieces(ranges, together):
+            rows = [kept.read(start, stop) for kept in columns]
+            encoding.check(rows[: len(schema.content)], schema, start)
+            for first, last in pieces(Ranges.of((start, stop)), block) if hashed else ():
+                part = slice(first - start, last - start)
+                hashes.append([digest.block_hash(column[part]) for column in rows])
+    except RowError as error:
+        raise FormatError(f"{where}: {error}") from error
+    except FormatError as error:
+        raise type(error)(f"{where}: {error}") from error
+    return np.array(hashes, np.uint8)
+
+
+def _guess_header(
+    meta: dict[str, Any], ranges: Ranges, columns: Sequence[Kept], where: str
+) -> Header:
+    """What a file without a header is: probabilities; its numbers are doubles, as Python wrote them."""
+    first, stop = ranges.items[0][0], ranges.items[-1][1]
+    row = columns[0].read(first, first + 1)
+    members = row.shape[1] if row.ndim == 3 else None
+    schema = make_schema(row.shape[-1], num_members=members, dtype="float64")
+    header = Header(
+        schema,
+        stop,
+        geometry.unit_rows(schema.row_bytes, stop),
+        geometry.block_rows(schema.row_bytes),
+        created="",
+        updated="",
+        meta=meta,
+    )
+    hashes = _check_rows(header, ranges, columns, where, hashed=True)
+    # The same rows and metadata are the same store, however the text is laid out.
+    content = digest.hasher()
+    content.update(json.dumps([meta, ranges.items], sort_keys=True).encode())
+    content.update(hashes.tobytes())
+    header = replace(header, id=str(uuid.UUID(bytes=content.digest()[:16])))
+    if len(ranges) < stop:
+        return header
+    return replace(header, sealed=True, digest=digest.store_digest(header, hashes))

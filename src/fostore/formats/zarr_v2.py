@@ -1,0 +1,85 @@
+"""Zarr v2 arrays, read only: other tools still write them, fostore never does.
+
+Source: the Zarr storage specification, version 2 (`.zarray`). What v3 says of safety holds here too: codecs
+come from an allow-list, links are not followed, and a chunk that is not there is damage.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore import jsontext
+from fostore.errors import FormatError, UnsupportedError
+from fostore.formats import codecs
+from fostore.formats.codecs import Decoder
+from fostore.formats.foreign import ForeignArray, check_chunks
+from fostore.formats.zarr_chunks import Chunks, Codecs, Files
+from fostore.formats.zarr_folder import MAX_METADATA, check_directory, read_file
+from fostore.schema import expect
+
+METADATA = ".zarray"
+COMPRESSORS: dict[str, Decoder] = {
+    "zlib": codecs.deflate,
+    "gzip": codecs.gzip,
+    "zstd": codecs.zstd,
+    "blosc": codecs.blosc,
+}
+_DTYPE = re.compile(r"[<>|][fiu][1248]\Z")
+
+
+def open_v2_array(folder: Path) -> ForeignArray:
+    """A Zarr v2 array of numbers in a folder, after all that it asks for was checked; reads its .zarray alone.
+
+    Raises:
+        UnsupportedError: a compressor, filter or dtype that is not decoded here; names it.
+        UnsafeError: a link, or chunks that take too much memory.
+        FormatError: no array, or one that contradicts itself.
+    """
+    where = str(folder / METADATA)
+    try:
+        check_directory(folder)
+        value = jsontext.loads(read_file(folder / METADATA, MAX_METADATA), where)
+    except FileNotFoundError as error:
+        raise FormatError(f"{where} is missing") from error
+    if expect(value, "zarr_format", int, where) != 2:
+        raise FormatError(f"{where} is not the metadata of a Zarr v2 array")
+    shape, chunks = (expect(value, key, list, where) for key in ("shape", "chunks"))
+    sizes = all(type(n) is int and n > 0 for n in shape[1:])
+    if not shape or type(shape[0]) is not int or not 0 <= shape[0] <= 1 << 53 or not sizes:
+        raise FormatError(f"{where}: the shape is {shape!r:.80}")
+    said = value.get("dtype")
+    if not isinstance(said, str) or not _DTYPE.match(said) or said[1:] == "f1":
+        raise UnsupportedError(f"{where}: 'dtype' is {said!r:.80}, expected plain numbers")
+    stored: np.dtype[Any] = np.dtype(said)
+    if value.get("filters"):
+        raise UnsupportedError(
+            f"{where} has the filters {value['filters']!r:.200}; none is decoded"
+        )
+    order, separator = value.get("order", "C"), value.get("dimension_separator", ".")
+    if order not in ("C", "F") or separator not in (".", "/"):
+        raise FormatError(f"{where}: 'order' is {order!r:.80}, the separator {separator!r:.80}")
+    check_chunks(shape, chunks, stored.itemsize, where)
+    axes = tuple(range(len(shape)))
+    codec = Codecs(
+        tuple(chunks), axes if order == "C" else axes[::-1], stored, _packers(value, where)
+    )
+    files = Files(folder, ("", separator), lambda: None)
+    lying = Chunks(files, codec, tuple(shape))
+    little = stored.newbyteorder("<")
+    return ForeignArray(str(folder), tuple(shape), little, tuple(chunks), lying.load, lying.survey)
+
+
+def _packers(value: Any, where: str) -> tuple[Decoder, ...]:
+    compressor = value.get("compressor")
+    if compressor is None:
+        return ()
+    name = expect(compressor, "id", str, f"{where}: 'compressor'")
+    if name not in COMPRESSORS:
+        raise UnsupportedError(
+            f"{where} has the compressor {name!r:.80}; fostore decodes {list(COMPRESSORS)} alone"
+        )
+    return (COMPRESSORS[name],)

@@ -1,0 +1,137 @@
+"""Models that other libraries run by a method of theirs, made callable: the one place that knows which.
+
+Nothing is imported for it: a scikit-learn estimator is what has `predict_proba`, a Keras model what
+has `predict_on_batch`, an ONNX Runtime session what has `get_inputs`, `get_outputs` and `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fostore import identity
+from fostore.errors import ArgumentError
+from fostore.schema import Array
+
+_ONNX_DTYPES = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+
+class Adapted:
+    """A model of another library as a function of one batch, and what of it can be hashed."""
+
+    def __init__(
+        self, model: Any, call: Callable[[Any], Any], state: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._model = model
+        self._call = call
+        self._state = state
+
+    # `*batch`: a dict of inputs is one batch here, never keyword arguments.
+    def __call__(self, *batch: Any) -> Any:
+        return self._call(*batch)
+
+    def describe(self) -> dict[str, Any]:
+        """Its identity: class and state by name; opaque, since there may be more to it."""
+        hashed = {name: identity.hash_leaves(value) for name, value in self._state().items()}
+        tensors = {
+            f"{name}{inner}": entry
+            for name, entries in hashed.items()
+            for inner, entry in (entries or {}).items()
+        }
+        return {"class": type(self._model).__qualname__, "tensors": tensors, "opaque": True}
+
+
+def adapt(model: Any) -> Any:
+    """A scikit-learn estimator, a Keras model or an ONNX Runtime session as a callable; else `model`."""
+    if callable(getattr(model, "predict_on_batch", None)):  # Keras 3 and tf.keras
+        return Adapted(model, model.predict_on_batch, lambda: _weights(model))
+    if callable(model):
+        return model
+    if callable(getattr(model, "predict_proba", None)):
+        return Adapted(model, model.predict_proba, lambda: _fitted(model))
+    if all(callable(getattr(model, name, None)) for name in ("get_inputs", "get_outputs", "run")):
+        return Adapted(model, _Session(model), dict)
+    return model
+
+
+def _weights(model: Any) -> Mapping[str, Any]:
+    return {getattr(v, "path", v.name): np.asarray(v) for v in model.weights}
+
+
+def _fitted(estimator: Any) -> Mapping[str, Any]:
+    """What scikit-learn's naming marks as learned from data."""
+    return {name: v for name, v in vars(estimator).items() if name.endswith("_")}
+
+
+class _Session:
+    """An ONNX Runtime session as a function: arrays in the dtypes that it declares, probabilities out.
+
+    Of several outputs it takes the only one that can be meant, a floating tensor with a row a
+    sample; classifiers of scikit-learn give that beside the class numbers, also as a list of dicts
+    (their ZipMap).
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._dtypes = {i.name: _ONNX_DTYPES.get(i.type) for i in session.get_inputs()}
+        outputs = [o for o in session.get_outputs() if _may_be_rows(o)]
+        if len(outputs) != 1:
+            listed = ", ".join(f"{o.name} {o.type}" for o in session.get_outputs())
+            raise ArgumentError(
+                f"the ONNX session has {len(outputs)} outputs that may be distributions ({listed}); "
+                "say which: lambda batch: session.run(['name'], {'input': batch})[0]"
+            )
+        self._output = outputs[0].name
+
+    def __call__(self, batch: Any) -> Any:
+        names = list(self._dtypes)
+        if isinstance(batch, Mapping):
+            feeds = dict(batch)
+        elif isinstance(batch, (tuple, list)) and len(batch) == len(names) > 1:
+            feeds = dict(zip(names, batch, strict=True))
+        elif len(names) == 1:
+            feeds = {names[0]: batch}
+        else:
+            raise ArgumentError(
+                f"the ONNX session has the inputs {names}, and the batch is one "
+                f"{type(batch).__name__}; let samples be dicts of them (input_getter=)"
+            )
+        unknown = [name for name in feeds if name not in self._dtypes]
+        if unknown:
+            raise ArgumentError(
+                f"the ONNX session takes {names}, and the batch also holds {unknown}; leave them "
+                "out in an input_getter"
+            )
+        feeds = {name: _fitting(array, self._dtypes[name]) for name, array in feeds.items()}
+        (output,) = self._session.run([self._output], feeds)
+        return _rows_of_dicts(output) if isinstance(output, list) else output
+
+
+def _may_be_rows(output: Any) -> bool:
+    if output.type.startswith("seq(map("):
+        return True
+    return output.type in ("tensor(float16)", "tensor(float)", "tensor(double)") and (
+        output.shape is None or len(output.shape) in (2, 3)
+    )
+
+
+def _fitting(array: Any, dtype: Any) -> Array:
+    """The array in the dtype that is declared, where both are floating or both are integers."""
+    found = np.asarray(array)
+    if dtype is not None and found.dtype != dtype:
+        kinds = found.dtype.kind, np.dtype(dtype).kind
+        if kinds[0] == kinds[1] or kinds == ("u", "i"):
+            return found.astype(dtype)
+    return found
+
+
+def _rows_of_dicts(output: Sequence[Mapping[Any, float]]) -> Array:
+    return np.array([list(row.values()) for row in output])

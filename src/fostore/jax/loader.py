@@ -1,0 +1,200 @@
+"""DeviceLoader and output_dataloader for JAX: batches as arrays on a device, or split over several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fostore.errors import ArgumentError
+from fostore.jax.dataset import FirstOrderDataset
+from fostore.jax.place import find_place, place
+from fostore.loading.loader import SimpleDataLoader, run
+from fostore.schema import Array
+from fostore.store import Selection
+
+MASK_KEY = "mask"
+"""Under this key the mask of the last batch stands in batches that are dicts."""
+
+
+class DeviceLoader(SimpleDataLoader):
+    """Batches of a `FirstOrderDataset` as JAX arrays, placed ahead of the training loop.
+
+    The order, the epochs and the state are those of `SimpleDataLoader`: the same seed gives the same
+    batches with NumPy, torch and JAX. A last batch that is shorter is handed out as it is, and a
+    jitted step is compiled once more for it; `drop_last`, `pad_last` and `mask_last` avoid that.
+
+    Args:
+        dataset: a `FirstOrderDataset` of this module.
+        batch_size, shuffle, seed, drop_last, pad_last, rank, num_ranks: see `SimpleDataLoader`.
+        mask_last: fill the last batch up as `pad_last` does, and add a mask to every batch: bool
+            (batch_size,), True for the samples that count, as last element or under "mask". A rank's
+            mask can be all False where there are few samples.
+        prefetch: groups of batches that a thread reads and places ahead (a group is one batch, or
+            256 KiB of distributions where nothing else is read); 0 for none. A dataset that draws
+            from the global random states is read in the caller's thread all the same.
+        device: "cpu", "gpu:0" and so on, a `jax.Device`, or a `Sharding` that splits the first axis
+            of all arrays; None: JAX's default device as it is where an iteration begins. With a
+            sharding over several processes each rank's batch is its part of one global array.
+
+    Raises:
+        ArgumentError: a value cannot be used, two contradict each other, or a batch cannot be split
+            evenly over the devices.
+    """
+
+    dataset: FirstOrderDataset
+
+    def __init__(
+        self,
+        dataset: FirstOrderDataset,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        pad_last: bool = False,
+        mask_last: bool = False,
+        rank: int = 0,
+        num_ranks: int = 1,
+        prefetch: int = 2,
+        device: Any = None,
+    ) -> None:
+        if mask_last and drop_last:
+            raise ArgumentError(
+                "drop_last leaves the last batch out, mask_last fills it; choose one"
+            )
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            pad_last=pad_last or mask_last,
+            rank=rank,
+            num_ranks=num_ranks,
+            prefetch=prefetch,
+        )
+        self.mask_last = mask_last
+        self.device = find_place(device)
+        if isinstance(self.device, jax.sharding.Sharding):
+            self._check_split(self.device)
+
+    def __iter__(self) -> Iterator[Any]:
+        # The contexts `jax.default_device` and `jax.enable_x64` hold in the thread that enters them.
+        config: Any = jax.config
+        default, wide = config.jax_default_device, bool(config.jax_enable_x64)
+
+        def read(samples: Array) -> Sequence[Any]:
+            batches = self.dataset.host_batches(samples, self.batch_size)
+            with jax.default_device(default), jax.enable_x64(wide):
+                placed: Sequence[Any] = place(batches, self.device)
+            return placed
+
+        def add_mask(batch: Any, own: int) -> Any:
+            mask = self._mask(own)  # one a batch: a step may donate it
+            if isinstance(batch, dict):
+                if MASK_KEY in batch:
+                    raise ArgumentError(
+                        f"the samples have {MASK_KEY!r} already, where mask_last puts its mask"
+                    )
+                return {**batch, MASK_KEY: mask}
+            return (*batch, mask) if isinstance(batch, tuple) else (batch, mask)
+
+        return run(
+            self.cursor,
+            read,
+            limit=self.dataset.batches_at_once(self.batch_size),
+            prefetch=self.prefetch,
+            finish=add_mask if self.mask_last else None,
+            announce=self.dataset.announce,
+        )
+
+    def _mask(self, own: int) -> Any:
+        return place(np.arange(self.batch_size) < own, self.device)
+
+    def _check_split(self, sharding: jax.sharding.Sharding) -> None:
+        """Refuse batches that the devices cannot share evenly, before the first one is read."""
+        plan = self.cursor.plan
+        parts = 1 if sharding.is_fully_addressable else plan.num_ranks
+        row = self.dataset.gather(np.zeros(1, np.int64)).shape[1:] if len(self.dataset) else ()
+        rest = plan.num_samples % plan.global_batch_size
+        whole = plan.batch_size * parts
+        last = 0
+        if plan.last == "short":
+            last = rest if parts > 1 else plan.num_own(plan.num_samples - rest)
+        for size in (whole, last):
+            try:
+                sharding.shard_shape((size, *row))
+            except ValueError as error:
+                if size != whole:
+                    raise ArgumentError(
+                        f"the last batch has {size} of {whole} samples, which {sharding} "
+                        "cannot split evenly; use drop_last=True, pad_last=True, which repeats "
+                        "samples, or mask_last=True, which also says which"
+                    ) from error
+                raise ArgumentError(
+                    f"batches of {size} samples with distributions {row} cannot be split "
+                    f"by {sharding}: {error}"
+                ) from error
+
+
+def output_dataloader(
+    base_dataset: Any,
+    distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
+    batch_size: int = 64,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    input_getter: Callable[[Any], Any] | None = None,
+    *,
+    seed: int | None = None,
+    drop_last: bool = False,
+    pad_last: bool = False,
+    mask_last: bool = False,
+    rank: int = 0,
+    num_ranks: int = 1,
+    prefetch: int = 2,
+    device: Any = None,
+    **options: Any,
+) -> DeviceLoader:
+    """Batches (inputs, labels, distributions), or (inputs, distributions), as JAX arrays.
+
+    Without a base dataset: the distributions alone; with `target_key`: dicts. Inputs of several
+    shapes become a list of arrays, text and other objects a list. Without JAX's x64 mode 64-bit
+    numbers become 32-bit ones, as everywhere in JAX.
+
+    `num_workers` and `pin_memory` are the guide's; JAX reads in this process, so they have no effect.
+
+    Args:
+        seed, drop_last, pad_last, mask_last, rank, num_ranks, prefetch, device: see `DeviceLoader`.
+        options: `ids`, `check`, `target_key`, `dtype`, ... of `FirstOrderDataset`.
+
+    Raises:
+        ArgumentError, IdentityError: see `FirstOrderDataset` and `DeviceLoader`.
+
+    >>> loader = output_dataloader([(1.0, 0), (2.0, 1)], {0: [0.5, 0.5], 1: [0.25, 0.75]})
+    >>> inputs, labels, distributions = next(iter(loader))
+    >>> distributions
+    Array([[0.5 , 0.5 ],
+           [0.25, 0.75]], dtype=float32)
+    """
+    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **options)
+    return DeviceLoader(
+        dataset,
+        batch_size,
+        shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        pad_last=pad_last,
+        mask_last=mask_last,
+        rank=rank,
+        num_ranks=num_ranks,
+        prefetch=prefetch,
+        device=device,
+    )
+
+
+output_fo_dataloader = output_dataloader

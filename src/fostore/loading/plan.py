@@ -1,0 +1,245 @@
+"""The order of an epoch: which samples every batch of every rank holds, as a pure function.
+
+Nothing is kept but numbers: any position of any epoch can be asked for, in memory that does not grow
+with the dataset. NumPy, torch and JAX loaders all follow it, so the same seed gives the same batches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError
+from fostore.schema import Array
+
+LASTS = ("short", "drop", "pad")
+
+_SORTED = 1 << 16
+"""Up to so many samples are shuffled by sorting; more by a permutation that is computed place by place."""
+
+_STRETCH = 1 << 16
+"""Places of an epoch that are computed at once."""
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of every epoch; batch k of all ranks together is a global batch.
+
+    An epoch is a sequence of positions, one a sample. The global batch from position p holds the
+    next `batch_size * num_ranks` of them, the first `batch_size` for rank 0, and so on. So a run
+    that goes on from a position with another number of ranks still sees every sample once.
+
+    Args:
+        num_samples: samples of the dataset.
+        batch_size: samples a batch of one rank.
+        shuffle: another order in every epoch; else the order of the dataset.
+        seed: with the epoch it decides the order; 0 to 2**64 - 1.
+        last: what becomes of a last global batch that is not full. "short": it is split evenly over
+            the ranks; "drop": it is left out; "pad": samples from the epoch's beginning come again.
+        rank, num_ranks: which part of every global batch is ours.
+
+    Raises:
+        ArgumentError: a value is out of its range, or the last batch is too short for all ranks.
+
+    >>> plan = Plan(5, 2)
+    >>> [batch.tolist() for batch in plan.batches(epoch=0)]
+    [[0, 1], [2, 3], [4]]
+    >>> shuffled = Plan(5, 2, shuffle=True, seed=7)
+    >>> shuffled.order(0, 0, 5).tolist(), shuffled.order(1, 0, 5).tolist()
+    ([2, 1, 4, 3, 0], [1, 3, 0, 2, 4])
+    """
+
+    num_samples: int
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    last: str = "short"
+    rank: int = 0
+    num_ranks: int = 1
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        for name in ("num_samples", "seed", "rank", "num_ranks"):
+            object.__setattr__(self, name, _as_integer(name, getattr(self, name)))
+        if self.num_samples < 0:
+            raise ArgumentError(f"num_samples is {self.num_samples}, expected 0 or more")
+        if not 0 <= self.seed < 1 << 64:
+            raise ArgumentError(f"seed is {self.seed!r}, expected an integer from 0 to 2**64 - 1")
+        if self.last not in LASTS:
+            raise ArgumentError(f"last is {self.last!r}, expected one of {list(LASTS)}")
+        if self.num_ranks < 1 or not 0 <= self.rank < self.num_ranks:
+            raise ArgumentError(
+                f"rank is {self.rank!r} of num_ranks {self.num_ranks!r}, expected 0 to num_ranks - 1"
+            )
+        self.check_last(0)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples that all ranks together take in one step."""
+        return self.batch_size * self.num_ranks
+
+    def order(self, epoch: int, start: int, stop: int) -> Array:
+        """The samples at the positions `[start, stop)` of an epoch, int64 (stop - start,)."""
+        if not self.shuffle:
+            return np.arange(start, stop, dtype=np.int64)
+        if self.num_samples <= _SORTED:
+            return _sorted_order(self.num_samples, self.seed, epoch)[start:stop]
+        return _placed(start, stop, self.num_samples, _keys(self.seed, epoch))
+
+    def num_batches(self, position: int = 0) -> int:
+        """Batches of this rank from a position to the end of the epoch."""
+        left = max(self.num_samples - position, 0)
+        whole, rest = divmod(left, self.global_batch_size)
+        return whole + (rest > 0 and self.last != "drop")
+
+    def after(self, position: int) -> int:
+        """The position after the global batch that begins at `position`."""
+        return min(position + self.global_batch_size, self.num_samples)
+
+    def batch(self, epoch: int, index: int) -> Array:
+        """This rank's batch `index` of an epoch, 0 to `num_batches() - 1`, without those before it."""
+        position = index * self.global_batch_size
+        if position + self.global_batch_size > self.num_samples:
+            return self._last(epoch, position)
+        start = position + self.rank * self.batch_size
+        return self.order(epoch, start, start + self.batch_size)
+
+    def num_own(self, position: int) -> int:
+        """Samples of this rank's batch at a position that are not there to fill it up."""
+        left = min(max(self.num_samples - position, 0), self.global_batch_size)
+        if left == self.global_batch_size:
+            return self.batch_size
+        if self.last == "pad":
+            return min(max(left - self.rank * self.batch_size, 0), self.batch_size)
+        return 0 if self.last == "drop" else len(range(self.rank, left, self.num_ranks))
+
+    def batches(self, epoch: int, position: int = 0) -> Iterator[Array]:
+        """This rank's batches of an epoch, from a position on: int64 (batch_size,), the last perhaps shorter."""
+        size = self.batch_size
+        for samples in self.stretches(epoch, position):
+            for start in range(0, len(samples), size):
+                yield samples[start : start + size]
+
+    def stretches(self, epoch: int, position: int = 0, limit: int | None = None) -> Iterator[Array]:
+        """The same batches, several at once: each array is whole batches, one after another.
+
+        Args:
+            limit: batches a stretch at most; by default as many as are computed at once.
+
+        Raises:
+            ArgumentError: what is left for the last batch is too short for all ranks.
+        """
+        self.check_last(position)
+        step = self.global_batch_size
+        most = max(_STRETCH // step, 1)
+        whole_end = position + (self.num_samples - position) // step * step
+        while position < whole_end:
+            stop = min(position + most * step, whole_end)
+            shape = (-1, self.num_ranks, self.batch_size)
+            ours = self.order(epoch, position, stop).reshape(shape)[:, self.rank].reshape(-1)
+            size = len(ours) if limit is None else limit * self.batch_size
+            for start in range(0, len(ours), size):
+                yield ours[start : start + size]
+            position = stop
+        if position < self.num_samples and self.last != "drop":
+            yield self._last(epoch, position)
+
+    def _last(self, epoch: int, position: int) -> Array:
+        left = self.order(epoch, position, self.num_samples)
+        if self.last == "short":
+            return np.array_split(left, self.num_ranks)[self.rank]
+        again = np.arange(self.global_batch_size - len(left)) % self.num_samples
+        first = self.order(epoch, 0, int(again.max(initial=-1)) + 1)
+        filled = np.concatenate([left, first[again]])
+        ours: Array = filled.reshape(self.num_ranks, self.batch_size)[self.rank]
+        return ours
+
+    def check_last(self, position: int) -> None:
+        """Raise unless every rank gets a sample of each batch from a position on.
+
+        Raises:
+            ArgumentError: what is left for the last batch is too short for all ranks.
+        """
+        rest = max(self.num_samples - position, 0) % self.global_batch_size
+        if self.last == "short" and 0 < rest < self.num_ranks:
+            raise ArgumentError(
+                f"the last batch has {rest} samples for {self.num_ranks} ranks, so some would have "
+                "none; use drop_last=True, or pad_last=True, which repeats samples from the "
+                "beginning of the epoch"
+            )
+
+
+def check_batch_size(batch_size: object) -> int:
+    """`batch_size` as an int.
+
+    Raises:
+        ArgumentError: it is no positive integer.
+    """
+    if not _is_integer(batch_size) or batch_size < 1:  # type: ignore[operator]  # is an integer here
+        raise ArgumentError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
+    return int(batch_size)  # type: ignore[call-overload,no-any-return]
+
+
+def _as_integer(name: str, value: Any) -> int:
+    if not _is_integer(value):
+        raise ArgumentError(f"{name} is {value!r}, expected an integer")
+    return int(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------ permutations
+
+
+def _keys(seed: int, epoch: int) -> Array:
+    """The keys of an epoch's permutation; NumPy promises that SeedSequence stays as it is."""
+    # Two words each: of numbers as they are, epoch 1 of seed 5 would be epoch 0 of 5 + 2**32.
+    words = [half for number in (seed, epoch) for half in (number & 0xFFFF_FFFF, number >> 32)]
+    keys: Array = np.random.SeedSequence(words).generate_state(_ROUNDS, np.uint64)
+    return keys
+
+
+@functools.lru_cache(maxsize=4)
+def _sorted_order(num_samples: int, seed: int, epoch: int) -> Array:
+    """All samples, sorted by keyed hashes of their numbers: every order is as likely as any other."""
+    hashes = _scramble(np.arange(num_samples, dtype=np.uint64), 64, _keys(seed, epoch))
+    order = np.argsort(hashes).astype(np.int64)  # no two are equal: any way of sorting will do
+    order.flags.writeable = False
+    return order
+
+
+def _placed(start: int, stop: int, num_samples: int, keys: Array) -> Array:
+    """The values of a keyed permutation of `[0, num_samples)` at the places `[start, stop)`.
+
+    A bijection on the next power of two; values beyond the samples are mapped on until they fall
+    among them (cycle walking), which keeps it one.
+    Source: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains, 2002.
+    """
+    bits = (num_samples - 1).bit_length()
+    word = np.uint32 if bits <= 32 else np.uint64
+    values = _scramble(np.arange(start, stop, dtype=np.uint64).astype(word), bits, keys)
+    beyond = np.flatnonzero(values >= num_samples)
+    while len(beyond):
+        mapped = _scramble(values[beyond], bits, keys)
+        values[beyond] = mapped
+        beyond = beyond[mapped >= num_samples]
+    return values.astype(np.int64)
+
+
+def _scramble(values: Array, bits: int, keys: Array) -> Array:
+    """A keyed bijection on the numbers below `2**bits`: every step can be undone within `bits` bits."""
+    word = values.dtype.type
+    mask, half = word((1 << bits) - 1), word((bits + 1) // 2)
+    for key in keys.tolist():
+        values = values ^ word(key & int(mask))
+        values = values * word((key >> 1 | 1) & int(mask)) & mask
+        values ^= values >> half
+    return values

@@ -1,0 +1,301 @@
+"""Whether a dataset and distributions belong together: is it the same sample, and is it the same view.
+
+Two questions, apart: ids, labels and length say whether it is the same sample; the input hashes that a
+generator leaves behind say whether it is the same view of it as well.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fostore import identity
+from fostore.errors import ArgumentError
+from fostore.generate.fingerprint import labels_of, one_a_sample
+from fostore.generate.framework import Framework, NumpyFramework
+from fostore.pairing.content import (
+    ADVICE,
+    Contents,
+    Undecided,
+    check_content,
+    first_difference,
+    must_compare,
+)
+from fostore.pairing.join import fits, join
+from fostore.pairing.origin import Origin, origin_of, refuse
+from fostore.schema import Array
+from fostore.store import Selection, Store
+
+LEVELS = ("auto", "content", "ids", "length")
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """What a dataset and its distributions were found to share.
+
+    >>> print(Pairing(None, ("length",), {"content": "a dict has no input hashes"}))
+    checked: length; not checked: content (a dict has no input hashes)
+    """
+
+    rows: Array | None
+    """Where the distribution of each sample is, int64 (num_samples,), as ids say; None: sample i has row i."""
+    checked: tuple[str, ...]
+    """What was compared and agrees: of "length", "class names", "ids", "labels", "content"."""
+    not_checked: Mapping[str, str] = field(default_factory=dict)
+    """What could not be compared, or was not to be, and why."""
+    num_compared: int = 0
+    """Samples whose inputs were compared."""
+
+    def __str__(self) -> str:
+        done = [
+            f"content ({self.num_compared} samples)" if what == "content" else what
+            for what in self.checked
+        ]
+        parts = [f"checked: {', '.join(done) or 'nothing'}"]
+        if self.not_checked:
+            reasons = ", ".join(f"{what} ({why})" for what, why in self.not_checked.items())
+            parts.append(f"not checked: {reasons}")
+        return "; ".join(parts)
+
+
+def check_pairing(
+    base_dataset: Any,
+    distributions: Mapping[int, Any] | Selection,
+    *,
+    ids: Any = None,
+    check: str = "auto",
+    framework: Framework | None = None,
+    input_getter: Callable[[Any], Any] | None = None,
+) -> Pairing:
+    """Raise unless there is one distribution for each sample, and it is of that sample.
+
+    Where both sides have ids, samples are joined with their distributions by id, whatever their
+    order; the dataset may then be a part of what the store holds. Class names are compared on every
+    level. No random state is changed; a dataset's own generators are drawn from as it is read.
+
+    Args:
+        ids: one unique key a sample; default: `base_dataset.ids`, where that is one.
+        check: "auto" compares what can be compared: ids, labels, and the inputs of as many samples
+            as a second allows, always the first, the last and some between. "content" compares the
+            inputs of all samples (with a progress bar) and insists on it. "ids" goes by ids alone,
+            "length" by the number of samples: both for a student that is meant to see another view.
+        framework: reads samples as the generator of this side does.
+        input_getter: takes the input out of a sample, as the generator's did.
+
+    Raises:
+        ArgumentError: a sample has no distribution or a distribution no sample; or a level that
+            needs what is not there, and says how to get it.
+        IdentityError: other samples, labels or class names; names the first sample that differs.
+
+    Warns:
+        UserWarning: content was to decide and cannot; says what decides instead.
+    """
+    if check not in LEVELS:
+        raise ArgumentError(f"check is {check!r}, expected one of {list(LEVELS)}")
+    if base_dataset is None:
+        _check_length(len(distributions), distributions)
+        return Pairing(None, ())
+    origin = origin_of(distributions)
+    if origin is None:
+        return _check_mapping(base_dataset, distributions, ids, check)
+    skipped: dict[str, str] = {}
+    rows, joined = _join(base_dataset, origin, ids, check, skipped)
+    if not joined:
+        _check_length(len(base_dataset), distributions)
+    checked = ["ids"] if joined else ["length"]
+    if _check_class_names(base_dataset, origin, skipped):
+        checked.append("class names")
+    if check in ("ids", "length"):
+        why = f"check={check!r} leaves it out"
+        return Pairing(rows, tuple(checked), {**skipped, "labels": why, "content": why})
+    contents: Contents | Undecided
+    try:
+        contents = Contents(
+            framework or NumpyFramework("cpu", ()), base_dataset, input_getter, origin, rows
+        )
+    except Undecided as undecided:
+        contents = undecided
+    if _check_labels(base_dataset, origin, rows, contents, skipped):
+        checked.append("labels")
+    compared = 0
+    try:
+        if isinstance(contents, Undecided):
+            raise contents
+        compared = check_content(contents, every=check == "content")
+        checked.append("content")
+    except Undecided as undecided:
+        if check == "content":
+            raise must_compare(undecided.reason) from None
+        skipped["content"] = undecided.reason
+        if undecided.warn and not joined:
+            _warn(undecided.reason, checked)
+    return Pairing(rows, tuple(checked), skipped, compared)
+
+
+def _warn(reason: str, checked: Sequence[str]) -> None:
+    deciding = [what for what in checked if what != "class names"]
+    decide = f"{deciding[0]} alone decides" if len(deciding) == 1 else "length and labels decide"
+    warnings.warn(
+        f"the content of the samples decides nothing, since {reason}; {decide} whether they are the "
+        "samples of the distributions. ids= here and when generating would make it certain; "
+        "check='length' says that this is meant",
+        stacklevel=4,  # where the user makes a dataset
+    )
+
+
+def _check_mapping(base_dataset: Any, distributions: Any, ids: Any, check: str) -> Pairing:
+    """A dict says nothing about its samples but how many they are."""
+    needs = f"check={check!r}" if check in ("ids", "content") else "ids=" if ids is not None else ""
+    if needs:
+        raise ArgumentError(
+            f"{needs} compares with what a generator recorded, and a {type(distributions).__name__} "
+            "of distributions has no ids and no input hashes; generate with store= (and ids=)"
+        )
+    _check_length(len(base_dataset), distributions)
+    why = f"a {type(distributions).__name__} says nothing about its samples"
+    skipped = dict.fromkeys(("class names", "ids", "labels", "content"), why)
+    return Pairing(None, ("length",), skipped)
+
+
+# ------------------------------------------------------------------ ids
+
+
+def _join(
+    base_dataset: Any, origin: Origin, ids: Any, check: str, skipped: dict[str, str]
+) -> tuple[Array | None, bool]:
+    """Where the distribution of each sample is, and whether ids say so."""
+    column = origin.schema.role("id")
+    samples = len(base_dataset)
+    given = ids is not None
+    if column is None:
+        if given or check == "ids":
+            raise ArgumentError(
+                "ids were to be compared, and the store keeps none; give ids= to "
+                "generate_distributions (or to create), or pair without ids= and with check='auto'"
+            )
+        skipped["ids"] = "the store keeps none"
+        return None, False
+    if not given:
+        ids = None if check == "length" else one_a_sample(base_dataset, samples, ("ids",))
+        if ids is None or (check != "ids" and not fits(ids, column)):
+            if check == "ids":
+                raise ArgumentError(
+                    "check='ids' needs ids on both sides: the store keeps them, and the dataset has "
+                    "no attribute `ids` with one key a sample; give ids="
+                )
+            left_out = "check='length' leaves them out"
+            skipped["ids"] = left_out if check == "length" else "the dataset has none; give ids="
+            return None, False
+    if len(ids) != samples:
+        raise ArgumentError(f"{len(ids)} ids for the {samples} samples of the dataset")
+    return join(ids, origin, column), True
+
+
+# ------------------------------------------------------------------ length, class names, labels
+
+
+def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) -> None:
+    count = len(distributions)
+    if isinstance(distributions, Selection):
+        first, whole = min(count, samples), count == samples
+    elif isinstance(distributions, Store):
+        first = distributions.committed.prefix
+        whole = first == count == samples
+    else:
+        first = next((i for i in range(min(samples, count + 1)) if i not in distributions), samples)
+        whole = count == samples and first == samples
+    if whole:
+        return
+    keys = [] if isinstance(distributions, Selection) else list(distributions)[:1]
+    if keys and not isinstance(keys[0], (int, np.integer)):
+        raise ArgumentError(
+            f"distributions has the key {keys[0]!r}; keys are dataset indices (integers), as "
+            "generate_distributions and load_distributions return them"
+        )
+    if first < samples:
+        raise ArgumentError(
+            f"the dataset has {samples} samples and there are {count} distributions: sample {first} "
+            "has none. Generate the others (with drop_last=False), or pair a Subset of the dataset "
+            "with the distributions of its samples, renumbered from 0"
+        )
+    kept = isinstance(distributions, Store)
+    part = "store.select(indices), or ids= where the store has ids," if kept else "a part of them"
+    raise ArgumentError(
+        f"the dataset has {samples} samples, but there are {count} distributions; they were "
+        f"generated from another dataset, or from a larger one: {part} pairs a part of it"
+    )
+
+
+def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str]) -> bool:
+    ours, theirs = classes_of(base_dataset), origin.schema.class_names
+    if ours is None or theirs is None:
+        skipped["class names"] = f"the {'store' if theirs is None else 'dataset'} has none"
+        return False
+    if ours == theirs:
+        return True
+    if sorted(ours) == sorted(theirs):
+        difference = "the class names are the same in another order"
+    else:
+        difference = f"the dataset has {len(ours)} class names, the store {len(theirs)}"
+    pairs = zip(ours, theirs, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    names = [names[at] if at < len(names) else None for names in (ours, theirs)]
+    raise refuse(
+        f"{difference} (class {at} is {names[0]!r} in the dataset and {names[1]!r} in the store)",
+        "The order of the classes says what each probability is of: use the classes of the store",
+    )
+
+
+def classes_of(dataset: Any) -> tuple[str, ...] | None:
+    """Class names as torchvision's datasets have them, also through a Subset."""
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None and hasattr(dataset, "indices"):
+        return classes_of(inner)
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
+
+
+def _check_labels(
+    base_dataset: Any,
+    origin: Origin,
+    places: Array | None,
+    contents: Contents | Undecided,
+    skipped: dict[str, str],
+) -> bool:
+    stored = origin.dataset.get("labels")
+    labels = labels_of(base_dataset, len(base_dataset))
+    if stored is None or labels is None:
+        skipped["labels"] = f"the {'store' if stored is None else 'dataset'} does not tell them"
+        return False
+    labels = _in_store_order(labels, origin, places)
+    if labels is None:
+        skipped["labels"] = "the dataset is a part of what was generated"
+        return False
+    ours = identity.hash_values(labels)
+    if ours == stored:
+        return True
+    where = None
+    if isinstance(contents, Contents):
+        with suppress(Undecided):
+            where = first_difference(contents)
+    what = "the labels of the dataset are not those of the generator's"
+    raise refuse(f"{what}; {where}" if where else what, ADVICE)
+
+
+def _in_store_order(labels: Any, origin: Origin, places: Array | None) -> Any | None:
+    """The labels as the generator's dataset had them; None where the dataset is a part of it."""
+    if places is None and origin.chosen is None:
+        return labels
+    samples = len(labels)
+    rows = origin.rows(np.arange(samples) if places is None else places)
+    order = np.argsort(rows)
+    if samples != len(origin.store) or not np.array_equal(rows[order], np.arange(samples)):
+        return None
+    return np.asarray(labels)[order]

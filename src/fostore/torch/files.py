@@ -1,0 +1,320 @@
+"""The .pt and .pth format: what torch.save writes, loaded as weights only, so that no pickle runs code."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fostore.conversion.files import Hints, Holds
+from fostore.conversion.files._flat import open_source
+from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
+from fostore.conversion.files._spool import counted
+from fostore.conversion.files._zip import ZipBuilder, open_zip
+from fostore.conversion.files.guess import Found, choose, plain_table
+from fostore.conversion.table import Batch, Table
+from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
+from fostore.header import Header
+from fostore.jsontext import check_json
+from fostore.schema import Array, Column
+
+_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+_LEGACY = {
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "uint8": "ByteStorage",
+    "int64": "LongStorage",
+}
+"""The storage classes by which torch.save names a dtype; the others are kept untyped."""
+_ROOT = "archive"
+
+
+class TorchFile:
+    """See `fostore.conversion.files.FileFormat`; a tensor a column, the header as text beside them."""
+
+    name = "pt"
+    holds = Holds(header=True, dtypes=_DTYPES)
+
+    def read(self, path: Path, hints: Hints) -> Table:
+        """The rows of a tensor, or of a mapping of indices to rows; tensors are mapped, not loaded.
+
+        Raises:
+            UnsafeError: what is in it could only be restored by running code, or it claims more
+                than its bytes.
+        """
+        where = str(path)
+        size, content = _load(path)
+        if isinstance(content, torch.Tensor):
+            content = {"tensor": content}
+        if not isinstance(content, dict):
+            raise FormatError(
+                f"{where} holds {type(content).__name__}, expected a tensor or a dict of tensors"
+            )
+        if isinstance(content.get(KEY), str) and hints.inside is None:
+            return _headed(where, content, parse(content[KEY], where), size)
+        meta, notes, rows = _distributions(content, where)
+        if rows is not None:
+            return _mapping_table(where, rows, hints, meta, notes, size)
+        tensors = {str(name): t for name, t in content.items() if isinstance(t, torch.Tensor)}
+        found = {name: Found(_dtype_of(t), tuple(t.shape)) for name, t in tensors.items()}
+        name = choose(found, where, hints.inside)
+        tensor = _checked(tensors[name], f"{where}::{name}", size)
+
+        def batches(start: int, count: int) -> Iterator[Array]:
+            for first in range(start, len(tensor), count):
+                yield _array(tensor[first : first + count])
+
+        inner = f"{where}::{name}"
+        rows_there = found[name].shape[0] if found[name].shape else 0
+        return plain_table(
+            inner, self.name, found[name], batches, hints, num_rows=rows_there, meta=meta
+        )
+
+    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
+        """Write anew, laid out as torch.save does; the tensors grow side by side."""
+        with counted(header, batches) as (counted_header, num_rows, rows):
+            passing = Passing(counted_header, rows)
+            columns = header.schema.columns
+            text = _pickled(passing.header, num_rows)
+            members = [(f"{_ROOT}/data.pkl", len(text)), (f"{_ROOT}/byteorder", 6)]
+            members += [
+                (f"{_ROOT}/data/{i}", num_rows * column.row_bytes)
+                for i, column in enumerate(columns)
+            ]
+            members.append((f"{_ROOT}/version", 2))
+            with closing(ZipBuilder(path, members)) as archive:
+                archive.write(1, b"little")
+                archive.write(len(members) - 1, b"3\n")
+                for batch in passing:
+                    for i, column in enumerate(batch, 2):
+                        archive.write(i, column)
+                archive.write(0, passing.fill(text))
+                archive.end()
+
+    def resume_at(self, path: Path, header: Header) -> int:
+        """0: an archive is none before its end."""
+        return 0
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _load(path: Path) -> tuple[int, Any]:
+    """The bytes of a file and what it holds, with tensors that lie on its pages."""
+    fd, size = open_source(path)
+    begin = os.pread(fd, 4, 0)
+    os.close(fd)
+    if begin[:2] != b"PK":
+        raise UnsupportedError(
+            f"{path} is no file of torch.save since torch 1.6, or was cut. If it is an older one, load "
+            "and save it anew: torch.save(torch.load(path, weights_only=True), path)"
+        )
+    with open_zip(path, size) as archive:
+        for info in archive.infolist():
+            if info.compress_type != 0:
+                raise UnsafeError(f"{path}: {info.filename!r:.80} is compressed, as torch does not")
+    try:
+        return size, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" (it names {named.group(1)})" if named else ""
+        raise UnsafeError(
+            f"{path} holds more than tensors, numbers, text, lists and dicts{what}: to load it could run "
+            "any code. Load it where you trust it and save the tensor alone: "
+            'torch.save({"probs": probs}, path)'
+        ) from error
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise FormatError(f"{path} cannot be loaded: {first:.200}") from error
+
+
+def _headed(where: str, content: Mapping[Any, Any], header: Header, size: int) -> Table:
+    tensors = []
+    for column in header.schema.columns:
+        tensor = content.get(column.name)
+        if not isinstance(tensor, torch.Tensor):
+            raise FormatError(f"{where} has no tensor {column.name!r}, which its header names")
+        expected = "uint8" if column.dtype == "utf8" else column.dtype
+        if (_dtype_of(tensor), tuple(tensor.shape[1:])) != (expected, column.shape):
+            raise FormatError(
+                f"{where}: tensor {column.name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected "
+                f"{expected} and rows of {column.shape} by the header"
+            )
+        tensors.append(_checked(tensor, f"{where}::{column.name}", size))
+    if len({len(tensor) for tensor in tensors}) > 1:
+        raise FormatError(f"{where}: its tensors differ in their number of rows")
+
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        for first in range(start, len(tensors[0]), rows):
+            yield [_array(tensor[first : first + rows]) for tensor in tensors]
+
+    return headed_table(where, "pt", header, len(tensors[0]), batches)
+
+
+def _distributions(
+    content: dict[Any, Any], where: str
+) -> tuple[dict[str, Any], list[str], dict[Any, Any] | None]:
+    """Metadata, notes and rows by index, where a dict is laid out as the guide's documents are."""
+    meta: dict[str, Any] = {}
+    notes: list[str] = []
+    if isinstance(content.get("meta"), dict):
+        try:
+            meta = check_json(content["meta"])
+        except ArgumentError as error:
+            notes.append(f"the metadata was left out, as JSON cannot hold it: {error}")
+    inner = content.get("distributions")
+    rows = inner if isinstance(inner, dict) else content
+    is_mapping = bool(rows) and all(
+        type(key) is int or (isinstance(key, str) and key.isdecimal() and key.isascii())
+        for key in rows
+    )
+    if not is_mapping and inner is not None and not isinstance(inner, torch.Tensor):
+        raise FormatError(f"{where}: 'distributions' is no dict of indices and rows")
+    return meta, notes, rows if is_mapping else None
+
+
+def _mapping_table(
+    where: str,
+    rows: dict[Any, Any],
+    hints: Hints,
+    meta: dict[str, Any],
+    notes: list[str],
+    size: int,
+) -> Table:
+    ordered: list[Any] = [None] * len(rows)
+    for key, row in rows.items():
+        index = int(key)
+        if not 0 <= index < len(rows) or ordered[index] is not None:
+            raise FormatError(
+                f"{where} has {len(rows)} rows and the key {key!r}; the keys must be 0 to "
+                f"{len(rows) - 1}, each once"
+            )
+        ordered[index] = row
+    first = _row(ordered[0], 0, where, size)
+    dtype, shape = first
+
+    def batches(start: int, count: int) -> Iterator[Array]:
+        for begin in range(start, len(ordered), count):
+            part = ordered[begin : begin + count]
+            for i, row in enumerate(part, begin):
+                if _row(row, i, where, size) != first:
+                    raise FormatError(
+                        f"{where}: row {i} is {_row(row, i, where, size)}, row 0 is {first}"
+                    )
+            yield np.stack(
+                [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in part]
+            )
+
+    found = Found(dtype, (len(ordered), *shape))
+    return plain_table(
+        where, "pt", found, batches, hints, num_rows=len(ordered), meta=meta, notes=notes
+    )
+
+
+def _row(row: Any, index: int, where: str, size: int) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape of one row; lists of numbers are doubles, as they are in Python."""
+    if isinstance(row, torch.Tensor):
+        return _dtype_of(_checked(row, f"{where}, row {index}", size)), tuple(row.shape)
+    try:
+        array = np.array(row, None)
+    except ValueError:
+        array = np.empty(0, object)
+    if isinstance(row, list) and array.dtype.kind in "fiu":
+        return "float64", array.shape
+    raise FormatError(
+        f"{where}: row {index} is {row!r:.60}, expected a tensor or a list of numbers"
+    )
+
+
+def _dtype_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _checked(tensor: torch.Tensor, where: str, size: int) -> torch.Tensor:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise UnsupportedError(f"{where} is no dense tensor: save tensor.to_dense()")
+    if tensor.numel() * tensor.element_size() > size:
+        raise UnsafeError(
+            f"{where} claims the shape {tuple(tensor.shape)} in a file of {size:,} bytes; if it was "
+            "expanded, save tensor.contiguous()"
+        )
+    return tensor.detach()
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """A copy in NumPy; bfloat16 as its bits."""
+    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    if dense.dtype == torch.bfloat16:
+        return dense.view(torch.int16).numpy().view(np.uint16).copy()
+    return dense.numpy().copy()
+
+
+# ------------------------------------------------------------------ writing
+
+
+class _Storage:
+    """Stands for the bytes of a column while the archive's pickle is made."""
+
+    def __init__(self, index: int, dtype: str, num_bytes: int, size: int) -> None:
+        legacy = _LEGACY.get(dtype)
+        kind = torch.UntypedStorage if legacy is None else getattr(torch, legacy)
+        count = num_bytes if legacy is None else size
+        self.id = ("storage", kind, str(index), "cpu", count)
+
+
+class _Tensor:
+    """Stands for a tensor: pickles as torch has it since 1.6, with no data behind it."""
+
+    def __init__(self, index: int, column: Column, num_rows: int) -> None:
+        dtype = "uint8" if column.dtype == "utf8" else column.dtype
+        shape = (num_rows, *column.shape)
+        size = num_rows * column.row_bytes // column.numpy_dtype.itemsize
+        strides = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+        storage = _Storage(index, dtype, num_rows * column.row_bytes, size)
+        hooks: OrderedDict[str, Any] = OrderedDict()
+        common = (storage, 0, shape, strides, False, hooks)
+        self._made: tuple[Any, ...]
+        if dtype in _LEGACY:
+            self._made = (torch._utils._rebuild_tensor_v2, common)
+        else:
+            self._made = (torch._utils._rebuild_tensor_v3, (*common, getattr(torch, dtype)))
+
+    def __reduce__(self) -> Any:
+        return self._made
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.id if isinstance(obj, _Storage) else None
+
+
+def _pickled(header: Header, num_rows: int) -> bytes:
+    content: dict[str, Any] = {
+        column.name: _Tensor(i, column, num_rows) for i, column in enumerate(header.schema.columns)
+    }
+    content[KEY] = text_of(header).decode()
+    file = io.BytesIO()
+    _Pickler(file, protocol=2).dump(content)
+    return file.getvalue()
+
+
+FORMAT = TorchFile()

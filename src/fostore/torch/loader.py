@@ -1,0 +1,284 @@
+"""output_dataloader for torch: a DataLoader whose order is seeded, resumable and split over ranks exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from torch.utils.data import DataLoader, default_collate
+
+from fostore.errors import ArgumentError
+from fostore.loading.loader import run
+from fostore.loading.plan import Plan
+from fostore.schema import Array
+from fostore.store import Selection
+from fostore.torch.ahead import can_pin, to_pinned, torch_states, with_modes
+from fostore.torch.dataset import FirstOrderDataset
+from fostore.torch.rows import with_lists
+from fostore.torch.sampler import EpochSampler
+
+_OF_THE_DATASET = ("ids", "check", "target_key", "dtype", "as_kind", "temperature")
+
+
+class OutputLoader(DataLoader[Any]):
+    """A DataLoader over a dataset, in an order of ours: seeded, resumable, exact on any number of ranks.
+
+    Each iteration is the next epoch. Without workers, batches are read in one thread ahead; with
+    workers, by torch's. The state counts batches handed out, whatever was read ahead.
+
+    Args:
+        dataset: a map-style dataset, best a `FirstOrderDataset`.
+        batch_sampler: an `EpochSampler`, instead of the arguments that say the order.
+        others: see `output_dataloader`, and `torch.utils.data.DataLoader`.
+
+    Raises:
+        ArgumentError: a value cannot be used, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        pad_last: bool = False,
+        rank: int = 0,
+        num_ranks: int = 1,
+        prefetch: int = 2,
+        batch_sampler: Any = None,
+        **options: Any,
+    ) -> None:
+        # Lightning makes loaders anew from the attributes that are named as the arguments are.
+        self.seed, self.pad_last, self.rank, self.num_ranks = seed, pad_last, rank, num_ranks
+        self.prefetch = prefetch
+        if not options.get("in_order", True):
+            raise ArgumentError(
+                "in_order=False hands batches out in any order, so that nobody could say where the "
+                "loader is; leave it out, or use a DataLoader of torch's over a FirstOrderDataset"
+            )
+        options["pin_memory"] = bool(options.get("pin_memory")) and can_pin()
+        options["collate_fn"] = with_lists(options.get("collate_fn"))
+        self.epochs: EpochSampler | None = None
+        if batch_sampler is None:
+            options.pop("sampler", None)
+            self.epochs = EpochSampler(
+                dataset,
+                batch_size,
+                shuffle,
+                seed=seed,
+                drop_last=drop_last,
+                pad_last=pad_last,
+                rank=rank,
+                num_ranks=num_ranks,
+                generator=options.get("generator"),
+            )
+        elif isinstance(batch_sampler, EpochSampler):
+            _check_sampler(batch_sampler.plan, len(dataset), shuffle, drop_last, num_ranks)
+            batch_sampler.adopt(seed=seed, pad_last=pad_last)
+            self.epochs = batch_sampler
+        else:  # Lightning wraps ours where it predicts
+            super().__init__(dataset, batch_sampler=batch_sampler, **options)
+            return
+        options.update(sampler=self.epochs.sampler, batch_size=self.epochs.batch_size)
+        super().__init__(dataset, drop_last=self.epochs.drop_last, **options)
+        vars(self)["batch_sampler"] = (
+            self.epochs
+        )  # torch has made a plain one, and guards its place
+
+    def __iter__(self) -> Any:
+        if self.epochs is None:
+            return super().__iter__()
+        self.epochs.check_seed()
+        if self.num_workers > 0:
+            return self._from_workers(self.epochs)
+        dataset: Any = self.dataset
+        whole = self.collate_fn is default_collate and hasattr(dataset, "read_batches")
+        read = self._read_stretch if whole else self._read
+        limit = 1
+        if whole:
+            limit = dataset.batches_at_once(self.epochs.batch_size, ahead=self.prefetch > 0)
+        return run(
+            self.epochs.cursor,
+            with_modes(read),
+            limit=limit,
+            prefetch=self.prefetch,
+            states=torch_states,
+            announce=getattr(dataset, "announce", None),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration this epoch; see `Cursor.set_epoch`."""
+        self._epochs().set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, as plain numbers: what was handed out, whatever was read ahead."""
+        return self._epochs().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there with the next iteration; batch size, ranks and workers may differ.
+
+        Raises:
+            ArgumentError: the state is of another order of samples; the loader stays where it was.
+        """
+        self._epochs().load_state_dict(state)
+
+    def _epochs(self) -> EpochSampler:
+        if self.epochs is None:
+            raise ArgumentError(
+                f"the order of this loader is that of {type(self.batch_sampler).__name__}, whose "
+                "place in an epoch is not known here; give shuffle= and seed= instead of a sampler"
+            )
+        return self.epochs
+
+    def _from_workers(self, epochs: EpochSampler) -> Iterator[Any]:
+        cursor, plan = epochs.cursor, epochs.plan
+        epoch, position = cursor.begin()
+        with epochs.starting(epoch, position):
+            batches = super().__iter__()
+        self._latest = begun = object()
+        for batch in batches:
+            position = plan.after(position)
+            cursor.hand_out(epoch, position)
+            yield batch
+            if self.persistent_workers and self._latest is not begun:
+                raise RuntimeError(
+                    "a newer iteration over this loader has taken its persistent workers, which serve one "
+                    "at a time; end an iteration before the next, or leave persistent_workers out"
+                )
+        cursor.end(epoch)
+
+    def _read_stretch(self, samples: Array) -> Sequence[Any]:
+        dataset: Any = self.dataset
+        batches: list[Any] = dataset.read_batches(samples, self._epochs().batch_size)
+        return [to_pinned(batch) for batch in batches] if self.pin_memory else batches
+
+    def _read(self, samples: Array) -> Sequence[Any]:
+        indices = samples.tolist()
+        many = getattr(self.dataset, "__getitems__", None)
+        found = many(indices) if many is not None else [self.dataset[i] for i in indices]
+        batch = self.collate_fn(found)
+        return [to_pinned(batch) if self.pin_memory else batch]
+
+
+@overload
+def output_dataloader(
+    base_dataset: Any,
+    distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
+    batch_size: int = 64,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    input_getter: Callable[[Any], Any] | None = None,
+    *,
+    sampler: None = None,
+    batch_sampler: EpochSampler | None = None,
+    seed: int | None = None,
+    drop_last: bool = False,
+    pad_last: bool = False,
+    rank: int = 0,
+    num_ranks: int = 1,
+    prefetch: int = 2,
+    **options: Any,
+) -> OutputLoader: ...
+
+
+@overload
+def output_dataloader(
+    base_dataset: Any,
+    distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
+    *args: Any,
+    **options: Any,
+) -> DataLoader[Any]: ...
+
+
+def output_dataloader(
+    base_dataset: Any,
+    distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
+    batch_size: int | None = 64,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    input_getter: Callable[[Any], Any] | None = None,
+    **options: Any,
+) -> DataLoader[Any]:
+    """A DataLoader of batches [inputs, labels, distributions], or [inputs, distributions].
+
+    Args:
+        base_dataset, distributions, input_getter: see `FirstOrderDataset`; None as base_dataset
+            gives distributions alone.
+        batch_size: samples a batch of one rank, at least 1.
+        shuffle: another order in every epoch, the same as that of NumPy and JAX loaders here.
+        num_workers: processes that read, for base datasets that decode; 0 reads in a thread ahead,
+            which is faster for everything else.
+        pin_memory: batches in page-locked memory; without an accelerator it has no effect.
+        seed: 0 to 2**64 - 1, makes the orders repeatable; None draws one from torch's global
+            random numbers (or `generator=`) now.
+        drop_last: leave out a last batch that is shorter.
+        pad_last: fill it up with samples from the epoch's beginning.
+        rank, num_ranks: this process's part of every global batch of `batch_size * num_ranks`.
+            Leave them out under Accelerate, which takes its part itself; see docs/distributed.md.
+        prefetch: batches that the thread reads ahead; 0 for none. A dataset that draws from the
+            global random states is read in the caller's thread all the same.
+        ids, check, target_key, dtype, as_kind, temperature: see `FirstOrderDataset`.
+        options: any other keyword of `torch.utils.data.DataLoader`. With an order of your own
+            (`sampler`, `batch_sampler`, `batch_size=None`) the result is torch's DataLoader, which
+            has no state.
+
+    Raises:
+        ArgumentError, IdentityError: see `FirstOrderDataset`.
+
+    >>> loader = output_dataloader([(1.0, 0), (2.0, 1)], {0: [0.9, 0.1], 1: [0.2, 0.8]})
+    >>> inputs, labels, distributions = next(iter(loader))
+    >>> labels, distributions.shape
+    (tensor([0, 1]), torch.Size([2, 2]))
+    """
+    chosen = {name: options.pop(name) for name in _OF_THE_DATASET if name in options}
+    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **chosen)
+    options = {name: value for name, value in options.items() if value is not None}
+    options.update(shuffle=shuffle, num_workers=num_workers, pin_memory=pin_memory)
+    batch_sampler = options.get("batch_sampler")
+    foreign = batch_sampler is not None and not isinstance(batch_sampler, EpochSampler)
+    if batch_size is None or "sampler" in options or foreign:
+        return _stock(dataset, None if batch_size is None else int(batch_size), options)
+    return OutputLoader(dataset, batch_size=batch_size, **options)
+
+
+def _check_sampler(
+    plan: Plan, num_samples: int, shuffle: bool, drop_last: bool, num_ranks: int
+) -> None:
+    """Refuse a sampler for another dataset, or for another order than is asked for beside it."""
+    if plan.num_samples != num_samples:
+        raise ArgumentError(
+            f"the EpochSampler is for {plan.num_samples} samples, and the dataset has {num_samples}"
+        )
+    order = {"shuffle": plan.shuffle, "drop_last": plan.last == "drop", "num_ranks": plan.num_ranks}
+    asked = {"shuffle": shuffle, "drop_last": drop_last, "num_ranks": num_ranks}
+    default = {"shuffle": False, "drop_last": False, "num_ranks": 1}
+    for name, value in asked.items():
+        if value != default[name] and value != order[name]:
+            raise ArgumentError(
+                f"{name}={value!r} contradicts the EpochSampler, which has {order[name]!r}; say the "
+                "order there"
+            )
+
+
+def _stock(dataset: Any, batch_size: int | None, options: dict[str, Any]) -> DataLoader[Any]:
+    """A DataLoader of torch's, for an order that the user brings."""
+    options.pop("prefetch", None)
+    ours = {"seed", "pad_last", "rank", "num_ranks"} & options.keys()
+    if ours:
+        raise ArgumentError(
+            f"{sorted(ours)} say an order, and so does your own sampler or batch_size=None; choose one"
+        )
+    options["pin_memory"] = options["pin_memory"] and can_pin()
+    if batch_size is not None:
+        options["collate_fn"] = with_lists(options.get("collate_fn"))
+    if "batch_sampler" not in options:
+        options["batch_size"] = batch_size
+    return DataLoader(dataset, **options)
+
+
+output_fo_dataloader = output_dataloader

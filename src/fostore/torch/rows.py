@@ -1,0 +1,130 @@
+"""Rows and batches that torch's own default_collate turns into gathered tensors, without stacking rows."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data._utils.collate import collate, default_collate, default_collate_fn_map
+
+from fostore.pairing.dataset import split, split_all
+
+
+class Row(tuple[Any, ...]):
+    """A sample (input, [label,] distribution): a tuple, of a type that marks where it comes from."""
+
+    __slots__ = ()
+
+
+class DictRow(UserDict[str, Any]):
+    """A dict sample with its distribution: a mapping, and no `dict`.
+
+    Hugging Face's Trainer drops the keys that a model's `forward` does not name out of samples that
+    are dicts; it would train without the distributions and say nothing.
+    """
+
+    def __init__(self, items: Mapping[str, Any] | None = None) -> None:
+        self.data = {} if items is None else dict(items)
+
+
+class TensorRow(torch.Tensor):
+    """A distribution alone, of a type that marks where it comes from; results of it are plain tensors."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+class Batch(Sequence[Any]):
+    """The samples that a dataset was asked for at once, their distributions gathered in one tensor.
+
+    torch chooses how to collate by the type of the first sample, so `batch[0]` is of a marked type.
+    Iterating gives plain tuples (or mappings, or tensors), which any other collate_fn may take.
+    """
+
+    __slots__ = ("_samples", "input_getter", "rows", "target_key")
+
+    def __init__(
+        self,
+        samples: Sequence[Any] | None,
+        rows: torch.Tensor,
+        input_getter: Callable[[Any], Any] | None,
+        target_key: str | None,
+    ) -> None:
+        """`samples` are those of the base dataset; None: there is none."""
+        self._samples = samples
+        self.rows = rows
+        self.input_getter = input_getter
+        self.target_key = target_key
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(self)[index]
+        row = self.rows[index]  # raises IndexError at the end
+        if self._samples is None:
+            return row.as_subclass(TensorRow)
+        sample = self._with_row(self._samples[index], row)
+        return Row(sample) if isinstance(sample, tuple) else sample
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = self.rows.unbind()
+        if self._samples is None:
+            return iter(rows)
+        return map(self._with_row, self._samples, rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)  # a worker process hands over what a plain dataset would
+
+    def _with_row(self, sample: Any, row: torch.Tensor) -> Any:
+        if self.target_key is None:
+            return (*split(sample, self.input_getter), row)
+        return DictRow({**sample, self.target_key: row})
+
+    def collated(self, collate_fn_map: Any = default_collate_fn_map) -> Any:
+        """What default_collate makes of plain rows: [inputs, [labels,] distributions], or a dict."""
+        if self._samples is None:
+            return self.rows
+        if self.target_key is not None:
+            found = collate([dict(one) for one in self._samples], collate_fn_map=collate_fn_map)
+            return {**found, self.target_key: self.rows}
+        parts = split_all(self._samples, self.input_getter)
+        return [*collate(parts, collate_fn_map=collate_fn_map), self.rows]
+
+
+class Listed:
+    """A collate_fn that gets a list of its rows, as from any other dataset: many insist on one."""
+
+    def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
+        self.collate_fn = collate_fn
+
+    def __call__(self, rows: Sequence[Any]) -> Any:
+        return self.collate_fn(list(rows))
+
+
+def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    """What a loader calls for a user's collate_fn; torch's own takes a `Batch` as it is."""
+    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, Listed):
+        return collate_fn
+    return Listed(collate_fn)
+
+
+def _collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    if isinstance(batch, Batch):
+        return batch.collated(collate_fn_map)
+    return collate([_plain(row) for row in batch], collate_fn_map=collate_fn_map)
+
+
+def _plain(row: Any) -> Any:
+    """A row that somebody took out of a batch, as if it came from any other dataset."""
+    if isinstance(row, DictRow):
+        return row.data
+    if isinstance(row, Row):
+        return tuple(row)
+    return row.as_subclass(torch.Tensor) if isinstance(row, TensorRow) else row
+
+
+for _kind in (Row, DictRow, TensorRow):
+    default_collate_fn_map[_kind] = _collate_rows

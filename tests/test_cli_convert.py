@@ -1,0 +1,184 @@
+"""`fostore convert`, `stack`, `head` and `meta`: what is printed, what is written, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fostore
+from fostore.cli import app
+from support import SUFFIXES, probs
+
+N, K = 300, 4
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make(tmp_path / "a.zarr")
+
+
+def make(path: Path, seed: int = 0) -> Path:
+    with fostore.create(
+        path,
+        num_samples=N,
+        num_classes=K,
+        class_names=list("abcd"),
+        ids=[f"s{i}" for i in range(N)],
+    ) as writer:
+        writer.append(probs(N, K, seed=seed))
+    return path
+
+
+def test_convert_prints_the_receipt_and_writes_it(tmp_path: Path, store: Path) -> None:
+    code, out, err = run("convert", store, tmp_path / "b.h5", "--receipt", tmp_path / "r.json")
+    assert (code, err) == (0, "")
+    digest = fostore.open(store).digest()
+    assert f"digest    {digest}" in out
+    assert "another than the source's" not in out
+    assert json.loads((tmp_path / "r.json").read_text())["source_digest"] == digest
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, store: Path) -> None:
+    code, out, _ = run("convert", store, tmp_path / "b.h5", "--dry-run", "--dtype", "float16")
+    assert code == 0
+    assert "peak memory about" in out
+    assert "lossy       dtype: float32 became float16" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_every_change_has_its_option(tmp_path: Path, store: Path) -> None:
+    (tmp_path / "keys").write_text("".join(f"{i}\n" for i in range(N)))
+    code, out, _ = run(
+        "convert", store, tmp_path / "b.zarr",
+        "--rows", "10:20:2", "--classes", "d,0", "--dtype", "float16", "--kind", "log_probs",
+        "--allow-lossy", "--meta", "x=1", "--max-memory", "300M", "--verify", "sample",
+        "--unit-rows", "4096",
+    )  # fmt: skip
+    assert code == 0, out
+    there = fostore.open(tmp_path / "b.zarr")
+    assert (len(there), there.schema.kind, there.schema.dtype) == (5, "log_probs", "float16")
+    assert there.schema.class_names == ("d", "a")
+    assert list(there.ids) == ["s10", "s12", "s14", "s16", "s18"]
+    assert there.meta == {"x": 1}
+    assert "measured" in out
+    assert "verified  sample" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--dtype", "float16"], 2, "--allow-lossy"),
+        (["--rows", "5"], 2, "--rows is '5'"),
+        (["--max-memory", "much"], 2, "--max-memory is 'much'"),
+        (["--max-memory", "1M"], 2, "--max-memory"),
+        (["--ids", "keys"], 2, "--ids is 'keys'"),
+        (["--meta", "x"], 2, "--meta is 'x'"),
+        (["--classes", "zebra"], 2, "there is no class 'zebra'"),
+        (["--exists", "maybe"], 2, "maybe"),
+    ],
+)
+def test_wrong_usage_ends_with_two_and_names_the_option(
+    tmp_path: Path, store: Path, arguments: list[str], code: int, message: str
+) -> None:
+    ended, _, err = run("convert", store, tmp_path / "b.h5", *arguments)
+    assert ended == code
+    assert message in err
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_failures_have_their_exit_codes(tmp_path: Path, store: Path) -> None:
+    code, _, err = run("convert", tmp_path / "no.zarr", tmp_path / "b.h5")
+    assert code == 3
+    assert "there is nothing at" in err
+    run("convert", store, tmp_path / "b.h5")
+    code, _, err = run("convert", store, tmp_path / "b.h5")
+    assert code == 1
+    assert "--exists" in err
+    assert run("convert", store, tmp_path / "b.h5", "--exists", "resume")[0] == 0
+    assert run("convert", store, tmp_path / "b.h5", "--exists", "overwrite")[0] == 0
+    code, _, err = run("convert", store, tmp_path / "b.what")
+    assert code == 2
+    assert ".what" in err
+
+
+def test_stack_makes_one_store_of_members(tmp_path: Path, store: Path) -> None:
+    other = make(tmp_path / "b.zarr", seed=1)
+    code, out, _ = run("stack", store, other, "-o", tmp_path / "e.h5", "--meta", "name=pair")
+    assert code == 0, out
+    there = fostore.open(tmp_path / "e.h5")
+    assert there.shape == (N, 2, K)
+    assert there.meta["name"] == "pair"
+    code, _, err = run("stack", store, tmp_path / "e.h5", "-o", tmp_path / "f.h5")
+    assert code == 2
+    assert "members already" in err
+
+
+def test_head_shows_the_largest_classes_or_whole_rows(tmp_path: Path, store: Path) -> None:
+    code, out, _ = run("head", store, "-n", "2")
+    rows = probs(2, K)
+    assert code == 0
+    assert out.splitlines()[0].startswith(f"0 (s0): {'abcd'[rows[0].argmax()]} {rows[0].max():.4f}")
+    assert len(out.splitlines()) == 2
+    code, out, _ = run("head", store, "-n", "1", "--json")
+    assert json.loads(out) == {"index": 0, "id": "s0", "probs": [float(x) for x in rows[0]]}
+    assert run("head", store, "-n", "0")[1] == ""
+
+
+def test_head_shows_what_an_unfinished_store_has(tmp_path: Path) -> None:
+    writer = fostore.create(tmp_path / "a.zarr", num_samples=N, num_classes=K)
+    writer.append(probs(3, K))
+    writer.close()
+    assert len(run("head", tmp_path / "a.zarr")[1].splitlines()) == 3
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_meta_changes_no_digest(tmp_path: Path, suffix: str) -> None:
+    path = make(tmp_path / f"m{suffix}")
+    digest = fostore.open(path).digest()
+    code, out, _ = run("meta", path, "--set", "license=MIT", "--set", 'authors=["Ada"]')
+    assert code == 0
+    assert json.loads(out) == {"license": "MIT", "authors": ["Ada"]}
+    run("meta", path, "--set", "license=BSD")
+    store = fostore.open(path)
+    assert store.meta == {"license": "BSD", "authors": ["Ada"]}
+    assert (store.digest(), store.verify()) == (digest, [])
+    assert np.array_equal(store.array, probs(N, K))
+    assert json.loads(run("meta", path)[1]) == store.meta
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_meta_of_an_unfinished_store_is_kept_and_finishes_nothing(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    planned = None if suffix == ".zarr" else N
+    writer = fostore.create(path, num_samples=planned, num_classes=K)
+    writer.append(probs(5, K))
+    writer.close()
+    assert run("meta", path, "--set", "a=1")[0] == 0
+    store = fostore.open(path)
+    assert (store.meta, store.is_sealed, len(store)) == ({"a": 1}, False, 5)
+
+
+def test_meta_of_nothing_or_of_nonsense_is_refused(tmp_path: Path, store: Path) -> None:
+    assert run("meta", tmp_path / "no.zarr", "--set", "a=1")[0] == 3
+    assert not (tmp_path / "no.zarr").exists()
+    code, _, err = run("meta", store, "--set", "a")
+    assert code == 2
+    assert "--set is 'a'" in err
+
+
+@pytest.mark.parametrize("command", ["convert", "stack", "head", "meta"])
+def test_every_command_explains_itself(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Examples" in out

@@ -1,0 +1,81 @@
+"""Every example runs as its first lines say, in a folder of its own, and learns something."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fostore
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DISTILLING = {
+    "distil_torch": 5,
+    "distil_lightning": 5,
+    "distil_flax": 5,
+    "distil_hf_trainer": 5,
+}
+"""Epochs that are enough to come three times as close to the teacher."""
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints."""
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_no_example_is_left_out() -> None:
+    found = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert found == {*DISTILLING, "simple_usage", "active_learning"}
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_a_distilled_student_comes_close_to_its_teacher(name: str, tmp_path: Path) -> None:
+    out = run(name, tmp_path, "--epochs", str(DISTILLING[name]))
+    found = re.search(r"KL\(teacher \|\| student\): (\S+) before, (\S+) after", out)
+    assert found is not None, out
+    before, after = map(float, found.groups())
+    assert after < before / 3
+    with fostore.open(tmp_path / "teacher.zarr") as store:
+        assert (store.schema.kind, store.is_sealed) == ("log_probs", True)
+
+
+def test_simple_usage_runs_and_a_second_run_finds_the_store_whole(tmp_path: Path) -> None:
+    for _ in range(2):
+        out = run("simple_usage", tmp_path, "--epochs", "5")
+        accuracy = re.search(r"accuracy on 597 other scans: (\S+)", out)
+        assert accuracy is not None, out
+        assert float(accuracy[1]) > 0.85
+    store = fostore.open(tmp_path / "teacher.zarr")
+    assert store.verify() == []
+    assert len(fostore.open(tmp_path / "teacher.json")) == len(store) == 700
+
+
+def test_active_learning_extends_its_store_round_by_round_and_run_by_run(tmp_path: Path) -> None:
+    def sizes(out: str) -> list[int]:
+        return [int(n) for n in re.findall(r"^(\d+) labelled scans", out, re.MULTILINE)]
+
+    out = run("active_learning", tmp_path, "--rounds", "6")
+    assert sizes(out) == [40, 60, 80, 100, 120, 140, 160]
+    accuracies = [float(word) for word in re.findall(r"accuracy (\S+)", out)]
+    assert accuracies[-2] > accuracies[-1] > accuracies[0]  # chosen, drawn at random, at first
+    first = fostore.open(tmp_path / "votes.zarr")
+    kept = first.take(range(160))
+    assert sizes(run("active_learning", tmp_path, "--rounds", "1")) == [160, 180]
+    votes = fostore.open(tmp_path / "votes.zarr")
+    assert votes.ids is not None
+    assert len(set(votes.ids.tolist())) == len(votes) == 180
+    assert (votes.take(range(160)) == kept).all()
+    assert len(fostore.open(tmp_path / "pool.zarr")) == 1200
