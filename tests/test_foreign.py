@@ -29,7 +29,6 @@ from zarr.codecs import (
 
 import fostore
 from fostore.errors import (
-    ArgumentError,
     DamageError,
     FormatError,
     FostoreError,
@@ -261,11 +260,13 @@ def test_newer_object_formats_of_hdf5_read_the_same(tmp_path: Path, how: str) ->
 
 
 @pytest.mark.parametrize("name", ["zarr: zstd", "hdf5: lzf"])
-def test_what_a_decoded_store_cannot_give_is_said(tmp_path: Path, name: str) -> None:
-    _, target = make(tmp_path, "probs", name)
+def test_a_decoded_store_is_an_array_and_pickles_too(tmp_path: Path, name: str) -> None:
+    source, target = make(tmp_path, "probs", name)
     with fostore.open(target) as store:
-        with pytest.raises(ArgumentError, match=r"take\(rows\)"):
-            _ = store.array
+        whole = store.array
+        assert np.shares_memory(whole, store.array)
+        assert not whole.flags.writeable
+        np.testing.assert_array_equal(whole, fostore.open(source).array)
         assert list(store.reader.segments(0)) == list(store.reader.runs()) == []
         store.refresh()
         again = pickle.loads(pickle.dumps(store))

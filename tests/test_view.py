@@ -150,10 +150,12 @@ def test_what_cannot_be_one_range_falls_back(
     np.testing.assert_array_equal(view_of(whole, WIDE, 256).read(100, 200), rows_of(WIDE, 100, 200))
 
 
-def test_the_fallback_has_no_array_over_several_files_and_says_what_to_use(tmp_path: Path) -> None:
+def test_the_fallback_has_one_array_over_several_files(tmp_path: Path) -> None:
     segments = files_of(tmp_path, WIDE, (0, 128), (128, 256))
-    with pytest.raises(ArgumentError, match=r"use take\(rows\)"):
-        _ = SegmentView(segments, WIDE, 256).array
+    seen = SegmentView(segments, WIDE, 256)
+    np.testing.assert_array_equal(seen.array, rows_of(WIDE, 0, 256))
+    assert seen.array is seen.array
+    assert not seen.array.flags.writeable
 
 
 def test_the_fallback_refuses_rows_that_it_does_not_hold(tmp_path: Path) -> None:

@@ -292,7 +292,11 @@ class Store(Mapping[int, Array]):
         return self.column(self.schema.columns[0].name)
 
     def column(self, name: str) -> Array:
-        """One column as stored, as one read-only array over the committed rows; nothing is read by asking."""
+        """One column as stored, as one read-only array over the committed rows; nothing is read by asking.
+
+        Where nothing can be mapped as one (compressed or rechunked by other tools, a system without
+        such maps), all rows are read into a temporary file first, which is mapped.
+        """
         index = self.schema.index(name)
         if len(self.committed) != self.committed.prefix:
             raise UncommittedError(

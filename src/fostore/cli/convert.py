@@ -44,6 +44,14 @@ Exists = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Lossy = Annotated[
+    bool,
+    typer.Option(
+        "--allow-lossy",
+        help="Do what cannot be undone bit by bit; the receipt states the error.",
+        rich_help_panel=RUN,
+    ),
+]
 ReceiptFile = Annotated[
     Path | None,
     typer.Option(
@@ -150,14 +158,7 @@ def convert(
         typer.Option(help="How far from 1 its rows may sum.", rich_help_panel=SOURCE),
     ] = None,
     exists: Exists = "fail",
-    allow_lossy: Annotated[
-        bool,
-        typer.Option(
-            "--allow-lossy",
-            help="Do what cannot be undone bit by bit; the receipt states the error.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
+    allow_lossy: Lossy = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     dry_run: Annotated[
@@ -203,7 +204,12 @@ def convert(
             "unit_rows": unit_rows,
         }
         if dry_run:
-            typer.echo(prepare(source, destination, **asked)[0].text())
+            plan = prepare(source, destination, **asked)[0]
+            typer.echo(plan.text())
+            if (plan.lossy or plan.left_out) and not allow_lossy:
+                typer.echo("needs       --allow-lossy")
+            if exists == "fail" and destination != "-" and Path(destination).exists():
+                typer.echo("needs       --exists overwrite or resume: the destination is there")
             return
         done = run(
             source,
@@ -233,6 +239,7 @@ def stack(
     ],
     meta: Meta = None,
     exists: Exists = "fail",
+    allow_lossy: Lossy = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     progress: Bar = None,
@@ -246,6 +253,7 @@ def stack(
             output,
             meta=options.parse_meta(meta or (), None),
             exists=exists,
+            allow_lossy=allow_lossy,
             receipt=receipt,
             verify=verify,
             progress=sys.stderr.isatty() if progress is None else progress,

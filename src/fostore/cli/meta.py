@@ -9,6 +9,7 @@ import typer
 
 from fostore.cli import options
 from fostore.cli.report import reporting
+from fostore.errors import ArgumentError
 
 EXAMPLES = """
 Examples:
@@ -37,8 +38,12 @@ def meta(
 
         if values:
             new = options.parse_meta(values, None, option="--set")
-            with fostore.open(path):
-                pass  # whatever lies there is a store, or is refused before it is locked
+            with fostore.open(path) as store:  # or is refused before it is locked
+                if store.format == "json":
+                    raise ArgumentError(
+                        f"{str(path)!r} is JSON, which is only written as a whole: `fostore convert` it "
+                        "to another path with --meta KEY=VALUE"
+                    )
             # Not in a `with` block, which would seal a stream that somebody means to go on with.
             writer = fostore.create(path, exists="resume", meta=new)
             try:

@@ -25,6 +25,8 @@ from fostore.schema import Schema
 
 _BATCH_BYTES = 4 << 20
 _COPIES = 8  # of a batch in memory at once, decoded and encoded: measured under 6
+TEXT = ("json", "jsonl", "csv")
+"""Formats in which a row in the middle is found by reading those before: a sample costs as much as all."""
 _WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
@@ -73,6 +75,8 @@ class Plan:
         """The lines that `--dry-run` prints."""
         schema, rows = self.header.schema, self.header.num_samples
         size = "unknown" if self.num_bytes is None else f"{self.num_bytes:,}"
+        if self.format in TEXT:
+            size += " as numbers; text takes two to five times as much"
         lines = [
             f"{self.source.where} ({self.source.format}) -> {self.destination} ({self.format})",
             f"rows        {'unknown' if rows is None else f'{rows:,}'} of {schema.row_shape}, "

@@ -50,7 +50,7 @@ class Receipt:
 
     def text(self) -> str:
         """The receipt as the lines that the command prints."""
-        same = self.source_digest == self.destination_digest
+        same = self.source_digest in (None, self.destination_digest)
         lines = [
             f"{self.source} ({self.source_format}) -> {self.destination} ({self.destination_format})",
             f"rows      {self.num_rows:,}",

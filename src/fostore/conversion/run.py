@@ -18,7 +18,7 @@ from fostore.conversion.files import Hints
 from fostore.conversion.hashing import Digester
 from fostore.conversion.losses import Losses
 from fostore.conversion.part import Part, in_store, paths_of, refuse_target
-from fostore.conversion.plan import Plan, make_plan
+from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import STREAM, Source, guarded, open_table
 from fostore.conversion.table import Batch, Table
@@ -47,8 +47,6 @@ _COPIED_BYTES = (
     1 << 20
 )  # written and summed while they are in the cache: measured faster than 4 MiB
 _COMMIT_SECONDS = 3.0  # what a kill may cost; each commit waits for the disk
-_TEXT = ("json", "jsonl", "csv")
-"""Formats in which a row in the middle is found by reading those before: a sample costs as much as all."""
 
 
 def convert(
@@ -431,7 +429,7 @@ class _Run:
         if self._level == "none":
             return
         table = open_table(str(part), self._back())
-        if self._level == "sample" and self._sample and self.plan.format not in _TEXT:
+        if self._level == "sample" and self._sample and self.plan.format not in TEXT:
             self._compare_sample(table)
             return
         with self._progress("verifying", 0) as bar:

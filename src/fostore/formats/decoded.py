@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from fostore.errors import ArgumentError
 from fostore.formats.gather import aligned_empty
+from fostore.formats.spooled import spooled
 from fostore.schema import Array, Column
 
 CACHE_BYTES = 64 << 20
@@ -67,7 +67,7 @@ class BlockCache:
 
 
 class DecodedView:
-    """A column whose rows come from `read(start, stop)`, which decodes: a `ColumnView` without `array`.
+    """A column whose rows come from `read(start, stop)`, which decodes: a `ColumnView`.
 
     `block_rows` rows are decoded at once (whole chunks of what lies on disk), and at most `max_bytes`
     of them are kept. Taking rows costs one decoded block for each block that they touch and that is not kept.
@@ -87,18 +87,14 @@ class DecodedView:
         self._read = read
         self._block_rows = block_rows
         self._cache = BlockCache(max_bytes)
+        self._whole: Array | None = None
 
     @property
     def array(self) -> Array:
-        """Not to be had: no array lies on disk that could be mapped.
-
-        Raises:
-            ArgumentError: says what to use.
-        """
-        raise ArgumentError(
-            f"column {self._column.name!r} is compressed or chunked by another tool, so that it cannot be "
-            "mapped as one array; take(rows) gives any of its rows"
-        )
+        """The column as one read-only array; the first time all rows are decoded into a temporary file."""
+        if self._whole is None:
+            self._whole = spooled(self._read, self._num_rows, self._column, self._block_rows)
+        return self._whole
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""

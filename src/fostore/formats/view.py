@@ -33,6 +33,7 @@ MAX_SEGMENTS = 30_000
 """Files in one mapping: the kernel allows a process about 65,000 in all."""
 
 _OPEN_MAPS = 64
+_COPIED_BYTES = 4 << 20
 _MAX_SIZE = 1 << 60
 _HUGE_PAGE = 2 << 20
 _PROT_NONE, _MAP_FIXED = 0, 0x10
@@ -148,6 +149,7 @@ class SegmentView:
         self._num_rows = num_rows
         self._starts = np.array([segment.start for segment in segments], dtype=np.int64)
         self._maps: OrderedDict[int, Array] = OrderedDict()
+        self._whole: Array | None = None
         self._guard = Guard()
         self._files: list[tuple[int, int]] = []  # what the paths named, since others may take them
         for segment in segments:
@@ -157,19 +159,17 @@ class SegmentView:
 
     @property
     def array(self) -> Array:
-        """The column as one array, where it lies in one file.
-
-        Raises:
-            ArgumentError: it lies in several; `take` and `read` work.
-        """
+        """The column as one read-only array; of several files it is copied to a temporary one first."""
         if self._num_rows == 0:
             return _read_only(np.empty((0, *self._column.shape), self._column.numpy_dtype))
         if len(self._segments) == 1 and self._segments[0].start == 0:
             return self._map(0)[: self._num_rows]
-        raise ArgumentError(
-            f"column {self._column.name!r} lies in {len(self._segments)} files that this system "
-            "cannot map as one array; use take(rows) or read(start, stop)"
-        )
+        if self._whole is None:
+            from fostore.formats.spooled import spooled  # rare
+
+            step = max(_COPIED_BYTES // self._column.row_bytes, 1)
+            self._whole = spooled(self.read, self._num_rows, self._column, step)
+        return self._whole
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""

@@ -66,7 +66,8 @@ def distillation_loss(
     p = jnp.exp(log_p)
     # Where p is 0, log_p is minus infinity: 0 times that is no number, and its limit is 0.
     terms = jnp.where(p > 0, p * (log_p - log_q), 0)
-    return jnp.mean(jnp.sum(terms, axis=-1)) * temperature**2
+    mean: jax.Array = jnp.mean(jnp.sum(terms, axis=-1)) * temperature**2
+    return mean
 
 
 def _floating(name: str, array: Any) -> jax.Array:

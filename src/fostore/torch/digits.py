@@ -46,8 +46,9 @@ class Scans(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """The 1,797 scans in two parts: 500 to train a teacher ("train"), 1,297 to ask it about ("rest").
 
     Of the rest 700 are "unlabelled", for a student to learn from its teacher, and 597 are for the
-    "test". `seed` draws the parts; they never change for one seed. A sample is (scan, label): float32 (1, 8, 8) from 0 to 1, and 0 to 9. `numbers` are the scans'
-    places in scikit-learn's own order (int64), `labels` their digits (int64).
+    "test". `seed` draws the parts; they never change for one seed. A sample is (scan, label):
+    float32 (1, 8, 8) from 0 to 1, and 0 to 9. `numbers` are the scans' places in scikit-learn's own
+    order (int64), `labels` their digits (int64).
     """
 
     def __init__(self, part: Part, seed: int = 0) -> None:
@@ -158,7 +159,7 @@ def _train_member(member: nn.Module, scans: Scans, step: Callable[[], object]) -
     steps = EPOCHS * -(-len(scans) // _BATCH)
     optimizer = torch.optim.AdamW(member.parameters(), lr=_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=steps)
-    member.train().to(memory_format=_FASTER)
+    member.train().to(memory_format=_FASTER)  # type: ignore[call-overload]
     for _ in range(EPOCHS):
         order = torch.randperm(len(scans))
         for start in range(0, len(scans), _BATCH):
@@ -168,4 +169,4 @@ def _train_member(member: nn.Module, scans: Scans, step: Callable[[], object]) -
             optimizer.step()
             schedule.step()
         step()
-    member.to(memory_format=torch.contiguous_format)
+    member.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -195,7 +195,8 @@ def _guess_kind(
         return "probs"
     raise ArgumentError(
         f"the first rows of {where} are no probabilities (not negative, with the sum 1), and nothing "
-        f"says what they are; {advice}"
+        f"says what they are; {advice}; for sums that are off by more than rounding say source_tol= "
+        "(--source-tol) as well"
     )
 
 
