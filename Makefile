@@ -42,7 +42,7 @@ test: setup ## run the suite
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 .PHONY: check
-check: lint types layers doctest ## format, lint, types, layers, doctests of docstrings and README
+check: lint types layers doctest docs ## format, lint, types, layers, doctests of docstrings and README, the site
 
 .PHONY: lint
 lint: setup
@@ -60,6 +60,10 @@ layers: setup
 .PHONY: doctest
 doctest: setup
 	$(PYTEST) -q --doctest-modules src tests/test_readme.py
+
+.PHONY: docs
+docs: setup ## build the documentation site into build/site; a warning is an error
+	$(BIN)/mkdocs $(if $(V),,--quiet) build --strict
 
 .PHONY: format
 format: setup ## format the code and apply the safe fixes of the linter

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from _bench import table
+
 from fostore import create, evaluate
 from fostore import open as open_store
 
@@ -124,7 +124,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="few rows, writes nothing")
     quick = options.parse_args().quick
-    text = text_of({k: 64 for k in ROWS} if quick else ROWS)
+    text = text_of(dict.fromkeys(ROWS, 64) if quick else ROWS)
     print(text)
     if not quick:
         head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)

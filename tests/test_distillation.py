@@ -230,3 +230,13 @@ def test_class_numbers_are_sent_to_the_cross_entropy(loss: Callable[..., Any]) -
 def test_torch_asks_for_tensors() -> None:
     with pytest.raises(ArgumentError, match=r"teacher is ndarray, expected a torch\.Tensor"):
         fostore.torch.distillation_loss(torch.zeros(2, 3), np.zeros((2, 3)))  # type: ignore[arg-type]
+
+
+def test_the_loss_that_the_guide_prints_pulls_an_agreeing_student_away() -> None:
+    """What the docstring of `fostore.torch.distillation` says is wrong with it."""
+    student = torch.tensor(TEACHER, requires_grad=True)
+    log_q = torch.log_softmax(student / 2.0, dim=-1)
+    known = torch.tensor(softmax(TEACHER))
+    torch.nn.functional.kl_div(log_q, known, reduction="batchmean").backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() > 0.01

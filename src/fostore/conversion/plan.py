@@ -30,6 +30,10 @@ TEXT = ("json", "jsonl", "csv")
 _WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
+_LIBRARY_BYTES = {"pt": 170 << 20, "parquet": 110 << 20, "arrow": 60 << 20}
+"""What else the libraries of a format take, measured."""
+_TEXT_COPIES = {"json": 16, "csv": 24, "jsonl": 36}
+"""Of a batch, where its numbers become objects or text: measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class Plan:
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
         widest = max(sum(self.source.schema.row_bytes), sum(self.header.schema.row_bytes))
-        return _BASE_BYTES + _COPIES * self.rows_at_once * widest
+        base, copies = _takes(self.source.format, self.format)
+        return base + copies * self.rows_at_once * widest
 
     def text(self) -> str:
         """The lines that `--dry-run` prints."""
@@ -139,13 +144,14 @@ def make_plan(
         extra=extra,
     )
     widest = max(sum(source.schema.row_bytes), sum(schema.row_bytes))
-    least = _BASE_BYTES + _COPIES * widest
+    base, copies = _takes(source.format, name)
+    least = base + copies * widest
     if max_memory < least:
         raise ArgumentError(
             f"max_memory is {max_memory:,} bytes, and {least:,} are needed for one row at a time and "
             "the libraries; allow more with max_memory= (--max-memory)"
         )
-    fitting = (max_memory - _BASE_BYTES) // (_COPIES * widest)
+    fitting = (max_memory - base) // (copies * widest)
     rows = min(max(_BATCH_BYTES // widest, 1), fitting)
     whole = rows // header.block_rows * header.block_rows
     return Plan(
@@ -160,6 +166,12 @@ def make_plan(
         left_out,
         tuple(what for step in steps for what in step.lost),
     )
+
+
+def _takes(*formats: str) -> tuple[int, int]:
+    """The bytes that are taken without any rows, and the copies of a batch."""
+    libraries = sum(_LIBRARY_BYTES.get(name, 0) for name in set(formats))
+    return _BASE_BYTES + libraries, max(_TEXT_COPIES.get(name, _COPIES) for name in formats)
 
 
 def _format_of(destination: str) -> str:

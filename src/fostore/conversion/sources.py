@@ -83,6 +83,10 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         return files.file_format(files.SUFFIXES[suffix]).read(path, hints)
     if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
         return files.file_format("arrow").read(path, hints)  # a folder of Hugging Face datasets
+    if path.is_dir() and (path / "dataset_dict.json").exists():
+        raise ArgumentError(
+            f"{str(path)!r} holds the splits of a dataset; name one, a folder in it"
+        )
     if path.is_dir() and any((path / name).exists() for name in _ZARR_FILES):
         return files.file_format("plain-zarr").read(path, hints)
     if path.is_dir():
