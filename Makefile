@@ -63,7 +63,8 @@ doctest: setup
 
 .PHONY: docs
 docs: setup ## build the documentation site into build/site; a warning is an error
-	$(BIN)/mkdocs $(if $(V),,--quiet) build --strict
+	# --quiet would drop warnings before they are counted.
+	said=$$($(BIN)/mkdocs build --strict 2>&1) || { echo "$$said" >&2; exit 1; }
 
 .PHONY: format
 format: setup ## format the code and apply the safe fixes of the linter

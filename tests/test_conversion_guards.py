@@ -67,7 +67,7 @@ def test_an_error_that_removed_the_part_does_not_say_to_go_on_with_it(tmp_path: 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"probs": [0.5, 0.5]}\n{"probs": [0.5, "x"]}\n')
     with pytest.raises(FormatError) as caught:
-        convert(path, tmp_path / "out.zarr", progress=False)
+        convert(path, tmp_path / "out.zarr", source_kind="probs", progress=False)
     assert not getattr(caught.value, "__notes__", ())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl"]
 
@@ -141,13 +141,15 @@ def test_damage_is_found_when_a_selection_is_converted(store: Path) -> None:
 
 
 def test_sums_that_a_plain_file_cannot_excuse_are_named_and_can_be_said(tmp_path: Path) -> None:
-    rounded = probs(200, 7).astype(np.float16)
-    np.save(tmp_path / "half.npy", rounded)
-    wide = tmp_path / "wide.npy"
+    np.save(tmp_path / "rows.npy", probs(200, 7))
+    half, wide = tmp_path / "half.zarr", tmp_path / "wide.npy"
+    convert(tmp_path / "rows.npy", half, dtype="bfloat16", allow_lossy=True, progress=False)
     with pytest.raises(ArgumentError, match="left out: sum tolerance"):
-        convert(tmp_path / "half.npy", wide, dtype="float32", progress=False)
-    convert(tmp_path / "half.npy", wide, dtype="float32", allow_lossy=True, progress=False)
-    np.testing.assert_array_equal(np.load(wide), rounded.astype(np.float32))
+        convert(half, wide, dtype="float32", progress=False)
+    convert(half, wide, dtype="float32", allow_lossy=True, progress=False)
+    np.testing.assert_array_equal(np.load(wide), fostore.open(half).take(range(200)))
+    with pytest.raises(ArgumentError, match="source_tol"):
+        convert(wide, tmp_path / "out.zarr", progress=False)
     done = convert(wide, tmp_path / "out.zarr", source_tol=0.01, progress=False)
     assert done.num_rows == 200
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.conversion.plan import Plan
-from fostore.conversion.sources import is_store
+from fostore.conversion.sources import STREAM, is_store
 from fostore.conversion.table import Table
 from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
@@ -82,6 +82,21 @@ def refuse_target(path: Path, table: Table) -> None:
         raise ArgumentError(
             f"{str(path)!r} is a folder of other things and is not replaced; choose another "
             "destination, or remove it yourself"
+        )
+
+
+def refuse_receipt(receipt: Path, destination: str, source: Table) -> None:
+    """A receipt that cannot be written, or would take the place of rows, is refused before the work."""
+    if receipt.is_dir() or not receipt.absolute().parent.is_dir():
+        raise ArgumentError(f"the receipt {str(receipt)!r} is a folder or has none to lie in")
+    real = receipt.resolve()
+    if destination != STREAM and Path(destination).resolve() in (real, *real.parents):
+        raise ArgumentError(
+            f"the receipt {str(receipt)!r} would lie in the place of the destination {destination!r}"
+        )
+    if real in paths_of(source) or in_store(real):
+        raise ArgumentError(
+            f"the receipt {str(receipt)!r} would lie inside a store or in the place of the source"
         )
 
 

@@ -17,7 +17,7 @@ from fostore.conversion.changes import Changes
 from fostore.conversion.files import Hints
 from fostore.conversion.hashing import Digester
 from fostore.conversion.losses import Losses
-from fostore.conversion.part import Part, in_store, paths_of, refuse_target
+from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target
 from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import STREAM, Source, guarded, open_table
@@ -141,7 +141,7 @@ def convert(
             "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
         )
     if receipt is not None:
-        _check_receipt(Path(receipt), place, plan.source)
+        refuse_receipt(Path(receipt), place, plan.source)
     described = _described(changes)
     with _Run(plan, verify, progress) as run:
         if place == STREAM:
@@ -153,21 +153,6 @@ def convert(
     if receipt is not None:
         disk.write_whole(Path(receipt), done.dumps())
     return done
-
-
-def _check_receipt(receipt: Path, destination: str, source: Table) -> None:
-    """A receipt that cannot be written, or would take the place of rows, is refused before the work."""
-    if receipt.is_dir() or not receipt.absolute().parent.is_dir():
-        raise ArgumentError(f"the receipt {str(receipt)!r} is a folder or has none to lie in")
-    real = receipt.resolve()
-    if destination != STREAM and Path(destination).resolve() in (real, *real.parents):
-        raise ArgumentError(
-            f"the receipt {str(receipt)!r} would lie in the place of the destination {destination!r}"
-        )
-    if real in paths_of(source) or in_store(real):
-        raise ArgumentError(
-            f"the receipt {str(receipt)!r} would lie inside a store or in the place of the source"
-        )
 
 
 def prepare(
