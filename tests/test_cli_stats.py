@@ -201,6 +201,30 @@ def test_a_comparison_is_drawn(run: Cli) -> None:
     assert "total variation of each sample" in texts("c.svg")
 
 
+def test_dollar_signs_and_underscores_in_names_are_drawn_as_they_are(run: Cli) -> None:
+    for name in ("_money.zarr", "$_\\foo$.zarr"):
+        with fostore.create(
+            name, num_samples=N, num_classes=3, class_names=["$\\foo$", "_b", "$"]
+        ) as writer:
+            writer.append(probs(N))
+        assert run("stats", name, "--plot", "a.svg").code == 0
+    assert run("compare", "_money.zarr", "$_\\foo$.zarr", "--plot", "b.svg").code == 0
+    assert "A: _money.zarr, mean" in Path("b.svg").read_text(encoding="utf-8")
+
+
+def test_a_plot_into_no_folder_is_refused_before_any_row_is_read(run: Cli) -> None:
+    result = run("stats", "a.zarr", "--plot", "nowhere/a.png")
+    assert (result.code, result.out) == (2, "")
+    assert "no such folder" in result.err
+
+
+def test_of_classes_predicted_as_often_the_first_comes_first(run: Cli) -> None:
+    np.save("uniform.npy", np.full((3, 12), 1 / 12))
+    lines = run("stats", "uniform.npy").out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("  class "))
+    assert [line.split()[0] for line in lines[at + 1 : at + 11]] == [str(k) for k in range(10)]
+
+
 def test_drawing_touches_no_setting_and_no_screen(run: Cli) -> None:
     import matplotlib as mpl
 

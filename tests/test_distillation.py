@@ -152,6 +152,28 @@ def test_zeros_of_the_teacher_and_masks_of_the_student_give_numbers(
     np.testing.assert_allclose(gradient, slope, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_row_that_is_none_is_no_number_and_not_silence(
+    outcome: Outcome, kind: str
+) -> None:
+    teacher = given_as(kind, TEACHER)
+    teacher[0] = 0 if kind == "probs" else -np.inf
+    assert np.isnan(outcome(LOGITS, teacher, teacher_kind=kind)[0])
+    teacher = given_as(kind, TEACHER)
+    teacher[0, 1] = np.nan
+    assert np.isnan(outcome(LOGITS, teacher, teacher_kind=kind)[0])
+
+
+def test_zeros_of_the_teacher_pass_the_search_for_nan_of_jax() -> None:
+    logits, teacher = LOGITS.copy(), softmax(TEACHER)
+    teacher[0] = [1, 0, 0, 0, 0]
+    logits[0, 2] = -np.inf
+    with jax.debug_nans(True):
+        value, gradient = jax_outcome(logits, teacher, 2.0)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
 def test_a_student_without_a_class_that_the_teacher_has_loses_everything(outcome: Outcome) -> None:
     logits = LOGITS.copy()
     logits[0, 0] = -np.inf

@@ -394,6 +394,30 @@ def test_stores_generated_from_other_samples_are_refused_and_from_other_views_ar
 # ------------------------------------------------------------------ members
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".npz", ".csv"])
+def test_files_of_other_ids_are_refused_as_stores_are(
+    suffix: str, tmp_path: Path, fast_disk: None
+) -> None:
+    rows = np.float32([[0.875, 0.125], [0.25, 0.75], [0.5, 0.5]])
+    for name, ids in (("a", ["x", "y", "z"]), ("b", ["x", "z", "y"])):
+        with fostore.create(
+            tmp_path / f"{name}.zarr", num_samples=3, num_classes=2, ids=ids
+        ) as writer:
+            writer.append(rows)
+        fostore.convert(
+            tmp_path / f"{name}.zarr",
+            tmp_path / f"{name}{suffix}",
+            allow_lossy=True,
+            progress=False,
+        )
+    for one, other in ((suffix, suffix), (suffix, ".zarr"), (".zarr", suffix)):
+        first, second = tmp_path / f"a{one}", tmp_path / f"b{other}"
+        with pytest.raises(IdentityError, match="row 1 has the id 'y' in the one and 'z'"):
+            evaluate.tv(first, second)
+        assert not evaluate.tv(first, second, check="length").any()
+        assert not evaluate.tv(first, tmp_path / f"a{other}").any()
+
+
 def test_the_uncertainty_of_an_ensemble_is_parted_as_by_hand(tmp_path: Path) -> None:
     members = ensemble()
     found = evaluate.ensemble_uncertainty(store_of(tmp_path / "a.zarr", members))
@@ -518,6 +542,12 @@ def test_a_mean_knows_infinities_refuses_nan_and_is_exact_over_many_samples() ->
     with pytest.raises(ArgumentError, match="number 1 is NaN"):
         found.update(np.array([1.0, np.nan]))
     assert math.isnan(evaluate.Mean().result().mean)
+
+
+@pytest.mark.parametrize("score", [lambda rows: rows[:, :1], lambda rows: 1.0])
+def test_a_score_that_is_not_one_number_a_row_is_refused(score: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"score gave the shape .* expected one number a row"):
+        evaluate.select_uncertain_samples([[0.5, 0.5], [0.1, 0.9]], score=score)
 
 
 def test_sums_at_an_index_are_carried_beyond_what_an_integer_holds() -> None:

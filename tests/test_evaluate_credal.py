@@ -96,6 +96,17 @@ def test_an_ensemble_of_any_dtype_covers_its_members_and_their_mean(
             assert evaluate.hull_covered(store, target).all()
 
 
+def test_members_and_targets_in_dicts_are_paired_by_index() -> None:
+    ensemble = {5: members(count=1)[0], 9: members(count=1)[0]}
+    lower, upper = evaluate.interval(ensemble)
+    target = {index: rows.mean(axis=0) for index, rows in ensemble.items()}
+    assert evaluate.interval_covered(lower, upper, target).all()
+    with pytest.raises(
+        ArgumentError, match="row 1 of lower has the index 9, of target the index 8"
+    ):
+        evaluate.interval_covered(lower, upper, {5: target[5], 8: target[9]})
+
+
 def test_a_target_outside_of_one_class_is_not_covered_and_tol_says_how_far_out_it_may_be() -> None:
     lower, upper = np.array([[0.1, 0.4]]), np.array([[0.5, 0.8]])
     target = [[0.51, 0.49]]
@@ -344,3 +355,13 @@ def test_shares_of_one_leave_nobody_out(count: int, weights: list[float]) -> Non
 def test_sizes_that_cannot_be_are_refused(sizes: list[Any]) -> None:
     with pytest.raises(ArgumentError, match="sizes"):
         evaluate.split(np.arange(10), sizes)
+
+
+def test_a_path_is_split_as_its_store_is(tmp_path: Path) -> None:
+    store = kept(tmp_path / "a.zarr", members()[:, 0])
+    for one, other in zip(
+        evaluate.split(store, [0.3, 0.7]),
+        evaluate.split(tmp_path / "a.zarr", [0.3, 0.7]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one.rows, other.rows)

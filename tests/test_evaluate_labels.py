@@ -186,6 +186,22 @@ def test_labels_come_as_numbers_names_mappings_tensors_and_files(
         assert evaluate.nll(store, given_labels) == expected
 
 
+def test_digits_in_a_file_are_numbers_or_names_and_refused_where_they_may_be_both(
+    tmp_path: Path, fast_disk: None
+) -> None:
+    with fostore.create(
+        tmp_path / "a.zarr", num_samples=2, num_classes=3, class_names=["1", "2", "3"]
+    ) as writer:
+        writer.append(np.float32([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]))
+    file = tmp_path / "y.txt"
+    for text, expected in (("1\n3\n", 1.0), ("0\n2\n", 1.0), ("0\n1\n", 0.5)):
+        file.write_text(text)
+        assert evaluate.accuracy(tmp_path / "a.zarr", file) == expected
+    file.write_text("1\n2\n")
+    with pytest.raises(ArgumentError, match=r"label '1' of .* may be class number 1 or the class"):
+        evaluate.accuracy(tmp_path / "a.zarr", file)
+
+
 def test_labels_that_do_not_fit_are_refused_by_row() -> None:
     rows, labels = model(count=6)
     wrong: list[tuple[Any, str]] = [

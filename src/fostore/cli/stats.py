@@ -108,7 +108,7 @@ def table(rows: list[tuple[str, Any, str]]) -> Iterator[str]:
 
 def _classes(summary: Any) -> Iterator[str]:
     names = summary.class_names or tuple(map(str, range(summary.num_classes)))
-    order = summary.predicted.argsort(kind="stable")[::-1]
+    order = (-summary.predicted).argsort(kind="stable")
     if summary.num_classes <= _CLASSES:
         order = range(summary.num_classes)
     width = min(max(len(names[k]) for k in order[:_CLASSES]), 24) + 2

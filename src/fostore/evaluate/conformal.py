@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from fostore.evaluate.divergence import tv
 from fostore.loading.plan import Plan
 from fostore.schema import Array
 from fostore.store import Selection, Store
+from fostore.store import open as open_store
 
 
 def conformal_radius(
@@ -83,8 +86,8 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
     teacher's and a student's store, and an array of labels, are split alike. Rows keep their order.
 
     Args:
-        store: a `Store` or `Selection` gives selections, nothing is read; a mapping gives dicts; an
-            array or list gives its rows.
+        store: a `Store`, its path or a `Selection` gives selections, nothing is read; a mapping gives
+            dicts; an array or list gives its rows.
         sizes: numbers of samples, or shares of 1 (floats), together at most all of them.
         seed: 0 to 2**64 - 1.
 
@@ -95,6 +98,8 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
     >>> calibrate.tolist(), test.tolist()
     ([0, 2, 7], [1, 3, 4, 5, 6, 8, 9])
     """
+    if isinstance(store, (str, os.PathLike)):
+        store = open_store(Path(store))
     num_samples = len(store)
     counts = _counts(sizes, num_samples)
     order = Plan(num_samples, 1, shuffle=True, seed=seed).order(0, 0, sum(counts))

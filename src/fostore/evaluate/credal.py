@@ -226,7 +226,7 @@ def hull_covered(vertices: Any, target: Any, tol: float = 5e-4, *, check: str = 
     Covered is a target of which some mixture of the vertices is at most `tol` away in every class.
     All are renormalised in float64 first: in float16, an exact test would reject an ensemble's own
     mean every time, which is what `tol` is for. Most rows are decided without a program: outside of
-    the vertices' intervals, or at a vertex or their mean. A program takes about a millisecond.
+    the vertices' intervals, or at a vertex or their mean. A program takes some milliseconds.
 
     Args:
         vertices: (num_samples, num_vertices, num_classes), the members of an ensemble for one; or a
@@ -370,7 +370,9 @@ def _bounds(bound: Any, name: str) -> Rows:
     if not isinstance(bound, Bound):
         return rows
     members = bound.members.rows
-    return replace(rows, numbers=members.numbers_a_row, roundoff=members.roundoff)
+    return replace(
+        rows, numbers=members.numbers_a_row, roundoff=members.roundoff, keys=members.keys
+    )
 
 
 def _refuse_crossed(low: Piece, high: Piece) -> None:

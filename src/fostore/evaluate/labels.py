@@ -25,7 +25,7 @@ def labels_of(labels: Any, rows: Rows) -> Array:
         ArgumentError: not one a row, no class of these rows, or no labels; names the first.
     """
     if isinstance(labels, (str, os.PathLike)):
-        labels = _read(Path(labels))
+        labels = _read(Path(labels), rows)
     if isinstance(labels, Mapping):
         missing = next((key for key in rows.indices.tolist() if key not in labels), None)
         if missing is not None:
@@ -72,7 +72,7 @@ def _numbers_of_names(array: Array, rows: Rows) -> Array:
         ) from None
 
 
-def _read(path: Path) -> Array:
+def _read(path: Path, rows: Rows) -> Array:
     try:
         if path.suffix.lower() == ".npy":
             found: Array = np.load(path, allow_pickle=False)
@@ -81,5 +81,21 @@ def _read(path: Path) -> Array:
     except (OSError, ValueError) as error:
         raise ArgumentError(f"labels cannot be read from {str(path)!r}: {error}") from error
     if all(line.removeprefix("-").isdecimal() for line in lines):
-        return np.array([int(line) for line in lines], np.int64)
+        return _numbers_of_digits(lines, rows, path)
     return np.array(path.read_text(encoding="utf-8").splitlines())
+
+
+def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:
+    """Class numbers; where classes are named by digits ("1", "2", "3"), names if they can be nothing else."""
+    numbers = np.array([int(line) for line in lines], np.int64)
+    places = {name: i for i, name in enumerate(rows.class_names or ())}
+    if not all(line in places for line in lines):
+        return numbers
+    named = np.array([places[line] for line in lines], np.int64)
+    if (numbers < rows.num_classes).all() and (numbers != named).any():
+        row = int(np.argmax(numbers != named))
+        raise ArgumentError(
+            f"label {lines[row]!r} of {str(path)!r} may be class number {numbers[row]} or the class "
+            f"named so, number {named[row]}; give an .npy of integers for numbers, of texts for names"
+        )
+    return named

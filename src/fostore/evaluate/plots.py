@@ -41,6 +41,7 @@ _STYLE: dict[str, Any] = {
     "xtick.color": "#5F6670",
     "ytick.color": "#5F6670",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of files and classes may hold dollar signs
     "svg.hashsalt": "fostore",  # the same picture is the same bytes
 }
 
@@ -88,6 +89,8 @@ def check_plot(path: str | Path) -> None:
         raise ArgumentError(
             f"a plot goes to a file that ends in one of {list(SUFFIXES)}, {str(path)!r} came"
         )
+    if not Path(path).parent.is_dir():
+        raise ArgumentError(f"a plot goes to {str(path)!r}, and there is no such folder; make it")
     try:
         import_module("matplotlib.figure")
     except ImportError as error:
@@ -268,10 +271,15 @@ def _distances(axes: Any, comparison: Comparison) -> None:
 
 def _two_entropies(axes: Any, comparison: Comparison) -> None:
     names = (Path(comparison.first).name, Path(comparison.second).name)
-    for name, histogram, moments, color in zip(
-        names, comparison.entropy_histograms, comparison.entropies, (_BLUE, _ORANGE), strict=True
-    ):
-        label = f"{name}, mean {moments.mean:.3g}"
+    for side, name, histogram, moments, color in zip(
+        "AB",
+        names,
+        comparison.entropy_histograms,
+        comparison.entropies,
+        (_BLUE, _ORANGE),
+        strict=True,
+    ):  # a label that begins with an underscore, as a name may, is left out of a legend
+        label = f"{side}: {name}, mean {moments.mean:.3g}"
         _bars(axes, histogram, color, alpha=0.55, label=label)
     _limit(axes, comparison.num_classes)
     axes.set(title="Uncertainty", xlabel="entropy of each sample (nats)", ylabel="samples")

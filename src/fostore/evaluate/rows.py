@@ -113,6 +113,8 @@ class Rows:
     """The index of each row, int64, ascending; None: row i has index i."""
     class_names: tuple[str, ...] | None = None
     origin: Origin | None = None
+    ids: Callable[[int, int], Array] | None = None
+    """Of a file that has them: the ids of the rows from `start` to `stop`, (stop - start,)."""
     numbers: int | None = None
     """Numbers that reading a row takes, where they are more than the row has."""
 

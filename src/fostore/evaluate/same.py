@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import zip_longest
 
 import numpy as np
@@ -25,7 +26,8 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
     """Raise unless row i is of the same sample and class k the same class in all sources.
 
     Asks whether it is the same *sample*, not the same view of it: two models may well have seen one
-    image at two sizes. Arrays and mappings know nothing of their samples but how many they are.
+    image at two sizes. Arrays and mappings know nothing of their samples but how many they are; of
+    files that are no stores, ids are compared, which reads the files once more.
 
     Args:
         check: "auto" compares indices, class names, and what the stores recorded of their datasets:
@@ -42,9 +44,10 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
     aligned(first, *others)
     for other in others:
         found = _class_names(first, other)
-        if check == "auto" and first.origin is not None and other.origin is not None:
-            found += _datasets(first.origin, other.origin)
-            found += _rows(first.origin, other.origin)
+        if check == "auto":
+            if first.origin is not None and other.origin is not None:
+                found += _datasets(first.origin, other.origin)
+            found += _rows(first, other)
         if found:
             raise IdentityError(
                 f"{first.where} and {other.where} cannot be compared: {'; '.join(found)}",
@@ -74,12 +77,13 @@ def _datasets(one: Origin, other: Origin) -> list[str]:
     return found
 
 
-def _rows(one: Origin, other: Origin) -> list[str]:
+def _rows(one: Rows, other: Rows) -> list[str]:
     """Ids row by row; without them the hashes of what the models saw."""
-    columns = [origin.schema.role("id") for origin in (one, other)]
-    if columns[0] is not None and columns[1] is not None:
-        for start in range(0, len(one), _PIECE):
-            ours, theirs = (_ids(origin, start) for origin in (one, other))
+    first, second = _ids_of(one), _ids_of(other)
+    if first is not None and second is not None:
+        for start in range(0, one.count, _PIECE):
+            stop = min(start + _PIECE, one.count)
+            ours, theirs = first(start, stop), second(start, stop)
             different = np.flatnonzero(ours != theirs)
             if len(different):
                 at = int(different[0])
@@ -88,15 +92,21 @@ def _rows(one: Origin, other: Origin) -> list[str]:
                     f"{theirs[at].item()!r} in the other"
                 ]
         return []
-    return _hashes(one, other)
+    if one.origin is None or other.origin is None:
+        return []
+    return _hashes(one.origin, other.origin)
 
 
-def _ids(origin: Origin, start: int) -> Array:
+def _ids_of(rows: Rows) -> Callable[[int, int], Array] | None:
     from fostore.sample_ids import decode_ids
 
+    origin = rows.origin
+    if origin is None:
+        return rows.ids
     column = origin.schema.role("id")
-    assert column is not None, "asked for by _rows alone"
-    return decode_ids(origin.take(column, origin.places[start : start + _PIECE]), column)
+    if column is None:
+        return None
+    return lambda start, stop: decode_ids(origin.take(column, origin.places[start:stop]), column)
 
 
 def _hashes(one: Origin, other: Origin) -> list[str]:

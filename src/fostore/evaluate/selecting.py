@@ -10,7 +10,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.evaluate.ensemble import members_of
-from fostore.evaluate.rows import pieces
+from fostore.evaluate.rows import Piece, pieces
 from fostore.evaluate.scores import SCORES, Score
 from fostore.schema import Array
 
@@ -98,4 +98,13 @@ def _score_of(score: str | Callable[[Array], Array]) -> Score:
         if score not in SCORES:
             raise ArgumentError(f"score is {score!r}, expected one of {list(SCORES)} or a function")
         return SCORES[score]
-    return lambda piece: np.asarray(score(piece.mean), np.float64)
+
+    def own(piece: Piece) -> Array:
+        found = np.asarray(score(piece.mean), np.float64)
+        if found.shape != (len(piece),):
+            raise ArgumentError(
+                f"score gave the shape {found.shape} for {len(piece)} rows, expected one number a row"
+            )
+        return found
+
+    return own

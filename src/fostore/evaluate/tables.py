@@ -10,6 +10,7 @@ from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
+from fostore.sample_ids import decode_ids
 from fostore.schema import Array
 
 
@@ -33,6 +34,12 @@ def rows_of_table(table: Table) -> Rows:
         encoding.check(columns, schema, start)
         return encoding.decode(columns, schema, kind)
 
+    named, id_reader = schema.role("id"), _Reader(table)  # a reader of its own: ids are read first
+
+    def ids(start: int, stop: int) -> Array:
+        assert named is not None, "handed out only where there is such a column"
+        return decode_ids(id_reader.read(start, stop)[schema.index(named.name)], named)
+
     return Rows(
         where=table.where,
         count=table.num_rows,
@@ -42,6 +49,7 @@ def rows_of_table(table: Table) -> Rows:
         tol=max(schema.sum_tolerance, 1e-3),
         roundoff=2.0**-11 if schema.dtype == "float16" else 2.0**-24,
         class_names=schema.class_names,
+        ids=None if named is None else ids,
     )
 
 

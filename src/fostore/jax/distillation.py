@@ -64,8 +64,10 @@ def distillation_loss(
     log_p = jax.nn.log_softmax(known / temperature, axis=-1)
     log_q = jax.nn.log_softmax(student.astype(dtype) / temperature, axis=-1)
     p = jnp.exp(log_p)
-    # Where p is 0, log_p is minus infinity: 0 times that is no number, and its limit is 0.
-    terms = jnp.where(p > 0, p * (log_p - log_q), 0)
+    # Where p is 0, log_p is minus infinity: 0 times that is no number, and its limit is 0. What is no
+    # number itself is no 0, and stays.
+    apart = jnp.where(p == 0, 0, log_p) - jnp.where(p == 0, 0, log_q)
+    terms = p * apart
     mean: jax.Array = jnp.mean(jnp.sum(terms, axis=-1)) * temperature**2
     return mean
 

@@ -67,8 +67,10 @@ def distillation_loss(
     log_p = torch.log_softmax(known / temperature, dim=-1)
     log_q = torch.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
     p = log_p.exp()
-    # Where p is 0, log_p is minus infinity: 0 times that is no number, and its limit is 0.
-    terms = torch.where(p > 0, p * (log_p - log_q), 0)
+    # Where p is 0, log_p is minus infinity: 0 times that is no number, and its limit is 0. What is no
+    # number itself is no 0, and stays.
+    apart = torch.where(p == 0, 0, log_p) - torch.where(p == 0, 0, log_q)
+    terms = p * apart
     return terms.sum(dim=-1).mean() * temperature**2
 
 
