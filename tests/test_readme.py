@@ -72,10 +72,3 @@ def test_a_page_without_python_is_refused(page: str) -> None:
 def test_a_block_that_is_never_closed_is_refused() -> None:
     with pytest.raises(ValueError, match="ends inside the block"):
         python_of("```python\nx = 1\n")
-
-
-@pytest.mark.parametrize("page", ["views"])
-def test_the_python_blocks_of_a_page_of_the_documentation_run(page: str, tmp_path: Path) -> None:
-    text = (README.parent / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    result = run_page(text, tmp_path)
-    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
