@@ -165,7 +165,8 @@ def interval_width(lower: Any, upper: Any) -> Array:
     """The mean width of each row's intervals, float64 (num_samples,), 0 to 1; its mean is the efficiency.
 
     Smaller is better, among sets of the same coverage. Parameters and errors are those of
-    `interval_covered`.
+    `interval_covered`. Defined here, after the efficiency of prediction sets, their mean size
+    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
 
     >>> interval_width(np.array([[0.1, 0.5]]), np.array([[0.5, 0.9]])).round(3).tolist()
     [0.4]
