@@ -296,7 +296,14 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(run: Cli) -> None:
     )
     command = ["generate", "slow:net", "models:data", "-o", "x.zarr", *OPTIONS]
     arguments = spawn(*command, "--batch-size", "1", "--commit-seconds", "0.1")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs this suite in the background has the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if Path("x.zarr").exists() and len(fostore.open("x.zarr")) > 3:
