@@ -29,7 +29,7 @@ from fostore.conversion import convert
 from fostore.conversion.files import FILES, Hints, file_format
 from fostore.conversion.sources import open_table
 from fostore.conversion.table import Table
-from fostore.digest import Digester
+from fostore.digest import HASH_BYTES, block_hash, store_digest
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
@@ -116,9 +116,13 @@ def everything(table: Table, size: int = 5, start: int = 0) -> list[np.ndarray]:
 
 
 def digest_of(schema: Schema, columns: list[np.ndarray]) -> str:
-    digester = Digester(header_of(schema, len(columns[0])))
-    digester.update(columns)
-    return digester.digest()
+    header = header_of(schema, len(columns[0]))
+    hashed = [columns[i] for i, column in enumerate(schema.columns) if column.hashed]
+    hashes = [
+        [block_hash(column[start : start + header.block_rows]) for column in hashed]
+        for start in range(0, len(columns[0]), header.block_rows)
+    ]
+    return store_digest(header, np.array(hashes, np.uint8).reshape(-1, len(hashed), HASH_BYTES))
 
 
 def assert_same_columns(found: list[np.ndarray], expected: list[np.ndarray]) -> None:

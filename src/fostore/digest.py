@@ -6,7 +6,6 @@ import json
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -177,58 +176,6 @@ def store_digest(header: Header, hashes: Array) -> str:
     for i in range(expected[1]):
         total.update(_blake3()(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
     return f"{PREFIX}{total.hexdigest()}"
-
-
-class Digester:
-    """The digest of rows that pass by in order, without a store.
-
-    >>> from fostore.encodings import make_schema
-    >>> header = Header(make_schema(2), num_samples=3, unit_rows=4096, block_rows=1024)
-    >>> digester = Digester(header)
-    >>> digester.update([np.float32([[0.5, 0.5]])])
-    >>> digester.update([np.float32([[0.25, 0.75], [1.0, 0.0]])])
-    >>> digester.digest()[:15]
-    'blake3:54e5b9a0'
-    """
-
-    def __init__(self, header: Header) -> None:
-        self._header = header
-        self._hashed = [i for i, column in enumerate(header.schema.columns) if column.hashed]
-        self._hashers = [hasher() for _ in self._hashed]
-        self._hashes: list[list[bytes]] = []
-        self.num_rows = 0
-
-    def update(self, columns: Sequence[Array]) -> None:
-        """The next rows, one array a column of the stored dtype, in schema order."""
-        size, row, rows = self._header.block_rows, 0, len(columns[0])
-        while row < rows:
-            stop = min(rows, row + size - self.num_rows % size)
-            for one, index in zip(self._hashers, self._hashed, strict=True):
-                one.update(buffer(columns[index][row:stop]))
-            self.num_rows += stop - row
-            row = stop
-            if self.num_rows % size == 0:
-                self._end_block()
-
-    def digest(self) -> str:
-        """The digest of a store of all rows so far.
-
-        Raises:
-            ArgumentError: they are not as many as the header plans, if it plans any.
-        """
-        header = self._header
-        if header.num_samples is None:
-            header = replace(header, num_samples=self.num_rows)
-        hashes = self._hashes
-        if self.num_rows % self._header.block_rows:  # more rows may come, and ask again
-            hashes = [*hashes, [one.digest() for one in self._hashers]]
-        shape = (len(hashes), len(self._hashed), HASH_BYTES)
-        flat = b"".join(part for block in hashes for part in block)
-        return store_digest(header, np.frombuffer(flat, np.uint8).reshape(shape))
-
-    def _end_block(self) -> None:
-        self._hashes.append([one.digest() for one in self._hashers])
-        self._hashers = [hasher() for _ in self._hashed]
 
 
 def _column(column: Column) -> dict[str, Any]:

@@ -185,9 +185,8 @@ def prepare(
         tol=source_tol,
     )
     table = open_table(source, hints, rows)
-    named = class_names if table.schema.class_names is None else None
-    if class_names is not None and named is None and tuple(class_names) != table.schema.class_names:
-        named = class_names  # refused by name
+    known = class_names is not None and tuple(class_names) == table.schema.class_names
+    named = None if known else class_names
     changes = Changes(rows, classes, member, kind, dtype, named, ids)
     plan = make_plan(
         table,

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fostore import disk
+from fostore.conversion.hashing import Digester
 from fostore.conversion.table import Batch, Table
-from fostore.digest import PREFIX, Digester
+from fostore.digest import PREFIX
 from fostore.encodings import encoding_of
 from fostore.errors import FormatError, RowError, UnsafeError
 from fostore.header import Header
@@ -99,17 +100,20 @@ class Passing:
         if header.num_samples is not None:
             self.header = replace(header, sealed=True, digest=self.mark)
         self._batches = batches
-        self._digester = Digester(header)
+        self._digester = Digester(header.schema, header.num_samples)
+        self._digest = ""  # known when all rows have passed
 
     def __iter__(self) -> Iterator[Batch]:
         planned = self.header.num_samples
-        for batch in self._batches:
-            self._digester.update(batch)
-            if planned is not None and self._digester.num_rows > planned:
-                raise FormatError(f"more rows came than the {planned} that were announced")
-            yield batch
-        if planned is not None and self._digester.num_rows < planned:
-            raise FormatError(f"{self._digester.num_rows} rows came and {planned} were announced")
+        with self._digester as digester:
+            for batch in self._batches:
+                digester.update(batch)
+                if planned is not None and digester.num_rows > planned:
+                    raise FormatError(f"more rows came than the {planned} that were announced")
+                yield batch
+            if planned is not None and digester.num_rows < planned:
+                raise FormatError(f"{digester.num_rows} rows came and {planned} were announced")
+            self._digest = digester.digest()
 
     def sealed(self) -> Header:
         """The header of all rows that passed."""
@@ -117,7 +121,7 @@ class Passing:
             self.header,
             num_samples=self._digester.num_rows,
             sealed=True,
-            digest=self._digester.digest(),
+            digest=self._digest,
         )
 
     def fill_file(self, path: Path) -> None:
@@ -137,4 +141,4 @@ class Passing:
 
     def fill(self, text: bytes) -> bytes:
         """A text that holds the mark, with the digest of all rows in its place."""
-        return text.replace(self.mark.encode(), self._digester.digest().encode())
+        return text.replace(self.mark.encode(), self._digest.encode())
