@@ -9,7 +9,6 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -33,6 +32,7 @@ from fostore.generate.source import (
 )
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.loading.plan import check_batch_size
+from fostore.place import destination, local_path
 from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
 from fostore.sample_views import encode_views
@@ -207,7 +207,7 @@ class Generator(ABC):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
         target = Target(
-            Path(store),
+            local_path(store),
             exists,
             dtype,
             meta,
@@ -259,7 +259,7 @@ class Generator(ABC):
         """Write distributions as the guide's JSON, whole or not at all.
 
         Args:
-            path: a file; missing parent folders are made.
+            path: a file; missing parent folders are made. A link is followed.
             distributions: a mapping from dataset index to a row, or a `Store`.
             meta: any JSON; `model_name` is added.
 
@@ -268,12 +268,13 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
+        real = destination(path)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
-            json.export(Path(path), distributions.reader, {**named, **(meta or {})})
+            json.export(real, distributions.reader, {**named, **(meta or {})})
         else:
             described = {"model_name": self.model_name, **(meta or {})}
-            json.save(Path(path), distributions, described)
+            json.save(real, distributions, described)
 
     def load_distributions(
         self, path: str | os.PathLike[str]
@@ -288,7 +289,7 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
-        return json.load(Path(path))
+        return json.load(local_path(path))
 
     def to_device(self, data: Any) -> Any:
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""

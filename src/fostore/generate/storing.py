@@ -29,6 +29,7 @@ from fostore.generate.loop import run
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
 from fostore.jsontext import check_json
+from fostore.place import destination
 from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array, Schema
@@ -65,6 +66,7 @@ def check_target(target: Target, source: Source) -> None:
         ArgumentError, StoreExistsError: nothing was run, nothing written.
     """
     path, samples = target.path, source.num_samples
+    destination(path)  # a link that leads nowhere
     format = format_of(path)
     if target.exists not in ("resume", "fail", "overwrite"):
         raise ArgumentError(
