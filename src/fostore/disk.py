@@ -120,14 +120,17 @@ def name_of(fd: int) -> str:
     return os.path.dirname(name) if name.endswith(" (deleted)") else name
 
 
-def open_file(path: str | Path, *, write: bool = False, create: bool = False) -> int:
+def open_file(
+    path: str | Path, *, write: bool = False, create: bool = False, of: str | Path | None = None
+) -> int:
     """A descriptor of a regular file; a symbolic link at `path` is an error (ELOOP).
 
-    A pipe does not make a reader wait: whoever has not looked what lies there sees it then.
+    `of` is the store that a file is a part of, for messages. A pipe does not make a reader wait:
+    whoever has not looked what lies there sees it then.
     """
     flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    with refusing(path):
+    with refusing(of or path):
         return os.open(path, flags | _PLAIN, 0o666)
 
 

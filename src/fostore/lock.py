@@ -122,7 +122,7 @@ class Lock:
             del _files[self.path]
             try:
                 # Removed only while every byte is ours: nobody else can hold a lock on a file that is gone.
-                if _lock(file.fd, (0, _END)) and _is_at(file.fd, self.path):
+                if _lock(file.fd, (0, _END), self.path) and _is_at(file.fd, self.path):
                     with contextlib.suppress(OSError):
                         disk.remove(self.path)
             finally:
@@ -151,7 +151,7 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
                     "close that writer first",
                 )
             return False
-        if not _lock(file.fd, span):
+        if not _lock(file.fd, span, store):
             return _refuse(file.fd, span, store) if complain else False
         file.spans.append(span)
         return True
@@ -159,7 +159,7 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
         is_new = not os.path.lexists(path)
         fd = _open(path, store)
         try:
-            if not _lock(fd, span):
+            if not _lock(fd, span, store):
                 refused = _refuse(fd, span, store) if complain else False
                 os.close(fd)
                 return refused
@@ -187,8 +187,8 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
 
 def _open(path: Path, store: Path) -> int:
     try:
-        with disk.refusing(path):
-            return disk.open_file(path, write=True, create=True)
+        with disk.refusing(store):
+            return disk.open_file(path, write=True, create=True, of=store)
     except FileNotFoundError as error:
         raise StoreNotFoundError(
             f"the folder {str(path.parent)!r}, which is to hold {store.name!r}, does not exist; "
@@ -202,13 +202,13 @@ def _open(path: Path, store: Path) -> int:
         raise
 
 
-def _lock(fd: int, span: tuple[int, int]) -> bool:
+def _lock(fd: int, span: tuple[int, int], store: Path) -> bool:
     """Take the bytes if nobody else has them.
 
     Raises:
         PlaceError: the file system has no locks.
     """
-    with disk.refusing(fd):
+    with disk.refusing(store):
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _length(span), span[0])
         except OSError as error:

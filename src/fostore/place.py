@@ -6,6 +6,7 @@ local folder `s3:` of a url.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from contextlib import suppress
@@ -92,18 +93,21 @@ def destination(value: str | os.PathLike[str]) -> Path:
 
 
 def inside(value: str | os.PathLike[str]) -> tuple[Path, str]:
-    """A file and the array inside it, from `file::array`; "" where no array is named.
+    """A file, or a pattern of files, and the array inside it, from `file::array`; "" where no array is named.
 
     What exists under the whole name is a path, whatever is in its name; else the longest part before
     a `::` that exists is the file.
     """
     whole, text = local_path(value), os.fsdecode(value)
-    if "::" not in text or os.path.lexists(whole):
+    if "::" not in text or _is_there(whole):
         return whole, ""
     cuts = [found.start() for found in re.finditer("::", text)]
-    there = (cut for cut in reversed(cuts) if os.path.lexists(local_path(text[:cut])))
-    cut = next(there, cuts[0])
+    cut = next((cut for cut in reversed(cuts) if _is_there(local_path(text[:cut]))), cuts[0])
     return local_path(text[:cut]), text[cut + 2 :]
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path) or next(glob.iglob(str(path)), None) is not None
 
 
 def absent(path: Path, what: str = "nothing") -> str:
