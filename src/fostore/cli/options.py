@@ -31,7 +31,7 @@ def parse_meta(
             raw = disk.read_named(local_path(file), _MAX_BYTES, "a file of JSON")
             meta = loads(raw, f"--meta-file {file}")
         except (FormatError, StoreNotFoundError, PlaceError) as error:
-            raise ArgumentError(f"--meta-file: {error}") from error
+            raise ArgumentError(f"--meta-file cannot be read: {error}") from error
         if not isinstance(meta, dict):
             raise ArgumentError(
                 f"--meta-file {file} holds a {type(meta).__name__}, expected an object"
@@ -90,7 +90,7 @@ def _lines(text: str, option: str) -> list[str]:
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{option}: {path} is not UTF-8 text: {error}") from error
     except (FormatError, StoreNotFoundError, PlaceError) as error:
-        raise ArgumentError(f"{option}: {error}") from error
+        raise ArgumentError(f"{option} cannot be read: {error}") from error
     while lines and not lines[-1]:
         lines.pop()
     return lines
