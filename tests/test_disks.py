@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import fostore
 from fostore import disk, scratch
 from fostore.cli import app
 from fostore.conversion import convert, stack
-from fostore.errors import FostoreError, PlaceError, SpaceError
+from fostore.errors import DamageError, FostoreError, PlaceError, SpaceError
 from fostore.evaluate import entropy
 from fostore.formats import jsonspool
 from support import SUFFIXES, probs
@@ -150,13 +151,28 @@ def test_a_name_that_leaves_no_room_for_the_side_file_is_refused_at_once(
     quiet(source, path.with_stem("x" * 200))
 
 
-def test_a_refusal_survives_a_pickle() -> None:
-    import pickle
-
-    error = disk.refusal(OSError(errno.EROFS, "Read-only file system"), "/mnt/a.zarr")
-    assert error is not None
+@pytest.mark.parametrize(
+    "error",
+    [
+        disk.refusal(OSError(errno.EROFS, "Read-only file system"), "/mnt/a.zarr"),
+        disk.refusal(OSError(errno.ENOSPC, "No space left on device"), "/mnt/a.zarr"),
+        DamageError("row 3 is damaged", ((3, 4),)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_worker_process_meets_arrives_as_it_was(error: Any) -> None:
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.errno) == (PlaceError, str(error), errno.EROFS)
+    assert (type(again), str(again), again.errno) == (type(error), str(error), error.errno)
+    assert getattr(again, "rows", ()) == getattr(error, "rows", ())
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(folder: Path) -> None:
+    (folder / "a.json").mkdir()
+    with pytest.raises(PlaceError, match="is a folder"):
+        fostore.FirstOrderDataGenerator(len).save_distributions(
+            folder / "a.json", dict(enumerate(probs(N, K)))
+        )
+    assert names_in(folder) == ["a.json"]
 
 
 def test_a_refusal_ends_a_command_with_one_line(

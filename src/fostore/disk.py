@@ -51,6 +51,7 @@ _WHY = {
     ),
     errno.ELOOP: ("is a symbolic link that leads nowhere, or where none is followed", "remove it"),
     errno.ENOTDIR: ("would lie in a file", "choose a path whose parents are folders"),
+    errno.EISDIR: ("is a folder", "choose the path of a file, or remove it"),
     errno.ESTALE: (
         "is no longer known to its file server: it was removed or replaced there",
         "open the store again; a writer goes on with exists='resume'",

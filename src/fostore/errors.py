@@ -26,6 +26,7 @@ Each is also the builtin that a user would catch anyway, so that code which know
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class FostoreError(Exception):
@@ -76,6 +77,9 @@ class DamageError(FostoreError, OSError):
         self.message = message
         self.rows = rows
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.rows)
+
     def __str__(self) -> str:
         return self.message
 
@@ -90,6 +94,9 @@ class SpaceError(FostoreError, OSError):
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,)
 
     def __str__(self) -> str:
         return self.message
