@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,11 @@ def _link(path: Path) -> None:
     path.symlink_to(other)
 
 
+def _socket(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
 def _folder(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.mkdir()
@@ -62,6 +68,7 @@ TRAPS: dict[str, Callable[[Path], None]] = {
     "1 TB of zeros": _giant,
     "a link": _link,
     "a folder": _folder,
+    "a socket": _socket,
 }
 
 VERBS: dict[str, Callable[[Path, Path], Any]] = {
@@ -110,7 +117,7 @@ FILES = (
 
 
 @pytest.mark.parametrize("suffix", FILES)
-@pytest.mark.parametrize("trap", ["a pipe", "an endless device", "a folder"])
+@pytest.mark.parametrize("trap", ["a pipe", "an endless device", "a folder", "a socket"])
 def test_a_trap_in_the_place_of_a_file_is_refused_by_every_verb(
     trap: str, suffix: str, tmp_path: Path
 ) -> None:

@@ -26,7 +26,6 @@ Each is also the builtin that a user would catch anyway, so that code which know
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 
 class FostoreError(Exception):
@@ -77,7 +76,7 @@ class DamageError(FostoreError, OSError):
         self.message = message
         self.rows = rows
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.rows)
 
     def __str__(self) -> str:
@@ -95,7 +94,7 @@ class SpaceError(FostoreError, OSError):
         super().__init__(errno.ENOSPC, message)
         self.message = message
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message,)
 
     def __str__(self) -> str:
