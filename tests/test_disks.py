@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,33 @@ def test_a_writer_on_a_full_disk_says_how_much_where_and_goes_on_later(
         start = len(writer)
         assert start >= N // 2
         writer.append(probs(N - start, K, start=start))
+    assert np.array_equal(fostore.open(path).array, probs(N, K))
+
+
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="macOS has a sync of its own")
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.ESTALE, errno.EROFS], ids=NAMES)
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_server_that_gives_up_in_the_middle_of_a_run_is_named(
+    suffix: str, call: str, code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some say only when data is synced that there is no room for it, or that the file is gone."""
+    path = folder / f"a{suffix}"
+    writer = fostore.create(path, num_samples=N, num_classes=K)
+
+    def no(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, no)
+        with pytest.raises((SpaceError, PlaceError), match=str(folder)) as caught:
+            writer.append(probs(N, K))
+            writer.commit()
+    assert isinstance(caught.value, SpaceError) == (code == errno.EDQUOT)
+    with suppress(OSError):  # nothing is trusted after a sync that failed
+        writer.close()
+    with fostore.create(path, exists="resume") as writer:
+        writer.append(probs(N - len(writer), K, start=len(writer)))
     assert np.array_equal(fostore.open(path).array, probs(N, K))
 
 
