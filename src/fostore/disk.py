@@ -109,9 +109,19 @@ def allocate(fd: int, offset: int, size: int) -> None:
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents; durable once the parents are synced."""
-    path.mkdir(parents=True, exist_ok=True)
+def make_directory(*paths: Path) -> None:
+    """Make directories and their parents, durably: whoever got a new name in it is synced, once."""
+    named: dict[Path, None] = {}
+    for path in paths:
+        missing = []
+        while not path.is_dir() and path != path.parent:
+            missing.append(path)
+            path = path.parent
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)  # another process may have been faster
+            named[folder.parent] = None
+    for folder in named:
+        sync_directory(folder)
 
 
 def rename(source: Path, target: Path) -> None:
