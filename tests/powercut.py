@@ -264,9 +264,8 @@ class Recorder:
         with self._guard:
             one, two = self._where(source), self._where(target)
             self._real["rename"](source, target)
-            assert one is not None and two is not None, (
-                "a rename into what is watched, or out of it"
-            )
+            if one is None or two is None:
+                raise AssertionError("a rename into what is watched, or out of it")
             self._names((*one, None), (*two, self.now.folders[one[0]][one[1]]))
 
     _os_replace = _os_rename
@@ -274,7 +273,8 @@ class Recorder:
     def _exchange(self, one: Path, other: Path) -> None:
         with self._guard:
             first, second = self._where(one), self._where(other)
-            assert first is not None and second is not None
+            if first is None or second is None:
+                raise AssertionError("an exchange with what is not watched")
             self._real["exchange"](one, other)
             numbers = [self.now.folders[folder][name] for folder, name in (first, second)]
             self._names((*first, numbers[1]), (*second, numbers[0]))
