@@ -249,6 +249,30 @@ def test_a_power_cut_takes_nothing_that_was_promised(
         shutil.rmtree(place)
 
 
+@pytest.mark.parametrize(
+    "suffix", [".json", ".jsonl", ".npy", ".npz", ".csv", ".safetensors", ".parquet"]
+)
+def test_a_file_is_whole_or_not_there_and_stays_once_it_was_promised(
+    tmp_path: Path, suffix: str, fast_disk_after: Callable[[], None]
+) -> None:
+    with begin(tmp_path / "source.zarr") as writer:
+        writer.append(probs(N, K))
+    (tmp_path / "run").mkdir()
+    with Recorder(tmp_path / "run") as run:
+        path = tmp_path / "run" / "a" / f"out{suffix}"
+        fostore.convert(tmp_path / "source.zarr", path, progress=False, allow_lossy=True)
+        run.promise("written")
+    run.check()
+    fast_disk_after()
+    whole = path.read_bytes()
+    chance = random.Random(suffix)
+    ends = [*(chance.randrange(len(run.log)) for _ in range(STATES)), *[len(run.log)] * len(CUTS)]
+    for end, how in zip(ends, CUTS * len(ends), strict=False):
+        left = dict(cut(run, end, how, chance).paths())
+        found = left.get(f"a/out{suffix}")
+        assert found == whole or (found is None and end < len(run.log)), f"{end}, {how}"
+
+
 def test_the_recorder_sees_what_is_lost_where_nothing_is_synced(tmp_path: Path) -> None:
     """The net itself: data that was renamed into place and never synced is lost, or torn."""
     (tmp_path / "run").mkdir()
