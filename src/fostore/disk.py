@@ -257,13 +257,23 @@ def allocate(fd: int, offset: int, size: int) -> None:
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents; durable once the parents are synced."""
-    with refusing(path):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+def make_directory(*paths: Path) -> None:
+    """Make directories and their parents, durably: whoever got a new name in it is synced, once."""
+    named: dict[Path, None] = {}
+    for path in paths:
+        with refusing(path):
+            missing = []
+            while not path.is_dir():
+                missing.append(path)
+                path = path.parent
+            for folder in reversed(missing):
+                try:
+                    folder.mkdir(exist_ok=True)  # another process may have been faster
+                except FileExistsError as error:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+                named[folder.parent] = None
+    for folder in named:
+        sync_directory(folder)
 
 
 def rename(source: Path, target: Path) -> None:
