@@ -47,6 +47,7 @@ def edit(file: Path, change: Callable[[Any], None]) -> None:
     """Change a JSON file as a stranger would."""
     value = json.loads(file.read_text())
     change(value)
+    value["attributes"].get("fostore", {}).pop("checksum", None)  # who means harm gets it right
     file.write_text(json.dumps(value))
 
 
@@ -321,8 +322,8 @@ def test_metadata_beyond_the_limit_is_not_read(path: Path) -> None:
 
 
 def test_metadata_that_readers_would_not_take_is_not_written(path: Path) -> None:
-    header = replace(header_of("one column", N), meta={"x": "y" * (64 << 20)})
-    with pytest.raises(ArgumentError, match="metadata takes"):
+    header = replace(header_of("one column", N), meta={"x": "y" * (8 << 20)})
+    with pytest.raises(ArgumentError, match=r"metadata and identity take 8,388,\d+ and"):
         FORMAT.create(path, header)
 
 

@@ -23,6 +23,12 @@ def audit(reader: Reader, level: str = "full") -> list[Finding]:
     if level not in LEVELS:
         raise ArgumentError(f"level is {level!r}, expected one of {list(LEVELS)}")
     findings = list(reader.findings())
+    if not reader.header.meta_is_sound:
+        message = (
+            "the metadata is not what was written: the disk or another program has changed it; no row is "
+            "touched. What is there stays, and counts from the next time that fostore writes it"
+        )
+        findings.append(Finding("meta", None, message))
     if level == "structure":
         return findings
     lost = [finding.rows for finding in findings if finding.rows is not None]

@@ -8,13 +8,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from fostore import geometry
-from fostore.errors import FormatError, UnsupportedError
+from fostore import geometry, jsontext
+from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.schema import Schema, expect
 
 VERSION = "1.0"
+MAX_BYTES = 8 << 20
+"""Bytes of canonical JSON that a header and its metadata may take: parsed in a second, in memory that all have."""
+MAX_TEXT = 2 * MAX_BYTES
+"""Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
+
+CHECKSUM, META_CHECKSUM = "checksum", "meta_checksum"
 _KEYS = frozenset(
-    "version id num_samples unit_rows block_rows identity software created updated sealed digest".split()
+    "version id num_samples unit_rows block_rows identity software created updated sealed digest "
+    "meta_checksum checksum".split()
 )
 _SCHEMA_KEYS = frozenset(
     "requires row_axis num_classes num_members axes kind encoding columns sum_tolerance temperature "
@@ -35,6 +42,8 @@ class Header:
     `num_samples` is the plan (None while a stream runs). `unit_rows` and `block_rows` are rows.
     `identity` says what the rows were made from and decides resume; `software`, `created` and
     `updated` are recorded, never checked. `digest` is set when the store is sealed.
+    `checked` is whether its text carries checksums, which older ones do not; `meta_checksum` is that of
+    the metadata as it was written.
     `extra` keeps the keys that a newer minor version wrote.
     """
 
@@ -51,10 +60,17 @@ class Header:
     digest: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     version: str = VERSION
+    checked: bool = field(default=True, compare=False)
+    meta_checksum: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The attributes of the store: {"fostore": {...}, "meta": {...}}."""
+        """The attributes of the store, with their checksums: {"fostore": {...}, "meta": {...}}.
+
+        Raises:
+            ArgumentError: they take more bytes than readers accept.
+        """
+        meta = jsontext.canonical(dict(self.meta))
         fostore = {
             "version": self.version,
             "id": self.id,
@@ -70,6 +86,17 @@ class Header:
             "digest": self.digest,
             **self.extra,
         }
+        if self.checked:
+            fostore[META_CHECKSUM] = jsontext.checksum(meta)
+        described = jsontext.canonical(fostore)
+        if len(meta) + len(described) > MAX_BYTES:
+            raise ArgumentError(
+                f"metadata and identity take {len(meta):,} and {len(described):,} bytes as JSON, and a "
+                f"store keeps at most {MAX_BYTES:,}: keep what is large in a file of its own, and its "
+                "name and hash here"
+            )
+        if self.checked:
+            fostore[CHECKSUM] = jsontext.checksum(described)
         return {"fostore": fostore, "meta": dict(self.meta)}
 
     @classmethod
@@ -79,6 +106,7 @@ class Header:
         Raises:
             FormatError: a key is missing, has the wrong type, or contradicts another.
             UnsupportedError: a newer major version, an unknown feature, encoding or dtype.
+            DamageError: it does not have its checksum.
         """
         value = expect(attributes, "fostore", dict, f"{where}: the attributes")
         where = f"{where}: attribute 'fostore'"
@@ -104,10 +132,26 @@ class Header:
             digest=None if digest is None else expect(value, "digest", str, where),
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
             version=version,
+            checked=CHECKSUM in value,
+            meta_checksum=value.get(META_CHECKSUM),
             extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS},
         )
         header._check(where)
+        written = value.get(CHECKSUM)
+        if written is not None:
+            rest = {key: item for key, item in value.items() if key != CHECKSUM}
+            if written != jsontext.checksum(jsontext.canonical(rest)):
+                raise DamageError(
+                    f"{where} does not have its checksum {written!r:.40}: the disk or another program "
+                    "has changed it, so what the rows are is not known. Restore that file from a copy "
+                    "of the store; a program that edits attributes may change 'meta' alone"
+                )
         return header
+
+    @property
+    def meta_is_sound(self) -> bool:
+        """Whether the metadata is as it was written, as far as that is known; costs a look at all of it."""
+        return self.meta_checksum in (None, jsontext.checksum(jsontext.canonical(dict(self.meta))))
 
     def _check(self, where: str) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any, NoReturn
 
 from fostore.errors import ArgumentError, FormatError
@@ -55,6 +56,22 @@ def dumps(value: Any, *, indent: int | None = None) -> bytes:
         return text.encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise ArgumentError(f"this cannot be written as JSON: {error}") from error
+
+
+def canonical(value: Any) -> bytes:
+    """JSON text that is the same for equal values, whoever wrote them (spec/core.md, C-42)."""
+    try:
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode("utf-8", "surrogatepass")  # a stranger's half of a pair is a value too
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArgumentError(f"this cannot be written as JSON: {error}") from error
+
+
+def checksum(text: bytes) -> str:
+    """The checksum of a text as a store's attributes hold it: every language has this crc32, and at no import."""
+    return f"crc32:{zlib.crc32(text):08x}"
 
 
 def loads(text: bytes | str, where: str) -> Any:

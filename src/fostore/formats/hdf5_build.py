@@ -2,7 +2,7 @@
 
 The mirrors are the root's `fostore` and `meta`: attributes, or uint8 datasets where they are longer than HDF5's
 old object headers take. They are JSON, padded with spaces to the room that they have, and are rewritten in place
-after the header's record is durable (hdf5_file.py). `sealed`, `digest` and `updated` come first in `fostore`, inside
+after the header's record is durable (hdf5_file.py). What changes when a run ends comes first in `fostore`, inside
 one disk sector: where nothing else changes, as at the end of a run, not even a power cut shows a plain reader half.
 """
 
@@ -37,7 +37,7 @@ from fostore.formats.hdf5_file import (
     write_record,
 )
 from fostore.formats.hdf5_stream import HDF5Stream, read_at
-from fostore.header import Header
+from fostore.header import CHECKSUM, Header
 
 PAGE = 4096
 MAX_ATTRIBUTE = 60_000
@@ -45,9 +45,8 @@ MAX_ATTRIBUTE = 60_000
 SPARE_RUNS = 64
 
 _SECTOR = 512
-_STATE_BYTES = (
-    256  # room for sealed, digest and updated; half a sector, so that it can be kept inside one
-)
+_STATE = ("sealed", "digest", "updated", CHECKSUM)
+_STATE_BYTES = 256  # room for them; half a sector, so that it can be kept inside one
 _SPARE_BYTES = 6000  # an identity or metadata may come later; beyond, the file is made anew
 _MAX_SEARCH = 64 << 20
 
@@ -187,7 +186,7 @@ def mirror_texts(header: Header) -> dict[str, bytes]:
     """The JSON of the mirrors: the state of the run first, in a fixed number of bytes."""
     attributes = header.to_json()
     fostore = attributes["fostore"]
-    state = {key: fostore.pop(key) for key in ("sealed", "digest", "updated")}
+    state = {key: fostore.pop(key) for key in _STATE if key in fostore}
     first = (jsontext.dumps(state)[:-1] + b", ").ljust(_STATE_BYTES)
     return {
         "fostore": first + jsontext.dumps(fostore)[1:],

@@ -33,7 +33,7 @@ from fostore.errors import (
 )
 from fostore.formats import OtherLayoutError, Run, slots
 from fostore.formats.hdf5_stream import HDF5Stream, read_at
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -206,6 +206,8 @@ def _inspect(fd: int, root: Any, path: Path, end: int) -> Layout:
     places = {HEADER: _place(root, HEADER, uint8, (2, None), path)}
     record = read_record(fd, places[HEADER], HEADER_MAGIC, f"{path}, dataset 'header'")
     where = f"{path}, dataset 'header'"
+    if len(record.payload) > MAX_TEXT:
+        raise UnsafeError(f"{where} takes {len(record.payload):,} bytes, expected at most {MAX_TEXT:,}")
     header = Header.from_json(jsontext.loads(record.payload, where), where)
     if header.num_samples is None:
         raise FormatError(f"{where}: num_samples is null, which an HDF5 store cannot have")

@@ -28,7 +28,7 @@ from fostore.formats.hdf5_file import (
     sealed_and_open,
 )
 from fostore.formats.view import view_of
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -232,8 +232,11 @@ class HDF5Reader:
 
 
 def _says(text: bytes, value: object) -> bool:
+    text = text.strip(b"\0 ")
+    if len(text) > MAX_TEXT:
+        return False
     try:
-        there = jsontext.loads(text.rstrip(b"\0"), "")
+        there = jsontext.loads(text, "")
     except FormatError:
         return False
     return bool(there == jsontext.loads(jsontext.dumps(value), ""))

@@ -11,11 +11,12 @@ import numpy as np
 
 from fostore import disk, jsontext
 from fostore.errors import FormatError, UnsafeError
+from fostore.header import MAX_TEXT
 
 CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
 
-MAX_VALUE = 64 << 20
+MAX_VALUE = MAX_TEXT
 """Bytes of a value that is parsed as a whole: `meta`, and what is no table."""
 
 SHOWN = 60
@@ -99,7 +100,7 @@ class Source:
         """The value of a key, parsed strictly.
 
         Raises:
-            UnsafeError: it takes more than 64 MiB.
+            UnsafeError: it takes more bytes than metadata may.
         """
         self.peek()
         begin = self.offset

@@ -23,7 +23,7 @@ from fostore.errors import (
 )
 from fostore.formats import Run, stranger
 from fostore.formats.zarr_layout import HASHES, Hashes, Shards, parse_array
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import expect
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 METADATA = "zarr.json"
 JOURNAL = ".fostore.journal."
 TAIL = ".tail."
-MAX_METADATA = 64 << 20
+MAX_METADATA = MAX_TEXT
 MAX_JOURNAL = 1 << 30
 _GROUP_KEYS = ("zarr_format", "node_type", "attributes", "consolidated_metadata")
+_READABLE_BYTES = 64 << 10
 _ATTEMPTS = 5
 
 
@@ -261,19 +262,11 @@ def is_there(path: Path) -> bool:
 
 
 def group_metadata(header: Header) -> bytes:
-    """The zarr.json of the group, which carries the header.
-
-    Raises:
-        ArgumentError: it would be larger than readers take.
-    """
+    """The zarr.json of the group, which carries the header; indented while it is short enough for people."""
     group = {"zarr_format": 3, "node_type": "group", "attributes": header.to_json()}
-    text = jsontext.dumps(group, indent=2)
-    if len(text) > MAX_METADATA:
-        raise ArgumentError(
-            f"the metadata takes {len(text):,} bytes and a store keeps at most {MAX_METADATA:,}; "
-            "keep large things beside it"
-        )
-    return text
+    text = jsontext.dumps(group)
+    readable = jsontext.dumps(group, indent=2) if len(text) < _READABLE_BYTES else text
+    return readable if len(readable) < MAX_METADATA else text  # deep nests are mostly indentation
 
 
 def names_in(folder: Path) -> list[str]:

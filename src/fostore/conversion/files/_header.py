@@ -15,15 +15,12 @@ from fostore.conversion.table import Batch, Table
 from fostore.digest import PREFIX
 from fostore.encodings import encoding_of
 from fostore.errors import FormatError, RowError, UnsafeError
-from fostore.header import Header
+from fostore.header import CHECKSUM, MAX_TEXT, Header
 from fostore.jsontext import dumps, loads
 from fostore.schema import Schema
 
 KEY = "fostore"
 """The name under which the header lies: an entry, a member, a key of the metadata."""
-
-MAX_HEADER = 64 << 20
-"""Bytes of a header that are parsed."""
 
 Batches = Callable[[int, int], Iterator[Batch]]
 
@@ -37,12 +34,12 @@ def parse(text: bytes | str, where: str) -> Header:
     """The header in a file.
 
     Raises:
-        UnsafeError: it takes more than 64 MiB.
+        UnsafeError: it takes more bytes than one may.
         FormatError, UnsupportedError: as `Header.from_json`.
     """
-    if len(text) > MAX_HEADER:
+    if len(text) > MAX_TEXT:
         raise UnsafeError(
-            f"{where} has a header of {len(text):,} bytes, expected at most {MAX_HEADER:,}"
+            f"{where} has a header of {len(text):,} bytes, expected at most {MAX_TEXT:,}"
         )
     header = Header.from_json(loads(text, f"{where}: the header"), where)
     encoding_of(header.schema)  # the columns are those of the kind
@@ -128,17 +125,32 @@ class Passing:
         """Put the digest in the places that hold the mark, at the front and at the end of a file; durable."""
         if self.header.digest != self.mark:
             return
-        mark = self.mark.encode()
+        (mark, digest), *checksums = self._changes()
         fd = disk.open_file(path, write=True)
         try:
             with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as mapped:
                 places = {mapped.find(mark), mapped.rfind(mark)}
-            for place in places:
-                disk.write_at(fd, self.fill(mark), place)
+                writes = [(place, digest) for place in places]
+                for old, new in checksums:  # which stands behind the digest in the same text
+                    writes += [(mapped.find(old, place), new) for place in places]
+            for place, text in writes:
+                disk.write_at(fd, text, place)
             disk.sync_data(fd)
         finally:
             os.close(fd)
 
     def fill(self, text: bytes) -> bytes:
-        """A text that holds the mark, with the digest of all rows in its place."""
-        return text.replace(self.mark.encode(), self._digest.encode())
+        """A header that holds the mark, with the digest of all rows in its place, and the checksum that goes with it."""
+        if self.header.digest == self.mark:
+            for old, new in self._changes():
+                text = text.replace(old, new)
+        return text
+
+    def _changes(self) -> list[tuple[bytes, bytes]]:
+        """What stands in the header, and what is to stand there: the digest, and the checksum where there is one."""
+        checksums = [
+            header.to_json()[KEY].get(CHECKSUM, "").encode()
+            for header in (self.header, self.sealed())
+        ]
+        changes = [(self.mark.encode(), self._digest.encode())]
+        return changes + ([(checksums[0], checksums[1])] if checksums[0] else [])

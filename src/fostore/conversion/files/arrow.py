@@ -20,13 +20,13 @@ from fostore.conversion.files._arrowrows import (
     stored,
 )
 from fostore.conversion.files._flat import open_source
-from fostore.conversion.files._header import KEY, MAX_HEADER, Passing, headed_table, parse
+from fostore.conversion.files._header import KEY, Passing, headed_table, parse
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.files.guess import choose
 from fostore.conversion.files.parquet import plain_rows
 from fostore.conversion.table import Batch, Table
 from fostore.errors import FormatError, FostoreError, UnsafeError
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 
 _MAGIC = b"ARROW1"
 _ERRORS = (pa.ArrowException, OSError, ValueError)
@@ -104,7 +104,7 @@ def _shards(path: Path) -> list[Path]:
     state = path / "state.json"
     fd, size = open_source(state)
     with os.fdopen(fd, "rb") as file:
-        if size > MAX_HEADER:
+        if size > MAX_TEXT:
             raise UnsafeError(f"{state} has {size:,} bytes")
         value = jsontext.loads(file.read(), str(state))
     try:

@@ -16,14 +16,14 @@ import numpy as np
 from fostore import jsontext
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._flat import open_source
-from fostore.conversion.files._header import KEY, MAX_HEADER, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, headed_table, parse, text_of
 from fostore.conversion.files._sink import STREAM, Sink
 from fostore.conversion.files._text import cells
 from fostore.conversion.files.guess import Found, choose, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 from fostore.sample_ids import encode_ids
 from fostore.schema import FLOATS, Array, Column
 
@@ -263,7 +263,7 @@ class _Lines:
         if not text.strip():
             raise FormatError(f"{self.where} is empty, expected JSON Lines")
         limit = f"{self.where}, line 1"
-        return jsontext.loads(text, limit) if len(text) <= MAX_HEADER else _parse(text, limit)
+        return jsontext.loads(text, limit) if len(text) <= MAX_TEXT else _parse(text, limit)
 
     def count(self) -> int:
         """Lines of a file; the last need not end."""
