@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -162,12 +163,25 @@ def _empty(column: dict[str, Any], rows: list[int]) -> Array:
     return np.zeros((rows[-1] + 1 if rows else 0, *column["shape"]), _dtype(column))
 
 
+def check_attributes(attributes: dict[str, Any]) -> None:
+    """Header and metadata have their checksums, where they carry one (C-42, C-43)."""
+    schema = attributes["fostore"]
+    rest = {key: value for key, value in schema.items() if key != "checksum"}
+    for written, value in (
+        (schema.get("checksum"), rest),
+        (schema.get("meta_checksum"), attributes.get("meta", {})),
+    ):
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert written in (None, f"crc32:{zlib.crc32(text.encode()):08x}")
+
+
 # ------------------------------------------------------------------ Zarr
 
 
 def read_zarr(path: Path) -> Stored:
     """A store in the Zarr binding, finished or not."""
     attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
+    check_attributes(attributes)
     schema = attributes["fostore"]
     columns, unit_rows = schema["columns"], schema["unit_rows"]
     journals = sorted((path / columns[0]["name"]).glob(".fostore.journal.*"))
@@ -279,6 +293,7 @@ def read_hdf5(path: Path) -> Stored:
         mirror = {name: json.loads(file.attrs[name]) for name in ("fostore", "meta")}
     attributes = json.loads(read_slots(data, *places["header"], b"FOheader"))
     assert mirror == attributes, "H-8: nothing was cut between header and mirrors"
+    check_attributes(attributes)
     schema = attributes["fostore"]
     payload = read_slots(data, *places["progress"], b"FOruns\x00\x01")
     entries = [
@@ -295,13 +310,8 @@ def read_hdf5(path: Path) -> Stored:
         rows[committed] = whole[committed]
     offset, shape = places["block_hashes"]
     stored = np.frombuffer(data, "u1", prod(shape), offset or 0).reshape(shape)
-    hashes, size, unit_rows = np.zeros(shape, "u1"), schema["block_rows"], schema["unit_rows"]
+    hashes, size = np.zeros(shape, "u1"), schema["block_rows"]
     known = [(start, stop) for start, stop, crc in entries if crc is None]
-    for start in range(0, schema["num_samples"], unit_rows):
-        stop = min(start + unit_rows, schema["num_samples"])
-        is_hashed = stored[start // size : -(-stop // size)].any(axis=2).all()
-        if is_hashed and set(range(start, stop)) <= set(committed):
-            known.append((start, stop))  # H-15: sealed, though its runs still have a crc
     for start, stop in known:
         last = -(-stop // size) if stop == schema["num_samples"] else stop // size
         hashes[start // size : last] = stored[start // size : last]

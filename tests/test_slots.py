@@ -113,19 +113,14 @@ def test_runs_that_make_no_sense_are_refused(payload: bytes) -> None:
         slots.unpack_runs(payload, 100, "the file")
 
 
-def sealed_and_open(
-    runs: list[Run], *, hashed: tuple[int, ...] = (), short_unit: bool = True
-) -> tuple[Ranges, list[Run]]:
+def sealed_and_open(runs: list[Run], *, short_unit: bool = True) -> tuple[Ranges, list[Run]]:
     """A store of 20 rows in units of 8."""
-    return slots.sealed_and_open(
-        runs, 8, 20, is_hashed=lambda unit: unit in hashed, short_unit=short_unit
-    )
+    return slots.sealed_and_open(runs, 8, 20, short_unit=short_unit)
 
 
-def test_a_unit_is_sealed_when_it_is_covered_and_hashed() -> None:
-    runs = [Run(0, 5, 1), Run(5, 8, 2), Run(8, 16, 3), Run(16, 19, 4)]
-    assert sealed_and_open(runs) == (Ranges(), runs)
-    assert sealed_and_open(runs, hashed=(0, 1, 2)) == (Ranges.of((0, 16)), runs[3:])
+def test_a_unit_is_sealed_when_no_run_of_it_has_a_checksum_of_its_own() -> None:
+    runs = [Run(0, 5, 1), Run(5, 8, 2), Run(8, 16, None), Run(16, 19, 4)]
+    assert sealed_and_open(runs) == (Ranges.of((8, 16)), [*runs[:2], runs[3]])
 
 
 def test_runs_without_a_crc_seal_the_units_that_they_cover() -> None:

@@ -238,10 +238,8 @@ def _beside(path: Path, what: str) -> Path:
 
 def _clean(path: Path) -> None:
     """Remove what a killed creation or overwrite left beside the store; we hold the lock."""
-    away = disk.aside(path)
-    if not path.exists() and away.exists():
-        disk.rename(away, path)  # an exchange by renames was cut between them
-    for what in ("tmp", "new", "old"):
+    disk.mend_exchange(path)
+    for what in ("tmp", "new"):
         disk.remove(_beside(path, what))
         disk.remove(_beside(_beside(path, what), "tmp"))
 

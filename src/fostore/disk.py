@@ -30,6 +30,7 @@ Buffer = Any
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 _RENAME_EXCHANGE = 2
+_READ_BYTES = 1 << 30  # Linux takes at most 2 GiB in one call
 _AT_FDCWD = -100
 
 
@@ -186,6 +187,29 @@ def open_unnamed(folder: Path) -> int:
         return os.dup(file.fileno())
 
 
+def read_at(fd: int, offset: int, size: int) -> bytearray:
+    """Up to `size` bytes at `offset`; fewer, and no more memory taken, only where the file ends.
+
+    A file server may give less at a time than was asked for: that is no damage.
+    """
+    data = bytearray(max(min(size, os.fstat(fd).st_size - offset), 0))
+    done = read_into(fd, data, offset)
+    del data[done:]
+    return data
+
+
+def read_into(fd: int, out: Buffer, offset: int) -> int:
+    """Fill `out` from `offset` on; the number of bytes, fewer than it has only where the file ends."""
+    done = 0
+    with memoryview(out).cast("B") as view:
+        while done < len(view):
+            count = os.preadv(fd, [view[done : done + _READ_BYTES]], offset + done)
+            if not count:
+                break
+            done += count
+    return done
+
+
 def write_at(fd: int, data: Buffer, offset: int) -> None:
     """Write all of `data` at `offset`; a full disk is a SpaceError."""
     view = memoryview(data).cast("B")
@@ -309,6 +333,15 @@ def _exchange(one: Path, other: Path) -> None:
 def aside(path: Path) -> Path:
     """Where an exchange by renames keeps what was at `path` for a moment."""
     return path.with_name(f".{path.name}.old")
+
+
+def mend_exchange(path: Path) -> None:
+    """Undo an exchange by renames that a kill cut in two, or end it; nobody else may be at work on `path`."""
+    away = aside(path)
+    if not path.exists() and away.exists():
+        rename(away, path)
+        sync_directory(path.parent)
+    remove(away)
 
 
 def remove(path: Path) -> None:

@@ -112,21 +112,7 @@ class Lock:
             return
         self._held = False
         with _guard:
-            file = _files.get(self.path)
-            if file is None:
-                return
-            file.spans.remove(self._span)
-            if file.spans:
-                _unlock(file.fd, self._span)
-                return
-            del _files[self.path]
-            try:
-                # Removed only while every byte is ours: nobody else can hold a lock on a file that is gone.
-                if _lock(file.fd, (0, _END), self.path) and _is_at(file.fd, self.path):
-                    with contextlib.suppress(OSError):
-                        disk.remove(self.path)
-            finally:
-                os.close(file.fd)
+            _give_back(self.path, self._span)
 
     def __enter__(self) -> Lock:
         return self
@@ -173,16 +159,46 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
             raise
         os.close(fd)  # it was removed between our opening and our locking
     _files[path] = _File(fd, [span])
-    with contextlib.suppress(OSError):  # the text is for messages only: a full disk must not matter
-        text = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        data = json.dumps(text).encode() + b"\n"
-        disk.write_at(fd, data, 0)
-        disk.truncate(fd, len(data))
+    try:
+        with contextlib.suppress(
+            OSError
+        ):  # the text is for messages only: a full disk must not matter
+            _sign(fd)
+    except BaseException:  # Ctrl-C: nobody has this lock to give it back
+        _give_back(path, span)
+        raise
     return True
+
+
+def _sign(fd: int) -> None:
+    """Write who holds the lock into its file."""
+    text = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    data = json.dumps(text).encode() + b"\n"
+    disk.write_at(fd, data, 0)
+    disk.truncate(fd, len(data))
+
+
+def _give_back(path: Path, span: tuple[int, int]) -> None:
+    """Let units go; the side file goes with the last of them."""
+    file = _files.get(path)
+    if file is None:
+        return
+    file.spans.remove(span)
+    if file.spans:
+        _unlock(file.fd, span)
+        return
+    del _files[path]
+    try:
+        # Removed only while every byte is ours: nobody else can hold a lock on a file that is gone.
+        if _lock(file.fd, (0, _END), path) and _is_at(file.fd, path):
+            with contextlib.suppress(OSError):
+                disk.remove(path)
+    finally:
+        os.close(file.fd)
 
 
 def _open(path: Path, store: Path) -> int:

@@ -69,7 +69,7 @@ class Scratch:
 
     def read(self, size: int, offset: int) -> bytes:
         """The bytes at `offset`."""
-        return os.pread(self.fd, size, offset)
+        return bytes(disk.read_at(self.fd, offset, size))
 
     def close(self) -> None:
         """Give the disk back."""

@@ -7,6 +7,7 @@ Order is the law: data on disk, then the commit that names it, then the seal tha
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +35,9 @@ class Writer:
     """The one process that writes a store; made by `fostore.create`.
 
     Use it in a `with` block: leaving it without an error seals the store if nothing is missing;
-    leaving it by an exception commits what was appended and releases the lock. Not thread-safe.
+    leaving it by an exception commits what was appended and releases the lock. Rows come from one
+    thread: a second one is refused while the first is alive, since what it appends would lie at
+    places that depend on which was faster.
 
     >>> import fostore, numpy, tempfile
     >>> path = tempfile.mkdtemp() + "/coin.zarr"
@@ -63,6 +66,7 @@ class Writer:
         self._replaces = replaces
         self._grows = grows
         self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
         self._closed = False
         self._header = units.header
         self._encoding = encoding_of(self.schema)
@@ -142,7 +146,7 @@ class Writer:
         views: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
-        self._check_open()
+        self._check_turn()
         values = _as_array(rows)
         if not values.ndim:
             raise RowError(f"rows come in batches, {rows!r:.80} came")
@@ -161,7 +165,7 @@ class Writer:
         Raises:
             RowError: an array of another shape or dtype than its column, or values that break the schema.
         """
-        self._check_open()
+        self._check_turn()
         if len(columns) != len(self.schema.columns):
             raise RowError(f"{len(columns)} arrays for {len(self.schema.columns)} columns")
         stop = start + len(columns[0])
@@ -256,7 +260,7 @@ class Writer:
 
     def commit(self) -> None:
         """Make every row so far durable; when it returns, no kill can lose them."""
-        self._check_open()
+        self._check_turn()
         self._rows.commit()
 
     def seal(self) -> None:
@@ -266,7 +270,7 @@ class Writer:
             RowError: rows are missing, or ids that came in batches repeat; nothing was published,
                 the last commit stands.
         """
-        self._check_open()
+        self._check_turn()
         missing = self.missing()
         if missing:
             raise RowError(
@@ -398,6 +402,17 @@ class Writer:
                 f"{len(self.committed)} rows of {self.path} are committed; "
                 "go on with exists='resume'"
             )
+
+    def _check_turn(self) -> None:
+        """Refuse a call from another thread than the one that writes."""
+        self._check_open()
+        own, writing = threading.current_thread(), self._thread
+        if own is not writing and writing is not None and writing.is_alive():
+            raise ArgumentError(
+                f"the writer of {self.path} takes rows from one thread, which is {writing.name!r}, and "
+                f"{own.name!r} called; hand rows to that thread (queue.Queue), or end it first"
+            )
+        self._thread = own
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting, say
+from fostore.cli.report import UNREADABLE, reporting, say, show
 from fostore.cli.stats import Plot, table
 
 EXAMPLES = """
@@ -51,9 +51,9 @@ def compare(
             check_plot(plot)
         found = summary.compare(first, second, check=check)
         if as_json:
-            typer.echo(jsontext.dumps(found.to_json(), indent=2).decode())
+            show(jsontext.dumps(found.to_json(), indent=2).decode())
         else:
-            typer.echo("\n".join(_lines(found)))
+            show("\n".join(_lines(found)))
         if plot is not None:
             plot_comparison(found, plot)
             say(f"drew {plot}")

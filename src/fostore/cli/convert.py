@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fostore.cli import options
-from fostore.cli.report import reporting, say
+from fostore.cli.report import reporting, say, show
 from fostore.errors import ArgumentError
 from fostore.place import local_path
 
@@ -206,11 +206,11 @@ def convert(
         }
         if dry_run:
             plan = prepare(source, destination, **asked)[0]
-            typer.echo(plan.text())
+            show(plan.text())
             if (plan.lossy or plan.left_out) and not allow_lossy:
-                typer.echo("needs       --allow-lossy")
+                show("needs       --allow-lossy")
             if exists == "fail" and destination != "-" and local_path(destination).exists():
-                typer.echo("needs       --exists overwrite or resume: the destination is there")
+                show("needs       --exists overwrite or resume: the destination is there")
             return
         done = run(
             source,
@@ -225,7 +225,7 @@ def convert(
         if destination == "-":
             say(done.text())
         else:
-            typer.echo(done.text())
+            show(done.text())
 
 
 def stack(
@@ -259,7 +259,7 @@ def stack(
             verify=verify,
             progress=sys.stderr.isatty() if progress is None else progress,
         )
-        typer.echo(done.text())
+        show(done.text())
 
 
 def parse_slice(text: str | None) -> slice | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fostore.cli import options, target
-from fostore.cli.report import INTERRUPTED, reporting, say
+from fostore.cli.report import INTERRUPTED, reporting, say, show
 from fostore.errors import FostoreError
 
 MODEL, STORE, RECORD = "The model", "The store", "What is recorded"
@@ -236,7 +236,7 @@ def generate(
             dataset_fingerprint=dataset_fingerprint,
             accept_differences=accept_differences,
         )
-        typer.echo(summary(store))
+        show(summary(store))
 
 
 def _function(text: str | None, option: str) -> Any:

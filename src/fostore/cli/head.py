@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import reporting
+from fostore.cli.report import reporting, show
 
 EXAMPLES = """
 Examples:
@@ -46,7 +46,7 @@ def head(
     """Show the first rows: the largest classes of each, or with --json all numbers."""
     with reporting():
         for line in lines(source, number, kind, as_json, source_format):
-            typer.echo(line)
+            show(line)
 
 
 def lines(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting
+from fostore.cli.report import UNREADABLE, reporting, show
 
 EXAMPLES = """
 Examples:
@@ -33,9 +33,9 @@ def info(
 
         facts = facts_of(fostore.open(path))
         if as_json:
-            typer.echo(jsontext.dumps(facts, indent=2).decode())
+            show(jsontext.dumps(facts, indent=2).decode())
         else:
-            typer.echo("\n".join(_lines(facts)))
+            show("\n".join(_lines(facts)))
 
 
 def facts_of(store: Any) -> dict[str, Any]:

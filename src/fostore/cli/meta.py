@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fostore.cli import options
-from fostore.cli.report import reporting
+from fostore.cli.report import reporting, show
 from fostore.errors import ArgumentError
 
 EXAMPLES = """
@@ -50,4 +50,4 @@ def meta(
                 writer.update_meta(new)
             finally:
                 writer.close()
-        typer.echo(dumps(dict(fostore.open(path).meta), indent=2).decode())
+        show(dumps(dict(fostore.open(path).meta), indent=2).decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,27 @@ from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFou
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
 
 
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def show(text: str) -> None:
+    """Print a result."""
+    typer.echo(plain(text))
+
+
 def say(message: str) -> None:
     """Tell the user something that is no result."""
-    typer.echo(message, err=True)
+    typer.echo(plain(message), err=True)
+
+
+def plain(text: str) -> str:
+    """A text without what commands a terminal: names and metadata of a stranger's store are shown as they are.
+
+    Such characters come as JSON writes them, so that JSON stays JSON.
+    """
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def exit_code(error: BaseException, otherwise: int = FAILED) -> int:

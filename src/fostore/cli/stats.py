@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting, say
+from fostore.cli.report import UNREADABLE, reporting, say, show
 
 EXAMPLES = """
 Examples:
@@ -64,9 +64,9 @@ def stats(
             check_plot(plot)
         summary = summarize(path, labels, bins=bins)
         if as_json:
-            typer.echo(jsontext.dumps(summary.to_json(), indent=2).decode())
+            show(jsontext.dumps(summary.to_json(), indent=2).decode())
         else:
-            typer.echo("\n".join(_lines(summary)))
+            show("\n".join(_lines(summary)))
         if plot is not None:
             plot_summary(summary, plot)
             say(f"drew {plot}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import FAILED, UNREADABLE, reporting, say
+from fostore.cli.report import FAILED, UNREADABLE, reporting, say, show
 from fostore.errors import DamageError
 
 EXAMPLES = """
@@ -48,13 +48,13 @@ def verify(
             say(f"{path} is not finished: {state['rows']:,}{planned} rows are committed")
         if as_json:
             report = {"path": str(path), "level": level, **state, "findings": findings}
-            typer.echo(jsontext.dumps(report, indent=2).decode())
+            show(jsontext.dumps(report, indent=2).decode())
         else:
             for finding in findings:
-                typer.echo(_line(finding))
+                show(_line(finding))
             if not findings:
                 rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
-                typer.echo(f"{path}: {rows}, {_HELD[level]}")
+                show(f"{path}: {rows}, {_HELD[level]}")
         if findings:
             say(f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
             raise typer.Exit(FAILED)

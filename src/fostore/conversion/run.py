@@ -265,6 +265,7 @@ class _Run:
             )
         disk.make_directory(path.parent)
         with Lock.acquire(path):
+            disk.mend_exchange(path)
             if path.exists() and exists == "fail":
                 raise StoreExistsError(
                     f"{str(path)!r} exists; exists='overwrite' replaces it, exists='resume' accepts "

@@ -36,7 +36,7 @@ from fostore.formats.hdf5_file import (
     num_hashed,
     write_record,
 )
-from fostore.formats.hdf5_stream import HDF5Stream, read_at
+from fostore.formats.hdf5_stream import HDF5Stream
 from fostore.header import CHECKSUM, Header
 
 PAGE = 4096
@@ -230,7 +230,9 @@ def locate(fd: int, layout: Layout) -> Layout:
         position = max(position, stop)
     found = {}
     small = sum(size for _, size in gaps) <= _MAX_SEARCH
-    pieces = [(start, bytes(read_at(fd, start, size))) for start, size in gaps] if small else []
+    pieces = (
+        [(start, bytes(disk.read_at(fd, start, size))) for start, size in gaps] if small else []
+    )
     for name, mirror in layout.mirrors.items():
         if mirror.offset != -1:
             found[name] = mirror

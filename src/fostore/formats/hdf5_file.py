@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk, geometry, jsontext
+from fostore import disk, jsontext
 from fostore.errors import (
     DamageError,
     FormatError,
@@ -32,7 +32,7 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.formats import OtherLayoutError, Run, slots
-from fostore.formats.hdf5_stream import HDF5Stream, read_at
+from fostore.formats.hdf5_stream import HDF5Stream
 from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
@@ -109,24 +109,17 @@ def read_hashes(fd: int, layout: Layout, start: int, stop: int) -> Array:
     place, size = layout.places[HASHES], layout.header.block_rows
     first, last = start // size, -(-stop // size)
     width = place.shape[1] * place.shape[2]
-    data = read_at(fd, place.offset + first * width, (last - first) * width)
+    data = disk.read_at(fd, place.offset + first * width, (last - first) * width)
     whole = bytes(data).ljust((last - first) * width, b"\0")
     return np.frombuffer(whole, np.uint8).reshape(last - first, *place.shape[1:])
 
 
 def sealed_and_open(
-    fd: int, layout: Layout, entries: Sequence[Run], *, short_unit: bool
+    header: Header, entries: Sequence[Run], *, short_unit: bool
 ) -> tuple[Ranges, list[Run]]:
     """The rows of sealed units, and the runs of the others; see `slots.sealed_and_open`."""
-    unit_rows, num_samples = layout.header.unit_rows, layout.header.num_samples or 0
-
-    def is_hashed(unit: int) -> bool:
-        bounds = geometry.unit_range(unit, unit_rows, num_samples)
-        return bool(read_hashes(fd, layout, *bounds).any(axis=2).all())
-
-    return slots.sealed_and_open(
-        entries, unit_rows, num_samples, is_hashed=is_hashed, short_unit=short_unit
-    )
+    rows = header.num_samples or 0
+    return slots.sealed_and_open(entries, header.unit_rows, rows, short_unit=short_unit)
 
 
 def read_slots(fd: int, place: Place) -> tuple[bytes, bytes]:
@@ -135,10 +128,10 @@ def read_slots(fd: int, place: Place) -> tuple[bytes, bytes]:
     found = []
     for slot in (0, 1):
         offset = place.offset + slot * room
-        head = read_at(fd, offset, slots.HEAD.size)
+        head = disk.read_at(fd, offset, slots.HEAD.size)
         used = slots.payload_bytes(head) if len(head) == slots.HEAD.size else 0
         used = used if used <= min(room - slots.HEAD.size, _MAX_SLOT) else 0
-        found.append(bytes(head + read_at(fd, offset + slots.HEAD.size, used)))
+        found.append(bytes(head + disk.read_at(fd, offset + slots.HEAD.size, used)))
     return found[0], found[1]
 
 
@@ -207,7 +200,9 @@ def _inspect(fd: int, root: Any, path: Path, end: int) -> Layout:
     record = read_record(fd, places[HEADER], HEADER_MAGIC, f"{path}, dataset 'header'")
     where = f"{path}, dataset 'header'"
     if len(record.payload) > MAX_TEXT:
-        raise UnsafeError(f"{where} takes {len(record.payload):,} bytes, expected at most {MAX_TEXT:,}")
+        raise UnsafeError(
+            f"{where} takes {len(record.payload):,} bytes, expected at most {MAX_TEXT:,}"
+        )
     header = Header.from_json(jsontext.loads(record.payload, where), where)
     if header.num_samples is None:
         raise FormatError(f"{where}: num_samples is null, which an HDF5 store cannot have")
@@ -229,7 +224,9 @@ def _inspect(fd: int, root: Any, path: Path, end: int) -> Layout:
             mirrors[name] = Mirror(-1, text)
         elif name in places and places[name].nbytes <= _MAX_SLOT:
             place = places[name]
-            mirrors[name] = Mirror(place.offset, bytes(read_at(fd, place.offset, place.nbytes)))
+            mirrors[name] = Mirror(
+                place.offset, bytes(disk.read_at(fd, place.offset, place.nbytes))
+            )
     foreign = [name for name in names if name not in places]
     num_attributes = h5py.h5a.get_num_attrs(root)
     for i in range(min(num_attributes, _MAX_MEMBERS)):
@@ -333,7 +330,7 @@ def check_places(places: Mapping[str, Place], size: int, path: Path) -> None:
 
 def recorded_end(fd: int) -> int:
     """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it, 2 or 3), else 0."""
-    head = os.pread(fd, 48, 0)
+    head = disk.read_at(fd, 0, 48)
     if len(head) < 48 or head[:8] != b"\x89HDF\r\n\x1a\n":
         return 0
     at = {(0, head[13]): 40, (2, head[9]): 28, (3, head[9]): 28}.get((head[8], 8))

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import jsontext
+from fostore import disk, jsontext
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats import codecs, slots
 from fostore.formats.codecs import CodecError, Decoder
@@ -40,7 +40,6 @@ from fostore.formats.hdf5_file import (
     opened,
     recorded_end,
 )
-from fostore.formats.hdf5_stream import read_at
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array
@@ -115,7 +114,7 @@ class File:
         """
         if self._closed:
             raise ArgumentError(f"the reader of {self.path} is closed; open it again")
-        data = read_at(self._fd, offset, size)
+        data = disk.read_at(self._fd, offset, size)
         if len(data) != size:
             raise CodecError("it was cut")
         return data

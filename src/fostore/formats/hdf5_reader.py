@@ -148,13 +148,13 @@ class HDF5Reader:
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
-        return sealed_and_open(self._fd, self._layout, self._entries, short_unit=True)[1]
+        return sealed_and_open(self.header, self._entries, short_unit=True)[1]
 
     def block_hashes(self) -> Array:
         """Block hashes, uint8 (blocks, hashed columns, 32); zero where a unit goes on."""
         size, num_samples = self.header.block_rows, self.header.num_samples or 0
         stored = read_hashes(self._fd, self._layout, 0, num_samples)
-        sealed, open_runs = sealed_and_open(self._fd, self._layout, self._entries, short_unit=True)
+        sealed, open_runs = sealed_and_open(self.header, self._entries, short_unit=True)
         known = np.zeros_like(stored)
         for start, stop in [
             *sealed,

@@ -12,22 +12,6 @@ from fostore.errors import UnsafeError
 _MAX_READ = 16 << 20  # HDF5 metadata is read in small pieces; a larger one is a claim of garbage
 
 
-def read_at(fd: int, offset: int, size: int) -> bytearray:
-    """Up to `size` bytes at `offset`; fewer, and no more memory taken, where the file ends."""
-    size = max(min(size, os.fstat(fd).st_size - offset), 0)
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if count == 0:
-            break
-        done += count
-    view.release()
-    del data[done:]
-    return data
-
-
 class HDF5Stream:
     """A descriptor as h5py's file-object driver wants it: `size` bytes, zeros where the file is shorter.
 
@@ -60,7 +44,7 @@ class HDF5Stream:
         if size > _MAX_READ:  # not filled: the system gives memory out when it is touched
             self.error = self.error or UnsafeError(f"its metadata claims a piece of {size:,} bytes")
         else:
-            data = self._try(read_at, self._fd, self._position, size) or b""
+            data = self._try(disk.read_at, self._fd, self._position, size) or b""
             buffer[:] = bytes(data) + bytes(size - len(data))
         self._position += size
         return size

@@ -28,7 +28,6 @@ from fostore.formats.hdf5_file import (
     sealed_and_open,
     write_record,
 )
-from fostore.formats.hdf5_stream import read_at
 from fostore.header import Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array
@@ -64,7 +63,7 @@ class HDF5Writer:
         entries = slots.unpack_runs(record.payload, layout.header.num_samples or 0, where)
         self._fd, self._layout, self.header = fd, layout, layout.header
         self._sequence = record.sequence
-        self._marked, runs = sealed_and_open(fd, layout, entries, short_unit=False)
+        self._marked, runs = sealed_and_open(self.header, entries, short_unit=False)
         self.sealed, self.runs = self._marked, tuple(runs)
         self._open: dict[int, tuple[Run, ...]] = {}
         for run in runs:
@@ -90,7 +89,7 @@ class HDF5Writer:
         """Rows written before, as a fresh array."""
         spec = self.header.schema.columns[column]
         offset = self._layout.places[spec.name].offset + start * spec.row_bytes
-        data = read_at(self._fd, offset, (stop - start) * spec.row_bytes)
+        data = disk.read_at(self._fd, offset, (stop - start) * spec.row_bytes)
         if len(data) < (stop - start) * spec.row_bytes:
             raise DamageError(f"{self._path} was cut while it was written", ((start, stop),))
         return np.frombuffer(data, spec.numpy_dtype).reshape(stop - start, *spec.shape)
@@ -140,8 +139,8 @@ class HDF5Writer:
     def _reopen(self, unit: int) -> None:
         """Let a unit go on that has block hashes: from now on its rows have checksums instead.
 
-        The hashes are taken away before the unit can be whole again, since a whole unit that has
-        all its hashes is sealed, and that of a short block would be of fewer rows.
+        The hashes are taken away: whoever reads them as they lie would find that of a short block
+        to be of fewer rows than it has now.
         """
         if unit not in self._stale:
             return
@@ -287,7 +286,7 @@ class HDF5Writer:
         source, target = self._layout.places[name].offset, layout.places[name].offset
         for done in range(skip, skip + size, _COPY_BYTES):
             count = min(_COPY_BYTES, skip + size - done)
-            disk.write_at(fd, read_at(self._fd, source + done, count), target + done)
+            disk.write_at(fd, disk.read_at(self._fd, source + done, count), target + done)
 
     def close(self) -> None:
         """Close the file; what was not committed is gone."""

@@ -80,17 +80,24 @@ def save(
     _write(Path(path), header, given.indices, read)
 
 
-def export(path: Path, reader: Reader, meta: Mapping[str, Any] | None = None) -> None:
+def export(
+    path: Path, reader: Reader, meta: Mapping[str, Any] | None = None, *, in_place: bool = False
+) -> None:
     """Write all committed rows of an open store, every column as it is stored, and its header.
 
-    `meta` is added to the store's metadata.
+    `meta` is added to the store's metadata. `in_place` is for a path that is a temporary one of the
+    caller's already: an error or a kill leaves half of a document there, and nothing beside it.
     """
     merged = {**reader.header.meta, **_checked_meta(meta)}
 
     def read(column: int, start: int, stop: int) -> Array:
         return reader.column(column).read(start, stop)
 
-    _write(path, replace(reader.header, meta=merged), reader.committed, read)
+    header = replace(reader.header, meta=merged)
+    if in_place:
+        _write_new(path, header, reader.committed, read)
+    else:
+        _write(path, header, reader.committed, read)
 
 
 def _checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -230,25 +237,31 @@ def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
 
 def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     """Write the document under a temporary name beside `path`, make it durable, and rename it."""
-    attributes = header.to_json()
-    meta = {**attributes["meta"], KEY: attributes[KEY]}
     disk.make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    fd = disk.open_file(temporary, write=True, create=True)
     try:
-        try:
-            offset = 0
-            for text in _joined(_texts(header, meta, committed, read)):
-                disk.write_at(fd, text, offset)
-                offset += len(text)
-            disk.sync_data(fd)
-        finally:
-            os.close(fd)
+        _write_new(temporary, header, committed, read)
         disk.rename(temporary, path)
     except BaseException:
         disk.remove(temporary)
         raise
     disk.sync_directory(path.parent)
+
+
+def _write_new(path: Path, header: Header, committed: Ranges, read: Read) -> None:
+    """Write the document at `path`, over what is there, and make its bytes durable."""
+    attributes = header.to_json()
+    meta = {**attributes["meta"], KEY: attributes[KEY]}
+    fd = disk.open_file(path, write=True, create=True)
+    try:
+        disk.truncate(fd, 0)
+        offset = 0
+        for text in _joined(_texts(header, meta, committed, read)):
+            disk.write_at(fd, text, offset)
+            offset += len(text)
+        disk.sync_data(fd)
+    finally:
+        os.close(fd)
 
 
 def _joined(texts: Iterator[bytes]) -> Iterator[bytes]:

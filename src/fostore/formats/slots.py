@@ -9,7 +9,7 @@ Pure functions on bytes; the HDF5 format keeps its header and its committed runs
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fostore import geometry
@@ -119,14 +119,13 @@ def sealed_and_open(
     unit_rows: int,
     num_samples: int,
     *,
-    is_hashed: Callable[[int], bool],
     short_unit: bool,
 ) -> tuple[Ranges, list[Run]]:
     """The rows of sealed units, and the runs of the others.
 
-    A unit is sealed where runs cover it and its block hashes are all known, of which `is_hashed`
-    is asked only if a run still has a crc. The last unit counts only with `short_unit` where it is
-    short: a writer may have to go on with it.
+    A unit is sealed where runs without a crc cover it: they are recorded once its block hashes are
+    durable, which hashes that lie there do not tell of themselves. The last unit counts only with
+    `short_unit` where it is short: a writer may have to go on with it.
     """
     units: dict[int, list[Run]] = {}
     for unit, run in split_at_units(entries, unit_rows):
@@ -138,7 +137,7 @@ def sealed_and_open(
         if (
             covered
             and (short_unit or stop - start == unit_rows)
-            and (all(run.crc is None for run in runs) or is_hashed(unit))
+            and all(run.crc is None for run in runs)
         ):
             sealed.append((start, stop))
         else:

@@ -334,15 +334,10 @@ def _read(fd: int, offset: int, size: int, limit: int) -> bytes:
     """`size` bytes at `offset`; nothing is allocated beyond `limit`."""
     if size > limit:
         raise CodecError(f"it has {size:,} bytes, expected at most {limit:,}")
-    parts = []
-    while size > 0:
-        part = os.pread(fd, size, offset)
-        if not part:
-            raise CodecError("it was cut")
-        parts.append(part)
-        size -= len(part)
-        offset += len(part)
-    return b"".join(parts)
+    data = disk.read_at(fd, offset, size)
+    if len(data) < size:
+        raise CodecError("it was cut")
+    return bytes(data)
 
 
 def _damage(path: Path, rows: Range, error: Exception) -> DamageError:

@@ -119,7 +119,7 @@ def _shard(state: State, index: int, unit: int, start: int, stop: int) -> Iterat
             return
         at = layout.data_bytes(held)
         for piece in layout.index_pieces(held):
-            if os.pread(fd, len(piece), at) != piece:
+            if disk.read_at(fd, at, len(piece)) != piece:
                 message = f"{path}: the index of the shard is damaged; its rows may be sound"
                 yield Finding(where, rows, message)
                 return

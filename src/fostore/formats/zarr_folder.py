@@ -194,11 +194,7 @@ def read_file(path: Path, limit: int) -> bytes:
         size = os.fstat(fd).st_size
         if size > limit:
             raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
-        parts = []
-        while size > 0 and (part := os.read(fd, size)):
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        return bytes(disk.read_at(fd, 0, size))
     finally:
         os.close(fd)
 

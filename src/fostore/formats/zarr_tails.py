@@ -182,7 +182,7 @@ class Tails:
             target = disk.open_file(temporary, write=True, create=True)
             try:
                 for at in range(0, size, _COPY_BYTES):
-                    part = os.pread(source, min(_COPY_BYTES, size - at), at)
+                    part = disk.read_at(source, at, min(_COPY_BYTES, size - at))
                     disk.write_at(target, part, at)
                 disk.sync_data(target)
             finally:

@@ -94,13 +94,8 @@ class ZarrWriter:
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
         fd = disk.open_file(path)
         try:
-            while buffer:
-                part = os.pread(fd, min(len(buffer), _READ_BYTES), at)
-                if not part:
-                    raise DamageError(f"{path} was cut, and with it {describe(lost)}", lost)
-                buffer[: len(part)] = part
-                buffer = buffer[len(part) :]
-                at += len(part)
+            if disk.read_into(fd, buffer, at) < len(buffer):
+                raise DamageError(f"{path} was cut, and with it {describe(lost)}", lost)
         finally:
             os.close(fd)
         return rows

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fostore import disk
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
@@ -113,7 +114,7 @@ class TorchFile:
 def _load(path: Path) -> tuple[int, Any]:
     """The bytes of a file and what it holds, with tensors that lie on its pages."""
     fd, size = open_source(path)
-    begin = os.pread(fd, 4, 0)
+    begin = disk.read_at(fd, 0, 4)
     os.close(fd)
     if begin[:2] != b"PK":
         raise UnsupportedError(

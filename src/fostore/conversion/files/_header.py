@@ -140,7 +140,7 @@ class Passing:
             os.close(fd)
 
     def fill(self, text: bytes) -> bytes:
-        """A header that holds the mark, with the digest of all rows in its place, and the checksum that goes with it."""
+        """A header that holds the mark, with the digest of all rows in its place, and its checksum."""
         if self.header.digest == self.mark:
             for old, new in self._changes():
                 text = text.replace(old, new)

@@ -181,7 +181,7 @@ def open_zip(path: Path, size: int) -> zipfile.ZipFile:
 
 def data_offset(fd: int, info: zipfile.ZipInfo, where: str) -> int:
     """Where the data of an uncompressed member begins."""
-    raw = os.pread(fd, _LOCAL.size, info.header_offset)
+    raw = disk.read_at(fd, info.header_offset, _LOCAL.size)
     if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
         raise FormatError(f"{where} is not where the archive's directory says")
     *_, name, extra = _LOCAL.unpack(raw)

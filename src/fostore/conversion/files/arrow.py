@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fostore import jsontext
+from fostore import disk, jsontext
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrowrows import (
     DTYPES,
@@ -125,7 +125,7 @@ def _shards(path: Path) -> list[Path]:
 def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     """The schema and the record batches of a file or stream, mapped."""
     fd, size = open_source(path)
-    begin = os.pread(fd, len(_MAGIC), 0)
+    begin = disk.read_at(fd, 0, len(_MAGIC))
     os.close(fd)
     if not size:
         raise FormatError(f"{path} is empty")

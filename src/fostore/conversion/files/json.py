@@ -43,7 +43,7 @@ class Json:
             passing = Passing(counted_header, rows)
             reader = _Once(passing)
             try:
-                export(path, cast(Reader, reader))
+                export(path, cast(Reader, reader), in_place=True)
                 reader.end()
             finally:
                 reader.close()

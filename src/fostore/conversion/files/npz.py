@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fostore import disk
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._flat import Flat, fill, open_source
-from fostore.conversion.files._header import KEY, MAX_HEADER, Passing, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files._zip import ZipBuilder, data_offset, open_zip
 from fostore.conversion.files.guess import Found, choose, name_of, plain_table
@@ -144,9 +145,9 @@ class _Member:
 
     def text(self) -> bytes:
         """The bytes of a small array."""
-        if self.dtype != np.uint8 or len(self.shape) != 1 or self.shape[0] > MAX_HEADER:
+        if self.dtype != np.uint8 or len(self.shape) != 1 or self.shape[0] > MAX_TEXT:
             raise FormatError(f"{self.where} is no header: {self.dtype} {self.shape}")
-        return b"".join(part.tobytes() for part in self.batches(0, MAX_HEADER))
+        return b"".join(part.tobytes() for part in self.batches(0, MAX_TEXT))
 
     def batches(self, start: int, rows: int) -> Iterator[Array]:
         """Rows from `start` on; reading all of them holds them against the archive's checksum."""
@@ -168,7 +169,7 @@ class _Member:
         fd, _ = open_source(self.path)
         try:
             begin = data_offset(fd, self.info, self.where)
-            crc = zlib.crc32(os.pread(fd, self.offset - begin, begin))
+            crc = zlib.crc32(disk.read_at(fd, begin, self.offset - begin))
         finally:
             os.close(fd)
         for batch in flat.batches(0, rows):
