@@ -13,7 +13,8 @@ from fostore.conversion import files
 from fostore.conversion.changes import Changes, Encoded
 from fostore.conversion.files import FileFormat
 from fostore.conversion.hashing import Passing
-from fostore.conversion.sources import STREAM, guarded
+from fostore.conversion.sources import STREAM
+from fostore.conversion.stores import guarded
 from fostore.conversion.table import Table
 from fostore.creation import software
 from fostore.encodings import default_tolerance
@@ -110,8 +111,8 @@ def make_plan(
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
     name = format or _format_of(destination)
-    if changes.selects:
-        source = guarded(source)  # nobody will compare the digest of what is only a part
+    if changes.selects or source.digest is None:
+        source = guarded(source, changes.rows)  # nobody will compare the digest of all
     passing = Passing(source)
     selected = change.select(replace(source, batches=passing.batches), changes)
     steps = [change.encode(selected.schema, changes.kind, changes.dtype)]

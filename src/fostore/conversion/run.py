@@ -20,7 +20,8 @@ from fostore.conversion.losses import Losses
 from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target
 from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.sources import STREAM, Source, guarded, open_table
+from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.stores import guarded
 from fostore.conversion.table import Batch, Table
 from fostore.creation import create_like, software
 from fostore.digest import store_digest
@@ -76,6 +77,10 @@ def convert(
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
 
+    Every row is held against what its source keeps of it (a digest, hashes of blocks, checksums of
+    commits), also where only some are taken or the source is not finished: of a file that keeps one digest
+    alone the others are read for it. `Receipt.source_checked` says what could be told.
+
     An interrupted conversion goes on where it stopped when it is asked for again: what is there is
     kept beside the destination under `.NAME.part`.
 
@@ -105,6 +110,7 @@ def convert(
 
     Raises:
         ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
+        UncommittedError: the source is not finished; says which rows can be taken.
         StoreExistsError, LockedError, SpaceError: nothing was changed.
         FormatError, RowError, DamageError: the source is not what it should be; names where. The
             destination is as it was, and nothing is left beside it.
@@ -362,12 +368,12 @@ class _Run:
 
     def _promised(self) -> Array | None:
         """The hashes of a sealed source that is copied as it is and read back in full; else None."""
-        table, header = self.plan.source, self.plan.header
-        if not self.plan.is_plain or self._level != "full" or table.block_hashes is None:
+        proof = self.plan.source.proof
+        if not self.plan.is_plain or self._level != "full" or proof is None:
             return None
-        hashes = table.block_hashes()
-        known = bool(hashes.any(axis=(1, 2)).all())
-        return hashes if known and store_digest(header, hashes) == table.digest else None
+        hashes = proof.hashes
+        known = hashes is not None and store_digest(self.plan.header, hashes)
+        return hashes if known == self.plan.source.digest else None
 
     def _distrust(self, start: int) -> None:
         """Rows of an earlier run are held against the source, whatever was asked for."""
@@ -380,10 +386,16 @@ class _Run:
         table = self.plan.source
         read = self._source_digest()
         if table.digest is not None and read is not None and read != table.digest:
+            self._read_guarded()
             raise DamageError(
                 f"{table.where} says that its digest is {table.digest}, and its rows have {read}: "
-                "they are damaged; `fostore verify` names the rows"
+                "they are damaged; restore it from a copy"
             )
+
+    def _read_guarded(self) -> None:
+        """Read the source once more; raises, and names the rows, where it is the source that is damaged."""
+        for _ in guarded(self.plan.source).batches(0, self.plan.rows_at_once):
+            pass
 
     def _source_digest(self) -> str | None:
         if self.plan.is_plain:
@@ -421,8 +433,7 @@ class _Run:
         self._level = "full"
         if found == self._digest and table.digest in (None, found):
             return
-        for _ in guarded(self.plan.source).batches(0, self.plan.rows_at_once):
-            pass  # raises, and names the rows, where it is the source that is damaged
+        self._read_guarded()
         raise self._otherwise(part, found, self._digest)
 
     def _otherwise(self, part: Path, found: str, expected: str) -> DamageError:
@@ -464,6 +475,8 @@ class _Run:
     def receipt(self) -> Receipt:
         """What was done."""
         plan, table = self.plan, self.plan.source
+        checked = "none" if table.digest is None else "full"
+        checked = checked if table.checked == "none" else table.checked
         return Receipt(
             source=table.where,
             source_format=table.format,
@@ -477,7 +490,8 @@ class _Run:
             lossy=plan.lossy,
             measured=None if self._measures is None else self._measures.report(),
             notes=tuple(table.notes),
-            verified=self._level,
+            source_checked=checked,
+            verified="destination" if checked == "part" and self._level == "full" else self._level,
             created=now(),
             software=software(),
         )

@@ -7,7 +7,7 @@ kinds, encodings, models or loaders. One conformance suite (tests/test_formats.p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -29,11 +29,14 @@ class Run:
     `crc` is the crc32c of the rows (spec/integrity.md): the crc32c over the little-endian uint32
     values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
     A later run with the same start replaces an earlier one. None: covered by block hashes alone.
+    `earlier` holds what is still known of those that it replaced, as increasing `(stop, crc)`: they
+    tell where in the run damage lies.
     """
 
     start: int
     stop: int
     crc: int | None
+    earlier: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

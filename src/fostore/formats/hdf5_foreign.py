@@ -41,6 +41,7 @@ from fostore.formats.hdf5_file import (
     recorded_end,
 )
 from fostore.formats.hdf5_stream import read_at
+from fostore.formats.samefile import SameFile
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array
@@ -75,7 +76,7 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
             require_sealed(header, str(path), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=lambda: None, release=file.close)
+        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
     except BaseException:
         file.close()
         raise
@@ -95,6 +96,7 @@ class File:
         self._closing = weakref.finalize(self, os.close, self._fd)
         self._closing.atexit = False
         self.size = os.fstat(self._fd).st_size
+        self.same = SameFile(path, self._fd)
         end = recorded_end(self._fd)
         if self.size < end:
             self.close()

@@ -12,6 +12,7 @@ import numpy as np
 
 from fostore import jsontext
 from fostore.errors import FormatError, StoreNotFoundError, UnsafeError
+from fostore.formats.samefile import SameFile
 
 CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
@@ -58,6 +59,7 @@ class Source:
             raise FormatError(f"{str(path)!r} is {what}, expected a JSON file")
         self._file = os.fdopen(fd, "rb", buffering=0)
         self.size = found.st_size
+        self.same = SameFile(path, fd)
         self.data = b""
         self.at = 0
         self._start = 0
