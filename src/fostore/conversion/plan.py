@@ -16,6 +16,7 @@ from fostore.conversion.hashing import Passing
 from fostore.conversion.sources import STREAM
 from fostore.conversion.stores import guarded
 from fostore.conversion.table import Table
+from fostore.conversion.unwritten import Watch, watched
 from fostore.creation import software
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError
@@ -53,6 +54,8 @@ class Plan:
     rows_at_once: int
     left_out: tuple[str, ...]
     lossy: tuple[str, ...]
+    watch: Watch | None
+    """Who looks for rows that nobody wrote, where the source may have some."""
 
     @property
     def is_plain(self) -> bool:
@@ -104,6 +107,7 @@ def make_plan(
     meta: Mapping[str, Any] | None = None,
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
+    allow_constant: bool = False,
 ) -> Plan:
     """Work a conversion out.
 
@@ -113,6 +117,9 @@ def make_plan(
     name = format or _format_of(destination)
     if changes.selects or source.digest is None:
         source = guarded(source, changes.rows)  # nobody will compare the digest of all
+    watch = None
+    if source.digest is None and source.checked == "none":  # not of ours
+        source, watch = watched(source, changes.rows, is_allowed=allow_constant)
     passing = Passing(source)
     selected = change.select(replace(source, batches=passing.batches), changes)
     steps = [change.encode(selected.schema, changes.kind, changes.dtype)]
@@ -166,6 +173,7 @@ def make_plan(
         whole or rows,
         left_out,
         tuple(what for step in steps for what in step.lost),
+        watch,
     )
 
 

@@ -69,6 +69,7 @@ def convert(
     temperature: float | None = None,
     source_tol: float | None = None,
     allow_lossy: bool = False,
+    allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
     verify: str = "full",
     max_memory: int = 512 << 20,
@@ -99,6 +100,9 @@ def convert(
             itself; the last is how far from 1 its rows may sum.
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
+        allow_constant: whether logits that are equal for all classes, and rows at the end that are all
+            the same, are taken from a source that fostore did not write: they look as if nobody had
+            written them. The receipt's notes then name them.
         receipt: where the receipt goes, as JSON.
         verify: "full" reads the result back and compares its digest, "sample" some rows, "none" nothing.
         max_memory: bytes that may be used, about.
@@ -139,6 +143,7 @@ def convert(
         source_tol=source_tol,
         max_memory=max_memory,
         unit_rows=unit_rows,
+        allow_constant=allow_constant,
     )
     lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
     if lost and not allow_lossy:
@@ -180,6 +185,7 @@ def prepare(
     source_tol: float | None = None,
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
+    allow_constant: bool = False,
 ) -> tuple[Plan, Changes]:
     """What `convert` would do with these parameters; nothing is written."""
     hints = Hints(
@@ -201,6 +207,7 @@ def prepare(
         meta=check_json(dict(meta or {})),
         max_memory=max_memory,
         unit_rows=unit_rows,
+        allow_constant=allow_constant,
     )
     return plan, changes
 
@@ -489,7 +496,7 @@ class _Run:
             left_out=plan.left_out,
             lossy=plan.lossy,
             measured=None if self._measures is None else self._measures.report(),
-            notes=tuple(table.notes),
+            notes=(*table.notes, *(plan.watch.notes if plan.watch is not None else ())),
             source_checked=checked,
             verified="destination" if checked == "part" and self._level == "full" else self._level,
             created=now(),

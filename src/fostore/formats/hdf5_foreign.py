@@ -296,7 +296,7 @@ class _Flat:
         stop = min(start + self._piece_rows, self._shape[0])
         try:
             if self._offset is None:
-                raise CodecError("it has no bytes in the file")
+                raise CodecError("it has no bytes in the file: nobody wrote it")
             size = (stop - start) * self._row_bytes
             data = self._file.read(self._offset + start * self._row_bytes, size)
         except CodecError as error:
@@ -336,7 +336,7 @@ class _Chunked:
         at = int(np.searchsorted(self._table[:, 0], np.uint64(number)))
         try:
             if at == len(self._table) or int(self._table[at, 0]) != number:
-                raise CodecError(f"its chunk {list(index)} is missing")
+                raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
             _, offset, size, mask = map(int, self._table[at])
             filters = [f for bit, f in enumerate(self._filters) if not mask >> bit & 1]
             if size > (codecs.packed_limit(self._nbytes) if filters else self._nbytes):
