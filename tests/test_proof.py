@@ -264,7 +264,7 @@ def test_the_checksums_of_earlier_commits_say_where_a_run_is_damaged(
     assert found == expected
 
 
-@pytest.mark.parametrize("width, expected", [(1, (0, 300)), (3, (0, 900))])
+@pytest.mark.parametrize(("width", "expected"), [(1, (0, 300)), (3, (0, 900))])
 def test_of_rows_behind_damage_in_several_columns_nothing_is_said_to_be_right(
     width: int, expected: tuple[int, int]
 ) -> None:

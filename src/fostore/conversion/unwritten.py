@@ -140,7 +140,8 @@ def _constant(rows: Array) -> Array:
     found = rows[..., 0] == rows[..., -1]
     if found.any():
         found[found] = (rows[found] == rows[found][..., :1]).all(axis=-1)
-    return found.reshape(len(rows), -1).any(axis=1)
+    any_member: Array = found.reshape(len(rows), -1).any(axis=1)
+    return any_member
 
 
 def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:
