@@ -17,7 +17,7 @@ from fostore.conversion import files
 from fostore.conversion.files import Hints
 from fostore.conversion.stores import guarded, selection_table, store_table
 from fostore.conversion.table import Batch, Table, least_checked
-from fostore.errors import ArgumentError, StoreNotFoundError
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.formats import SUFFIXES as STORES
 from fostore.schema import Array, Column, Schema
 from fostore.store import Selection, Store
@@ -89,7 +89,7 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         return files.file_format("plain-zarr").read(path, hints)
     if path.is_dir():
         return _folder(path, hints)
-    raise ArgumentError(
+    raise FormatError(
         f"{str(path)!r} has the suffix {path.suffix!r}; what can be read ends in one of "
         f"{sorted({*STORES, *files.SUFFIXES})}"
     )
@@ -109,7 +109,7 @@ def _folder(path: Path, hints: Hints) -> Table:
     suffixes = {Path(shard).suffix.lower() for shard in shards}
     if len(suffixes) != 1:
         has = f"files of several formats ({', '.join(sorted(suffixes))})" if suffixes else "no file"
-        raise ArgumentError(
+        raise (ArgumentError if suffixes else FormatError)(
             f"the folder {str(path)!r} holds {has} that can be read; name the shards by a pattern, "
             f"such as {str(path)!r}/*.npy"
         )

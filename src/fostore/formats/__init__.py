@@ -63,11 +63,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong in a store: where, which rows it touches (None: not tied to rows), and what."""
+    """Something in a store that should not be: where, which rows it touches (None: not tied to rows), and what.
+
+    `severity` is "damage" where something is lost, contradicts itself or is nobody's, and "warning"
+    where every row and all that the store says are right, and something lies about: litter of an
+    operating system, or what a kill left in the last step of sealing.
+    """
 
     where: str
     rows: Range | None
     message: str
+    severity: str = "damage"
 
 
 class ColumnView(Protocol):

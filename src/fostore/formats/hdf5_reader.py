@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from fostore.formats.view import view_of
 from fostore.header import Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
+
+_CHANGING = {"sealed", "digest", "updated", "software", "identity"}
+"""Keys of the header that a writer changes on its way."""
 
 
 class HDF5Reader:
@@ -202,10 +206,12 @@ class HDF5Reader:
             if mirror is None:
                 yield Finding(name, None, f"plain readers find no {name!r}")
             elif not _says(mirror.text, value):
-                message = (
-                    f"{name!r} says something else than the header; resuming the store mends it"
+                is_older = _says_of_before(mirror.text, value)
+                what = (
+                    "what the header said before" if is_older else "something else than the header"
                 )
-                yield Finding(name, None, message)
+                message = f"{name!r} says {what}, to plain readers; resuming the store mends it"
+                yield Finding(name, None, message, "warning" if is_older else "damage")
         for name in layout.foreign:
             yield Finding(name, None, "not written by fostore")
 
@@ -244,9 +250,25 @@ class HDF5Reader:
             self._closing()
 
 
+def _says_of_before(text: bytes, value: Mapping[str, Any]) -> bool:
+    """Whether a mirror is of the same store and of the same rows, as a kill before it was brought up leaves it."""
+    try:
+        there = jsontext.loads(text.rstrip(b"\0"), "")
+    except FormatError:
+        return False
+    if not isinstance(there, dict):
+        return False
+    names = (there.keys() | value.keys()) - _CHANGING if "id" in value else ()
+    return all(_plain(there.get(name)) == _plain(value.get(name)) for name in names)
+
+
+def _plain(value: object) -> object:
+    return jsontext.loads(jsontext.dumps(value), "")
+
+
 def _says(text: bytes, value: object) -> bool:
     try:
         there = jsontext.loads(text.rstrip(b"\0"), "")
     except FormatError:
         return False
-    return bool(there == jsontext.loads(jsontext.dumps(value), ""))
+    return bool(there == _plain(value))
