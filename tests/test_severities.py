@@ -129,7 +129,7 @@ def test_a_mirror_that_was_edited_is_damage(tmp_path: Path) -> None:
     path = written(tmp_path / "a.h5")
     data = bytearray(path.read_bytes())
     text = next(t for t in (b'"num_classes": 3', b'"num_classes":3') if t in data)
-    data[data.rindex(text) + len(text) - 1] ^= 1  # behind the slots of the header
+    data[data.index(text) + len(text) - 1] ^= 1  # before the slots of the header
     path.write_bytes(data)
     (finding,) = fostore.open(path).verify()
     assert finding.severity == "damage"
