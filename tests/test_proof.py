@@ -156,6 +156,23 @@ def test_rows_that_the_damage_does_not_touch_are_taken(
     assert np.array_equal(fostore.open(tmp_path / "b.zarr").array, probs(N, K)[rows])
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_store_that_was_killed_before_its_seal_is_checked_as_a_whole(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    writer = fostore.create(path, num_samples=N, num_classes=K, unit_rows=UNIT)
+    writer.append(probs(N, K))
+    writer.close()
+    assert not fostore.open(path).is_sealed
+    convert(path, tmp_path / "b.zarr", progress=False)
+    flip(path, 2300)
+    with pytest.raises(DamageError) as caught:
+        convert(path, tmp_path / "c.zarr", progress=False)
+    assert all(start <= 2300 < stop for start, stop in caught.value.rows)
+    assert not (tmp_path / "c.zarr").exists()
+
+
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "open"])
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_every_other_way_out_of_a_store_refuses_damaged_rows(
