@@ -66,7 +66,7 @@ class Store(Mapping[int, Array]):
         except ArgumentError as error:
             if path.exists():
                 raise FormatError(f"{str(path)!r} is not a store: {error}") from error
-            raise StoreNotFoundError(f"there is no store at {str(path)!r}") from error
+            raise StoreNotFoundError(f"there is no store at {str(path)!r}: {error}") from error
         try:
             self.reader: Reader = format.open(self._place)
         except FileNotFoundError as error:
