@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
+import fostore.evaluate
 from fostore.cli import app
 from fostore.conversion import convert
-from fostore.errors import FormatError, StoreNotFoundError
+from fostore.errors import FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats.litter import is_litter
 from support import probs
 
@@ -213,6 +214,15 @@ def test_one_reason_has_one_exit_code_in_every_command(
     if expected:
         assert run.stderr.startswith("error: ") or command == "verify"
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_a_store_that_is_not_finished_is_compared_in_part_as_the_error_says(tmp_path: Path) -> None:
+    half = fostore.open(written(tmp_path / "a.zarr", stop=700))
+    whole = fostore.open(written(tmp_path / "b.zarr"))
+    with pytest.raises(UncommittedError, match=r"rows 700 to 1499.*select\(range\(700\)\) of both"):
+        fostore.evaluate.compare(half, whole)
+    part = range(700)
+    assert fostore.evaluate.compare(half.select(part), whole.select(part)).tv.mean == 0
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -365,7 +365,7 @@ def aligned(*sources: Rows) -> None:
                 if one.unfinished:
                     raise UncommittedError(
                         f"{one.unfinished}; finish the store, or compare what is there: "
-                        f"store.select(range({one.count}))"
+                        f"store.select(range({one.count})) of both"
                     )
             raise ArgumentError(
                 f"{first.where} has {first.count} rows and {other.where} has {other.count}; "
