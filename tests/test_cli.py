@@ -404,8 +404,8 @@ def test_what_cannot_be_read_exits_with_3(run: Cli, command: str) -> None:
         assert len(result.err.splitlines()) == 1
 
 
-def test_a_suffix_that_no_format_has_is_wrong_usage(run: Cli) -> None:
-    assert run("info", "models.py").code == 2
+def test_a_path_whose_suffix_no_store_has_cannot_be_read(run: Cli) -> None:
+    assert run("info", "models.py").code == 3
 
 
 # ------------------------------------------------------------------------------ models and datasets

@@ -59,6 +59,15 @@ ReceiptFile = Annotated[
         help="Write the receipt to this file, as JSON.", show_default=False, rich_help_panel=RUN
     ),
 ]
+Constant = Annotated[
+    bool,
+    typer.Option(
+        "--allow-constant",
+        help="Take rows that look as if nobody had written them: logits equal for all classes, one row "
+        "again and again to the end.",
+        rich_help_panel=SOURCE,
+    ),
+]
 Verify = Annotated[
     Literal["none", "sample", "full"],
     typer.Option(help="How much of the result is read back and compared.", rich_help_panel=RUN),
@@ -160,6 +169,7 @@ def convert(
     ] = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
+    allow_constant: Constant = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     dry_run: Annotated[
@@ -203,6 +213,7 @@ def convert(
             "source_tol": source_tol,
             "max_memory": parse_size(max_memory),
             "unit_rows": unit_rows,
+            "allow_constant": allow_constant,
         }
         if dry_run:
             plan = prepare(source, destination, **asked)[0]
@@ -241,6 +252,7 @@ def stack(
     meta: Meta = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
+    allow_constant: Constant = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     progress: Bar = None,
@@ -255,6 +267,7 @@ def stack(
             meta=options.parse_meta(meta or (), None),
             exists=exists,
             allow_lossy=allow_lossy,
+            allow_constant=allow_constant,
             receipt=receipt,
             verify=verify,
             progress=sys.stderr.isatty() if progress is None else progress,

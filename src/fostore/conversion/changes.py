@@ -86,8 +86,10 @@ def _rows(table: Table, wanted: slice) -> Table:
     count = len(range(start, stop, step))
 
     def batches(first: int, rows: int) -> Iterator[Batch]:
-        position, end = start + first * step, start + count * step
-        for columns in table.batches(position, rows) if first < count else ():
+        position, end = start + first * step, start + (count - 1) * step + 1
+        # No batch larger than what is wanted: what lies behind may be damaged, or not there.
+        at_once = min(rows, end - position)
+        for columns in table.batches(position, at_once) if first < count else ():
             size = len(columns[0])
             kept = slice((start - position) % step, min(size, end - position), step)
             if (kept.stop - kept.start) > 0:
@@ -316,5 +318,5 @@ def _stepped(table: Table, schema: Schema, step: Step) -> Table:
 
 def _changed(table: Table, schema: Schema, batches: Any, **others: Any) -> Table:
     """A table whose digest nobody knows, so that its values are checked as they pass."""
-    others = {"digest": None, "block_hashes": None, "trusted": False, **others}
+    others = {"digest": None, "proof": None, "trusted": False, **others}
     return replace(table, schema=schema, batches=batches, **others)

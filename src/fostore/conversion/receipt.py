@@ -8,6 +8,12 @@ from typing import Any
 
 from fostore.jsontext import dumps
 
+_SOURCE = {
+    "full": "",
+    "part": ", the source in part",
+    "none": "; the source keeps no checksum of its own",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -34,7 +40,12 @@ class Receipt:
     measured: Mapping[str, Any] | None = None
     """The error of what is lossy: mean and largest TV and KL, changed argmax."""
     notes: Sequence[str] = ()
+    source_checked: str = "none"
+    """What of the rows was held against what the source keeps of them, its digest, block hashes and checksums: "full",
+    "part" (`notes` names the rows that could not be), or "none", where it keeps nothing."""
     verified: str = "full"
+    """What was read back and compared with what was written: "full", "sample" or "none"; "destination"
+    where all was, and some rows could not be checked against their source."""
     seconds: float = 0.0
     created: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +77,7 @@ class Receipt:
             )
             lines.append(f"measured  {shown}")
         lines += [f"note      {note}" for note in self.notes]
-        lines.append(f"verified  {self.verified}")
+        lines.append(f"verified  {self.verified}{_SOURCE[self.source_checked]}")
         return "\n".join(lines)
 
     def dumps(self) -> bytes:

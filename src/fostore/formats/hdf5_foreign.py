@@ -41,6 +41,7 @@ from fostore.formats.hdf5_file import (
     recorded_end,
 )
 from fostore.formats.hdf5_stream import read_at
+from fostore.formats.samefile import SameFile
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array
@@ -75,7 +76,7 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
             require_sealed(header, str(path), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=lambda: None, release=file.close)
+        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
     except BaseException:
         file.close()
         raise
@@ -95,6 +96,7 @@ class File:
         self._closing = weakref.finalize(self, os.close, self._fd)
         self._closing.atexit = False
         self.size = os.fstat(self._fd).st_size
+        self.same = SameFile(path, self._fd)
         end = recorded_end(self._fd)
         if self.size < end:
             self.close()
@@ -294,7 +296,7 @@ class _Flat:
         stop = min(start + self._piece_rows, self._shape[0])
         try:
             if self._offset is None:
-                raise CodecError("it has no bytes in the file")
+                raise CodecError("it has no bytes in the file: nobody wrote it")
             size = (stop - start) * self._row_bytes
             data = self._file.read(self._offset + start * self._row_bytes, size)
         except CodecError as error:
@@ -334,7 +336,7 @@ class _Chunked:
         at = int(np.searchsorted(self._table[:, 0], np.uint64(number)))
         try:
             if at == len(self._table) or int(self._table[at, 0]) != number:
-                raise CodecError(f"its chunk {list(index)} is missing")
+                raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
             _, offset, size, mask = map(int, self._table[at])
             filters = [f for bit, f in enumerate(self._filters) if not mask >> bit & 1]
             if size > (codecs.packed_limit(self._nbytes) if filters else self._nbytes):

@@ -24,7 +24,7 @@ from fostore.formats.hdf5_file import (
     Layout,
     inspect,
     read_hashes,
-    read_record,
+    read_runs,
     sealed_and_open,
     write_record,
 )
@@ -59,11 +59,8 @@ class HDF5Writer:
     def _adopt(self, fd: int) -> None:
         """Take `fd` as the file from now on, and what it says as what is."""
         layout = inspect(fd, self._path)
-        where = f"{self._path}, dataset 'progress'"
-        record = read_record(fd, layout.places[PROGRESS], RUNS_MAGIC, where)
-        entries = slots.unpack_runs(record.payload, layout.header.num_samples or 0, where)
+        self._sequence, entries = read_runs(fd, layout, self._path)
         self._fd, self._layout, self.header = fd, layout, layout.header
-        self._sequence = record.sequence
         self._marked, runs = sealed_and_open(fd, layout, entries, short_unit=False)
         self.sealed, self.runs = self._marked, tuple(runs)
         self._open: dict[int, tuple[Run, ...]] = {}

@@ -71,6 +71,7 @@ class JsonReader:
 
         try:
             with Source(path) as source:
+                self._same = source.same
                 contents = read_checked(source, spools, add)
             if contents.header is None:
                 raise FormatError(
@@ -87,7 +88,8 @@ class JsonReader:
                 each.close()
 
     def refresh(self) -> None:
-        """Nothing: a file is replaced as a whole, and this reader keeps the one that it opened."""
+        """A file does not grow; raises where another one lies at the path now. The rows can still be read."""
+        self._same.check()
 
     def column(self, index: int) -> ColumnView:
         """The view of a column; see `Reader`."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from fostore import disk, jsontext
 from fostore.errors import FormatError, UnsafeError
+from fostore.formats.samefile import SameFile
 
 CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
@@ -46,6 +47,7 @@ class Source:
         self.chunk = CHUNK
         fd, self.size = disk.open_named(path, "a JSON file")
         self._file = os.fdopen(fd, "rb", buffering=0)
+        self.same = SameFile(path, fd)
         self.data = b""
         self.at = 0
         self._start = 0

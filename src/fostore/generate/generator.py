@@ -265,13 +265,16 @@ class Generator(ABC):
 
         Raises:
             ArgumentError, RowError: what cannot be written; the file is as it was.
+            DamageError: rows of the store have changed since they were written; as well.
         """
         from fostore.formats import json
+        from fostore.proof import Proven
 
         real = destination(path)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
-            json.export(real, distributions.reader, {**named, **(meta or {})})
+            proven = Proven(distributions.reader, str(distributions.path))
+            json.export(real, proven, {**named, **(meta or {})})
         else:
             described = {"model_name": self.model_name, **(meta or {})}
             json.save(real, distributions, described)

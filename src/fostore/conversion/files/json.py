@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from fostore.conversion.files import Hints, Holds, refuse_inside
 from fostore.conversion.files._header import KEY, Passing
 from fostore.conversion.files._spool import Spooled, counted
-from fostore.conversion.sources import store_table
+from fostore.conversion.stores import store_table
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError
-from fostore.formats import Reader
 from fostore.formats.jsonwrite import export
 from fostore.header import Header
 from fostore.ranges import Ranges
@@ -43,7 +42,7 @@ class Json:
             passing = Passing(counted_header, rows)
             reader = _Once(passing)
             try:
-                export(path, cast(Reader, reader))
+                export(path, reader)
                 reader.end()
             finally:
                 reader.close()

@@ -60,6 +60,8 @@ def _chosen(root: Any, path: Path, inside: str | None) -> str:
         if dataset.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
             shape = tuple(int(n) for n in dataset.shape)
             found[name] = Found(name_of(dataset.dtype), shape)
+    if not found:
+        raise FormatError(f"{path} is not a store, and holds no dataset of numbers")
     return choose(found, str(path), None)
 
 

@@ -49,6 +49,8 @@ class PlainZarr:
                 except UnsupportedError:
                     continue  # texts, dates: not rows
                 found[name] = Found(name_of(one.dtype), one.shape)
+            if not found:
+                raise FormatError(f"{path} is not a store, and holds no array of numbers")
             chosen = choose(found, str(path), None)
             array, where = _open(path / chosen), f"{path}::{chosen}"
         return foreign_table(where, self.name, array, hints)
