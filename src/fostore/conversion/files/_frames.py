@@ -176,6 +176,8 @@ def _index(schema: Any) -> tuple[set[str], tuple[str, Any] | None]:
         ranges = [entry for entry in entries if isinstance(entry, dict)]
         if len(ranges) == 1 and ranges[0]["kind"] == "range":
             start, stop, step = (int(ranges[0][key]) for key in ("start", "stop", "step"))
+            if (start, step) == (0, 1):
+                return named, None  # where the rows stand anyway
             name = ranges[0].get("name")
             return named, (name if isinstance(name, str) else "index", range(start, stop, step))
     except (FormatError, KeyError, TypeError, ValueError):

@@ -7,7 +7,7 @@ in the names of all classes are their order, since tables are often sorted as te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -91,46 +91,39 @@ def layout(
         if not chosen or len(set(chosen)) != len(chosen):
             raise ArgumentError(f"columns is {list(hints.columns)}, expected each class once")
         beside = {clean[i]: i for i in range(len(names)) if i not in chosen}
-        return Wide(tuple(chosen), tuple(clean[i] for i in chosen), beside)
+        picked = tuple(clean[i] for i in chosen)
+        are_numbers = given is not None and numbered(picked) is not None
+        return Wide(tuple(chosen), None if are_numbers else picked, beside)
     out = {places[name] for name in (*hints.drop, *([hints.id_column] if hints.id_column else []))}
     is_index_first = plain_name(names[0]) in INDEX or names[0].strip().lower() in INDEX
     values = [None if i in out else first[i] for i in range(len(names))]
     others = [i for i in range(len(names)) if i not in out]
     decimals = any(v is not None and len(v) and not _are_whole(v) for v in values)
     beside_at = set(out)
+    unsure: dict[int, str] = {}
     for i in others:
         if not is_key_name(clean[i]) and not (i == 0 and is_index_first):
             continue
         one = values[i]
-        is_whole = one is None or _are_whole(one)
-        if one is None or (
-            is_whole and (decimals or not len(one) or plain_name(clean[i]) not in FILES)
-        ):
+        if one is None or bool(np.isnan(one).any()):
             beside_at.add(i)
-        elif is_whole:
-            _refuse(
-                where,
-                clean,
-                i,
-                "holds whole numbers, as the others do: a class or a key",
-                beside_at,
-            )
+        elif _are_whole(one) and (decimals or plain_name(clean[i]) not in FILES):
+            beside_at.add(i)
+        elif _are_whole(one):
+            unsure[i] = "holds whole numbers, as the others do: it is a class or a key"
     classes = [i for i in others if i not in beside_at]
-    for i in classes:
-        if plain_name(clean[i]) in _NO_CLASS:
-            _refuse(where, clean, i, "is no class by its name", beside_at)
-        if values[i] is None:
-            _refuse(where, clean, i, "holds something else than numbers", beside_at)
-    odd = _odd([v for i in classes if (v := values[i]) is not None], kind)
-    if odd is not None:
-        at = classes[odd]
-        shown = ", ".join(f"{x:g}" for x in (values[at] if values[at] is not None else [])[:4])  # type: ignore[index]
-        _refuse(
-            where, clean, at, f"holds whole numbers ({shown}, ...), unlike the others", beside_at
-        )
+    why = unsure | {
+        i: "is no class by its name" for i in classes if plain_name(clean[i]) in _NO_CLASS
+    }
+    why.update({i: "holds something else than numbers" for i in classes if values[i] is None})
+    for i in _odd(values, [i for i in classes if i not in why], kind):
+        shown = ", ".join(f"{x:g}" for x in np.asarray(values[i])[:4])
+        why[i] = f"holds whole numbers ({shown}, ...), unlike the others"
+    if why:
+        _refuse(where, clean, why, [i for i in classes if i not in why])
     if not classes:
         raise ArgumentError(
-            f"{where} has no column that is a class; it has {list(names)[:_SHOWN]}; say which are: "
+            f"{where} names no class; its columns are {list(names)[:_SHOWN]}; say which are classes: "
             "columns= (--columns A,B,...)"
         )
     beside = {clean[i]: i for i in sorted(beside_at)}
@@ -163,32 +156,31 @@ def layout(
     return Wide(tuple(classes), None if is_nameless else tuple(named), beside, tuple(notes))
 
 
-def _odd(values: list[Array], kind: str | None) -> int | None:
-    """The first column whose whole numbers stand out among decimals, or count the rows; None where none does."""
-    if len(values) < 2 or not len(values[0]):
-        return None
-    table = np.stack(values, axis=1)
+def _odd(values: Sequence[Array | None], classes: Sequence[int], kind: str | None) -> list[int]:
+    """The columns whose whole numbers stand out among decimals, or count the rows."""
+    if len(classes) < 2 or not len(np.asarray(values[classes[0]])):
+        return []
+    table = np.stack([np.asarray(values[i]) for i in classes], axis=1)
     with np.errstate(invalid="ignore"):
         whole = (table == np.rint(table)) & np.isfinite(table)
-    columns = whole.all(axis=0)
-    rows = len(table)
+    columns, rows = whole.all(axis=0), len(table)
     if columns.all():
-        for i in range(table.shape[1]) if rows > 3 else ():
-            if any(np.array_equal(table[:, i], np.arange(n, n + rows)) for n in (0, 1)):
-                return i
-        return None
+        counts = [np.arange(n, n + rows) for n in (0, 1)] if rows > 3 else []
+        return [i for i, column in zip(classes, table.T, strict=True)
+                if any(np.array_equal(column, count) for count in counts)]  # fmt: skip
     cells = whole[:, ~columns]
     share = (cells.sum() + 1) / (cells.size + 2)  # of whole numbers among decimals (Laplace)
     is_chance = table.shape[1] * share**rows >= _CHANCE
-    for i in np.flatnonzero(columns).tolist():
-        least, most = table[:, i].min(), table[:, i].max()
+    odd = []
+    for at in np.flatnonzero(columns).tolist():
+        least, most = table[:, at].min(), table[:, at].max()
         if kind in (None, "probs"):  # a class that is sure or impossible; sums are checked
             is_class = (least >= 0 and most <= 1) or (kind is None and is_chance)
         else:  # logits: masked (negative throughout), or a reference that is always 0
             is_class = most <= 0 or is_chance
         if not is_class:
-            return int(i)
-    return None
+            odd.append(classes[at])
+    return odd
 
 
 def _are_whole(values: Array) -> bool:
@@ -223,12 +215,18 @@ def _check_named(where: str, names: Sequence[str], clean: Sequence[str], hints: 
             raise ArgumentError(f"{sorted(both)[0]!r} is named by both {one} and {other}")
 
 
-def _refuse(where: str, names: Sequence[str], at: int, why: str, beside: set[int]) -> NoReturn:
-    name = names[at]
-    classes = [n for i, n in enumerate(names) if i != at and i not in beside]
-    shown = classes if len(classes) <= _SHOWN else [*classes[: _SHOWN - 1], "..."]
+def _refuse(
+    where: str, names: Sequence[str], why: Mapping[int, str], classes: Sequence[int]
+) -> NoReturn:
+    """Refuse columns that may be something else than classes; names each, and the ways out."""
+    odd = [names[i] for i in why]
+    said = "; ".join(f"the column {names[i]!r} {what}" for i, what in list(why.items())[:_SHOWN])
+    left = [names[i] for i in classes]
+    if len(left) > _SHOWN:
+        left = [*left[: _SHOWN - 1], "..."]
+    one = odd[0]
     raise ArgumentError(
-        f"{where}: the column {name!r} {why}. Leave it out: drop=[{name!r}] (--drop {name!r}); or take it "
-        f"for the ids: id_column={name!r} (--id-column {name!r}); or say which columns are the classes: "
-        f"columns={shown} (--columns {','.join(shown)})"
+        f"{where}: {said}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); or take one "
+        f"for the ids: id_column={one!r} (--id-column {one!r}); or say which columns are the classes: "
+        f"columns={left} (--columns {','.join(left)!r})"
     )

@@ -267,8 +267,12 @@ def _looked_at(
         hint = '; they are whole numbers: if they are votes, say source_kind="counts" (--source-kind counts)'
     raise ArgumentError(
         f"the first rows of {where} are no probabilities (not negative, with the sum 1), and nothing "
-        f"says what they are{hint}; {_ADVICE}; for sums that are off by more than rounding say source_tol= "
-        "(--source-tol) as well"
+        f"says what they are{hint}; {_ADVICE}"
+        + (
+            ""
+            if is_rounded
+            else "; where sums are off by more than rounding, source_tol= (--source-tol)"
+        )
     )
 
 
