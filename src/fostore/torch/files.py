@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,11 @@ def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
                 yield _array(torch.stack(some))
 
         return Lying(Found(first[0], (len(value), *first[1])), rows)
-    return joined([_lying(part, f"{where}, tensor {i}", size) for i, part in enumerate(parts)])
+    whole = joined([_lying(part, f"{where}, tensor {i}", size) for i, part in enumerate(parts)])
+    note = f"{len(parts)} tensors of a list follow each other: {whole.num_rows} rows"
+    return replace(
+        whole, note=f"{note}. If they are members of an ensemble, save torch.stack(them, 1)"
+    )
 
 
 def _listed(value: Sequence[list[Any]], where: str, size: int) -> Lying:

@@ -14,6 +14,10 @@ from fostore.conversion.files._keys import Beside, keyed
 from fostore.conversion.files._wide import numbered
 from fostore.conversion.files.guess import Found, choose, matrices, plain_table
 from fostore.conversion.table import Table
+from fostore.errors import ArgumentError
+
+_LOOKED_AT, _FEW = 64, 8
+"""Rows that are looked at, and under which nothing is concluded from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Lying:
     batches: Callable[[int, int], Iterator[Any]]
     is_reversed: bool = False
     """Whether the file says that its axes come last first."""
+    note: str = ""
+    """What a receipt says of how its rows were found."""
 
     @property
     def num_rows(self) -> int:
@@ -58,6 +64,7 @@ def arrays_table(
         lying, where = arrays[chosen[0]], f"{path}::{chosen[0]}"
     else:
         chosen, where = names, f"{path}::{names[0]} to {names[-1]}"
+        _refuse_mixture(chosen, arrays, path)
         lying = joined([arrays[name] for name in chosen])
         notes = (
             *notes,
@@ -65,6 +72,7 @@ def arrays_table(
             f"{chosen[-1]}: {lying.num_rows} rows. If they are other things, name one: "
             f"{path}::{chosen[0]}",
         )
+    notes = (*notes, lying.note) if lying.note else notes
     if lying.is_reversed and hints.transpose is None:
         hints = replace(hints, transpose=True)
     table = plain_table(
@@ -114,6 +122,22 @@ def _sequence(arrays: Mapping[str, Found], where: str) -> list[str] | None:
     if numbers is None:
         return None
     return [names[i] for i in np.argsort(numbers)]
+
+
+def _refuse_mixture(names: Sequence[str], arrays: Mapping[str, Lying], where: str) -> None:
+    """Refuse numbered arrays of which some hold whole numbers alone, one-hot labels say, and others do not."""
+    whole: dict[str, bool] = {}
+    for name in names:
+        rows = next(arrays[name].batches(0, _LOOKED_AT), None)
+        if rows is not None and len(rows) >= _FEW and rows.dtype.kind == "f":
+            whole[name] = bool((rows == np.rint(rows)).all())
+    if len(set(whole.values())) > 1:
+        odd = [name for name, is_whole in whole.items() if is_whole]
+        others = [name for name, is_whole in whole.items() if not is_whole]
+        raise ArgumentError(
+            f"{where}: {odd[:4]} hold whole numbers alone, and {others[:4]} do not, so they are not rows that "
+            f"follow each other; say which array holds the rows: {where}::{others[0]}"
+        )
 
 
 def _beside(lying: Lying, num_rows: int | None) -> Beside:

@@ -31,6 +31,7 @@ INDEX = ("index", "indices", "idx", "", "unnamed: 0", "__index_level_0__", "rown
 """Names of a frame's index, which is no key where it counts the rows: pandas and R name theirs with nothing."""
 _SCANNED = 1 << 14
 _SHOWN = 12
+_TAKEN = "the ids are"
 Keys = Array | list[str]
 """Some consecutive keys: int64, or texts."""
 
@@ -77,7 +78,7 @@ def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
                 "with ids= (--ids @FILE), or choose another column"
             )
         table = _with_ids(table, hints.id_column, one, found.column(hints.ids))
-        notes.append(f"the ids are {hints.id_column!r}")
+        notes.append(f"{_TAKEN} {_shown(hints.id_column)}")
     elif not hints.is_keyed:
         for name in sorted((n for n in left if _may_be_key(n, left[n])), key=_rank):
             found = profile(table, left[name])
@@ -85,17 +86,18 @@ def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
             if is_index and found.counts_from in (0, 1):
                 del left[name]
                 if found.counts_from:
-                    notes.append(f"{name or 'the row names'!r} counts the rows from 1: no ids")
+                    notes.append(f"{_shown(name)} count the rows from 1, and are no ids")
                 continue
             if found.why_not is None:
                 table = _with_ids(table, name, left.pop(name), found.column(hints.ids))
                 table = replace(table, adopted=name)
                 notes.append(
-                    f"the ids are {name!r}, which says which sample a row is; drop=[{name!r}] "
-                    f"(--drop {name}) leaves it out"
+                    f"{_TAKEN} {_shown(name)}, which say which sample a row is; drop=[{name!r}] "
+                    f"(--drop {name!r}) leaves them out"
                 )
                 break
-            notes.append(f"{name!r} was not taken as ids: {found.why_not}")
+            del left[name]
+            notes.append(f"{_shown(name)} was left out and not taken for ids: {found.why_not}")
     if left:
         shown = [f"{name!r} ({one.what})" for name, one in list(left.items())[:_SHOWN]]
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
@@ -253,6 +255,10 @@ def plain_keys(values: Any) -> Keys:
     return list(values)
 
 
+def _shown(name: str) -> str:
+    return repr(name) if name else "the row names ('')"
+
+
 def _rank(name: str) -> int:
     plain = plain_name(name)
     order = (*IDS, *FILES)
@@ -264,7 +270,7 @@ def _may_be_key(name: str, one: Beside) -> bool:
 
 
 def _check_names(table: Table, beside: Mapping[str, Beside], hints: Hints) -> None:
-    named = {"drop": hints.drop, "id_column": [hints.id_column] if hints.id_column else []}
+    named = {"drop": hints.drop, "id_column": [] if hints.id_column is None else [hints.id_column]}
     for option, names in named.items():
         for name in names:
             if name not in beside:
@@ -352,5 +358,5 @@ def _without_ids(table: Table, note: str) -> Table:
         schema=replace(table.schema, columns=columns),
         batches=batches,
         adopted=None,
-        notes=(*table.notes, note),
+        notes=(*(n for n in table.notes if not n.startswith(_TAKEN)), note),
     )

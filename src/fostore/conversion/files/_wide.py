@@ -86,6 +86,10 @@ def layout(
     for i, (raw, name) in enumerate(zip(names, clean, strict=True)):
         places.setdefault(raw, i)
         places.setdefault(name, i)
+    left = len(names) - len(given or ())
+    if given is not None and left <= 1 and tuple(names[left:]) == given:
+        # Whoever names them all as they stand knows that they are classes, and in this order.
+        return Wide(tuple(range(left, len(names))), given, {clean[i]: i for i in range(left)})
     if hints.columns is not None:
         chosen = [places[name] for name in hints.columns]
         if not chosen or len(set(chosen)) != len(chosen):
@@ -94,7 +98,8 @@ def layout(
         picked = tuple(clean[i] for i in chosen)
         are_numbers = given is not None and numbered(picked) is not None
         return Wide(tuple(chosen), None if are_numbers else picked, beside)
-    out = {places[name] for name in (*hints.drop, *([hints.id_column] if hints.id_column else []))}
+    asked_id = [] if hints.id_column is None else [hints.id_column]
+    out = {places[name] for name in (*hints.drop, *asked_id)}
     is_index_first = plain_name(names[0]) in INDEX or names[0].strip().lower() in INDEX
     values = [None if i in out else first[i] for i in range(len(names))]
     others = [i for i in range(len(names)) if i not in out]
@@ -105,9 +110,11 @@ def layout(
         if not is_key_name(clean[i]) and not (i == 0 and is_index_first):
             continue
         one = values[i]
-        if one is None or bool(np.isnan(one).any()):
-            beside_at.add(i)
-        elif _are_whole(one) and (decimals or plain_name(clean[i]) not in FILES):
+        if (
+            one is None
+            or bool(np.isnan(one).any())
+            or (_are_whole(one) and (decimals or plain_name(clean[i]) not in FILES))
+        ):
             beside_at.add(i)
         elif _are_whole(one):
             unsure[i] = "holds whole numbers, as the others do: it is a class or a key"
@@ -116,7 +123,8 @@ def layout(
         i: "is no class by its name" for i in classes if plain_name(clean[i]) in _NO_CLASS
     }
     why.update({i: "holds something else than numbers" for i in classes if values[i] is None})
-    for i in _odd(values, [i for i in classes if i not in why], kind):
+    is_ours = names[0] in ("index", "id") and list(names[1:]) == nameless(len(names) - 1)
+    for i in _odd(values, [i for i in classes if i not in why], kind) if not is_ours else ():
         shown = ", ".join(f"{x:g}" for x in np.asarray(values[i])[:4])
         why[i] = f"holds whole numbers ({shown}, ...), unlike the others"
     if why:
@@ -128,7 +136,7 @@ def layout(
         )
     beside = {clean[i]: i for i in sorted(beside_at)}
     raw_names = tuple(names[i] for i in classes)
-    if given == raw_names:  # whoever names them as they stand means their order
+    if given == raw_names:
         return Wide(tuple(classes), raw_names, beside)
     notes = []
     named = [clean[i] for i in classes]

@@ -177,11 +177,22 @@ def _quoted(cell: bytes) -> bytes:
 
 def _layout(text: _Text, hints: Hints) -> _Layout:
     """What the first lines say."""
-    lines = text.first(_FIRST_LINES)
+    try:
+        lines = text.first(_FIRST_LINES)
+    except FormatError:
+        if hints.delimiter is None:
+            text.refuse_delimiter([])
+        raise
     if not lines:
         raise FormatError(f"{text.where} is empty, expected a line of names")
     if hints.delimiter is None:
         text.refuse_delimiter(lines)
+    comma = next((f for line in lines[1:] for f in line if _COMMA.match(f)), None)
+    if comma is not None and text.decimal == ".":
+        raise ArgumentError(
+            f"{text.where} holds {comma!r}: if that is a number with a decimal comma, say decimal=',' "
+            "(--decimal ,)"
+        )
     names = lines[0]
     if not _is_named(lines, text):
         asked = [n for n in ("columns", "drop", "id_column") if getattr(hints, n)]
@@ -349,7 +360,7 @@ def _refuse_ids(text: _Text, layout: _Layout, table: Table) -> None:
                     "an id names one sample; drop=['id'] (--drop id) leaves the ids out"
                 )
             seen[key] = number
-    raise FormatError(f"{text.where}: {next(n for n in table.notes if 'was not taken' in n)}")
+    raise FormatError(f"{text.where}: {next(n for n in table.notes if 'not taken for ids' in n)}")
 
 
 def _numbers(line: list[str], layout: _Layout, number: int, text: _Text) -> Array:
@@ -433,23 +444,24 @@ class _Text:
             ArgumentError: names the other one, and a decimal comma where there is one.
         """
         widths = {len(line) for line in lines}
-        cells = [field for line in lines[1:] for field in line]
-        if len(widths) == 1 and widths != {1} and any(_number(c, self) is not None for c in cells):
-            return
+        is_even = len(widths) == 1 and widths != {1}
         for other, name in ((";", "semicolon"), ("\t", "tabulator"), ("|", "bar"), (" ", "space")):
             if other == self.delimiter or (other == " " and widths != {1}):
                 continue
+            if is_even and not all(any(other in field for field in line) for line in lines):
+                continue
             try:
-                again = _Text(self._path, other, self.decimal).first(len(lines))
+                again = _Text(self._path, other, self.decimal).first(len(lines) or 2)
             except FormatError:
                 continue
-            if {len(line) for line in again} == {len(again[0])} and len(again[0]) > 1:
+            if again and len(again[0]) > 1 and {len(line) for line in again} == {len(again[0])}:
                 shown = repr(other) if other != "\t" else "'\\t'"
                 comma = any(_COMMA.match(field) for line in again[1:] for field in line)
                 also = "; its numbers have a decimal comma: say decimal=',' (--decimal ,) as well"
+                lie = " and ".join(map(str, sorted(widths))) or "no even number of"
                 raise ArgumentError(
-                    f"{self.where} has lines of {' and '.join(map(str, sorted(widths)))} fields between "
-                    f"{self.delimiter!r}, and of {len(again[0])} between {shown}: if the {name} is its "
+                    f"{self.where} has lines of {lie} fields between {self.delimiter!r}, and of "
+                    f"{len(again[0])} between {shown}: if the {name} is its "
                     f"delimiter, say delimiter={shown} (--delimiter {shown}){also if comma else ''}"
                 )
 

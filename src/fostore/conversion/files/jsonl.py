@@ -31,7 +31,8 @@ from fostore.schema import FLOATS, Array, Column
 
 INDEX = "index"
 _WANTED = (
-    "numbers",
+    "numbers; leave out the samples of which there are none (null is minus infinity of log_probs and logits, "
+    "where source_kind= says that)",
     "whole numbers, as the first row has them; if they are no votes, say what they are: "
     'source_kind="probs" (--source-kind probs)',
 )
