@@ -24,6 +24,7 @@ _NO_CLASS = frozenset(
     "row_id rowid fold split subset partition repeat confidence entropy loss correct".split()
 )
 """Names that stand beside distributions and are no class, whatever is under them."""
+_ROW_IDS = ("row_id", "rowid")
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)\Z", re.DOTALL)
 _CHANCE = 0.05
 """How likely whole numbers may be an accident before a column of them is refused."""
@@ -232,9 +233,11 @@ def _refuse(
     left = [names[i] for i in classes]
     if len(left) > _SHOWN:
         left = [*left[: _SHOWN - 1], "..."]
-    one = odd[0]
+    keys = [n for n in odd if plain_name(n) not in _NO_CLASS or plain_name(n) in _ROW_IDS]
+    key = (
+        f"or take it for the ids: id_column={keys[0]!r} (--id-column {keys[0]!r}); " if keys else ""
+    )
     raise ArgumentError(
-        f"{where}: {said}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); or take one "
-        f"for the ids: id_column={one!r} (--id-column {one!r}); or say which columns are the classes: "
-        f"columns={left} (--columns {','.join(left)!r})"
+        f"{where}: {said}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); {key}or say "
+        f"which columns are the classes: columns={left} (--columns {','.join(left)!r})"
     )
