@@ -20,11 +20,11 @@ def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
     """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
-        """Whole chunks are decoded, each once."""
+        """Whole chunks are decoded, each once, and none that the first batch does not need with it."""
         size, total = array.chunk_rows, array.shape[0]
-        step = max(count // size, 1) * size
-        for low in range(start - start % size, total, step):
-            high = min(low + step, total)
+        high = start - start % size
+        while high < total:
+            low, high = high, min(-(-(max(start, high) + count) // size) * size, total)
             block = array.read(low, high)
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]

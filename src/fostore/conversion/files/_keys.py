@@ -132,9 +132,16 @@ def agreed(tables: Sequence[Table]) -> list[Table]:
 
 
 class Profile:
-    """What keys that pass by are: of one kind, one a row, none twice. Keeps 8 bytes a key."""
+    """What keys that pass by are: of one kind, one a row, none twice. Keeps 8 bytes a key.
 
-    def __init__(self) -> None:
+    `grow`: they are taken for integers that only grow, of which nothing is kept; `has_missed` says that
+    they are not, and that they must pass once more.
+    """
+
+    def __init__(self, *, grow: bool = False) -> None:
+        self._last: int | None = None
+        self._grow = grow
+        self.has_missed = False
         self.num_rows = 0
         self.longest = 1
         self.why_not: str | None = None
@@ -165,15 +172,24 @@ class Profile:
             return
         self.is_text = is_text
         if isinstance(keys, np.ndarray):
-            self._hashes.append(keys)
+            self._keep(keys)
             rows = np.arange(self.num_rows, self.num_rows + len(keys))
             self._counting = {n for n in self._counting if np.array_equal(keys, rows + n)}
         else:
+            self.has_missed = self._grow
             self._hashes.append(np.fromiter(map(hash, keys), np.int64, len(keys)))
             self.longest = max(self.longest, *(len(key.encode()) for key in keys))
             if self.longest > MAX_WIDTH:
                 self.why_not = f"one has {self.longest} bytes, and {MAX_WIDTH} are the most"
         self.num_rows += len(keys)
+
+    def _keep(self, keys: Array) -> None:
+        if not self._grow:
+            self._hashes.append(keys)
+        elif len(keys):
+            begins = self._last is None or self._last < int(keys[0])
+            self.has_missed = not (begins and bool((np.diff(keys) > 0).all()))
+            self._last = int(keys[-1])
 
     def has_twins(self) -> bool:
         """Whether two keys may be one; ends the taking in."""
@@ -196,7 +212,7 @@ class Profile:
 
 def profile(table: Table, one: Beside) -> Profile:
     """A look at all keys of a column; `why_not` says why they cannot be ids, or is None."""
-    found = Profile()
+    found = Profile(grow=True)
     if one.read is None or table.num_rows is None:
         found.why_not = (
             "a stream cannot be looked through before it is read; save it to a file"
@@ -205,18 +221,27 @@ def profile(table: Table, one: Beside) -> Profile:
         )
         return found
     try:
-        for values in one.read(0, _SCANNED):
-            found.add(values)
-            if found.why_not is not None:
-                return found
+        _pass(found, one.read)
+        if found.has_missed:
+            found = Profile()
+            _pass(found, one.read)
     except FormatError as error:
         found.why_not = f"it cannot be read ({error})"
+        return found
+    if found.why_not is not None:
         return found
     if found.num_rows != table.num_rows:
         found.why_not = f"it has {found.num_rows} keys for {table.num_rows} rows"
     elif (twin := found.twin()) is not None and (rows := _rows_of(one.read, twin)) is not None:
         found.why_not = f"rows {rows[0]} and {rows[1]} both have {rows[2]!r:.60}"
     return found
+
+
+def _pass(found: Profile, read: Callable[[int, int], Iterator[Any]]) -> None:
+    for values in read(0, _SCANNED):
+        found.add(values)
+        if found.why_not is not None or found.has_missed:
+            return
 
 
 def plain_keys(values: Any) -> Keys:

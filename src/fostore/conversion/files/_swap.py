@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fostore import disk
+from fostore.conversion.files._spool import Spooled
 from fostore.errors import FormatError
-from fostore.schema import Array
+from fostore.schema import Array, Column
 
 _PIECE_BYTES = 4 << 20
 
@@ -28,35 +27,34 @@ class Swapped:
     ) -> None:
         self._shape = shape
         self._read = batches
-        self._fd: int | None = None
-        self._dtype = np.dtype("u1")
+        self._held: Spooled | None = None
 
     def batches(self, start: int, rows: int) -> Iterator[Array]:
         """The rows from `start` on, at most `rows` at a time, each batch a fresh array."""
-        fd = self._spooled()
-        total, size = self._shape[0], self._dtype.itemsize
+        held, total = self._spooled(), self._shape[0]
         lines = math.prod(self._shape[1:])
         for first in range(start, total, rows):
             count = min(rows, total - first)
-            across = np.empty((lines, count), self._dtype)
-            for line in range(lines):
-                raw = os.pread(fd, count * size, (line * total + first) * size)
-                across[line] = np.frombuffer(raw, self._dtype)
-            whole = across.reshape(*self._shape[:0:-1], count)
+            across = [
+                held.read(line * total + first, line * total + first + count)
+                for line in range(lines)
+            ]
+            whole = np.stack(across).reshape(*self._shape[:0:-1], count)
             yield np.ascontiguousarray(whole.transpose())
 
-    def _spooled(self) -> int:
-        if self._fd is not None:
-            return self._fd
-        fd, at = disk.open_unnamed(), 0
-        weakref.finalize(self, os.close, fd)
+    def _spooled(self) -> Spooled:
+        """All numbers, one a row of the spool, in the order in which they lie."""
+        if self._held is not None:
+            return self._held
         lies = self._shape[::-1]
-        rows = max(_PIECE_BYTES // max(math.prod(lies[1:]) * 8, 1), 1)
-        for batch in self._read(0, rows):
-            self._dtype = batch.dtype
-            disk.write_at(fd, np.ascontiguousarray(batch), at)
-            at += batch.nbytes
-        if at != math.prod(self._shape) * self._dtype.itemsize:
-            raise FormatError(f"an array of the shape {lies} was announced, and {at:,} bytes came")
-        self._fd = fd
-        return fd
+        held: Spooled | None = None
+        for batch in self._read(0, max(_PIECE_BYTES // max(math.prod(lies[1:]) * 8, 1), 1)):
+            if held is None:
+                name = batch.dtype.newbyteorder("=").name
+                held = Spooled(Column("numbers", name, name, (), ()))
+                weakref.finalize(self, held.close)
+            held.append(np.ascontiguousarray(batch.reshape(-1), batch.dtype.newbyteorder("<")))
+        if held is None or held.num_rows != math.prod(self._shape):
+            raise FormatError(f"an array of the shape {lies} was announced, and fewer numbers came")
+        self._held = held
+        return held

@@ -42,6 +42,8 @@ class PlainHdf5:
                 if inside is not None:
                     _open(root, inside, file)  # says why, where it cannot be read
                 arrays = {name: _lying(file, name, dataset) for name, dataset in _all(root)}
+            if not arrays:
+                raise FormatError(f"{path} is not a store, and holds no dataset of numbers")
             return arrays_table(str(path), self.name, arrays, hints)
         except BaseException:
             file.close()

@@ -62,6 +62,8 @@ class PlainZarr:
                 arrays[name] = Lying(Found("something that cannot be read", ()), unread)
         if why is not None and not opened:
             raise why
+        if not opened:
+            raise FormatError(f"{path} is not a store, and holds no array of numbers")
         large = [note for array in opened.values() for note in chunk_notes(array)]
         return arrays_table(str(path), self.name, arrays, hints, notes=large[:1])
 
