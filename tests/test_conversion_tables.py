@@ -451,6 +451,19 @@ def test_what_cannot_be_read_is_named_with_its_line_and_what_to_do(
         brought(tmp_path / name, tmp_path, source_kind=None)
 
 
+def test_what_a_document_holds_beside_its_rows_is_named(tmp_path: Path) -> None:
+    rows = {"0": [0.25, 0.75], "1": [0.5, 0.5]}
+    (tmp_path / "x.json").write_text(json.dumps({"distributions": rows, "ids": ["a", "b"]}))
+    assert any("'ids'" in note for note in brought(tmp_path / "x.json", tmp_path)[1].notes)
+    shown = CliRunner().invoke(
+        app, ["convert", f"{tmp_path}/x.json", f"{tmp_path}/y.zarr", "--dry-run"]
+    )
+    assert "'ids'" in shown.stdout
+    (tmp_path / "x.jsonl").write_text('{"cat": 0.5, "dog": 0.5}\n')
+    with pytest.raises(ArgumentError, match=r"\['cat', 'dog'\]; write the numbers of a row as one"):
+        brought(tmp_path / "x.jsonl", tmp_path)
+
+
 def test_tab_separated_files_are_written_and_read_back(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", P)
     options = {"ids": [f"a\t{i}" for i in range(12)], "class_names": ["a\tb", "truth", "2"]}

@@ -42,6 +42,9 @@ def read_document(
     except FormatError:
         _blame_rows(source, places)
         raise
+    beside = [name for name in places if name not in ("meta", "distributions")]
+    if beside and notes is not None:
+        notes.append(f"left out beside the rows: the keys {beside[:12]}")
     for name, table in left.items():
         if name not in places:
             raise FormatError(f"{source.where} has no {name!r}; its keys are {list(places)[:8]}")

@@ -114,6 +114,12 @@ class JsonLines:
         if not isinstance(first, dict):
             raise FormatError(f'{where}, line 1: expected an object, such as {{"probs": [...]}}')
         arrays = {name: found for name, value in first.items() if (found := _found(value, hints))}
+        if not arrays:
+            raise ArgumentError(
+                f"{where}, line 1 holds no list of numbers under its keys {list(first)[:12]}; write the "
+                'numbers of a row as one list, such as {"probs": [0.1, 0.9]}, or save a table with a column '
+                "a class as .csv or .parquet"
+            )
         name = choose(arrays, where, hints.inside)
         num_rows = None if lines.is_stream else lines.count()
         found = arrays[name]
