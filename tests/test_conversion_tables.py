@@ -388,6 +388,10 @@ TEXT_CURES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("x.tsv", SEMI.replace(";", "\t"), "decimal=','", {"decimal": ","}),
     ("x.csv", "index,cat,dog\n4,.25,.75\n2,.5,.5\n", "--id-column index", {"id_column": "index"}),
     ("x.csv", "id,cat,dog\n4,.25,.75\n4,.5,.5\n", "--drop id", {"drop": ["id"]}),
+    ("x.csv", '"cat","dog"\n"0,25","0,75"\n"0,5","0,5"\n', "decimal=','", {"decimal": ","}),
+    ("x.jsonl", '{"index": 7, "p": [0.25, 0.75]}\n{"index": 2, "p": [0.5, 0.5]}\n', "--id-column index",
+     {"id_column": "index"}),
+    ("x.csv", "sep=;\ncat;dog\n", "line 1 is for Excel alone: remove it", {}),
     ("x.csv", "name,cat,dog\na,.25,.75\nb,.5,.5\n", "id_column='name'", {"id_column": "name"}),
     ("x.csv", "0.75,0.25,split\n", "'index' or 'id'", {}),
 ]  # fmt: skip
@@ -449,6 +453,16 @@ def test_what_cannot_be_read_is_named_with_its_line_and_what_to_do(
     (tmp_path / name).write_text(text)
     with pytest.raises(FostoreError, match=words):
         brought(tmp_path / name, tmp_path, source_kind=None)
+
+
+def test_a_key_that_savetxt_wrote_is_a_whole_number(tmp_path: Path) -> None:
+    for name, keys in (("id", KEYS), ("index", np.arange(12))):
+        np.savetxt(tmp_path / "x.csv", np.c_[keys, P], delimiter=",", header=f"{name},cat,dog,fish")
+        store, _ = brought(tmp_path / "x.csv", tmp_path)
+        assert ids_of(store) == (KEYS.tolist() if name == "id" else None)
+        assert_rows(store, P)
+    (tmp_path / "x.csv").write_text("id,cat,dog\n1.10,.25,.75\n1.2,.5,.5\n")
+    assert ids_of(brought(tmp_path / "x.csv", tmp_path)[0]) == ["1.10", "1.2"]
 
 
 def test_what_a_document_holds_beside_its_rows_is_named(tmp_path: Path) -> None:

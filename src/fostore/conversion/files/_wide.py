@@ -111,13 +111,13 @@ def layout(
         if not is_key_name(clean[i]) and not (i == 0 and is_index_first):
             continue
         one = values[i]
-        if (
-            one is None
-            or bool(np.isnan(one).any())
-            or (_are_whole(one) and (decimals or plain_name(clean[i]) not in FILES))
-        ):
+        if plain_name(clean[i]) not in FILES or one is None or bool(np.isnan(one).any()):
             beside_at.add(i)
-        elif _are_whole(one):
+        elif not _are_whole(one):
+            continue  # a class that is called so
+        elif decimals:
+            beside_at.add(i)
+        else:
             unsure[i] = "holds whole numbers, as the others do: it is a class or a key"
     classes = [i for i in others if i not in beside_at]
     why = unsure | {

@@ -32,6 +32,7 @@ from fostore.schema import COUNTS, FLOATS, Array
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 _COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*\Z")
+_FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]\d{2})?\Z")
 _FIRST_LINES = 64
 _FIRST_FIELDS = 1 << 16
 _SCANNED = 4096
@@ -185,6 +186,11 @@ def _layout(text: _Text, hints: Hints) -> _Layout:
         raise
     if not lines:
         raise FormatError(f"{text.where} is empty, expected a line of names")
+    if lines[0][0][:4].lower() == "sep=":
+        raise FormatError(
+            f"{text.where}, line 1 is for Excel alone: remove it, and say delimiter={lines[0][0][4:5]!r} "
+            "(--delimiter) where that is no comma"
+        )
     if hints.delimiter is None:
         text.refuse_delimiter(lines)
     comma = next((f for line in lines[1:] for f in line if _COMMA.match(f)), None)
@@ -315,7 +321,7 @@ def _scan(text: _Text, layout: _Layout) -> int:
 
     for numbers, keys in text.batches(layout.skip, 0, _SCANNED, index):
         for i, key in enumerate(keys) if layout.index is not None else ():
-            if key.strip() != str(num_rows + i):
+            if key.strip() != str(num_rows + i) and _whole(key) != num_rows + i:
                 raise FormatError(
                     f"{text.where}, line {numbers[i]}: the index is {key!r:.40}, expected "
                     f"{num_rows + i}: rows must come in order, without gaps or repetitions; if they are "
@@ -336,7 +342,7 @@ def _beside(text: _Text, layout: _Layout, at: int, ids: str | None) -> Beside:
             yield keys
 
     def are_plain() -> bool:
-        return all(all(map(_is_integer, keys)) for keys in read(0, _SCANNED))
+        return all(all(_whole(key) is not None for key in keys) for keys in read(0, _SCANNED))
 
     plain = [] if ids is None else [ids == "int64"]
 
@@ -344,7 +350,7 @@ def _beside(text: _Text, layout: _Layout, at: int, ids: str | None) -> Beside:
         if not plain:
             plain.append(are_plain())
         for keys in read(start, rows):
-            yield np.array([int(k) for k in keys], np.int64) if plain[0] else keys
+            yield np.array([_whole(k) for k in keys], np.int64) if plain[0] else keys
 
     return Beside("text", typed)
 
@@ -407,6 +413,14 @@ def _is_integer(key: str) -> bool:
     return plain and len(digits) < 20 and -(1 << 63) <= int(key) < 1 << 63 and key != "-0"
 
 
+def _whole(key: str) -> int | None:
+    """The whole number that a key is, as integers are written or as NumPy's savetxt writes all numbers."""
+    if _is_integer(key):
+        return int(key)
+    value = float(key) if _FLOAT.match(key) else 0.5
+    return int(value) if value == round(value) and abs(value) < 2.0**53 else None
+
+
 class _Text:
     """The lines of a file, taken apart at `delimiter`; `decimal` stands in its numbers for a point."""
 
@@ -417,11 +431,6 @@ class _Text:
         if len(delimiter) != 1 or delimiter in '"\r\n' or len(decimal) != 1 or decimal.isalnum():
             raise ArgumentError(
                 f"delimiter is {delimiter!r} and decimal {decimal!r}, expected one character each"
-            )
-        if delimiter == decimal:
-            raise ArgumentError(
-                f"delimiter and decimal are both {decimal!r}; say what stands between the fields, such as "
-                "delimiter=';' (--delimiter ';')"
             )
 
     def point(self, field: str) -> str:

@@ -111,6 +111,7 @@ class JsonLines:
 
     def _plain(self, lines: _Lines, first: Any, hints: Hints) -> Table:
         where = lines.where
+        lines.counts = hints.id_column != INDEX
         if not isinstance(first, dict):
             raise FormatError(f'{where}, line 1: expected an object, such as {{"probs": [...]}}')
         arrays = {name: found for name, value in first.items() if (found := _found(value, hints))}
@@ -151,7 +152,15 @@ class JsonLines:
 
             return Beside(_called(first[key]), None if lines.is_stream else read)
 
-        return keyed(table, {key: beside(key) for key in first if key not in (name, INDEX)}, hints)
+        return keyed(
+            table,
+            {
+                key: beside(key)
+                for key in first
+                if key != name and (key != INDEX or not lines.counts)
+            },
+            hints,
+        )
 
 
 def _called(value: Any) -> str:
@@ -267,6 +276,8 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.is_stream = str(path) == STREAM
+        self.counts = True
+        """Whether an index must be the number of its row."""
         self.where = "the standard input" if self.is_stream else str(path)
         self._path = path
         self._first: bytes | None = None
@@ -363,10 +374,10 @@ class _Lines:
                 f"{where}: a second header; give files that follow each other as shards"
             )
         index = item.get(INDEX, row)
-        if type(index) is not int or index != row:
+        if self.counts and (type(index) is not int or index != row):
             raise FormatError(
                 f"{where}: the index is {index!r:.40}, expected {row}: rows must come in order, without "
-                "gaps or repetitions"
+                "gaps or repetitions; if they are keys of samples, say id_column='index' (--id-column index)"
             )
         return item
 
