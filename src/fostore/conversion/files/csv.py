@@ -7,36 +7,33 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from fostore.conversion.files import Hints, Holds, refuse_inside
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._keys import IDS, INDEX, Beside, keyed, plain_name
+from fostore.conversion.files._lines import COMMA, Text
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.files._text import cells
 from fostore.conversion.files._wide import layout, nameless, numbered
 from fostore.conversion.files.guess import Found, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.encodings.rows import round_to
-from fostore.errors import ArgumentError, FormatError, UnsafeError
+from fostore.errors import ArgumentError, FormatError
 from fostore.header import Header
 from fostore.schema import COUNTS, FLOATS, Array
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
-_COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*\Z")
 _FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]\d{2})?\Z")
 _FIRST_LINES = 64
-_FIRST_FIELDS = 1 << 16
 _SCANNED = 4096
-Kept = TypeVar("Kept")
 
 
 class Csv:
@@ -48,7 +45,7 @@ class Csv:
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a file with or without a line of names; numbers are doubles if no hint says otherwise."""
         refuse_inside(path, hints)
-        text = _Text(path, hints.delimiter or _delimiter(path), hints.decimal or ".")
+        text = Text(path, hints.delimiter or _delimiter(path), hints.decimal or ".")
         layout = _layout(text, hints)
         num_rows = _scan(text, layout)
         where = str(path)
@@ -176,7 +173,7 @@ def _quoted(cell: bytes) -> bytes:
     return b'"' + text.replace('"', '""').encode() + b'"'
 
 
-def _layout(text: _Text, hints: Hints) -> _Layout:
+def _layout(text: Text, hints: Hints) -> _Layout:
     """What the first lines say."""
     try:
         lines = text.first(_FIRST_LINES)
@@ -193,7 +190,7 @@ def _layout(text: _Text, hints: Hints) -> _Layout:
         )
     if hints.delimiter is None:
         text.refuse_delimiter(lines)
-    comma = next((f for line in lines[1:] for f in line if _COMMA.match(f)), None)
+    comma = next((f for line in lines[1:] for f in line if COMMA.match(f)), None)
     if comma is not None and text.decimal == ".":
         raise ArgumentError(
             f"{text.where} holds {comma!r}: if that is a number with a decimal comma, say decimal=',' "
@@ -227,28 +224,20 @@ def _layout(text: _Text, hints: Hints) -> _Layout:
     )
 
 
-def _first_numbers(lines: list[list[str]], width: int, text: _Text) -> list[Array | None]:
+def _first_numbers(lines: list[list[str]], width: int, text: Text) -> list[Array | None]:
     """The numbers of the first rows by column; None for a column that holds something else in all of them.
 
     One cell that is no number among numbers is an error of its line, and is left for it to say.
     """
     columns: list[Array | None] = []
     for i in range(width):
-        values = [_number(line[i], text) if i < len(line) else None for line in lines]
+        values = [text.number(line[i]) if i < len(line) else None for line in lines]
         is_text = bool(values) and all(value is None for value in values)
         columns.append(None if is_text else np.array(values, np.float64))
     return columns
 
 
-def _number(field: str, text: _Text) -> float | None:
-    try:
-        value = float(text.point(field))
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
-
-
-def _check_widths(lines: list[list[str]], text: _Text) -> None:
+def _check_widths(lines: list[list[str]], text: Text) -> None:
     """R's write.table leaves the name of its row names out, so that names and rows do not match."""
     rows = {len(line) for line in lines[1:]}
     if rows == {len(lines[0]) + 1}:
@@ -259,7 +248,7 @@ def _check_widths(lines: list[list[str]], text: _Text) -> None:
         )
 
 
-def _is_named(lines: list[list[str]], text: _Text) -> bool:
+def _is_named(lines: list[list[str]], text: Text) -> bool:
     """Whether the first line holds names; a row must not be taken for them.
 
     pandas writes 0, 1, 2 ... over columns without names, which may be a row of votes as well.
@@ -267,7 +256,7 @@ def _is_named(lines: list[list[str]], text: _Text) -> bool:
     where, first = text.where, [field.strip() for field in lines[0]]
     if plain_name(first[0]) in (*INDEX, *IDS):
         return True
-    if all(_number(field, text) is not None for field in first):
+    if all(text.number(field) is not None for field in first):
         counted = [str(i) for i in range(len(first))]
         is_counted = first == counted
         is_permuted = numbered(first) is not None and len(first) > 2
@@ -281,9 +270,9 @@ def _is_named(lines: list[list[str]], text: _Text) -> bool:
             f"line 1 of {where} is {','.join(first[:5])}, which may be a row or the numbers of the "
             "classes; if it is a row, put a line of names before it, else names in its place"
         )
-    bad = next(field for field in first if _number(field, text) is None)
-    has_numbers = any(_number(field, text) is not None for field in first)
-    if any(_number(f, text) is not None and not f.isdecimal() for f in first) or (
+    bad = next(field for field in first if text.number(field) is None)
+    has_numbers = any(text.number(field) is not None for field in first)
+    if any(text.number(f) is not None and not f.isdecimal() for f in first) or (
         has_numbers and bad.lower() in _MISSING
     ):
         raise FormatError(
@@ -308,7 +297,7 @@ def _kind(lines: list[list[str]], classes: Sequence[int], hints: Hints) -> tuple
     return kind, hints.dtype or default
 
 
-def _scan(text: _Text, layout: _Layout) -> int:
+def _scan(text: Text, layout: _Layout) -> int:
     """The number of rows, in one pass that looks at the width of the lines and at the index alone."""
     num_rows = 0
 
@@ -331,7 +320,7 @@ def _scan(text: _Text, layout: _Layout) -> int:
     return num_rows
 
 
-def _beside(text: _Text, layout: _Layout, at: int, ids: str | None) -> Beside:
+def _beside(text: Text, layout: _Layout, at: int, ids: str | None) -> Beside:
     """A column beside the numbers: whole numbers where all are plain ones (or `ids` says so), else texts."""
 
     def key(number: int, line: list[str]) -> str:
@@ -355,7 +344,7 @@ def _beside(text: _Text, layout: _Layout, at: int, ids: str | None) -> Beside:
     return Beside("text", typed)
 
 
-def _refuse_ids(text: _Text, layout: _Layout, table: Table) -> None:
+def _refuse_ids(text: Text, layout: _Layout, table: Table) -> None:
     """Raise for ids that cannot be ids, in a file that is laid out as fostore's: it was edited, or badly joined."""
     seen: dict[str, int] = {}
     for numbers, keys in text.batches(layout.skip, 0, _SCANNED, lambda number, line: line[0]):
@@ -369,7 +358,7 @@ def _refuse_ids(text: _Text, layout: _Layout, table: Table) -> None:
     raise FormatError(f"{text.where}: {next(n for n in table.notes if 'not taken for ids' in n)}")
 
 
-def _numbers(line: list[str], layout: _Layout, number: int, text: _Text) -> Array:
+def _numbers(line: list[str], layout: _Layout, number: int, text: Text) -> Array:
     """The numbers of a line, in the dtype that they have."""
     fields = [line[i] for i in layout.classes]
     if text.decimal != ".":
@@ -387,7 +376,7 @@ def _numbers(line: list[str], layout: _Layout, number: int, text: _Text) -> Arra
     at = next((i for i, field in enumerate(fields) if not fits(field)), 0)
     field = line[layout.classes[at]]
     hint = ""
-    if _COMMA.match(field) and text.decimal == ".":
+    if COMMA.match(field) and text.decimal == ".":
         hint = "; if its comma is a decimal comma, say decimal=',' (--decimal ,)"
     elif field.strip().lower() in _MISSING:
         hint = "; leave such samples out, or give their numbers"
@@ -419,111 +408,6 @@ def _whole(key: str) -> int | None:
         return int(key)
     value = float(key) if _FLOAT.match(key) else 0.5
     return int(value) if value == round(value) and abs(value) < 2.0**53 else None
-
-
-class _Text:
-    """The lines of a file, taken apart at `delimiter`; `decimal` stands in its numbers for a point."""
-
-    def __init__(self, path: Path, delimiter: str, decimal: str) -> None:
-        self.where = str(path)
-        self.delimiter, self.decimal = delimiter, decimal
-        self._path = path
-        if len(delimiter) != 1 or delimiter in '"\r\n' or len(decimal) != 1 or decimal.isalnum():
-            raise ArgumentError(
-                f"delimiter is {delimiter!r} and decimal {decimal!r}, expected one character each"
-            )
-
-    def point(self, field: str) -> str:
-        """A number with a decimal point."""
-        return field if self.decimal == "." else field.replace(self.decimal, ".")
-
-    def first(self, count: int) -> list[list[str]]:
-        """The first two lines, and more up to so many while they are short."""
-        lines: list[list[str]] = []
-        for _, part in self.batches(0, 0, 1, lambda number, line: line):
-            lines += part
-            if len(lines) == count or (len(lines) > 1 and sum(map(len, lines)) > _FIRST_FIELDS):
-                break
-        return lines
-
-    def refuse_delimiter(self, lines: list[list[str]]) -> None:
-        """Refuse lines that another separator takes apart evenly, and this one does not.
-
-        Raises:
-            ArgumentError: names the other one, and a decimal comma where there is one.
-        """
-        widths = {len(line) for line in lines}
-        is_even = len(widths) == 1 and widths != {1}
-        for other, name in ((";", "semicolon"), ("\t", "tabulator"), ("|", "bar"), (" ", "space")):
-            if other == self.delimiter or (other == " " and widths != {1}):
-                continue
-            if is_even and not all(any(other in field for field in line) for line in lines):
-                continue
-            try:
-                again = _Text(self._path, other, self.decimal).first(len(lines) or 2)
-            except FormatError:
-                continue
-            if again and len(again[0]) > 1 and {len(line) for line in again} == {len(again[0])}:
-                shown = repr(other) if other != "\t" else "'\\t'"
-                comma = any(_COMMA.match(field) for line in again[1:] for field in line)
-                also = "; its numbers have a decimal comma: say decimal=',' (--decimal ,) as well"
-                lie = " and ".join(map(str, sorted(widths))) or "no even number of"
-                raise ArgumentError(
-                    f"{self.where} has lines of {lie} fields between {self.delimiter!r}, and of "
-                    f"{len(again[0])} between {shown}: if the {name} is its "
-                    f"delimiter, say delimiter={shown} (--delimiter {shown}){also if comma else ''}"
-                )
-
-    def batches(
-        self, skip: int, start: int, rows: int, keep: Callable[[int, list[str]], Kept]
-    ) -> Iterator[tuple[list[int], list[Kept]]]:
-        """Rows from `start` on behind `skip` lines of names: the numbers of their lines, and what is kept of each.
-
-        Fields take much memory, so what is kept of a line is made as soon as it is read.
-        """
-        with self._reader() as reader:
-            numbers: list[int] = []
-            kept: list[Kept] = []
-            row = -skip
-            try:
-                blank = 0
-                for line in reader:
-                    if not line or (len(line) == 1 and not line[0].strip()):
-                        blank = blank or reader.line_num
-                        continue
-                    if blank:  # and behind the last row nobody minds
-                        raise FormatError(f"{self.where}, line {blank} is empty; remove it")
-                    if row >= start:
-                        numbers.append(reader.line_num)
-                        kept.append(keep(reader.line_num, line))
-                    row += 1
-                    if len(kept) == rows:
-                        yield numbers, kept
-                        numbers, kept = [], []
-            except csv.Error as error:
-                raise FormatError(f"{self.where}, line {reader.line_num}: {error}") from error
-            except UnicodeDecodeError as error:
-                raise FormatError(
-                    f"{self.where}, after line {reader.line_num}: this is not UTF-8; save it as UTF-8"
-                ) from error
-            if kept:
-                yield numbers, kept
-
-    @contextmanager
-    def _reader(self) -> Iterator[Any]:
-        fd, _ = open_source(self._path)
-        with os.fdopen(fd, encoding="utf-8-sig", newline="") as file:
-            yield csv.reader(_limited(file, self.where), delimiter=self.delimiter, strict=True)
-
-
-_MAX_LINE = 1 << 28
-
-
-def _limited(file: io.TextIOWrapper, where: str) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise UnsafeError(f"{where} has a line of over {_MAX_LINE:,} characters")
-        yield line
 
 
 FORMAT = Csv()
