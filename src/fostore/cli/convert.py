@@ -153,7 +153,7 @@ def convert(
         ),
     ] = None,
     source_kind: Annotated[
-        Literal["probs", "log_probs", "logits", "counts"] | None,
+        Literal["probs", "log_probs", "logits", "counts", "percent"] | None,
         typer.Option(help="What its rows are.", show_default=False, rich_help_panel=SOURCE),
     ] = None,
     source_dtype: Annotated[
@@ -166,6 +166,51 @@ def convert(
     source_tol: Annotated[
         float | None,
         typer.Option(help="How far from 1 its rows may sum.", rich_help_panel=SOURCE),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or array that says which sample a row is.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|@FILE",
+            help="The columns that are the classes, in order.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|@FILE",
+            help="Columns or arrays that are not looked at.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Between the fields of a text file; a comma, in .tsv a tabulator.",
+            show_default=False,
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    decimal: Annotated[
+        str | None,
+        typer.Option(help="In the numbers of a text file; a point.", rich_help_panel=SOURCE),
+    ] = None,
+    transpose: Annotated[
+        bool | None,
+        typer.Option(
+            "--transpose/--no-transpose",
+            help="Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
+            show_default=False,
+            rich_help_panel=SOURCE,
+        ),
     ] = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
@@ -211,6 +256,12 @@ def convert(
             "source_dtype": source_dtype,
             "temperature": temperature,
             "source_tol": source_tol,
+            "id_column": id_column,
+            "columns": options.parse_names(columns, option="--columns"),
+            "drop": options.parse_names(drop, option="--drop") or (),
+            "delimiter": "\t" if delimiter == r"\t" else delimiter,
+            "decimal": decimal,
+            "transpose": transpose,
             "max_memory": parse_size(max_memory),
             "unit_rows": unit_rows,
             "allow_constant": allow_constant,

@@ -95,6 +95,7 @@ class Plan:
         ]
         lines += [f"left out    {what}" for what in self.left_out]
         lines += [f"lossy       {what}" for what in self.lossy]
+        lines += [f"note        {note}" for note in self.source.notes]
         return "\n".join(lines)
 
 

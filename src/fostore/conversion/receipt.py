@@ -55,16 +55,24 @@ class Receipt:
         """Whether source and destination have one digest and nothing was left out."""
         return self.source_digest == self.destination_digest and not (self.left_out or self.lossy)
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """The axes of the rows with their sizes, such as {"sample": 1797, "class": 10}."""
+        schema = self.schema
+        sizes = {"member": schema["num_members"], "class": schema["num_classes"]}
+        return {axis: int(sizes.get(axis, self.num_rows)) for axis in schema["axes"]}
+
     def to_json(self) -> dict[str, Any]:
         """The receipt as JSON."""
-        return asdict(self)
+        return {**asdict(self), "axes": self.axes}
 
     def text(self) -> str:
         """The receipt as the lines that the command prints."""
         same = self.source_digest in (None, self.destination_digest)
         lines = [
             f"{self.source} ({self.source_format}) -> {self.destination} ({self.destination_format})",
-            f"rows      {self.num_rows:,}",
+            f"rows      {self.num_rows:,}, {self.schema['kind']} "
+            f"({', '.join(f'{axis} {size}' for axis, size in self.axes.items())})",
             f"digest    {self.destination_digest}"
             + ("" if same else ", another than the source's"),
         ]

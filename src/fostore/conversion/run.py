@@ -70,6 +70,12 @@ def convert(
     source_dtype: str | None = None,
     temperature: float | None = None,
     source_tol: float | None = None,
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    transpose: bool | None = None,
     allow_lossy: bool = False,
     allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
@@ -101,7 +107,14 @@ def convert(
         class_names, ids: given to rows that have none.
         meta: added to the metadata.
         source_format, source_kind, source_dtype, temperature, source_tol: what a plain file does not say
-            itself; the last is how far from 1 its rows may sum.
+            itself; the last is how far from 1 its rows may sum. `source_kind` is also "percent".
+        id_column: the column or array beside the rows that says which sample a row is. By default one
+            with a known name (`id`, `filename`, a frame's index ...) whose keys are unique becomes the
+            ids; what is not taken stands in the receipt's notes.
+        columns: the columns that are the classes, in that order, of a table with a column a class.
+        drop: columns or arrays that are not looked at.
+        delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
+        transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
         allow_constant: whether logits that are equal for all classes, and rows at the end that are all
@@ -148,6 +161,12 @@ def convert(
         source_dtype=source_dtype,
         temperature=temperature,
         source_tol=source_tol,
+        id_column=id_column,
+        columns=columns,
+        drop=drop,
+        delimiter=delimiter,
+        decimal=decimal,
+        transpose=transpose,
         max_memory=max_memory,
         unit_rows=unit_rows,
         allow_constant=allow_constant,
@@ -189,6 +208,12 @@ def prepare(
     source_dtype: str | None = None,
     temperature: float | None = None,
     source_tol: float | None = None,
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    transpose: bool | None = None,
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
     allow_constant: bool = False,
@@ -201,6 +226,13 @@ def prepare(
         class_names=class_names,
         temperature=temperature,
         tol=source_tol,
+        id_column=id_column,
+        columns=columns,
+        drop=tuple(drop),
+        delimiter=delimiter,
+        decimal=decimal,
+        transpose=transpose,
+        is_keyed=ids is not None,
     )
     with scratch.beside(target_of(destination)):
         table = open_table(source, hints, rows)

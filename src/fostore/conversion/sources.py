@@ -16,6 +16,7 @@ import numpy as np
 from fostore import disk
 from fostore.conversion import files
 from fostore.conversion.files import Hints
+from fostore.conversion.files._keys import agreed
 from fostore.conversion.stores import guarded, selection_table, store_table
 from fostore.conversion.table import Batch, Table, least_checked
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
@@ -50,21 +51,21 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     """
     hints = hints or Hints()
     if isinstance(source, Table):
-        return source
+        return _agreeing(source, hints)
     if isinstance(source, Store):
-        return store_table(source, rows)
+        return _agreeing(store_table(source, rows), hints)
     if isinstance(source, Selection):
-        return selection_table(source)
+        return _agreeing(selection_table(source), hints)
     if isinstance(source, (list, tuple)):
         return joined([open_table(part, hints) for part in source])
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) == STREAM:
-        return files.file_format("jsonl").read(Path(STREAM), hints)
+        return _agreeing(files.file_format("jsonl").read(Path(STREAM), hints), hints)
     path, name = inside(source)  # type: ignore[arg-type]  # which refuses all else
     if name:
         hints = replace(hints, inside=name)
     with disk.refusing(path):
         if path.exists():
-            return _open_path(path, hints, rows)
+            return _agreeing(_open_path(path, hints, rows), hints)
         if not glob.has_magic(str(path)):
             raise StoreNotFoundError(absent(path))
         shards = sorted(glob.glob(str(path)), key=_natural)
@@ -73,10 +74,62 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     return joined([open_table(shard, hints) for shard in shards])
 
 
+def _agreeing(table: Table, hints: Hints) -> Table:
+    """The table, if every hint had an effect on it or says what it says itself.
+
+    Raises:
+        ArgumentError: a hint contradicts the source, or could change nothing.
+    """
+    schema = table.schema
+    says = {
+        "kind": schema.kind,
+        "dtype": schema.dtype,
+        "temperature": schema.temperature,
+        "tol": schema.sum_tolerance,
+    }
+    for name, (keyword, option) in _HINTS.items():
+        given = getattr(hints, name)
+        if given in (None, ()) or name in table.took or given == says.get(name):
+            continue
+        leave = f"leave {keyword}= ({option}) out"
+        if name in says and table.took:
+            raise ArgumentError(
+                f"{keyword}={given!r} has no effect on {schema.kind} of {table.where}; {leave}"
+            )
+        if name in says:
+            changes = "; kind= (--kind) changes what they become" if name == "kind" else ""
+            raise ArgumentError(
+                f"{table.where} says of itself that its {_CALLED[name]} is {says[name]!r}, and "
+                f"{keyword}={given!r} says otherwise: {leave}{changes}"
+            )
+        raise ArgumentError(f"{keyword}={given!r} has no effect on {table.where}; {leave}")
+    return table
+
+
+_CALLED = {"kind": "kind", "dtype": "dtype", "temperature": "temperature", "tol": "sum tolerance"}
+_HINTS = {
+    "kind": ("source_kind", "--source-kind"),
+    "dtype": ("source_dtype", "--source-dtype"),
+    "temperature": ("temperature", "--temperature"),
+    "tol": ("source_tol", "--source-tol"),
+    "id_column": ("id_column", "--id-column"),
+    "columns": ("columns", "--columns"),
+    "drop": ("drop", "--drop"),
+    "delimiter": ("delimiter", "--delimiter"),
+    "decimal": ("decimal", "--decimal"),
+    "transpose": ("transpose", "--transpose"),
+}
+"""What a user says of a file that may not say it itself, and how he says it."""
+
+
 def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
     suffix = path.suffix.lower()
     if hints.format is not None:
         return files.file_format(hints.format).read(path, hints)
+    if suffix == ".json":
+        from fostore.conversion.files.json import json_table  # which needs what is below
+
+        return json_table(path, hints, rows)
     if not hints.inside and suffix in STORES and is_store(path):
         return store_table(open_store(path), rows)
     if suffix in files.SUFFIXES:
@@ -93,7 +146,8 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         return _folder(path, hints)
     raise FormatError(
         f"{str(path)!r} has the suffix {path.suffix!r}; what can be read ends in one of "
-        f"{sorted({*STORES, *files.SUFFIXES})}"
+        f"{sorted({*STORES, *files.SUFFIXES})}; of another file say the format: source_format= (--from), "
+        f"one of {sorted(files.FILES)}"
     )
 
 
@@ -139,7 +193,7 @@ def joined(tables: Sequence[Table]) -> Table:
         if not tables:
             raise ArgumentError("no source was given")
         return tables[0]
-    tables = [guarded(table) for table in tables]
+    tables = agreed([guarded(table) for table in tables])
     first = tables[0]
     for other in tables[1:]:
         difference = _difference(first, other)

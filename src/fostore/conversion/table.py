@@ -46,6 +46,10 @@ class Table:
     """The paths that the rows come from, where `where` is not the only one."""
     notes: Sequence[str] = ()
     """What the importer decided, for the receipt: a class order, a dtype that was widened."""
+    took: frozenset[str] = frozenset()
+    """The hints that the importer follows; any other has no effect, and must say what the file says."""
+    adopted: str | None = None
+    """The column beside the rows whose keys became the ids without being asked for."""
 
 
 def least_checked(tables: Sequence[Table]) -> str:

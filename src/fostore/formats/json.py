@@ -78,6 +78,8 @@ class JsonReader:
                     f"{path} holds no distributions, so its number of classes is unknown"
                 )
             self.header = contents.header
+            self.is_plain = contents.is_plain
+            """Whether the document says nothing of its rows, so that they were taken for probabilities."""
             self.committed = contents.ranges
             self._views = [
                 ArrayView(spool.array(column.shape, column.numpy_dtype))
