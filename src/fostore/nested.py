@@ -1,4 +1,8 @@
-"""Nested data (dicts, lists, tuples and named tuples of leaves), walked without knowing a framework."""
+"""Nested data (dicts, lists, tuples and named tuples of leaves), walked without knowing a framework.
+
+One rule for lists, on every side: **a list of numbers, nested too, is a value** (one array), any other
+list is structure, as a tuple is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,75 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
+
+_LABELS = ("label", "labels", "target", "targets", "y")
+
+Getter = Callable[[Any], Any]
+
+
+class PerSample(list[Any]):
+    """A list with one entry for each sample of a batch: what makes no array, such as text."""
+
+
+def is_numbers(data: Any) -> bool:
+    """Whether `data` is a list of numbers, or of such lists, nested to the same depth everywhere.
+
+    >>> is_numbers([0.1, 2, True]), is_numbers([[1, 2], [3]]), is_numbers([[0.1, 0.2], 1])
+    (True, True, False)
+    >>> is_numbers((0.1, 0.2)), is_numbers(["a"]), is_numbers([(1, 2)])
+    (False, False, False)
+    """
+    return isinstance(data, list) and _depth(data) is not None
+
+
+def _depth(data: list[Any]) -> int | None:
+    """Lists around each number; None where that is no list of numbers. An empty list has any depth."""
+    kinds = set(map(type, data))
+    if all(issubclass(kind, _NUMBERS) for kind in kinds):
+        return 1 if data else 0
+    if not all(issubclass(kind, list) for kind in kinds):
+        return None
+    deepest = 0
+    for depth in map(_depth, data):
+        if depth is None or (depth and deepest and depth != deepest):
+            return None
+        deepest = max(depth, deepest)
+    return 1 + deepest
+
+
+_NUMBERS = (int, float, complex, np.number, np.bool_)
+
+
+def split(sample: Any, input_getter: Getter | None = None) -> tuple[Any, ...]:
+    """(input, label) of a sample, or (input,) where it has no label; what comes after is left out.
+
+    Of a tuple, or a list that is no list of numbers, the second part is the label; of a dict, where an
+    input_getter takes the input out of it, what stands under "label", "labels", "target", "targets"
+    or "y".
+
+    >>> split((1, 2)), split((1,)), split(1), split([[0.1, 0.2], 1]), split([0.1, 0.2, 0.3])
+    ((1, 2), (1,), (1,), ([0.1, 0.2], 1), ([0.1, 0.2, 0.3],))
+    >>> split({"image": 1, "label": 2}, lambda sample: sample["image"])
+    (1, 2)
+    """
+    if isinstance(sample, (tuple, list)) and sample and not is_numbers(sample):
+        chosen = sample[0] if input_getter is None else input_getter(sample)
+        return (chosen,) if len(sample) == 1 else (chosen, sample[1])
+    if input_getter is None:
+        return (sample,)
+    chosen = input_getter(sample)
+    if isinstance(sample, Mapping):
+        for name in _LABELS:
+            if name in sample:
+                return chosen, sample[name]
+    return (chosen,)
+
+
+def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> list[tuple[Any, ...]]:
+    """`split` of each sample; plain pairs, as most are, pass as they came and cost next to nothing."""
+    if input_getter is not None:
+        return [split(one, input_getter) for one in samples]
+    return [one if type(one) is tuple and len(one) == 2 else split(one) for one in samples]
 
 
 def is_namedtuple(data: Any) -> bool:

@@ -178,7 +178,7 @@ def describe_dataset(
         **described,
         "labels": None if labels is None else identity.hash_values(labels),
         "input_getter": identity.describe_function(input_getter),
-        "collate": identity.describe_function(source.collate),
+        "collate": identity.describe_function(source.assemble.collate),
     }
 
 

@@ -16,8 +16,8 @@ from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.numpy_source import numpy_source
 from fostore.generate.randomness import kept_random_states
-from fostore.generate.source import Collate, Getter, Source
-from fostore.nested import map_leaves
+from fostore.generate.source import Collate, Source
+from fostore.nested import Getter, map_leaves
 from fostore.schema import Array
 
 

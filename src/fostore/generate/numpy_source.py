@@ -13,18 +13,18 @@ import numpy as np
 
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.source import (
+    Assembly,
     Collate,
-    Getter,
     Indices,
     MapSource,
     Sequential,
     Source,
     StreamSource,
-    collate_inputs,
     read_samples,
     read_stream,
 )
 from fostore.loading.loader import SimpleDataLoader
+from fostore.nested import Getter
 
 _FEW = 4
 """A list of so few arrays is taken for a collated batch, not for a dataset."""
@@ -48,29 +48,29 @@ def numpy_source(
             batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
             return replace(inner, batches=batches)
         return inner
+    assemble = Assembly(getter, collate)
     if is_array(data):
-        return _array_source(data, batch_size, getter, collate)
+        return _array_source(data, batch_size, assemble)
     refuse_batches(data)
     if is_map(data):
         samples = len(data)
 
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-            return read_samples(data, batches, getter, collate)
+            return read_samples(data, batches, assemble)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read, collate)
+        return MapSource(data, samples, Sequential(samples, batch_size), read, assemble)
     refuse_unknown(data)
     return StreamSource(
         data,
         length_of(data),
-        lambda: read_stream(iter(data), batch_size, getter, collate),
-        collate=collate,
+        lambda: read_stream(iter(data), batch_size, assemble),
+        assemble,
     )
 
 
-def _array_source(
-    data: Any, batch_size: int, getter: Getter | None, collate: Collate | None
-) -> MapSource:
+def _array_source(data: Any, batch_size: int, assemble: Assembly) -> MapSource:
     rows = np.asarray(data)
+    plain = assemble.getter is None and assemble.collate is None
 
     def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
         for indices in batches:
@@ -78,10 +78,9 @@ def _array_source(
                 part = rows[indices.start : indices.stop]
             else:
                 part = rows[indices]
-            plain = getter is None and collate is None
-            yield part if plain else collate_inputs(list(part), getter, collate)
+            yield part if plain else assemble(list(part))
 
-    return MapSource(data, len(rows), Sequential(len(rows), batch_size), read, collate)
+    return MapSource(data, len(rows), Sequential(len(rows), batch_size), read, assemble)
 
 
 def is_array(data: Any) -> bool:

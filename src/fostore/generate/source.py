@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError
+from fostore.nested import Getter, is_numbers, is_strings, num_rows, split, split_all
 from fostore.nested import collate as collate_arrays
-from fostore.nested import num_rows
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -21,7 +21,37 @@ Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""
 
 Collate = Callable[[Any], Any]
-Getter = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """How a list of samples becomes the model's input, in this process or in a worker's.
+
+    The one place where input and label part: a getter sees whole samples, so does a collate_fn of the
+    user's; else the inputs alone are brought together, in the side's own way.
+    """
+
+    getter: Getter | None = None
+    collate: Collate | None = None
+    """What makes a batch of samples, where it is the user's own."""
+    together: Collate = collate_arrays
+    """What makes a batch of inputs, where the user says nothing."""
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        if self.getter is not None:
+            taken = [split(sample, self.getter)[0] for sample in samples]
+            return (self.collate or self.together)(taken)
+        if self.collate is not None:
+            return input_of(self.collate(samples))
+        return self.together([parts[0] for parts in split_all(samples)])
+
+
+def input_of(batch: Any) -> Any:
+    """The input of a batch that a user's collate_fn made: its first part, or the batch itself."""
+    is_structure = isinstance(batch, (tuple, list)) and len(batch) > 0
+    if is_structure and not (is_strings(batch) or is_numbers(batch)):
+        return batch[0]
+    return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +149,7 @@ class MapSource:
     num_samples: int
     batches: Sequential | Listed
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
-    collate: Collate | None = None
-    """What makes a batch of samples, where it is the user's own."""
+    assemble: Assembly
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +162,8 @@ class StreamSource:
     dataset: Any
     num_samples: int | None
     read: Callable[[], Iterator[Any]]
+    assemble: Assembly
     drop_last: bool = False
-    collate: Collate | None = None
 
 
 Source: TypeAlias = "MapSource | StreamSource"
@@ -228,43 +257,26 @@ def name_samples(indices: Indices) -> str:
     return f"samples {', '.join(map(str, items))}{dots}"
 
 
-def first_of(sample: Any) -> Any:
-    """The input of a sample, or of a batch, where no input_getter says otherwise: its first part."""
-    return sample[0] if isinstance(sample, (tuple, list)) else sample
-
-
-def read_samples(
-    dataset: Any,
-    batches: Iterable[Indices],
-    getter: Getter | None,
-    collate: Collate | None,
-) -> Iterator[Any]:
-    """Collated inputs of batches of a map dataset, as NumPy arrays unless `collate` says otherwise."""
-    many = getattr(dataset, "__getitems__", None)
+def read_samples(dataset: Any, batches: Iterable[Indices], assemble: Assembly) -> Iterator[Any]:
+    """The inputs of batches of a map dataset."""
     for indices in batches:
-        listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-        samples = many(listed) if many is not None else [dataset[i] for i in listed]
-        yield collate_inputs(samples, getter, collate)
+        yield assemble(samples_of(dataset, indices))
 
 
-def collate_inputs(samples: Sequence[Any], getter: Getter | None, collate: Collate | None) -> Any:
-    """One batch of inputs from whole samples: the getter sees samples, the model sees a batch."""
-    if getter is not None:
-        return (collate or collate_arrays)([getter(sample) for sample in samples])
-    if collate is not None:
-        return first_of(collate(samples))
-    return collate_arrays([first_of(sample) for sample in samples])
+def samples_of(dataset: Any, indices: Indices) -> list[Any]:
+    """Samples of a map dataset, asked for at once where it can (`__getitems__`)."""
+    listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
+    many = getattr(dataset, "__getitems__", None)
+    return list(many(listed)) if many is not None else [dataset[i] for i in listed]
 
 
-def read_stream(
-    stream: Iterable[Any], batch_size: int, getter: Getter | None, collate: Collate | None
-) -> Iterator[Any]:
-    """Collated inputs of a stream of samples; the last batch may be short."""
+def read_stream(stream: Iterable[Any], batch_size: int, assemble: Assembly) -> Iterator[Any]:
+    """The inputs of a stream of samples; the last batch may be short."""
     samples: list[Any] = []
     for sample in stream:
         samples.append(sample)
         if len(samples) == batch_size:
-            yield collate_inputs(samples, getter, collate)
+            yield assemble(samples)
             samples = []
     if samples:
-        yield collate_inputs(samples, getter, collate)
+        yield assemble(samples)

@@ -13,7 +13,7 @@ import numpy as np
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import collate
+from fostore.nested import collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing, classes_of
 from fostore.request import is_softened
 from fostore.schema import Array
@@ -22,8 +22,6 @@ from fostore.store import open as open_store
 
 if TYPE_CHECKING:
     from fostore.pairing.pairs import Pairs
-
-_LABELS = ("label", "labels", "target", "targets", "y")
 
 _GATHER_BYTES, _AHEAD_BYTES = 1 << 20, 2 << 20
 """Distributions gathered at once where nothing else has to be read: small batches share one gather.
@@ -306,39 +304,6 @@ def _as_dtype(dtype: Any) -> np.dtype[Any]:
             "distributions as they are stored"
         )
     return found
-
-
-def split(sample: Any, input_getter: Callable[[Any], Any] | None) -> tuple[Any, ...]:
-    """(input, label) of a sample, or (input,) where it has no label.
-
-    Of a tuple or list the second part is the label; of a dict, where an input_getter takes the
-    input out of it, what stands under "label", "labels", "target", "targets" or "y".
-
-    >>> split((1, 2), None), split((1,), None), split(1, None)
-    ((1, 2), (1,), (1,))
-    >>> split({"image": 1, "label": 2}, lambda sample: sample["image"])
-    (1, 2)
-    """
-    if isinstance(sample, (tuple, list)) and sample:
-        chosen = sample[0] if input_getter is None else input_getter(sample)
-        return (chosen,) if len(sample) == 1 else (chosen, sample[1])
-    if input_getter is None:
-        return (sample,)
-    chosen = input_getter(sample)
-    if isinstance(sample, Mapping):
-        for name in _LABELS:
-            if name in sample:
-                return chosen, sample[name]
-    return (chosen,)
-
-
-def split_all(
-    samples: Sequence[Any], input_getter: Callable[[Any], Any] | None
-) -> list[tuple[Any, ...]]:
-    """`split` of each sample; plain pairs, as most are, pass as they came and cost next to nothing."""
-    if input_getter is not None:
-        return [split(one, input_getter) for one in samples]
-    return [one if type(one) is tuple and len(one) == 2 else split(one, None) for one in samples]
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data._utils.collate import collate, default_collate, default_collate_fn_map
 
-from fostore.pairing.dataset import split, split_all
+from fostore.nested import split, split_all
 
 
 class Row(tuple[Any, ...]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -31,14 +31,14 @@ from fostore.generate.numpy_source import (
     refuse_unknown,
 )
 from fostore.generate.source import (
-    Getter,
+    Assembly,
     Indices,
     Listed,
     MapSource,
     Sequential,
     Source,
     StreamSource,
-    first_of,
+    input_of,
 )
 from fostore.loading.loader import SimpleDataLoader
 
@@ -86,54 +86,46 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
             f"{type(loader).__name__} iterates in a way of its own, so the order of its samples is "
             "not known; give its dataset, with collate_fn= where it has one"
         )
-    collate = reading.collate_fn or loader.collate_fn
+    collate = _own(reading.collate_fn or loader.collate_fn)
+    assemble = Assembly(reading.input_getter, collate, default_collate)
     if isinstance(loader.dataset, IterableDataset):
-        return _stream_source(loader, reading.input_getter, collate)
+        return _stream_source(loader, assemble)
     samples = len(loader.dataset)  # type: ignore[arg-type]  # map datasets have a length
     batches = _batches_of(loader, samples)
-    dataset: Any = loader.dataset
-    if reading.input_getter is not None:
-        dataset = _Inputs(dataset, reading.input_getter)
-    chosen = first_of if reading.input_getter is None else _whole
 
     def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
-        rebuilt = DataLoader(
-            dataset,
+        rebuilt: DataLoader[Any] = DataLoader(
+            loader.dataset,
             batch_sampler=_Batches(wanted),
-            collate_fn=collate,
+            collate_fn=assemble,
             **_options(loader, workers),
         )
-        return map(chosen, rebuilt)
+        return iter(rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read, _own(collate))
+    return MapSource(loader.dataset, samples, batches, read, assemble)
 
 
-def _stream_source(
-    loader: DataLoader[Any], getter: Getter | None, collate: Callable[[Any], Any]
-) -> StreamSource:
+def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
     if loader.num_workers > 1:
         raise ArgumentError(
             f"{loader.num_workers} workers iterate the dataset side by side, so the order of its "
             "samples is not known; use num_workers=0 or 1, or a dataset with __getitem__"
         )
-    dataset: Any = loader.dataset
-    samples = length_of(dataset)
-    if getter is not None:
-        dataset = _Mapped(dataset, getter)
-    chosen = first_of if getter is None else _whole
+    # Without a batch size the dataset makes the batches, and each comes to the collate_fn by itself.
+    together = assemble if loader.batch_size is not None else _Whole(assemble)
 
     def read() -> Iterator[Any]:
         rebuilt = DataLoader(
-            dataset,
+            loader.dataset,
             batch_size=loader.batch_size,
             drop_last=loader.drop_last,
-            collate_fn=collate,
+            collate_fn=together,
             **_options(loader, loader.num_workers),
         )
-        return map(chosen, rebuilt)
+        return iter(rebuilt)
 
-    return StreamSource(loader.dataset, samples, read, loader.drop_last, _own(collate))
+    return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
 
 def _options(loader: DataLoader[Any], workers: int) -> dict[str, Any]:
@@ -189,8 +181,17 @@ def _own(collate: Any) -> Any | None:
     return None if collate in (default_collate, default_convert) else collate
 
 
-def _whole(batch: Any) -> Any:
-    return batch
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The input of a batch that the dataset made itself."""
+
+    assemble: Assembly
+
+    def __call__(self, batch: Any) -> Any:
+        collate = self.assemble.collate or default_convert
+        if self.assemble.getter is not None:
+            return collate(self.assemble.getter(batch))
+        return input_of(collate(batch))
 
 
 class _Batches:
@@ -202,33 +203,6 @@ class _Batches:
     def __iter__(self) -> Iterator[list[int]]:
         for indices in self._batches:
             yield indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-
-
-class _Inputs(Dataset[Any]):
-    """A map dataset of inputs: what an input_getter takes out of each sample."""
-
-    def __init__(self, dataset: Any, getter: Getter) -> None:
-        self._dataset = dataset
-        self._getter = getter
-
-    def __getitem__(self, index: int) -> Any:
-        return self._getter(self._dataset[index])
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        many = getattr(self._dataset, "__getitems__", None)
-        samples = [self._dataset[i] for i in indices] if many is None else many(indices)
-        return [self._getter(sample) for sample in samples]
-
-
-class _Mapped(IterableDataset[Any]):
-    """A stream of inputs: what an input_getter takes out of each sample."""
-
-    def __init__(self, dataset: Iterable[Any], getter: Getter) -> None:
-        self._dataset = dataset
-        self._getter = getter
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._getter, self._dataset)
 
 
 class _Iterated(IterableDataset[Any]):
