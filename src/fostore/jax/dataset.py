@@ -7,6 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fostore.containers import Rows, is_frame, is_sparse, numbers_of
+from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import place
 from fostore.nested import collate
@@ -53,6 +55,17 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())
+
+    def _check_rows(self, rows: Rows) -> None:
+        rows.require_numbers()
+        if is_sparse(rows.data):
+            raise ArgumentError(
+                "the rows of a SciPy sparse matrix are no JAX arrays; give dense rows (matrix.toarray(), or "
+                "input_getter=lambda row: row.toarray()[0], a row at a time)"
+            )
+
+    def _values(self, batch: Any) -> Any:
+        return numbers_of(batch) if is_frame(batch) else batch
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         return collate(samples, ragged=True)

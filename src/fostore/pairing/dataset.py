@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.containers import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
@@ -70,7 +71,8 @@ class PairedDataset:
         as_kind: str = "probs",
         temperature: float | None = None,
     ) -> None:
-        has_samples = hasattr(base_dataset, "__getitem__") and hasattr(base_dataset, "__len__")
+        base = as_dataset(base_dataset)
+        has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
         if base_dataset is not None and not has_samples:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
@@ -83,6 +85,11 @@ class PairedDataset:
                 "index to distribution, a Store, or a path to one"
             )
         self.base_dataset = base_dataset
+        self._base = base
+        """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
+        self._rows = base if isinstance(base, Rows) and input_getter is None else None
+        if self._rows is not None:
+            self._check_rows(self._rows)
         self.distributions = distributions
         # Asked once: these are abstract classes, for which Python looks long.
         self._stored = distributions if isinstance(distributions, (Store, Selection)) else None
@@ -97,7 +104,7 @@ class PairedDataset:
                 f"its rows are; those of a {type(distributions).__name__} are handed out as they came"
             )
         self.pairing: Pairing = check_pairing(
-            base_dataset,
+            base,
             distributions,
             ids=ids,
             check=check,
@@ -126,7 +133,7 @@ class PairedDataset:
         return ("", None) if header is None else (header.id, header.digest)
 
     def __len__(self) -> int:
-        return len(self.distributions if self.base_dataset is None else self.base_dataset)
+        return len(self.distributions if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
         at = operator.index(index)
@@ -135,7 +142,12 @@ class PairedDataset:
         if not 0 <= at < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
         row = self._as_rows(self.gather(np.array([at])))[0]
-        return row if self.base_dataset is None else self._with_row(self.base_dataset[at], row)
+        if self.base_dataset is None:
+            return row
+        if self._rows is not None and self.target_key is None:
+            together = self._together(np.array([at]))
+            return (self._base[at] if together is None else together[0], row)
+        return self._with_row(self._base[at], row)
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
@@ -176,8 +188,8 @@ class PairedDataset:
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
         indices = samples.tolist()
-        many = getattr(self.base_dataset, "__getitems__", None)
-        found = [self.base_dataset[i] for i in indices] if many is None else many(indices)
+        many = getattr(self._base, "__getitems__", None)
+        found = [self._base[i] for i in indices] if many is None else many(indices)
         if many is not None and (isinstance(found, Mapping) or len(found) != len(indices)):
             kind = type(self.base_dataset).__name__
             raise ArgumentError(
@@ -210,7 +222,16 @@ class PairedDataset:
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 
+    def _together(self, samples: Array) -> Any | None:
+        """The inputs of samples at once, where the base dataset is a container of them; else None."""
+        if self._rows is None or self.target_key is not None:
+            return None
+        return self._values(self._rows.take(samples))
+
     def _batch(self, samples: Array, rows: Any) -> Any:
+        together = self._together(samples)
+        if together is not None:
+            return (together, rows)
         found = self.samples(samples)
         if self.target_key is not None:
             return self._with_row(self._collate([self._mapping(one) for one in found]), rows)
@@ -278,6 +299,13 @@ class PairedDataset:
     def _framework(self) -> Framework:
         """How samples are read, so that their hashes are those that a generator of this side makes."""
         return NumpyFramework("cpu", ())
+
+    def _check_rows(self, rows: Rows) -> None:
+        """Refuse a container whose rows this side cannot hand out."""
+
+    def _values(self, batch: Any) -> Any:
+        """Rows of a container as the side's batch of inputs."""
+        return batch
 
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,16 @@ from torch.utils.data import (
     default_convert,
 )
 
+from fostore.containers import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading
 from fostore.generate.numpy_source import (
-    is_array,
     is_map,
     length_of,
     refuse_batches,
     refuse_shuffling,
     refuse_unknown,
+    rows_source,
 )
 from fostore.generate.source import (
     Assembly,
@@ -41,6 +42,8 @@ from fostore.generate.source import (
     input_of,
 )
 from fostore.loading.loader import SimpleDataLoader
+from fostore.nested import PerSample, is_numbers
+from fostore.torch.arrays import Held, tensor_of, together_held
 
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -56,8 +59,12 @@ def torch_source(data: Any, reading: Reading) -> Source:
     if isinstance(data, SimpleDataLoader):
         refuse_shuffling(data)
         options = {"collate_fn": reading.collate_fn or data.collate_fn, "drop_last": data.drop_last}
-        data = _with_batches(data.dataset, data.batch_size, options)
+        data = _with_batches(as_dataset(data.dataset), data.batch_size, options)
         return _loader_source(data, reading)
+    rows = _rows_of(data)
+    if rows is not None:
+        assemble = Assembly(reading.input_getter, reading.collate_fn, together_held)
+        return _rows_source(rows, reading.batch_size, assemble)
     if is_array(data) or isinstance(data, torch.Tensor):
         raise ArgumentError(
             f"a bare {type(data).__name__} is a batch, not a Dataset; use "
@@ -70,6 +77,32 @@ def torch_source(data: Any, reading: Reading) -> Source:
     return _loader_source(
         _with_batches(data, reading.batch_size, {"collate_fn": reading.collate_fn}), reading
     )
+
+
+def _rows_of(data: Any) -> Rows | None:
+    """A container whose rows are samples; numbers in memory are taken for a batch."""
+    if isinstance(data, torch.Tensor) or type(data).__module__.partition(".")[0] in (
+        "jax",
+        "jaxlib",
+    ):
+        return None
+    in_memory = isinstance(data, np.ndarray) and not isinstance(data, np.memmap)
+    return None if in_memory and data.dtype.kind in "biufcmM" else find(data)
+
+
+def _rows_source(rows: Rows, batch_size: int, assemble: Assembly) -> MapSource:
+    return rows_source(
+        rows,
+        batch_size,
+        assemble,
+        numbers_only=True,
+        place=tensor_of if rows.is_indexed else _held,
+    )
+
+
+def _held(batch: Any) -> Any:
+    is_texts = isinstance(batch, PerSample) and not is_numbers(batch[0])
+    return batch if is_texts else Held(batch)
 
 
 def _with_batches(data: Any, batch_size: int, options: dict[str, Any]) -> DataLoader[Any]:
@@ -87,23 +120,26 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
             "not known; give its dataset, with collate_fn= where it has one"
         )
     collate = _own(reading.collate_fn or loader.collate_fn)
-    assemble = Assembly(reading.input_getter, collate, default_collate)
+    assemble = Assembly(reading.input_getter, collate, together_held)
     if isinstance(loader.dataset, IterableDataset):
         return _stream_source(loader, assemble)
-    samples = len(loader.dataset)  # type: ignore[arg-type]  # map datasets have a length
+    dataset = as_dataset(loader.dataset)
+    samples = len(dataset)
     batches = _batches_of(loader, samples)
+    if isinstance(dataset, Rows) and assemble.getter is None and collate is None:
+        return replace(_rows_source(dataset, 1, assemble), batches=batches)
 
     def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
         rebuilt: DataLoader[Any] = DataLoader(
-            loader.dataset,
+            dataset,
             batch_sampler=_Batches(wanted),
             collate_fn=assemble,
             **_options(loader, workers),
         )
         return iter(rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read, assemble)
+    return MapSource(dataset, samples, batches, read, assemble)
 
 
 def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
