@@ -27,8 +27,8 @@ class Rows(Sequence[Any]):
     an array, or a list of texts. An array in memory is sliced without a copy.
     """
 
-    is_indexed = False
-    """Whether `data[i]` is row i already; of a frame it is a column."""
+    has_dtype = False
+    """Whether the numbers have a dtype that somebody chose for a model; those of a frame have none."""
 
     def __init__(self, data: Any, count: int) -> None:
         self.data = data
@@ -63,7 +63,7 @@ class Rows(Sequence[Any]):
 class _Arrays(Rows):
     """An array in memory."""
 
-    is_indexed = True
+    has_dtype = True
 
     def take(self, indices: range | Array) -> Any:
         part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
@@ -71,14 +71,23 @@ class _Arrays(Rows):
 
 
 class _OnDisk(Rows):
-    """An array that is read where it is sliced: h5py, zarr, tensorstore, dask."""
+    """An array that is read where it is sliced: h5py, zarr, tensorstore, dask, a memory-mapped file."""
 
-    is_indexed = True
+    has_dtype = True
 
     def take(self, indices: range | Array) -> Any:
         if isinstance(indices, range):
-            return np.asarray(self.data[indices.start : indices.stop])
-        return np.stack([np.asarray(self.data[index]) for index in indices.tolist()])
+            return _fresh(self.data[indices.start : indices.stop])
+        return np.stack([_fresh(self.data[index]) for index in indices.tolist()])
+
+    def __getitem__(self, index: Any) -> Any:
+        return _fresh(self.data[index])
+
+
+def _fresh(part: Any) -> Array:
+    """What was read in memory of its own, in this machine's byte order."""
+    found = np.asarray(part)
+    return np.array(found, found.dtype.newbyteorder("="), copy=None if found.base is None else True)
 
 
 class _Sparse(Rows):
@@ -222,10 +231,12 @@ def as_dataset(data: Any) -> Any:
     Raises:
         ArgumentError: see `find`.
     """
-    if type(data).__module__.partition(".")[0] in ("numpy", "torch", "jax", "jaxlib"):
+    if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
+        return data
+    if type(data).__module__.partition(".")[0] in ("torch", "jax", "jaxlib"):
         return data
     rows = find(data)
-    return data if rows is None or rows.is_indexed else rows
+    return data if rows is None else rows
 
 
 def _array(data: Any) -> Rows | None:
@@ -236,6 +247,8 @@ def _array(data: Any) -> Rows | None:
             "a masked array has numbers that do not count, and a model would take them; give "
             "array.filled(value)"
         )
+    if isinstance(data, np.memmap):
+        return _OnDisk(data, len(data))
     return _Arrays(np.asarray(data), len(data))
 
 

@@ -64,7 +64,11 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
                 "input_getter=lambda row: row.toarray()[0], a row at a time)"
             )
 
-    def _values(self, batch: Any) -> Any:
+    def _one(self, rows: Rows, index: int) -> Any:
+        return self._take(rows, range(index, index + 1))[0]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        batch = rows.take(samples)
         return numbers_of(batch) if is_frame(batch) else batch
 
     def _collate(self, samples: Sequence[Any]) -> Any:

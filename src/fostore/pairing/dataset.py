@@ -145,8 +145,7 @@ class PairedDataset:
         if self.base_dataset is None:
             return row
         if self._rows is not None and self.target_key is None:
-            together = self._together(np.array([at]))
-            return (self._base[at] if together is None else together[0], row)
+            return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
     def gather(self, samples: Array) -> Array:
@@ -226,7 +225,7 @@ class PairedDataset:
         """The inputs of samples at once, where the base dataset is a container of them; else None."""
         if self._rows is None or self.target_key is not None:
             return None
-        return self._values(self._rows.take(samples))
+        return self._take(self._rows, samples)
 
     def _batch(self, samples: Array, rows: Any) -> Any:
         together = self._together(samples)
@@ -303,9 +302,13 @@ class PairedDataset:
     def _check_rows(self, rows: Rows) -> None:
         """Refuse a container whose rows this side cannot hand out."""
 
-    def _values(self, batch: Any) -> Any:
+    def _one(self, rows: Rows, index: int) -> Any:
+        """A row of a container as the side's input."""
+        return rows[index]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
         """Rows of a container as the side's batch of inputs."""
-        return batch
+        return rows.take(samples)
 
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""

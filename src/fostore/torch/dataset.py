@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from fostore.containers import Rows
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
-from fostore.torch.arrays import tensors_of
+from fostore.torch.arrays import tensor_of, tensors_of
 from fostore.torch.framework import TorchFramework
 from fostore.torch.rows import Batch, DictRow
 
@@ -84,8 +84,12 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
     def _check_rows(self, rows: Rows) -> None:
         rows.require_numbers()
 
-    def _values(self, batch: Any) -> Any:
-        return tensors_of(batch)
+    def _one(self, rows: Rows, index: int) -> Any:
+        return self._take(rows, range(index, index + 1))[0]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        batch = rows.take(samples)
+        return tensor_of(batch) if rows.has_dtype else tensors_of(batch)
 
     def _as_rows(self, rows: Array) -> Any:
         return torch.from_numpy(rows)

@@ -96,7 +96,7 @@ def _rows_source(rows: Rows, batch_size: int, assemble: Assembly) -> MapSource:
         batch_size,
         assemble,
         numbers_only=True,
-        place=tensor_of if rows.is_indexed else _held,
+        place=tensor_of if rows.has_dtype else _held,
     )
 
 
