@@ -12,12 +12,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fostore.containers import samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.nested import (
+    IS_NONE,
     LABELS,
     Getter,
     OddSample,
     common_rows,
+    find_odd,
     is_entries,
     is_numbers,
     num_rows,
@@ -58,10 +61,11 @@ class Assembly:
             raise OddSample(0, IS_BATCH)
         try:
             inputs = self._bring(samples)
-        except OddSample:
-            raise
         except Exception as error:
-            raise self._explained(samples, error) from error
+            odd = find_odd(self._bring, samples, error)
+            if odd is None:
+                raise
+            raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
         return inputs
@@ -73,25 +77,14 @@ class Assembly:
         inputs = [part[0] for part in parts]
         for place, one in enumerate(inputs):
             if one is None:
-                raise OddSample(place, _none(self.getter, samples[place]))
+                by = "" if self.getter is None else ", by the input_getter"
+                raise OddSample(
+                    place, IS_NONE if samples[place] is None else f"has the input None{by}"
+                )
         return (self.collate or self.together)(inputs)
 
     def _taken(self, samples: Sequence[Any]) -> list[tuple[Any, ...]]:
         return [split(sample, self.getter) for sample in samples]
-
-    def _explained(self, samples: Sequence[Any], error: Exception) -> Exception:
-        """The error of the first sample that cannot be brought together with the first one, or `error`."""
-        for place, one in enumerate(samples):
-            if one is None:
-                return OddSample(place, "is None")
-            try:
-                self._bring([samples[0], one] if place else [one])
-            except OddSample as odd:
-                return OddSample(place, odd.reason)
-            except Exception as alone:
-                beside = " beside the first one" if place else ""
-                return OddSample(place, f"makes no batch{beside}: {type(alone).__name__}: {alone}")
-        return error
 
     def _check_rows(self, samples: Sequence[Any], inputs: Any) -> None:
         """Refuse a collate_fn that leaves samples out, where it can be told which."""
@@ -100,13 +93,11 @@ class Assembly:
             return
         gone = [place for place, one in enumerate(samples) if one is None or self._drops(one)]
         if len(gone) == len(samples) - rows:
-            what = "is None, and the" if samples[gone[0]] is None else "was left out: the"
-            more = f" ({len(gone) - 1} more are)" if len(gone) > 1 else ""
+            none = samples[gone[0]] is None
             raise OddSample(
                 gone[0],
-                f"{what} collate_fn gave {rows} rows for the {len(samples)} samples of a batch{more}; "
-                "every sample needs one row: leave it out of the dataset, as "
-                "torch.utils.data.Subset(dataset, indices) does, or let it be a blank sample",
+                f"{IS_NONE if none else LEFT_OUT}. The collate_fn gave {rows} rows for the {len(samples)} "
+                "samples of a batch",
             )
 
     def _drops(self, sample: Any) -> bool:
@@ -116,12 +107,10 @@ class Assembly:
             return True
 
 
-def _none(getter: Getter | None, sample: Any) -> str:
-    if sample is None:
-        return "is None"
-    return "has the input None" if getter is None else "is None after the input_getter"
-
-
+LEFT_OUT = (
+    "was left out by the collate_fn; leave it out of the dataset, as torch.utils.data.Subset(dataset, "
+    "indices) does, or let it be a blank sample: every sample has a row"
+)
 IS_BATCH = (
     "is a whole batch: all its parts have one axis of the same length in front. Rows are kept by sample: "
     "give the Dataset itself, or a DataLoader over it with shuffle=False; or, where this is one sample, "
@@ -294,7 +283,7 @@ class MapSource:
                     f"the loader ended before {name_samples(indices)}; nothing of them was generated"
                 ) from None
             except OddSample as odd:
-                raise _odd(odd, int(indices[odd.place])) from odd
+                raise odd.named(int(indices[odd.place])) from odd
             except FostoreError:
                 raise
             except Exception as error:
@@ -310,7 +299,7 @@ class MapSource:
         samples = []
         for index in map(int, indices):
             try:
-                samples += samples_of(self.dataset, range(index, index + 1))
+                samples += samples_of(self.dataset, [index])
             except Exception as alone:
                 rest = "" if len(indices) == 1 else f" (of {name_samples(indices)})"
                 return GenerationError(
@@ -319,14 +308,10 @@ class MapSource:
         try:
             self.assemble(samples)
         except OddSample as odd:
-            return _odd(odd, int(indices[odd.place]))
+            return odd.named(int(indices[odd.place]))
         except Exception:  # the one that is at hand says as much
             pass
         return failed("dataset", indices, error)
-
-
-def _odd(odd: OddSample, index: int) -> FostoreError:
-    return ArgumentError(f"sample {index} of the dataset {odd.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,14 +415,11 @@ def name_samples(indices: Indices) -> str:
 def read_samples(dataset: Any, batches: Iterable[Indices], assemble: Assembly) -> Iterator[Any]:
     """The inputs of batches of a map dataset."""
     for indices in batches:
-        yield assemble(samples_of(dataset, indices))
+        yield assemble(samples_of(dataset, _listed(indices)))
 
 
-def samples_of(dataset: Any, indices: Indices) -> list[Any]:
-    """Samples of a map dataset, asked for at once where it can (`__getitems__`)."""
-    listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-    many = getattr(dataset, "__getitems__", None)
-    return list(many(listed)) if many is not None else [dataset[i] for i in listed]
+def _listed(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 def read_stream(stream: Iterable[Any], batch_size: int, assemble: Assembly) -> Iterator[Any]:

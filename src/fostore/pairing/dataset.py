@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fostore.containers import Rows, as_dataset
+from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import collate, split, split_all
+from fostore.nested import OddSample, bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing, classes_of
 from fostore.request import is_softened
 from fostore.schema import Array
@@ -186,17 +186,7 @@ class PairedDataset:
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
-        indices = samples.tolist()
-        many = getattr(self._base, "__getitems__", None)
-        found = [self._base[i] for i in indices] if many is None else many(indices)
-        if many is not None and (isinstance(found, Mapping) or len(found) != len(indices)):
-            kind = type(self.base_dataset).__name__
-            raise ArgumentError(
-                f"__getitems__ of {kind} was asked for {len(indices)} samples and gave a "
-                f"{type(found).__name__} of {len(found)}; expected a list of one sample for each index, "
-                "in their order, else distributions would go to other samples"
-            )
-        return list(found)
+        return samples_of(self._base, samples.tolist())
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples, `batch_size` each; one gather serves all of them."""
@@ -233,9 +223,17 @@ class PairedDataset:
             return (together, rows)
         found = self.samples(samples)
         if self.target_key is not None:
-            return self._with_row(self._collate([self._mapping(one) for one in found]), rows)
-        parts = self._collate(split_all(found, self.input_getter))
-        return (*parts, rows)
+            found = [self._mapping(one) for one in found]
+            return self._with_row(bring_together(self._collate, found, samples.tolist()), rows)
+
+        def bring(some: Sequence[Any]) -> Any:
+            parts = split_all(some, self.input_getter)
+            if len({len(one) for one in parts}) > 1:
+                place = next(i for i, one in enumerate(parts) if len(one) != len(parts[0]))
+                raise OddSample(place, f"has {len(parts[place])} parts, the first {len(parts[0])}")
+            return self._collate(parts)
+
+        return (*bring_together(bring, found, samples.tolist()), rows)
 
     def _with_row(self, sample: Any, row: Any) -> Any:
         if self.target_key is None:

@@ -44,6 +44,7 @@ from fostore.generate.source import (
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
 from fostore.torch.arrays import Held, tensor_of, together_held
+from fostore.torch.workers import starting_workers
 
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -137,7 +138,8 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
             collate_fn=assemble,
             **_options(loader, workers),
         )
-        return iter(rebuilt)
+        with starting_workers():
+            return iter(rebuilt)
 
     return MapSource(dataset, samples, batches, read, assemble)
 
@@ -159,7 +161,8 @@ def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
             collate_fn=together,
             **_options(loader, loader.num_workers),
         )
-        return iter(rebuilt)
+        with starting_workers():
+            return iter(rebuilt)
 
     return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
