@@ -229,13 +229,19 @@ def as_dataset(data: Any) -> Any:
     """A container as a dataset of its rows, where `data[i]` is something else; anything else as it is.
 
     Raises:
-        ArgumentError: see `find`.
+        ArgumentError: see `find`; or it is a dict of columns.
     """
-    if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
+    if isinstance(data, np.ndarray) and not isinstance(data, (np.memmap, np.ma.MaskedArray)):
         return data
     if type(data).__module__.partition(".")[0] in ("torch", "jax", "jaxlib"):
         return data
     rows = find(data)
+    if rows is None and isinstance(data, Mapping) and data and 0 not in data:
+        keys = ", ".join(repr(key) for key in list(data)[:4])
+        raise ArgumentError(
+            f"a mapping ({keys}) is not a Dataset: sample 0 is not in it. A dict of columns is one as "
+            "pandas.DataFrame(columns), or as a list of one dict a sample"
+        )
     return data if rows is None else rows
 
 
@@ -450,7 +456,9 @@ def _arrow_numbers(column: Any) -> Array:
 def hashed_parts(path: str, leaf: Any) -> Iterator[tuple[str, Any]]:
     """A leaf of a batch as what has bytes: the same for a row in a batch of any size."""
     if isinstance(leaf, np.ndarray):
-        yield path, PerSample(leaf.tolist()) if leaf.dtype == object and leaf.ndim else leaf
+        # Text by what it says: NumPy's own has the width of the longest one of the array.
+        is_text = leaf.dtype.kind == "O" or (leaf.dtype.kind in "UT" and leaf.ndim == 1)
+        yield path, PerSample(leaf.tolist()) if is_text and leaf.ndim else leaf
     elif is_frame(leaf):
         if _wordy(leaf) is None:
             yield path, np.asarray(numbers_of(leaf), np.float64)

@@ -146,6 +146,17 @@ def is_batch(item: Any) -> bool:
     return wide and any(len(one) == 1 or (len(one) == 2 and one != inputs[0]) for one in others)
 
 
+def has_batch_axis(item: Any) -> bool:
+    """Whether all parts of what a dataset gives have one axis of the same length in front, as batches do."""
+    parts = list(item.values()) if isinstance(item, Mapping) else item
+    if not isinstance(parts, (tuple, list)) or len(parts) < 2 or is_numbers(parts):
+        return False
+    shapes = [_shape(part) for part in parts]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    wide = any(len(shape) > 1 for shape in shapes) or is_entries(parts[0])
+    return len(lengths) == 1 and None not in lengths and wide
+
+
 def _shape(part: Any) -> tuple[int, ...]:
     """The axes of an array, of a list of numbers or of a list of texts; () for anything else."""
     shape = getattr(part, "shape", None)

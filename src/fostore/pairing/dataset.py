@@ -87,7 +87,8 @@ class PairedDataset:
         self.base_dataset = base_dataset
         self._base = base
         """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
-        self._rows = base if isinstance(base, Rows) and input_getter is None else None
+        whole = isinstance(base, Rows) and input_getter is None and target_key is None
+        self._rows = base if whole else None
         if self._rows is not None:
             self._check_rows(self._rows)
         self.distributions = distributions
@@ -144,7 +145,7 @@ class PairedDataset:
         row = self._as_rows(self.gather(np.array([at])))[0]
         if self.base_dataset is None:
             return row
-        if self._rows is not None and self.target_key is None:
+        if self._rows is not None:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
@@ -213,9 +214,7 @@ class PairedDataset:
 
     def _together(self, samples: Array) -> Any | None:
         """The inputs of samples at once, where the base dataset is a container of them; else None."""
-        if self._rows is None or self.target_key is not None:
-            return None
-        return self._take(self._rows, samples)
+        return None if self._rows is None else self._take(self._rows, samples)
 
     def _batch(self, samples: Array, rows: Any) -> Any:
         together = self._together(samples)
@@ -241,6 +240,8 @@ class PairedDataset:
         return self._as_dict({**self._mapping(sample), self.target_key: row})
 
     def _mapping(self, sample: Any) -> Mapping[str, Any]:
+        if isinstance(self._base, Rows) and hasattr(sample, "to_dict"):
+            sample = sample.to_dict()  # a row of a pandas frame
         if not isinstance(sample, Mapping):
             raise ArgumentError(
                 f"target_key={self.target_key!r} is for samples that are dicts, this one is "

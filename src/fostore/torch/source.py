@@ -39,6 +39,7 @@ from fostore.generate.source import (
     Sequential,
     Source,
     StreamSource,
+    has_batch_axis,
     input_of,
 )
 from fostore.loading.loader import SimpleDataLoader
@@ -227,6 +228,14 @@ class _Whole:
     assemble: Assembly
 
     def __call__(self, batch: Any) -> Any:
+        is_told = self.assemble.getter is not None or self.assemble.collate is not None
+        if not is_told and not has_batch_axis(batch):
+            raise ArgumentError(
+                "a DataLoader with batch_size=None hands out what its dataset gives, and this does not show "
+                "whether it is a batch or one sample (a batch has labels, one a row): give the loader a "
+                "batch_size where the dataset gives samples, collate_fn=lambda batch: batch where it "
+                "gives batches"
+            )
         collate = self.assemble.collate or default_convert
         if self.assemble.getter is not None:
             return collate(self.assemble.getter(batch))
