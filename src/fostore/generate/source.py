@@ -113,8 +113,9 @@ LEFT_OUT = (
 )
 IS_BATCH = (
     "is a whole batch: all its parts have one axis of the same length in front. Rows are kept by sample: "
-    "give the Dataset itself, or a DataLoader over it with shuffle=False; or, where this is one sample, "
-    "say so with input_getter=lambda sample: sample[0]"
+    "give the Dataset itself, or a DataLoader over it with shuffle=False (of a generator, the samples one "
+    "by one: for pair in zip(*batch)); or, where this is one sample, say so with "
+    "input_getter=lambda sample: sample[0]"
 )
 
 

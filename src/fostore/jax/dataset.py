@@ -11,7 +11,7 @@ from fostore.containers import Rows, is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import place
-from fostore.nested import collate
+from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
 
@@ -72,4 +72,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         return numbers_of(batch) if is_frame(batch) else batch
 
     def _collate(self, samples: Sequence[Any]) -> Any:
+        sizes = list(map(len, samples))
+        if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
+            place = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            raise OddSample(place, f"has {sizes[place]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

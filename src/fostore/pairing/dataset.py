@@ -14,7 +14,7 @@ from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import OddSample, bring_together, collate, split, split_all
+from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing, classes_of
 from fostore.request import is_softened
 from fostore.schema import Array
@@ -226,11 +226,7 @@ class PairedDataset:
             return self._with_row(bring_together(self._collate, found, samples.tolist()), rows)
 
         def bring(some: Sequence[Any]) -> Any:
-            parts = split_all(some, self.input_getter)
-            if len({len(one) for one in parts}) > 1:
-                place = next(i for i, one in enumerate(parts) if len(one) != len(parts[0]))
-                raise OddSample(place, f"has {len(parts[place])} parts, the first {len(parts[0])}")
-            return self._collate(parts)
+            return self._collate(split_all(some, self.input_getter))
 
         return (*bring_together(bring, found, samples.tolist()), rows)
 
