@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
-from fostore.containers import hashed_parts
+from fostore.columns import hashed_parts
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Source
+from fostore.generate.source import (
+    Indices,
+    MapSource,
+    Source,
+)
 from fostore.nested import PerSample, leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fostore.containers import Rows, find, is_array, is_frame, is_sparse
+from fostore.columns import is_frame, is_sparse
+from fostore.containers import Rows, find, is_array
 from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.source import (
-    Assembly,
-    Collate,
     Indices,
     MapSource,
     Sequential,

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fostore.containers import Rows, is_frame, is_sparse, numbers_of
+from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.containers import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import place

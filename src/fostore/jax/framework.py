@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from fostore import identity
-from fostore.containers import is_frame, is_sparse, numbers_of
+from fostore.columns import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,

@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from fostore.containers import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError
+from fostore.generate.assembly import Assembly, has_batch_axis, input_of
 from fostore.generate.framework import Reading
 from fostore.generate.numpy_source import (
     is_map,
@@ -32,15 +33,12 @@ from fostore.generate.numpy_source import (
     rows_source,
 )
 from fostore.generate.source import (
-    Assembly,
     Indices,
     Listed,
     MapSource,
     Sequential,
     Source,
     StreamSource,
-    has_batch_axis,
-    input_of,
 )
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +18,9 @@ def starting_workers() -> Iterator[None]:
         ArgumentError: the workers are new processes, and something they need cannot be pickled.
     """
     try:
-        yield
+        with warnings.catch_warnings():  # torch warns of what is raised below
+            warnings.filterwarnings("ignore", "Got pickle error", UserWarning)
+            yield
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         # Python raises each of the three, by what it meets: a lambda, an inner function, an open file.
         text = str(error)
