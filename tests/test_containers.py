@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,37 @@ def test_rows_of_a_frame_become_dicts_with_their_distributions() -> None:
         batch = next(iter(output_dataloader(frame, rows, 8, target_key="teacher")))
         assert batch["a"].shape == (8,)
         assert batch["teacher"].shape == (8, 2)
+
+
+@pytest.mark.parametrize("kind", ["pandas, odd index", "polars", "csr", "arrow column of lists"])
+def test_a_batch_that_does_not_fit_memory_is_halved_by_rows(
+    side: Side, kind: str, tmp_path: Path
+) -> None:
+    data = MAKE[kind](tmp_path)
+
+    def model(batch: Any) -> Any:
+        if batch.shape[0] > 4:
+            raise MemoryError
+        return model_of(side)(batch)
+
+    generator = side.generator(model, batch_size=16, output_mode="logits")
+    with pytest.warns(UserWarning, match="out of memory with 16 samples"):
+        rows = generator.generate_distributions(data, False)
+    np.testing.assert_allclose(np.stack(list(rows.values())), EXPECTED, atol=1e-5)
+
+
+def test_a_sparse_row_has_one_hash_however_the_matrix_was_built(tmp_path: Path) -> None:
+    plain = sp.csr_matrix(X)
+    parts = plain.tocoo()
+    twice = [np.concatenate([one, one])[::-1] for one in (parts.row, parts.col, parts.data / 2)]
+    built = sp.csr_matrix((twice[2], (twice[0], twice[1])), shape=X.shape)
+    places = np.concatenate([np.arange(a, b)[::-1] for a, b in pairwise(plain.indptr)])
+    loose = sp.csr_matrix((plain.data[places], plain.indices[places], plain.indptr), shape=X.shape)
+    before = loose.indices.copy()
+    stores = [
+        generate(SIDES["numpy"], data, tmp_path / f"{i}.zarr")
+        for i, data in enumerate((plain, built, loose))
+    ]
+    for store in stores[1:]:
+        np.testing.assert_array_equal(store.column("input_hash"), stores[0].column("input_hash"))
+    np.testing.assert_array_equal(loose.indices, before)  # the user's stays as it is

@@ -16,11 +16,7 @@ import numpy as np
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.generate import output
 from fostore.generate.framework import Framework, Selection
-from fostore.generate.source import (
-    Indices,
-    failed,
-    name_samples,
-)
+from fostore.generate.source import Indices, failed, name_samples
 from fostore.nested import slice_rows
 from fostore.schema import Array
 

@@ -15,11 +15,7 @@ from fostore import identity
 from fostore.columns import hashed_parts
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
-from fostore.generate.source import (
-    Indices,
-    MapSource,
-    Source,
-)
+from fostore.generate.source import Indices, MapSource, Source
 from fostore.nested import PerSample, leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fostore.generate.source import (
-    Indices,
-)
+from fostore.generate.source import Indices
 
 Token = TypeVar("Token")
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
-from fostore.generate.source import (
-    Indices,
-    name_samples,
-)
+from fostore.generate.source import Indices, name_samples
 from fostore.schema import FLOATS, Array, sum_tolerance
 from fostore.simplex import check_log_probs, check_logits, check_probs
 

@@ -26,13 +26,7 @@ from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
 from fostore.generate.loop import run
-from fostore.generate.source import (
-    Indices,
-    MapSource,
-    Source,
-    StreamSource,
-    steps,
-)
+from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
 from fostore.jsontext import check_json
 from fostore.progress import Progress

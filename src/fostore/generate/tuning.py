@@ -9,9 +9,7 @@ from typing import Any
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.framework import Reading, Selection
 from fostore.generate.generator import Generator
-from fostore.generate.source import (
-    MapSource,
-)
+from fostore.generate.source import MapSource
 from fostore.loading.plan import check_batch_size
 
 MAX_BATCH = 512

@@ -43,7 +43,8 @@ class PairedDataset:
     a store travels as its path, and another store in its place is refused (IdentityError).
 
     Args:
-        base_dataset: anything with `__len__` and `__getitem__`; None: distributions alone.
+        base_dataset: anything with `__len__` and `__getitem__`, or what has rows (a frame, a table, a
+            sparse matrix, an array on disk); None: distributions alone.
         distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
         input_getter: gets one sample, returns its input.
         ids: one key a sample of `base_dataset`. Where the store has ids too, samples are joined with

@@ -32,14 +32,7 @@ from fostore.generate.numpy_source import (
     refuse_unknown,
     rows_source,
 )
-from fostore.generate.source import (
-    Indices,
-    Listed,
-    MapSource,
-    Sequential,
-    Source,
-    StreamSource,
-)
+from fostore.generate.source import Indices, Listed, MapSource, Sequential, Source, StreamSource
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
 from fostore.torch.arrays import Held, tensor_of, together_held
