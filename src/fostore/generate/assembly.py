@@ -112,6 +112,7 @@ def is_batch(item: Any) -> bool:
     inputs (an image and its mask are no batch). Where a part has no such axis it is a sample, and one
     of a single row is taken for what it says it is.
 
+    >>> import numpy as np
     >>> is_batch((np.zeros((16, 8)), np.zeros(16))), is_batch((np.zeros((3, 8, 8)), 7))
     (True, False)
     """
