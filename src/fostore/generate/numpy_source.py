@@ -57,7 +57,8 @@ def numpy_source(
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
             return read_samples(data, batches, getter, collate)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read, collate)
+        batches = Sequential(samples, batch_size)
+        return MapSource(data, samples, batches, read, collate, fresh=collate is None)
     refuse_unknown(data)
     return StreamSource(
         data,

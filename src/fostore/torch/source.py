@@ -106,7 +106,8 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         )
         return map(chosen, rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read, _own(collate))
+    own, fresh = _own(collate), collate is default_collate
+    return MapSource(loader.dataset, samples, batches, read, own, fresh)
 
 
 def _stream_source(
