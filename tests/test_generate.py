@@ -253,7 +253,7 @@ def test_auto_checks_later_logits(side: Side) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "logits"])
 def test_outputs_that_are_not_finite_are_refused(side: Side, mode: str) -> None:
-    rows = np.zeros((10, 4), np.float32)
+    rows = np.full((10, 4), -1, np.float32)
     rows[6, 1] = np.nan
     generator = side.generator(side.model(lambda x: x), batch_size=4, output_mode=mode)
     with pytest.raises(RowError, match="row 6"):

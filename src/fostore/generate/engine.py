@@ -168,21 +168,23 @@ class Engine:
         owned = self._again is not None and is_stacked(inputs, rows)
         if rows < filled:
             inputs, owned = pad_rows(inputs, rows, filled), True
-        tensor, members = self._joined(self._outputs(inputs, owned), indices)
+        tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
         self._check(tensor, max(rows, filled), indices, members)
         if not self._first_axis_counts:
-            self._check_first_axis(tensor, inputs, indices)
+            tensor = self._counting_first(tensor, inputs, indices)
         if self.tol is None:
             dtype = self.framework.dtype_name(tensor)
             self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
         return tensor[:rows] if rows < filled else tensor
 
-    def _outputs(self, inputs: Any, owned: bool) -> list[Any]:
+    def _outputs(self, inputs: Any, indices: Indices, owned: bool) -> list[Any]:
         """What each model gives for a batch, each from the same input in memory of its own."""
         placed = self.framework.to_device(inputs, copy=not owned)
         outputs = []
         for call in self._callers[:-1]:
             given = call(self.framework.to_device(placed, copy=True))
+            if self._transform is None:
+                given = self._tensor(given, "Model", indices, True)
             tensor = self.framework.tensor(given)
             # The next model may use the memory of this output again: a buffer that they share.
             outputs.append(given if tensor is None else copied(tensor))
@@ -236,23 +238,32 @@ class Engine:
             f"output_transform such as {cure}, or wrap the model"
         )
 
-    def _check_first_axis(self, tensor: Any, inputs: Any, indices: Indices) -> None:
-        """Once a run: where another axis is as long as the batch, which one follows its length."""
+    def _counting_first(self, tensor: Any, inputs: Any, indices: Indices) -> Any:
+        """The output, once it is known that axis 0 counts the samples.
+
+        Where another axis is as long as the first batch, the models run once more, on one sample
+        less: the axis that follows is that of the samples. Costs nothing else, and later nothing.
+
+        Raises:
+            ArgumentError: another axis follows; says how to swap them.
+        """
         shape, rows = tuple(tensor.shape), len(indices)
         self._first_axis_counts = True
         others = [axis for axis in range(1, len(shape)) if shape[axis] == rows > 1]
         if not others or self._fixed is not None:
-            return
+            return tensor
+        tensor = copied(tensor)  # models may use the memory of an output again
         try:
             with self.framework.kept_random_states():
                 fewer = slice_rows(inputs, 0, rows - 1, rows)
-                outputs = self._outputs(fewer, self._again is not None)
-                found = tuple(self._joined(outputs, range(rows - 1))[0].shape)
+                outputs = self._outputs(fewer, indices[:-1], self._again is not None)
+                found = tuple(self._joined(outputs, indices[:-1])[0].shape)
         except Exception:  # a model that takes no other number of samples does not show it
-            return
+            return tensor
         for axis in others:
             if len(found) == len(shape) and found[0] == rows and found[axis] == rows - 1:
                 raise axes.swapped(shape, axis, rows, indices, self._name)
+        return tensor
 
     def _check(self, tensor: Any, rows: int, indices: Indices, members: bool) -> None:
         shape = tuple(int(n) for n in tensor.shape)

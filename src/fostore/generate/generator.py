@@ -443,8 +443,12 @@ def _reader(source: Source) -> Callable[[Indices], Any] | None:
     """What reads a batch once more, where batches are gathered freshly; else None."""
     if not isinstance(source, MapSource) or not source.fresh:
         return None
-    read = source.read
-    return lambda indices: next(iter(read([indices], True)))
+
+    def again(indices: Indices) -> Any:
+        first = int(indices[0])
+        return next(steps(source, Ranges.of((first, first + 1))))[1]
+
+    return again
 
 
 def _uncallable(model: Any) -> str:
