@@ -185,7 +185,9 @@ def test_a_fresh_batch_of_one_model_is_not_copied(
     generator.generate_distributions(Pairs(raw(4)), False)
     assert copies == [False, True]  # the batch as it was gathered is the last model's
     copies.clear()
-    generator.generate_distributions(Pairs(raw(4)), False, collate_fn=lambda s: side.array(np.stack(s)))
+    generator.generate_distributions(
+        Pairs(raw(4)), False, collate_fn=lambda s: side.array(np.stack(s))
+    )
     assert copies == [True, True]
 
 
