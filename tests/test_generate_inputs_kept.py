@@ -66,7 +66,7 @@ CASES: dict[str, tuple[Callable[[Side, np.ndarray], Any], dict[str, Any], int]] 
     ),
     "an array": (lambda side, rows: rows if side.name == "numpy" else from_numpy(rows), {}, 4),
     "a slice": (lambda side, rows: rows[:] if side.name == "numpy" else from_numpy(rows), {}, 64),
-    "a stream": (lambda side, rows: iter([row for row in rows]), {}, 4),
+    "a stream": (lambda side, rows: iter(list(rows)), {}, 4),
 }
 
 

@@ -308,7 +308,7 @@ class StoreRun:
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""
         target, selection = self._target, self._engine.selection
-        if target.tol is not None or selection.mode != "probs" or self._engine.tol is None:
+        if target.tol is not None or "probs" not in selection.mode or self._engine.tol is None:
             return target.tol
         default = default_tolerance(selection.kind, target.dtype, num_classes)
         return self._engine.tol if self._engine.tol > default else None

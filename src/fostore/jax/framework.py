@@ -184,7 +184,7 @@ def to_device(data: Any, device: str | jax.Device = "cpu", *, copy: bool = False
                 return leaf.copy() if copy else leaf
             return jax.device_put(leaf, place)
         if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "biufcV":
-            return jax.device_put(leaf)
+            return jnp.asarray(leaf)
         return copied_leaf(leaf) if copy else leaf
 
     with jax.default_device(place):
