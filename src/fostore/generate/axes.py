@@ -69,9 +69,15 @@ def check_same(row: Shape, before: Shape, indices: Indices) -> None:
         axis = next(i for i, (now, then) in enumerate(zip(row, before, strict=True)) if now != then)
         length = (
             f". If axis {axis + 1} is the length T of sequences that are padded by batch (T is "
-            f"{row[axis]} here and was {before[axis]}), choose one place in output_transform, such "
-            "as lambda output: output[:, -1] (pad on the left), or pad every batch to one T in a "
-            "collate_fn"
+            f"{row[axis]} here and was {before[axis]}), pad every batch to one T in a collate_fn"
+        )
+        length += (
+            ""
+            if len(row) == 1
+            else (
+                ", or choose one place in output_transform, such as lambda output: output[:, -1] (pad on "
+                "the left)"
+            )
         )
     raise ArgumentError(
         f"the model gives rows of shape {row} for {name_samples(indices)}, and gave {before} "
