@@ -251,7 +251,7 @@ def test_generate_is_told_of_members_and_of_a_fixed_batch(run: Cli) -> None:
     command = ["generate", "models.py:heads", "models.py:data", "-o", "x.zarr", "--no-factory"]
     command += ["--batch-size", "16", *OPTIONS]
     result = run(*command)
-    assert result.code == 1
+    assert result.code == 2
     assert "members=True" in result.err
     result = run(*command, "--members")
     assert result.code == 1

@@ -71,14 +71,11 @@ def check_same(row: Shape, before: Shape, indices: Indices) -> None:
             f". If axis {axis + 1} is the length T of sequences that are padded by batch (T is "
             f"{row[axis]} here and was {before[axis]}), pad every batch to one T in a collate_fn"
         )
-        length += (
-            ""
-            if len(row) == 1
-            else (
-                ", or choose one place in output_transform, such as lambda output: output[:, -1] (pad on "
-                "the left)"
+        if len(row) > 1:
+            length += (
+                ", or choose one place in output_transform, such as lambda output: output[:, -1] "
+                "(pad on the left)"
             )
-        )
     raise ArgumentError(
         f"the model gives rows of shape {row} for {name_samples(indices)}, and gave {before} "
         f"before; every sample needs the same classes{length}"
