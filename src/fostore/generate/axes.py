@@ -5,6 +5,9 @@ Pure functions on shapes. An axis is never guessed: a shape that could mean two 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fostore.errors import ArgumentError
 from fostore.generate.source import Indices, name_samples
 
@@ -91,6 +94,34 @@ def swapped(shape: Shape, axis: int, rows: int, indices: Indices, name: str) -> 
         f"the model's output for {name_samples(indices)} has the shape {shape}, and axis {axis} "
         f"counts the {rows} samples, not axis 0{fewer}; use {cure}{members}"
     )
+
+
+def taken_apart(value: Any, rows: int) -> tuple[str, str]:
+    """What a model gave that is no array, and the transform that takes the distributions out of it."""
+    what = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"{what} with the keys {list(value)[:6]}", "lambda output: output['logits']"
+    if isinstance(value, (list, tuple)):
+        listed = ", ".join(f"{type(part).__name__} {_shape(part)}" for part in value[:6])
+        return f"{what} of {len(value)}: {listed}", _one_of([_shape(part) for part in value], rows)
+    return what, "lambda output: output['logits']"
+
+
+def _one_of(shapes: Sequence[Shape], rows: int) -> str:
+    if len(shapes) == rows and all(len(shape) == 1 for shape in shapes):
+        return "np.stack (torch.stack), which makes one array of a list of rows"
+    likely = [number for number, shape in enumerate(shapes) if shape[:1] == (rows,)]
+    cure = f"lambda output: output[{likely[0] if likely else 0}]"
+    if len(shapes) == len(likely) > 1 and len(set(shapes)) == 1 and len(shapes[0]) == 2:
+        cure += (
+            "; if all of them are members, members=True and lambda output: np.stack(output, axis=1) "
+            "(torch.stack)"
+        )
+    return cure
+
+
+def _shape(part: Any) -> Shape:
+    return tuple(getattr(part, "shape", ()))
 
 
 def _one_row(name: str) -> str:

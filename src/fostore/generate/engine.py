@@ -145,16 +145,16 @@ class Engine:
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if computed.raw:
             first = self.framework.finish_copy(computed.first)
-            if output.may_be_probs(first, self.selection.mode):
-                self._check_meaning(self._fetch(computed.raw), computed.indices)
+            members = output.suspects(first, self.selection.mode)
+            if members:
+                self._check_meaning(self._fetch(computed.raw), members, computed.indices)
         return rows
 
-    def _check_meaning(self, raw: Array, indices: Indices) -> None:
+    def _check_meaning(self, raw: Array, members: list[int], indices: Indices) -> None:
         assert self.tol is not None
-        mode = self.selection.mode
         if self.was_auto:
-            output.check_still_logits(raw, mode, indices, self.tol)
-        elif (said := output.twice_softmax(raw, mode, self.tol)) is not None:
+            output.check_still_logits(raw, members, indices, self.tol)
+        elif (said := output.twice_softmax(raw, members, self.tol)) is not None:
             warnings.warn(said, stacklevel=2)
 
     def advice(self, error: RowError) -> RowError:
@@ -227,12 +227,7 @@ class Engine:
             tensor = None if inner is None else self.framework.tensor(inner)
             if tensor is not None:
                 return tensor
-        what, cure = type(value).__name__, "lambda output: output['logits']"
-        if isinstance(value, Mapping):
-            what += f" with the keys {list(value)[:6]}"
-        elif isinstance(value, (list, tuple)):
-            what += f" of {len(value)}: {', '.join(map(_described, value[:6]))}"
-            cure = _one_of(value, len(indices))
+        what, cure = axes.taken_apart(value, len(indices))
         raise ArgumentError(
             f"{who} must return {self.framework.tensor_name}, not {what}; give an "
             f"output_transform such as {cure}, or wrap the model"
@@ -250,7 +245,7 @@ class Engine:
         shape, rows = tuple(tensor.shape), len(indices)
         self._first_axis_counts = True
         others = [axis for axis in range(1, len(shape)) if shape[axis] == rows > 1]
-        if not others or self._fixed is not None:
+        if not others:
             return tensor
         tensor = copied(tensor)  # models may use the memory of an output again
         try:
@@ -344,26 +339,6 @@ def is_stacked(data: Any, rows: int) -> bool:
         return is_strings(data) or all(is_stacked(part, rows) for part in data)
     shape = getattr(data, "shape", None)
     return shape is not None and len(shape) > 0 and shape[0] == rows
-
-
-def _one_of(parts: Sequence[Any], rows: int) -> str:
-    """The transform that takes the distributions out of several outputs."""
-    shapes = [tuple(getattr(part, "shape", ())) for part in parts]
-    if len(parts) == rows and all(len(shape) == 1 for shape in shapes):
-        return "np.stack (torch.stack), which makes one array of a list of rows"
-    likely = [number for number, shape in enumerate(shapes) if shape[:1] == (rows,)]
-    cure = f"lambda output: output[{likely[0] if likely else 0}]"
-    if len(parts) == len(likely) > 1 and len(set(shapes)) == 1 and len(shapes[0]) == 2:
-        cure += (
-            "; if all of them are members, members=True and lambda output: np.stack(output, axis=1) "
-            "(torch.stack)"
-        )
-    return cure
-
-
-def _described(part: Any) -> str:
-    shape = getattr(part, "shape", None)
-    return type(part).__name__ if shape is None else f"{type(part).__name__} {tuple(shape)}"
 
 
 class Caller:

@@ -5,7 +5,7 @@ Pure functions on NumPy arrays; the caller brings the numbers from the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -80,9 +80,16 @@ def are_distributions(rows: Array, tol: float) -> Array:
     return whole
 
 
-def may_be_probs(first: Array, mode: Mode) -> bool:
-    """Whether a row (1, ..., K) of logits lies in [0, 1]; cheap for logits, of which one mostly does not."""
-    return any(in_unit(row) for _, row in logits_of(first, mode))
+def suspects(first: Array, mode: Mode) -> list[int]:
+    """The members (0 without a member axis) that `mode` calls logits and whose first row is in [0, 1].
+
+    Args:
+        first: the first row of a batch, (1, K) or (1, M, K). Of logits it mostly is not.
+    """
+    rows = first.reshape(-1, first.shape[-1])
+    unit = (np.minimum.reduce(rows, axis=-1) >= 0) & (np.maximum.reduce(rows, axis=-1) <= 1)
+    found = np.flatnonzero(unit).tolist()
+    return [m for m in found if (mode if isinstance(mode, str) else mode[m]) == "logits"]
 
 
 def in_unit(rows: Array) -> bool:
@@ -94,18 +101,13 @@ def in_unit(rows: Array) -> bool:
     return bool(np.minimum.reduce(rows, axis=None) >= 0 and np.maximum.reduce(rows, axis=None) <= 1)
 
 
-def logits_of(rows: Array, mode: Mode) -> Iterator[tuple[str, Array]]:
-    """What `mode` calls logits, a member (n, K) at a time, each with its name as messages have it."""
-    for number, (name, part) in enumerate(_members(rows)):
-        if (mode if isinstance(mode, str) else mode[number]) == "logits":
-            yield name, part
-
-
-def _members(rows: Array) -> Iterator[tuple[str, Array]]:
+def _members(rows: Array, numbers: Sequence[int] | None = None) -> Iterator[tuple[str, Array]]:
+    """The rows (n, K) of each member, or of some, with its name as messages have it."""
     if rows.ndim == 2:
         yield "", rows
-    else:
-        yield from ((f" of member {m}", rows[:, m]) for m in range(rows.shape[1]))
+        return
+    for member in range(rows.shape[1]) if numbers is None else numbers:
+        yield f" of member {member}", rows[:, member]
 
 
 def read_mode(recorded: Any) -> Mode | None:
@@ -169,13 +171,16 @@ def _no_distribution(rows: Array, good: Array, indices: Indices, name: str) -> R
     )
 
 
-def check_still_logits(rows: Array, mode: Mode, indices: Indices, tol: float) -> None:
+def check_still_logits(rows: Array, members: Sequence[int], indices: Indices, tol: float) -> None:
     """Raise where "auto" took the first batch for logits and all of these outputs are probabilities.
+
+    Args:
+        members: the numbers of those to look at.
 
     Raises:
         RowError: names the samples, and says what to say instead of "auto".
     """
-    for name, part in logits_of(rows, mode):
+    for name, part in _members(rows, members):
         good = are_distributions(part, tol)
         if good.all():
             raise RowError(
@@ -187,9 +192,9 @@ def check_still_logits(rows: Array, mode: Mode, indices: Indices, tol: float) ->
             raise _no_distribution(part, good, indices, name)
 
 
-def twice_softmax(rows: Array, mode: Mode, tol: float) -> str | None:
+def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None:
     """What to say where output_mode="logits" is told of rows that are distributions, if only nearly."""
-    for name, part in logits_of(rows, mode):
+    for name, part in _members(rows, members):
         if are_distributions(part, max(tol, _NEARLY)).all():
             was, now = float(part[0].max()), float(softmax(part[:1].astype(np.float32)).max())
             return (
