@@ -226,3 +226,26 @@ def test_copies_keep_what_they_are_and_share_nothing() -> None:
 def test_the_numpy_side_hands_over_what_it_is_given_where_nothing_is_to_be_copied() -> None:
     rows = raw()
     assert NumpyFramework("cpu", ()).to_device(rows) is rows
+
+
+def test_parts_of_a_batch_that_did_not_fit_may_share_the_memory_of_their_outputs(
+    side: Side,
+) -> None:
+    buffer = np.zeros((2, 3), np.float32)
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        if len(batch) > 2:
+            raise MemoryError
+        buffer[: len(batch)] = softmax(batch @ WEIGHT)
+        return buffer[: len(batch)]
+
+    def run(batch: Any) -> Any:
+        rows = model(np.asarray(batch))
+        return rows if side.name == "numpy" else tensors(rows)
+
+    inputs = raw() / 255
+    generator = side.generator(run, batch_size=8, output_mode="probs")
+    with pytest.warns(UserWarning, match="out of memory"):
+        result = generator.generate_distributions(Pairs(inputs), False)
+    for i, row in enumerate(softmax(inputs @ WEIGHT)):
+        np.testing.assert_allclose(result[i], row, atol=1e-6)
