@@ -62,7 +62,7 @@ class Engine:
         again: Callable[[Indices], Any] | None = None,
         fixed: int | None = None,
         tol: float | None = None,
-        halve: bool = True,
+        trying: bool = False,
     ) -> None:
         """`many`: a list of models, whose outputs are members; `members`: one model that gives them.
 
@@ -70,10 +70,12 @@ class Engine:
             again: reads a batch once more; given where batches are gathered freshly, so that the
                 last model may have the batch itself and not a copy of it.
             fixed: samples that the models take at once, no more and no fewer.
+            trying: it is tried only whether a batch runs: it is not halved, and nobody asks what
+                its numbers mean.
         """
         self.framework = framework
         self.selection = selection
-        self.was_auto = was_auto
+        self.was_auto = was_auto and not trying
         self.limit: int | None = None
         self.tol: float | None = None
         self._callers = [Caller(framework, model) for model in models]
@@ -83,12 +85,12 @@ class Engine:
         self._again = again
         self._fixed = fixed
         self._tol = tol
-        self._halve = halve and fixed is None
+        self._halve = not trying and fixed is None
         self._row_shape: tuple[int, ...] | None = None
         self._name = "output"  # how a transform reaches what is stored
         self._usual: int | None = None  # rows of the largest batch that came through
         self._first_axis_counts = False  # whether it is known that axis 0 counts the samples
-        self._checked_meaning = False
+        self._checked_meaning = trying
 
     def compute(self, indices: Indices, inputs: Any) -> Computed:
         """Run the model on one batch; halves it as long as the device's memory does not suffice.

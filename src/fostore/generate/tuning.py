@@ -76,7 +76,7 @@ def search(
         raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
     most = min(most, source.num_samples)
     fixed = generator._fixed(dataset, source, False)
-    engine = generator._engine(Selection(generator.output_mode), fixed=fixed, halve=False)
+    engine = generator._engine(Selection("logits"), fixed=fixed, trying=True)
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""
@@ -89,23 +89,22 @@ def search(
             tries += 1
         return best
 
+    def taken(size: int) -> float | None:
+        """The same, or None where memory does not suffice, for reading it or for running it."""
+        try:
+            return seconds(size)
+        except Exception as error:  # any other error is raised
+            cause = error.__cause__ if isinstance(error, GenerationError) else error
+            if cause is None or not framework.out_of_memory(cause):
+                raise
+        framework.free_memory()  # out here, where the error and its tensors are gone
+        return None
+
     with framework.running(generator._models):
-        return (largest if memory_is_limit else fastest)(seconds, most, framework)
+        return (largest if memory_is_limit else fastest)(taken, most)
 
 
-def tried(seconds: Callable[[int], float], size: int, framework: Any) -> float | None:
-    """What a batch of `size` takes; None where memory does not suffice, for reading it or running it."""
-    try:
-        return seconds(size)
-    except Exception as error:  # any other error is raised
-        cause = error.__cause__ if isinstance(error, GenerationError) else error
-        if cause is None or not framework.out_of_memory(cause):
-            raise
-    framework.free_memory()  # out here, where the error and its tensors are gone
-    return None
-
-
-def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
+def largest(taken: Callable[[int], float | None], most: int) -> int:
     """The largest size up to `most` that fits: doubling, then halving the gap.
 
     Raises:
@@ -114,13 +113,13 @@ def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
     good, bad = 0, most + 1
     size = 1
     while size < bad:
-        if tried(seconds, size, framework) is not None:
+        if taken(size) is not None:
             good, size = size, min(2 * size, most) if size < most else bad
         else:
             bad = size
     while bad - good > 1:
         middle = (good + bad) // 2
-        if tried(seconds, middle, framework) is not None:
+        if taken(middle) is not None:
             good = middle
         else:
             bad = middle
@@ -129,7 +128,7 @@ def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
     return good
 
 
-def fastest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
+def fastest(taken: Callable[[int], float | None], most: int) -> int:
     """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits.
 
     Raises:
@@ -138,14 +137,14 @@ def fastest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
     sizes = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
     per_sample = {}
     for size in sizes:
-        taken = tried(seconds, size, framework)
-        if taken is None:
+        seconds = taken(size)
+        if seconds is None:
             break
-        per_sample[size] = taken / size
+        per_sample[size] = seconds / size
     if not per_sample:
         raise _nothing_fits()
     best = min(per_sample.values())
-    return min(size for size, taken in per_sample.items() if taken <= _CLOSE * best)
+    return min(size for size, seconds in per_sample.items() if seconds <= _CLOSE * best)
 
 
 def _nothing_fits() -> GenerationError:
