@@ -95,7 +95,8 @@ class Engine:
     def compute(self, indices: Indices, inputs: Any) -> Computed:
         """Run the model on one batch; halves it as long as the device's memory does not suffice.
 
-        The model may change `inputs` where batches are gathered freshly (`again`).
+        Where batches are gathered freshly (`again`) the model may change `inputs`: read them anew to
+        compute them once more.
 
         Raises:
             GenerationError: the model or the transform failed; names the samples.

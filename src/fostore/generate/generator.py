@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from fostore import identity
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.engine import Computed, Engine
@@ -28,6 +28,7 @@ from fostore.generate.source import (
     Sequential,
     Source,
     StreamSource,
+    failed,
     steps,
 )
 from fostore.generate.storing import StoreRun, Target, check_target
@@ -445,8 +446,12 @@ def _reader(source: Source) -> Callable[[Indices], Any] | None:
         return None
 
     def again(indices: Indices) -> Any:
-        first = int(indices[0])
-        return next(steps(source, Ranges.of((first, first + 1))))[1]
+        try:
+            return next(iter(source.read([indices], True)))
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise failed("dataset", indices, error) from error
 
     return again
 
