@@ -221,17 +221,35 @@ def _lengths(data: Any) -> Iterator[int]:
 
 def slice_rows(data: Any, start: int, stop: int, rows: int) -> Any:
     """Rows `[start, stop)` of a collated batch of `rows`; leaves that hold something else stay whole."""
+    return _map_rows(lambda leaf: pick(leaf, slice(start, stop)), data, rows)
 
-    def cut(leaf: Any) -> Any:
-        shape = getattr(leaf, "shape", None)
-        batched = shape is not None and len(shape) and int(shape[0]) == rows
-        return getattr(leaf, "iloc", leaf)[start:stop] if batched else leaf
 
+def pad_rows(data: Any, rows: int, size: int) -> Any:
+    """A collated batch of `rows` with its last row repeated until it has `size`; freshly gathered.
+
+    >>> pad_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, 2, 3)
+    {'x': array([1, 2, 2]), 'text': ['a', 'b', 'b']}
+    """
+    places = np.minimum(np.arange(size), rows - 1)
+    return _map_rows(lambda leaf: pick(leaf, places), data, rows)
+
+
+def pick(leaf: Any, rows: slice | Array) -> Any:
+    """Rows of one leaf that has an entry a sample: an array, a frame, or a list with one each."""
+    if is_entries(leaf) and not isinstance(rows, slice):
+        return type(leaf)(leaf[row] for row in rows)
+    return getattr(leaf, "iloc", leaf)[rows]
+
+
+def _map_rows(function: Callable[[Any], Any], data: Any, rows: int) -> Any:
+    """`function` of every leaf that has a row a sample; other leaves stay as they are."""
     if is_entries(data):
-        return data[start:stop] if len(data) == rows else data
+        return function(data) if len(data) == rows else data
     if isinstance(data, (Mapping, list, tuple)):
-        return _map_items(lambda item: slice_rows(item, start, stop, rows), data)
-    return cut(data)
+        return _map_items(lambda item: _map_rows(function, item, rows), data)
+    shape = getattr(data, "shape", None)
+    batched = shape is not None and len(shape) and int(shape[0]) == rows
+    return function(data) if batched else data
 
 
 def _refill(data: Any, items: dict[Any, Any]) -> Any:

@@ -71,7 +71,8 @@ def numpy_source(
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
             return read_samples(data, batches, assemble)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read, assemble)
+        batches = Sequential(samples, batch_size)
+        return MapSource(data, samples, batches, read, assemble, fresh=collate is None)
     refuse_unknown(data)
     return StreamSource(
         data,

@@ -119,6 +119,8 @@ class MapSource:
     batches: Sequential | Listed
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
     assemble: Assembly
+    fresh: bool = False
+    """Whether arrays of a batch are stacked anew each time, so that nobody else holds their memory."""
 
     def inputs(
         self, batches: Iterable[Indices], *, few: bool = False

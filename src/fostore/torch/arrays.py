@@ -11,13 +11,14 @@ import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.generate.framework import copied_leaf
 from fostore.nested import (
     PerSample,
     has_numbers,
     is_numbers,
     map_leaves,
     map_numbers,
-    slice_rows,
+    pick,
     stack_numbers,
 )
 
@@ -47,9 +48,12 @@ class Held:
     def shape(self) -> tuple[int, ...]:
         return getattr(self.numbers, "shape", None) or (len(self.numbers),)
 
-    def __getitem__(self, rows: slice) -> Held:
-        size = self.shape[0]
-        return Held(slice_rows(self.numbers, *rows.indices(size)[:2], size), self.keeps)
+    def __getitem__(self, rows: Any) -> Held:
+        return Held(pick(self.numbers, rows), self.keeps)
+
+    def copy(self) -> Held:
+        """The same numbers in memory of their own."""
+        return Held(copied_leaf(self.numbers), self.keeps)
 
     def to(self, device: Any, **options: Any) -> Any:
         """Tensors on a device, of the default dtype where the numbers are float64."""

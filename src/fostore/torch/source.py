@@ -133,7 +133,7 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         with starting_workers():
             return iter(rebuilt)
 
-    return MapSource(dataset, samples, batches, read, assemble)
+    return MapSource(dataset, samples, batches, read, assemble, fresh=collate is None)
 
 
 def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
