@@ -847,15 +847,15 @@ def test_ids_in_csv_are_numbers_only_where_all_of_them_are_plain_numbers(tmp_pat
 
 JSONL_ERRORS = [
     ('{"p": [0.5, 0.5]}\n{"p": [0.5]}\n', "line 2: the row has the shape"),
-    ('{"p": [0.5, 0.5]}\n{"p": [0.5, NaN]}\n', "line 2 is not JSON"),
-    ('{"p": [0.5, 0.5]}\n{"p": [0.5, Infinity]}\n', "line 2 is not JSON"),
+    ('{"p": [0.5, 0.5]}\n{"p": [0.5, NaN]}\n', "line 2: the row holds 'NaN'"),
+    ('{"p": [0.5, 0.5]}\n{"p": [0.5, Infinity]}\n', "line 2: the row holds 'Infinity'"),
     ('{"p": [0.5, 0.5]}\n{"p": [0.5, "0.5"]}\n', "line 2: the row holds '0.5'"),
     ('{"p": [0.5, 0.5]}\n{"p": [0.5, null]}\n', "line 2: the row holds None"),
     ('{"p": [0.5, 0.5]}\n{"p": [true, 0.5]}\n', "line 2: 'p' holds true or false"),
     ('{"p": [0.5, 0.5]}\n{"q": [0.5, 0.5]}\n', "line 2: the key 'p' is missing"),
     ('{"p": [0.5, 0.5]}\n{"p": [0.5, 0.5], "p": [1, 0]}\n', "line 2 holds the key 'p' twice"),
     ('{"p": [0.5, 0.5]}\n[0.5, 0.5]\n', "line 2: expected an object"),
-    ('{"p": [0.5, 0.5]}\n\n{"p": [0.5, 0.5]}\n', "line 2 is not JSON .an empty line"),
+    ('{"p": [0.5, 0.5]}\n\n{"p": [0.5, 0.5]}\n', "line 2 is empty; remove it"),
     ('{"p": [0.5, 0.5]}\n{"p": [0.5, 0.', "line 2 is not JSON"),
     ('{"index": 0, "p": [0.5, 0.5]}\n{"index": 2, "p": [0.5, 0.5]}\n', "line 2: the index is 2"),
     ('{"index": 0, "p": [0.5, 0.5]}\n{"index": 0, "p": [0.5, 0.5]}\n', "line 2: the index is 0"),

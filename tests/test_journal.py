@@ -86,10 +86,10 @@ def test_a_journal_cut_anywhere_keeps_its_whole_commits(length: int) -> None:
 
 @given(st.data())
 def test_a_torn_last_commit_is_dropped_whole(data: st.DataObject) -> None:
-    """After a power cut, any part of what was not synced yet may be there."""
+    """After a power cut, any part of what was not synced yet may be there, cut where a sector ends."""
     last = bytearray(BYTES[after(3) :])
-    start = data.draw(st.integers(0, len(last) - 1))
-    stop = data.draw(st.integers(start + 1, len(last)))
+    cut = data.draw(st.integers(1, len(last) // 8)) * 8
+    start, stop = data.draw(st.sampled_from([(0, cut), (len(last) - cut, len(last))]))
     garbage = data.draw(st.sampled_from([b"\0", b"\xff", b"F"]))
     last[start:stop] = garbage * (stop - start)
     if bytes(last) == BYTES[after(3) :]:
@@ -111,8 +111,28 @@ def test_a_bad_record_inside_a_commit_before_the_last_one_is_damage() -> None:
 
 
 @pytest.mark.parametrize("number", [5, 6])
-def test_a_bad_record_of_the_last_commit_is_a_torn_tail(number: int) -> None:
-    assert parse(broken(number), "j").sequence == 3
+def test_a_record_of_the_last_commit_of_which_a_part_is_missing_is_a_torn_tail(number: int) -> None:
+    torn = bytearray(BYTES)
+    torn[record(number).start + 8 : record(number).start + 16] = bytes(8)
+    torn[record(number).start + 32 : record(number).stop] = bytes(8)
+    assert parse(bytes(torn), "j").sequence == 3
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_one_changed_byte_in_the_last_commit_is_damage_and_its_rows_are_named(number: int) -> None:
+    """No crash does that; taken for a torn tail, the rows of the commit would be gone without a word."""
+    sound = parse(BYTES, "j")
+    for at in range(record(number).start, record(number).stop):
+        for bit in (1, 32, 255):
+            changed = bytearray(BYTES)
+            changed[at] ^= bit
+            found = parse(bytes(changed), "j", strict=False)
+            assert found.sequence == 3
+            ((message, rows),) = found.problems
+            assert "one byte" in message
+            assert rows in {(run.start, run.stop) for run in sound.runs}
+            with pytest.raises(DamageError, match="one byte"):
+                parse(bytes(changed), "j")
 
 
 def test_a_lost_commit_in_the_middle_is_damage() -> None:

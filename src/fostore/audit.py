@@ -10,7 +10,9 @@ from fostore import digest
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, DamageError, RowError
 from fostore.formats import ColumnView, Finding, Reader
-from fostore.ranges import Range, Ranges
+from fostore.proof import RunCheck
+from fostore.ranges import Range, Ranges, describe
+from fostore.schema import Array
 
 LEVELS = ("structure", "checksums", "full")
 
@@ -50,14 +52,17 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
     stored = reader.block_hashes()
     fresh = np.zeros_like(stored)
     findings: list[Finding] = []
-    torn = {run.start: run for run in reader.runs()}
     unread: dict[str, DamageError] = {}
     views: list[ColumnView] = []
+
+    def read(start: int, stop: int) -> list[Array]:
+        return [view.read(start, stop) for view in views]
+
     for start, stop in _blocks(reader, lost):
         block = start // header.block_rows
         views = views or [reader.column(i) for i in range(len(schema.columns))]
         try:
-            columns = [view.read(start, stop) for view in views]
+            columns = read(start, stop)
         except DamageError as error:  # of a chunk that cannot be decoded; others can
             unread.setdefault(error.message, error)
             continue
@@ -81,18 +86,13 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
                 encoding.check(columns[: len(schema.content)], schema, start)
             except RowError as error:
                 findings.append(Finding("values", (start, stop), str(error)))
-    for run in torn.values():
+    for run in reader.runs():
         if run.crc is None or any(a < run.stop and run.start < b for a, b in lost):
             continue
-        columns = [reader.column(i).read(run.start, run.stop) for i in range(len(schema.columns))]
-        if digest.row_crc(columns) != run.crc:
-            findings.append(
-                Finding(
-                    "journal",
-                    (run.start, run.stop),
-                    f"rows {run.start} to {run.stop - 1} do not have the bytes that were committed",
-                )
-            )
+        views = views or [reader.column(i) for i in range(len(schema.columns))]
+        for start, stop in RunCheck(run, schema.columns, read).damage():
+            message = f"{describe([(start, stop)])} do not have the bytes that were committed"
+            findings.append(Finding("journal", (start, stop), message))
     for message, damage in unread.items():
         findings += [Finding("files", rows, message) for rows in damage.rows or (None,)]
     if (

@@ -87,6 +87,32 @@ def combine_crcs(crcs: Sequence[int]) -> int:
     return checksum(struct.pack(f"<{len(crcs)}I", *crcs))
 
 
+def other_crc(crcs: Sequence[int], index: int, combined: int) -> list[int]:
+    """The crcs with another one at `index`, so that they combine to `combined`; there is one such value.
+
+    >>> other_crc([7, 0, 9], 1, combine_crcs([7, 8, 9]))
+    [7, 8, 9]
+    """
+    at = [0 if i == index else crc for i, crc in enumerate(crcs)]
+    zero = combine_crcs(at)
+    # Each bit of the value flips fixed bits of the result: 32 equations over bits, solved by elimination.
+    rows: list[tuple[int, int]] = []  # (what it flips, which bits of the value do it)
+    left, value = combined ^ zero, 0
+    for bit in range(32):
+        at[index] = 1 << bit
+        flips, bits = combine_crcs(at) ^ zero, 1 << bit
+        for pivot, its_bits in rows:
+            if flips ^ pivot < flips:
+                flips, bits = flips ^ pivot, bits ^ its_bits
+        rows.append((flips, bits))
+        rows.sort(reverse=True)
+    for flips, bits in rows:
+        if left ^ flips < left:
+            left, value = left ^ flips, value ^ bits
+    at[index] = value
+    return at
+
+
 def row_crc(columns: Sequence[Array]) -> int:
     """`Run.crc` of rows that are given as one array a column, in schema order."""
     return combine_crcs([crc(rows) for rows in columns])

@@ -74,15 +74,28 @@ def checksum(text: bytes) -> str:
     return f"crc32:{zlib.crc32(text):08x}"
 
 
-def loads(text: bytes | str, where: str) -> Any:
+def loads(text: bytes | str, where: str, *, strange: list[str] | None = None) -> Any:
     """Parse JSON as RFC 8259 has it: no NaN, no duplicate keys, valid UTF-8, no number beyond a double.
+
+    Args:
+        text: in UTF-8.
+        where: names it in messages.
+        strange: where given, NaN, Infinity and -Infinity (which Python writes) become texts of these
+            names, and are appended to it.
 
     Raises:
         FormatError: names `where` and the place in the text.
     """
 
     def refuse(token: str) -> NoReturn:
-        raise FormatError(f"{where} holds {token}, which is not a JSON number")
+        raise FormatError(
+            f"{where} holds {token}, which is not a JSON number; write null or a text in its place"
+        )
+
+    def keep(token: str) -> str:
+        assert strange is not None
+        strange.append(token)
+        return token
 
     def finite(token: str) -> float:
         number = float(token)
@@ -100,7 +113,10 @@ def loads(text: bytes | str, where: str) -> Any:
         # json would guess UTF-16 and UTF-32 from the first bytes
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         return json.loads(
-            decoded, parse_float=finite, parse_constant=refuse, object_pairs_hook=unique
+            decoded,
+            parse_float=finite,
+            parse_constant=refuse if strange is None else keep,
+            object_pairs_hook=unique,
         )
     except FormatError:
         raise

@@ -15,7 +15,8 @@ from fostore import digest, geometry
 from fostore.errors import DamageError
 from fostore.formats import Run, UnitWriter, WholeUnit
 from fostore.header import Header
-from fostore.ranges import Range
+from fostore.proof import RunCheck
+from fostore.ranges import Range, Ranges, describe
 from fostore.schema import Array
 
 _READ_BYTES = 8 << 20
@@ -115,15 +116,17 @@ class Ledger:
                 self._hash(unit, state, first, last, parts)
             state.add(_Growing(run.start, run.stop, crcs, run.stop))
             if run.crc is None:
-                sound = self._matches_hashes(unit, run)
+                lost = self._damaged_blocks(unit, run)
+            elif digest.combine_crcs(crcs) != run.crc:
+                lost = RunCheck(run, self._columns, self._read).damage()
             else:
-                sound = digest.combine_crcs(crcs) == run.crc
-            if not sound:
+                lost = ()
+            if lost:
                 raise DamageError(
-                    f"rows {run.start} to {run.stop - 1} were committed and their bytes have changed "
+                    f"{describe(lost)} were committed and their bytes have changed "
                     "since: the disk or another program damaged them; see `fostore verify`, restore "
                     "the store from a copy, or make it anew with exists='overwrite'",
-                    ((run.start, run.stop),),
+                    lost,
                 )
 
     def uncommitted(self) -> list[Run]:
@@ -208,18 +211,19 @@ class Ledger:
             row = end
         self._hashers, self._hashers_at = hashers, at if at == stop else -1
 
-    def _matches_hashes(self, unit: int, run: Run) -> bool:
-        """Whether the rows just read from a sealed, partial unit are those that it was sealed with."""
+    def _damaged_blocks(self, unit: int, run: Run) -> tuple[Range, ...]:
+        """The blocks just read from a sealed, partial unit that are not those that it was sealed with."""
         fresh, stored = self._open[unit].hashes, self._files.hashes(unit)
         first = unit * self._unit_rows
+        lost = Ranges()
         for block in np.flatnonzero(stored.any(axis=(1, 2))):
             start = first + int(block) * self._block_rows
             stop = min(start + self._block_rows, run.stop)
             if run.start <= start < stop:
                 known = fresh[block] if fresh[block].any() else self._block_hashes(start, stop)
                 if not np.array_equal(known, stored[block]):
-                    return False
-        return True
+                    lost = lost.add(start, stop)
+        return lost.items
 
     def _block_hashes(self, start: int, stop: int) -> Array:
         columns = self._read(start, stop)

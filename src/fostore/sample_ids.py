@@ -112,16 +112,3 @@ def _keys(ids: Any, error: type[ArgumentError] | type[RowError]) -> list[Any]:
         if isinstance(key, str) and _HALF_PAIR.search(key):
             raise error(f"id {row} is {key!r}; half a surrogate pair is no text")
     return keys
-
-
-def check_unique(stored: Array, column: Column) -> None:
-    """Raise RowError where two rows have one key; takes memory for a sorted copy of the keys."""
-    keys = np.ascontiguousarray(stored)
-    if column.dtype != "int64":
-        keys = keys.view(f"V{column.shape[0]}").ravel()
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-    if (counts > 1).any():
-        row = int(first[counts > 1][0])
-        key = decode_ids(stored[row : row + 1], column)[0]
-        rows = np.flatnonzero(keys == keys[row])[:2].tolist()
-        raise RowError(f"rows {rows[0]} and {rows[1]} have one id, {key!r}; an id names one sample")

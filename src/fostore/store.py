@@ -11,7 +11,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.encodings import encoding_of
-from fostore.errors import ArgumentError, StoreNotFoundError, UncommittedError
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, format_of
 from fostore.formats.gather import ALIGNMENT, aligned_empty
 from fostore.header import Header
@@ -65,9 +65,14 @@ class Store(Mapping[int, Array]):
 
     def __init__(self, path: Path) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
-        format = format_of(path)
         self._place = path.absolute()  # rows are mapped later, perhaps from another folder
         with disk.refusing(path):
+            try:
+                format = format_of(path)
+            except ArgumentError as error:
+                if path.exists():
+                    raise FormatError(f"{str(path)!r} is not a store: {error}") from error
+                raise StoreNotFoundError(f"{absent(path, 'no store')}: {error}") from error
             try:
                 self.reader: Reader = format.open(self._place)
             except FileNotFoundError as error:
@@ -372,6 +377,9 @@ class Store(Mapping[int, Array]):
 
     def verify(self, level: str = "full") -> list[Finding]:
         """Everything wrong with the store; an empty list where all is well.
+
+        A finding has a `severity`: "damage", or "warning" where every row is right and something lies
+        about that harms nothing, such as files of an operating system.
 
         Args:
             level: "structure" looks at files and metadata and reads no row; "checksums" also reads

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,10 +24,11 @@ from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.header import Header, now
 from fostore.jsontext import check_json
+from fostore.known_ids import KnownIds
 from fostore.lock import Lock
 from fostore.pipeline import Pipeline
 from fostore.ranges import Range, Ranges, describe
-from fostore.sample_ids import check_unique, encode_ids
+from fostore.sample_ids import encode_ids
 from fostore.sample_views import encode_views
 from fostore.schema import Array, Column, Schema
 
@@ -68,12 +70,20 @@ class Writer:
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._is_promised = False
         self._header = units.header
         self._encoding = encoding_of(self.schema)
         self._num_content = len(self.schema.content)
         there = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
         self._rows = Pipeline(units, there, commit_seconds=commit_seconds)
         self._position = there.prefix
+        column = self.schema.role("id")
+        self._known_ids: KnownIds | None = (
+            None  # those that come in batches; of others create knows
+        )
+        if column is not None and ids is None:
+            self._known_ids = KnownIds(column, partial(self.read_side, column.name))
+            self._id_index = self.schema.index(column.name)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
         ledger.adopt()
@@ -125,13 +135,15 @@ class Writer:
         Args:
             rows: (n, num_classes) or (n, num_members, num_classes), of the store's kind, as anything
                 that NumPy takes. May be reused by the caller afterwards.
-            ids: n keys, for a store that was promised them one batch at a time.
+            ids: n keys, for a store that was promised them one batch at a time. To find one that comes
+                again, integers that only grow take no memory, all others 8 bytes a row.
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
-                rows that are there. Nothing of the batch was written.
+                rows that are there, or an id that another row has (names both). Nothing of the batch
+                was written.
             SpaceError: the disk is full; the last commit stands.
         """
         self.write(self._position, rows, ids=ids, fingerprints=fingerprints, views=views)
@@ -187,6 +199,7 @@ class Writer:
         not that of its rows.
         """
         self._check_open()
+        self._is_promised = True
         self._rows.ledger.promise(hashes)
 
     def _check_place(self, start: int, stop: int) -> None:
@@ -251,6 +264,8 @@ class Writer:
         return given
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
+        if self._known_ids is not None and not self._is_promised:
+            self._known_ids.add(start, columns[self._id_index], self._rows.accepted)
         if self._header.sealed:
             self._unseal()
         self._rows.put(start, columns)
@@ -267,8 +282,8 @@ class Writer:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
 
         Raises:
-            RowError: rows are missing, or ids that came in batches repeat; nothing was published,
-                the last commit stands.
+            RowError: rows are missing, or two rows of an earlier run have one id; nothing was
+                published, the last commit stands.
         """
         self._check_turn()
         missing = self.missing()
@@ -280,9 +295,8 @@ class Writer:
         self.commit()
         if self._header.sealed:
             return
-        column = self.schema.role("id")
-        if column is not None and self._ids is None:
-            check_unique(self.read_side(column.name, 0, self._rows.end), column)
+        if self._known_ids is not None:
+            self._known_ids.load(self._rows.accepted)
         num_samples = self._rows.end if self.num_samples is None else self.num_samples
         digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
         self._header = replace(

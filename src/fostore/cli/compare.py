@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting, say, show
+from fostore.cli.report import reporting, say, show
 from fostore.cli.stats import Plot, table
 
 EXAMPLES = """
@@ -42,7 +42,7 @@ def compare(
     plot: Plot = None,
 ) -> None:
     """Say how far two stores of the same samples are apart: divergences and agreement; one pass."""
-    with reporting(otherwise=UNREADABLE):
+    with reporting():
         from fostore import jsontext
         from fostore.evaluate import summary
         from fostore.evaluate.plots import check_plot, plot_comparison

@@ -59,6 +59,15 @@ ReceiptFile = Annotated[
         help="Write the receipt to this file, as JSON.", show_default=False, rich_help_panel=RUN
     ),
 ]
+Constant = Annotated[
+    bool,
+    typer.Option(
+        "--allow-constant",
+        help="Take rows that look as if nobody had written them: logits equal for all classes, one row "
+        "again and again to the end.",
+        rich_help_panel=SOURCE,
+    ),
+]
 Verify = Annotated[
     Literal["none", "sample", "full"],
     typer.Option(help="How much of the result is read back and compared.", rich_help_panel=RUN),
@@ -144,7 +153,7 @@ def convert(
         ),
     ] = None,
     source_kind: Annotated[
-        Literal["probs", "log_probs", "logits", "counts"] | None,
+        Literal["probs", "log_probs", "logits", "counts", "percent"] | None,
         typer.Option(help="What its rows are.", show_default=False, rich_help_panel=SOURCE),
     ] = None,
     source_dtype: Annotated[
@@ -158,8 +167,54 @@ def convert(
         float | None,
         typer.Option(help="How far from 1 its rows may sum.", rich_help_panel=SOURCE),
     ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or array that says which sample a row is.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|@FILE",
+            help="The columns that are the classes, in order.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|@FILE",
+            help="Columns or arrays that are not looked at.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Between the fields of a text file; a comma, in .tsv a tabulator.",
+            show_default=False,
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    decimal: Annotated[
+        str | None,
+        typer.Option(help="In the numbers of a text file; a point.", rich_help_panel=SOURCE),
+    ] = None,
+    transpose: Annotated[
+        bool | None,
+        typer.Option(
+            "--transpose/--no-transpose",
+            help="Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
+            show_default=False,
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
+    allow_constant: Constant = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     dry_run: Annotated[
@@ -201,8 +256,15 @@ def convert(
             "source_dtype": source_dtype,
             "temperature": temperature,
             "source_tol": source_tol,
+            "id_column": id_column,
+            "columns": options.parse_names(columns, option="--columns"),
+            "drop": options.parse_names(drop, option="--drop") or (),
+            "delimiter": "\t" if delimiter == r"\t" else delimiter,
+            "decimal": decimal,
+            "transpose": transpose,
             "max_memory": parse_size(max_memory),
             "unit_rows": unit_rows,
+            "allow_constant": allow_constant,
         }
         if dry_run:
             plan = prepare(source, destination, **asked)[0]
@@ -241,6 +303,7 @@ def stack(
     meta: Meta = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
+    allow_constant: Constant = False,
     receipt: ReceiptFile = None,
     verify: Verify = "full",
     progress: Bar = None,
@@ -255,6 +318,7 @@ def stack(
             meta=options.parse_meta(meta or (), None),
             exists=exists,
             allow_lossy=allow_lossy,
+            allow_constant=allow_constant,
             receipt=receipt,
             verify=verify,
             progress=sys.stderr.isatty() if progress is None else progress,

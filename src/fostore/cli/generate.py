@@ -98,6 +98,22 @@ def generate(
     temperature: Annotated[
         float, typer.Option(help="By which logits are divided.", rich_help_panel=MODEL)
     ] = 1.0,
+    members: Annotated[
+        bool,
+        typer.Option(
+            "--members",
+            help="One model gives (samples, members, classes).",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    pad_last: Annotated[
+        bool,
+        typer.Option(
+            "--pad-last",
+            help="The model takes full batches only: a short last one is filled up.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     model_name: Annotated[
         str | None, typer.Option(help="What the metadata calls the model.", rich_help_panel=MODEL)
     ] = None,
@@ -215,6 +231,7 @@ def generate(
             output_transform=_function(output_transform, "--output-transform"),
             input_getter=_function(input_getter, "--input-getter"),
             model_name=model_name,
+            members=members,
         )
         store = generator.generate_distributions(
             the_dataset,
@@ -232,6 +249,7 @@ def generate(
             tol=tol,
             collate_fn=_function(collate_fn, "--collate-fn"),
             temperature=temperature,
+            pad_last=pad_last,
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
             accept_differences=accept_differences,

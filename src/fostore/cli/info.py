@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting, show
+from fostore.cli.report import reporting, show
 
 EXAMPLES = """
 Examples:
@@ -27,7 +27,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Say what a store is, how complete, what it was made from and how large; reads no rows."""
-    with reporting(otherwise=UNREADABLE):
+    with reporting():
         import fostore
         from fostore import jsontext
 

@@ -47,12 +47,12 @@ def parse_meta(
     return meta
 
 
-def parse_names(text: str | None) -> list[str] | None:
-    """Class names from a comma list, or from the lines of `@file`."""
+def parse_names(text: str | None, *, option: str = "--class-names") -> list[str] | None:
+    """Names from a comma list, or from the lines of `@file`."""
     if text is None:
         return None
     if text.startswith("@"):
-        return _lines(text, "--class-names")
+        return _lines(text, option)
     return [name.strip() for name in text.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: every error as one line on stderr and an exit code."""
+"""How a command ends: every error as one line on stderr and an exit code, the same for one reason in every command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ import typer
 from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
+
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (ArgumentError, USAGE),
+    (FormatError, UNREADABLE),
+    (StoreNotFoundError, UNREADABLE),
+    (FostoreError, FAILED),  # damage, what is not finished, a lock, a full disk, a model that fails
+    (FileNotFoundError, UNREADABLE),
+    (NotADirectoryError, UNREADABLE),
+    (IsADirectoryError, UNREADABLE),
+    (PermissionError, UNREADABLE),
+)
+"""The first that fits counts; what is left, such as a disk that fails, is FAILED."""
 
 
 _UNSHOWN = re.compile(
@@ -37,21 +49,16 @@ def plain(text: str) -> str:
     return _UNSHOWN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
-def exit_code(error: BaseException, otherwise: int = FAILED) -> int:
-    """The exit code that an error stands for; `otherwise` where its type does not decide."""
-    if isinstance(error, ArgumentError):
-        return USAGE
-    if isinstance(error, (FormatError, StoreNotFoundError)):
-        return UNREADABLE
-    return FAILED if isinstance(error, FostoreError) else otherwise
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error stands for."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
 
 
 @contextmanager
-def reporting(*, otherwise: int = FAILED, with_traceback: bool = False) -> Iterator[None]:
+def reporting(*, with_traceback: bool = False) -> Iterator[None]:
     """Turn an error of the block into one line on stderr and the exit of the command.
 
     Args:
-        otherwise: the exit code for an error of the operating system.
         with_traceback: also print where the error came from.
     """
     try:
@@ -64,7 +71,7 @@ def reporting(*, otherwise: int = FAILED, with_traceback: bool = False) -> Itera
         say(f"error: {error}")
         for note in getattr(error, "__notes__", ()):
             say(f"  {note}")
-        raise typer.Exit(exit_code(error, otherwise)) from None
+        raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None

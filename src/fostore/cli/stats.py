@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fostore.cli.report import UNREADABLE, reporting, say, show
+from fostore.cli.report import reporting, say, show
 
 EXAMPLES = """
 Examples:
@@ -55,7 +55,7 @@ def stats(
     plot: Plot = None,
 ) -> None:
     """Say how uncertain the distributions of a store are, and with --labels how right; one pass."""
-    with reporting(otherwise=UNREADABLE):
+    with reporting():
         from fostore import jsontext
         from fostore.evaluate.plots import check_plot, plot_summary
         from fostore.evaluate.summary import summarize

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import FAILED, UNREADABLE, reporting, say, show
+from fostore.cli.report import FAILED, reporting, say, show
 from fostore.errors import DamageError
 
 EXAMPLES = """
@@ -17,7 +18,7 @@ Examples:
 
 `fostore verify digits.zarr --level checksums && rsync -a digits.zarr backup:`
 
-Exit codes: 0 nothing wrong, 1 findings, 2 wrong usage, 3 not a store that can be read.
+Exit codes: 0 nothing wrong, or warnings alone; 1 damage; 2 wrong usage; 3 not a store that can be read.
 """
 
 _HELD = {
@@ -39,10 +40,11 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
     """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
-    with reporting(otherwise=UNREADABLE):
+    with reporting():
         from fostore import jsontext
 
         state, findings = check(path, level)
+        damage = [finding for finding in findings if finding["severity"] == "damage"]
         if state["sealed"] is False:
             planned = "" if state["planned"] is None else f" of {state['planned']:,}"
             say(f"{path} is not finished: {state['rows']:,}{planned} rows are committed")
@@ -52,11 +54,11 @@ def verify(
         else:
             for finding in findings:
                 show(_line(finding))
-            if not findings:
+            if not damage:
                 rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
                 show(f"{path}: {rows}, {_HELD[level]}")
-        if findings:
-            say(f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
+        if damage:
+            say(f"{len(damage)} finding{'s' if len(damage) > 1 else ''}")
             raise typer.Exit(FAILED)
 
 
@@ -66,16 +68,14 @@ def check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]
     A store so damaged that it does not open is a finding, its state is then unknown (None).
     """
     import fostore
+    from fostore.formats import Finding
 
     try:
         store = fostore.open(path)
     except DamageError as error:
         where, message = str(path), str(error)
-        ranges: list[list[int] | None] = [list(rows) for rows in error.rows]
         state = {"rows": None, "planned": None, "sealed": None}
-        return state, [
-            {"where": where, "rows": rows, "message": message} for rows in ranges or [None]
-        ]
+        return state, [_plain(Finding(where, rows, message)) for rows in error.rows or (None,)]
     findings = [_plain(finding) for finding in store.verify(level=level)]
     return {
         "rows": len(store),
@@ -86,11 +86,12 @@ def check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]
 
 def _plain(finding: Any) -> dict[str, Any]:
     rows = None if finding.rows is None else list(finding.rows)
-    return {"where": finding.where, "rows": rows, "message": finding.message}
+    return {**asdict(finding), "rows": rows}
 
 
 def _line(finding: dict[str, Any]) -> str:
     from fostore.ranges import describe
 
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
-    return f"{finding['where']}: {finding['message']}{rows}"
+    prefix = "warning: " if finding["severity"] == "warning" else ""
+    return f"{prefix}{finding['where']}: {finding['message']}{rows}"

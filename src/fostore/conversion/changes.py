@@ -84,10 +84,18 @@ def _rows(table: Table, wanted: slice) -> Table:
             f"rows is {wanted}, expected start:stop or start:stop:step with step > 0"
         )
     count = len(range(start, stop, step))
+    if not count:
+        said = ":".join("" if n is None else str(n) for n in (wanted.start, wanted.stop))
+        raise ArgumentError(
+            f"rows is {said}, which is none of the {table.num_rows} rows of {table.where}; the stop is not "
+            f"included: rows=slice(0, {table.num_rows}), or --rows 0:{table.num_rows}, is all of them"
+        )
 
     def batches(first: int, rows: int) -> Iterator[Batch]:
-        position, end = start + first * step, start + count * step
-        for columns in table.batches(position, rows) if first < count else ():
+        position, end = start + first * step, start + (count - 1) * step + 1
+        # No batch larger than what is wanted: what lies behind may be damaged, or not there.
+        at_once = min(rows, end - position)
+        for columns in table.batches(position, at_once) if first < count else ():
             size = len(columns[0])
             kept = slice((start - position) % step, min(size, end - position), step)
             if (kept.stop - kept.start) > 0:
@@ -231,7 +239,11 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
     if (kind, dtype) == (schema.kind, schema.dtype):
         return Encoded(schema, lambda batch, start: batch)
     if kind == "counts" != schema.kind:
-        raise ArgumentError(f"counts cannot be made of {schema.kind}: nobody knows how many votes")
+        raise ArgumentError(
+            f"counts cannot be made of {schema.kind}: nobody knows how many votes. kind= (--kind) is what "
+            "the rows become; if they are votes in the source, say source_kind='counts' (--source-kind "
+            "counts)"
+        )
     made = _schema(schema, kind=kind, dtype=dtype)
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
@@ -316,5 +328,5 @@ def _stepped(table: Table, schema: Schema, step: Step) -> Table:
 
 def _changed(table: Table, schema: Schema, batches: Any, **others: Any) -> Table:
     """A table whose digest nobody knows, so that its values are checked as they pass."""
-    others = {"digest": None, "block_hashes": None, "trusted": False, **others}
+    others = {"digest": None, "proof": None, "trusted": False, **others}
     return replace(table, schema=schema, batches=batches, **others)

@@ -15,6 +15,7 @@ from fostore.conversion.table import Table
 from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
 from fostore.formats import is_store
+from fostore.formats.litter import is_litter
 from fostore.jsontext import dumps, loads
 from fostore.place import destination, inside
 
@@ -82,7 +83,7 @@ def refuse_target(path: Path, table: Table) -> None:
                 f"{str(path)!r} is the source as well ({source}); choose another destination"
             )
     is_zarr = any((path / name).exists() for name in _ZARR_FILES)
-    if path.is_dir() and not is_zarr and any(path.iterdir()):
+    if path.is_dir() and not is_zarr and not all(is_litter(p.name) for p in path.iterdir()):
         raise ArgumentError(
             f"{str(path)!r} is a folder of other things and is not replaced; choose another "
             "destination, or remove it yourself"

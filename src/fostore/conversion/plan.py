@@ -13,8 +13,10 @@ from fostore.conversion import files
 from fostore.conversion.changes import Changes, Encoded
 from fostore.conversion.files import FileFormat
 from fostore.conversion.hashing import Passing
-from fostore.conversion.sources import STREAM, guarded
+from fostore.conversion.sources import STREAM
+from fostore.conversion.stores import guarded
 from fostore.conversion.table import Table
+from fostore.conversion.unwritten import Watch, watched
 from fostore.creation import software
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError
@@ -52,6 +54,8 @@ class Plan:
     rows_at_once: int
     left_out: tuple[str, ...]
     lossy: tuple[str, ...]
+    watch: Watch | None
+    """Who looks for rows that nobody wrote, where the source may have some."""
 
     @property
     def is_plain(self) -> bool:
@@ -91,6 +95,7 @@ class Plan:
         ]
         lines += [f"left out    {what}" for what in self.left_out]
         lines += [f"lossy       {what}" for what in self.lossy]
+        lines += [f"note        {note}" for note in self.source.notes]
         return "\n".join(lines)
 
 
@@ -103,6 +108,7 @@ def make_plan(
     meta: Mapping[str, Any] | None = None,
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
+    allow_constant: bool = False,
 ) -> Plan:
     """Work a conversion out.
 
@@ -110,8 +116,11 @@ def make_plan(
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
     name = format or _format_of(destination)
-    if changes.selects:
-        source = guarded(source)  # nobody will compare the digest of what is only a part
+    if changes.selects or source.digest is None:
+        source = guarded(source, changes.rows)  # nobody will compare the digest of all
+    watch = None
+    if source.digest is None and source.checked == "none":  # not of ours
+        source, watch = watched(source, changes.rows, is_allowed=allow_constant)
     passing = Passing(source)
     selected = change.select(replace(source, batches=passing.batches), changes)
     steps = [change.encode(selected.schema, changes.kind, changes.dtype)]
@@ -165,6 +174,7 @@ def make_plan(
         whole or rows,
         left_out,
         tuple(what for step in steps for what in step.lost),
+        watch,
     )
 
 

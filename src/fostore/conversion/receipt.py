@@ -8,6 +8,12 @@ from typing import Any
 
 from fostore.jsontext import dumps
 
+_SOURCE = {
+    "full": "",
+    "part": ", the source in part",
+    "none": "; the source keeps no checksum of its own",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -34,7 +40,12 @@ class Receipt:
     measured: Mapping[str, Any] | None = None
     """The error of what is lossy: mean and largest TV and KL, changed argmax."""
     notes: Sequence[str] = ()
+    source_checked: str = "none"
+    """What of the rows was held against what the source keeps of them, its digest, block hashes and checksums: "full",
+    "part" (`notes` names the rows that could not be), or "none", where it keeps nothing."""
     verified: str = "full"
+    """What was read back and compared with what was written: "full", "sample" or "none"; "destination"
+    where all was, and some rows could not be checked against their source."""
     seconds: float = 0.0
     created: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
@@ -44,16 +55,24 @@ class Receipt:
         """Whether source and destination have one digest and nothing was left out."""
         return self.source_digest == self.destination_digest and not (self.left_out or self.lossy)
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """The axes of the rows with their sizes, such as {"sample": 1797, "class": 10}."""
+        schema = self.schema
+        sizes = {"member": schema["num_members"], "class": schema["num_classes"]}
+        return {axis: int(sizes.get(axis, self.num_rows)) for axis in schema["axes"]}
+
     def to_json(self) -> dict[str, Any]:
         """The receipt as JSON."""
-        return asdict(self)
+        return {**asdict(self), "axes": self.axes}
 
     def text(self) -> str:
         """The receipt as the lines that the command prints."""
         same = self.source_digest in (None, self.destination_digest)
         lines = [
             f"{self.source} ({self.source_format}) -> {self.destination} ({self.destination_format})",
-            f"rows      {self.num_rows:,}",
+            f"rows      {self.num_rows:,}, {self.schema['kind']} "
+            f"({', '.join(f'{axis} {size}' for axis, size in self.axes.items())})",
             f"digest    {self.destination_digest}"
             + ("" if same else ", another than the source's"),
         ]
@@ -66,7 +85,7 @@ class Receipt:
             )
             lines.append(f"measured  {shown}")
         lines += [f"note      {note}" for note in self.notes]
-        lines.append(f"verified  {self.verified}")
+        lines.append(f"verified  {self.verified}{_SOURCE[self.source_checked]}")
         return "\n".join(lines)
 
     def dumps(self) -> bytes:

@@ -20,7 +20,8 @@ from fostore.conversion.losses import Losses
 from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target, target_of
 from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.sources import STREAM, Source, guarded, open_table
+from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.stores import guarded
 from fostore.conversion.table import Batch, Table
 from fostore.creation import create_like, software
 from fostore.digest import store_digest
@@ -69,7 +70,14 @@ def convert(
     source_dtype: str | None = None,
     temperature: float | None = None,
     source_tol: float | None = None,
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    transpose: bool | None = None,
     allow_lossy: bool = False,
+    allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
     verify: str = "full",
     max_memory: int = 512 << 20,
@@ -77,6 +85,10 @@ def convert(
     progress: bool = True,
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
+
+    Every row is held against what its source keeps of it (a digest, hashes of blocks, checksums of
+    commits), also where only some are taken or the source is not finished: of a file that keeps one digest
+    alone the others are read for it. `Receipt.source_checked` says what could be told.
 
     An interrupted conversion goes on where it stopped when it is asked for again: what is there is
     kept beside the destination under `.NAME.part`.
@@ -95,9 +107,19 @@ def convert(
         class_names, ids: given to rows that have none.
         meta: added to the metadata.
         source_format, source_kind, source_dtype, temperature, source_tol: what a plain file does not say
-            itself; the last is how far from 1 its rows may sum.
+            itself; the last is how far from 1 its rows may sum. `source_kind` is also "percent".
+        id_column: the column or array beside the rows that says which sample a row is. By default one
+            with a known name (`id`, `filename`, a frame's index ...) whose keys are unique becomes the
+            ids; what is not taken stands in the receipt's notes.
+        columns: the columns that are the classes, in that order, of a table with a column a class.
+        drop: columns or arrays that are not looked at.
+        delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
+        transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
+        allow_constant: whether logits that are equal for all classes, and rows at the end that are all
+            the same, are taken from a source that fostore did not write: they look as if nobody had
+            written them. The receipt's notes then name them.
         receipt: where the receipt goes, as JSON.
         verify: "full" reads the result back and compares its digest, "sample" some rows, "none" nothing.
         max_memory: bytes that may be used, about.
@@ -109,6 +131,7 @@ def convert(
 
     Raises:
         ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
+        UncommittedError: the source is not finished; says which rows can be taken.
         StoreExistsError, LockedError, SpaceError, PlaceError: nothing was changed.
         FormatError, RowError, DamageError: the source is not what it should be; names where. The
             destination is as it was, and nothing is left beside it.
@@ -138,8 +161,15 @@ def convert(
         source_dtype=source_dtype,
         temperature=temperature,
         source_tol=source_tol,
+        id_column=id_column,
+        columns=columns,
+        drop=drop,
+        delimiter=delimiter,
+        decimal=decimal,
+        transpose=transpose,
         max_memory=max_memory,
         unit_rows=unit_rows,
+        allow_constant=allow_constant,
     )
     lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
     if lost and not allow_lossy:
@@ -178,8 +208,15 @@ def prepare(
     source_dtype: str | None = None,
     temperature: float | None = None,
     source_tol: float | None = None,
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    transpose: bool | None = None,
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
+    allow_constant: bool = False,
 ) -> tuple[Plan, Changes]:
     """What `convert` would do with these parameters; nothing is written."""
     hints = Hints(
@@ -189,6 +226,13 @@ def prepare(
         class_names=class_names,
         temperature=temperature,
         tol=source_tol,
+        id_column=id_column,
+        columns=columns,
+        drop=tuple(drop),
+        delimiter=delimiter,
+        decimal=decimal,
+        transpose=transpose,
+        is_keyed=ids is not None,
     )
     with scratch.beside(target_of(destination)):
         table = open_table(source, hints, rows)
@@ -202,6 +246,7 @@ def prepare(
         meta=check_json(dict(meta or {})),
         max_memory=max_memory,
         unit_rows=unit_rows,
+        allow_constant=allow_constant,
     )
     return plan, changes
 
@@ -370,12 +415,12 @@ class _Run:
 
     def _promised(self) -> Array | None:
         """The hashes of a sealed source that is copied as it is and read back in full; else None."""
-        table, header = self.plan.source, self.plan.header
-        if not self.plan.is_plain or self._level != "full" or table.block_hashes is None:
+        proof = self.plan.source.proof
+        if not self.plan.is_plain or self._level != "full" or proof is None:
             return None
-        hashes = table.block_hashes()
-        known = bool(hashes.any(axis=(1, 2)).all())
-        return hashes if known and store_digest(header, hashes) == table.digest else None
+        hashes = proof.hashes
+        known = hashes is not None and store_digest(self.plan.header, hashes)
+        return hashes if known == self.plan.source.digest else None
 
     def _distrust(self, start: int) -> None:
         """Rows of an earlier run are held against the source, whatever was asked for."""
@@ -388,10 +433,16 @@ class _Run:
         table = self.plan.source
         read = self._source_digest()
         if table.digest is not None and read is not None and read != table.digest:
+            self._read_guarded()
             raise DamageError(
                 f"{table.where} says that its digest is {table.digest}, and its rows have {read}: "
-                "they are damaged; `fostore verify` names the rows"
+                "they are damaged; restore it from a copy"
             )
+
+    def _read_guarded(self) -> None:
+        """Read the source once more; raises, and names the rows, where it is the source that is damaged."""
+        for _ in guarded(self.plan.source).batches(0, self.plan.rows_at_once):
+            pass
 
     def _source_digest(self) -> str | None:
         if self.plan.is_plain:
@@ -429,8 +480,7 @@ class _Run:
         self._level = "full"
         if found == self._digest and table.digest in (None, found):
             return
-        for _ in guarded(self.plan.source).batches(0, self.plan.rows_at_once):
-            pass  # raises, and names the rows, where it is the source that is damaged
+        self._read_guarded()
         raise self._otherwise(part, found, self._digest)
 
     def _otherwise(self, part: Path, found: str, expected: str) -> DamageError:
@@ -472,6 +522,8 @@ class _Run:
     def receipt(self) -> Receipt:
         """What was done."""
         plan, table = self.plan, self.plan.source
+        checked = "none" if table.digest is None else "full"
+        checked = checked if table.checked == "none" else table.checked
         return Receipt(
             source=table.where,
             source_format=table.format,
@@ -484,8 +536,9 @@ class _Run:
             left_out=plan.left_out,
             lossy=plan.lossy,
             measured=None if self._measures is None else self._measures.report(),
-            notes=tuple(table.notes),
-            verified=self._level,
+            notes=(*table.notes, *(plan.watch.notes if plan.watch is not None else ())),
+            source_checked=checked,
+            verified="destination" if checked == "part" and self._level == "full" else self._level,
             created=now(),
             software=software(),
         )

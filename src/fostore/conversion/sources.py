@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from fostore import digest, disk, geometry
+from fostore import disk
 from fostore.conversion import files
 from fostore.conversion.files import Hints
-from fostore.conversion.hashing import Digester
-from fostore.conversion.table import Batch, Table
-from fostore.errors import ArgumentError, DamageError, StoreNotFoundError
+from fostore.conversion.files._keys import agreed
+from fostore.conversion.stores import guarded, selection_table, store_table
+from fostore.conversion.table import Batch, Table, least_checked
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.place import absent, inside
-from fostore.ranges import describe
 from fostore.schema import Array, Column, Schema
 from fostore.store import Selection, Store
 from fostore.store import open as open_store
@@ -51,21 +51,21 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     """
     hints = hints or Hints()
     if isinstance(source, Table):
-        return source
+        return _agreeing(source, hints)
     if isinstance(source, Store):
-        return store_table(source, rows)
+        return _agreeing(store_table(source, rows), hints)
     if isinstance(source, Selection):
-        return selection_table(source)
+        return _agreeing(selection_table(source), hints)
     if isinstance(source, (list, tuple)):
         return joined([open_table(part, hints) for part in source])
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) == STREAM:
-        return files.file_format("jsonl").read(Path(STREAM), hints)
+        return _agreeing(files.file_format("jsonl").read(Path(STREAM), hints), hints)
     path, name = inside(source)  # type: ignore[arg-type]  # which refuses all else
     if name:
         hints = replace(hints, inside=name)
     with disk.refusing(path):
         if path.exists():
-            return _open_path(path, hints, rows)
+            return _agreeing(_open_path(path, hints, rows), hints)
         if not glob.has_magic(str(path)):
             raise StoreNotFoundError(absent(path))
         shards = sorted(glob.glob(str(path)), key=_natural)
@@ -74,10 +74,62 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     return joined([open_table(shard, hints) for shard in shards])
 
 
+def _agreeing(table: Table, hints: Hints) -> Table:
+    """The table, if every hint had an effect on it or says what it says itself.
+
+    Raises:
+        ArgumentError: a hint contradicts the source, or could change nothing.
+    """
+    schema = table.schema
+    says = {
+        "kind": schema.kind,
+        "dtype": schema.dtype,
+        "temperature": schema.temperature,
+        "tol": schema.sum_tolerance,
+    }
+    for name, (keyword, option) in _HINTS.items():
+        given = getattr(hints, name)
+        if given in (None, ()) or name in table.took or given == says.get(name):
+            continue
+        leave = f"leave {keyword}= ({option}) out"
+        if name in says and table.took:
+            raise ArgumentError(
+                f"{keyword}={given!r} has no effect on {schema.kind} of {table.where}; {leave}"
+            )
+        if name in says:
+            changes = "; kind= (--kind) changes what they become" if name == "kind" else ""
+            raise ArgumentError(
+                f"{table.where} says of itself that its {_CALLED[name]} is {says[name]!r}, and "
+                f"{keyword}={given!r} says otherwise: {leave}{changes}"
+            )
+        raise ArgumentError(f"{keyword}={given!r} has no effect on {table.where}; {leave}")
+    return table
+
+
+_CALLED = {"kind": "kind", "dtype": "dtype", "temperature": "temperature", "tol": "sum tolerance"}
+_HINTS = {
+    "kind": ("source_kind", "--source-kind"),
+    "dtype": ("source_dtype", "--source-dtype"),
+    "temperature": ("temperature", "--temperature"),
+    "tol": ("source_tol", "--source-tol"),
+    "id_column": ("id_column", "--id-column"),
+    "columns": ("columns", "--columns"),
+    "drop": ("drop", "--drop"),
+    "delimiter": ("delimiter", "--delimiter"),
+    "decimal": ("decimal", "--decimal"),
+    "transpose": ("transpose", "--transpose"),
+}
+"""What a user says of a file that may not say it itself, and how he says it."""
+
+
 def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
     suffix = path.suffix.lower()
     if hints.format is not None:
         return files.file_format(hints.format).read(path, hints)
+    if suffix == ".json":
+        from fostore.conversion.files.json import json_table  # which needs what is below
+
+        return json_table(path, hints, rows)
     if not hints.inside and suffix in STORES and is_store(path):
         return store_table(open_store(path), rows)
     if suffix in files.SUFFIXES:
@@ -92,9 +144,10 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         return files.file_format("plain-zarr").read(path, hints)
     if path.is_dir():
         return _folder(path, hints)
-    raise ArgumentError(
+    raise FormatError(
         f"{str(path)!r} has the suffix {path.suffix!r}; what can be read ends in one of "
-        f"{sorted({*STORES, *files.SUFFIXES})}"
+        f"{sorted({*STORES, *files.SUFFIXES})}; of another file say the format: source_format= (--from), "
+        f"one of {sorted(files.FILES)}"
     )
 
 
@@ -112,7 +165,7 @@ def _folder(path: Path, hints: Hints) -> Table:
     suffixes = {Path(shard).suffix.lower() for shard in shards}
     if len(suffixes) != 1:
         has = f"files of several formats ({', '.join(sorted(suffixes))})" if suffixes else "no file"
-        raise ArgumentError(
+        raise (ArgumentError if suffixes else FormatError)(
             f"the folder {str(path)!r} holds {has} that can be read; name the shards by a pattern, "
             f"such as {str(path)!r}/*.npy"
         )
@@ -125,150 +178,6 @@ def _natural(name: str) -> list[Any]:
 
 
 # ------------------------------------------------------------------ stores
-
-
-def store_table(store: Store, rows: slice | None = None) -> Table:
-    """All rows of a store, as they are stored; with `rows` those from 0 on that are committed.
-
-    Raises:
-        ArgumentError: rows that are wanted are not committed yet; says which.
-    """
-    header, missing = store.header, store.missing()
-    there = store.committed.prefix
-    stop = None if rows is None else rows.stop
-    if missing and (stop is None or not 0 <= stop <= there):
-        raise ArgumentError(
-            f"{describe(missing)} of {store.path} are missing; finish the store, or convert what is "
-            f"there: rows=slice(0, {there}), or --rows 0:{there}"
-        )
-    if missing:
-        return _rows_of(store, there, None)
-    return _rows_of(store, len(store), header.digest)
-
-
-def _rows_of(store: Store, num_rows: int, digest: str | None) -> Table:
-    header = store.header
-    reader = store.reader
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        views = [reader.column(i) for i in range(len(header.schema.columns))]
-        for first in range(start, num_rows, rows):
-            stop = min(first + rows, num_rows)
-            yield [view.read(first, stop) for view in views]
-
-    return Table(
-        where=str(store.path),
-        format=store.format,
-        schema=header.schema,
-        num_rows=num_rows,
-        batches=batches,
-        meta=header.meta,
-        identity=header.identity,
-        extra=header.extra,
-        digest=digest,
-        trusted=digest is not None,
-        block_hashes=None if digest is None else reader.block_hashes,
-    )
-
-
-def guarded(table: Table) -> Table:
-    """The table, whose every block of rows is held against its hash as it is read, if it has any.
-
-    So a part of a sealed store can be taken and damage in it is still found; where there is a digest
-    alone, all rows must pass before it can be. Whoever reads all rows and compares their digest does
-    not need it.
-    """
-    if table.digest is None or not table.num_rows:
-        return table
-    if table.block_hashes is None:
-        return replace(table, batches=_compared(table))
-    claimed, num_rows = table.block_hashes, table.num_rows
-    size = geometry.block_rows(table.schema.row_bytes)
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        known = claimed()
-        checked = -1
-        for batch in table.batches(start, rows):
-            stop = start + len(batch[0])
-            for block in range(start // size, -(-stop // size)):
-                first, last = block * size, min((block + 1) * size, num_rows)
-                if block == checked or not known[block].any():
-                    continue
-                inside = start <= first and last <= stop
-                columns = (
-                    [column[first - start : last - start] for column in batch]
-                    if inside
-                    else next(iter(table.batches(first, last - first)))
-                )
-                _check_block(table, columns, known[block], first, last)
-                checked = block
-            yield batch
-            start = stop
-
-    return replace(table, batches=batches, block_hashes=None)
-
-
-def _check_block(table: Table, columns: Batch, claimed: Array, first: int, last: int) -> None:
-    """Hold the rows `[first, last)`, a block, against its hashes."""
-    hashed = [i for i, column in enumerate(table.schema.columns) if column.hashed]
-    found = [digest.block_hash(columns[i]) for i in hashed]
-    if not np.array_equal(np.stack(found), claimed):
-        raise DamageError(
-            f"{table.where} is damaged: rows {first} to {last - 1} do not have the bytes that were "
-            "sealed; restore it from a copy",
-            ((first, last),),
-        )
-
-
-def _compared(table: Table) -> Callable[[int, int], Iterator[Batch]]:
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        if start:
-            yield from table.batches(start, rows)
-            return
-        with Digester(table.schema, table.num_rows) as digester:
-            for batch in table.batches(0, rows):
-                digester.update(batch)
-                yield batch
-            if digester.digest() != table.digest:
-                raise DamageError(
-                    f"{table.where} is damaged: its rows do not have the digest {table.digest}"
-                )
-
-    return batches
-
-
-def selection_table(selection: Selection) -> Table:
-    """The rows of a selection, renumbered from 0; of a sealed store each of their blocks is checked once."""
-    store = selection.store
-    reader, schema = store.reader, store.schema
-    size = geometry.block_rows(schema.row_bytes)
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        views = [reader.column(i) for i in range(len(schema.columns))]
-        whole = None if store.header.digest is None else _rows_of(store, len(store), None)
-        known = reader.block_hashes() if whole is not None else None
-        seen: set[int] = set()
-        for first in range(start, len(selection), rows):
-            wanted = np.asarray(selection.rows[first : first + rows], np.int64)
-            if whole is not None and known is not None:
-                for block in sorted(set((wanted // size).tolist()) - seen):
-                    begin, end = block * size, min((block + 1) * size, len(store))
-                    columns = [view.read(begin, end) for view in views]
-                    if known[block].any():
-                        _check_block(whole, columns, known[block], begin, end)
-                    seen.add(block)
-            yield [view.take(wanted) for view in views]
-
-    return Table(
-        where=f"{store.path} ({len(selection)} rows)",
-        format=store.format,
-        schema=schema,
-        num_rows=len(selection),
-        batches=batches,
-        files=(str(store.path),),
-        meta=store.meta,
-        extra=store.header.extra,
-    )
 
 
 # ------------------------------------------------------------------ shards
@@ -284,7 +193,7 @@ def joined(tables: Sequence[Table]) -> Table:
         if not tables:
             raise ArgumentError("no source was given")
         return tables[0]
-    tables = [guarded(table) for table in tables]
+    tables = agreed([guarded(table) for table in tables])
     first = tables[0]
     for other in tables[1:]:
         difference = _difference(first, other)
@@ -316,10 +225,11 @@ def joined(tables: Sequence[Table]) -> Table:
         identity=first.identity if all(t.identity == first.identity for t in tables) else {},
         digest=None,
         trusted=False,
-        block_hashes=None,
+        proof=None,
+        checked=least_checked(tables),
         files=[path for table in tables for path in table.files or (table.where,)],
         notes=(
-            *first.notes,
+            *(note for table in tables for note in table.notes),
             f"joined {len(tables)} sources: {', '.join(t.where for t in tables[:4])}",
         ),
     )

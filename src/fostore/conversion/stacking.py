@@ -13,8 +13,9 @@ from fostore import scratch
 from fostore.conversion.part import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.run import convert
-from fostore.conversion.sources import guarded, open_table
-from fostore.conversion.table import Batch, Table
+from fostore.conversion.sources import open_table
+from fostore.conversion.stores import guarded
+from fostore.conversion.table import Batch, Table, least_checked
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.schema import Schema
@@ -78,9 +79,13 @@ def stacked(tables: Sequence[Table]) -> Table:
         meta={**first.meta, "members": [dict(table.meta) for table in tables]},
         identity=identity,
         digest=None,
-        block_hashes=None,
+        proof=None,
+        checked=least_checked(tables),
         files=[path for table in tables for path in table.files or (table.where,)],
-        notes=tuple(f"member {i} is {table.where}" for i, table in enumerate(tables)),
+        notes=(
+            *(f"member {i} is {table.where}" for i, table in enumerate(tables)),
+            *(note for table in tables for note in table.notes),
+        ),
         trusted=False,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fostore.proof import Proof
 from fostore.schema import Array, Schema
 
 Batch = list[Array]
@@ -36,9 +37,22 @@ class Table:
     """The digest that the source claims, where it is a sealed store."""
     trusted: bool = False
     """Whether rows need no check of their values as long as their digest comes out as `digest`."""
-    block_hashes: Callable[[], Array] | None = None
-    """Of a sealed store: the hashes that its rows must have, uint8 (blocks, hashed columns, 32)."""
+    proof: Proof | None = None
+    """Of a store: what it keeps of its rows, which `conversion.stores.guarded` holds them against."""
+    checked: str = "none"
+    """What of the rows is held against their source as they are read: "full", "part" (`notes` names
+    the rest) or "none", as where a source keeps no checksum."""
     files: Sequence[str] = ()
     """The paths that the rows come from, where `where` is not the only one."""
     notes: Sequence[str] = ()
     """What the importer decided, for the receipt: a class order, a dtype that was widened."""
+    took: frozenset[str] = frozenset()
+    """The hints that the importer follows; any other has no effect, and must say what the file says."""
+    adopted: str | None = None
+    """The column beside the rows whose keys became the ids without being asked for."""
+
+
+def least_checked(tables: Sequence[Table]) -> str:
+    """What `Table.checked` says of several tables together."""
+    found = {table.checked for table in tables}
+    return found.pop() if len(found) == 1 else "part"

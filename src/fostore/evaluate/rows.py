@@ -118,6 +118,8 @@ class Rows:
     """Of a file that has them: the ids of the rows from `start` to `stop`, (stop - start,)."""
     numbers: int | None = None
     """Numbers that reading a row takes, where they are more than the row has."""
+    unfinished: str = ""
+    """What a store that is not finished misses, in words."""
 
     @property
     def numbers_a_row(self) -> int:
@@ -273,7 +275,9 @@ def _of_store(store: Store) -> Rows:
             f"{describe(store.missing())} of {store.path} are not committed; finish the store, or "
             "evaluate a part of it: store.select(rows)"
         )
-    return _of_take(store, str(store.path), len(store))
+    missing = store.missing()
+    unfinished = f"{describe(missing)} of {store.path} are not committed" if missing else ""
+    return replace(_of_take(store, str(store.path), len(store)), unfinished=unfinished)
 
 
 def _of_selection(selection: Selection) -> Rows:
@@ -352,11 +356,18 @@ def aligned(*sources: Rows) -> None:
     """Raise unless row i of every source has the same index, and as many classes.
 
     Raises:
+        UncommittedError: lengths differ, and a store is not finished.
         ArgumentError: lengths, indices or numbers of classes differ; names the first that does.
     """
     first = sources[0]
     for other in sources[1:]:
         if other.count != first.count:
+            for one in (first, other):
+                if one.unfinished:
+                    raise UncommittedError(
+                        f"{one.unfinished}; finish the store, or compare what is there: "
+                        f"store.select(range({one.count})) of both"
+                    )
             raise ArgumentError(
                 f"{first.where} has {first.count} rows and {other.where} has {other.count}; "
                 "compare the same samples: store.select(rows) takes a part of a store"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -30,11 +30,14 @@ class Run:
     `crc` is the crc32c of the rows (spec/integrity.md): the crc32c over the little-endian uint32
     values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
     A later run with the same start replaces an earlier one. None: covered by block hashes alone.
+    `earlier` holds what is still known of those that it replaced, as increasing `(stop, crc)`: they
+    tell where in the run damage lies.
     """
 
     start: int
     stop: int
     crc: int | None
+    earlier: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong in a store: where, which rows it touches (None: not tied to rows), and what."""
+    """Something in a store that should not be: where, which rows it touches (None: not tied to rows), and what.
+
+    `severity` is "damage" where something is lost, contradicts itself or is nobody's, and "warning"
+    where every row and all that the store says are right, and something lies about: litter of an
+    operating system, or what a kill left in the last step of sealing.
+    """
 
     where: str
     rows: Range | None
     message: str
+    severity: str = "damage"
 
 
 class ColumnView(Protocol):

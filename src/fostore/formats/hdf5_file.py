@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,29 @@ def read_record(fd: int, place: Place, magic: bytes, where: str) -> slots.Record
     raise DamageError(
         f"{where}: both slots are damaged, so what is committed is not known; restore the file from a copy"
     )
+
+
+def read_runs(fd: int, layout: Layout, path: Path) -> tuple[int, list[Run]]:
+    """The sequence of the newest commit and its entries, with what the commit before says of the same runs.
+
+    Raises:
+        DamageError: neither slot holds one. FormatError: entries that no writer files.
+    """
+    place, num_samples = layout.places[PROGRESS], layout.header.num_samples or 0
+    where = f"{path}, dataset 'progress'"
+    record = read_record(fd, place, RUNS_MAGIC, where)
+    entries = slots.unpack_runs(record.payload, num_samples, where)
+    before = slots.unpack(RUNS_MAGIC, 1 - record.slot, read_slots(fd, place)[1 - record.slot])
+    if before is None or before.sequence != record.sequence - 1:
+        return record.sequence, entries
+    known = {run.start: run for run in slots.unpack_runs(before.payload, num_samples, where)}
+    return record.sequence, [_with_earlier(run, known.get(run.start)) for run in entries]
+
+
+def _with_earlier(run: Run, before: Run | None) -> Run:
+    if before is None or before.crc is None or run.crc is None or not before.stop < run.stop:
+        return run
+    return replace(run, earlier=((before.stop, before.crc),))
 
 
 def write_record(fd: int, place: Place, magic: bytes, record: slots.Record) -> bool:

@@ -40,6 +40,7 @@ from fostore.formats.hdf5_file import (
     opened,
     recorded_end,
 )
+from fostore.formats.samefile import SameFile
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array
@@ -53,6 +54,10 @@ MAX_CHUNKS = 1 << 24
 _MAX_HEADER = 64 << 20
 _PIECE_BYTES = 256 << 10
 _KINDS = "fiu"
+_WITHOUT_USER_BLOCK = (
+    "copy what is in it to a file without one: with h5py.File(old) as a, h5py.File(new, 'w') as b: "
+    "[a.copy(name, b) for name in a]"
+)
 
 
 def open_sealed(path: Path, why: Exception) -> ForeignReader:
@@ -70,11 +75,13 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
     file = File(path)
     try:
         with file.root() as root:
+            if h5py.h5i.get_file_id(root).get_create_plist().get_userblock():
+                raise UnsupportedError(f"{path} has a user block; {_WITHOUT_USER_BLOCK}")
             header = _header(root, file)
             require_sealed(header, str(path), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=lambda: None, release=file.close)
+        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
     except BaseException:
         file.close()
         raise
@@ -94,6 +101,7 @@ class File:
         self._closing = weakref.finalize(self, os.close, self._fd)
         self._closing.atexit = False
         self.size = os.fstat(self._fd).st_size
+        self.same = SameFile(path, self._fd)
         end = recorded_end(self._fd)
         if self.size < end:
             self.close()
@@ -187,8 +195,7 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         raise FormatError(f"{where} is a single number")
     row_bytes = math.prod(shape[1:]) * stored.itemsize
     plist = dataset.get_create_plist()
-    if h5py.h5i.get_file_id(root).get_create_plist().get_userblock():
-        raise UnsupportedError(f"{file.path} has a user block; copy it without one")
+    has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
     if plist.get_layout() == h5py.h5d.CONTIGUOUS:
         rows = max(min(_PIECE_BYTES // max(row_bytes, 1), shape[0]), 1)
         chunk_shape = (rows, *shape[1:])
@@ -198,6 +205,9 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         return _array(where, stored, shape, chunk_shape, flat)
     if plist.get_layout() != h5py.h5d.CHUNKED:
         raise UnsupportedError(f"{where} has the layout 'compact', expected chunks or contiguous")
+    if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
+        # Older libraries name the places of chunks now with and now without the user block.
+        raise UnsupportedError(f"{where} is chunked behind a user block; {_WITHOUT_USER_BLOCK}")
     chunk_shape = tuple(int(n) for n in plist.get_chunk())
     check_chunks(shape, chunk_shape, stored.itemsize, where)
     filters = _filters(plist, stored, where)
@@ -209,6 +219,31 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         chunk_shape,
         _Chunked(file, where, stored, shape, chunk_shape, filters, table),
     )
+
+
+def read_foreign_texts(
+    root: Any, name: str, file: File, start: int, stop: int
+) -> tuple[int, list[Any]]:
+    """How many texts a dataset has along its only axis, and those of `[start, stop)`, as bytes.
+
+    Texts of any length lie in heaps that only HDF5 itself can read: it reads them here, from the
+    descriptor, and with no other filter than those that are decoded.
+
+    Raises:
+        UnsupportedError: more axes, or a filter that is not decoded.
+        UnsafeError: links, other files, or chunks that take too much memory.
+    """
+    where = f"{file.path}, dataset {name!r}"
+    dataset = open_dataset(root, name, file.path)
+    shape = tuple(int(n) for n in dataset.shape)
+    if len(shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
+        raise UnsupportedError(f"{where} is no list of texts")
+    plist = dataset.get_create_plist()
+    if plist.get_layout() == h5py.h5d.CHUNKED:
+        check_chunks(shape, plist.get_chunk(), dataset.dtype.itemsize, where)
+        _filters(plist, dataset.dtype, where)
+    texts = h5py.Dataset(dataset)[start : min(stop, shape[0])]
+    return shape[0], [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
 
 
 def _array(
@@ -293,7 +328,7 @@ class _Flat:
         stop = min(start + self._piece_rows, self._shape[0])
         try:
             if self._offset is None:
-                raise CodecError("it has no bytes in the file")
+                raise CodecError("it has no bytes in the file: nobody wrote it")
             size = (stop - start) * self._row_bytes
             data = self._file.read(self._offset + start * self._row_bytes, size)
         except CodecError as error:
@@ -333,7 +368,7 @@ class _Chunked:
         at = int(np.searchsorted(self._table[:, 0], np.uint64(number)))
         try:
             if at == len(self._table) or int(self._table[at, 0]) != number:
-                raise CodecError(f"its chunk {list(index)} is missing")
+                raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
             _, offset, size, mask = map(int, self._table[at])
             filters = [f for bit, f in enumerate(self._filters) if not mask >> bit & 1]
             if size > (codecs.packed_limit(self._nbytes) if filters else self._nbytes):

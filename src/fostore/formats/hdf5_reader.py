@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,17 @@ from fostore.formats.hdf5_file import (
     open_store,
     read_hashes,
     read_record,
+    read_runs,
     read_slots,
     sealed_and_open,
 )
 from fostore.formats.view import view_of
-from fostore.header import MAX_TEXT, Header
+from fostore.header import CHECKSUM, MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array
+
+_CHANGING = {"sealed", "digest", "updated", "software", "identity", CHECKSUM}
+"""Keys of the header that a writer changes on its way."""
 
 
 class HDF5Reader:
@@ -56,9 +61,10 @@ class HDF5Reader:
 
     def _begin(self, fd: int, layout: Layout) -> None:
         """Take `fd` as the file from now on."""
+        sequence, entries = read_runs(fd, layout, self._path)
         self._open_fd, self._layout, self.header = fd, layout, layout.header
         self._views: dict[int, ColumnView] = {}
-        self._read_runs()
+        self._show(sequence, entries)
         self._closing = weakref.finalize(self, os.close, fd)
         self._closing.atexit = False
 
@@ -68,46 +74,51 @@ class HDF5Reader:
             raise ArgumentError(f"the reader of {self._path} is closed; open it again")
         return self._open_fd
 
-    def _read_runs(self) -> None:
-        where = f"{self._path}, dataset 'progress'"
-        record = read_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, where)
-        self._entries = slots.unpack_runs(record.payload, self.header.num_samples or 0, where)
-        self.committed = Ranges.of(*((run.start, run.stop) for run in self._entries))
+    def _show(self, sequence: int, entries: list[Run]) -> None:
+        self._sequence, self._entries = sequence, entries
+        self.committed = Ranges.of(*((run.start, run.stop) for run in entries))
 
     def refresh(self) -> None:
-        """See what has been committed since, in the file that is open or in the larger copy that replaced it."""
+        """See what has been committed since, in the file that is open or in the larger copy that replaced it.
+
+        What was seen once stays: where the newest slot was damaged since, the one before shows fewer rows.
+
+        Raises:
+            StoreNotFoundError, FormatError: nothing, or another store, lies at the path now; open it
+                anew. The rows that were there can still be read.
+        """
         with self._guard:
-            if not self._is_current() and self._follow():
+            if not self._is_current():
+                self._follow()
                 return
             where = f"{self._path}, dataset 'header'"
             record = read_record(self._fd, self._layout.places[HEADER], HEADER_MAGIC, where)
-            if record.sequence != self._layout.header_sequence:
-                self.header = Header.from_json(jsontext.loads(record.payload, where), where)
-                self._layout = replace(
-                    self._layout, header=self.header, header_sequence=record.sequence
-                )
-            self._read_runs()
+            header = Header.from_json(jsontext.loads(record.payload, where), where)
+            self._expect_same(header)
+            if record.sequence > self._layout.header_sequence:
+                self.header = header
+                self._layout = replace(self._layout, header=header, header_sequence=record.sequence)
+            sequence, entries = read_runs(self._fd, self._layout, self._path)
+            if sequence > self._sequence:
+                self._show(sequence, entries)
 
-    def _follow(self) -> bool:
-        """Move to the file that has taken the path, if it is the same store."""
-        try:
-            fd = open_store(self._path)
-        except (FileNotFoundError, FormatError):
-            return False
+    def _expect_same(self, header: Header) -> None:
+        old = self.header
+        if (old.id, old.schema, old.unit_rows) != (header.id, header.schema, header.unit_rows):
+            raise FormatError(f"{self._path} is another store than before; open it again")
+
+    def _follow(self) -> None:
+        """Move to the file that has taken the path, which must be the same store."""
+        fd = open_store(self._path)
         try:
             layout = inspect(fd, self._path)
-            if layout.header.id == self.header.id:
-                closing = self._closing
-                self._begin(fd, layout)
-                closing()
-                return True
-        except FormatError:
-            pass
+            self._expect_same(layout.header)
+            closing = self._closing
+            self._begin(fd, layout)
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)
-        return False
+        closing()
 
     def _is_current(self) -> bool:
         """Whether the path still names the file that is open."""
@@ -134,8 +145,14 @@ class HDF5Reader:
             _ = view.array  # maps now, while it is known which file the path names
             if self._is_current():
                 return view
-            self.refresh()
-        raise DamageError(f"another file has taken the place of {self._path}; open it again")
+            try:
+                self._follow()
+            except (FormatError, FileNotFoundError) as error:
+                raise self._replaced() from error
+        raise self._replaced()
+
+    def _replaced(self) -> DamageError:
+        return DamageError(f"another store has taken the place of {self._path}; open it again")
 
     def segments(self, index: int) -> Sequence[Segment]:
         """Where the committed rows of a column lie, in order."""
@@ -189,10 +206,12 @@ class HDF5Reader:
             if mirror is None:
                 yield Finding(name, None, f"plain readers find no {name!r}")
             elif not _says(mirror.text, value):
-                message = (
-                    f"{name!r} says something else than the header; resuming the store mends it"
+                is_older = _says_of_before(mirror.text, value)
+                what = (
+                    "what the header said before" if is_older else "something else than the header"
                 )
-                yield Finding(name, None, message)
+                message = f"{name!r} says {what}, to plain readers; resuming the store mends it"
+                yield Finding(name, None, message, "warning" if is_older else "damage")
         for name in layout.foreign:
             yield Finding(name, None, "not written by fostore")
 
@@ -231,6 +250,22 @@ class HDF5Reader:
             self._closing()
 
 
+def _says_of_before(text: bytes, value: Mapping[str, Any]) -> bool:
+    """Whether a mirror is of the same store and of the same rows, as a kill before it was brought up leaves it."""
+    try:
+        there = jsontext.loads(text.rstrip(b"\0"), "")
+    except FormatError:
+        return False
+    if not isinstance(there, dict):
+        return False
+    names = (there.keys() | value.keys()) - _CHANGING if "id" in value else ()
+    return all(_plain(there.get(name)) == _plain(value.get(name)) for name in names)
+
+
+def _plain(value: object) -> object:
+    return jsontext.loads(jsontext.dumps(value), "")
+
+
 def _says(text: bytes, value: object) -> bool:
     text = text.strip(b"\0 ")
     if len(text) > MAX_TEXT:
@@ -239,4 +274,4 @@ def _says(text: bytes, value: object) -> bool:
         there = jsontext.loads(text, "")
     except FormatError:
         return False
-    return bool(there == jsontext.loads(jsontext.dumps(value), ""))
+    return bool(there == _plain(value))

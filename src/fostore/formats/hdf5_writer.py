@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from fostore.formats.hdf5_file import (
     Layout,
     inspect,
     read_hashes,
-    read_record,
+    read_runs,
     sealed_and_open,
     write_record,
 )
@@ -38,8 +37,8 @@ _COPY_BYTES = 8 << 20
 class HDF5Writer:
     """A store in an HDF5 file, opened for writing; see `fostore.formats.UnitWriter`.
 
-    A sealed unit has all its block hashes; once they are synced, the next slot merges its runs into
-    one entry without a checksum, so that a slot holds little more than the units in progress.
+    A sealed unit has all its block hashes; once they are durable, a slot merges its runs into one
+    entry without a checksum, so that a slot holds little more than the units in progress.
     """
 
     header: Header
@@ -58,19 +57,14 @@ class HDF5Writer:
     def _adopt(self, fd: int) -> None:
         """Take `fd` as the file from now on, and what it says as what is."""
         layout = inspect(fd, self._path)
-        where = f"{self._path}, dataset 'progress'"
-        record = read_record(fd, layout.places[PROGRESS], RUNS_MAGIC, where)
-        entries = slots.unpack_runs(record.payload, layout.header.num_samples or 0, where)
+        self._sequence, entries = read_runs(fd, layout, self._path)
         self._fd, self._layout, self.header = fd, layout, layout.header
-        self._sequence = record.sequence
         self._marked, runs = sealed_and_open(self.header, entries, short_unit=False)
         self.sealed, self.runs = self._marked, tuple(runs)
         self._open: dict[int, tuple[Run, ...]] = {}
         for run in runs:
             self._file(self._open, run)
         self._stale = {u for u in self._open if read_hashes(fd, layout, *self._bounds(u)).any()}
-        self._unsynced: set[int] = set()
-        self._unmarked = False
 
     def write(self, column: int, start: int, rows: Array) -> None:
         """Write rows at `start` into the page cache; an error leaves committed rows untouched."""
@@ -96,15 +90,7 @@ class HDF5Writer:
 
     def sync(self) -> None:
         """Make everything durable that was written before the call."""
-        with self._guard:
-            hashed = set(self._unsynced)
         disk.sync_data(self._fd)
-        with self._guard:
-            for unit in hashed:
-                self._marked = self._marked.add(*self._bounds(unit))
-                self._open.pop(unit, None)
-            self._unsynced -= hashed
-            self._unmarked = self._unmarked or bool(hashed)
 
     def commit(self, runs: Sequence[Run]) -> None:
         """Record runs in the slot that is not the newest, and sync it.
@@ -134,7 +120,7 @@ class HDF5Writer:
         record = slots.Record(self._sequence + 1, payload)
         write_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, record)
         disk.sync_data(self._fd)
-        self._sequence, self._open, self._unmarked = record.sequence, runs, False
+        self._sequence, self._open = record.sequence, runs
 
     def _reopen(self, unit: int) -> None:
         """Let a unit go on that has block hashes: from now on its rows have checksums instead.
@@ -193,7 +179,11 @@ class HDF5Writer:
         open_units[unit] = (*kept, run)
 
     def seal(self, units: Sequence[WholeUnit]) -> None:
-        """File the block hashes of whole units; durable with the next `sync`."""
+        """File the block hashes of whole units, and once they are durable the slot that says so.
+
+        Hashes that lie there tell nothing of themselves: a write that failed leaves half of one.
+        """
+        known = []
         place = self._layout.places[HASHES]
         for whole in units:
             hashes = whole.hashes
@@ -207,8 +197,15 @@ class HDF5Writer:
             start = whole.unit * self.header.unit_rows
             with self._guard:
                 self.sealed = self.sealed.add(start, start + whole.num_rows)
-                if hashes.any(axis=2).all():  # one is unknown: the runs keep their checksums
-                    self._unsynced.add(whole.unit)
+            if hashes.any(axis=2).all():  # else one is unknown: the runs keep their checksums
+                known.append(whole.unit)
+        if not known:
+            return
+        disk.sync_data(self._fd)
+        with self._guard:
+            for unit in known:
+                self._marked = self._marked.add(*self._bounds(unit))
+            self._record({u: runs for u, runs in self._open.items() if u not in known})
 
     def hashes(self, unit: int) -> Array:
         """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""
@@ -235,8 +232,6 @@ class HDF5Writer:
         num_samples = self.header.num_samples or 0
         if header.num_samples != num_samples or not self.sealed.covers(0, num_samples):
             raise ArgumentError(f"not all of the {header.num_samples} rows are in sealed units")
-        self.sync()
-        self.commit(())
         self._put_header(header)
 
     def _put_header(self, header: Header) -> None:
@@ -264,7 +259,6 @@ class HDF5Writer:
                 f"{self._path} must be rebuilt, and what others have put there would be lost: "
                 f"{list(self._layout.foreign)}; move that to another file first"
             )
-        self.sync()  # what was sealed counts as sealed in the new file
         entries = self._entries(self._open)
         committed = Ranges.of(*((run.start, run.stop) for run in entries))
 
@@ -292,15 +286,8 @@ class HDF5Writer:
         """Close the file; what was not committed is gone."""
         if self._fd < 0:
             return
-        try:
-            # Saves the next writer to check units that are sealed; a forked child must not write.
-            if (self._unsynced or self._unmarked) and self._pid == os.getpid():
-                with suppress(OSError):
-                    self.sync()
-                    self.commit(())
-        finally:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 def check_planned(header: Header) -> int:

@@ -10,7 +10,7 @@ import json
 import struct
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from fostore.digest import checksum
@@ -213,8 +213,8 @@ def _sound_records(
 def _before_one_byte_changed(record: bytes, sequence: int, left: int) -> Run | None:
     """The run of an unsound record that some other value of one byte makes sound and the next one due.
 
-    A write that a crash tore is no such record: disks write multiples of 8 bytes at least, and each
-    8 bytes at which a record can be torn leave the magic or the checksum out, 4 bytes.
+    A write that a crash tore is no such record: a disk writes sectors whole, so that of a record its
+    beginning is lost, with the magic, or its end, with the checksum, or both: 4 bytes at least.
     """
     body, own = record[:-4], _CRC.unpack(record[-4:])[0]
     if checksum(body) == own:
@@ -248,6 +248,7 @@ class _Runs:
         self._num_samples = num_samples
         self._starts: list[int] = []
         self._runs: dict[int, Run] = {}
+        self._earlier: dict[int, list[tuple[int, int]]] = {}
 
     def add(self, run: Run) -> str | None:
         """Take a run in, or say what is wrong with it."""
@@ -259,6 +260,8 @@ class _Runs:
             return f"has rows to {run.stop - 1} and the store plans {self._num_samples} rows"
         old = self._runs.get(run.start)
         if old is not None and old.stop <= run.stop and run.stop <= self._next(run.start):
+            if old.crc is not None and old.stop < run.stop:
+                self._earlier.setdefault(run.start, []).append((old.stop, old.crc))
             self._runs[run.start] = run
             return None
         at = bisect_left(self._starts, run.start)
@@ -273,13 +276,15 @@ class _Runs:
             end += 1
         for start in self._starts[at:end]:
             del self._runs[start]
+            self._earlier.pop(start, None)
         del self._starts[at:end]
         insort(self._starts, run.start)
         self._runs[run.start] = run
         return None
 
     def sorted(self) -> tuple[Run, ...]:
-        return tuple(self._runs[start] for start in self._starts)
+        runs = (self._runs[start] for start in self._starts)
+        return tuple(replace(r, earlier=tuple(self._earlier.get(r.start, ()))) for r in runs)
 
     def _next(self, start: int) -> int:
         at = bisect_left(self._starts, start) + 1

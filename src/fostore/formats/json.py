@@ -71,12 +71,15 @@ class JsonReader:
 
         try:
             with Source(path) as source:
+                self._same = source.same
                 contents = read_checked(source, spools, add)
             if contents.header is None:
                 raise FormatError(
                     f"{path} holds no distributions, so its number of classes is unknown"
                 )
             self.header = contents.header
+            self.is_plain = contents.is_plain
+            """Whether the document says nothing of its rows, so that they were taken for probabilities."""
             self.committed = contents.ranges
             self._views = [
                 ArrayView(spool.array(column.shape, column.numpy_dtype))
@@ -87,7 +90,8 @@ class JsonReader:
                 each.close()
 
     def refresh(self) -> None:
-        """Nothing: a file is replaced as a whole, and this reader keeps the one that it opened."""
+        """A file does not grow; raises where another one lies at the path now. The rows can still be read."""
+        self._same.check()
 
     def column(self, index: int) -> ColumnView:
         """The view of a column; see `Reader`."""

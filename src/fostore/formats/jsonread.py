@@ -89,15 +89,34 @@ class Contents:
     header: Header | None
     meta: Mapping[str, Any]
     ranges: Ranges
+    notes: Sequence[str] = ()
+    """What was read otherwise than it stands."""
+    is_plain: bool = False
+    """Whether the document says nothing of its rows, which have not been checked then."""
 
 
-def read_checked(source: Source, columns: Sequence[Kept], add: Callable[[], Kept]) -> Contents:
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """How the rows of a document are read that has no header; they are not checked, and nothing is guessed."""
+
+    dtype: str = "f8"
+    nulls: bool = False
+
+
+def read_checked(
+    source: Source,
+    columns: Sequence[Kept],
+    add: Callable[[], Kept],
+    plain: Plain | None = None,
+) -> Contents:
     """Read a document whole and check every row.
 
     Args:
-        source: the file, with its cursor at 0.
+        source: the file, with its cursor at its beginning.
         columns: grows by what `add` gives; afterwards one a column of the schema.
         add: makes room for a column, and appends it to `columns`.
+        plain: for a caller who knows, or will ask, what the rows of a document without a header are.
+            None: they must be probabilities.
 
     Raises:
         FormatError: the document, its header or a row is not what it must be.
@@ -110,7 +129,8 @@ def read_checked(source: Source, columns: Sequence[Kept], add: Callable[[], Kept
     def wanted_of(meta: dict[str, Any]) -> Wanted:
         metas.append(meta)
         if KEY not in meta:
-            return [(Table("distributions", np.dtype("f8")), add().put)]
+            said = plain or Plain()
+            return [(Table("distributions", np.dtype(said.dtype), nulls=said.nulls), add().put)]
         described = meta.pop(KEY)
         header = Header.from_json({KEY: described, "meta": meta}, where)
         known.append(header)
@@ -120,7 +140,8 @@ def read_checked(source: Source, columns: Sequence[Kept], add: Callable[[], Kept
             for i, column in enumerate(schema.columns)
         ]
 
-    read_document(source, wanted_of)
+    notes: list[str] = []
+    read_document(source, wanted_of, notes)
     meta, ranges = metas[0], columns[0].ranges
     if known:
         header = known[0]
@@ -133,9 +154,9 @@ def read_checked(source: Source, columns: Sequence[Kept], add: Callable[[], Kept
         _check_plan(header, ranges, where)
         _check_rows(header, ranges, columns, where)
         return Contents(header, meta, ranges)
-    if not len(ranges):
-        return Contents(None, meta, ranges)
-    return Contents(_guess_header(meta, ranges, columns, where), meta, ranges)
+    if plain is not None or not len(ranges):
+        return Contents(None, meta, ranges, notes, is_plain=True)
+    return Contents(_guess_header(meta, ranges, columns, where), meta, ranges, notes, is_plain=True)
 
 
 # ------------------------------------------------------------------ columns

@@ -11,6 +11,7 @@ import numpy as np
 
 from fostore import disk, jsontext
 from fostore.errors import FormatError, UnsafeError
+from fostore.formats.samefile import SameFile
 from fostore.header import MAX_TEXT
 
 CHUNK = 128 << 10
@@ -18,6 +19,9 @@ CHUNK = 128 << 10
 
 MAX_VALUE = MAX_TEXT
 """Bytes of a value that is parsed as a whole: `meta`, and what is no table."""
+
+BOM = b"\xef\xbb\xbf"
+"""What some editors and spreadsheets write before UTF-8; it says nothing."""
 
 SHOWN = 60
 SPACE = b" \t\r\n"
@@ -47,9 +51,10 @@ class Source:
         self.chunk = CHUNK
         fd, self.size = disk.open_named(path, "a JSON file")
         self._file = os.fdopen(fd, "rb", buffering=0)
+        self.same = SameFile(path, fd)
         self.data = b""
         self.at = 0
-        self._start = 0
+        self._start = len(BOM) if self._read(0, len(BOM)) == BOM else 0
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +101,8 @@ class Source:
         self.expect(b":", "a colon")
         return name, offset
 
-    def value(self, name: str) -> Any:
-        """The value of a key, parsed strictly.
+    def value(self, name: str, strange: list[str] | None = None) -> Any:
+        """The value of a key, parsed strictly; `strange` as `jsontext.loads` has it.
 
         Raises:
             UnsafeError: it takes more bytes than metadata may.
@@ -105,7 +110,7 @@ class Source:
         self.peek()
         begin = self.offset
         self.skip()
-        return self._loads(self._text(begin, self.offset, name), repr(name), begin)
+        return self._loads(self._text(begin, self.offset, name), repr(name), begin, strange)
 
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
@@ -193,15 +198,16 @@ class Source:
                 self.fail(f"the text ends inside {name!r}", begin)
         return b"".join(parts)
 
-    def _loads(self, text: bytes, name: str, offset: int) -> Any:
+    def _loads(self, text: bytes, name: str, offset: int, strange: list[str] | None = None) -> Any:
         try:
             decoded = text.decode("utf-8")
         except UnicodeDecodeError as error:
             self.fail("this is not UTF-8", offset + error.start)
         try:
-            return jsontext.loads(decoded, "")
+            return jsontext.loads(decoded, "", strange=strange)
         except FormatError:  # the line costs a look at all that comes before
-            return jsontext.loads(decoded, f"{self.where}{self.line(offset)}: {name}")
+            where = f"{self.where}{self.line(offset)}: {name}"
+            return jsontext.loads(decoded, where, strange=strange)
 
 
 def _depth_after(piece: bytes, depth: int) -> int | None:

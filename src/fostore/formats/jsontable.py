@@ -339,6 +339,14 @@ def _refuse_value(
         found = _shape(value)
         if found is not None and found != shape:
             shown += f" of shape {list(found)}"
+    if table.dtype is not None and b"null" in value:
+        wanted += (
+            "; null is minus infinity of log_probs and logits: say source_kind= (--source-kind)"
+        )
+    elif table.dtype is not None and (b"NaN" in value or b"Infinity" in value):
+        wanted += (
+            "; JSON has no NaN and no infinity: leave such samples out, or write their numbers"
+        )
     _refuse_row(source, table, name, offset, f"is {shown}, expected {wanted}")
 
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from fostore import digest, disk, geometry
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import widen
 from fostore.errors import ArgumentError, RowError
-from fostore.formats import Reader
 from fostore.header import Header
 from fostore.jsontext import check_json, dumps
 from fostore.ranges import Range, Ranges
@@ -81,7 +80,7 @@ def save(
 
 
 def export(
-    path: Path, reader: Reader, meta: Mapping[str, Any] | None = None, *, in_place: bool = False
+    path: Path, reader: Readable, meta: Mapping[str, Any] | None = None, *, in_place: bool = False
 ) -> None:
     """Write all committed rows of an open store, every column as it is stored, and its header.
 
@@ -91,7 +90,8 @@ def export(
     merged = {**reader.header.meta, **_checked_meta(meta)}
 
     def read(column: int, start: int, stop: int) -> Array:
-        return reader.column(column).read(start, stop)
+        rows: Array = reader.column(column).read(start, stop)
+        return rows
 
     header = replace(reader.header, meta=merged)
     if in_place:
@@ -121,6 +121,18 @@ def table_name(schema: Schema, column: int) -> str:
     """The key under which a column's rows stand: the guide's for probabilities, else the column's name."""
     name = schema.columns[column].name
     return "distributions" if column == 0 and schema.kind == "probs" else name
+
+
+class Readable(Protocol):
+    """What is written of a reader: its header, which rows there are, and its columns one after another."""
+
+    @property
+    def header(self) -> Header: ...
+    @property
+    def committed(self) -> Ranges: ...
+    def column(self, index: int) -> Any:
+        """The column at `index`, with `read(start, stop)`."""
+        ...
 
 
 # ------------------------------------------------------------------ what a caller gives

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from fostore import disk
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
+from fostore.formats.litter import is_litter
 from fostore.formats.zarr_folder import (
     JOURNAL,
     METADATA,
     TAIL,
+    Folder,
     State,
     is_temporary,
     names_in,
@@ -21,6 +24,8 @@ from fostore.formats.zarr_folder import (
 )
 from fostore.formats.zarr_reader import locate, read_hashes
 from fostore.ranges import Ranges, describe
+
+_SHOWN = 5
 
 
 def findings(state: State) -> Iterator[Finding]:
@@ -46,6 +51,7 @@ def findings(state: State) -> Iterator[Finding]:
         yield from _column(state, index, in_progress)
     yield from _strangers(folder.hash_array, {METADATA, "c"}, sealed)
     yield from _hashes(state, in_progress)
+    yield from _litter(folder)
 
 
 def _array_files(state: State, index: int) -> Iterator[Finding]:
@@ -181,6 +187,24 @@ def _strangers(folder: Path, expected: Iterable[str], sealed: bool) -> Iterator[
         temporary = is_temporary(name)
         if temporary and not sealed:
             continue  # a writer's, at work or killed: the next one removes it
-        left = temporary or name.startswith((JOURNAL, TAIL))
-        what = "was left by a run that is over" if left else "is no part of the store"
-        yield Finding(folder.name, None, f"{folder / name} {what}")
+        if temporary or name.startswith((JOURNAL, TAIL)):
+            message = f"{folder / name} was left by a run that is over, and may be removed"
+            yield Finding(folder.name, None, message, "warning")
+        else:
+            yield Finding(folder.name, None, f"{folder / name} is no part of the store")
+
+
+def _litter(folder: Folder) -> Iterator[Finding]:
+    """All litter as one finding: a file manager leaves some in every folder."""
+    found: list[str] = []
+    for place in (folder.path, *(f for array, _ in folder.arrays() for f in (array, array / "c"))):
+        with suppress(FileNotFoundError), os.scandir(place) as entries:
+            found += [entry.name for entry in entries if is_litter(entry.name)]
+    if found:
+        names = sorted(set(found))
+        shown = ", ".join(repr(name) for name in names[:_SHOWN]) + (" ..." * (len(names) > _SHOWN))
+        message = (
+            f"{len(found)} files of an operating system or a sync tool lie in {folder.path} ({shown}); they "
+            "harm nothing and may be removed"
+        )
+        yield Finding(folder.path.name, None, message, "warning")

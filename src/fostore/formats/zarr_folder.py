@@ -22,6 +22,7 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.formats import Run, stranger
+from fostore.formats.litter import is_litter
 from fostore.formats.zarr_layout import HASHES, Hashes, Shards, parse_array
 from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Range, Ranges
@@ -266,9 +267,9 @@ def group_metadata(header: Header) -> bytes:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder of the store."""
+    """The names in a folder of the store, without litter of the operating system."""
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries]
+        return [entry.name for entry in entries if not is_litter(entry.name)]
 
 
 def is_temporary(name: str) -> bool:

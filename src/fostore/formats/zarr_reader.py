@@ -50,16 +50,19 @@ class ZarrReader:
         self.committed = state.committed
 
     def refresh(self) -> None:
-        """See what has been committed since.
+        """See what has been committed since; what was seen once stays, also where a journal was damaged since.
 
         Raises:
-            FormatError: another store lies at the path now; open it anew.
+            StoreNotFoundError, FormatError: nothing, or another store, lies at the path now; open it
+                anew. The rows that were there can still be read.
         """
         with self._guard:  # all of it: the thread that looked last must have its way
             state = load(self.path, strict=False)
             old, new = self.header, state.header
             if (old.id, old.schema, old.unit_rows) != (new.id, new.schema, new.unit_rows):
                 raise FormatError(f"{self.path} is another store than before; open it again")
+            if not all(state.committed.covers(*rows) for rows in self.committed):
+                return
             if state.committed != self.committed or state.open_units().keys() != self._open.keys():
                 self._views = {}  # more rows, or tails that have other names now
             self._take(state)

@@ -14,14 +14,14 @@ from typing import Any, overload
 import numpy as np
 
 from fostore import identity
+from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
-from fostore.generate.adapters import adapt
+from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
-from fostore.generate.numpy_source import is_array
 from fostore.generate.source import (
     Indices,
     MapSource,
@@ -55,6 +55,8 @@ class Generator(ABC):
         output_transform: Callable[[Any], Any] | None = None,
         input_getter: Callable[[Any], Any] | None = None,
         model_name: str | None = None,
+        *,
+        members: bool = False,
     ) -> None:
         output.check_modes(output_mode)
         self._many = isinstance(model, (list, tuple)) and not callable(model)
@@ -79,6 +81,7 @@ class Generator(ABC):
         self.output_transform = output_transform
         self.input_getter = input_getter
         self.model_name = model_name
+        self.members = members
         self._arrays_seen = 0
 
     def _adapt(self, model: Any) -> Any:
@@ -124,6 +127,7 @@ class Generator(ABC):
         tol: float | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         temperature: float = 1.0,
+        pad_last: bool = False,
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
@@ -137,7 +141,8 @@ class Generator(ABC):
 
         Args:
             dataset_or_loader: a Dataset (`__len__` and `__getitem__`), a Subset, an iterable of
-                samples, or a loader that does not shuffle. Not a single batch.
+                samples, or a loader that does not shuffle; or what has rows: a frame, an Arrow table, a
+                sparse matrix, a column, an array on disk. Not a single batch.
             progress: whether to show a bar on stderr.
             store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
 
@@ -164,10 +169,13 @@ class Generator(ABC):
             tol: how far a row's sum may be from 1; by default from the dtype.
             collate_fn: makes a batch of a list of samples.
             temperature: by which logits are divided before the softmax.
+            pad_last: the model takes batches of the full size only: the last sample of a short one is
+                repeated, and its repeats are dropped. Not needed where the model declares its batch
+                (ONNX Runtime, Keras, `jax.export`).
 
         Returns:
             A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
-            for a list of models; with `store`, the store, opened.
+            for a list of models or `members`; with `store`, the store, opened.
 
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
@@ -184,7 +192,12 @@ class Generator(ABC):
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
-        engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
+        engine = self._engine(
+            Selection(self.output_mode, store_as, dtype, temperature),
+            tol,
+            again=_reader(source),
+            fixed=self._fixed(dataset_or_loader, source, pad_last),
+        )
         if store is None:
             only_stored = {
                 "exists": exists != "resume",
@@ -234,9 +247,10 @@ class Generator(ABC):
         outside = identity.details_of(self.output_transform)
         details = {} if outside is None else {"details": outside}
 
-        def made_from(mode: str) -> dict[str, Any]:
+        def made_from(mode: output.Mode) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
-            return {**parts, "output": {"mode": mode, "transform": transform, **details}}
+            said = {"mode": output.named(mode), "transform": transform, **details}
+            return {**parts, "output": said}
 
         storing = StoreRun(
             framework,
@@ -244,7 +258,7 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
-            meta=lambda mode: self._meta(mode, source),
+            meta=lambda mode: self._meta(mode, self._batch_size(dataset_or_loader, source)),
             hashes_inputs=dataset_fingerprint is None,
         )
         with framework.running(self._models):
@@ -265,13 +279,16 @@ class Generator(ABC):
 
         Raises:
             ArgumentError, RowError: what cannot be written; the file is as it was.
+            DamageError: rows of the store have changed since they were written; as well.
         """
         from fostore.formats import json
+        from fostore.proof import Proven
 
         real = destination(path)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
-            json.export(real, distributions.reader, {**named, **(meta or {})})
+            proven = Proven(distributions.reader, str(distributions.path))
+            json.export(real, proven, {**named, **(meta or {})})
         else:
             described = {"model_name": self.model_name, **(meta or {})}
             json.save(real, distributions, described)
@@ -295,7 +312,7 @@ class Generator(ABC):
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""
         return self._framework.to_device(data)
 
-    def _engine(self, selection: Selection, tol: float | None, halve: bool = True) -> Engine:
+    def _engine(self, selection: Selection, tol: float | None = None, **options: Any) -> Engine:
         return Engine(
             self._framework,
             self._models,
@@ -303,9 +320,29 @@ class Generator(ABC):
             transform=self.output_transform,
             selection=selection,
             was_auto=self.output_mode == "auto",
+            members=self.members,
             tol=tol,
-            halve=halve,
+            **options,
         )
+
+    def _fixed(self, data: Any, source: Source, pad_last: bool) -> int | None:
+        """Samples that the models take at once, no more and no fewer; None where any number will do."""
+        declared = {size for model in self._models if (size := fixed_batch(model)) is not None}
+        if len(declared) > 1:
+            raise ArgumentError(
+                f"the models take batches of {sorted(declared)} samples; generate a store with each, "
+                "and fostore.stack makes their members one store"
+            )
+        return declared.pop() if declared else self._batch_size(data, source) if pad_last else None
+
+    def _batch_size(self, data: Any, source: Source) -> int:
+        """Samples of a full batch: a loader brings its own."""
+        batches = source.batches if isinstance(source, MapSource) else None
+        if isinstance(batches, Sequential):
+            return batches.batch_size
+        if batches is not None:
+            return max(map(len, batches.batches), default=self.batch_size)
+        return getattr(data, "batch_size", None) or self.batch_size
 
     def _describe_models(self, fingerprint: str | None) -> dict[str, Any]:
         if fingerprint is not None:
@@ -313,13 +350,11 @@ class Generator(ABC):
         described = [self._framework.describe(model) for model in self._models]
         return {"members": described} if self._many else described[0]
 
-    def _meta(self, mode: str, source: Source) -> dict[str, Any]:
-        batches = source.batches if isinstance(source, MapSource) else None
-        own = batches.batch_size if isinstance(batches, Sequential) else self.batch_size
+    def _meta(self, mode: output.Mode, batch_size: int) -> dict[str, Any]:
         return {
             "model_name": self.model_name,
-            "output_mode": mode,
-            "batch_size": own,
+            "output_mode": output.named(mode),
+            "batch_size": batch_size,
             "device": self.device,
             **self._framework.software(),
         }
@@ -339,11 +374,11 @@ class Generator(ABC):
 class FirstOrderDataGenerator(Generator):
     """Generates the distributions of any callable over NumPy arrays, without a framework.
 
-    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or (n, num_members,
-    num_classes): a NumPy array, a list, or anything with `__array__` or `__dlpack__`. Three kinds of
-    model need no wrapper: a scikit-learn estimator is asked for `predict_proba`, a Keras or
-    TensorFlow model for `predict_on_batch` (inference, on whatever backend), an ONNX Runtime
-    session is `run`.
+    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or with `members`
+    (n, num_members, num_classes): a NumPy array, a list of numbers, or anything with `__array__` or
+    `__dlpack__`. Three kinds of model need no wrapper: a scikit-learn estimator is asked for
+    `predict_proba`, a Keras or TensorFlow model for `predict_on_batch` (inference, on whatever
+    backend), an ONNX Runtime session is `run`.
 
     Args:
         model: a callable or one of those, or a list, whose outputs become the members of an ensemble.
@@ -354,8 +389,9 @@ class FirstOrderDataGenerator(Generator):
         output_transform: applied to the model's output, before `output_mode`. For a list of models
             it gets the list of outputs.
         input_getter: gets one sample of the dataset, returns the model's input; by default the
-            first part of a tuple or list, or else the sample itself.
+            first part of a tuple, or of a list that is no list of numbers, or else the sample itself.
         model_name: kept in the metadata.
+        members: one model gives the members of an ensemble, (n, num_members, num_classes).
 
     Raises:
         ArgumentError: a parameter cannot be used, or the model is a torch module.
@@ -405,6 +441,18 @@ def _in_memory(
             stacklevel=3,
         )
     return result
+
+
+def _reader(source: Source) -> Callable[[Indices], Any] | None:
+    """What reads a batch once more, where batches are gathered freshly; else None."""
+    if not isinstance(source, MapSource) or not source.fresh:
+        return None
+
+    def again(indices: Indices) -> Any:
+        ((_, inputs),) = source.inputs([indices], few=True)
+        return inputs
+
+    return again
 
 
 def _uncallable(model: Any) -> str:

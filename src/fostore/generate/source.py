@@ -5,23 +5,22 @@ A row belongs to a dataset index, never to the moment at which it arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from fostore.containers import samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
-from fostore.nested import collate as collate_arrays
-from fostore.nested import num_rows
+from fostore.generate.assembly import Assembly
+from fostore.nested import OddSample, num_rows
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
 Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""
-
-Collate = Callable[[Any], Any]
-Getter = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class Listed:
 class MapSource:
     """A dataset whose samples are asked for by index.
 
-    `read(batches, few)` yields the collated inputs of each batch of indices, in that order; `few`
+    `read(batches, few)` yields the assembled inputs of each batch of indices, in that order; `few`
     says that only a handful is read, so that no fleet of workers is started for them.
     """
 
@@ -119,8 +118,59 @@ class MapSource:
     num_samples: int
     batches: Sequential | Listed
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
-    collate: Collate | None = None
-    """What makes a batch of samples, where it is the user's own."""
+    assemble: Assembly
+    fresh: bool = False
+    """Whether arrays of a batch are stacked anew each time, so that nobody else holds their memory."""
+
+    def inputs(
+        self, batches: Iterable[Indices], *, few: bool = False
+    ) -> Iterator[tuple[Indices, Any]]:
+        """Batches of indices with their inputs.
+
+        Raises:
+            GenerationError, ArgumentError: names the sample that cannot be read or does not go with the
+                others; where that cannot be told, the samples of the batch.
+        """
+        asked, named = tee(batches)
+        reader: Iterator[Any] | None = None
+        for indices in named:
+            try:
+                reader = iter(self.read(asked, few)) if reader is None else reader
+                inputs = next(reader)
+            except StopIteration:
+                raise GenerationError(
+                    f"the loader ended before {name_samples(indices)}; nothing of them was generated"
+                ) from None
+            except OddSample as odd:
+                raise odd.named(int(indices[odd.place])) from odd
+            except FostoreError:
+                raise
+            except Exception as error:
+                raise self._named(indices, error) from error
+            yield indices, inputs
+
+    def _named(self, indices: Indices, error: Exception) -> FostoreError:
+        """The error for the one bad sample of a batch: they are read again, one at a time, here."""
+        if "DataLoader worker" in str(error) and "Caught" not in str(error):
+            return failed(
+                "dataset", indices, error
+            )  # a worker died: what it read would kill this one
+        samples = []
+        for index in map(int, indices):
+            try:
+                samples += samples_of(self.dataset, [index])
+            except Exception as alone:
+                rest = "" if len(indices) == 1 else f" (of {name_samples(indices)})"
+                return GenerationError(
+                    f"the dataset failed on sample {index}{rest}: {type(alone).__name__}: {alone}"
+                )
+        try:
+            self.assemble(samples)
+        except OddSample as odd:
+            return odd.named(int(indices[odd.place]))
+        except Exception:  # the one that is at hand says as much
+            pass
+        return failed("dataset", indices, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +183,8 @@ class StreamSource:
     dataset: Any
     num_samples: int | None
     read: Callable[[], Iterator[Any]]
+    assemble: Assembly
     drop_last: bool = False
-    collate: Collate | None = None
 
 
 Source: TypeAlias = "MapSource | StreamSource"
@@ -155,19 +205,7 @@ def steps(
     if isinstance(source, StreamSource):
         yield from _stream(source, wanted, seen)
         return
-    reader = iter(source.read(source.batches.touching(wanted), False))
-    for indices in source.batches.touching(wanted):
-        try:
-            inputs = next(reader)
-        except StopIteration:
-            raise GenerationError(
-                f"the loader ended before {name_samples(indices)}; nothing of them was generated"
-            ) from None
-        except FostoreError:
-            raise
-        except Exception as error:
-            raise failed("dataset", indices, error) from error
-        yield indices, inputs
+    yield from source.inputs(source.batches.touching(wanted))
 
 
 def _stream(
@@ -175,12 +213,17 @@ def _stream(
 ) -> Iterator[tuple[Indices, Any]]:
     position = 0
     last = wanted.items[-1][1] if wanted.items else 0
-    reader = iter(source.read())
+    reader: Iterator[Any] | None = None
     while position < last:
         try:
+            reader = iter(source.read()) if reader is None else reader
             inputs = next(reader)
         except StopIteration:
             return
+        except OddSample as odd:
+            raise ArgumentError(
+                f"sample {position + odd.place} of the stream {odd.reason}"
+            ) from odd
         except FostoreError:
             raise
         except Exception as error:
@@ -228,43 +271,23 @@ def name_samples(indices: Indices) -> str:
     return f"samples {', '.join(map(str, items))}{dots}"
 
 
-def first_of(sample: Any) -> Any:
-    """The input of a sample, or of a batch, where no input_getter says otherwise: its first part."""
-    return sample[0] if isinstance(sample, (tuple, list)) else sample
-
-
-def read_samples(
-    dataset: Any,
-    batches: Iterable[Indices],
-    getter: Getter | None,
-    collate: Collate | None,
-) -> Iterator[Any]:
-    """Collated inputs of batches of a map dataset, as NumPy arrays unless `collate` says otherwise."""
-    many = getattr(dataset, "__getitems__", None)
+def read_samples(dataset: Any, batches: Iterable[Indices], assemble: Assembly) -> Iterator[Any]:
+    """The inputs of batches of a map dataset."""
     for indices in batches:
-        listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-        samples = many(listed) if many is not None else [dataset[i] for i in listed]
-        yield collate_inputs(samples, getter, collate)
+        yield assemble(samples_of(dataset, _listed(indices)))
 
 
-def collate_inputs(samples: Sequence[Any], getter: Getter | None, collate: Collate | None) -> Any:
-    """One batch of inputs from whole samples: the getter sees samples, the model sees a batch."""
-    if getter is not None:
-        return (collate or collate_arrays)([getter(sample) for sample in samples])
-    if collate is not None:
-        return first_of(collate(samples))
-    return collate_arrays([first_of(sample) for sample in samples])
+def _listed(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
-def read_stream(
-    stream: Iterable[Any], batch_size: int, getter: Getter | None, collate: Collate | None
-) -> Iterator[Any]:
-    """Collated inputs of a stream of samples; the last batch may be short."""
+def read_stream(stream: Iterable[Any], batch_size: int, assemble: Assembly) -> Iterator[Any]:
+    """The inputs of a stream of samples; the last batch may be short."""
     samples: list[Any] = []
     for sample in stream:
         samples.append(sample)
         if len(samples) == batch_size:
-            yield collate_inputs(samples, getter, collate)
+            yield assemble(samples)
             samples = []
     if samples:
-        yield collate_inputs(samples, getter, collate)
+        yield assemble(samples)

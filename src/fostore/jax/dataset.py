@@ -7,9 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.containers import Rows
+from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import place
-from fostore.nested import collate
+from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
 
@@ -54,5 +57,24 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())
 
+    def _check_rows(self, rows: Rows) -> None:
+        rows.require_numbers()
+        if is_sparse(rows.data):
+            raise ArgumentError(
+                "the rows of a SciPy sparse matrix are no JAX arrays; give dense rows (matrix.toarray(), or "
+                "input_getter=lambda row: row.toarray()[0], a row at a time)"
+            )
+
+    def _one(self, rows: Rows, index: int) -> Any:
+        return self._take(rows, range(index, index + 1))[0]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        batch = rows.take(samples)
+        return numbers_of(batch) if is_frame(batch) else batch
+
     def _collate(self, samples: Sequence[Any]) -> Any:
+        sizes = list(map(len, samples))
+        if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
+            place = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            raise OddSample(place, f"has {sizes[place]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 from fostore import identity
+from fostore.columns import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
     Selection,
+    copied_leaf,
     device_mapper,
     refuse_torch_modules,
     says_out_of_memory,
@@ -43,7 +46,13 @@ class JaxFramework:
         self.overlaps = self._device.platform != "cpu"
 
     def source(self, data: Any, reading: Reading) -> Source:
-        return numpy_source(data, reading.batch_size, reading.input_getter, reading.collate_fn)
+        return numpy_source(
+            data,
+            reading.batch_size,
+            reading.input_getter,
+            reading.collate_fn,
+            numbers_only=True,
+        )
 
     @contextmanager
     def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
@@ -53,8 +62,8 @@ class JaxFramework:
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
 
-    def to_device(self, data: Any) -> Any:
-        return to_device(data, self._device)
+    def to_device(self, data: Any, *, copy: bool = False) -> Any:
+        return to_device(data, self._device, copy=copy)
 
     def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
         return signature_of(model)
@@ -95,6 +104,8 @@ class JaxFramework:
         return array.astype(np.float32) if array.dtype.kind != "f" else array
 
     def host(self, leaf: Any) -> Array | None:
+        if is_frame(leaf):
+            return None  # by its columns: see `fostore.columns.hashed_parts`
         if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
             return None
         array = np.asarray(leaf)
@@ -163,11 +174,14 @@ def find_device(device: str) -> jax.Device:
         ) from None
 
 
-def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
+def to_device(data: Any, device: str | jax.Device = "cpu", *, copy: bool = False) -> Any:
     """Nested data (dicts, lists, tuples, named tuples) with every array on `device`.
 
     Integers stay integers; without JAX's x64 mode 64-bit numbers become 32-bit ones, as everywhere
-    in JAX. Strings, None and plain numbers stay as they are.
+    in JAX. Frames of numbers become arrays (n, columns), SciPy's sparse matrices BCOO. Strings, None and
+    plain numbers stay as they are. Arrays are not committed to the device: a model whose parameters lie
+    elsewhere, or over several devices, takes them there; an array that is spread over several devices
+    stays so. With `copy`, JAX arrays are copied, so that a model may donate them.
 
     >>> to_device({"ids": np.ones(2, np.int32), "text": "a"})
     {'ids': Array([1, 1], dtype=int32), 'text': 'a'}
@@ -176,12 +190,19 @@ def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
+            if len(leaf.devices()) > 1 or leaf.devices() == {place}:
+                return leaf.copy() if copy else leaf
             return jax.device_put(leaf, place)
         if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "biufcV":
-            return jax.device_put(leaf, place)
-        return leaf
+            return jnp.asarray(leaf)
+        if is_frame(leaf):
+            return jnp.asarray(numbers_of(leaf))
+        if is_sparse(leaf):
+            return BCOO.from_scipy_sparse(leaf)
+        return copied_leaf(leaf) if copy else leaf
 
-    return device_mapper(put, data)
+    with jax.default_device(place):
+        return device_mapper(put, data)
 
 
 def describe(model: Callable[..., Any]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import collate
+from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing, classes_of
 from fostore.request import is_softened
 from fostore.schema import Array
@@ -22,8 +23,6 @@ from fostore.store import open as open_store
 
 if TYPE_CHECKING:
     from fostore.pairing.pairs import Pairs
-
-_LABELS = ("label", "labels", "target", "targets", "y")
 
 _GATHER_BYTES, _AHEAD_BYTES = 1 << 20, 2 << 20
 """Distributions gathered at once where nothing else has to be read: small batches share one gather.
@@ -44,7 +43,8 @@ class PairedDataset:
     a store travels as its path, and another store in its place is refused (IdentityError).
 
     Args:
-        base_dataset: anything with `__len__` and `__getitem__`; None: distributions alone.
+        base_dataset: anything with `__len__` and `__getitem__`, or what has rows (a frame, a table, a
+            sparse matrix, an array on disk); None: distributions alone.
         distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
         input_getter: gets one sample, returns its input.
         ids: one key a sample of `base_dataset`. Where the store has ids too, samples are joined with
@@ -72,7 +72,8 @@ class PairedDataset:
         as_kind: str = "probs",
         temperature: float | None = None,
     ) -> None:
-        has_samples = hasattr(base_dataset, "__getitem__") and hasattr(base_dataset, "__len__")
+        base = as_dataset(base_dataset)
+        has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
         if base_dataset is not None and not has_samples:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
@@ -85,6 +86,12 @@ class PairedDataset:
                 "index to distribution, a Store, or a path to one"
             )
         self.base_dataset = base_dataset
+        self._base = base
+        """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
+        whole = isinstance(base, Rows) and input_getter is None and target_key is None
+        self._rows = base if whole else None
+        if self._rows is not None:
+            self._check_rows(self._rows)
         self.distributions = distributions
         # Asked once: these are abstract classes, for which Python looks long.
         self._stored = distributions if isinstance(distributions, (Store, Selection)) else None
@@ -99,7 +106,7 @@ class PairedDataset:
                 f"its rows are; those of a {type(distributions).__name__} are handed out as they came"
             )
         self.pairing: Pairing = check_pairing(
-            base_dataset,
+            base,
             distributions,
             ids=ids,
             check=check,
@@ -128,7 +135,7 @@ class PairedDataset:
         return ("", None) if header is None else (header.id, header.digest)
 
     def __len__(self) -> int:
-        return len(self.distributions if self.base_dataset is None else self.base_dataset)
+        return len(self.distributions if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
         at = operator.index(index)
@@ -137,7 +144,11 @@ class PairedDataset:
         if not 0 <= at < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
         row = self._as_rows(self.gather(np.array([at])))[0]
-        return row if self.base_dataset is None else self._with_row(self.base_dataset[at], row)
+        if self.base_dataset is None:
+            return row
+        if self._rows is not None:
+            return (self._one(self._rows, at), row)
+        return self._with_row(self._base[at], row)
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
@@ -177,17 +188,7 @@ class PairedDataset:
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
-        indices = samples.tolist()
-        many = getattr(self.base_dataset, "__getitems__", None)
-        found = [self.base_dataset[i] for i in indices] if many is None else many(indices)
-        if many is not None and (isinstance(found, Mapping) or len(found) != len(indices)):
-            kind = type(self.base_dataset).__name__
-            raise ArgumentError(
-                f"__getitems__ of {kind} was asked for {len(indices)} samples and gave a "
-                f"{type(found).__name__} of {len(found)}; expected a list of one sample for each index, "
-                "in their order, else distributions would go to other samples"
-            )
-        return list(found)
+        return samples_of(self._base, samples.tolist())
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples, `batch_size` each; one gather serves all of them."""
@@ -212,12 +213,23 @@ class PairedDataset:
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 
+    def _together(self, samples: Array) -> Any | None:
+        """The inputs of samples at once, where the base dataset is a container of them; else None."""
+        return None if self._rows is None else self._take(self._rows, samples)
+
     def _batch(self, samples: Array, rows: Any) -> Any:
+        together = self._together(samples)
+        if together is not None:
+            return (together, rows)
         found = self.samples(samples)
         if self.target_key is not None:
-            return self._with_row(self._collate([self._mapping(one) for one in found]), rows)
-        parts = self._collate(split_all(found, self.input_getter))
-        return (*parts, rows)
+            found = [self._mapping(one) for one in found]
+            return self._with_row(bring_together(self._collate, found, samples.tolist()), rows)
+
+        def bring(some: Sequence[Any]) -> Any:
+            return self._collate(split_all(some, self.input_getter))
+
+        return (*bring_together(bring, found, samples.tolist()), rows)
 
     def _with_row(self, sample: Any, row: Any) -> Any:
         if self.target_key is None:
@@ -225,6 +237,8 @@ class PairedDataset:
         return self._as_dict({**self._mapping(sample), self.target_key: row})
 
     def _mapping(self, sample: Any) -> Mapping[str, Any]:
+        if isinstance(self._base, Rows) and hasattr(sample, "to_dict"):
+            sample = sample.to_dict()  # a row of a pandas frame
         if not isinstance(sample, Mapping):
             raise ArgumentError(
                 f"target_key={self.target_key!r} is for samples that are dicts, this one is "
@@ -281,6 +295,17 @@ class PairedDataset:
         """How samples are read, so that their hashes are those that a generator of this side makes."""
         return NumpyFramework("cpu", ())
 
+    def _check_rows(self, rows: Rows) -> None:
+        """Refuse a container whose rows this side cannot hand out."""
+
+    def _one(self, rows: Rows, index: int) -> Any:
+        """A row of a container as the side's input."""
+        return rows[index]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        """Rows of a container as the side's batch of inputs."""
+        return rows.take(samples)
+
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""
         return rows
@@ -306,39 +331,6 @@ def _as_dtype(dtype: Any) -> np.dtype[Any]:
             "distributions as they are stored"
         )
     return found
-
-
-def split(sample: Any, input_getter: Callable[[Any], Any] | None) -> tuple[Any, ...]:
-    """(input, label) of a sample, or (input,) where it has no label.
-
-    Of a tuple or list the second part is the label; of a dict, where an input_getter takes the
-    input out of it, what stands under "label", "labels", "target", "targets" or "y".
-
-    >>> split((1, 2), None), split((1,), None), split(1, None)
-    ((1, 2), (1,), (1,))
-    >>> split({"image": 1, "label": 2}, lambda sample: sample["image"])
-    (1, 2)
-    """
-    if isinstance(sample, (tuple, list)) and sample:
-        chosen = sample[0] if input_getter is None else input_getter(sample)
-        return (chosen,) if len(sample) == 1 else (chosen, sample[1])
-    if input_getter is None:
-        return (sample,)
-    chosen = input_getter(sample)
-    if isinstance(sample, Mapping):
-        for name in _LABELS:
-            if name in sample:
-                return chosen, sample[name]
-    return (chosen,)
-
-
-def split_all(
-    samples: Sequence[Any], input_getter: Callable[[Any], Any] | None
-) -> list[tuple[Any, ...]]:
-    """`split` of each sample; plain pairs, as most are, pass as they came and cost next to nothing."""
-    if input_getter is not None:
-        return [split(one, input_getter) for one in samples]
-    return [one if type(one) is tuple and len(one) == 2 else split(one, None) for one in samples]
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):

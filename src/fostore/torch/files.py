@@ -7,8 +7,10 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import torch
 
 from fostore import disk
 from fostore.conversion.files import Hints, Holds
+from fostore.conversion.files._arrays import Lying, arrays_table, joined, unread
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files._zip import ZipBuilder, open_zip
-from fostore.conversion.files.guess import Found, choose, plain_table
+from fostore.conversion.files.guess import Found, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
 from fostore.header import Header
@@ -58,29 +61,24 @@ class TorchFile:
         size, content = _load(path)
         if isinstance(content, torch.Tensor):
             content = {"tensor": content}
+        if isinstance(content, (list, tuple)):
+            content = {"list": content}
         if not isinstance(content, dict):
             raise FormatError(
-                f"{where} holds {type(content).__name__}, expected a tensor or a dict of tensors"
+                f"{where} holds {type(content).__name__}, expected a tensor, a list of tensors or a dict of "
+                "them"
             )
         if isinstance(content.get(KEY), str) and hints.inside is None:
             return _headed(where, content, parse(content[KEY], where), size)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
             return _mapping_table(where, rows, hints, meta, notes, size)
-        tensors = {str(name): t for name, t in content.items() if isinstance(t, torch.Tensor)}
-        found = {name: Found(_dtype_of(t), tuple(t.shape)) for name, t in tensors.items()}
-        name = choose(found, where, hints.inside)
-        tensor = _checked(tensors[name], f"{where}::{name}", size)
-
-        def batches(start: int, count: int) -> Iterator[Array]:
-            for first in range(start, len(tensor), count):
-                yield _array(tensor[first : first + count])
-
-        inner = f"{where}::{name}"
-        rows_there = found[name].shape[0] if found[name].shape else 0
-        return plain_table(
-            inner, self.name, found[name], batches, hints, num_rows=rows_there, meta=meta
-        )
+        arrays = {
+            str(name): _lying(value, f"{where}::{name}", size)
+            for name, value in content.items()
+            if not (name == "meta" and isinstance(value, dict))
+        }
+        return arrays_table(where, self.name, arrays, hints, meta=meta, notes=notes)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, laid out as torch.save does; the tensors grow side by side."""
@@ -229,6 +227,79 @@ def _mapping_table(
     return plain_table(
         where, "pt", found, batches, hints, num_rows=len(ordered), meta=meta, notes=notes
     )
+
+
+def _lying(value: Any, where: str, size: int) -> Lying:
+    """A value of a file as one of its arrays: a tensor, or a list of tensors or keys."""
+    if isinstance(value, torch.Tensor):
+        return Lying(
+            Found(_dtype_of(value), tuple(value.shape)), partial(_pieces, value, where, size)
+        )
+    if not isinstance(value, (list, tuple)) or not value:
+        return Lying(Found(type(value).__name__, ()), unread)
+    if all(isinstance(one, torch.Tensor) for one in value):
+        return _of_tensors(value, where, size)
+    if all(type(one) in (int, str) for one in value):
+
+        def keys(start: int, rows: int) -> Iterator[list[Any]]:
+            for first in range(start, len(value), rows):
+                yield list(value[first : first + rows])
+
+        return Lying(Found("text" if isinstance(value[0], str) else "keys", (len(value),)), keys)
+    if all(isinstance(one, list) for one in value):
+        return _listed(value, where, size)
+    return Lying(Found(f"a list of {type(value[0]).__name__}", ()), unread)
+
+
+def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
+    """Tensors one after another: batches, or rows where each is one.
+
+    Raises:
+        FormatError: they differ in their rows; names the first that does.
+    """
+    parts = [tensor.unsqueeze(0) if value[0].ndim == 1 else tensor for tensor in value]
+    first = (_dtype_of(parts[0]), tuple(parts[0].shape[1:]))
+    for i, part in enumerate(parts):
+        if (_dtype_of(part), tuple(part.shape[1:])) != first:
+            raise FormatError(
+                f"{where}: tensor {i} of the list is {part.dtype} {tuple(value[i].shape)}, tensor 0 "
+                f"is {value[0].dtype} {tuple(value[0].shape)}; tensors that follow each other have rows of "
+                "one shape and dtype. If they are other things, save a dict: torch.save({'probs': ...}, path)"
+            )
+    if value[0].ndim == 1:  # a row each: gathered by batches
+
+        def rows(start: int, count: int) -> Iterator[Array]:
+            for begin in range(start, len(value), count):
+                some = [_checked(row, where, size) for row in value[begin : begin + count]]
+                yield _array(torch.stack(some))
+
+        return Lying(Found(first[0], (len(value), *first[1])), rows)
+    whole = joined([_lying(part, f"{where}, tensor {i}", size) for i, part in enumerate(parts)])
+    note = f"{len(parts)} tensors of a list follow each other: {whole.num_rows} rows"
+    return replace(
+        whole, note=f"{note}. If they are members of an ensemble, save torch.stack(them, 1)"
+    )
+
+
+def _listed(value: Sequence[list[Any]], where: str, size: int) -> Lying:
+    """Rows that are lists of numbers: doubles, as they are in Python."""
+    dtype, shape = _row(value[0], 0, where, size)
+
+    def rows(start: int, count: int) -> Iterator[Array]:
+        for begin in range(start, len(value), count):
+            part = value[begin : begin + count]
+            for i, row in enumerate(part, begin):
+                if _row(row, i, where, size) != (dtype, shape):
+                    raise FormatError(f"{where}: row {i} has another shape than row 0, {shape}")
+            yield np.array(part, dtype)
+
+    return Lying(Found(dtype, (len(value), *shape)), rows)
+
+
+def _pieces(tensor: torch.Tensor, where: str, size: int, start: int, rows: int) -> Iterator[Array]:
+    tensor = _checked(tensor, where, size)
+    for first in range(start, len(tensor), rows):
+        yield _array(tensor[first : first + rows])
 
 
 def _row(row: Any, index: int, where: str, size: int) -> tuple[str, tuple[int, ...]]:

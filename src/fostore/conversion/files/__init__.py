@@ -25,6 +25,7 @@ class Hints:
     inside: str | None = None
     """The array or column inside the file: what stands after `::`."""
     kind: str | None = None
+    """One of `fostore.schema.KINDS`, or "percent": probabilities of which 100 make a whole."""
     dtype: str | None = None
     """Of the numbers in a text file."""
     class_names: Sequence[str] | None = None
@@ -33,6 +34,20 @@ class Hints:
     """How far from 1 a row may sum; None: what rounding to the dtype explains."""
     ids: str | None = None
     """What the ids in a text file become: "int64", or "S24", text of at most so many bytes."""
+    id_column: str | None = None
+    """The column or array that says which sample a row is."""
+    columns: Sequence[str] | None = None
+    """The columns that are the classes, in the order of the classes."""
+    drop: Sequence[str] = ()
+    """Columns or arrays that are not looked at."""
+    delimiter: str | None = None
+    """Between the fields of a line of text; a comma, in `.tsv` a tabulator."""
+    decimal: str | None = None
+    """In the numbers of a text file: a point, if not said."""
+    transpose: bool | None = None
+    """Whether the axes come last first; None: as the file says, or as they lie."""
+    is_keyed: bool = False
+    """Whether the caller has ids of his own, so that those beside the rows are named and not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,7 @@ SUFFIXES = {
     ".arrow": "arrow",
     ".feather": "arrow",
     ".csv": "csv",
+    ".tsv": "csv",
     ".pt": "pt",
     ".pth": "pt",
     ".zarr": "plain-zarr",

@@ -91,6 +91,11 @@ def found_in(schema: Any) -> dict[str, Found]:
     return found
 
 
+def number_type(kind: Any) -> str | None:
+    """The name of the numbers of a type; None where it holds something else."""
+    return _NUMBERS.get(_plain(kind))
+
+
 def row_shape(array: Any, where: str) -> tuple[int, ...]:
     """The shape of the first row of a column of lists."""
     shape: list[int] = []

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from fostore.conversion.files import Hints
-from fostore.conversion.files.guess import Found, name_of, plain_table
-from fostore.conversion.table import Table
+from fostore.conversion.files._arrays import Lying
+from fostore.conversion.files.guess import Found, name_of
 from fostore.errors import ArgumentError
 from fostore.formats.foreign import ForeignArray
 from fostore.schema import Array
@@ -17,27 +16,28 @@ from fostore.schema import Array
 _LARGE_CHUNK = 64 << 20
 
 
-def foreign_table(where: str, format: str, array: ForeignArray, hints: Hints) -> Table:
-    """The rows of an array; errors are those of `plain_table`, and DamageError while it is read."""
-    rows = array.chunk_rows * math.prod(array.shape[1:]) * array.dtype.itemsize
-    notes = (
-        [f"its chunks take {rows >> 20} MiB each when they are read, whatever max_memory says"]
-        if rows > _LARGE_CHUNK
-        else []
-    )
+def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
+    """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
-        """Whole chunks are decoded, each once."""
+        """Whole chunks are decoded, each once, and none that the first batch does not need with it."""
         size, total = array.chunk_rows, array.shape[0]
-        step = max(count // size, 1) * size
-        for low in range(start - start % size, total, step):
-            high = min(low + step, total)
+        high = start - start % size
+        while high < total:
+            low, high = high, min(-(-(max(start, high) + count) // size) * size, total)
             block = array.read(low, high)
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]
 
-    found = Found(name_of(array.dtype), array.shape)
-    return plain_table(where, format, found, batches, hints, num_rows=array.shape[0], notes=notes)
+    return Lying(Found(name_of(array.dtype), array.shape), batches, is_reversed)
+
+
+def chunk_notes(array: ForeignArray) -> list[str]:
+    """What a receipt says of chunks that take much memory."""
+    rows = array.chunk_rows * math.prod(array.shape[1:]) * array.dtype.itemsize
+    if rows <= _LARGE_CHUNK:
+        return []
+    return [f"its chunks take {rows >> 20} MiB each when they are read, whatever max_memory says"]
 
 
 def refuse_writing(path: Path, suffix: str) -> NoReturn:

@@ -15,15 +15,13 @@ from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrowrows import (
     DTYPES,
     arrow_schema,
-    found_in,
     record_batch,
     stored,
 )
 from fostore.conversion.files._flat import open_source
+from fostore.conversion.files._frames import frame_table
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse
 from fostore.conversion.files._sink import Sink
-from fostore.conversion.files.guess import choose
-from fostore.conversion.files.parquet import plain_rows
 from fostore.conversion.table import Batch, Table
 from fostore.errors import FormatError, FostoreError, UnsafeError
 from fostore.header import MAX_TEXT, Header
@@ -78,10 +76,7 @@ class Arrow:
                 return raw([c.name for c in columns], start, rows, convert)
 
             return headed_table(where, self.name, header, num_rows, batches_from)
-        name = choose(found_in(schema), where, hints.inside)
-        return plain_rows(
-            path, self.name, name, schema, hints, num_rows, lambda s, r, c: raw([name], s, r, c)
-        )
+        return frame_table(where, self.name, schema, hints, num_rows, raw)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, uncompressed, a record batch after another, so that it can be mapped."""

@@ -27,6 +27,8 @@ from fostore.schema import Array
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 _MOST_BYTES = 256 << 20
+_KNOWN = frozenset({"kind", "dtype"})
+"""What the published file says itself."""
 
 
 class Cifar10h:
@@ -44,10 +46,11 @@ class Cifar10h:
         hints = replace(hints, class_names=names, format=None)
         rows = _read(path)
         if rows.dtype.kind == "f" and not _are_votes(rows):
-            return replace(NPY.read(path, replace(hints, kind="probs")), format=self.name)
+            table = NPY.read(path, replace(hints, kind="probs"))
+            return replace(table, format=self.name, took=table.took - _KNOWN)
         votes = _as_votes(rows, str(path))
         note = [] if rows.dtype == votes.dtype else [f"{rows.dtype} votes became {votes.dtype}"]
-        return plain_table(
+        table = plain_table(
             str(path),
             self.name,
             Found(votes.dtype.name, votes.shape),
@@ -56,6 +59,7 @@ class Cifar10h:
             num_rows=len(votes),
             notes=note,
         )
+        return replace(table, took=table.took - _KNOWN)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Refused: the layout is that of one published file."""

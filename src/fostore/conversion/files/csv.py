@@ -6,35 +6,34 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from fostore.conversion.files import Hints, Holds, refuse_inside
 from fostore.conversion.files._flat import open_source
+from fostore.conversion.files._keys import IDS, INDEX, Beside, keyed, plain_name
+from fostore.conversion.files._lines import COMMA, Text
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.files._text import cells
+from fostore.conversion.files._wide import layout, nameless, numbered
 from fostore.conversion.files.guess import Found, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.encodings.rows import round_to
-from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError
+from fostore.errors import ArgumentError, FormatError
 from fostore.header import Header
-from fostore.sample_ids import MAX_WIDTH, encode_ids, id_column
-from fostore.schema import COUNTS, FLOATS, Array, Column
+from fostore.schema import COUNTS, FLOATS, Array
 
-_INDEX = ("index", "", "unnamed: 0")  # pandas names its index with nothing
-_IDS = ("id", "sample_id")
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+_FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]\d{2})?\Z")
 _FIRST_LINES = 64
-_FIRST_FIELDS = 1 << 16
 _SCANNED = 4096
-Kept = TypeVar("Kept")
 
 
 class Csv:
@@ -46,13 +45,13 @@ class Csv:
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a file with or without a line of names; numbers are doubles if no hint says otherwise."""
         refuse_inside(path, hints)
-        text = _Text(path)
+        text = Text(path, hints.delimiter or _delimiter(path), hints.decimal or ".")
         layout = _layout(text, hints)
-        num_rows, keys = _scan(text, layout, hints)
+        num_rows = _scan(text, layout)
         where = str(path)
 
         def numbers(number: int, line: list[str]) -> Array:
-            return _numbers(line, layout, number, where)
+            return _numbers(line, layout, number, text)
 
         def batches(start: int, rows: int) -> Iterator[Array]:
             for _, part in text.batches(layout.skip, start, rows, numbers):
@@ -63,19 +62,26 @@ class Csv:
             self.name,
             Found(layout.dtype, (num_rows, layout.num_classes)),
             batches,
-            replace(hints, dtype=None),
+            replace(hints, dtype=None, kind=layout.kind),
             num_rows=num_rows,
             class_names=layout.class_names,
+            notes=layout.notes,
         )
-        return table if keys is None else _keyed(table, keys, text, layout)
+        table = replace(table, took=table.took | {"columns", "delimiter", "decimal"})
+        columns = {name: _beside(text, layout, at, hints.ids) for name, at in layout.beside.items()}
+        table = keyed(table, columns, replace(hints, drop=()))
+        if layout.own_ids is not None and table.schema.role("id") is None and not hints.is_keyed:
+            _refuse_ids(text, layout, table)
+        return table
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write or go on, a line a row, each number in its shortest exact form."""
         schema = header.schema
         at = next((i for i, c in enumerate(schema.columns) if c.role == "id"), None)
+        separator = _delimiter(path).encode()
         with Sink(path, path.stat().st_size if start else 0) as sink:
             if not start:
-                sink.write(_first_line(header))
+                sink.write(_first_line(header, path))
             for batch in batches:
                 numbers = cells(schema.columns[0], batch[0])
                 if at is None:
@@ -83,7 +89,7 @@ class Csv:
                 else:
                     keys = [_quoted(cell) for cell in cells(schema.columns[at], batch[at])]
                 lines = [
-                    key + b"," + row[1:-1].replace(b"null", b"-inf") + b"\n"
+                    key + separator + _fields(row, separator) + b"\n"
                     for key, row in zip(keys, numbers, strict=True)
                 ]
                 sink.write(b"".join(lines))
@@ -95,7 +101,7 @@ class Csv:
         """Whole lines behind the names, cutting off what is behind; ids may hold line ends, so they start anew."""
         if header.schema.role("id") is not None:
             return 0
-        first, lines, size, at = _first_line(header), 0, 0, 0
+        first, lines, size, at = _first_line(header, path), 0, 0, 0
         fd, _ = open_source(path)
         with os.fdopen(fd, "rb") as file:
             if file.read(len(first)) != first:
@@ -116,27 +122,45 @@ class _Layout:
 
     skip: int
     """Lines of names: 0 or 1."""
-    first: int
-    """Fields before the numbers: 0 or 1."""
-    key: str | None
-    num_classes: int
+    width: int
+    """Fields of a line."""
+    classes: tuple[int, ...]
+    """The fields of the classes, in the order of the classes."""
+    beside: dict[str, int]
+    """The other fields that may be keys, by name."""
+    index: int | None
+    """The field that counts the rows, as fostore writes it: its numbers must be 0, 1, 2, ..."""
     class_names: tuple[str, ...] | None
     dtype: str
     kind: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def own_ids(self) -> int | None:
+        """The field of ids as fostore writes them: first, and called id."""
+        return next((i for name, i in self.beside.items() if i == 0 and name == "id"), None)
 
 
-def _first_line(header: Header) -> bytes:
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _first_line(header: Header, path: Path) -> bytes:
     schema = header.schema
-    names = schema.class_names or _nameless(schema.num_classes)
+    names = schema.class_names or nameless(schema.num_classes)
     text = io.StringIO()
     key = "index" if schema.role("id") is None else "id"
-    csv.writer(text, lineterminator="\n").writerow([key, *names])
+    csv.writer(text, delimiter=_delimiter(path), lineterminator="\n").writerow([key, *names])
     return text.getvalue().encode()
 
 
-def _nameless(num_classes: int) -> list[str]:
-    """What stands over the numbers where classes have no names; "0" and "1" may be names."""
-    return [f"class_{i}" for i in range(num_classes)]
+def _fields(row: bytes, separator: bytes) -> bytes:
+    """The numbers of a JSON list as fields."""
+    return row[1:-1].replace(b"null", b"-inf").replace(b",", separator)
 
 
 def _quoted(cell: bytes) -> bytes:
@@ -149,49 +173,106 @@ def _quoted(cell: bytes) -> bytes:
     return b'"' + text.replace('"', '""').encode() + b'"'
 
 
-def _layout(text: _Text, hints: Hints) -> _Layout:
+def _layout(text: Text, hints: Hints) -> _Layout:
     """What the first lines say."""
-    lines = text.first(_FIRST_LINES)
+    try:
+        lines = text.first(_FIRST_LINES)
+    except FormatError:
+        if hints.delimiter is None:
+            text.refuse_delimiter([])
+        raise
     if not lines:
         raise FormatError(f"{text.where} is empty, expected a line of names")
+    if lines[0][0][:4].lower() == "sep=":
+        raise FormatError(
+            f"{text.where}, line 1 is for Excel alone: remove it, and say delimiter={lines[0][0][4:5]!r} "
+            "(--delimiter) where that is no comma"
+        )
+    if hints.delimiter is None:
+        text.refuse_delimiter(lines)
+    comma = next((f for line in lines[1:] for f in line if COMMA.match(f)), None)
+    if comma is not None and text.decimal == ".":
+        raise ArgumentError(
+            f"{text.where} holds {comma!r}: if that is a number with a decimal comma, say decimal=',' "
+            "(--decimal ,)"
+        )
     names = lines[0]
-    head = names[0].strip().lower()
-    has_names = head in (*_INDEX, *_IDS) or _is_named(lines, text.where)
-    if not has_names:
-        kind, dtype = _kind(lines, 0, hints)
-        return _Layout(0, 0, None, len(names), None, dtype, kind)
-    key = head if head in (*_INDEX, *_IDS) else None
-    classes = tuple(names[1:] if key is not None else names)
-    if not classes:
-        raise FormatError(f"{text.where} names no class")
-    # Whoever gives names means them instead of numbers, which is what pandas writes without names.
-    is_numbered = list(classes) == [str(i) for i in range(len(classes))]
-    is_nameless = list(classes) == _nameless(len(classes)) or (
-        is_numbered and hints.class_names is not None
+    if not _is_named(lines, text):
+        asked = [n for n in ("columns", "drop", "id_column") if getattr(hints, n)]
+        if asked:
+            raise ArgumentError(
+                f"{text.where} has no line of names, which {asked[0]}= needs; add one"
+            )
+        kind, dtype = _kind(lines, range(len(names)), hints)
+        wide = layout(text.where, [f"column {i}" for i in range(len(names))],
+                      _first_numbers(lines, len(names), text), Hints(), kind)  # fmt: skip
+        return _Layout(0, len(names), wide.classes, {}, None, None, dtype, kind)
+    _check_widths(lines, text)
+    plain = [plain_name(name) for name in names]
+    index = 0 if plain[0] == "index" and hints.id_column not in (names[0], "index") else None
+    asked_of = hints
+    if index is not None and hints.columns is None and names[0] not in hints.drop:
+        asked_of = replace(hints, drop=(*hints.drop, names[0]))
+    votes = _kind(lines[1:], range(len(names)), hints)[0]
+    known = hints.kind or ("counts" if votes == "counts" else None)
+    wide = layout(text.where, names, _first_numbers(lines[1:], len(names), text), asked_of, known)
+    dropped = {name.strip() for name in hints.drop}
+    beside = {n: i for n, i in wide.beside.items() if i != index and not {n, names[i]} & dropped}
+    kind, dtype = _kind(lines[1:], wide.classes, hints)
+    return _Layout(
+        1, len(names), wide.classes, beside, index, wide.class_names, dtype, kind, wide.notes
     )
-    first = 0 if key is None else 1
-    kind, dtype = _kind(lines[1:], first, hints)
-    return _Layout(1, first, key, len(classes), None if is_nameless else classes, dtype, kind)
 
 
-def _is_named(lines: list[list[str]], where: str) -> bool:
-    """Whether the first line, which begins with no key, holds names; a row must not be taken for them.
+def _first_numbers(lines: list[list[str]], width: int, text: Text) -> list[Array | None]:
+    """The numbers of the first rows by column; None for a column that holds something else in all of them.
+
+    One cell that is no number among numbers is an error of its line, and is left for it to say.
+    """
+    columns: list[Array | None] = []
+    for i in range(width):
+        values = [text.number(line[i]) if i < len(line) else None for line in lines]
+        is_text = bool(values) and all(value is None for value in values)
+        columns.append(None if is_text else np.array(values, np.float64))
+    return columns
+
+
+def _check_widths(lines: list[list[str]], text: Text) -> None:
+    """R's write.table leaves the name of its row names out, so that names and rows do not match."""
+    rows = {len(line) for line in lines[1:]}
+    if rows == {len(lines[0]) + 1}:
+        raise FormatError(
+            f"{text.where} names {len(lines[0])} columns, and its rows have {len(lines[0]) + 1} fields: R "
+            "leaves out the name of its row names. Write it with col.names=NA, or put a name such as "
+            f"'id' and a {text.delimiter!r} before the first line"
+        )
+
+
+def _is_named(lines: list[list[str]], text: Text) -> bool:
+    """Whether the first line holds names; a row must not be taken for them.
 
     pandas writes 0, 1, 2 ... over columns without names, which may be a row of votes as well.
     """
-    first = [field.strip() for field in lines[0]]
-    if all(map(_is_number, first)):
-        if first != [str(i) for i in range(len(first))] or len(lines) == 1:
+    where, first = text.where, [field.strip() for field in lines[0]]
+    if plain_name(first[0]) in (*INDEX, *IDS):
+        return True
+    if all(text.number(field) is not None for field in first):
+        counted = [str(i) for i in range(len(first))]
+        is_counted = first == counted
+        is_permuted = numbered(first) is not None and len(first) > 2
+        if not (is_counted or is_permuted) or len(lines) == 1:
             return False
         if len(first) > 2 and not _are_whole(lines[1:]):
             return True
+        if not is_counted:
+            return False
         raise ArgumentError(
             f"line 1 of {where} is {','.join(first[:5])}, which may be a row or the numbers of the "
             "classes; if it is a row, put a line of names before it, else names in its place"
         )
-    bad = next(field for field in first if not _is_number(field))
-    has_numbers = any(map(_is_number, first))
-    if any(_is_number(field) and not field.isdecimal() for field in first) or (
+    bad = next(field for field in first if text.number(field) is None)
+    has_numbers = any(text.number(field) is not None for field in first)
+    if any(text.number(f) is not None and not f.isdecimal() for f in first) or (
         has_numbers and bad.lower() in _MISSING
     ):
         raise FormatError(
@@ -205,98 +286,83 @@ def _are_whole(lines: list[list[str]]) -> bool:
     return all(field.strip().isdecimal() for line in lines for field in line)
 
 
-def _kind(lines: list[list[str]], first: int, hints: Hints) -> tuple[str | None, str]:
+def _kind(lines: list[list[str]], classes: Sequence[int], hints: Hints) -> tuple[str | None, str]:
     """Whole numbers whose rows do not all have the sum 1 are votes."""
     kind = hints.kind
-    fields = [line[first:] for line in lines]
-    whole = bool(fields) and all(field.strip().isdecimal() for line in fields for field in line)
+    fields = [[line[i] for i in classes if i < len(line)] for line in lines]
+    whole = bool(fields) and _are_whole(fields)
     if kind is None and whole and any(sum(map(int, line)) != 1 for line in fields):
         kind = "counts"
     default = "uint64" if kind == "counts" else "float64"
     return kind, hints.dtype or default
 
 
-def _scan(text: _Text, layout: _Layout, hints: Hints) -> tuple[int, Column | None]:
-    """The number of rows and the column of their ids, in one pass that looks at the keys alone."""
-    num_rows, longest, are_numbers = 0, 1, True
-    hashes: list[Array] = []
-    has_ids, width = layout.key in _IDS, layout.num_classes + layout.first
+def _scan(text: Text, layout: _Layout) -> int:
+    """The number of rows, in one pass that looks at the width of the lines and at the index alone."""
+    num_rows = 0
+
+    def index(number: int, line: list[str]) -> str:
+        if len(line) != layout.width:
+            raise FormatError(
+                f"{text.where}, line {number}: {len(line)} fields, expected {layout.width}"
+            )
+        return "" if layout.index is None else line[layout.index]
+
+    for numbers, keys in text.batches(layout.skip, 0, _SCANNED, index):
+        for i, key in enumerate(keys) if layout.index is not None else ():
+            if key.strip() != str(num_rows + i) and _whole(key) != num_rows + i:
+                raise FormatError(
+                    f"{text.where}, line {numbers[i]}: the index is {key!r:.40}, expected "
+                    f"{num_rows + i}: rows must come in order, without gaps or repetitions; if they are "
+                    "keys of samples, say id_column='index' (--id-column index)"
+                )
+        num_rows += len(keys)
+    return num_rows
+
+
+def _beside(text: Text, layout: _Layout, at: int, ids: str | None) -> Beside:
+    """A column beside the numbers: whole numbers where all are plain ones (or `ids` says so), else texts."""
 
     def key(number: int, line: list[str]) -> str:
-        if len(line) != width:
-            raise FormatError(f"{text.where}, line {number}: {len(line)} fields, expected {width}")
-        return line[0]
+        return line[at]
 
-    for numbers, keys in text.batches(layout.skip, 0, _SCANNED, key):
-        if has_ids:
-            hashes.append(np.fromiter(map(hash, keys), np.int64, len(keys)))
-            longest = max(longest, *(len(key.encode()) for key in keys))
-            are_numbers = are_numbers and all(map(_is_integer, keys))
-        elif layout.key is not None:
-            for i, index in enumerate(keys):
-                if index.strip() != str(num_rows + i):
-                    raise FormatError(
-                        f"{text.where}, line {numbers[i]}: the index is {index!r:.40}, expected "
-                        f"{num_rows + i}: rows must come in order, without gaps or repetitions"
-                    )
-        num_rows += len(keys)
-    if not has_ids:
-        return num_rows, None
-    _refuse_twice(text, layout, hashes)
-    if hints.ids is not None:
-        return num_rows, id_column(hints.ids)
-    if are_numbers:
-        return num_rows, id_column("int64")
-    if longest > MAX_WIDTH:
-        raise FormatError(f"{text.where} has an id of {longest} bytes; the limit is {MAX_WIDTH}")
-    return num_rows, id_column(f"S{longest + -longest % 8}")
+    def read(start: int, rows: int) -> Iterator[list[str]]:
+        for _, keys in text.batches(layout.skip, start, rows, key):
+            yield keys
+
+    def are_plain() -> bool:
+        return all(all(_whole(key) is not None for key in keys) for keys in read(0, _SCANNED))
+
+    plain = [] if ids is None else [ids == "int64"]
+
+    def typed(start: int, rows: int) -> Iterator[Any]:
+        if not plain:
+            plain.append(are_plain())
+        for keys in read(start, rows):
+            yield np.array([_whole(k) for k in keys], np.int64) if plain[0] else keys
+
+    return Beside("text", typed)
 
 
-def _key(number: int, line: list[str]) -> str:
-    return line[0]
-
-
-def _refuse_twice(text: _Text, layout: _Layout, hashes: list[Array]) -> None:
-    values, counts = np.unique(
-        np.concatenate(hashes or [np.empty(0, np.int64)]), return_counts=True
-    )
-    if not (counts > 1).any():
-        return
-    twice = int(values[counts > 1][0])
+def _refuse_ids(text: Text, layout: _Layout, table: Table) -> None:
+    """Raise for ids that cannot be ids, in a file that is laid out as fostore's: it was edited, or badly joined."""
     seen: dict[str, int] = {}
-    for numbers, keys in text.batches(layout.skip, 0, _SCANNED, _key):
+    for numbers, keys in text.batches(layout.skip, 0, _SCANNED, lambda number, line: line[0]):
         for number, key in zip(numbers, keys, strict=True):
-            if hash(key) == twice and key in seen:
+            if key in seen:
                 raise FormatError(
                     f"{text.where}, line {number}: the id {key!r:.60} was there on line {seen[key]}; "
-                    "an id names one sample"
+                    "an id names one sample; drop=['id'] (--drop id) leaves the ids out"
                 )
-            if hash(key) == twice:
-                seen[key] = number
+            seen[key] = number
+    raise FormatError(f"{text.where}: {next(n for n in table.notes if 'not taken for ids' in n)}")
 
 
-def _keyed(table: Table, column: Column, text: _Text, layout: _Layout) -> Table:
-    """The table with its ids beside the rows."""
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        keys = text.batches(layout.skip, start, rows, _key)
-        row = start
-        for batch, (numbers, values) in zip(table.batches(start, rows), keys, strict=True):
-            try:
-                integers = column.dtype == "int64"
-                encoded = encode_ids([int(v) for v in values] if integers else values, column, row)
-            except (RowError, ValueError) as error:
-                raise FormatError(f"{text.where}, from line {numbers[0]} on: {error}") from error
-            yield [*batch, encoded]
-            row += len(values)
-
-    schema = replace(table.schema, columns=(*table.schema.columns, column))
-    return replace(table, schema=schema, batches=batches)
-
-
-def _numbers(line: list[str], layout: _Layout, number: int, where: str) -> Array:
+def _numbers(line: list[str], layout: _Layout, number: int, text: Text) -> Array:
     """The numbers of a line, in the dtype that they have."""
-    fields = line[layout.first :]
+    fields = [line[i] for i in layout.classes]
+    if text.decimal != ".":
+        fields = [text.point(field) for field in fields]
     try:
         if layout.dtype not in FLOATS:
             return np.array([int(field) for field in fields], COUNTS[layout.dtype])
@@ -308,8 +374,14 @@ def _numbers(line: list[str], layout: _Layout, number: int, where: str) -> Array
         pass
     fits = _is_number if layout.dtype in FLOATS else partial(_fits, dtype=layout.dtype)
     at = next((i for i, field in enumerate(fields) if not fits(field)), 0)
+    field = line[layout.classes[at]]
+    hint = ""
+    if COMMA.match(field) and text.decimal == ".":
+        hint = "; if its comma is a decimal comma, say decimal=',' (--decimal ,)"
+    elif field.strip().lower() in _MISSING:
+        hint = "; leave such samples out, or give their numbers"
     raise FormatError(
-        f"{where}, line {number}, class {at}: {fields[at]!r:.40} is no number of {layout.dtype}"
+        f"{text.where}, line {number}, class {at}: {field!r:.40} is no number of {layout.dtype}{hint}"
     )
 
 
@@ -330,68 +402,12 @@ def _is_integer(key: str) -> bool:
     return plain and len(digits) < 20 and -(1 << 63) <= int(key) < 1 << 63 and key != "-0"
 
 
-class _Text:
-    """The lines of a file, taken apart."""
-
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._path = path
-
-    def first(self, count: int) -> list[list[str]]:
-        """The first two lines, and more up to so many while they are short."""
-        lines: list[list[str]] = []
-        for _, part in self.batches(0, 0, 1, lambda number, line: line):
-            lines += part
-            if len(lines) == count or (len(lines) > 1 and sum(map(len, lines)) > _FIRST_FIELDS):
-                break
-        return lines
-
-    def batches(
-        self, skip: int, start: int, rows: int, keep: Callable[[int, list[str]], Kept]
-    ) -> Iterator[tuple[list[int], list[Kept]]]:
-        """Rows from `start` on behind `skip` lines of names: the numbers of their lines, and what is kept of each.
-
-        Fields take much memory, so what is kept of a line is made as soon as it is read.
-        """
-        with self._reader() as reader:
-            numbers: list[int] = []
-            kept: list[Kept] = []
-            row = -skip
-            try:
-                for line in reader:
-                    if not line:
-                        raise FormatError(f"{self.where}, line {reader.line_num} is empty")
-                    if row >= start:
-                        numbers.append(reader.line_num)
-                        kept.append(keep(reader.line_num, line))
-                    row += 1
-                    if len(kept) == rows:
-                        yield numbers, kept
-                        numbers, kept = [], []
-            except csv.Error as error:
-                raise FormatError(f"{self.where}, line {reader.line_num}: {error}") from error
-            except UnicodeDecodeError as error:
-                raise FormatError(
-                    f"{self.where}, after line {reader.line_num}: this is not UTF-8"
-                ) from error
-            if kept:
-                yield numbers, kept
-
-    @contextmanager
-    def _reader(self) -> Iterator[Any]:
-        fd, _ = open_source(self._path)
-        with os.fdopen(fd, encoding="utf-8-sig", newline="") as file:
-            yield csv.reader(_limited(file, self.where), strict=True)
-
-
-_MAX_LINE = 1 << 28
-
-
-def _limited(file: io.TextIOWrapper, where: str) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise UnsafeError(f"{where} has a line of over {_MAX_LINE:,} characters")
-        yield line
+def _whole(key: str) -> int | None:
+    """The whole number that a key is, as integers are written or as NumPy's savetxt writes all numbers."""
+    if _is_integer(key):
+        return int(key)
+    value = float(key) if _FLOAT.match(key) else 0.5
+    return int(value) if value == round(value) and abs(value) < 2.0**53 else None
 
 
 FORMAT = Csv()

@@ -11,9 +11,10 @@ import numpy as np
 
 from fostore.conversion.files import Hints
 from fostore.conversion.files._header import checked
+from fostore.conversion.files._swap import Swapped
 from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import as_counts, widen
+from fostore.encodings.rows import as_counts, round_to, widen
 from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError, UnsupportedError
 from fostore.schema import COUNTS, FLOATS, Array, Schema, sum_tolerance
 from fostore.simplex import is_probs
@@ -25,6 +26,10 @@ _SIGNED = {"int8": "uint8", "int16": "uint16", "int32": "uint32", "int64": "uint
 _ITEM_BYTES = {"bfloat16": 2}
 _BITS = "void16"
 """What NumPy makes of a bfloat16 array of `ml_dtypes` when it saves it."""
+
+
+PLAIN = frozenset({"kind", "dtype", "class_names", "temperature", "tol", "transpose"})
+"""The hints that every file without a header follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,28 @@ def choose(arrays: Mapping[str, Found], where: str, inside: str | None) -> str:
         if inside not in arrays:
             raise ArgumentError(f"{where} has no array {inside!r}; it has {_shown(arrays)}")
         return inside
-    matrices = {name: found for name, found in arrays.items() if len(found.shape) in (2, 3)}
-    floats = [name for name, found in matrices.items() if found.is_float]
-    candidates = floats or [name for name, found in matrices.items() if found.is_count]
+    candidates = matrices(arrays)
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
+        is_table = any(found.dtype == "records" for found in arrays.values())
+        cure = "; tables of records, as to_hdf writes, are not read: write frame.to_parquet(path)"
         raise ArgumentError(
             f"{where} has no array of numbers with the axes (sample, class) or (sample, member, "
-            f"class); it has {_shown(arrays)}"
+            f"class); it has {_shown(arrays)}{cure if is_table else ''}"
         )
     raise ArgumentError(
         f"{where} has several arrays that may be the rows: {_shown(arrays)}; say which: "
-        f"{where}::{candidates[0]}"
+        f"{where}::{candidates[0]} (arrays that follow each other are read as one where their names are "
+        "numbered without a gap and their rows have one shape and dtype)"
     )
+
+
+def matrices(arrays: Mapping[str, Found]) -> list[str]:
+    """The names of the arrays that may be rows: floats with two or three axes, else integers."""
+    shaped = {name: found for name, found in arrays.items() if len(found.shape) in (2, 3)}
+    floats = [name for name, found in shaped.items() if found.is_float]
+    return floats or [name for name, found in shaped.items() if found.is_count]
 
 
 def plain_table(
@@ -103,6 +116,15 @@ def plain_table(
         UnsafeError: a row would take more than 1 GiB.
     """
     found, notes = _hinted(where, found, hints, notes)
+    if hints.transpose:
+        if num_rows is None or class_names is not None:
+            raise ArgumentError(
+                f"{where} has {'no known length' if num_rows is None else 'names for its columns'}, so "
+                "its axes cannot be swapped; leave transpose= (--transpose) out"
+            )
+        found = Found(found.dtype, found.shape[::-1])
+        batches, num_rows = Swapped(found.shape, batches).batches, found.shape[0]
+        notes = (*notes, f"the axes were swapped: they are read last first, as {found.shape}")
     if len(found.shape) not in (2, 3) or min(found.shape[1:]) < 1:
         raise UnsupportedError(
             f"{where} has the shape {found.shape}, expected (samples, classes) or (samples, members, "
@@ -115,13 +137,29 @@ def plain_table(
         raise UnsupportedError(
             f"{where} holds {found.dtype}, expected one of {[*FLOATS, *COUNTS, *_SIGNED]}{hint}"
         )
-    kind = hints.kind or _guess_kind(where, found, batches, first, hints.tol)
+    kind = hints.kind or ("counts" if found.is_count else None)
+    if kind != "counts" and found.is_float:
+        kind = _looked_at(where, found, batches, first, kind, hints, num_rows)
+    if kind == "percent":
+        notes = (*notes, "percentages were divided by 100")
+        if found.is_count:
+            notes, batches = (*notes, f"{found.dtype} became float64"), _widened(batches)
+            found = Found("float64", found.shape)
+        batches, kind = _hundredths(batches, found.dtype), "probs"
+    if hints.kind == "counts" and found.is_float:
+        notes = (*notes, f"{found.dtype} votes became uint64")
+        batches, found = _votes(batches, found.dtype, where), Found("uint64", found.shape)
     if (kind == "counts") != found.is_count:
         wanted = "integers" if kind == "counts" else "floating-point numbers"
-        raise ArgumentError(f"{where} holds {found.dtype}, and {kind} are {wanted}")
+        raise ArgumentError(
+            f"{where} holds {found.dtype}, and {kind} are {wanted}; say what its rows are: source_kind= "
+            "(--source-kind); kind= (--kind) is what they become"
+        )
     dtype = _SIGNED.get(found.dtype, found.dtype)
     if dtype != found.dtype:
         notes = (*notes, f"{found.dtype} votes became {dtype}")
+    assert kind is not None
+    has_sums = kind in ("probs", "log_probs")
     schema = make_schema(
         found.shape[-1],
         num_members=found.shape[1] if len(found.shape) == 3 else None,
@@ -129,7 +167,7 @@ def plain_table(
         dtype=dtype,
         class_names=hints.class_names if class_names is None else class_names,
         temperature=1.0 if hints.temperature is None else hints.temperature,
-        tol=None if kind == "counts" else hints.tol,
+        tol=hints.tol if has_sums else None,
     )
 
     def columns(start: int, rows: int) -> Iterator[Batch]:
@@ -145,6 +183,7 @@ def plain_table(
         meta=dict(meta or {}),
         trusted=True,
         notes=tuple(notes),
+        took=PLAIN if has_sums else PLAIN - {"tol"},
     )
 
 
@@ -175,29 +214,165 @@ def _hinted(
     )
 
 
-def _guess_kind(
+def _looked_at(
     where: str,
     found: Found,
     batches: Callable[[int, int], Iterator[Array]],
     first: Array | None,
-    tol: float | None,
+    kind: str | None,
+    hints: Hints,
+    num_rows: int | None,
 ) -> str:
-    if found.is_count:
-        return "counts"
+    """The kind of floats after a look at the first rows: probabilities, or what the user says that they are.
+
+    Raises:
+        ArgumentError: nothing says what they are, or the axes are swapped; names the way out.
+    """
     size = math.prod(found.shape[1:]) * _ITEM_BYTES.get(found.dtype, 8)
     if first is None:
         first = next(batches(0, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size))), None)
-    advice = 'say source_kind="logits" (--source-kind logits), "log_probs" or "probs"'
     if first is None or not len(first):
-        raise ArgumentError(f"{where} has no rows that would say what they are; {advice}")
+        if kind is not None:
+            return kind
+        raise ArgumentError(f"{where} has no rows that would say what they are; {_ADVICE}")
     values = widen(in_order(first, found.dtype), found.dtype)
-    if is_probs(values, sum_tolerance(found.dtype, found.shape[-1]) if tol is None else tol):
-        return "probs"
+    tol = sum_tolerance(found.dtype, found.shape[-1]) if hints.tol is None else hints.tol
+    if kind != "percent" and is_probs(values, tol):
+        return kind or "probs"
+    if hints.transpose is None or (hints.transpose and kind is None):
+        _refuse_swapped(where, found, batches, values, num_rows, hints)
+    if kind is not None:
+        return kind
+    with np.errstate(invalid="ignore"):
+        sums = values.sum(axis=-1, dtype=np.float64)
+        if bool((values >= 0).all() and (abs(sums - 100) <= 1).all()):
+            raise ArgumentError(
+                f"the rows of {where} sum to 100: if they are percentages, say source_kind='percent' "
+                "(--source-kind percent), and they are divided by 100; for sums that are off by more "
+                "than rounding say source_tol= (--source-tol) as well"
+            )
+        is_rounded = bool((values >= 0).all() and (abs(sums - 1) <= 0.1).all())
+        is_log = bool((values <= 0).all()) and is_probs(np.exp(values), max(tol, 1e-2))
+        is_whole = bool(((values >= 0) & (values == np.rint(values))).all())
+    hint = ""
+    if is_rounded:
+        off = float(abs(sums - 1).max())
+        hint = (
+            f"; their sums are off by up to {off:.3g}: if they were rounded, say source_tol={_up(off)} "
+            f"(--source-tol {_up(off)})"
+        )
+    elif is_log:
+        hint = '; their exponentials sum to 1: they look like "log_probs"'
+    elif is_whole:
+        hint = '; they are whole numbers: if they are votes, say source_kind="counts" (--source-kind counts)'
     raise ArgumentError(
         f"the first rows of {where} are no probabilities (not negative, with the sum 1), and nothing "
-        f"says what they are; {advice}; for sums that are off by more than rounding say source_tol= "
-        "(--source-tol) as well"
+        f"says what they are{hint}; {_ADVICE}"
+        + (
+            ""
+            if is_rounded
+            else "; where sums are off by more than rounding, source_tol= (--source-tol)"
+        )
     )
+
+
+_ADVICE = (
+    'say source_kind="logits" (--source-kind logits), "log_probs" or "probs": what the rows of the source '
+    "are; kind= (--kind) is what they become"
+)
+
+
+def _up(off: float) -> float:
+    """A round tolerance above an error."""
+    power = 10.0 ** math.floor(math.log10(off)) if off > 0 else 1e-3
+    return float(f"{(math.floor(off / power) + 1) * power:.1g}")
+
+
+def _refuse_swapped(
+    where: str,
+    found: Found,
+    batches: Callable[[int, int], Iterator[Array]],
+    first: Array,
+    num_rows: int | None,
+    hints: Hints,
+) -> None:
+    """Refuse an array whose columns sum to 1, or to 100, and its rows do not: its axes are swapped.
+
+    Reading stops at the first column whose sum goes beyond, which of rows that are none is soon.
+    """
+    if num_rows is None or len(found.shape) < 2 or not bool((first >= 0).all()):
+        return
+    whole = 1.0 if bool((first <= 1.001).all()) else 100.0
+    off = 1e-2 * whole
+    sums = np.zeros(found.shape[1:])
+    for batch in batches(0, max(1, _FIRST_BYTES // (math.prod(found.shape[1:]) * 8))):
+        values = widen(in_order(batch, found.dtype), found.dtype)
+        with np.errstate(invalid="ignore"):
+            sums += values.sum(axis=0, dtype=np.float64)
+        if not bool((sums <= whole + off).all()):
+            return
+    if bool((abs(sums - whole) <= off).all()):
+        swapped = found.shape[::-1]
+        how = (
+            "transpose=False (--no-transpose)"
+            if hints.transpose
+            else "transpose=True (--transpose)"
+        )
+        raise ArgumentError(
+            f"{where} has the shape {found.shape}, expected (sample, class): its rows do not sum to "
+            f"{whole:g}, and every column does, so its axes are swapped. Say {how}, and they are read as "
+            f"{swapped}"
+            + (
+                "; if they lie as they should, say transpose=False (--no-transpose)"
+                if not hints.transpose
+                else ""
+            )
+        )
+
+
+def _widened(
+    batches: Callable[[int, int], Iterator[Array]],
+) -> Callable[[int, int], Iterator[Array]]:
+    return lambda start, rows: (batch.astype("<f8") for batch in batches(start, rows))
+
+
+def _votes(
+    batches: Callable[[int, int], Iterator[Array]], dtype: str, where: str
+) -> Callable[[int, int], Iterator[Array]]:
+    """Whole numbers of votes that lie as floats.
+
+    Raises:
+        FormatError: one is negative, or not whole; names the row.
+    """
+
+    def whole(start: int, rows: int) -> Iterator[Array]:
+        for batch in batches(start, rows):
+            values = widen(in_order(batch, dtype), dtype)
+            with np.errstate(invalid="ignore"):
+                good = (values >= 0) & (values == np.rint(values)) & (values < 2.0**53)
+            if not good.all():
+                at = np.argwhere(~good)[0]
+                raise FormatError(
+                    f"{where}: row {start + at[0]} holds {values[tuple(at)]!r:.40} at class {at[-1]}, "
+                    "expected a number of votes: whole, 0 or more"
+                )
+            yield values.astype("<u8")
+            start += len(batch)
+
+    return whole
+
+
+def _hundredths(
+    batches: Callable[[int, int], Iterator[Array]], dtype: str
+) -> Callable[[int, int], Iterator[Array]]:
+    """Percentages as the probabilities that they are, rounded once."""
+
+    def divided(start: int, rows: int) -> Iterator[Array]:
+        for batch in batches(start, rows):
+            wide = widen(in_order(batch, dtype), dtype).astype(np.float64)
+            yield round_to(wide / 100, dtype)
+
+    return divided
 
 
 def _stored(batches: Iterator[Array], schema: Schema, start: int, where: str) -> Iterator[Batch]:

@@ -17,23 +17,27 @@ from fostore import jsontext
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._header import KEY, headed_table, parse, text_of
+from fostore.conversion.files._keys import Beside, keyed
 from fostore.conversion.files._sink import STREAM, Sink
 from fostore.conversion.files._text import cells
 from fostore.conversion.files.guess import Found, choose, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError
+from fostore.formats.jsonsource import BOM
 from fostore.header import MAX_TEXT, Header
 from fostore.sample_ids import encode_ids
 from fostore.schema import FLOATS, Array, Column
 
 INDEX = "index"
 _WANTED = (
-    "numbers",
+    "numbers; leave out the samples of which there are none (null is minus infinity of log_probs and logits, "
+    "where source_kind= says that)",
     "whole numbers, as the first row has them; if they are no votes, say what they are: "
     'source_kind="probs" (--source-kind probs)',
 )
 _MAX_LINE = 1 << 28
+_SPACE = b" \t\r\n"
 _KEY_END = re.compile(rb'"\s*:')
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
@@ -107,12 +111,17 @@ class JsonLines:
 
     def _plain(self, lines: _Lines, first: Any, hints: Hints) -> Table:
         where = lines.where
+        lines.counts = hints.id_column != INDEX
         if not isinstance(first, dict):
             raise FormatError(f'{where}, line 1: expected an object, such as {{"probs": [...]}}')
         arrays = {name: found for name, value in first.items() if (found := _found(value, hints))}
+        if not arrays:
+            raise ArgumentError(
+                f"{where}, line 1 holds no list of numbers under its keys {list(first)[:12]}; write the "
+                'numbers of a row as one list, such as {"probs": [0.1, 0.9]}, or save a table with a column '
+                "a class as .csv or .parquet"
+            )
         name = choose(arrays, where, hints.inside)
-        others = sorted(set(first) - {name, INDEX})
-        notes = [f"the keys {others} were left out; ids= attaches keys"] if others else []
         num_rows = None if lines.is_stream else lines.count()
         found = arrays[name]
         column = Column(
@@ -126,16 +135,38 @@ class JsonLines:
                                column, number, where, nulls=nulls)  # fmt: skip
 
         shown = [first[name]] if lines.is_stream else []
-        return plain_table(
+        table = plain_table(
             where,
             self.name,
             found,
             batches,
             replace(hints, dtype=None),
             num_rows=num_rows,
-            notes=notes,
             first=_numbers(shown, column, 1, where, nulls=nulls) if shown else None,
         )
+
+        def beside(key: str) -> Beside:
+            def read(start: int, rows: int) -> Iterator[list[Any]]:
+                for number, objects in lines.batches(0, start, rows, num_rows):
+                    yield [_get(o, key, number + i, where) for i, o in enumerate(objects)]
+
+            return Beside(_called(first[key]), None if lines.is_stream else read)
+
+        return keyed(
+            table,
+            {
+                key: beside(key)
+                for key in first
+                if key != name and (key != INDEX or not lines.counts)
+            },
+            hints,
+        )
+
+
+def _called(value: Any) -> str:
+    """What stands under a key, in a message's words."""
+    names = {str: "text", int: "int64", float: "float64", list: "a list", dict: "an object"}
+    return names.get(type(value), "nothing" if value is None else type(value).__name__)
 
 
 def _key(column: Column) -> str:
@@ -245,6 +276,8 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.is_stream = str(path) == STREAM
+        self.counts = True
+        """Whether an index must be the number of its row."""
         self.where = "the standard input" if self.is_stream else str(path)
         self._path = path
         self._first: bytes | None = None
@@ -263,17 +296,23 @@ class _Lines:
         if not text.strip():
             raise FormatError(f"{self.where} is empty, expected JSON Lines")
         limit = f"{self.where}, line 1"
-        return jsontext.loads(text, limit) if len(text) <= MAX_TEXT else _parse(text, limit)
+        return (
+            jsontext.loads(text, limit, strange=[])
+            if len(text) <= MAX_TEXT
+            else _parse(text, limit)
+        )
 
     def count(self) -> int:
-        """Lines of a file; the last need not end."""
-        lines, last = 0, b"\n"
+        """Lines of a file up to the last that holds something; it need not end."""
+        lines = whole = 0
         with ExitStack() as stack:
             file = self._open(stack)
             while part := file.read(1 << 20):
+                filled = part.rstrip(_SPACE)
+                if filled:
+                    whole = lines + filled.count(b"\n") + 1
                 lines += part.count(b"\n")
-                last = part[-1:]
-        return lines + (last != b"\n")
+        return whole
 
     def whole(self) -> tuple[int, int]:
         """The bytes of the lines that end, and their number."""
@@ -302,8 +341,14 @@ class _Lines:
             file = self._open(stack)
             held = [self.first_text()] if self.is_stream else []
             objects: list[dict[str, Any]] = []
-            number = 0
-            while line := (held.pop() if held else self._line(file, number + 1)):
+            number = at = blank = 0
+            while line := (held.pop() if held else self._line(file, at + 1)):
+                at += 1
+                if not line.strip(_SPACE):
+                    blank = blank or at
+                    continue
+                if blank:  # and behind the last row nobody minds
+                    raise FormatError(f"{self.where}, line {blank} is empty; remove it")
                 number += 1
                 row = number - 1 - skip
                 if row < start:
@@ -329,15 +374,17 @@ class _Lines:
                 f"{where}: a second header; give files that follow each other as shards"
             )
         index = item.get(INDEX, row)
-        if type(index) is not int or index != row:
+        if self.counts and (type(index) is not int or index != row):
             raise FormatError(
                 f"{where}: the index is {index!r:.40}, expected {row}: rows must come in order, without "
-                "gaps or repetitions"
+                "gaps or repetitions; if they are keys of samples, say id_column='index' (--id-column index)"
             )
         return item
 
     def _line(self, file: IO[bytes], number: int) -> bytes:
         line = file.readline(_MAX_LINE)
+        if number == 1:
+            line = line.removeprefix(BOM)
         if len(line) == _MAX_LINE:
             raise UnsafeError(f"{self.where}, line {number} has over {_MAX_LINE:,} bytes")
         return line
@@ -354,9 +401,9 @@ def _parse(line: bytes, where: str) -> Any:
 
     try:
         item = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        what = " (an empty line)" if not line.strip() else ""
-        raise FormatError(f"{where} is not JSON{what}: {error}") from error
+    except orjson.JSONDecodeError:
+        # Python writes NaN and Infinity, which are texts then: no numbers of a row, but nothing lost.
+        return jsontext.loads(line.strip(_SPACE), where, strange=[])
     # The fast parser keeps the last of two equal keys and takes true for a number's place.
     if isinstance(item, dict) and len(_KEY_END.findall(line)) != len(item):
         item = jsontext.loads(line, where)

@@ -15,16 +15,17 @@ import numpy as np
 
 from fostore import disk
 from fostore.conversion.files import Hints, Holds
+from fostore.conversion.files._arrays import Lying, arrays_table
 from fostore.conversion.files._flat import Flat, fill, open_source
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files._zip import ZipBuilder, data_offset, open_zip
-from fostore.conversion.files.guess import Found, choose, name_of, plain_table
+from fostore.conversion.files.guess import Found, name_of
 from fostore.conversion.files.npy import DTYPES, array_bytes, header_text, read_header
 from fostore.conversion.table import Batch, Table
 from fostore.digest import buffer
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError
-from fostore.header import Header
+from fostore.header import MAX_TEXT, Header
 from fostore.schema import Array, Column
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError)
@@ -44,13 +45,17 @@ class Npz:
             raise ArgumentError(f"arrays of {where} are named without '.npy': {sorted(members)}")
         if KEY in members and hints.inside is None:
             return self._headed(path, members)
-        arrays = {name: member.found for name, member in members.items() if name != KEY}
-        name = choose(arrays, where, hints.inside)
-        member = members[name]
-        member.refuse_objects()
-        inner = f"{where}::{name}"
-        rows = member.shape[0] if member.shape else 0
-        return plain_table(inner, self.name, member.found, member.batches, hints, num_rows=rows)
+        arrays = {
+            name: Lying(member.found, member.batches)
+            for name, member in members.items()
+            if name != KEY
+        }
+        wanted = members.get(hints.inside or "", None)
+        if wanted is None and not any(member.error is None for member in members.values()):
+            wanted = next(iter(members.values()))
+        if wanted is not None:
+            wanted.refuse_objects()
+        return arrays_table(where, self.name, arrays, hints)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew; members grow side by side."""
@@ -228,7 +233,7 @@ def _member(path: Path, fd: int, archive: zipfile.ZipFile, info: zipfile.ZipInfo
         try:
             dtype, shape, fortran = read_header(file, where)
         except UnsafeError as error:  # refused when it is the one that is wanted
-            return _Member(path, info, np.dtype(object), (0,), False, 0, error)
+            return _Member(path, info, np.dtype(object), (), False, 0, error)
         inner = file.tell()
     flat = Flat(path, inner, dtype, shape, fortran)
     flat.check(info.file_size - inner, where)

@@ -14,20 +14,16 @@ from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrowrows import (
     DTYPES,
     arrow_schema,
-    found_in,
-    numbers,
     record_batch,
-    row_shape,
     stored,
 )
 from fostore.conversion.files._flat import open_source
+from fostore.conversion.files._frames import frame_table
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
 from fostore.conversion.files._sink import Sink
-from fostore.conversion.files.guess import Found, choose, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.errors import FormatError
 from fostore.header import Header
-from fostore.schema import Array
 
 _GROUP_BYTES = 16 << 20
 _BUFFER = 1 << 20
@@ -65,15 +61,8 @@ class Parquet:
             if missing:
                 raise FormatError(f"{where} lacks the columns {missing}, which its header names")
             return headed_table(where, self.name, header, num_rows, batches)
-        name = choose(found_in(schema), where, hints.inside)
-        return plain_rows(
-            path,
-            self.name,
-            name,
-            schema,
-            hints,
-            num_rows,
-            lambda s, r, c: _batches(path, [name], s, r, c),
+        return frame_table(
+            where, self.name, schema, hints, num_rows, lambda n, s, r, c: _batches(path, n, s, r, c)
         )
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
@@ -97,36 +86,6 @@ class Parquet:
     def resume_at(self, path: Path, header: Header) -> int:
         """0: a Parquet file is none before its end."""
         return 0
-
-
-def plain_rows(
-    path: Path,
-    format: str,
-    name: str,
-    schema: Any,
-    hints: Hints,
-    num_rows: int,
-    batches_of: Callable[[int, int, Callable[[Any, int], Any]], Iterator[Any]],
-) -> Table:
-    """The rows of one column of a file without a header; the first row says how long they are."""
-    where = f"{path}::{name}"
-    found = found_in(schema).get(name)
-    if found is None:
-        raise FormatError(f"{where} holds {schema.field(name).type}, expected lists of numbers")
-    first = next(batches_of(0, 1, lambda batch, row: batch.column(0)), None)
-    if first is None or not len(first):
-        shape = found.shape[1:]
-    else:
-        shape = row_shape(first, where)
-
-    def convert(batch: Any, row: int) -> Array:
-        return numbers(batch.column(0), found.dtype, shape, row, where)
-
-    def batches(start: int, rows: int) -> Iterator[Array]:
-        return batches_of(start, rows, convert)
-
-    full = Found(found.dtype, (num_rows, *shape))
-    return plain_table(where, format, full, batches, hints, num_rows=num_rows)
 
 
 def _open(path: Path) -> Any:

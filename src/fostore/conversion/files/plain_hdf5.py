@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from fostore.conversion.files import Hints, Holds
-from fostore.conversion.files._foreign import foreign_table, refuse_writing
-from fostore.conversion.files.guess import Found, choose, name_of
+from fostore.conversion.files._arrays import Lying, arrays_table, unread
+from fostore.conversion.files._foreign import lying, refuse_writing
+from fostore.conversion.files.guess import Found, name_of
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.formats.foreign import ForeignArray
-from fostore.formats.hdf5_foreign import File, open_foreign_dataset
+from fostore.formats.hdf5_foreign import File, open_foreign_dataset, read_foreign_texts
 from fostore.header import Header
+from fostore.schema import Array
 
 _DEPTH, _MOST = 6, 1000
 """How far datasets are looked for in groups."""
@@ -32,10 +36,15 @@ class PlainHdf5:
         path = path.resolve()  # what the user named may be a link; nothing inside may
         file = File(path)
         try:
+            inside = None if hints.inside is None else _inside(path, hints.inside)
+            hints = replace(hints, inside=inside)
             with file.root() as root:
-                name = _chosen(root, path, hints.inside)
-                array = _open(root, name, file)
-            return foreign_table(f"{path}::{name}", self.name, array, hints)
+                if inside is not None:
+                    _open(root, inside, file)  # says why, where it cannot be read
+                arrays = {name: _lying(file, name, dataset) for name, dataset in _all(root)}
+            if not arrays:
+                raise FormatError(f"{path} is not a store, and holds no dataset of numbers")
+            return arrays_table(str(path), self.name, arrays, hints)
         except BaseException:
             file.close()
             raise
@@ -49,21 +58,56 @@ class PlainHdf5:
         return 0
 
 
-def _chosen(root: Any, path: Path, inside: str | None) -> str:
-    if inside is not None:
-        parts = inside.strip("/").split("/")
-        if any(part in ("", ".", "..") for part in parts):
-            raise ArgumentError(f"{inside!r} is no path inside {path}, such as group/probs")
-        return "/".join(parts)
-    found = {}
-    for name, dataset in _datasets(root, "", _DEPTH):
-        if dataset.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-            shape = tuple(int(n) for n in dataset.shape)
-            found[name] = Found(name_of(dataset.dtype), shape)
-    return choose(found, str(path), None)
+def _inside(path: Path, inside: str) -> str:
+    parts = inside.strip("/").split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ArgumentError(f"{inside!r} is no path inside {path}, such as group/probs")
+    return "/".join(parts)
+
+
+def _all(root: Any) -> Iterator[tuple[str, Any]]:
+    return _datasets(root, "", _DEPTH)
+
+
+def _lying(file: File, name: str, dataset: Any) -> Lying:
+    """A dataset as one of a file's arrays; it is opened when its rows are asked for."""
+    shape = tuple(int(n) for n in dataset.shape)
+    kind = dataset.get_type().get_class()
+    if kind == h5py.h5t.STRING:
+        return Lying(Found("text", shape), partial(_texts, file, name))
+    if kind not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        return Lying(Found(_OTHERS.get(kind, "something else than numbers"), shape), unread)
+    held: list[Lying] = []
+
+    def batches(start: int, rows: int) -> Iterator[Array]:
+        if not held:
+            with file.root() as root:
+                held.append(lying(_open(root, name, file)))
+        return held[0].batches(start, rows)
+
+    is_matlab = h5py.h5a.exists(dataset, b"MATLAB_class")
+    return Lying(Found(name_of(dataset.dtype), shape), batches, is_reversed=is_matlab)
+
+
+_OTHERS = {h5py.h5t.COMPOUND: "records"}
+
+
+def _texts(file: File, name: str, start: int, rows: int) -> Iterator[list[Any]]:
+    total = None
+    while total is None or start < total:
+        with file.root() as root:
+            group, last = _parent(root, name, file)
+            total, texts = read_foreign_texts(group, last, file, start, start + rows)
+        yield texts
+        start += rows
 
 
 def _open(root: Any, name: str, file: File) -> ForeignArray:
+    return open_foreign_dataset(*_parent(root, name, file), file)
+
+
+def _parent(root: Any, name: str, file: File) -> tuple[Any, str]:
+    """The group that a dataset lies in, and its name there; no link is followed."""
     *groups, last = name.split("/")
     group = root
     for part in groups:
@@ -79,7 +123,7 @@ def _open(root: Any, name: str, file: File) -> ForeignArray:
         group = h5py.h5g.open(group, key)
     if not group.links.exists(last.encode()):
         _missing(root, name, file.path)
-    return open_foreign_dataset(group, last, file)
+    return group, last
 
 
 def _missing(root: Any, name: str, path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fostore.conversion.files import Hints, Holds
-from fostore.conversion.files._foreign import foreign_table, refuse_writing
-from fostore.conversion.files.guess import Found, choose, name_of
+from fostore.conversion.files._arrays import Lying, arrays_table, unread
+from fostore.conversion.files._foreign import chunk_notes, lying, refuse_writing
+from fostore.conversion.files.guess import Found, plain_table
 from fostore.conversion.table import Batch, Table
-from fostore.errors import ArgumentError, FormatError, UnsupportedError
+from fostore.errors import ArgumentError, FormatError
 from fostore.formats.foreign import ForeignArray
 from fostore.formats.zarr_folder import MAX_METADATA, check_directory, read_file
 from fostore.formats.zarr_foreign import open_foreign_array
@@ -35,23 +37,35 @@ class PlainZarr:
         path = Path(os.path.realpath(path))  # what the user named may be a link; nothing inside may
         if not path.is_dir():
             raise FormatError(f"{path} is no folder, and a Zarr array or group is one")
+        if _is_array(path):
+            if hints.inside is not None:
+                _inside(path, hints.inside)
+            array = _open(path)
+            one = lying(array)
+            return plain_table(
+                str(path), self.name, one.found, one.batches, hints,
+                num_rows=one.num_rows, notes=chunk_notes(array),
+            )  # fmt: skip
         if hints.inside is not None:
-            inside = _inside(path, hints.inside)
-            array = _open(path.joinpath(inside))
-            where = f"{path}::{inside}"
-        elif _is_array(path):
-            array, where = _open(path), str(path)
-        else:
-            found = {}
-            for name in _arrays(path, "", _DEPTH):
-                try:
-                    one = _open(path / name)
-                except UnsupportedError:
-                    continue  # texts, dates: not rows
-                found[name] = Found(name_of(one.dtype), one.shape)
-            chosen = choose(found, str(path), None)
-            array, where = _open(path / chosen), f"{path}::{chosen}"
-        return foreign_table(where, self.name, array, hints)
+            hints = replace(hints, inside=_inside(path, hints.inside))
+        opened: dict[str, ForeignArray] = {}
+        arrays: dict[str, Lying] = {}
+        why: FormatError | None = None
+        for name in _arrays(path, "", _DEPTH):
+            try:
+                opened[name] = _open(path / name)
+                arrays[name] = lying(opened[name])
+            except FormatError as error:  # texts, dates: not rows
+                if name == hints.inside:
+                    raise
+                why = why or error
+                arrays[name] = Lying(Found("something that cannot be read", ()), unread)
+        if why is not None and not opened:
+            raise why
+        if not opened:
+            raise FormatError(f"{path} is not a store, and holds no array of numbers")
+        large = [note for array in opened.values() for note in chunk_notes(array)]
+        return arrays_table(str(path), self.name, arrays, hints, notes=large[:1])
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Refused."""

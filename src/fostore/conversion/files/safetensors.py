@@ -14,11 +14,12 @@ import numpy as np
 
 from fostore import jsontext
 from fostore.conversion.files import Hints, Holds
+from fostore.conversion.files._arrays import Lying, arrays_table, unread
 from fostore.conversion.files._flat import Flat, open_source
 from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.files._spool import counted
-from fostore.conversion.files.guess import Found, choose, plain_table
+from fostore.conversion.files.guess import Found
 from fostore.conversion.table import Batch, Table
 from fostore.digest import buffer
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
@@ -58,14 +59,12 @@ class Safetensors:
         tensors, metadata = _read_header(path)
         if KEY in metadata and hints.inside is None:
             return self._headed(path, tensors, parse(metadata[KEY], where))
-        known = {name: tensor[0] for name, tensor in tensors.items()}
-        name = choose(known, where, hints.inside)
-        found, flat = tensors[name]
-        if flat is None:
-            raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
-        rows = found.shape[0] if found.shape else 0
-        inner = f"{where}::{name}"
-        return plain_table(inner, self.name, found, flat.batches, hints, num_rows=rows)
+        arrays = {}
+        for name, (found, flat) in tensors.items():
+            if flat is None and name == hints.inside:
+                raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
+            arrays[name] = Lying(found, unread if flat is None else flat.batches)
+        return arrays_table(where, self.name, arrays, hints)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew; tensors grow side by side."""

@@ -1,0 +1,160 @@
+"""Rows that nobody wrote: an array that was made before it was filled looks whole, and its rest like distributions.
+
+Zeros are logits of a uniform distribution; a fill value, or one row copied to the end, may pass for probabilities.
+Only sources that fostore did not write are looked at: in a store, what is not committed is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fostore.conversion.table import Batch, Table
+from fostore.encodings.rows import widen
+from fostore.errors import RowError
+from fostore.ranges import Range, Ranges, describe
+from fostore.schema import Array, Schema
+
+_KEPT = 64
+"""Ranges of constant rows that are remembered; more are counted to the next."""
+_LEAST, _LEAST_UNIFORM = 3, 2
+"""Rows of one run at the end that are too many, if no run before was as long."""
+
+
+class Watch:
+    """Looks at rows as they pass, in order, and says at their end which of them seem to be unwritten.
+
+    Args:
+        first: the number of the first row.
+    """
+
+    def __init__(self, schema: Schema, where: str, first: int, *, is_allowed: bool) -> None:
+        self.first = self.position = first
+        self._schema = schema
+        self._where = where
+        self._is_allowed = is_allowed
+        self._constant = Ranges()
+        self._before: Batch = []
+        self._same_since = first
+        self._longest = 0
+        self.notes: tuple[str, ...] = ()
+
+    def update(self, columns: Batch) -> None:
+        """The next rows, one array a column."""
+        content = columns[: len(self._schema.content)]
+        count = len(content[0])
+        if not count:
+            return
+        if self._schema.kind == "logits" and self._schema.num_classes > 1:
+            self._note(_constant(content[0]))
+        if self._schema.kind != "counts":
+            changes = self.position + np.flatnonzero(~_as_before(content, self._before))
+            if len(changes):
+                lengths = np.diff(changes, prepend=self._same_since)
+                self._longest = max(self._longest, int(lengths.max()))
+                self._same_since = int(changes[-1])
+            self._before = [column[-1:].copy() for column in content]
+        self.position += count
+
+    def end(self) -> None:
+        """All rows have passed.
+
+        Raises:
+            RowError: some seem to be unwritten, and that was not allowed; names them.
+        """
+        found = [*self._constant_rows(), *self._same_rows()]
+        if found and not self._is_allowed:
+            what, since = found[0]
+            cure = f"leave them out with rows=slice({self.first}, {since}) (--rows {self.first}:{since}), "
+            raise RowError(
+                f"{self._where}: {what}, as in an array that was made before it was filled; "
+                f"{cure if self.first < since else ''}write them, or say allow_constant=True "
+                "(--allow-constant) if they are meant"
+            )
+        self.notes = tuple(f"{what}, which was allowed" for what, _ in found)
+
+    def _note(self, is_constant: Array) -> None:
+        edges = np.flatnonzero(np.diff(is_constant, prepend=False, append=False))
+        for start, stop in (self.position + edges).reshape(-1, 2).tolist():
+            self._constant = self._constant.add(start, stop)
+            items = self._constant.items
+            if len(items) > _KEPT:
+                self._constant = Ranges((*items[:-2], (items[-2][0], items[-1][1])))
+
+    def _constant_rows(self) -> Iterator[tuple[str, int]]:
+        items = self._constant.items
+        if items:
+            # What can be left out at the end, if that is all.
+            since = items[0][0] if items == ((items[0][0], self.position),) else self.first
+            yield f"{describe(items)} have one number for all classes", since
+
+    def _same_rows(self) -> Iterator[tuple[str, int]]:
+        rows: Range = (self._same_since, self.position)
+        count = rows[1] - rows[0]
+        if not self._before or count <= self._longest or self._constant:
+            return
+        values = widen(self._before[0][0], self._schema.dtype)
+        is_uniform = bool(_constant(values[None])[0]) and self._schema.num_classes > 1
+        certain = {"probs": 1, "log_probs": 0}.get(self._schema.kind)
+        is_one_hot = certain is not None and bool((values == certain).any(axis=-1).all())
+        if is_uniform:
+            seems = count >= _LEAST_UNIFORM
+        else:  # hard labels in order are alike, and so is a prior that is the same for all
+            seems = count >= _LEAST and rows[0] > self.first and not is_one_hot
+        if seems:
+            yield f"{describe([rows])}, the last ones, are all the same", rows[0]
+
+
+def watched(table: Table, rows: slice | None, *, is_allowed: bool) -> tuple[Table, Watch]:
+    """The table, whose rows are looked at when they are read first; and the one who looks.
+
+    The last batch that is wanted comes only once all rows have been judged.
+    """
+    first, last = 0, table.num_rows
+    if rows is not None and table.num_rows is not None:
+        wanted = range(table.num_rows)[rows]
+        first, last = (wanted[0], wanted[-1] + 1) if wanted else (0, 0)
+    watch = Watch(table.schema, table.where, first, is_allowed=is_allowed)
+
+    def batches(start: int, size: int) -> Iterator[Batch]:
+        if not start == first == watch.position:
+            yield from table.batches(start, size)
+            return
+        for batch in table.batches(start, size):
+            if last is None or watch.position < last:
+                kept = None if last is None else last - watch.position
+                watch.update([column[:kept] for column in batch])
+                if watch.position == last:
+                    watch.end()
+            yield batch
+        if last is None:
+            watch.end()
+
+    return replace(table, batches=batches), watch
+
+
+def _constant(rows: Array) -> Array:
+    """Which rows hold one number for all classes, in any member."""
+    found = rows[..., 0] == rows[..., -1]
+    if found.any():
+        found[found] = (rows[found] == rows[found][..., :1]).all(axis=-1)
+    any_member: Array = found.reshape(len(rows), -1).any(axis=1)
+    return any_member
+
+
+def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:
+    """Which rows are the same as the row before them; the first is compared with `before`, if there is one."""
+    count = len(columns[0])
+    same = np.zeros(count, bool)
+    first = columns[0].reshape(count, -1)
+    same[1:] = first[1:, 0] == first[:-1, 0]
+    places = np.flatnonzero(same)
+    for column in columns:
+        if len(places):
+            flat = column.reshape(count, -1)
+            same[places] &= (flat[places] == flat[places - 1]).all(axis=1)
+    if before:
+        same[0] = all(np.array_equal(c[:1], b) for c, b in zip(columns, before, strict=True))
+    return same
