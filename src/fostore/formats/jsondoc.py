@@ -23,8 +23,8 @@ def read_document(
     source: Source,
     wanted_of: Callable[[dict[str, Any]], Wanted],
     notes: list[str] | None = None,
-) -> None:
-    """Read a document from its beginning to its end.
+) -> dict[str, int]:
+    """Read a document from its beginning to its end; gives where the value of each key begins.
 
     Args:
         source: the file, with its cursor at its beginning.
@@ -50,6 +50,7 @@ def read_document(
             raise FormatError(f"{source.where} has no {name!r}; its keys are {list(places)[:8]}")
         source.seek(places[name])
         read_table(source, *table)
+    return places
 
 
 def _read_entries(

@@ -14,7 +14,7 @@ import numpy as np
 from fostore import digest, geometry
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import round_to
-from fostore.errors import FormatError, RowError
+from fostore.errors import DamageError, FormatError, RowError
 from fostore.formats.jsondoc import Wanted, read_document
 from fostore.formats.jsonsource import Source
 from fostore.formats.jsontable import Table
@@ -121,6 +121,7 @@ def read_checked(
     Raises:
         FormatError: the document, its header or a row is not what it must be.
         UnsupportedError: it was made by a newer release.
+        DamageError: its header does not have its checksum, or stands under a key that is not its own.
     """
     where = source.where
     known: list[Header] = []
@@ -141,7 +142,9 @@ def read_checked(
         ]
 
     notes: list[str] = []
-    read_document(source, wanted_of, notes)
+    places = read_document(source, wanted_of, notes)
+    if not known:
+        _refuse_stray_header(source, metas[0], places)
     meta, ranges = metas[0], columns[0].ranges
     if known:
         header = known[0]
@@ -157,6 +160,28 @@ def read_checked(
     if plain is not None or not len(ranges):
         return Contents(None, meta, ranges, notes, is_plain=True)
     return Contents(_guess_header(meta, ranges, columns, where), meta, ranges, notes, is_plain=True)
+
+
+def _refuse_stray_header(
+    source: Source, meta: Mapping[str, Any], places: Mapping[str, int]
+) -> None:
+    """Refuse a store whose key "meta" or "fostore" was damaged: its numbers would pass for a plain file's."""
+    stray = [f"meta.{name}" for name, value in meta.items() if _is_header(value)]
+    for name in places.keys() - {"meta", "distributions"}:
+        source.seek(places[name])
+        if source.peek() == b"{" and b'"fostore"' in source.text(name):
+            source.seek(places[name])
+            value = source.value(name)
+            stray += [name] * (isinstance(value, dict) and _is_header(value.get(KEY)))
+    if stray:
+        raise DamageError(
+            f"{source.where} keeps the header of a store under the key {stray[0]!r}, and a store keeps it "
+            f"under meta.{KEY}: the file was damaged or edited; restore it from a copy"
+        )
+
+
+def _is_header(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() >= {"num_classes", "columns", "unit_rows"}
 
 
 # ------------------------------------------------------------------ columns

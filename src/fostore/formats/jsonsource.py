@@ -112,6 +112,13 @@ class Source:
         self.skip()
         return self._loads(self._text(begin, self.offset, name), repr(name), begin, strange)
 
+    def text(self, name: str) -> bytes:
+        """The text of a value; empty where it takes more bytes than one that is parsed may."""
+        self.peek()
+        begin = self.offset
+        self.skip()
+        return b"" if self.offset - begin > MAX_VALUE else self._text(begin, self.offset, name)
+
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
         if self.peek() not in (b"{", b"["):
