@@ -1,0 +1,438 @@
+"""Deliberate breaks of lines that keep promises, each with the test that must notice: `make mutants` tries them all.
+
+Each break is made in a copy of the tree, where its test must fail. A break that survives, or whose text is not
+there exactly once any more, is an error: then a promise has lost its test, or this table its line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).parent.parent
+SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line of `file` (below src/fostore) that is replaced, and the test that fails then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+def cuts(work: str, suffix: str) -> str:
+    return f"test_powercut.py::test_a_power_cut_takes_nothing_that_was_promised[{suffix}-{work}]"
+
+
+def faults(work: str, suffix: str) -> str:
+    return f"test_faults.py::test_a_fault_takes_nothing_that_was_promised[{suffix}-{work}]"
+
+
+MUTANTS = [
+    Mutant(
+        "journal-no-sync",
+        "formats/zarr_writer.py",
+        "            disk.sync_data(self._journal)\n        except BaseException:",
+        "            pass\n        except BaseException:",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "record-before-data",
+        "pipeline.py",
+        "            self._units.sync()\n            self._units.commit(runs)\n",
+        "            self._units.commit(runs)\n            self._units.sync()\n",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "write_whole-no-dirsync",
+        "disk.py",
+        "        raise\n    sync_directory(path.parent)\n",
+        "        raise\n",
+        cuts("Noted", ".zarr"),
+    ),
+    Mutant(
+        "write_whole-no-sync",
+        "disk.py",
+        "            write_at(fd, data, 0)\n            sync_data(fd)\n",
+        "            write_at(fd, data, 0)\n",
+        cuts("Noted", ".zarr"),
+    ),
+    Mutant(
+        "tails-no-dirsync",
+        "formats/zarr_tails.py",
+        "                disk.sync_directory(self._folder.array(index))\n",
+        "                pass\n",
+        cuts("Scattered", ".zarr"),
+    ),
+    Mutant(
+        "hashes-no-sync",
+        "formats/zarr_writer.py",
+        "            disk.sync_file(temporary)\n",
+        "            pass\n",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "seal-no-names-sync",
+        "formats/zarr_writer.py",
+        "            disk.sync_directory(folder)\n",
+        "            pass\n",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "new-folders-no-sync",
+        "disk.py",
+        "    for folder in named:\n        sync_directory(folder)\n",
+        "",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "create-no-dirsync",
+        "formats/zarr_resume.py",
+        "    disk.sync_directory(path.parent)\n",
+        "",
+        cuts("First", ".zarr"),
+    ),
+    Mutant(
+        "slot-no-sync",
+        "formats/hdf5_writer.py",
+        "        disk.sync_data(self._fd)\n        self._sequence, self._open",
+        "        self._sequence, self._open",
+        cuts("First", ".h5"),
+    ),
+    Mutant(
+        "h5-data-no-sync",
+        "formats/hdf5_writer.py",
+        '        """Make everything durable that was written before the call."""\n        disk.sync_data(self._fd)\n',
+        '        """Make everything durable that was written before the call."""\n',
+        cuts("First", ".h5"),
+    ),
+    Mutant(
+        "h5-hashes-no-sync",
+        "formats/hdf5_writer.py",
+        "        if not known:\n            return\n        disk.sync_data(self._fd)\n",
+        "        if not known:\n            return\n",
+        "test_integrity.py::test_hashes_are_durable_before_a_slot_says_so",
+    ),
+    Mutant(
+        "h5-half-hashes-trusted",
+        "formats/slots.py",
+        "            and all(run.crc is None for run in runs)\n",
+        "",
+        "test_integrity.py::test_hashes_of_which_half_was_written_are_computed_anew",
+    ),
+    Mutant(
+        "h5-make-no-sync",
+        "formats/hdf5_build.py",
+        "        disk.sync_data(fd)\n        disk.rename(temporary, path)",
+        "        disk.rename(temporary, path)",
+        cuts("Extended", ".h5"),
+    ),
+    Mutant(
+        "h5-rebuild-no-dirsync",
+        "formats/hdf5_writer.py",
+        "        disk.sync_directory(self._path.parent)\n",
+        "",
+        cuts("Extended", ".h5"),
+    ),
+    Mutant(
+        "h5-reopen-keeps-hashes",
+        "formats/hdf5_writer.py",
+        "        disk.write_at(self._fd, zeros, self._hashes_at(unit))\n",
+        "",
+        "test_integrity.py::test_plain_readers_find_no_hash_of_a_block_that_has_grown",
+    ),
+    Mutant(
+        "h5-header-no-sync",
+        "formats/hdf5_writer.py",
+        "        disk.sync_data(self._fd)\n        self.header = header\n",
+        "        self.header = header\n",
+        "test_integrity.py::test_a_header_is_durable_before_its_mirrors_change",
+    ),
+    Mutant(
+        "slot-crc-ignored",
+        "formats/slots.py",
+        "        or checksum(HEAD.pack(magic, sequence, length, 0, 0) + payload) != crc\n",
+        "",
+        "test_slots.py",
+    ),
+    Mutant(
+        "journal-crc-ignored",
+        "formats/journal.py",
+        "if magic != _RECORD_MAGIC or checksum(data[at : at + RECORD_BYTES - 4]) != own:",
+        "if magic != _RECORD_MAGIC:",
+        "test_journal.py",
+    ),
+    Mutant(
+        "journal-last-byte-ignored",
+        "formats/journal.py",
+        "    if suspect is not None:\n        at = HEADER_BYTES + suspect",
+        "    if False:\n        at = HEADER_BYTES + suspect",
+        "test_journal.py",
+    ),
+    Mutant(
+        "adopt-ignores-damage",
+        "ledger.py",
+        "            if lost:\n",
+        "            if False:\n",
+        "test_integrity.py::test_committed_rows_that_changed_are_not_gone_on_with",
+    ),
+    Mutant(
+        "failed-sync-repeated",
+        "formats/zarr_tails.py",
+        "        except OSError as error:\n            self._error = error\n            raise\n        finally:",
+        "        except OSError as error:\n            raise\n        finally:",
+        "test_integrity.py::test_a_sync_that_failed_is_not_repeated_and_taken_for_good",
+    ),
+    Mutant(
+        "commit-after-failed-sync",
+        "formats/zarr_writer.py",
+        "            self._failed = True  # nobody",
+        "            pass  # nobody",
+        "test_integrity.py::test_no_commit_follows_a_record_that_may_not_be_durable",
+    ),
+    Mutant(
+        "resume-off-by-one",
+        "writer.py",
+        "        self._position = there.prefix\n",
+        "        self._position = max(there.prefix - 1, 0)\n",
+        "test_writer.py",
+    ),
+    Mutant(
+        "class-names-ignored",
+        "creation.py",
+        "        if value is not None and value != have[name]\n",
+        '        if value is not None and name != "class_names" and value != have[name]\n',
+        "test_writer.py",
+    ),
+    Mutant(
+        "epoch-ignored",
+        "loading/plan.py",
+        "            return _sorted_order(self.num_samples, self.seed, epoch)[start:stop]",
+        "            return _sorted_order(self.num_samples, self.seed, 0)[start:stop]",
+        "test_loading.py",
+    ),
+    Mutant(
+        "epoch-ignored-large",
+        "loading/plan.py",
+        "_placed(start, stop, self.num_samples, _keys(self.seed, epoch))",
+        "_placed(start, stop, self.num_samples, _keys(self.seed, 0))",
+        "test_loading.py",
+    ),
+    Mutant(
+        "aside-not-restored",
+        "disk.py",
+        "        rename(away, path)\n        sync_directory(path.parent)\n",
+        "        pass\n",
+        "test_integrity.py::test_an_exchange_by_renames_that_was_cut_is_undone_by_whoever_writes_next",
+    ),
+    Mutant(
+        "overwrite-no-dirsync",
+        "writer.py",
+        "            disk.exchange(self.path, target)\n            disk.sync_directory(target.parent)\n",
+        "            disk.exchange(self.path, target)\n",
+        cuts("Overwritten", ".zarr"),
+    ),
+    Mutant(
+        "part-record-kept",
+        "conversion/part.py",
+        "        disk.remove(self._record)\n        disk.sync_directory(self.target.parent)\n        if",
+        "        if",
+        "test_conversion_resume.py",
+    ),
+    Mutant(
+        "part-no-dirsync",
+        "conversion/part.py",
+        "            disk.rename(self.path, self.target)\n        disk.sync_directory(self.target.parent)\n",
+        "            disk.rename(self.path, self.target)\n",
+        cuts("Converted", ".h5"),
+    ),
+    Mutant(
+        "sink-no-sync",
+        "conversion/files/_sink.py",
+        "            disk.sync_data(self._fd)\n",
+        "            pass\n",
+        "test_powercut.py::test_a_file_is_whole_or_not_there_and_stays_once_it_was_promised",
+    ),
+    Mutant(
+        "distrust-ignored",
+        "conversion/run.py",
+        '            self._level = "full"\n\n    def _end',
+        "            pass\n\n    def _end",
+        "test_conversion_resume.py",
+    ),
+    Mutant(
+        "recorded-hashes-trusted",
+        "formats/zarr_writer.py",
+        "        if unit in self._recorded:\n",
+        "        if False:\n",
+        "test_integrity.py::test_hashes_of_a_seal_that_was_cut_short_do_not_vouch_for_rows",
+    ),
+    Mutant(
+        "lock-name-unchecked",
+        "lock.py",
+        "            if _is_at(fd, path):\n                break\n",
+        "            break\n",
+        "test_lock.py",
+    ),
+    Mutant(
+        "lock-kept-when-interrupted",
+        "lock.py",
+        "        _give_back(path, span)\n        raise\n",
+        "        raise\n",
+        "test_integrity.py::test_ctrl_c_while_the_lock_is_signed_leaves_no_lock",
+    ),
+    Mutant(
+        "published-crc-skipped",
+        "formats/zarr_writer.py",
+        "        runs = [*self._published_runs(runs), *runs]\n",
+        "",
+        "test_integrity.py::test_published_rows_of_a_unit_that_goes_on_get_a_checksum_of_their_own",
+    ),
+    Mutant(
+        "replan-header-first",
+        "formats/zarr_writer.py",
+        "        if self._journal is None:\n            # Before the header",
+        "        disk.write_whole(self._folder.path / METADATA, text)\n        if self._journal is None:\n            # Before the header",
+        cuts("Extended", ".zarr"),
+    ),
+    Mutant(
+        "softmax-temperature",
+        "encodings/dense.py",
+        "            return simplex.softmax(x, temperature)",
+        "            return simplex.softmax(x, temperature**2)",
+        "test_view.py",
+    ),
+    Mutant(
+        "evict-no-sync",
+        "formats/zarr_tails.py",
+        "                    if tail.dirty:\n                        disk.sync_data(tail.fd)\n",
+        "                    pass\n",
+        "test_integrity.py::test_a_tail_is_durable_before_its_descriptor_is_given_away",
+    ),
+    Mutant(
+        "dirty-before-write",
+        "formats/zarr_tails.py",
+        "            disk.write_at(tail.fd, data, offset)\n            tail.dirty = True  #",
+        "            tail.dirty = True\n            disk.write_at(tail.fd, data, offset)  #",
+        "test_integrity.py::test_a_sync_during_a_write_does_not_count_for_it",
+    ),
+    Mutant(
+        "f16-sums-unchecked",
+        "encodings/dense.py",
+        "            simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)",
+        "            columns[0].dtype.itemsize == 2 or simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)",
+        "test_integrity.py::test_sums_of_half_precision_are_checked_where_rows_come_as_they_are_stored",
+    ),
+    Mutant(
+        "header-unchecked",
+        "header.py",
+        "            if written != jsontext.checksum(jsontext.canonical(rest)):\n",
+        "            if False:\n",
+        "test_integrity.py::test_a_header_that_was_changed_is_refused",
+    ),
+    Mutant(
+        "meta-unchecked",
+        "audit.py",
+        "    if not reader.header.meta_is_sound:\n",
+        "    if False:\n",
+        "test_integrity.py::test_metadata_that_was_changed_is_told_by_verify_and_written_anew_counts",
+    ),
+    Mutant(
+        "short-read-is-the-end",
+        "disk.py",
+        "            if not count:\n                break\n            done += count\n",
+        "            done += count\n            break\n",
+        "test_faults.py::test_system_calls_that_do_less_than_they_were_asked_for_change_nothing",
+    ),
+    Mutant(
+        "json-stray-header",
+        "formats/jsonread.py",
+        "        _refuse_stray_header(source, metas[0], places)\n",
+        "        pass\n",
+        "test_integrity.py::test_a_json_store_whose_keys_were_damaged_does_not_pass_for_plain_rows",
+    ),
+    Mutant(
+        "second-thread-taken",
+        "writer.py",
+        "        if own is not writing and writing is not None and writing.is_alive():\n",
+        "        if False:\n",
+        "test_integrity.py::test_a_second_thread_is_refused_by_name",
+    ),
+    Mutant(
+        "control-characters",
+        "cli/report.py",
+        "    return _UNSHOWN.sub(",
+        "    return text or _UNSHOWN.sub(",
+        "test_integrity.py::test_a_strangers_metadata_does_not_command_the_terminal",
+    ),
+]
+
+
+def tried(mutant: Mutant) -> str | None:
+    """Why a break counts as not noticed; None where its test fails as it must."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tree"
+        ignored = shutil.ignore_patterns(
+            ".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis"
+        )
+        shutil.copytree(TOP, copy, ignore=ignored)
+        path = copy / "src" / "fostore" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            return f"its text is there {text.count(mutant.old)} times in {mutant.file}"
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        given = {
+            "PYTHONPATH": str(copy / "src"),
+            "FOSTORE_POWER_CUTS": "150",
+            "FOSTORE_FAULTS": "60",
+            "CI": "1",
+        }
+        asked = ["-x", "-q", "-p", "no:cacheprovider", f"tests/{mutant.test}"]
+        command = [sys.executable, "-m", "pytest", *asked]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=copy,
+                env={**os.environ, **given},
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{mutant.test} did not end in {SECONDS} s"
+        if done.returncode == 1:
+            return None
+        said = (
+            "passes"
+            if done.returncode == 0
+            else f"ends with {done.returncode}: {done.stdout[-300:]}"
+        )
+        return f"{mutant.test} {said}"
+
+
+def main() -> None:
+    """Try all, or those that are named."""
+    names = set(sys.argv[1:])
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    survived = 0
+    with ThreadPoolExecutor(int(os.environ.get("WORKERS", "2"))) as pool:
+        for mutant, why in zip(chosen, pool.map(tried, chosen), strict=True):
+            survived += why is not None
+            print(f"{mutant.name:30} {'caught' if why is None else 'SURVIVED: ' + why}", flush=True)
+    print(f"{len(chosen)} breaks, {survived} survived")
+    sys.exit(survived > 0)
+
+
+if __name__ == "__main__":
+    main()
