@@ -199,6 +199,34 @@ def test_a_sync_during_a_write_does_not_count_for_it(
     writer._release()
 
 
+def test_names_of_shards_and_hashes_are_durable_before_the_shapes_show_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, Path]] = []
+    real = {name: getattr(disk, name) for name in ("rename", "sync_directory", "write_whole")}
+    for name in real:
+
+        def noting(*given: Any, what: str = name) -> None:
+            told.append((what, given[1] if what == "rename" else given[0]))
+            real[what](*given)
+
+        monkeypatch.setattr(disk, name, noting)
+    writer = begin(tmp_path / "s.zarr")
+    writer.append(probs(UNIT, K))
+    told.clear()
+    writer.commit()
+    shown = next(at for at, (what, _) in enumerate(told) if what == "write_whole")
+    for at, (what, target) in enumerate(told[:shown]):
+        if what == "rename":
+            array = next(
+                folder for folder in target.parents if folder.name in ("probs", "block_hashes")
+            )
+            for folder in (target.parent, array):  # the new name, and that the old one is gone
+                assert ("sync_directory", folder) in told[at:shown]
+    assert [what for what, _ in told[:shown]].count("rename") == 2
+    writer.close()
+
+
 def test_published_rows_of_a_unit_that_goes_on_get_a_checksum_of_their_own(tmp_path: Path) -> None:
     """Its block hashes may soon be those of a longer block."""
     sealed(tmp_path / "s.zarr", 1300)
