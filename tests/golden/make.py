@@ -203,6 +203,9 @@ STORES = {
     "unfinished.h5": unfinished_hdf5,
     "log-probs-ids.json": log_probs_ids,
     "plain.json": plain,
+    "checksums.zarr": unfinished_zarr,
+    "checksums.h5": counts_uint16,
+    "checksums-ids.json": log_probs_ids,
 }
 
 if __name__ == "__main__":
