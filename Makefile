@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # Two test workers with two torch threads each would stall each other on two cores.
-test doctest: export OMP_NUM_THREADS ?= 1
+test doctest mutants torture: export OMP_NUM_THREADS ?= 1
 
 .PHONY: test
 test: setup ## run the suite
@@ -74,6 +74,16 @@ format: setup ## format the code and apply the safe fixes of the linter
 .PHONY: demo
 demo: setup ## run the main job on real data: train, stream, kill, resume, compare
 	$(BIN)/fostore demo $(ARGS)
+
+.PHONY: mutants
+mutants: setup ## break the lines that keep promises, one by one: each has a test that must notice
+	WORKERS=$(WORKERS) $(BIN)/python tests/mutants.py $(ARGS)
+
+.PHONY: torture
+torture: setup mutants ## the long forms: power cuts, faults, flipped bits (an hour)
+	FOSTORE_POWER_CUTS=2000 FOSTORE_FAULTS=1500 FOSTORE_FLIPS=3000 HYPOTHESIS_PROFILE=nightly \
+	  $(PYTEST) -n $(WORKERS) $(ARGS) tests/test_powercut.py tests/test_faults.py tests/test_flips.py \
+	  tests/test_kill.py tests/test_journal.py tests/test_state_machine.py
 
 .PHONY: bench
 bench: setup ## run every benchmark in benchmarks/

@@ -310,7 +310,7 @@ MUTANTS = [
         "encodings/dense.py",
         "            return simplex.softmax(x, temperature)",
         "            return simplex.softmax(x, temperature**2)",
-        "test_view.py",
+        "test_reading.py",
     ),
     Mutant(
         "evict-no-sync",

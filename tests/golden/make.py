@@ -168,7 +168,7 @@ def log_probs_ids(path: Path) -> None:
     ) as writer:
         writer.append(log_probs.astype(np.float32))
     with fostore.open(beside) as store:
-        export(path, store._reader)
+        export(path, store.reader)
     from fostore import disk
 
     disk.remove(beside)
