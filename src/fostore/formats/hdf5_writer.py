@@ -47,7 +47,6 @@ class HDF5Writer:
 
     def __init__(self, path: Path, fd: int) -> None:
         self._path = path
-        self._pid = os.getpid()
         self._guard = threading.Lock()
         self._adopt(fd)
         changes = plan_mirrors(fd, self._layout, self.header)

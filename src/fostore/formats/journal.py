@@ -199,14 +199,14 @@ def _sound_records(
             open_commit = []
     if suspect is not None:
         at = HEADER_BYTES + suspect * RECORD_BYTES
-        run = _before_one_byte_changed(data[at : at + RECORD_BYTES], sequence, left)
-        if run is not None:
+        lost = _before_one_byte_changed(data[at : at + RECORD_BYTES], sequence, left)
+        if lost is not None:
             message = (
-                f"{where}: record {suspect}, of rows {run.start} to {run.stop - 1}, has one byte that is "
+                f"{where}: record {suspect}, of rows {lost.start} to {lost.stop - 1}, has one byte that is "
                 "not what was written: a crash does not do that, the disk does. These rows were committed; "
                 "restore the store from a copy, or convert what is left of it to a new one"
             )
-            problems.append((message, (run.start, run.stop)))
+            problems.append((message, (lost.start, lost.stop)))
     return kept, problems
 
 
