@@ -15,13 +15,14 @@ from fostore.conversion.table import Table
 from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
 from fostore.formats import is_store
+from fostore.header import CHECKSUM
 from fostore.formats.litter import is_litter
 from fostore.jsontext import dumps, loads
 from fostore.place import destination, inside
 
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 _MAX_RECORD = 256 << 20
-_TIMES = ("id", "software", "created", "updated")
+_TIMES = ("id", "software", "created", "updated", CHECKSUM)
 
 
 class Part:
