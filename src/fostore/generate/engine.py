@@ -15,6 +15,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.generate import output
+from fostore.generate.draws import Drawing, say_repeats
 from fostore.generate.framework import Framework, Selection
 from fostore.generate.source import Indices, failed, name_samples
 from fostore.nested import slice_rows
@@ -55,6 +56,7 @@ class Engine:
         was_auto: bool,
         tol: float | None = None,
         halve: bool = True,
+        drawing: Drawing | None = None,
     ) -> None:
         self.framework = framework
         self.selection = selection
@@ -62,8 +64,10 @@ class Engine:
         self.limit: int | None = None
         self.tol: float | None = None
         self._callers = [Caller(framework, model) for model in models]
-        self._many = many
-        self._transform = transform
+        self._many = many or drawing is not None
+        self._transform = None if transform is None else Guarded(framework, transform)
+        self._drawing = drawing
+        self._looked = False
         self._tol = tol
         self._halve = halve
         self._row_shape: tuple[int, ...] | None = None
@@ -91,6 +95,8 @@ class Engine:
                 raise
             except Exception as error:
                 exhausted = self.framework.out_of_memory(error)
+                if exhausted and self._drawing is not None:
+                    raise self._drawing.out_of_memory(size) from error
                 if not exhausted or size == 1 or not self._halve:
                     raise failed("model", indices[start : start + size], error) from error
             else:
@@ -127,12 +133,48 @@ class Engine:
         return RowError(f"{error}; {output.advice(self.was_auto)}")
 
     def _run(self, inputs: Any, indices: Indices) -> Any:
+        """One batch through the models; on the first one it is seen whether they draw."""
+        if self._looked:
+            return self._once(inputs, indices)
+        before = self.framework.random_state()
+        tensor = self._once(inputs, indices)
+        drew = self.framework.random_state() != before
+        rows = self._fetch([tensor])
+        with self.framework.kept_random_states():
+            if self._drawing is not None:
+                (first,) = self._drawing.outputs(self._draw, inputs, indices, 1)
+                self._drawing.check_first(rows, self._fetch([first]))
+            else:
+                say_repeats(rows, self._fetch([self._once(inputs, indices)]) if drew else None)
+        self._looked = True
+        return tensor
+
+    def _outputs(self, inputs: Any, indices: Indices) -> list[Any]:
+        """What each model gives; of one model that draws, what it gives in each draw."""
+        if self._drawing is not None:
+            return self._drawing.outputs(self._draw, inputs, indices)
+        placed = self.framework.to_device(inputs)
+        return [call(placed) for call in self._callers]
+
+    def _draw(self, inputs: Any, keywords: dict[str, Any]) -> Any:
+        """One draw of a batch, transformed: (n, classes)."""
+        given = self._callers[0](self.framework.to_device(inputs), **keywords)
+        if self._transform is not None:
+            given = self._transform(given)
+        tensor = self._tensor(given, "Model", self._transform is None)
+        if len(tensor.shape) != 2:
+            raise ArgumentError(
+                f"one draw has the shape {tuple(tensor.shape)}, and num_draws= fills the member axis: "
+                "expected (samples, classes); bring it into that shape in output_transform"
+            )
+        return tensor
+
+    def _once(self, inputs: Any, indices: Indices) -> Any:
         framework = self.framework
-        placed = framework.to_device(inputs)
-        outputs: Any = [call(placed) for call in self._callers]
+        outputs: Any = self._outputs(inputs, indices)
         if not self._many:
             outputs = outputs[0]
-        if self._transform is not None:
+        if self._transform is not None and self._drawing is None:
             # Of several models it gets the list of their outputs, as in the guide's ensemble averaging.
             outputs = self._transform(outputs)
             if self._many and isinstance(outputs, (list, tuple)):
@@ -236,12 +278,26 @@ class Caller:
         self._model = model
         self._spread: bool | None = None
 
-    def __call__(self, inputs: Any) -> Any:
-        if not isinstance(inputs, Mapping):
-            return self._model(inputs)
-        if self._spread is None:
-            self._spread = takes_keywords(self._framework.signature(self._model), list(inputs))
-        return self._model(**inputs) if self._spread else self._model(inputs)
+    def __call__(self, inputs: Any, **keywords: Any) -> Any:
+        if isinstance(inputs, Mapping) and self._spread is None:
+            keys = [*inputs, *keywords]
+            self._spread = takes_keywords(self._framework.signature(self._model), keys)
+        with self._framework.calling():
+            if self._spread:
+                return self._model(**{**keywords, **inputs})
+            return self._model(inputs, **keywords)
+
+
+class Guarded:
+    """A transform, called as a model is: a module in it is caught training as well."""
+
+    def __init__(self, framework: Framework, transform: Callable[[Any], Any]) -> None:
+        self._framework = framework
+        self._transform = transform
+
+    def __call__(self, outputs: Any) -> Any:
+        with self._framework.calling():
+            return self._transform(outputs)
 
 
 def takes_keywords(signature: inspect.Signature | None, keys: Sequence[str]) -> bool:

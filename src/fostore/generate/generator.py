@@ -18,6 +18,7 @@ from fostore import identity
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
 from fostore.generate.adapters import adapt
+from fostore.generate.draws import Drawing, check_draws, drawn_source
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
@@ -127,6 +128,8 @@ class Generator(ABC):
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
+        num_draws: int | None = None,
+        seed: int = 0,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -164,10 +167,17 @@ class Generator(ABC):
             tol: how far a row's sum may be from 1; by default from the dtype.
             collate_fn: makes a batch of a list of samples.
             temperature: by which logits are divided before the softmax.
+            num_draws: how often the one model is asked for each batch, with dropout on and
+                everything else in evaluation mode; draws fill the member axis. A model that takes
+                its randomness as a parameter (`rng`, `generator`, `seed`; of JAX `key` as well)
+                is given it. A dataset that augments at random shows each draw a view of its own.
+            seed: with `num_draws`: the randomness of a draw is a function of it, the draw and the
+                batch (of a view: the sample), so that a run gives the same bits again.
 
         Returns:
             A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
-            for a list of models; with `store`, the store, opened.
+            for a list of models, (num_draws, num_classes) with draws; with `store`, the store,
+            opened.
 
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
@@ -180,11 +190,20 @@ class Generator(ABC):
         if dtype not in FLOATS:
             raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
         framework = self._framework
-        reading = Reading(self.batch_size, self.input_getter, collate_fn)
+        check_draws(num_draws, seed, self._many)
+        draws = num_draws is not None
+        reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
-        engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
+        selection = Selection(self.output_mode, store_as, dtype, temperature)
+        drawn: dict[str, Any] = {}
+        drawing = None
+        if num_draws is not None:
+            source = drawn_source(framework, source, num_draws)
+            drawing = Drawing(framework, self._models[0], num_draws, seed)
+            drawn = {"draws": int(num_draws), "seed": int(seed)}
+        engine = self._engine(selection, tol, drawing=drawing)
         if store is None:
             only_stored = {
                 "exists": exists != "resume",
@@ -203,7 +222,7 @@ class Generator(ABC):
                     f"{', '.join(given)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
-            with framework.running(self._models):
+            with framework.running(self._models, draws):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
         target = Target(
@@ -230,13 +249,16 @@ class Generator(ABC):
                 input_getter=self.input_getter,
                 fingerprint=dataset_fingerprint,
             )
+        recorded = {"num_draws": num_draws, "seed": seed} if draws else {}
         transform = identity.describe_function(self.output_transform)
         outside = identity.details_of(self.output_transform)
         details = {} if outside is None else {"details": outside}
 
         def made_from(mode: str) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
-            return {**parts, "output": {"mode": mode, "transform": transform, **details}}
+            shape = {"batch_size": self._rows_of(source)} if draws else {}
+            described = {"mode": mode, "transform": transform, **details, **drawn, **shape}
+            return {**parts, "output": described}
 
         storing = StoreRun(
             framework,
@@ -244,10 +266,10 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
-            meta=lambda mode: self._meta(mode, source),
+            meta=lambda mode: {**self._meta(mode, source), **recorded},
             hashes_inputs=dataset_fingerprint is None,
         )
-        with framework.running(self._models):
+        with framework.running(self._models, draws):
             return storing.run(progress, self.model_name)
 
     def save_distributions(
@@ -294,7 +316,13 @@ class Generator(ABC):
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""
         return self._framework.to_device(data)
 
-    def _engine(self, selection: Selection, tol: float | None, halve: bool = True) -> Engine:
+    def _engine(
+        self,
+        selection: Selection,
+        tol: float | None,
+        halve: bool = True,
+        drawing: Drawing | None = None,
+    ) -> Engine:
         return Engine(
             self._framework,
             self._models,
@@ -304,6 +332,7 @@ class Generator(ABC):
             was_auto=self.output_mode == "auto",
             tol=tol,
             halve=halve,
+            drawing=drawing,
         )
 
     def _describe_models(self, fingerprint: str | None) -> dict[str, Any]:
@@ -313,15 +342,18 @@ class Generator(ABC):
         return {"members": described} if self._many else described[0]
 
     def _meta(self, mode: str, source: Source) -> dict[str, Any]:
-        batches = source.batches if isinstance(source, MapSource) else None
-        own = batches.batch_size if isinstance(batches, Sequential) else self.batch_size
         return {
             "model_name": self.model_name,
             "output_mode": mode,
-            "batch_size": own,
+            "batch_size": self._rows_of(source),
             "device": self.device,
             **self._framework.software(),
         }
+
+    def _rows_of(self, source: Source) -> int:
+        """Samples a batch."""
+        batches = source.batches if isinstance(source, MapSource) else None
+        return batches.batch_size if isinstance(batches, Sequential) else self.batch_size
 
     def _warn_of_arrays(self, data: Any) -> None:
         if is_array(data):

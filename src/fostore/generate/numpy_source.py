@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.randomness import Seeded
 from fostore.generate.source import (
     Collate,
     Getter,
@@ -31,9 +32,15 @@ _FEW = 4
 
 
 def numpy_source(
-    data: Any, batch_size: int, getter: Getter | None, collate: Collate | None
+    data: Any,
+    batch_size: int,
+    getter: Getter | None,
+    collate: Collate | None,
+    seed: int | None = None,
 ) -> Source:
     """A source over anything that is no torch DataLoader; batches are NumPy arrays.
+
+    With a `seed`, that of draws, a sample is read from random states that are a function of it.
 
     Raises:
         ArgumentError: `data` is a batch, or no dataset at all.
@@ -42,22 +49,25 @@ def numpy_source(
         loader = data
         refuse_shuffling(loader)
         inner = numpy_source(
-            loader.dataset, loader.batch_size, getter, collate or loader.collate_fn
+            loader.dataset, loader.batch_size, getter, collate or loader.collate_fn, seed
         )
         if isinstance(inner, MapSource):
             batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
             return replace(inner, batches=batches)
         return inner
-    if is_array(data):
+    if is_array(data) and (seed is None or (getter is None and collate is None)):
         return _array_source(data, batch_size, getter, collate)
-    refuse_batches(data)
+    if not is_array(data):
+        refuse_batches(data)
     if is_map(data):
         samples = len(data)
+        samples_of = data if seed is None else Seeded(data, seed)
 
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-            return read_samples(data, batches, getter, collate)
+            return read_samples(samples_of, batches, getter, collate)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read, collate)
+        batches = Sequential(samples, batch_size)
+        return MapSource(data, samples, batches, read, collate, seed is not None)
     refuse_unknown(data)
     return StreamSource(
         data,

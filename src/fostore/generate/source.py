@@ -121,6 +121,10 @@ class MapSource:
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
     collate: Collate | None = None
     """What makes a batch of samples, where it is the user's own."""
+    seeded: bool = False
+    """Whether samples are read through `randomness.Seeded`."""
+    draws_views: bool = False
+    """Whether `read` yields a view for each draw; see `draws.Views`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from fostore.generate.numpy_source import (
     refuse_shuffling,
     refuse_unknown,
 )
+from fostore.generate.randomness import Seeded
 from fostore.generate.source import (
     Getter,
     Indices,
@@ -94,6 +95,8 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
     dataset: Any = loader.dataset
     if reading.input_getter is not None:
         dataset = _Inputs(dataset, reading.input_getter)
+    if reading.seed is not None:
+        dataset = Seeded(dataset, reading.seed)
     chosen = first_of if reading.input_getter is None else _whole
 
     def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
@@ -106,7 +109,8 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         )
         return map(chosen, rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read, _own(collate))
+    seeded = reading.seed is not None
+    return MapSource(loader.dataset, samples, batches, read, _own(collate), seeded)
 
 
 def _stream_source(
@@ -210,6 +214,9 @@ class _Inputs(Dataset[Any]):
     def __init__(self, dataset: Any, getter: Getter) -> None:
         self._dataset = dataset
         self._getter = getter
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> Any:
         return self._getter(self._dataset[index])

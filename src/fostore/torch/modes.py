@@ -1,0 +1,179 @@
+"""Evaluation mode of every torch module that runs, whatever hides it, and its flags as before afterwards.
+
+What the search finds is settled beforehand; a global hook of torch sees the rest before it runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from fostore.torch.graphs import refuse_training_graph
+
+_DRAWING = ("MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer")
+_RECURRENT = ("RNN", "LSTM", "GRU")
+_SMALL = 1_000
+"""Modules of a user's class are asked once; the answers of so many classes are kept."""
+
+
+class Modes:
+    """The training flags of modules during one run.
+
+    Everything is in evaluation mode. With `draws`, what drops at random stays on (`drops`), and
+    nothing else: the statistics of a BatchNorm never move.
+    """
+
+    def __init__(self, draws: bool = False) -> None:
+        self._draws = draws
+        self._thread = threading.get_ident()
+        self._wanted: dict[int, bool] = {}
+        self._before: dict[int, tuple[weakref.ref[nn.Module], bool]] = {}
+        self._said = False
+
+    @contextmanager
+    def of(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """These modules settled, and all that were seen as before afterwards, come what may."""
+        try:
+            for module in modules:
+                self._settle(module)
+            yield
+        finally:
+            self._restore()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """A block in which every module is settled before it runs for the first time."""
+        hook = register_module_forward_pre_hook(self._look)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _look(self, module: nn.Module, _: Any) -> None:
+        # This runs before each submodule of each batch. Under torch.compile it is part of the graph, so
+        # it must read nothing there that changes.
+        if torch.compiler.is_compiling():
+            if module.training and not self._draws:
+                self._settle(module)
+        elif self._wanted.get(id(module)) is not getattr(module, "training", None):
+            self._catch(module)
+
+    def _catch(self, module: nn.Module) -> None:
+        if threading.get_ident() != self._thread:
+            self._say_of_thread(module)
+            return
+        turned_on = module.training and (_is_dropout(module) or id(module) in self._wanted)
+        self._settle(module)
+        if turned_on and not self._draws:
+            self._say(
+                f"{_name(module)} is in training mode when the model calls it; it is kept in "
+                "evaluation mode: no dropout, no moving statistics. For draws of dropout give num_draws="
+            )
+
+    def _settle(self, module: nn.Module) -> None:
+        refuse_training_graph(module, self._draws)
+        parts = [part for part in module.modules() if hasattr(part, "training")]
+        for part in parts:
+            self._remember(part)
+        try:
+            module.eval()
+        except NotImplementedError:  # exported graphs have no eval(), but flags
+            for part in parts:
+                part.training = False
+        for part in parts:
+            wanted = self._draws and drops(part)
+            self._wanted[id(part)] = wanted
+            part.training = wanted
+
+    def _remember(self, part: nn.Module) -> None:
+        key = id(part)
+        if key in self._before:
+            return
+
+        def forget(_: Any) -> None:  # modules that a model makes in each call
+            self._before.pop(key, None)
+            self._wanted.pop(key, None)
+
+        self._before[key] = weakref.ref(part, forget), part.training
+
+    def _restore(self) -> None:
+        known = [(part, flag) for ref, flag in self._before.values() if (part := ref()) is not None]
+        for part, flag in known:
+            if flag and type(part).train is not nn.Module.train:
+                part.train(flag)  # a train() of its own may have more to undo than a flag
+        for part, flag in known:
+            part.training = flag
+
+    def _say_of_thread(self, module: nn.Module) -> None:
+        # Another thread's module may be one that the user trains at the moment: it is left alone.
+        parts = list(module.modules())
+        if module.training and any(_is_dropout(p) or hasattr(p, "running_mean") for p in parts):
+            self._say(
+                f"{_name(module)} runs in training mode in another thread; if it belongs to the model, "
+                "call its eval() before generating"
+            )
+
+    def _say(self, text: str) -> None:
+        if not self._said:
+            self._said = True
+            warnings.warn(text, stacklevel=2)
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether a module drops at random in training mode, and its flag changes nothing else to speak of.
+
+    Dropout and its kin by their names (DropPath, StochasticDepth ...), attention and transformer layers,
+    recurrent layers with a dropout, and modules whose code gives `self.training` to a dropout function.
+    """
+    if hasattr(module, "running_mean"):
+        return False
+    name = _name(module)
+    if name in _RECURRENT:
+        return float(getattr(module, "dropout", 0.0)) > 0
+    return _is_dropout(module) or name in _DRAWING or _calls_dropout(type(module))
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return True
+    name = _name(module).lower()
+    drops_by_name = "dropout" in name or name.startswith("drop") or name == "stochasticdepth"
+    return drops_by_name and next(module.children(), None) is None
+
+
+def _calls_dropout(cls: type) -> bool:
+    known = _CLASSES.get(cls)
+    if known is None:
+        if len(_CLASSES) >= _SMALL:
+            _CLASSES.clear()
+        known = _CLASSES[cls] = any(
+            "training" in names and any("drop" in name.lower() for name in names)
+            for names in _names_of_methods(cls)
+        )
+    return known
+
+
+_CLASSES: dict[type, bool] = {}
+
+
+def _names_of_methods(cls: type) -> Iterable[set[str]]:
+    for base in cls.__mro__:
+        if base in (nn.Module, object) or base.__module__.startswith("torch."):
+            continue
+        for value in vars(base).values():
+            if isinstance(value, types.FunctionType):
+                yield set(value.__code__.co_names)
+
+
+def _name(module: nn.Module) -> str:
+    """The class; of a scripted module that it was made of."""
+    return str(getattr(module, "original_name", type(module).__name__))
