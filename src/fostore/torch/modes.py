@@ -5,6 +5,7 @@ What the search finds is settled beforehand; a global hook of torch sees the res
 
 from __future__ import annotations
 
+import sys
 import threading
 import types
 import warnings
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import _global_forward_pre_hooks
+from torch.utils.hooks import RemovableHandle
 
 from fostore.torch.graphs import refuse_training_graph
 
@@ -37,47 +39,50 @@ class Modes:
         self._thread = threading.get_ident()
         self._wanted: dict[int, bool] = {}
         self._before: dict[int, tuple[weakref.ref[nn.Module], bool]] = {}
+        self._turned_on = ""
         self._said = False
 
     @contextmanager
     def of(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """These modules settled, and all that were seen as before afterwards, come what may."""
         try:
-            for module in modules:
-                self._settle(module)
-            yield
+            with warnings.catch_warnings():
+                if "torch._dynamo" in sys.modules:  # of no concern to a user: the hook is ours
+                    warnings.filterwarnings("ignore", "Using .torch.compile.module.. when there are")
+                for module in modules:
+                    self._settle(module)
+                yield
         finally:
             self._restore()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """A block in which every module is settled before it runs for the first time."""
-        hook = register_module_forward_pre_hook(self._look)
+        before = _watching.get(self._thread)
+        _watching[self._thread] = self
+        _global_forward_pre_hooks[_HOOK.id] = _look
         try:
             yield
         finally:
-            hook.remove()
-
-    def _look(self, module: nn.Module, _: Any) -> None:
-        # This runs before each submodule of each batch. Under torch.compile it is part of the graph, so
-        # it must read nothing there that changes.
-        if torch.compiler.is_compiling():
-            if module.training and not self._draws:
-                self._settle(module)
-        elif self._wanted.get(id(module)) is not getattr(module, "training", None):
-            self._catch(module)
-
-    def _catch(self, module: nn.Module) -> None:
-        if threading.get_ident() != self._thread:
-            self._say_of_thread(module)
-            return
-        turned_on = module.training and (_is_dropout(module) or id(module) in self._wanted)
-        self._settle(module)
-        if turned_on and not self._draws:
+            if before is None:
+                del _watching[self._thread]
+            else:
+                _watching[self._thread] = before
+            if not _watching:
+                _HOOK.remove()
+        if self._turned_on and not self._draws:
             self._say(
-                f"{_name(module)} is in training mode when the model calls it; it is kept in "
+                f"{self._turned_on} is in training mode whenever the model calls it; it is kept in "
                 "evaluation mode: no dropout, no moving statistics. For draws of dropout give num_draws="
             )
+
+    def see(self, module: nn.Module) -> None:
+        """Settle a module that is about to run, unless that was done and nobody changed it since."""
+        if self._wanted.get(id(module)) is getattr(module, "training", None):
+            return
+        if id(module) in self._wanted:
+            self._turned_on = _name(module)
+        self._settle(module)
 
     def _settle(self, module: nn.Module) -> None:
         refuse_training_graph(module, self._draws)
@@ -99,9 +104,12 @@ class Modes:
         if key in self._before:
             return
 
-        def forget(_: Any) -> None:  # modules that a model makes in each call
+        dropout = _name(part) if part.training and _is_dropout(part) else ""
+
+        def forget(_: Any) -> None:  # a module that the model makes in each call
             self._before.pop(key, None)
             self._wanted.pop(key, None)
+            self._turned_on = self._turned_on or dropout
 
         self._before[key] = weakref.ref(part, forget), part.training
 
@@ -113,8 +121,13 @@ class Modes:
         for part, flag in known:
             part.training = flag
 
-    def _say_of_thread(self, module: nn.Module) -> None:
-        # Another thread's module may be one that the user trains at the moment: it is left alone.
+    def see_compiled(self, module: nn.Module) -> None:
+        """Settle a module inside a graph that is being compiled; draws leave it as it is."""
+        if not self._draws:
+            self._settle(module)
+
+    def see_elsewhere(self, module: nn.Module) -> None:
+        """A module runs in another thread: perhaps one that the user trains, so it is left alone."""
         parts = list(module.modules())
         if module.training and any(_is_dropout(p) or hasattr(p, "running_mean") for p in parts):
             self._say(
@@ -126,6 +139,27 @@ class Modes:
         if not self._said:
             self._said = True
             warnings.warn(text, stacklevel=2)
+
+
+_watching: dict[int, Modes] = {}
+"""Who is inside `Modes.watched`, by thread."""
+
+# One handle and one function for ever: torch.compile guards on both, and would compile each batch again.
+_HOOK = RemovableHandle(_global_forward_pre_hooks)
+
+
+def _look(module: nn.Module, _: Any) -> None:
+    """Runs before each submodule of each batch; under torch.compile it is part of the graph."""
+    if torch.compiler.is_compiling():  # nothing is read here that changes from batch to batch
+        if module.training and (modes := _watching.get(threading.get_ident())) is not None:
+            modes.see_compiled(module)
+        return
+    modes = _watching.get(threading.get_ident())
+    if modes is not None:
+        modes.see(module)
+    elif getattr(module, "training", False):
+        for other in list(_watching.values()):
+            other.see_elsewhere(module)
 
 
 def drops(module: nn.Module) -> bool:

@@ -14,6 +14,8 @@ from fostore import identity
 from fostore.generate.reach import reached
 
 Model = Callable[..., Any]
+_REGISTERED = vars(nn.Module()).keys()
+"""The attributes in which every module keeps what `modules()` and its kin know."""
 
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
@@ -53,13 +55,28 @@ def _behind(model: Any) -> Iterator[nn.Module]:
 def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     """Every module that models may run: those of `modules_of`, and those that lie deeper.
 
-    They are put into evaluation mode, but not moved: an object may place its own modules.
+    They are put into evaluation mode, but not moved: an object may place its own modules. What hides
+    from this search is seen when it runs (`modes`); inside a function that torch has compiled
+    already, nothing but this search sees it.
     """
     found = {id(module): module for module in modules_of(models)}
-    for item in reached(models, lambda item: isinstance(item, nn.Module)):
-        if isinstance(item, nn.Module):
-            found.setdefault(id(item), item)
+    looked: set[int] = set()
+    waiting: list[Any] = [*found.values(), *models]
+    while waiting:
+        new = []
+        for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
+            if isinstance(item, nn.Module) and id(item) not in looked:
+                new += _unregistered(item)
+                looked.add(id(item))
+                found.setdefault(id(item), item)
+        waiting = new
     return list(found.values())
+
+
+def _unregistered(module: nn.Module) -> Iterator[Any]:
+    """What a module and its submodules hold beside parameters, buffers and submodules."""
+    for part in module.modules():
+        yield from (value for name, value in vars(part).items() if name not in _REGISTERED)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
