@@ -50,7 +50,7 @@ class Modes:
                 if "torch._dynamo" in sys.modules:  # of no concern to a user: the hook is ours
                     warnings.filterwarnings("ignore", "Using .torch.compile.module.. when there are")
                 for module in modules:
-                    self._settle(module)
+                    self.settle(module)
                 yield
         finally:
             self._restore()
@@ -60,7 +60,7 @@ class Modes:
         """A block in which every module is settled before it runs for the first time."""
         before = _watching.get(self._thread)
         _watching[self._thread] = self
-        _global_forward_pre_hooks[_HOOK.id] = _look
+        _global_forward_pre_hooks[_HOOK.id] = _look_drawing if self._draws else _look
         try:
             yield
         finally:
@@ -82,9 +82,10 @@ class Modes:
             return
         if id(module) in self._wanted:
             self._turned_on = _name(module)
-        self._settle(module)
+        self.settle(module)
 
-    def _settle(self, module: nn.Module) -> None:
+    def settle(self, module: nn.Module) -> None:
+        """The flags of a module and all its submodules as they are to be while it runs."""
         refuse_training_graph(module, self._draws)
         parts = [part for part in module.modules() if hasattr(part, "training")]
         for part in parts:
@@ -121,11 +122,6 @@ class Modes:
         for part, flag in known:
             part.training = flag
 
-    def see_compiled(self, module: nn.Module) -> None:
-        """Settle a module inside a graph that is being compiled; draws leave it as it is."""
-        if not self._draws:
-            self._settle(module)
-
     def see_elsewhere(self, module: nn.Module) -> None:
         """A module runs in another thread: perhaps one that the user trains, so it is left alone."""
         parts = list(module.modules())
@@ -150,10 +146,20 @@ _HOOK = RemovableHandle(_global_forward_pre_hooks)
 
 def _look(module: nn.Module, _: Any) -> None:
     """Runs before each submodule of each batch; under torch.compile it is part of the graph."""
-    if torch.compiler.is_compiling():  # nothing is read here that changes from batch to batch
-        if module.training and (modes := _watching.get(threading.get_ident())) is not None:
-            modes.see_compiled(module)
-        return
+    if not torch.compiler.is_compiling():
+        _see(module)
+    elif module.training:  # only then is anything read that changes from run to run
+        for modes in list(_watching.values()):
+            modes.settle(module)
+
+
+def _look_drawing(module: nn.Module, _: Any) -> None:
+    """The same for draws, where dropout trains: a graph that is being compiled is left as it is."""
+    if not torch.compiler.is_compiling():
+        _see(module)
+
+
+def _see(module: nn.Module) -> None:
     modes = _watching.get(threading.get_ident())
     if modes is not None:
         modes.see(module)
