@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sides import SIDES, Pairs, Side, Stream, make_pairs, softmax
-from support import SUFFIXES, data_files
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import fostore
 from fostore import evaluate
 from fostore.errors import ArgumentError, GenerationError, IdentityError
+from sides import SIDES, Pairs, Side, Stream, make_pairs, softmax
+from support import SUFFIXES, data_files
 
 PAIRS = make_pairs()
 INPUTS = PAIRS.inputs
@@ -67,7 +66,14 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"draws{request.param}"
 
 
-def generate(side: Side, data: Any = PAIRS, model: Any = None, batch: int = 16, **options: Any) -> Any:
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def generate(
+    side: Side, data: Any = PAIRS, model: Any = None, batch: int = 16, **options: Any
+) -> Any:
     model = MODELS[side.name]() if model is None else model
     generator = side.generator(model, output_mode="logits", batch_size=batch)
     return generator.generate_distributions(data, False, **options)
@@ -79,7 +85,9 @@ def rows_of(result: Any) -> np.ndarray:
 
 def torch_seed(seed: int, draw: int, row: int) -> int:
     """What the documentation says."""
-    return int(np.random.SeedSequence(seed, spawn_key=(draw, row, 0)).generate_state(1, np.uint64)[0])
+    return int(
+        np.random.SeedSequence(seed, spawn_key=(draw, row, 0)).generate_state(1, np.uint64)[0]
+    )
 
 
 # ------------------------------------------------------------------ what a draw is
@@ -104,7 +112,9 @@ def test_a_draw_of_torch_is_dropout_from_the_documented_seed_and_nothing_else() 
 def test_draws_fill_the_member_axis_and_differ(side: Side) -> None:
     rows = rows_of(generate(side, num_draws=4))
     assert rows.shape == (100, 4, 5)
-    assert all(np.ptp(rows[:, [i, j]], axis=1).max() > 0.05 for i, j in itertools.combinations(range(4), 2))
+    assert all(
+        np.ptp(rows[:, [i, j]], axis=1).max() > 0.05 for i, j in itertools.combinations(range(4), 2)
+    )
     assert evaluate.ensemble_uncertainty(rows).epistemic.mean() > 1e-3
 
 
@@ -153,7 +163,9 @@ def test_a_jax_callable_gets_the_documented_key(name: str) -> None:
         return x + jax.random.normal(keyword[name], x.shape)
 
     by_name: Any = eval(f"lambda x, *, {name}: model(x, {name}={name})", {"model": model})
-    generate(SIDES["jax"], model=jax.jit(by_name) if name == "rng" else by_name, num_draws=2, seed=5)
+    generate(
+        SIDES["jax"], model=jax.jit(by_name) if name == "rng" else by_name, num_draws=2, seed=5
+    )
     if name == "key":
         expected = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(5), 1), 16)
         assert any((key == expected).all() for key in keys)
@@ -252,7 +264,17 @@ class Attending(nn.Module):
         Attending,
         lambda: torch.compile(nn.Sequential(nn.Dropout(0.3)), backend="eager"),
     ],
-    ids=["dropout", "alpha", "dropout1d", "functional", "droppath", "lstm", "layer", "mha", "compiled"],
+    ids=[
+        "dropout",
+        "alpha",
+        "dropout1d",
+        "functional",
+        "droppath",
+        "lstm",
+        "layer",
+        "mha",
+        "compiled",
+    ],
 )
 @pytest.mark.parametrize("hidden", [False, True])
 def test_what_drops_at_random_is_on(make: Any, hidden: bool) -> None:
@@ -307,7 +329,10 @@ def test_seed_and_number_of_draws_are_recorded(side: Side, path: Path) -> None:
     [
         ({"num_draws": 3, "seed": 2}, "the seed of the draws is 2, the store has 1"),
         ({"num_draws": 4, "seed": 1}, "num_draws is 4, the store has 3"),
-        ({"num_draws": 3, "seed": 1, "batch": 32}, "batch_size of the draws is 32, the store has 16"),
+        (
+            {"num_draws": 3, "seed": 1, "batch": 32},
+            "batch_size of the draws is 32, the store has 16",
+        ),
     ],
 )
 def test_other_draws_are_another_store(
@@ -358,7 +383,8 @@ def plain(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "python", "torch"])
-def test_each_draw_sees_a_view_of_its_own(side: Side, kind: str, path: Path) -> None:
+def test_each_draw_sees_a_view_of_its_own(side: Side, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / ("draws.h5" if kind == "python" else "draws.zarr")
     seen: list[Any] = []
 
     def model(x: Any) -> Any:
@@ -391,7 +417,7 @@ def test_a_dataset_that_reads_the_same_is_read_once() -> None:
 
 
 def test_views_that_do_not_repeat_are_refused(side: Side) -> None:
-    with pytest.raises(ArgumentError, match="sample 0 reads differently.*generator of its own"):
+    with pytest.raises(ArgumentError, match=r"sample 0 reads differently.*generator of its own"):
         generate(side, Augmented("own"), plain, num_draws=2)
 
 
@@ -405,7 +431,7 @@ def test_a_view_that_fails_names_the_dataset(side: Side) -> None:
                 raise OSError("no disk")
             return super().__getitem__(index)
 
-    with pytest.raises(GenerationError, match="the dataset failed on samples .*no disk"):
+    with pytest.raises(GenerationError, match=r"the dataset failed on samples .*no disk"):
         generate(side, Failing("numpy"), plain, num_draws=4)
 
 
@@ -426,11 +452,13 @@ def test_what_cannot_be_drawn_is_refused(side: Side) -> None:
     with pytest.raises(ArgumentError, match="a list of models would both fill the member axis"):
         generate(side, model=[plain, plain], num_draws=2)
     with pytest.raises(ArgumentError, match="one draw has the shape"):
-        generate(side, model=lambda x: side.array(np.zeros((len(x), 2, 3), np.float32)), num_draws=2)
+        generate(
+            side, model=lambda x: side.array(np.zeros((len(x), 2, 3), np.float32)), num_draws=2
+        )
 
 
 def test_a_model_that_draws_nothing_is_refused_with_what_makes_it_draw(side: Side) -> None:
-    with pytest.raises(ArgumentError, match="draws no random numbers.*leave num_draws= out"):
+    with pytest.raises(ArgumentError, match=r"draws no random numbers.*leave num_draws= out"):
         generate(side, model=plain, num_draws=2)
     assert generate(side, model=plain)[0].shape == (4,)
 
@@ -466,7 +494,7 @@ def test_a_batch_of_draws_is_not_halved(side: Side, path: Path) -> None:
 
 
 def test_identical_members_are_said_once(side: Side) -> None:
-    with pytest.warns(UserWarning, match="members 0 and 1 gave the same.*num_draws=3") as said:
+    with pytest.warns(UserWarning, match=r"members 0 and 1 gave the same.*num_draws=3") as said:
         generate(side, model=[plain] * 3)
     assert len(said) == 1
 
@@ -476,7 +504,7 @@ def functional(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_model_that_draws_by_itself_is_said_once_and_num_draws_is_the_cure() -> None:
-    with pytest.warns(UserWarning, match="the model draws random numbers.*num_draws=10") as said:
+    with pytest.warns(UserWarning, match=r"the model draws random numbers.*num_draws=10") as said:
         generate(SIDES["torch"], model=functional)
     assert len(said) == 1
     assert rows_of(generate(SIDES["torch"], model=functional, num_draws=10)).shape == (100, 10, 4)
@@ -574,13 +602,7 @@ def test_a_flax_model_that_was_split_in_training_mode_is_refused_with_the_cure()
         return lambda x: nnx.merge(graph, state)(x)
 
     net = flax_net()
-    with pytest.raises(ArgumentError, match="GraphDef with .*=False.*before nnx.split"):
+    with pytest.raises(ArgumentError, match=r"GraphDef with .*=False.*before nnx.split"):
         generate(SIDES["jax"], model=split(net))
     net.eval()
     assert generate(SIDES["jax"], model=split(net))[0].shape == (5,)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield

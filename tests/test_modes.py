@@ -7,20 +7,19 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sides import make_pairs, softmax
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.data import Dataset
 
 from fostore.errors import ArgumentError, GenerationError
 from fostore.torch import FirstOrderDataGenerator
+from sides import make_pairs, softmax
 
 INPUTS = make_pairs().inputs
 
@@ -148,7 +147,9 @@ def in_generator(net: nn.Module) -> Any:
 
 
 def in_partial(net: nn.Module) -> Any:
-    return functools.partial(lambda holder, x: holder.deep["a"][0](x), SimpleNamespace(deep={"a": [net]}))
+    return functools.partial(
+        lambda holder, x: holder.deep["a"][0](x), SimpleNamespace(deep={"a": [net]})
+    )
 
 
 def called_as_forward(net: nn.Module) -> Any:
@@ -247,7 +248,9 @@ def test_modules_of_the_dataset_are_the_datasets_own_business() -> None:
     assert set(flags) == {True}
 
 
-def test_a_module_that_turns_itself_to_training_is_kept_in_evaluation_mode_and_that_is_said() -> None:
+def test_a_module_that_turns_itself_to_training_is_kept_in_evaluation_mode_and_that_is_said() -> (
+    None
+):
     class Stubborn(nn.Module):
         def __init__(self, net: nn.Module) -> None:
             super().__init__()
@@ -259,7 +262,9 @@ def test_a_module_that_turns_itself_to_training_is_kept_in_evaluation_mode_and_t
 
     net = make_net()
     expected = expected_of(net)
-    with pytest.warns(UserWarning, match="in training mode whenever the model calls it.*num_draws="):
+    with pytest.warns(
+        UserWarning, match=r"in training mode whenever the model calls it.*num_draws="
+    ):
         rows = generated(Stubborn(net))
     np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
     assert_untouched(net)
@@ -273,7 +278,7 @@ def test_a_dropout_that_is_made_in_each_call_is_off_and_that_is_said_and_none_is
         made.append(weakref.ref(dropout))
         return dropout(x)
 
-    with pytest.warns(UserWarning, match="Dropout is in training mode.*num_draws="):
+    with pytest.warns(UserWarning, match=r"Dropout is in training mode.*num_draws="):
         rows = generated(model)
     np.testing.assert_allclose(rows, softmax(INPUTS), rtol=1e-5)
     assert len(made) == 4
@@ -329,7 +334,8 @@ def of_fx(net: nn.Module) -> Any:
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize(
-    "make", [exported, traced, of_fx],
+    "make",
+    [exported, traced, of_fx],
     ids=["exported", "traced", "fx"],
 )
 def test_a_graph_that_was_made_in_training_mode_is_refused(make: Any, hidden: bool) -> None:
@@ -337,7 +343,7 @@ def test_a_graph_that_was_made_in_training_mode_is_refused(make: Any, hidden: bo
     graph = make(net)
     graphs = iter([graph] * 100)
     model = (lambda x: next(graphs)(x)) if hidden else graph
-    with pytest.raises(ArgumentError, match="graph that was made in training mode.*model.eval"):
+    with pytest.raises(ArgumentError, match=r"graph that was made in training mode.*model.eval"):
         generated(model)
     assert generated(make(net.eval())).shape == (100, 5)  # what the message says to do
 
@@ -356,7 +362,7 @@ def test_flags_inside_a_scripted_module_are_seen() -> None:
     net[1].train()
     scripted = torch.jit.script(net)
     hidden = iter([scripted] * 100)
-    np.testing.assert_allclose(
-        generated(lambda x: next(hidden)(x)), expected, rtol=1e-5, atol=1e-6
-    )
-    assert [part.training for part in scripted.modules()] == [part.training for part in net.modules()]
+    np.testing.assert_allclose(generated(lambda x: next(hidden)(x)), expected, rtol=1e-5, atol=1e-6)
+    assert [part.training for part in scripted.modules()] == [
+        part.training for part in net.modules()
+    ]

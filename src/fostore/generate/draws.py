@@ -37,7 +37,9 @@ class Drawing:
         self._parameter = _parameter(framework, model)
         self._drew: bool | None = None  # not known before the first call
 
-    def outputs(self, call: Call, inputs: Any, indices: Indices, draws: int | None = None) -> list[Any]:
+    def outputs(
+        self, call: Call, inputs: Any, indices: Indices, draws: int | None = None
+    ) -> list[Any]:
         """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them.
 
         Raises:
@@ -178,7 +180,7 @@ def drawn_source(framework: Framework, source: Source, num_draws: int) -> Source
     draws = min(num_draws, _PROBES)
     asked = [[draw * samples + index for index in picked] for draw in (*range(draws), 0)]
     with framework.kept_random_states():
-        hashes = fingerprint.read_alone(framework, source, sum(asked, []))
+        hashes = fingerprint.read_alone(framework, source, [*chain(*asked)])
     shown = [hashes[k * len(picked) : (k + 1) * len(picked)] for k in range(len(asked))]
     for index, before, after in zip(picked, shown[0], shown[-1], strict=True):
         if before != after:

@@ -84,11 +84,15 @@ class Framework(Protocol):
         """Where the random states stand that a model may draw from; comparable with `==`."""
         ...
 
-    random_parameters: Sequence[str]
-    """Names of parameters by which a model takes its randomness."""
+    @property
+    def random_parameters(self) -> Sequence[str]:
+        """Names of parameters by which a model takes its randomness."""
+        ...
 
-    how_to_draw: str
-    """What makes a model draw, for messages."""
+    @property
+    def how_to_draw(self) -> str:
+        """What makes a model draw, for messages."""
+        ...
 
     def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
         """Set every random state to a function of `draw`; what the model gets as `parameter`."""

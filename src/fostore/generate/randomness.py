@@ -52,7 +52,8 @@ def kept_random_states() -> Iterator[None]:
 
 def random_state() -> tuple[Any, ...]:
     """Where the global states stand; another value means that something has drawn."""
-    _, key, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    _, key, position, has_gauss, cached = state
     torch = _torch()
     of_torch = b"" if torch is None else torch.get_rng_state().numpy().tobytes()
     return (key.tobytes(), position, has_gauss, cached), random.getstate(), of_torch

@@ -46,11 +46,9 @@ class Modes:
     def of(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """These modules settled, and all that were seen as before afterwards, come what may."""
         try:
-            with warnings.catch_warnings():
-                if "torch._dynamo" in sys.modules:  # of no concern to a user: the hook is ours
-                    warnings.filterwarnings("ignore", "Using .torch.compile.module.. when there are")
-                for module in modules:
-                    self.settle(module)
+            for module in modules:
+                self.settle(module)
+            with _compiler_says_nothing_of_hooks():
                 yield
         finally:
             self._restore()
@@ -135,6 +133,17 @@ class Modes:
         if not self._said:
             self._said = True
             warnings.warn(text, stacklevel=2)
+
+
+@contextmanager
+def _compiler_says_nothing_of_hooks() -> Iterator[None]:
+    """torch.compile warns of global hooks; this one is ours, and no concern of a user's."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using .torch.compile.module.. when there are global")
+        yield
 
 
 _watching: dict[int, Modes] = {}

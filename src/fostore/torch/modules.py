@@ -63,7 +63,7 @@ def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     looked: set[int] = set()
     waiting: list[Any] = [*found.values(), *models]
     while waiting:
-        new = []
+        new: list[Any] = []
         for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
             if isinstance(item, nn.Module) and id(item) not in looked:
                 new += _unregistered(item)
