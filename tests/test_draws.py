@@ -355,6 +355,22 @@ def test_a_stream_is_drawn_from_as_well(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows, rows_of(generate(SIDES["torch"], num_draws=2)))
 
 
+def test_batches_that_a_sampler_lists_are_drawn_by_their_first_sample() -> None:
+    picked = [5, 3, 90, 41, 7]
+    loader = DataLoader(PAIRS, batch_sampler=[picked])
+    model = Dropping()
+    rows = generate(SIDES["torch"], loader, model, num_draws=2, seed=1)
+    assert sorted(rows) == sorted(picked)
+    oracle = Dropping().eval()
+    oracle.parts[2].train()
+    torch.manual_seed(torch_seed(1, 1, 5))
+    with torch.no_grad():
+        expected = oracle(torch.from_numpy(INPUTS[picked])).softmax(-1).numpy()
+    np.testing.assert_allclose(np.stack([rows[i][1] for i in picked]), expected, rtol=1e-5)
+    views = DataLoader(Augmented("numpy"), batch_sampler=[picked])
+    assert np.ptp(generate(SIDES["torch"], views, plain, num_draws=2)[90], axis=0).max() > 0
+
+
 # ------------------------------------------------------------------ views
 
 
