@@ -355,6 +355,7 @@ def test_a_stream_is_drawn_from_as_well(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows, rows_of(generate(SIDES["torch"], num_draws=2)))
 
 
+@pytest.mark.filterwarnings("ignore:.*generated 5 distributions:UserWarning")
 def test_batches_that_a_sampler_lists_are_drawn_by_their_first_sample() -> None:
     picked = [5, 3, 90, 41, 7]
     loader = DataLoader(PAIRS, batch_sampler=[picked])
