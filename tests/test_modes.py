@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import collections.abc
 import functools
 import threading
 import weakref
@@ -366,3 +367,32 @@ def test_flags_inside_a_scripted_module_are_seen() -> None:
     assert [part.training for part in scripted.modules()] == [
         part.training for part in net.modules()
     ]
+
+
+def test_the_search_reads_no_values_and_asks_no_code_of_the_users() -> None:
+    asked: list[Any] = []
+
+    class Rows(collections.abc.Mapping[int, Any]):
+        def __getitem__(self, row: int) -> Any:
+            asked.append(row)
+            return row
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(10))
+
+        def __len__(self) -> int:
+            return 10
+
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            raise RuntimeError(name)
+
+        @property
+        def disk(self) -> Any:
+            asked.append("disk")
+            return None
+
+    held = [Rows(), Odd()]
+    generated(lambda x: x * len(held))
+    assert not asked

@@ -7,7 +7,7 @@ import inspect
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -41,8 +41,8 @@ def reached(models: Iterable[Any], is_end: Callable[[Any], bool]) -> Iterator[An
 def _parts(item: Any) -> list[Any]:
     if isinstance(item, (list, tuple, deque, set, frozenset)):
         return list(islice(item, _MANY))
-    if isinstance(item, Mapping):
-        return list(islice(item.values(), _MANY))
+    if isinstance(item, dict):  # of no other mapping: it may read its values from a disk
+        return list(islice(dict.values(item), _MANY))
     if isinstance(item, weakref.ref):
         return [item()]
     if isinstance(item, functools.partial):
@@ -88,8 +88,9 @@ def _of_object(item: Any) -> list[Any]:
             if isinstance(value, types.MemberDescriptorType):
                 value = getattr(item, name, None)  # a slot
             found.append(value)
-    wrapped = getattr(item, "__wrapped__", None)  # a jit function of JAX has no __dict__
-    return found if wrapped is None else [*found, wrapped]
+    if inspect.getattr_static(item, "__wrapped__", None) is None:
+        return found
+    return [*found, getattr(item, "__wrapped__", None)]  # a jit function of JAX has no __dict__
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
