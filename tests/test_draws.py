@@ -294,7 +294,12 @@ def test_what_only_training_changes_is_off() -> None:
             assert not self.training
             return x
 
-    model = nn.Sequential(Noisy(), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    class Fused(nn.BatchNorm1d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+    model = nn.Sequential(Noisy(), nn.BatchNorm1d(4), nn.Dropout(0.5), Fused(4)).train()
     generate(SIDES["torch"], model=model, num_draws=2)
     assert model[0].training
     assert int(model[1].num_batches_tracked) == 0

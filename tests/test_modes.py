@@ -204,6 +204,20 @@ def test_whatever_hides_a_module_it_runs_in_evaluation_mode(how: str) -> None:
     assert_untouched(net)
 
 
+def test_a_compiled_model_is_compiled_once_for_all_batches_and_runs() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(Listing(make_net()), backend=backend, dynamic=True)
+    generated(compiled)
+    once = len(graphs)
+    generated(compiled)
+    assert len(graphs) == once <= 3
+
+
 def test_a_hidden_module_that_fails_is_restored_and_the_hook_removed() -> None:
     net = make_net()
     nets = iter([net] * 100)
