@@ -45,6 +45,12 @@ def transform(outputs):
     return outputs / 2
 
 
+def heads(inputs):
+    if len(inputs) != 16:
+        raise ValueError(f"16 samples are expected, the shape is {np.shape(inputs)}")
+    return np.stack([net(inputs), -net(inputs)], axis=1)
+
+
 def broken(inputs):
     raise KeyError("no such weight")
 
@@ -239,6 +245,20 @@ def test_generate_passes_every_option_on(run: Cli) -> None:
     logits = models.net(np.stack([x for x, _ in models.data])) / 2 / 2
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(store.take(range(50)), expected, atol=2e-3)
+
+
+def test_generate_is_told_of_members_and_of_a_fixed_batch(run: Cli) -> None:
+    command = ["generate", "models.py:heads", "models.py:data", "-o", "x.zarr", "--no-factory"]
+    command += ["--batch-size", "16", *OPTIONS]
+    result = run(*command)
+    assert result.code == 2
+    assert "members=True" in result.err
+    result = run(*command, "--members")
+    assert result.code == 1
+    assert "pad_last=True" in result.err
+    result = run(*command, "--members", "--pad-last")
+    assert result.code == 0, result.err
+    assert "50 rows of 2 members x 3 classes" in result.out
 
 
 def test_generate_takes_torch_objects_to_the_torch_generator(run: Cli) -> None:

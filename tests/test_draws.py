@@ -471,7 +471,7 @@ def test_what_cannot_be_drawn_is_refused(side: Side) -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             generate(side, **options)
-    with pytest.raises(ArgumentError, match="a list of models would both fill the member axis"):
+    with pytest.raises(ArgumentError, match=r"a list of models .or members=True. would both fill"):
         generate(side, model=[plain, plain], num_draws=2)
     with pytest.raises(ArgumentError, match="one draw has the shape"):
         generate(

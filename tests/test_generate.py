@@ -58,12 +58,12 @@ def test_every_row_is_the_softmax_of_the_model_called_directly(side: Side) -> No
 def test_parameters_may_be_given_by_position_in_the_order_of_the_guide(side: Side) -> None:
     pairs, linear = make_pairs(), Linear()
     generator = side.generator(
-        side.model(linear), "cpu", 7, "logits", side.softmax, lambda sample: sample[0], "name"
+        side.model(linear), "cpu", 7, "probs", side.softmax, lambda sample: sample[0], "name"
     )
-    assert (generator.device, generator.batch_size, generator.output_mode) == ("cpu", 7, "logits")
+    assert (generator.device, generator.batch_size, generator.output_mode) == ("cpu", 7, "probs")
     assert generator.model_name == "name"
     result = generator.generate_distributions(pairs, False)
-    assert_rows(result, softmax(softmax(pairs.inputs @ linear.weight)))
+    assert_rows(result, softmax(pairs.inputs @ linear.weight))
 
 
 def test_the_transform_comes_before_the_softmax(side: Side) -> None:
@@ -253,7 +253,7 @@ def test_auto_checks_later_logits(side: Side) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "logits"])
 def test_outputs_that_are_not_finite_are_refused(side: Side, mode: str) -> None:
-    rows = np.zeros((10, 4), np.float32)
+    rows = np.full((10, 4), -1, np.float32)
     rows[6, 1] = np.nan
     generator = side.generator(side.model(lambda x: x), batch_size=4, output_mode=mode)
     with pytest.raises(RowError, match="row 6"):
@@ -308,11 +308,11 @@ def test_the_transform_of_several_models_gets_the_list(side: Side) -> None:
     assert_rows(generator.generate_distributions(pairs, False), expected)
 
 
-def test_a_model_may_return_members(side: Side) -> None:
+def test_a_model_that_is_declared_to_may_return_members(side: Side) -> None:
     pairs, linear = make_pairs(), Linear()
     model = side.model(lambda x: np.stack([linear(x), linear(-x)], axis=1))
     logits = pairs.inputs @ linear.weight
-    result = side.generator(model).generate_distributions(pairs, False)
+    result = side.generator(model, members=True).generate_distributions(pairs, False)
     assert_rows(result, softmax(np.stack([logits, -logits], axis=1)))
 
 

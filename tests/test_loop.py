@@ -214,7 +214,12 @@ def test_the_estimated_size_is_that_of_the_files(
     side, path = SIDES["numpy"], tmp_path / f"a.{suffix}"
     shape = (classes,) if members is None else (members, classes)
     logits = np.random.default_rng(0).normal(size=(samples, *shape)).astype(np.float32) * 3
-    generator = side.generator(lambda x: logits[x[:, 0]], batch_size=512, output_mode="logits")
+    generator = side.generator(
+        lambda x: logits[x[:, 0]],
+        batch_size=512,
+        output_mode="logits",
+        members=members is not None,
+    )
     indices = np.arange(samples)[:, None]
     if suffix == "json":
         options = {}  # text has probabilities only
@@ -278,6 +283,13 @@ def test_on_a_cpu_throughput_decides() -> None:
     times = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.6, 16: 3.1, 32: 6.3, 40: 9.0}
     assert tuning.fastest(times.__getitem__, 40) == 8
     assert tuning.fastest({1: 2.0}.__getitem__, 1) == 1
+
+
+def test_what_does_not_fit_ends_the_search() -> None:
+    times = {1: 1.0, 2: 1.1, 4: 1.2, 8: None}
+    assert tuning.fastest(times.__getitem__, 40) == 4
+    with pytest.raises(GenerationError, match="single sample"):
+        tuning.fastest({1: None}.__getitem__, 40)
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])

@@ -83,7 +83,9 @@ class Asked:
         return Kept.nets["teacher"]
 
     def __getattr__(self, name: str) -> nn.Module:
-        return Kept.nets["teacher"]
+        if name == "whatever":
+            return Kept.nets["teacher"]
+        raise AttributeError(name)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x)

@@ -17,6 +17,7 @@ from fostore.formats import UnitWriter, format_of
 from fostore.header import VERSION, Header, now
 from fostore.jsontext import check_json
 from fostore.lock import Lock
+from fostore.place import destination
 from fostore.ranges import Ranges
 from fostore.sample_ids import encode_ids, id_column
 from fostore.sample_views import VIEW, encode_views
@@ -50,7 +51,8 @@ def create(
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
     Args:
-        path: ends in `.zarr`, `.h5` or `.hdf5`; missing parent folders are made.
+        path: ends in `.zarr`, `.h5` or `.hdf5`; missing parent folders are made. A link is followed:
+            what it leads to is written, and the link stays.
         num_samples: rows planned; None for a stream, which only Zarr can keep.
         num_classes: classes of a distribution; may be left out where a store is resumed.
         num_members: distributions a row, for ensembles; None for one.
@@ -74,11 +76,12 @@ def create(
         tol: how far a row's sum may be from 1; by default from the dtype.
 
     Raises:
-        ArgumentError, IdentityError: values that cannot be used, or that contradict the store which
-            is resumed. Nothing was written.
+        ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
+            the store which is resumed. Nothing was written.
+        PlaceError: the file system is read-only, not yours, has no locks, or takes no such name.
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
-    path = Path(path).absolute()  # a writer may outlive a change of the working folder
+    path = destination(path)  # absolute: a writer may outlive a change of the working folder
     format = format_of(path)
     if exists not in ("fail", "resume", "overwrite"):
         raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")

@@ -1,4 +1,5 @@
-"""Every system call that changes the disk: the one choke point that fault injection replaces.
+"""Every system call that changes the disk, and every first look at a file that a user names: the one choke point
+that fault injection replaces. What a file system refuses comes as an error that names the place and the cure.
 
 Callers use `disk.name(...)`, never `from fostore.disk import name`, so that a test can stand in for one call.
 """
@@ -7,11 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fostore.errors import SpaceError
+from fostore.errors import (
+    FormatError,
+    FostoreError,
+    PlaceError,
+    SpaceError,
+    StoreNotFoundError,
+    UnsafeError,
+)
 
 Buffer = Any
 """Whatever `memoryview` takes."""
@@ -22,21 +33,156 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def open_file(path: str | Path, *, write: bool = False, create: bool = False) -> int:
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (
+    "choose a folder of your own, or have its owner give you the right (chmod, chgrp, setfacl)"
+)
+_WHY = {
+    errno.EROFS: (
+        "lies on a file system that is read-only here",
+        "write to another disk; reading a store needs neither a lock nor the right to write",
+    ),
+    errno.EACCES: ("is not yours to use", _NO_RIGHT),
+    errno.EPERM: ("is not yours to use", _NO_RIGHT),
+    errno.ENAMETOOLONG: (
+        "has a name that is too long: most file systems take 255 bytes, and files beside a store add "
+        "to its name",
+        "choose a shorter one",
+    ),
+    errno.ELOOP: ("is a symbolic link that leads nowhere, or where none is followed", "remove it"),
+    errno.ENOTDIR: ("would lie in a file", "choose a path whose parents are folders"),
+    errno.EISDIR: ("is a folder", "choose the path of a file, or remove it"),
+    errno.ESTALE: (
+        "is no longer known to its file server: it was removed or replaced there",
+        "open the store again; a writer goes on with exists='resume'",
+    ),
+}
+"""What a file system refuses for good, and what to do."""
+_LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreError | None:
+    """What the file system said about `place`, in a user's words; None where it is not one of its refusals.
+
+    `needed` is how many bytes it would not take, where that is known.
+    """
+    code = error.errno
+    if code in _FULL:
+        what = "the quota is used up" if code == errno.EDQUOT else "the disk is full"
+        left = "" if needed is None else f"{needed:,} bytes were left to write"
+        where = f"{left} to {place!r}" if left and place else left or f"no room for {place!r}"
+        return SpaceError(
+            f"{what}: {where}; free some space (bytes and files: df -h, df -i, quota) and call again, "
+            "what was committed is safe"
+        )
+    if code in _LOCKLESS:
+        return PlaceError(
+            code,
+            f"the file system of {place!r} lacks what a writer needs, locks among it "
+            f"({error.strerror}): without them two writers could mix their rows. Write the store on a "
+            "local disk, such as the node's own, and copy or convert it to here when it is sealed; "
+            "reading needs no locks",
+            place,
+        )
+    if code in _WHY:
+        what, cure = _WHY[code]
+        return PlaceError(code, f"{place!r} {what} ({error.strerror}): {cure}", place)
+    return None
+
+
+@contextmanager
+def refusing(place: str | Path | int) -> Iterator[None]:
+    """Let what the file system refuses in the block out as a SpaceError or PlaceError that names `place`.
+
+    Both are OSErrors with the code of the system's, so who looks at that sees what was there before.
+    """
+    try:
+        yield
+    except FostoreError:
+        raise
+    except OSError as error:
+        told = refusal(error, name_of(place) if isinstance(place, int) else str(place))
+        if told is None:
+            raise
+        raise told from error
+
+
+def name_of(fd: int) -> str:
+    """The path of an open file, or the folder of one without a name; "" where the system does not say."""
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            name = os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+        else:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+    return os.path.dirname(name) if name.endswith(" (deleted)") else name
+
+
+def open_file(
+    path: str | Path, *, write: bool = False, create: bool = False, of: str | Path | None = None
+) -> int:
     """A descriptor of a regular file; a symbolic link at `path` is an error (ELOOP).
 
-    A pipe does not make a reader wait: whoever has not looked what lies there sees it then.
+    `of` is the store that a file is a part of, for messages. A pipe does not make a reader wait:
+    whoever has not looked what lies there sees it then.
     """
     flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    return os.open(path, flags | _PLAIN, 0o666)
+    with refusing(of or path):
+        return os.open(path, flags | _PLAIN, 0o666)
 
 
-def open_unnamed() -> int:
-    """A descriptor of an empty file in the temporary folder that no name leads to; gone when it is closed."""
+def open_named(path: str | Path, expected: str) -> tuple[int, int]:
+    """A descriptor of a regular file that a user named, for reading, and its bytes; links are followed.
+
+    Nothing else is opened: a pipe would be waited for, and a device has no end.
+
+    Args:
+        path: the file.
+        expected: what it is to be, for messages, such as "a file of rows".
+
+    Raises:
+        StoreNotFoundError: there is none.
+        FormatError: it is a folder, a pipe or a device.
+        PlaceError: it may not be read.
+    """
+    with refusing(path):
+        try:
+            if stat.S_ISREG(os.stat(path).st_mode):
+                fd = os.open(path, _READ | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+                there = os.fstat(fd)
+                if stat.S_ISREG(there.st_mode):
+                    return fd, there.st_size
+                os.close(fd)
+            what = "a folder" if os.path.isdir(path) else "no regular file"
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"there is no file {str(path)!r}") from error
+    raise FormatError(f"{str(path)!r} is {what}, expected {expected}")
+
+
+def read_named(path: str | Path, limit: int, expected: str) -> bytes:
+    """A small file that a user named, as a whole; see `open_named`.
+
+    Raises:
+        UnsafeError: it has more than `limit` bytes.
+    """
+    fd, size = open_named(path, expected)
+    with os.fdopen(fd, "rb") as file:
+        if size > limit:
+            raise UnsafeError(
+                f"{str(path)!r} has {size:,} bytes, expected {expected} of at most {limit:,}"
+            )
+        return file.read(limit)
+
+
+def open_unnamed(folder: Path) -> int:
+    """A descriptor of an empty file on the disk of `folder` that no name leads to; gone when it is closed."""
     import tempfile  # few need it
 
-    with tempfile.TemporaryFile() as file:
+    with refusing(folder), tempfile.TemporaryFile(dir=folder) as file:
         return os.dup(file.fileno())
 
 
@@ -49,12 +195,10 @@ def write_at(fd: int, data: Buffer, offset: int) -> None:
             view = view[written:]
             offset += written
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SpaceError(
-                f"the disk is full: {len(view):,} bytes were left to write; "
-                "free some space and resume, what was committed is safe"
-            ) from error
-        raise
+        told = refusal(error, name_of(fd), len(view))
+        if told is None:
+            raise
+        raise told from error
 
 
 def sync_data(fd: int) -> None:
@@ -64,7 +208,8 @@ def sync_data(fd: int) -> None:
 
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
-        getattr(os, "fdatasync", os.fsync)(fd)
+        with refusing(fd):  # a file server may say only now that its disk is full
+            getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def sync_file(path: Path) -> None:
@@ -80,16 +225,18 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     if os.name == "nt":
         return  # Windows has no such call; NTFS journals names
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with refusing(path):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def truncate(fd: int, size: int) -> None:
     """Set a file's size."""
-    os.ftruncate(fd, size)
+    with refusing(fd):
+        os.ftruncate(fd, size)
 
 
 def allocate(fd: int, offset: int, size: int) -> None:
@@ -102,25 +249,46 @@ def allocate(fd: int, offset: int, size: int) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise SpaceError(
-                f"the store needs {size:,} bytes and the disk cannot hold them: {error.strerror}"
+                f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
+                f"({error.strerror}); free some space, or choose another disk"
             ) from error
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents; durable once the parents are synced."""
-    path.mkdir(parents=True, exist_ok=True)
+def make_directory(*paths: Path) -> None:
+    """Make directories and their parents, durably: whoever got a new name in it is synced, once."""
+    named: dict[Path, None] = {}
+    for path in paths:
+        with refusing(path):
+            missing = []
+            while not path.is_dir():
+                missing.append(path)
+                path = path.parent
+            for folder in reversed(missing):
+                try:
+                    folder.mkdir(exist_ok=True)  # another process may have been faster
+                except FileExistsError as error:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+                named[folder.parent] = None
+    for folder in named:
+        sync_directory(folder)
 
 
 def rename(source: Path, target: Path) -> None:
     """Move `source` over `target` at once; durable once the directory is synced."""
-    os.replace(source, target)
+    with refusing(target):
+        os.replace(source, target)
 
 
 def exchange(one: Path, other: Path) -> None:
     """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
+    with refusing(other):
+        _exchange(one, other)
+
+
+def _exchange(one: Path, other: Path) -> None:
     if sys.platform == "linux":
         import ctypes
 
@@ -145,20 +313,21 @@ def aside(path: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Remove a file or a whole directory; nothing there is no error."""
-    if path.is_dir() and not path.is_symlink():
-        import shutil  # the reader, which imports this module, needs none of it
+    with refusing(path):
+        if path.is_dir() and not path.is_symlink():
+            import shutil  # the reader, which imports this module, needs none of it
 
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: Buffer) -> None:
     """Put `data` under `path` at once and durably: temporary name, sync, rename, sync of the directory."""
     temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o666
-    )
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    with refusing(temporary):
+        fd = os.open(temporary, flags, 0o666)
     try:
         try:
             write_at(fd, data, 0)

@@ -17,6 +17,7 @@ Each is also the builtin that a user would catch anyway, so that code which know
     ├── not now: the last commit stands
     │   ├── LockedError (BlockingIOError)       another writer owns these units
     │   ├── SpaceError (OSError)                the disk is full, or would be before the run ends
+    │   ├── PlaceError (OSError)                the file system will not: read-only, no right, no locks, a name too long
     │   └── UncommittedError (IndexError)       rows that are not committed were asked for
     └── GenerationError (RuntimeError)          the model or the dataset failed; names the samples of the batch
 
@@ -75,6 +76,9 @@ class DamageError(FostoreError, OSError):
         self.message = message
         self.rows = rows
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.rows)
+
     def __str__(self) -> str:
         return self.message
 
@@ -90,8 +94,21 @@ class SpaceError(FostoreError, OSError):
         super().__init__(errno.ENOSPC, message)
         self.message = message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message,)
+
     def __str__(self) -> str:
         return self.message
+
+
+class PlaceError(FostoreError, OSError):
+    """The file system refuses, for good: it is read-only, not the user's, has no locks ...; `errno` says which.
+
+    Nothing was written by the call; what was committed stands.
+    """
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class UncommittedError(FostoreError, IndexError):

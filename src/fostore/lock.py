@@ -22,7 +22,13 @@ from pathlib import Path
 from types import TracebackType
 
 from fostore import disk
-from fostore.errors import LockedError, StoreNotFoundError, UnsafeError, UnsupportedError
+from fostore.errors import (
+    LockedError,
+    PlaceError,
+    StoreNotFoundError,
+    UnsafeError,
+    UnsupportedError,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -75,6 +81,8 @@ class Lock:
             StoreNotFoundError: the folder that would hold the store does not exist.
             UnsafeError: the side file is a link or no file.
             UnsupportedError: the system has no such locks (Windows).
+            PlaceError: the file system has none, is read-only, not the user's, or takes no such name.
+            SpaceError: not even an empty file has room there.
         """
         if sys.platform == "win32":
             raise UnsupportedError(
@@ -114,7 +122,7 @@ class Lock:
             del _files[self.path]
             try:
                 # Removed only while every byte is ours: nobody else can hold a lock on a file that is gone.
-                if _lock(file.fd, (0, _END)) and _is_at(file.fd, self.path):
+                if _lock(file.fd, (0, _END), self.path) and _is_at(file.fd, self.path):
                     with contextlib.suppress(OSError):
                         disk.remove(self.path)
             finally:
@@ -143,21 +151,25 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
                     "close that writer first",
                 )
             return False
-        if not _lock(file.fd, span):
+        if not _lock(file.fd, span, store):
             return _refuse(file.fd, span, store) if complain else False
         file.spans.append(span)
         return True
     while True:
+        is_new = not os.path.lexists(path)
         fd = _open(path, store)
         try:
-            if not _lock(fd, span):
+            if not _lock(fd, span, store):
                 refused = _refuse(fd, span, store) if complain else False
                 os.close(fd)
                 return refused
             if _is_at(fd, path):
                 break
-        except BaseException:
+        except BaseException as error:
             os.close(fd)
+            if is_new and isinstance(error, PlaceError):  # nobody can hold a lock on it either
+                with contextlib.suppress(OSError):
+                    disk.remove(path)
             raise
         os.close(fd)  # it was removed between our opening and our locking
     _files[path] = _File(fd, [span])
@@ -175,7 +187,8 @@ def _take(path: Path, span: tuple[int, int], store: Path, *, complain: bool) -> 
 
 def _open(path: Path, store: Path) -> int:
     try:
-        return disk.open_file(path, write=True, create=True)
+        with disk.refusing(store):
+            return disk.open_file(path, write=True, create=True, of=store)
     except FileNotFoundError as error:
         raise StoreNotFoundError(
             f"the folder {str(path.parent)!r}, which is to hold {store.name!r}, does not exist; "
@@ -189,14 +202,19 @@ def _open(path: Path, store: Path) -> int:
         raise
 
 
-def _lock(fd: int, span: tuple[int, int]) -> bool:
-    """Take the bytes if nobody else has them."""
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _length(span), span[0])
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
+def _lock(fd: int, span: tuple[int, int], store: Path) -> bool:
+    """Take the bytes if nobody else has them.
+
+    Raises:
+        PlaceError: the file system has no locks.
+    """
+    with disk.refusing(store):
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _length(span), span[0])
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
     return True
 
 

@@ -71,23 +71,37 @@ def num_rows(data: Any) -> int | None:
 
 def slice_rows(data: Any, start: int, stop: int, rows: int) -> Any:
     """Rows `[start, stop)` of a collated batch of `rows`; leaves that hold something else stay whole."""
+    return _map_rows(lambda part: part[start:stop], data, rows)
 
-    def cut(leaf: Any) -> Any:
-        shape = getattr(leaf, "shape", None)
-        batched = shape is not None and len(shape) and int(shape[0]) == rows
-        return leaf[start:stop] if batched else leaf
 
+def pad_rows(data: Any, rows: int, size: int) -> Any:
+    """A collated batch of `rows` with its last row repeated until it has `size`; freshly gathered.
+
+    >>> pad_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, 2, 3)
+    {'x': array([1, 2, 2]), 'text': ['a', 'b', 'b']}
+    """
+    places = np.minimum(np.arange(size), rows - 1)
+
+    def pad(part: Any) -> Any:
+        return [part[i] for i in places] if isinstance(part, (list, tuple)) else part[places]
+
+    return _map_rows(pad, data, rows)
+
+
+def _map_rows(function: Callable[[Any], Any], data: Any, rows: int) -> Any:
+    """`function` of every leaf that has a row a sample; other leaves stay as they are."""
     if is_strings(data) and len(data) == rows:
-        return data[start:stop]
+        return function(data)
     if isinstance(data, Mapping):
-        cut_items = {key: slice_rows(item, start, stop, rows) for key, item in data.items()}
-        return cut_items if type(data) is dict else _refill(data, cut_items)
+        mapped = {key: _map_rows(function, item, rows) for key, item in data.items()}
+        return mapped if type(data) is dict else _refill(data, mapped)
     if isinstance(data, (list, tuple)):
-        items = [slice_rows(item, start, stop, rows) for item in data]
+        items = [_map_rows(function, item, rows) for item in data]
         if is_namedtuple(data):
             return type(data)(*items)
         return tuple(items) if isinstance(data, tuple) else items
-    return cut(data)
+    shape = getattr(data, "shape", None)
+    return function(data) if shape is not None and len(shape) and int(shape[0]) == rows else data
 
 
 def _refill(data: Any, items: dict[Any, Any]) -> Any:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, format_of
 from fostore.formats.gather import ALIGNMENT, aligned_empty
 from fostore.header import Header
+from fostore.place import absent, local_path
 from fostore.ranges import Range, Ranges, describe
 from fostore.request import as_rows, is_softened, refuse_uncommitted
 from fostore.schema import Array, Schema
@@ -32,10 +34,13 @@ def open(path: str | Path) -> Store:
 
     Raises:
         StoreNotFoundError: there is nothing at `path`.
-        FormatError, UnsupportedError, UnsafeError: no store, one that is too new, or a hostile one.
+        FormatError, UnsupportedError, UnsafeError: no store, one that is too new, or a hostile one;
+            or one whose files are links, as the caches of hubs keep them.
+        ArgumentError: a url.
+        PlaceError: the file system does not let it be read.
         DamageError: a file of the store is cut or missing.
     """
-    return Store(Path(path))
+    return Store(local_path(path))
 
 
 class Store(Mapping[int, Array]):
@@ -62,12 +67,13 @@ class Store(Mapping[int, Array]):
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         format = format_of(path)
         self._place = path.absolute()  # rows are mapped later, perhaps from another folder
-        try:
-            self.reader: Reader = format.open(self._place)
-        except FileNotFoundError as error:
-            if path.exists():
-                raise
-            raise StoreNotFoundError(f"there is no store at {str(path)!r}") from error
+        with disk.refusing(path):
+            try:
+                self.reader: Reader = format.open(self._place)
+            except FileNotFoundError as error:
+                if path.exists():
+                    raise
+                raise StoreNotFoundError(absent(path, "no store")) from error
         self.path = path
         self._format = format.name
         self._encoding = encoding_of(self.schema)

@@ -11,6 +11,7 @@ import typer
 from fostore.cli import options
 from fostore.cli.report import reporting, say
 from fostore.errors import ArgumentError
+from fostore.place import local_path
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 
@@ -208,7 +209,7 @@ def convert(
             typer.echo(plan.text())
             if (plan.lossy or plan.left_out) and not allow_lossy:
                 typer.echo("needs       --allow-lossy")
-            if exists == "fail" and destination != "-" and Path(destination).exists():
+            if exists == "fail" and destination != "-" and local_path(destination).exists():
                 typer.echo("needs       --exists overwrite or resume: the destination is there")
             return
         done = run(

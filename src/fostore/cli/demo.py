@@ -24,5 +24,6 @@ def demo(
     """
     with reporting():
         from fostore.demo import run
+        from fostore.place import local_path
 
-        run(folder, keep=keep)
+        run(local_path(folder), keep=keep)

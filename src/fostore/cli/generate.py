@@ -108,6 +108,22 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.", rich_help_panel=MODEL)] = 0,
+    members: Annotated[
+        bool,
+        typer.Option(
+            "--members",
+            help="One model gives (samples, members, classes).",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    pad_last: Annotated[
+        bool,
+        typer.Option(
+            "--pad-last",
+            help="The model takes full batches only: a short last one is filled up.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     model_name: Annotated[
         str | None, typer.Option(help="What the metadata calls the model.", rich_help_panel=MODEL)
     ] = None,
@@ -225,6 +241,7 @@ def generate(
             output_transform=_function(output_transform, "--output-transform"),
             input_getter=_function(input_getter, "--input-getter"),
             model_name=model_name,
+            members=members,
         )
         store = generator.generate_distributions(
             the_dataset,
@@ -242,6 +259,7 @@ def generate(
             tol=tol,
             collate_fn=_function(collate_fn, "--collate-fn"),
             temperature=temperature,
+            pad_last=pad_last,
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
             accept_differences=accept_differences,

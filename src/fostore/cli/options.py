@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fostore.errors import ArgumentError, FormatError
+from fostore import disk
+from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
 from fostore.jsontext import loads
+from fostore.place import local_path
+
+_MAX_BYTES = 1 << 30
+"""Of a file of ids, names or metadata."""
 
 
 def parse_meta(
@@ -23,9 +28,10 @@ def parse_meta(
     meta: dict[str, Any] = {}
     if file is not None:
         try:
-            meta = loads(file.read_bytes(), f"--meta-file {file}")
-        except FormatError as error:
-            raise ArgumentError(str(error)) from error
+            raw = disk.read_named(local_path(file), _MAX_BYTES, "a file of JSON")
+            meta = loads(raw, f"--meta-file {file}")
+        except (FormatError, StoreNotFoundError, PlaceError) as error:
+            raise ArgumentError(f"--meta-file cannot be read: {error}") from error
         if not isinstance(meta, dict):
             raise ArgumentError(
                 f"--meta-file {file} holds a {type(meta).__name__}, expected an object"
@@ -78,13 +84,13 @@ def parse_rows(text: str | None) -> tuple[int, int] | None:
 
 
 def _lines(text: str, option: str) -> list[str]:
-    path = Path(text[1:])
+    path = local_path(text[1:])
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = disk.read_named(path, _MAX_BYTES, "a file of lines").decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{option}: {path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise ArgumentError(f"{option}: {path} cannot be read: {error.strerror}") from error
+    except (FormatError, StoreNotFoundError, PlaceError) as error:
+        raise ArgumentError(f"{option} cannot be read: {error}") from error
     while lines and not lines[-1]:
         lines.pop()
     return lines

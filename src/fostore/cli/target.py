@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
+from fostore.place import local_path
 
 
 def load(text: str, what: str) -> Any:
@@ -32,7 +33,9 @@ def load(text: str, what: str) -> Any:
             f"{what} is {text!r}, expected module:attribute or file.py:attribute, "
             "such as my_models:teacher"
         )
-    found: Any = _load_file(Path(place), what) if place.endswith(".py") else _import(place, what)
+    found: Any = (
+        _load_file(local_path(place), what) if place.endswith(".py") else _import(place, what)
+    )
     for name in attribute.split("."):
         if not hasattr(found, name):
             names = sorted(n for n in vars(found) if not n.startswith("_"))[:12]

@@ -10,13 +10,16 @@ from typing import Any
 
 from fostore import disk
 from fostore.conversion.plan import Plan
-from fostore.conversion.sources import STREAM, is_store
+from fostore.conversion.sources import STREAM
 from fostore.conversion.table import Table
 from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
+from fostore.formats import is_store
 from fostore.jsontext import dumps, loads
+from fostore.place import destination, inside
 
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+_MAX_RECORD = 256 << 20
 _TIMES = ("id", "software", "created", "updated")
 
 
@@ -39,7 +42,8 @@ class Part:
         """Whether an earlier part goes on; else a fresh one may be written."""
         if self._is_repeatable and self.path.exists():
             with suppress(FileNotFoundError, FormatError):
-                there = loads(self._record.read_bytes(), str(self._record))
+                record = disk.read_named(self._record, _MAX_RECORD, "a record of ours")
+                there = loads(record, str(self._record))
                 if there == loads(self._said, "the record"):
                     return True
         self.remove()
@@ -85,14 +89,19 @@ def refuse_target(path: Path, table: Table) -> None:
         )
 
 
-def refuse_receipt(receipt: Path, destination: str, source: Table) -> None:
+def target_of(place: str | os.PathLike[str]) -> Path | None:
+    """Where a conversion to `place` goes, links followed; None for the standard output."""
+    return None if os.fspath(place) == STREAM else destination(place)
+
+
+def refuse_receipt(receipt: Path, target: Path | None, source: Table) -> None:
     """A receipt that cannot be written, or would take the place of rows, is refused before the work."""
     if receipt.is_dir() or not receipt.absolute().parent.is_dir():
         raise ArgumentError(f"the receipt {str(receipt)!r} is a folder or has none to lie in")
     real = receipt.resolve()
-    if destination != STREAM and Path(destination).resolve() in (real, *real.parents):
+    if target in (real, *real.parents):
         raise ArgumentError(
-            f"the receipt {str(receipt)!r} would lie in the place of the destination {destination!r}"
+            f"the receipt {str(receipt)!r} would lie in the place of the destination {str(target)!r}"
         )
     if real in paths_of(source) or in_store(real):
         raise ArgumentError(
@@ -102,7 +111,7 @@ def refuse_receipt(receipt: Path, destination: str, source: Table) -> None:
 
 def paths_of(table: Table) -> list[Path]:
     """Where the rows of a table lie, every link followed."""
-    return [Path(name.partition("::")[0]).resolve() for name in table.files or (table.where,)]
+    return [inside(name)[0].resolve() for name in table.files or (table.where,)]
 
 
 def in_store(path: Path) -> bool:
@@ -134,7 +143,7 @@ def _described(plan: Plan, changes: Mapping[str, Any], keys: Any) -> dict[str, A
 def _stamp(name: str) -> list[int] | None:
     """What tells whether a file has changed since; None where there is none to look at."""
     try:
-        found = os.stat(name.partition("::")[0])
+        found = os.stat(inside(name)[0])
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ino]

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fostore import disk
+from fostore import disk, scratch
 from fostore.conversion.changes import Changes
 from fostore.conversion.files import Hints
 from fostore.conversion.hashing import Digester
 from fostore.conversion.losses import Losses
-from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target
+from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target, target_of
 from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import STREAM, Source, guarded, open_table
@@ -31,12 +31,14 @@ from fostore.errors import (
     FormatError,
     FostoreError,
     LockedError,
+    PlaceError,
     SpaceError,
     StoreExistsError,
 )
 from fostore.header import now
 from fostore.jsontext import check_json
 from fostore.lock import Lock
+from fostore.place import destination as resolved
 from fostore.progress import Progress
 from fostore.schema import Array
 
@@ -83,6 +85,8 @@ def convert(
         source: a path (`file.h5::group/probs` for an array inside), a folder or pattern of shards, a
             list of those, a `Store`, or "-" for JSON Lines on the standard input.
         destination: a path whose suffix says the format, or "-" for JSON Lines on the standard output.
+            A link is followed: what it leads to is replaced, and the link stays. Temporary files lie
+            beside it.
         exists: "fail" refuses a destination that is there, "overwrite" replaces it when the new one
             is whole, "resume" accepts it if it holds the same rows.
         kind, dtype: what the rows become; as they are by default.
@@ -105,12 +109,15 @@ def convert(
 
     Raises:
         ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
-        StoreExistsError, LockedError, SpaceError: nothing was changed.
+        StoreExistsError, LockedError, SpaceError, PlaceError: nothing was changed.
         FormatError, RowError, DamageError: the source is not what it should be; names where. The
             destination is as it was, and nothing is left beside it.
     """
     began = time.monotonic()
     place = os.fspath(destination)
+    path = target_of(place)
+    if receipt is not None:
+        receipt = resolved(receipt)
     if exists not in ("fail", "overwrite", "resume"):
         raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'overwrite' or 'resume'")
     if verify not in VERIFY:
@@ -141,13 +148,12 @@ def convert(
             "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
         )
     if receipt is not None:
-        refuse_receipt(Path(receipt), place, plan.source)
+        refuse_receipt(Path(receipt), path, plan.source)
     described = _described(changes)
-    with _Run(plan, verify, progress) as run:
-        if place == STREAM:
+    with scratch.beside(path), _Run(plan, verify, progress) as run:
+        if path is None:
             run.stream()
         else:
-            path = Path(place).absolute()
             run.to_path(path, exists, Part(path, plan, described, changes.ids))
         done = replace(run.receipt(), seconds=round(time.monotonic() - began, 3), changes=described)
     if receipt is not None:
@@ -184,7 +190,8 @@ def prepare(
         temperature=temperature,
         tol=source_tol,
     )
-    table = open_table(source, hints, rows)
+    with scratch.beside(target_of(destination)):
+        table = open_table(source, hints, rows)
     known = class_names is not None and tuple(class_names) == table.schema.class_names
     named = None if known else class_names
     changes = Changes(rows, classes, member, kind, dtype, named, ids)
@@ -252,7 +259,7 @@ class _Run:
 
     def to_path(self, path: Path, exists: str, part: Part) -> None:
         """To a path, by way of a part beside it."""
-        if in_store(path.resolve()):
+        if in_store(path):
             raise ArgumentError(
                 f"{str(path)!r} would lie inside a store; choose another destination"
             )
@@ -272,7 +279,7 @@ class _Run:
             try:
                 self._write(part.path, goes_on)
                 self._verify(part.path)
-            except (SpaceError, LockedError):
+            except (SpaceError, LockedError, PlaceError):
                 raise
             except FostoreError as error:
                 part.remove()  # going on with it would only fail again

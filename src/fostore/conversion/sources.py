@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from fostore import digest, geometry
+from fostore import digest, disk, geometry
 from fostore.conversion import files
 from fostore.conversion.files import Hints
 from fostore.conversion.hashing import Digester
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, DamageError, StoreNotFoundError
 from fostore.formats import SUFFIXES as STORES
+from fostore.formats import is_store
+from fostore.place import absent, inside
 from fostore.ranges import describe
 from fostore.schema import Array, Column, Schema
 from fostore.store import Selection, Store
@@ -56,21 +58,20 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
         return selection_table(source)
     if isinstance(source, (list, tuple)):
         return joined([open_table(part, hints) for part in source])
-    text = os.fspath(source)  # type: ignore[arg-type]
-    if text == STREAM:
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source) == STREAM:
         return files.file_format("jsonl").read(Path(STREAM), hints)
-    outer, _, inside = text.partition("::")
-    path = Path(outer)
-    if inside:
-        hints = replace(hints, inside=inside)
-    if not path.exists() and glob.has_magic(outer):
-        shards = sorted(glob.glob(outer), key=_natural)
-        if not shards:
-            raise StoreNotFoundError(f"no file matches {outer!r}")
-        return joined([open_table(shard, hints) for shard in shards])
-    if not path.exists():
-        raise StoreNotFoundError(f"there is nothing at {outer!r}")
-    return _open_path(path, hints, rows)
+    path, name = inside(source)  # type: ignore[arg-type]  # which refuses all else
+    if name:
+        hints = replace(hints, inside=name)
+    with disk.refusing(path):
+        if path.exists():
+            return _open_path(path, hints, rows)
+        if not glob.has_magic(str(path)):
+            raise StoreNotFoundError(absent(path))
+        shards = sorted(glob.glob(str(path)), key=_natural)
+    if not shards:
+        raise StoreNotFoundError(f"no file matches {str(path)!r}")
+    return joined([open_table(shard, hints) for shard in shards])
 
 
 def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
@@ -124,20 +125,6 @@ def _natural(name: str) -> list[Any]:
 
 
 # ------------------------------------------------------------------ stores
-
-
-def is_store(path: Path) -> bool:
-    """Whether a path with a store's suffix holds a store, and not just an array of the same format."""
-    if path.suffix.lower() == ".json":
-        return True
-    if path.is_dir():
-        try:
-            return b'"fostore"' in (path / "zarr.json").read_bytes()
-        except OSError:
-            return False
-    from fostore.formats.hdf5_foreign import holds_store
-
-    return holds_store(path)
 
 
 def store_table(store: Store, rows: slice | None = None) -> Table:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fostore import scratch
+from fostore.conversion.part import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.run import convert
 from fostore.conversion.sources import guarded, open_table
@@ -37,7 +39,8 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    tables = [open_table(source) for source in sources]
+    with scratch.beside(target_of(destination)):
+        tables = [open_table(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
+from fostore.place import local_path
 from fostore.schema import Array
+
+_HEAD_BYTES, _ROW_BYTES = 1 << 16, 1 << 10
+"""What a file of labels may have, beside and for each row."""
 
 
 def labels_of(labels: Any, rows: Rows) -> Array:
@@ -25,7 +31,7 @@ def labels_of(labels: Any, rows: Rows) -> Array:
         ArgumentError: not one a row, no class of these rows, or no labels; names the first.
     """
     if isinstance(labels, (str, os.PathLike)):
-        labels = _read(Path(labels), rows)
+        labels = _read(local_path(labels), rows)
     if isinstance(labels, Mapping):
         missing = next((key for key in rows.indices.tolist() if key not in labels), None)
         if missing is not None:
@@ -74,15 +80,28 @@ def _numbers_of_names(array: Array, rows: Rows) -> Array:
 
 def _read(path: Path, rows: Rows) -> Array:
     try:
+        raw = disk.read_named(path, _HEAD_BYTES + _ROW_BYTES * rows.count, "a file of labels")
         if path.suffix.lower() == ".npy":
-            found: Array = np.load(path, allow_pickle=False)
-            return found
-        lines = path.read_text(encoding="utf-8").split()
+            return _of_npy(path, raw)
+        text = raw.decode("utf-8")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"labels cannot be read from {str(path)!r}: {error}") from error
+    lines = text.split()
     if all(line.removeprefix("-").isdecimal() for line in lines):
         return _numbers_of_digits(lines, rows, path)
-    return np.array(path.read_text(encoding="utf-8").splitlines())
+    return np.array(text.splitlines())
+
+
+def _of_npy(path: Path, raw: bytes) -> Array:
+    """The array of a file; NumPy would first take what its header claims."""
+    from fostore.conversion.files._flat import Flat
+    from fostore.conversion.files.npy import read_header
+
+    file = io.BytesIO(raw)
+    dtype, shape, fortran = read_header(file, str(path))
+    Flat(path, file.tell(), dtype, shape).check(len(raw) - file.tell(), str(path))
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, raw, file.tell(), order=order)
 
 
 def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:

@@ -17,6 +17,7 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.summary import Comparison, Histogram, Summary
+from fostore.place import destination, local_path
 from fostore.schema import Array
 
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -85,11 +86,11 @@ def _title(summary: Summary) -> str:
 
 def check_plot(path: str | Path) -> None:
     """Raise ArgumentError where a plot cannot be drawn to `path`: before a long pass, not after it."""
-    if Path(path).suffix.lower() not in SUFFIXES:
+    if local_path(path).suffix.lower() not in SUFFIXES:
         raise ArgumentError(
             f"a plot goes to a file that ends in one of {list(SUFFIXES)}, {str(path)!r} came"
         )
-    if not Path(path).parent.is_dir():
+    if not destination(path).parent.is_dir():
         raise ArgumentError(f"a plot goes to {str(path)!r}, and there is no such folder; make it")
     try:
         import_module("matplotlib.figure")
@@ -105,7 +106,7 @@ def _draw(panels: list[Any], title: str, path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = Path(path)
+    path = destination(path)
     kind = path.suffix.lower()[1:]
     defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)
     defaults.pop("backend")  # setting one would load a screen

@@ -17,6 +17,7 @@ import numpy as np
 from fostore import simplex
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.pairing.origin import Origin, origin_of
+from fostore.place import local_path
 from fostore.ranges import describe
 from fostore.schema import Array, sum_tolerance
 from fostore.store import Selection, Store
@@ -200,7 +201,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     if isinstance(source, Rows):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _of_path(Path(source))
+        return _of_path(local_path(source))
     if isinstance(source, Store):
         return _of_store(source)
     if isinstance(source, Selection):
@@ -334,8 +335,8 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 
 def _of_path(path: Path) -> Rows:
-    from fostore.conversion.sources import is_store, open_table
-    from fostore.formats import SUFFIXES
+    from fostore.conversion.sources import open_table
+    from fostore.formats import SUFFIXES, is_store
 
     if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
         return _of_store(open_store(path))

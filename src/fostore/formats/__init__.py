@@ -6,13 +6,14 @@ kinds, encodings, models or loaders. One conformance suite (tests/test_formats.p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, UnsupportedError
+from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
 from fostore.header import Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array
@@ -236,6 +237,39 @@ FORMATS = {
 }
 SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
 """By suffix, so that choosing a format imports none of them."""
+
+
+def stranger(path: str | Path, expected: str) -> UnsafeError:
+    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
+    if not os.path.islink(path):
+        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
+    return UnsafeError(
+        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
+        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
+        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
+    )
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path with a store's suffix holds a store, and not just an array of the same format.
+
+    Looks at nothing but regular files of bounded size; links inside a store are never followed.
+
+    Raises:
+        UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
+    """
+    if path.suffix.lower() == ".json":
+        return True
+    if path.is_dir():
+        from fostore.formats.zarr_folder import MAX_METADATA, METADATA, read_file
+
+        try:
+            return b'"fostore"' in read_file(path / METADATA, MAX_METADATA)
+        except FileNotFoundError:
+            return False
+    from fostore.formats.hdf5_foreign import holds_store
+
+    return holds_store(Path(os.path.realpath(path)))
 
 
 def format_of(path: Path) -> Format:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from fostore import jsontext
-from fostore.errors import FormatError, StoreNotFoundError, UnsafeError
+from fostore import disk, jsontext
+from fostore.errors import FormatError, UnsafeError
 
 CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
@@ -45,19 +44,8 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self.chunk = CHUNK
-        try:
-            # Nobody may ever write to a pipe that is called so.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError as error:
-            raise StoreNotFoundError(f"there is no file {str(path)!r}") from error
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(fd)
-            what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise FormatError(f"{str(path)!r} is {what}, expected a JSON file")
+        fd, self.size = disk.open_named(path, "a JSON file")
         self._file = os.fdopen(fd, "rb", buffering=0)
-        self.size = found.st_size
         self.data = b""
         self.at = 0
         self._start = 0

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from fostore import disk
-from fostore.errors import SpaceError, UnsafeError
+from fostore.errors import UnsafeError
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array
+from fostore.scratch import Scratch
 
 _MEMORY = 8 << 20
 _LEAST_LIMIT = 64 << 20
@@ -36,7 +35,7 @@ class Spool:
         self._limit = max(_LEAST_LIMIT, 64 * size)
         self._present = Present()
         self._rows: Array | None = None  # in memory; of more rows than there are
-        self._fd: int | None = None
+        self._file: Scratch | None = None
         self._row_bytes = 0
         self._dtype: np.dtype[Any] = np.dtype("f8")
         self._shape: tuple[int, ...] = ()
@@ -48,7 +47,7 @@ class Spool:
 
         Raises:
             UnsafeError: an index far beyond what the document can hold.
-            SpaceError: the temporary folder is full.
+            SpaceError: the disk of temporary files is full; names its folder.
         """
         if not self._row_bytes:
             self._shape, self._dtype = rows.shape[1:], rows.dtype
@@ -71,9 +70,9 @@ class Spool:
         )
         if twice is not None:
             return twice
-        if self._fd is None and stop * self._row_bytes > _MEMORY and hasattr(os, "pwrite"):
+        if self._file is None and stop * self._row_bytes > _MEMORY and hasattr(os, "pwrite"):
             self._spill()
-        if self._fd is None:
+        if self._file is None:
             held = self._in_memory(stop)
             if len(runs) == 1:
                 held[runs[0][0] : stop] = rows
@@ -91,10 +90,10 @@ class Spool:
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, all of which are there."""
-        if self._fd is None:
+        if self._file is None:
             assert self._rows is not None, "rows that are there were put"
             return self._rows[start:stop]
-        raw = os.pread(self._fd, (stop - start) * self._row_bytes, start * self._row_bytes)
+        raw = self._file.read((stop - start) * self._row_bytes, start * self._row_bytes)
         return np.frombuffer(raw, self._dtype).reshape(-1, *self._shape)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -109,16 +108,16 @@ class Spool:
                 for begin in range(first, last, step):
                     count = min(step, last - begin)
                     self._fill(np.full((count, *self._shape), np.nan, self._dtype), begin)
-        if self._fd is None:
+        if self._file is None:
             return self._in_memory(stop)[:stop]
-        mapped = mmap.mmap(self._fd, stop * self._row_bytes, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(self._file.fd, stop * self._row_bytes, access=mmap.ACCESS_READ)
         return np.frombuffer(mapped, self._dtype).reshape(-1, *self._shape)
 
     def close(self) -> None:
         """Release the file; arrays stay valid."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _in_memory(self, stop: int) -> Array:
         held = 0 if self._rows is None else len(self._rows)
@@ -131,26 +130,20 @@ class Spool:
         return self._rows
 
     def _spill(self) -> None:
-        self._fd = disk.open_unnamed()
+        self._file = Scratch(self._where)
         if self._rows is not None:
             self._write(self._rows, 0)
             self._rows = None
 
     def _fill(self, rows: Array, start: int) -> None:
-        if self._fd is None:
+        if self._file is None:
             self._in_memory(start + len(rows))[start : start + len(rows)] = rows
         else:
             self._write(rows, start)
 
     def _write(self, rows: Array, start: int) -> None:
-        assert self._fd is not None
-        try:
-            disk.write_at(self._fd, np.ascontiguousarray(rows), start * self._row_bytes)
-        except SpaceError as error:
-            raise SpaceError(
-                f"{self._where}: its rows do not fit into the temporary folder "
-                f"{tempfile.gettempdir()!r}; free some space, or set TMPDIR to a larger disk"
-            ) from error
+        assert self._file is not None
+        self._file.write(np.ascontiguousarray(rows), start * self._row_bytes)
 
 
 class Present:

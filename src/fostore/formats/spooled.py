@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Callable
 
 import numpy as np
 
-from fostore import disk
 from fostore.schema import Array, Column
+from fostore.scratch import Scratch
 
 
 def spooled(
@@ -21,19 +20,19 @@ def spooled(
     `block_rows` rows.
 
     Raises:
-        SpaceError: the temporary folder is full.
+        SpaceError: the disk of temporary files is full; names its folder.
         DamageError: as `read` does.
     """
     shape = (num_rows, *column.shape)
     size = num_rows * column.row_bytes
     if not size:
         return np.empty(shape, column.numpy_dtype)
-    fd = disk.open_unnamed()
+    file = Scratch(f"column {column.name!r}")
     try:
         for start in range(0, num_rows, block_rows):
             rows = np.ascontiguousarray(read(start, min(start + block_rows, num_rows)))
-            disk.write_at(fd, rows.reshape(-1).view(np.uint8).data, start * column.row_bytes)
-        mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            file.write(rows.reshape(-1).view(np.uint8).data, start * column.row_bytes)
+        mapped = mmap.mmap(file.fd, size, access=mmap.ACCESS_READ)
     finally:
-        os.close(fd)
+        file.close()
     return np.frombuffer(mapped, column.numpy_dtype).reshape(shape)

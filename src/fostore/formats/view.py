@@ -22,7 +22,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
-from fostore.formats import ColumnView, Segment
+from fostore.formats import ColumnView, Segment, stranger
 from fostore.formats.gather import aligned_empty, gather_of
 from fostore.formats.guard import Guard
 from fostore.formats.paging import SLOW_GATHER, Paging, paging_of
@@ -276,7 +276,7 @@ def _open_checked(segment: Segment, row_bytes: int) -> int:
         raise DamageError(message, ((start, stop),)) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UnsafeError(f"{path} is a symbolic link; no store has any") from error
+            raise stranger(path, "file") from error
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
             raise UnsafeError(f"{path} is not a regular file") from error
         raise

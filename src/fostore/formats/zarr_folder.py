@@ -21,7 +21,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import Run
+from fostore.formats import Run, stranger
 from fostore.formats.zarr_layout import HASHES, Hashes, Shards, parse_array
 from fostore.header import Header
 from fostore.ranges import Range, Ranges
@@ -187,7 +187,7 @@ def read_file(path: Path, limit: int) -> bytes:
         UnsafeError: it is a link, no regular file, or too large.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise UnsafeError(f"{path} is a link or no regular file; no store has any")
+        raise stranger(path, "file")
     fd = disk.open_file(path)
     try:
         size = os.fstat(fd).st_size
@@ -205,7 +205,7 @@ def read_file(path: Path, limit: int) -> bytes:
 def check_directory(path: str | Path) -> None:
     """Refuse a folder of the store that is a link or no folder; none there raises FileNotFoundError."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise UnsafeError(f"{path} is a link or no folder; no store has any")
+        raise stranger(path, "folder")
 
 
 def find_chunk(array: Path, key: str) -> Path | None:
@@ -218,14 +218,14 @@ def find_chunk(array: Path, key: str) -> Path | None:
     mode = 0
     for part in key.split("/"):  # text, not paths: this runs once a unit before a first batch
         if mode and not stat.S_ISDIR(mode):
-            raise UnsafeError(f"{name} is a link or no folder; no store has any")
+            raise stranger(name, "folder")
         name = f"{name}/{part}"
         try:
             mode = os.lstat(name).st_mode
         except FileNotFoundError:
             return None
     if not stat.S_ISREG(mode):
-        raise UnsafeError(f"{name} is a link or no regular file; no store has any")
+        raise stranger(name, "file")
     return Path(name)
 
 
@@ -256,7 +256,7 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     if not stat.S_ISREG(mode):
-        raise UnsafeError(f"{path} is a link or no regular file; no store has any")
+        raise stranger(path, "file")
     return True
 
 

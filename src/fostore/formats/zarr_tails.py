@@ -101,11 +101,9 @@ class Tails:
         return True
 
     def place(self, index: int, unit: int) -> None:
-        """Give a tail that is complete and durable the name of its shard."""
+        """Give a tail that is complete and durable the name of its shard, whose folder is there."""
         self._forget(index, unit)
-        shard = self._folder.shard(index, unit)
-        disk.make_directory(shard.parent)
-        disk.rename(self._folder.tail(index, unit), shard)
+        disk.rename(self._folder.tail(index, unit), self._folder.shard(index, unit))
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -194,19 +194,20 @@ class ZarrWriter:
         self._tails.sync()
         for _, temporary in hashes:
             disk.sync_file(temporary)
-        for unit, temporary in hashes:
-            path = self._folder.hash_chunk(unit)
-            disk.make_directory(path.parent)
-            disk.rename(temporary, path)
         chunks = [self._folder.hash_chunk(unit) for unit, _ in hashes]
+        shards = [self._folder.shard(index, unit) for index, unit in complete]
+        # Before any rename: a name that is durable in a folder whose own name is not is lost with it.
+        disk.make_directory(*(path.parent for path in (*chunks, *shards)))
+        for (_, temporary), chunk in zip(hashes, chunks, strict=True):
+            disk.rename(temporary, chunk)
         self._sync_names(self._folder.hash_array, chunks)
         for index, unit in complete:
             self._tails.place(index, unit)
-        for index, shards in enumerate(self._folder.shards):
+        for index, layout in enumerate(self._folder.shards):
             paths = [self._folder.shard(index, whole.unit) for whole in units]
             self._sync_names(self._folder.array(index), paths)
             for whole, path in zip(units, paths, strict=True):
-                if not is_there(path) or path.stat().st_size != shards.shard_bytes(whole.num_rows):
+                if not is_there(path) or path.stat().st_size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
                     raise DamageError(
@@ -366,14 +367,8 @@ class ZarrWriter:
 
     @staticmethod
     def _sync_names(array: Path, paths: Sequence[Path]) -> None:
-        """Make the names of files, of the folders that hold them, and those gone from the array durable."""
-        folders = {array}
-        for path in paths:
-            folder = path.parent
-            while folder != array:
-                folders.add(folder)
-                folder = folder.parent
-        for folder in sorted(folders, key=lambda f: len(f.parts)):
+        """Make the names of files, and then those that are gone from the array, durable."""
+        for folder in (*dict.fromkeys(path.parent for path in paths), array):
             disk.sync_directory(folder)
 
     def _publish(self, rows: int) -> None:

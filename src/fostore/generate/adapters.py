@@ -1,7 +1,8 @@
 """Models that other libraries run by a method of theirs, made callable: the one place that knows which.
 
 Nothing is imported for it: a scikit-learn estimator is what has `predict_proba`, a Keras model what
-has `predict_on_batch`, an ONNX Runtime session what has `get_inputs`, `get_outputs` and `run`.
+has `predict_on_batch`, an ONNX Runtime session what has `get_inputs`, `get_outputs` and `run`, and
+what `jax.export` gives what has `call` and `in_avals`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ class Adapted:
     """A model of another library as a function of one batch, and what of it can be hashed."""
 
     def __init__(
-        self, model: Any, call: Callable[[Any], Any], state: Callable[[], Mapping[str, Any]]
+        self,
+        model: Any,
+        call: Callable[[Any], Any],
+        state: Callable[[], Mapping[str, Any]],
+        shapes: Sequence[Any] = (),
     ) -> None:
+        """`shapes`: of the inputs, where the model declares them."""
         self._model = model
         self._call = call
         self._state = state
+        self.batch = _same_first(shapes)
 
     # `*batch`: a dict of inputs is one batch here, never keyword arguments.
     def __call__(self, *batch: Any) -> Any:
@@ -50,16 +57,37 @@ class Adapted:
 
 
 def adapt(model: Any) -> Any:
-    """A scikit-learn estimator, a Keras model or an ONNX Runtime session as a callable; else `model`."""
+    """A model of scikit-learn, Keras, ONNX Runtime or jax.export as a callable; else `model`."""
     if callable(getattr(model, "predict_on_batch", None)):  # Keras 3 and tf.keras
-        return Adapted(model, model.predict_on_batch, lambda: _weights(model))
+        shapes = [getattr(one, "shape", None) for one in getattr(model, "inputs", None) or ()]
+        return Adapted(model, model.predict_on_batch, lambda: _weights(model), shapes)
+    if callable(getattr(model, "call", None)) and hasattr(model, "in_avals"):  # jax.export.Exported
+        return model.call
     if callable(model):
         return model
     if callable(getattr(model, "predict_proba", None)):
         return Adapted(model, model.predict_proba, lambda: _fitted(model))
     if all(callable(getattr(model, name, None)) for name in ("get_inputs", "get_outputs", "run")):
-        return Adapted(model, _Session(model), dict)
+        return Adapted(model, _Session(model), dict, [one.shape for one in model.get_inputs()])
     return model
+
+
+def fixed_batch(model: Any) -> int | None:
+    """The number of samples that a model takes at once, no more and no fewer, where it declares one.
+
+    ONNX Runtime and Keras models that were built for one batch size, and what `jax.export` made for one.
+    """
+    if isinstance(model, Adapted):
+        return model.batch
+    inputs = getattr(getattr(model, "__self__", None), "in_avals", ())  # the `call` of an Exported
+    return _same_first([one.shape for one in inputs])
+
+
+def _same_first(shapes: Sequence[Any]) -> int | None:
+    """The first size of all shapes, where it is one and the same number."""
+    sizes = {shape[0] if shape else None for shape in shapes}
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    return size if isinstance(size, int) else None
 
 
 def _weights(model: Any) -> Mapping[str, Any]:

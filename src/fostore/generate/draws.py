@@ -6,7 +6,6 @@ the batch; for the dataset, the sample that is read. So a run that resumes ends 
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -59,8 +58,10 @@ class Drawing:
             self._drew = True
         return given
 
-    def check_first(self, rows: Array, again: Array) -> None:
+    def check_first(self, rows: Array, again: Array) -> list[str]:
         """Refuse draws (n, num_draws, ...) that do not repeat, or for which nothing was drawn.
+
+        Returns what is to be said of the others.
 
         Args:
             again: the first draw a second time (n, ...).
@@ -82,11 +83,11 @@ class Drawing:
                 f"draws are the same; leave num_draws= out, or: {self._framework.how_to_draw}"
             )
         if self.num_draws > 1 and spread == 0:
-            warnings.warn(
+            return [
                 f"all {self.num_draws} draws of the first batch are the same, although random numbers "
-                "are drawn (is the rate of dropout 0?)",
-                stacklevel=2,
-            )
+                "are drawn (is the rate of dropout 0?)"
+            ]
+        return []
 
     def out_of_memory(self, samples: int) -> GenerationError:
         """The error where a batch does not fit: half a batch would be other draws."""
@@ -97,30 +98,30 @@ class Drawing:
         )
 
 
-def say_repeats(rows: Array, again: Array | None) -> None:
-    """Warn of members (n, M, K) that are the same, and of a model whose calls differ by chance.
+def repeats(rows: Array, again: Array | None) -> list[str]:
+    """What to say of members (n, M, K) that are the same, and of a model whose calls differ by chance.
 
     Args:
         again: the batch a second time, where random numbers were drawn.
     """
+    said = []
     if again is not None and not np.array_equal(rows, again, equal_nan=True):
-        warnings.warn(
+        said.append(
             "the model draws random numbers while it runs (dropout that is always on?): a row is one "
             "draw, and another call begins from the same random state and repeats it; "
-            "num_draws=10, seed=0 keeps several draws of each row",
-            stacklevel=2,
+            "num_draws=10, seed=0 keeps several draws of each row"
         )
     members: dict[bytes, int] = {}
     for i in range(rows.shape[1] if rows.ndim == 3 else 0):
         same = members.setdefault(rows[:, i].tobytes(), i)
         if same != i:
-            warnings.warn(
+            said.append(
                 f"members {same} and {i} gave the same numbers for the first batch, bit by bit: models "
                 "run in evaluation mode, where dropout is off; for several draws of one model give it "
-                f"alone, with num_draws={rows.shape[1]}",
-                stacklevel=2,
+                f"alone, with num_draws={rows.shape[1]}"
             )
-            return
+            break
+    return said
 
 
 def _parameter(framework: Framework, model: Any) -> str | None:
@@ -220,6 +221,6 @@ def check_draws(num_draws: Any, seed: Any, many: bool) -> None:
         raise ArgumentError(f"num_draws is {num_draws!r}, expected a positive integer")
     if many:
         raise ArgumentError(
-            "num_draws= and a list of models would both fill the member axis; give one model with "
-            "num_draws= (a store for each), or the list without num_draws="
+            "num_draws= and a list of models (or members=True) would both fill the member axis; give "
+            "one model with num_draws= (a store for each), or leave num_draws= out"
         )

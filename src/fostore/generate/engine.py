@@ -6,6 +6,7 @@ The model always runs in the caller's thread, so that autocast and other context
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,22 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, FostoreError, RowError
-from fostore.generate import output
-from fostore.generate.draws import Drawing, say_repeats
-from fostore.generate.framework import Framework, Selection
-from fostore.generate.source import Indices, failed, name_samples
-from fostore.nested import slice_rows
+from fostore.errors import ArgumentError, FostoreError, GenerationError, RowError
+from fostore.generate import axes, output
+from fostore.generate.draws import Call, Drawing, Views, repeats
+from fostore.generate.framework import Framework, Selection, copied
+from fostore.generate.source import Indices, failed
+from fostore.nested import is_strings, pad_rows, slice_rows
 from fostore.schema import Array
 
 Model = Callable[..., Any]
+_OF_SHAPES = re.compile("shape|dimension|size", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
     """What the device has computed of a batch; `Engine.collect` brings it to the host.
 
-    `raw` is kept only while "auto" has to be checked; `first` is the copy of its first row.
+    `raw` is kept only where it is checked what its numbers mean; `first` is a copy of its first row.
     """
 
     indices: Indices
@@ -43,6 +45,9 @@ class Engine:
     `selection.mode` is "auto" until the first batch has decided. `limit` is the number of samples
     that fit the device, once an out-of-memory error has shown it; `tol` is how far sums may be off in
     the dtype of the outputs, known from the first batch on.
+
+    No model sees memory that anybody else holds: what it does to its input reaches neither the
+    user's data nor the next model.
     """
 
     def __init__(
@@ -54,26 +59,49 @@ class Engine:
         transform: Callable[[Any], Any] | None,
         selection: Selection,
         was_auto: bool,
+        members: bool = False,
+        again: Callable[[Indices], Any] | None = None,
+        fixed: int | None = None,
         tol: float | None = None,
-        halve: bool = True,
+        trying: bool = False,
         drawing: Drawing | None = None,
     ) -> None:
+        """`many`: a list of models, whose outputs are members; `members`: one model that gives them.
+
+        Args:
+            again: reads a batch once more; given where batches are gathered freshly, so that the
+                last model may have the batch itself and not a copy of it.
+            fixed: samples that the models take at once, no more and no fewer.
+            trying: it is tried only whether a batch runs: it is not halved, and nobody asks what
+                its numbers mean.
+        """
         self.framework = framework
         self.selection = selection
-        self.was_auto = was_auto
+        self.was_auto = was_auto and not trying
         self.limit: int | None = None
         self.tol: float | None = None
         self._callers = [Caller(framework, model) for model in models]
         self._many = many or drawing is not None
         self._transform = None if transform is None else Guarded(framework, transform)
+        self._members = members
+        self._again = again
+        self._fixed = fixed
         self._drawing = drawing
-        self._looked = False
+        self._looked = trying
+        self._sayings: list[str] = []
         self._tol = tol
-        self._halve = halve
+        self._halve = not trying and fixed is None
         self._row_shape: tuple[int, ...] | None = None
+        self._name = "output"  # how a transform reaches what is stored
+        self._usual: int | None = None  # rows of the largest batch that came through
+        self._first_axis_counts = False  # whether it is known that axis 0 counts the samples
+        self._checked_meaning = trying
 
     def compute(self, indices: Indices, inputs: Any) -> Computed:
         """Run the model on one batch; halves it as long as the device's memory does not suffice.
+
+        Where batches are gathered freshly (`again`) the model may change `inputs`: read them anew to
+        compute them once more.
 
         Raises:
             GenerationError: the model or the transform failed; names the samples.
@@ -84,13 +112,19 @@ class Engine:
         kept: list[Any] = []
         start = 0
         while start < rows:
-            size = min(self.limit or rows, rows - start)
+            size = min(self._fixed or self.limit or rows, rows - start)
+            if size < rows and self._drawing is not None:
+                raise ArgumentError(
+                    f"the model takes {size} samples at once, and draws are a function of their batch: "
+                    f"give batch_size={size}"
+                )
             try:
                 part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
                 tensor = self._run(part, indices[start : start + size])
-                known = self.selection.mode != "auto"
-                if known:
-                    kept.append(self.framework.select(tensor, self.selection))
+                if size < rows:
+                    tensor = copied(tensor)  # models may use the memory of an output again
+                if self.selection.mode != "auto":
+                    kept.append(self._select(tensor))
             except FostoreError:
                 raise
             except Exception as error:
@@ -98,16 +132,24 @@ class Engine:
                 if exhausted and self._drawing is not None:
                     raise self._drawing.out_of_memory(size) from error
                 if not exhausted or size == 1 or not self._halve:
-                    raise failed("model", indices[start : start + size], error) from error
+                    raise self._failed(indices[start : start + size], error) from error
             else:
                 raw.append(tensor)
                 start += size
                 continue
             self._halve_limit(size)  # out here, where the error and its tensors are gone
+            if self._again is not None:
+                inputs = self._again(indices)  # the model may have changed it before memory ran out
+        for text in self._sayings:  # out here, where a warning is no error of the model's
+            warnings.warn(text, stacklevel=2)
+        self._sayings = []
         if self.selection.mode == "auto":
             kept = self._decide(raw, indices)
         copies = tuple(self.framework.start_copy(tensor) for tensor in kept)
-        if self.was_auto and self.selection.mode == "logits":
+        self._usual = max(rows, self._usual or 0)
+        checks = "logits" in self.selection.mode and (self.was_auto or not self._checked_meaning)
+        self._checked_meaning = True
+        if checks:
             return Computed(indices, copies, tuple(raw), self.framework.start_copy(raw[0][:1]))
         return Computed(indices, copies)
 
@@ -120,11 +162,18 @@ class Engine:
         parts = [self.framework.finish_copy(copy) for copy in computed.copies]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if computed.raw:
-            assert self.tol is not None
             first = self.framework.finish_copy(computed.first)
-            if output.may_be_distribution(first, self.tol):
-                output.check_still_logits(self._fetch(computed.raw), computed.indices, self.tol)
+            members = output.suspects(first, self.selection.mode)
+            if members:
+                self._check_meaning(self._fetch(computed.raw), members, computed.indices)
         return rows
+
+    def _check_meaning(self, raw: Array, members: list[int], indices: Indices) -> None:
+        assert self.tol is not None
+        if self.was_auto:
+            output.check_still_logits(raw, members, indices, self.tol)
+        elif (said := output.twice_softmax(raw, members, self.tol)) is not None:
+            warnings.warn(said, stacklevel=2)
 
     def advice(self, error: RowError) -> RowError:
         """The same error, with what to do about it."""
@@ -136,109 +185,150 @@ class Engine:
         """One batch through the models; on the first one it is seen whether they draw."""
         if self._looked:
             return self._once(inputs, indices)
-        before = self.framework.random_state()
+        framework, drawing = self.framework, self._drawing
+        kept = inputs if drawing is not None else copied(inputs)  # the model may change it
+        before = framework.random_state()
         tensor = self._once(inputs, indices)
-        drew = self.framework.random_state() != before
-        rows = self._fetch([tensor])
-        with self.framework.kept_random_states():
-            if self._drawing is not None:
-                (first,) = self._drawing.outputs(self._draw, inputs, indices, 1)
-                self._drawing.check_first(rows, self._fetch([first]))
+        drew = framework.random_state() != before
+        rows = self._fetch([copied(tensor)])
+        with framework.kept_random_states():
+            if drawing is not None:
+                (first,) = drawing.outputs(self._draw_of(indices), inputs, indices, 1)
+                self._sayings = drawing.check_first(rows, self._fetch([first])[: len(rows)])
             else:
-                say_repeats(rows, self._fetch([self._once(inputs, indices)]) if drew else None)
+                again = self._fetch([self._once(kept, indices)]) if drew else None
+                self._sayings = repeats(rows, again)
         self._looked = True
         return tensor
 
-    def _outputs(self, inputs: Any, indices: Indices) -> list[Any]:
-        """What each model gives; of one model that draws, what it gives in each draw."""
-        if self._drawing is not None:
-            return self._drawing.outputs(self._draw, inputs, indices)
-        placed = self.framework.to_device(inputs)
-        return [call(placed) for call in self._callers]
-
-    def _draw(self, inputs: Any, keywords: dict[str, Any]) -> Any:
-        """One draw of a batch, transformed: (n, classes)."""
-        given = self._callers[0](self.framework.to_device(inputs), **keywords)
-        if self._transform is not None:
-            given = self._transform(given)
-        tensor = self._tensor(given, "Model", self._transform is None)
-        if len(tensor.shape) != 2:
-            raise ArgumentError(
-                f"one draw has the shape {tuple(tensor.shape)}, and num_draws= fills the member axis: "
-                "expected (samples, classes); bring it into that shape in output_transform"
-            )
-        return tensor
-
     def _once(self, inputs: Any, indices: Indices) -> Any:
+        rows, filled = len(indices), self._fixed or 0
+        owned = self._again is not None and is_stacked(inputs, rows)
+        if rows < filled and self._drawing is None:
+            inputs, owned = pad_rows(inputs, rows, filled), True
+        tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
+        self._check(tensor, max(rows, filled), indices, members)
+        if not self._first_axis_counts:
+            tensor = self._counting_first(tensor, inputs, indices)
+        if self.tol is None:
+            dtype = self.framework.dtype_name(tensor)
+            self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
+        return tensor[:rows] if rows < filled else tensor
+
+    def _outputs(self, inputs: Any, indices: Indices, owned: bool) -> list[Any]:
+        """What each model gives for a batch, each from the same input in memory of its own."""
+        if self._drawing is not None:
+            return self._drawing.outputs(self._draw_of(indices), inputs, indices)
+        placed = self.framework.to_device(inputs, copy=not owned)
+        outputs = []
+        for call in self._callers[:-1]:
+            given = call(self.framework.to_device(placed, copy=True))
+            if self._transform is None:
+                given = self._tensor(given, "Model", indices, True)
+            tensor = self.framework.tensor(given)
+            # The next model may use the memory of this output again: a buffer that they share.
+            outputs.append(given if tensor is None else copied(tensor))
+        return [*outputs, self._callers[-1](placed)]
+
+    def _draw_of(self, indices: Indices) -> Call:
+        """What makes one draw of a batch, transformed: (n, classes), in memory of its own."""
+        rows, filled = len(indices), self._fixed or 0
+
+        def draw(view: Any, keywords: dict[str, Any]) -> Any:
+            padded = pad_rows(view, rows, filled) if rows < filled else view
+            given = self._callers[0](self.framework.to_device(padded, copy=True), **keywords)
+            if self._transform is not None:
+                given = self._transform(given)
+            tensor = self._tensor(given, "Model", indices, self._transform is None)
+            if len(tensor.shape) != 2:
+                raise ArgumentError(
+                    f"one draw has the shape {tuple(tensor.shape)}, and num_draws= fills the member "
+                    "axis: expected (samples, classes); bring it into that shape in output_transform"
+                )
+            return copied(tensor)
+
+        return draw
+
+    def _joined(self, outputs: Any, indices: Indices) -> tuple[Any, bool]:
+        """The outputs of the models as one tensor, and whether it has an axis of members."""
         framework = self.framework
-        outputs: Any = self._outputs(inputs, indices)
         if not self._many:
             outputs = outputs[0]
         if self._transform is not None and self._drawing is None:
             # Of several models it gets the list of their outputs, as in the guide's ensemble averaging.
             outputs = self._transform(outputs)
             if self._many and isinstance(outputs, (list, tuple)):
-                outputs = framework.stack([self._tensor(item, "the transform") for item in outputs])
-            tensor = self._tensor(outputs, "output_transform")
-        elif self._many:
-            tensors = [self._tensor(item, "Model", True) for item in outputs]
-            shapes = {tuple(tensor.shape) for tensor in tensors}
-            if len(shapes) > 1:
-                raise ArgumentError(
-                    f"the models give outputs of different shapes: {sorted(shapes)}"
-                )
-            tensor = framework.stack(tensors)
-        else:
-            tensor = self._tensor(outputs, "Model", True)
-        self._check(tensor, indices)
-        if self.tol is None:
-            dtype = self.framework.dtype_name(tensor)
-            self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
-        return tensor
+                tensors = [self._tensor(item, "the transform", indices) for item in outputs]
+                return framework.stack(self._alike(tensors, indices)), True
+            return self._tensor(outputs, "output_transform", indices), self._members
+        if not self._many:
+            return self._tensor(outputs, "Model", indices, True), self._members
+        tensors = [self._tensor(item, "Model", indices, True) for item in outputs]
+        return framework.stack(self._alike(tensors, indices)), True
 
-    def _tensor(self, value: Any, who: str, may_be_logits: bool = False) -> Any:
+    def _alike(self, tensors: list[Any], indices: Indices) -> list[Any]:
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if len(set(shapes)) > 1:
+            raise ArgumentError(f"the models give outputs of different shapes: {sorted(shapes)}")
+        for number, shape in enumerate(shapes):
+            axes.check_member(shape, number, len(indices), indices, self._name)
+        return tensors
+
+    def _tensor(self, value: Any, who: str, indices: Indices, may_be_logits: bool = False) -> Any:
         tensor = self.framework.tensor(value)
         if tensor is not None:
             return tensor
         if may_be_logits:
-            inner = value.get("logits") if isinstance(value, Mapping) else None
+            inner, self._name = None, "output.logits"
+            if isinstance(value, Mapping) and "logits" in value:
+                inner, self._name = value["logits"], "output['logits']"
             inner = getattr(value, "logits", None) if inner is None else inner
             tensor = None if inner is None else self.framework.tensor(inner)
             if tensor is not None:
                 return tensor
-        what = type(value).__name__
-        if isinstance(value, Mapping):
-            what += f" with the keys {list(value)[:6]}"
+        what, cure = axes.taken_apart(value, len(indices))
         raise ArgumentError(
             f"{who} must return {self.framework.tensor_name}, not {what}; give an "
-            "output_transform such as lambda output: output['logits'], or wrap the model"
+            f"output_transform such as {cure}, or wrap the model"
         )
 
-    def _check(self, tensor: Any, indices: Indices) -> None:
+    def _counting_first(self, tensor: Any, inputs: Any, indices: Indices) -> Any:
+        """The output, once it is known that axis 0 counts the samples.
+
+        Where another axis is as long as the first batch, the models run once more, on one sample
+        less: the axis that follows is that of the samples. Costs nothing else, and later nothing.
+
+        Raises:
+            ArgumentError: another axis follows; says how to swap them.
+        """
+        shape, rows = tuple(tensor.shape), len(indices)
+        self._first_axis_counts = True
+        others = [axis for axis in range(1, len(shape)) if shape[axis] == rows > 1]
+        if not others:
+            return tensor
+        tensor = copied(tensor)  # models may use the memory of an output again
+        try:
+            with self.framework.kept_random_states():
+                shown = inputs.first if isinstance(inputs, Views) else inputs
+                fewer = slice_rows(shown, 0, rows - 1, rows)
+                outputs = self._outputs(fewer, indices[:-1], self._again is not None)
+                found = tuple(self._joined(outputs, indices[:-1])[0].shape)
+        except Exception:  # a model that takes no other number of samples does not show it
+            return tensor
+        for axis in others:
+            if len(found) == len(shape) and found[0] == rows and found[axis] == rows - 1:
+                raise axes.swapped(shape, axis, rows, indices, self._name)
+        return tensor
+
+    def _check(self, tensor: Any, rows: int, indices: Indices, members: bool) -> None:
         shape = tuple(int(n) for n in tensor.shape)
-        rows = len(indices)
         if not self.framework.is_floating(tensor):
             raise ArgumentError(
                 f"the model's output has dtype {self.framework.dtype_name(tensor)}; distributions "
                 "and logits are floating point numbers (class numbers are not enough)"
             )
-        if len(shape) not in (2, 3) or 0 in shape[1:]:
-            raise ArgumentError(
-                f"the model's output for {name_samples(indices)} has the shape {shape}, expected "
-                f"({rows}, classes) or ({rows}, members, classes); "
-                "bring it into that shape in output_transform"
-            )
-        if shape[0] != rows:
-            raise ArgumentError(
-                f"the model gave {shape[0]} rows for the {rows} samples of a batch "
-                f"({name_samples(indices)}); every sample needs one row, and no collate_fn may "
-                "leave samples out"
-            )
-        if self._row_shape not in (None, shape[1:]):
-            raise ArgumentError(
-                f"the model gives rows of shape {shape[1:]} for {name_samples(indices)}, and gave "
-                f"{self._row_shape} before; every sample needs the same classes"
-            )
+        axes.check_axes(shape, rows, indices, members=members, name=self._name, usual=self._usual)
+        axes.check_same(shape[1:], self._row_shape or shape[1:], indices)
         self._row_shape = shape[1:]
         if shape[-1] == 1 and self.selection.mode != "probs":
             raise ArgumentError(
@@ -251,7 +341,34 @@ class Engine:
         mode = output.decide(self._fetch(raw), indices, self.tol)
         output.check_resolved(mode, self.selection.kind, self.selection.temperature)
         self.selection = replace(self.selection, mode=mode)
-        return [self.framework.select(tensor, self.selection) for tensor in raw]
+        return [self._select(tensor) for tensor in raw]
+
+    def _select(self, tensor: Any) -> Any:
+        """What is to be kept of an output; where members differ in what they give, of each alone."""
+        framework, selection = self.framework, self.selection
+        if isinstance(selection.mode, str):
+            return framework.select(tensor, selection)
+        return framework.stack(
+            [
+                framework.select(tensor[:, member], replace(selection, mode=mode))
+                for member, mode in enumerate(selection.mode)
+            ]
+        )
+
+    def _failed(self, indices: Indices, error: Exception) -> GenerationError:
+        """The error of a model, with what to do where it may take a fixed number of samples."""
+        found = failed("model", indices, error)
+        if self._fixed is not None or _OF_SHAPES.search(str(error)) is None:
+            return found
+        if self._usual is None:
+            hint = "a model of a fixed batch needs batch_size= its number of samples, and "
+            return GenerationError(f"{found} ({hint}pad_last=True for the last batch)")
+        if len(indices) == self._usual:
+            return found
+        return GenerationError(
+            f"{found} (the batches before had {self._usual} samples: a model that takes no fewer needs "
+            f"batch_size={self._usual} and pad_last=True)"
+        )
 
     def _fetch(self, tensors: Sequence[Any]) -> Array:
         framework = self.framework
@@ -268,6 +385,20 @@ class Engine:
                 f"if need be (batch_size={self.limit} avoids the failed try)",
                 stacklevel=2,
             )
+
+
+def is_stacked(data: Any, rows: int) -> bool:
+    """Whether a batch is all arrays (or lists of strings) that collation has put together.
+
+    >>> is_stacked({"x": np.zeros((3, 2))}, 3), is_stacked([np.zeros(2), np.zeros(4)], 2)
+    (True, False)
+    """
+    if isinstance(data, Mapping):
+        return all(is_stacked(part, rows) for part in data.values())
+    if isinstance(data, (list, tuple)):
+        return is_strings(data) or all(is_stacked(part, rows) for part in data)
+    shape = getattr(data, "shape", None)
+    return shape is not None and len(shape) > 0 and shape[0] == rows
 
 
 class Caller:

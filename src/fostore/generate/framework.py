@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copying
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +37,12 @@ class Reading:
 class Selection:
     """What is kept of a model's output.
 
-    `mode` is what the model gives ("logits" or "probs"), `kind` what is kept ("probs",
-    "log_probs" or "logits"), `dtype` the dtype of the store; logits are divided by `temperature`.
+    `mode` is what the model gives ("logits" or "probs"; one a member where members differ), `kind`
+    what is kept ("probs", "log_probs" or "logits"), `dtype` the dtype of the store; logits are
+    divided by `temperature`. A framework's `select` sees one mode.
     """
 
-    mode: str
+    mode: str | tuple[str, ...]
     kind: str = "probs"
     dtype: str = "float32"
     temperature: float = 1.0
@@ -102,8 +104,12 @@ class Framework(Protocol):
         """A block whose draws leave no trace in any global random state."""
         ...
 
-    def to_device(self, data: Any) -> Any:
-        """Nested data with every array on the device; dtypes and containers stay as they are."""
+    def to_device(self, data: Any, *, copy: bool = False) -> Any:
+        """Nested data with every array on the device; dtypes and containers stay as they are.
+
+        With `copy` nobody else holds the memory of the result: what had to be moved is new anyway,
+        and the rest is copied.
+        """
         ...
 
     def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
@@ -169,7 +175,7 @@ class NumpyFramework:
 
     name = "numpy"
     overlaps = False
-    tensor_name = "a NumPy array (or a list, or anything with __array__ or __dlpack__)"
+    tensor_name = "a NumPy array (or a list of numbers, or anything with __array__ or __dlpack__)"
 
     def __init__(self, device: str, models: Sequence[Callable[..., Any]]) -> None:
         if device not in ("cpu", "cuda", "gpu", "tpu"):
@@ -212,8 +218,8 @@ class NumpyFramework:
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
 
-    def to_device(self, data: Any) -> Any:
-        return data
+    def to_device(self, data: Any, *, copy: bool = False) -> Any:
+        return copied(data) if copy else data
 
     def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
         return signature_of(model)
@@ -228,7 +234,7 @@ class NumpyFramework:
                 array = np.asarray(output)
             elif hasattr(output, "__dlpack__"):
                 array = np.from_dlpack(output)
-            elif isinstance(output, (list, tuple)):
+            elif isinstance(output, (list, tuple)) and not _holds_arrays(output):
                 array = np.asarray(output)
             else:
                 return None
@@ -291,12 +297,57 @@ class NumpyFramework:
         return {"framework": "numpy", "framework_version": np.__version__}
 
 
+def _holds_arrays(data: Any) -> bool:
+    """Whether nested lists hold arrays, each an output of its own, and not the numbers of one."""
+    if not isinstance(data, (list, tuple)):
+        return len(getattr(data, "shape", ())) > 0
+    if data and isinstance(data[0], (int, float)):
+        return False  # numbers, and NumPy refuses to make one array of numbers and arrays
+    return any(map(_holds_arrays, data))
+
+
+_EXHAUSTED = (
+    "out of memory",  # CUDA, HIP, MPS, XPU
+    "resource_exhausted",  # XLA
+    "oom when allocating",  # TensorFlow
+    "can't allocate memory",  # torch on a CPU, and on Windows:
+    "not enough memory",
+    "failed to allocate memory",  # ONNX Runtime, also as "smaller than requested bytes"
+    "smaller than requested bytes",
+    "bad_alloc",
+    "bad allocation",
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
+
+
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether a RuntimeError's text speaks of exhausted memory, as torch, XLA and CUDA put it."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text.lower() or "RESOURCE_EXHAUSTED" in text
-    )
+    """Whether an error's text speaks of exhausted memory, as the libraries put it.
+
+    >>> says_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    True
+    """
+    text = str(error).lower()
+    return isinstance(error, Exception) and any(words in text for words in _EXHAUSTED)
+
+
+def copied(data: Any) -> Any:
+    """Nested data in memory that nobody else holds; strings and plain numbers stay as they are.
+
+    >>> rows = np.zeros(2)
+    >>> np.shares_memory(copied({"x": rows})["x"], rows)
+    False
+    """
+    return map_leaves(copied_leaf, data)
+
+
+def copied_leaf(leaf: Any) -> Any:
+    """One array, or anything else that can copy itself, in memory of its own."""
+    if isinstance(leaf, np.ndarray):  # strides stay, since they may decide how sums are rounded
+        is_objects = leaf.dtype == object
+        return copying.deepcopy(leaf) if is_objects else np.array(leaf, order="K", subok=True)
+    # Tensors, graph batches and polars frames clone; JAX, sparse and pandas, images copy.
+    clone = getattr(leaf, "clone", None) or getattr(leaf, "copy", None)
+    return clone() if callable(clone) and not isinstance(leaf, type) else leaf
 
 
 def signature_of(model: Callable[..., Any]) -> inspect.Signature | None:

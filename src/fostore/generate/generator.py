@@ -9,15 +9,14 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
 from fostore import identity
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.generate import output
-from fostore.generate.adapters import adapt
+from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.draws import Drawing, check_draws, drawn_source
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
@@ -30,10 +29,12 @@ from fostore.generate.source import (
     Sequential,
     Source,
     StreamSource,
+    failed,
     steps,
 )
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.loading.plan import check_batch_size
+from fostore.place import destination, local_path
 from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
 from fostore.sample_views import encode_views
@@ -56,6 +57,8 @@ class Generator(ABC):
         output_transform: Callable[[Any], Any] | None = None,
         input_getter: Callable[[Any], Any] | None = None,
         model_name: str | None = None,
+        *,
+        members: bool = False,
     ) -> None:
         output.check_modes(output_mode)
         self._many = isinstance(model, (list, tuple)) and not callable(model)
@@ -80,6 +83,7 @@ class Generator(ABC):
         self.output_transform = output_transform
         self.input_getter = input_getter
         self.model_name = model_name
+        self.members = members
         self._arrays_seen = 0
 
     def _adapt(self, model: Any) -> Any:
@@ -125,6 +129,7 @@ class Generator(ABC):
         tol: float | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         temperature: float = 1.0,
+        pad_last: bool = False,
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
@@ -173,11 +178,14 @@ class Generator(ABC):
                 is given it. A dataset that augments at random shows each draw a view of its own.
             seed: with `num_draws`: the randomness of a draw is a function of it, the draw and the
                 batch (of a view: the sample), so that a run gives the same bits again.
+            pad_last: the model takes batches of the full size only: the last sample of a short one is
+                repeated, and its repeats are dropped. Not needed where the model declares its batch
+                (ONNX Runtime, Keras, `jax.export`).
 
         Returns:
             A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
-            for a list of models, (num_draws, num_classes) with draws; with `store`, the store,
-            opened.
+            for a list of models or `members`, (num_draws, num_classes) with draws; with `store`, the
+            store, opened.
 
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
@@ -190,20 +198,25 @@ class Generator(ABC):
         if dtype not in FLOATS:
             raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
         framework = self._framework
-        check_draws(num_draws, seed, self._many)
+        check_draws(num_draws, seed, self._many or self.members)
         draws = num_draws is not None
         reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
-        selection = Selection(self.output_mode, store_as, dtype, temperature)
+        batch_size = self._batch_size(dataset_or_loader, source)
+        engine_options: dict[str, Any] = {"again": _reader(source)}
         drawn: dict[str, Any] = {}
-        drawing = None
         if num_draws is not None:
             source = drawn_source(framework, source, num_draws)
-            drawing = Drawing(framework, self._models[0], num_draws, seed)
-            drawn = {"draws": int(num_draws), "seed": int(seed)}
-        engine = self._engine(selection, tol, drawing=drawing)
+            engine_options = {"drawing": Drawing(framework, self._models[0], num_draws, seed)}
+            drawn = {"draws": int(num_draws), "seed": int(seed), "batch_size": batch_size}
+        engine = self._engine(
+            Selection(self.output_mode, store_as, dtype, temperature),
+            tol,
+            fixed=self._fixed(dataset_or_loader, source, pad_last),
+            **engine_options,
+        )
         if store is None:
             only_stored = {
                 "exists": exists != "resume",
@@ -226,7 +239,7 @@ class Generator(ABC):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
         target = Target(
-            Path(store),
+            local_path(store),
             exists,
             dtype,
             meta,
@@ -254,11 +267,10 @@ class Generator(ABC):
         outside = identity.details_of(self.output_transform)
         details = {} if outside is None else {"details": outside}
 
-        def made_from(mode: str) -> dict[str, Any]:
+        def made_from(mode: output.Mode) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
-            shape = {"batch_size": self._rows_of(source)} if draws else {}
-            described = {"mode": mode, "transform": transform, **details, **drawn, **shape}
-            return {**parts, "output": described}
+            said = {"mode": output.named(mode), "transform": transform, **details, **drawn}
+            return {**parts, "output": said}
 
         storing = StoreRun(
             framework,
@@ -266,7 +278,7 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
-            meta=lambda mode: {**self._meta(mode, source), **recorded},
+            meta=lambda mode: {**self._meta(mode, batch_size), **recorded},
             hashes_inputs=dataset_fingerprint is None,
         )
         with framework.running(self._models, draws):
@@ -281,7 +293,7 @@ class Generator(ABC):
         """Write distributions as the guide's JSON, whole or not at all.
 
         Args:
-            path: a file; missing parent folders are made.
+            path: a file; missing parent folders are made. A link is followed.
             distributions: a mapping from dataset index to a row, or a `Store`.
             meta: any JSON; `model_name` is added.
 
@@ -290,12 +302,13 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
+        real = destination(path)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
-            json.export(Path(path), distributions.reader, {**named, **(meta or {})})
+            json.export(real, distributions.reader, {**named, **(meta or {})})
         else:
             described = {"model_name": self.model_name, **(meta or {})}
-            json.save(Path(path), distributions, described)
+            json.save(real, distributions, described)
 
     def load_distributions(
         self, path: str | os.PathLike[str]
@@ -310,19 +323,13 @@ class Generator(ABC):
         """
         from fostore.formats import json
 
-        return json.load(Path(path))
+        return json.load(local_path(path))
 
     def to_device(self, data: Any) -> Any:
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""
         return self._framework.to_device(data)
 
-    def _engine(
-        self,
-        selection: Selection,
-        tol: float | None,
-        halve: bool = True,
-        drawing: Drawing | None = None,
-    ) -> Engine:
+    def _engine(self, selection: Selection, tol: float | None = None, **options: Any) -> Engine:
         return Engine(
             self._framework,
             self._models,
@@ -330,10 +337,29 @@ class Generator(ABC):
             transform=self.output_transform,
             selection=selection,
             was_auto=self.output_mode == "auto",
+            members=self.members,
             tol=tol,
-            halve=halve,
-            drawing=drawing,
+            **options,
         )
+
+    def _fixed(self, data: Any, source: Source, pad_last: bool) -> int | None:
+        """Samples that the models take at once, no more and no fewer; None where any number will do."""
+        declared = {size for model in self._models if (size := fixed_batch(model)) is not None}
+        if len(declared) > 1:
+            raise ArgumentError(
+                f"the models take batches of {sorted(declared)} samples; generate a store with each, "
+                "and fostore.stack makes their members one store"
+            )
+        return declared.pop() if declared else self._batch_size(data, source) if pad_last else None
+
+    def _batch_size(self, data: Any, source: Source) -> int:
+        """Samples of a full batch: a loader brings its own."""
+        batches = source.batches if isinstance(source, MapSource) else None
+        if isinstance(batches, Sequential):
+            return batches.batch_size
+        if batches is not None:
+            return max(map(len, batches.batches), default=self.batch_size)
+        return getattr(data, "batch_size", None) or self.batch_size
 
     def _describe_models(self, fingerprint: str | None) -> dict[str, Any]:
         if fingerprint is not None:
@@ -341,19 +367,14 @@ class Generator(ABC):
         described = [self._framework.describe(model) for model in self._models]
         return {"members": described} if self._many else described[0]
 
-    def _meta(self, mode: str, source: Source) -> dict[str, Any]:
+    def _meta(self, mode: output.Mode, batch_size: int) -> dict[str, Any]:
         return {
             "model_name": self.model_name,
-            "output_mode": mode,
-            "batch_size": self._rows_of(source),
+            "output_mode": output.named(mode),
+            "batch_size": batch_size,
             "device": self.device,
             **self._framework.software(),
         }
-
-    def _rows_of(self, source: Source) -> int:
-        """Samples a batch."""
-        batches = source.batches if isinstance(source, MapSource) else None
-        return batches.batch_size if isinstance(batches, Sequential) else self.batch_size
 
     def _warn_of_arrays(self, data: Any) -> None:
         if is_array(data):
@@ -370,11 +391,11 @@ class Generator(ABC):
 class FirstOrderDataGenerator(Generator):
     """Generates the distributions of any callable over NumPy arrays, without a framework.
 
-    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or (n, num_members,
-    num_classes): a NumPy array, a list, or anything with `__array__` or `__dlpack__`. Three kinds of
-    model need no wrapper: a scikit-learn estimator is asked for `predict_proba`, a Keras or
-    TensorFlow model for `predict_on_batch` (inference, on whatever backend), an ONNX Runtime
-    session is `run`.
+    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or with `members`
+    (n, num_members, num_classes): a NumPy array, a list of numbers, or anything with `__array__` or
+    `__dlpack__`. Three kinds of model need no wrapper: a scikit-learn estimator is asked for
+    `predict_proba`, a Keras or TensorFlow model for `predict_on_batch` (inference, on whatever
+    backend), an ONNX Runtime session is `run`.
 
     Args:
         model: a callable or one of those, or a list, whose outputs become the members of an ensemble.
@@ -387,6 +408,7 @@ class FirstOrderDataGenerator(Generator):
         input_getter: gets one sample of the dataset, returns the model's input; by default the
             first part of a tuple or list, or else the sample itself.
         model_name: kept in the metadata.
+        members: one model gives the members of an ensemble, (n, num_members, num_classes).
 
     Raises:
         ArgumentError: a parameter cannot be used, or the model is a torch module.
@@ -436,6 +458,22 @@ def _in_memory(
             stacklevel=3,
         )
     return result
+
+
+def _reader(source: Source) -> Callable[[Indices], Any] | None:
+    """What reads a batch once more, where batches are gathered freshly; else None."""
+    if not isinstance(source, MapSource) or not source.fresh:
+        return None
+
+    def again(indices: Indices) -> Any:
+        try:
+            return next(iter(source.read([indices], True)))
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise failed("dataset", indices, error) from error
+
+    return again
 
 
 def _uncallable(model: Any) -> str:

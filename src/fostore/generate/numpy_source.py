@@ -67,7 +67,9 @@ def numpy_source(
             return read_samples(samples_of, batches, getter, collate)
 
         batches = Sequential(samples, batch_size)
-        return MapSource(data, samples, batches, read, collate, seed is not None)
+        is_seeded = seed is not None
+        fresh = collate is None
+        return MapSource(data, samples, batches, read, collate, fresh=fresh, seeded=is_seeded)
     refuse_unknown(data)
     return StreamSource(
         data,

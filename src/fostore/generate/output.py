@@ -5,15 +5,32 @@ Pure functions on NumPy arrays; the caller brings the numbers from the device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
 from fostore.generate.source import Indices, name_samples
 from fostore.schema import FLOATS, Array, sum_tolerance
-from fostore.simplex import check_log_probs, check_logits, check_probs
+from fostore.simplex import check_log_probs, check_logits, check_probs, softmax
+
+Mode: TypeAlias = "str | tuple[str, ...]"
+"""What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""
 
 MODES = ("auto", "logits", "probs")
 KINDS = ("probs", "log_probs", "logits")
+
+_NEARLY = 1e-2
+_MANY_NUMBERS = 64
+"""So many logits are not all in [0, 1] by chance."""
+
+_WAYS = (
+    "say output_mode='logits' if they are logits all the same; say output_mode='probs' with a larger "
+    "tol=, or normalise in output_transform, if they are probabilities that were rounded; labels that "
+    "may hold together (a sigmoid, multi-label) are a distribution over no and yes each: members=True "
+    "with output_transform=lambda p: np.stack([1 - p, p], axis=-1) (torch.stack, jnp.stack)"
+)
 
 
 def check_modes(output_mode: str, store_as: str = "probs", temperature: float = 1.0) -> None:
@@ -28,14 +45,15 @@ def check_modes(output_mode: str, store_as: str = "probs", temperature: float = 
         check_resolved("probs", store_as, temperature)
 
 
-def check_resolved(mode: str, store_as: str, temperature: float) -> None:
+def check_resolved(mode: Mode, store_as: str, temperature: float) -> None:
     """Raise ArgumentError for what cannot be made of probabilities."""
-    if mode == "probs" and store_as == "logits":
+    gives_probs = "probs" in ((mode,) if isinstance(mode, str) else mode)
+    if gives_probs and store_as == "logits":
         raise ArgumentError(
             "store_as='logits' needs a model that gives logits, and this one gives probabilities; "
             "use store_as='log_probs', which loses nothing"
         )
-    if mode == "probs" and temperature != 1.0:
+    if gives_probs and temperature != 1.0:
         raise ArgumentError(
             f"temperature={temperature} divides logits, and this model gives probabilities; "
             "apply it in output_transform, or return logits"
@@ -62,18 +80,58 @@ def are_distributions(rows: Array, tol: float) -> Array:
     return whole
 
 
-def may_be_distribution(row: Array, tol: float) -> bool:
-    """Whether a row (1, ..., K) is a distribution; cheap for logits, of which one is mostly negative."""
-    return bool(np.minimum.reduce(row, axis=None) >= 0) and bool(are_distributions(row, tol)[0])
+def suspects(first: Array, mode: Mode) -> list[int]:
+    """The members (0 without a member axis) that `mode` calls logits and whose first row is in [0, 1].
+
+    Args:
+        first: the first row of a batch, (1, K) or (1, M, K). Of logits it mostly is not.
+    """
+    rows = first.reshape(-1, first.shape[-1])
+    unit = (np.minimum.reduce(rows, axis=-1) >= 0) & (np.maximum.reduce(rows, axis=-1) <= 1)
+    found = np.flatnonzero(unit).tolist()
+    return [m for m in found if (mode if isinstance(mode, str) else mode[m]) == "logits"]
 
 
-def decide(rows: Array, indices: Indices, tol: float) -> str:
+def in_unit(rows: Array) -> bool:
+    """Whether every number lies in [0, 1].
+
+    >>> in_unit(np.float32([[0.2, 1]])), in_unit(np.float32([[0.2, -1]]))
+    (True, False)
+    """
+    return bool(np.minimum.reduce(rows, axis=None) >= 0 and np.maximum.reduce(rows, axis=None) <= 1)
+
+
+def _members(rows: Array, numbers: Sequence[int] | None = None) -> Iterator[tuple[str, Array]]:
+    """The rows (n, K) of each member, or of some, with its name as messages have it."""
+    if rows.ndim == 2:
+        yield "", rows
+        return
+    for member in range(rows.shape[1]) if numbers is None else numbers:
+        yield f" of member {member}", rows[:, member]
+
+
+def read_mode(recorded: Any) -> Mode | None:
+    """The mode that an identity records, a name or a list of them; None where it records none."""
+    names = recorded if isinstance(recorded, list) else [recorded]
+    if not names or not all(name in ("logits", "probs") for name in names):
+        return None
+    return tuple(names) if isinstance(recorded, list) else str(recorded)
+
+
+def named(mode: Mode) -> str | list[str]:
+    """A mode as metadata and identities keep it."""
+    return mode if isinstance(mode, str) else list(mode)
+
+
+def decide(rows: Array, indices: Indices, tol: float) -> Mode:
     """The mode that "auto" stands for, from the outputs (n, ..., K) of the first batch.
 
-    Every row a distribution: "probs". None: "logits". Meaning is never guessed row by row.
+    Every row a distribution: "probs". None: "logits". Meaning is never guessed row by row; of an
+    ensemble each member is decided by itself.
 
     Raises:
-        RowError: some rows are distributions and some are not, or numbers are not finite.
+        RowError: some rows are distributions and some are not, all numbers lie in [0, 1] and rows
+            do not sum to 1, or numbers are not finite.
     """
     if np.isnan(rows).any() or (rows == np.inf).any():
         bad = np.isnan(rows) | (rows == np.inf)
@@ -82,32 +140,69 @@ def decide(rows: Array, indices: Indices, tol: float) -> str:
             f"the model's output for {name_samples(_at(indices, at))} is not finite; "
             "look at this sample"
         )
+    modes = tuple(_decide(part, indices, tol, name) for name, part in _members(rows))
+    return modes[0] if len(set(modes)) == 1 else modes
+
+
+def _decide(rows: Array, indices: Indices, tol: float, name: str) -> str:
     good = are_distributions(rows, tol)
     if good.all():
         return "probs"
+    if in_unit(rows):
+        raise _no_distribution(rows, good, indices, name)
     if not good.any():
         return "logits"
     like, unlike = int(np.flatnonzero(good)[0]), int(np.flatnonzero(~good)[0])
     raise RowError(
-        f"output_mode='auto' cannot tell what the model gives: the output for "
+        f"output_mode='auto' cannot tell what the model gives: the output{name} for "
         f"{name_samples(_at(indices, like))} is a distribution, that for "
         f"{name_samples(_at(indices, unlike))} is not ({int(good.sum())} of {len(rows)} rows are); "
         "say output_mode='logits' or output_mode='probs'"
     )
 
 
-def check_still_logits(rows: Array, indices: Indices, tol: float) -> None:
-    """Raise where "auto" took the first batch for logits and all of these outputs are distributions.
+def _no_distribution(rows: Array, good: Array, indices: Indices, name: str) -> RowError:
+    at = int(np.flatnonzero(~good)[0])
+    total = float(rows[at].astype(np.float64).sum())
+    return RowError(
+        f"output_mode='auto' cannot tell what the model gives: the outputs{name} for "
+        f"{name_samples(indices)} all lie in [0, 1], but that for {name_samples(_at(indices, at))} "
+        f"sums to {total:.6g}, not to 1. Three ways out: {_WAYS}"
+    )
+
+
+def check_still_logits(rows: Array, members: Sequence[int], indices: Indices, tol: float) -> None:
+    """Raise where "auto" took the first batch for logits and all of these outputs are probabilities.
+
+    Args:
+        members: the numbers of those to look at.
 
     Raises:
         RowError: names the samples, and says what to say instead of "auto".
     """
-    if are_distributions(rows, tol).all():
-        raise RowError(
-            f"output_mode='auto' took the first batch for logits, but every output for "
-            f"{name_samples(indices)} is a distribution; say output_mode='logits' if they are "
-            "logits all the same, or output_mode='probs' if the model gives probabilities"
-        )
+    for name, part in _members(rows, members):
+        good = are_distributions(part, tol)
+        if good.all():
+            raise RowError(
+                f"output_mode='auto' took the first batch for logits, but every output{name} for "
+                f"{name_samples(indices)} is a distribution; say output_mode='logits' if they are "
+                "logits all the same, or output_mode='probs' if the model gives probabilities"
+            )
+        if part.size >= _MANY_NUMBERS and in_unit(part):
+            raise _no_distribution(part, good, indices, name)
+
+
+def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None:
+    """What to say where output_mode="logits" is told of rows that are distributions, if only nearly."""
+    for name, part in _members(rows, members):
+        if are_distributions(part, max(tol, _NEARLY)).all():
+            was, now = float(part[0].max()), float(softmax(part[:1].astype(np.float32)).max())
+            return (
+                f"every output{name} of the first batch is a distribution already, and "
+                f"output_mode='logits' applies a softmax to it: {was:.2f} is kept as {now:.2f}. Say "
+                "output_mode='probs' if the model ends with a softmax"
+            )
+    return None
 
 
 def check_kept(rows: Array, indices: Indices, kind: str, tol: float) -> None:
@@ -138,10 +233,10 @@ def advice(was_auto: bool) -> str:
     """What to do about outputs that were taken for distributions and are none."""
     if was_auto:
         return (
-            "output_mode='auto' took the first batch for probabilities; say output_mode='logits' if "
-            "the model gives logits, or output_mode='probs' and a larger tol if it does not"
+            "output_mode='auto' took the first batch for probabilities, and these are no "
+            f"distributions: {_WAYS}"
         )
-    return "output_mode='probs' uses outputs as they are; say output_mode='logits' for a softmax"
+    return f"output_mode='probs' uses outputs as they are: {_WAYS}"
 
 
 def _at(indices: Indices, position: int) -> Indices:

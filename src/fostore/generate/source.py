@@ -121,6 +121,8 @@ class MapSource:
     read: Callable[[Iterable[Indices], bool], Iterator[Any]]
     collate: Collate | None = None
     """What makes a batch of samples, where it is the user's own."""
+    fresh: bool = False
+    """Whether arrays of a batch are stacked anew each time, so that nobody else holds their memory."""
     seeded: bool = False
     """Whether samples are read through `randomness.Seeded`."""
     draws_views: bool = False

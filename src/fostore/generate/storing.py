@@ -29,6 +29,7 @@ from fostore.generate.loop import run
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
 from fostore.jsontext import check_json
+from fostore.place import destination
 from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
 from fostore.schema import Array, Schema
@@ -65,6 +66,7 @@ def check_target(target: Target, source: Source) -> None:
         ArgumentError, StoreExistsError: nothing was run, nothing written.
     """
     path, samples = target.path, source.num_samples
+    destination(path)  # a link that leads nowhere
     format = format_of(path)
     if target.exists not in ("resume", "fail", "overwrite"):
         raise ArgumentError(
@@ -118,8 +120,8 @@ class StoreRun:
         engine: Engine,
         target: Target,
         *,
-        made_from: Callable[[str], dict[str, Any]],
-        meta: Callable[[str], dict[str, Any]],
+        made_from: Callable[[output.Mode], dict[str, Any]],
+        meta: Callable[[output.Mode], dict[str, Any]],
         hashes_inputs: bool,
     ) -> None:
         """`made_from` and `meta` give the identity and the metadata for a resolved output mode."""
@@ -202,8 +204,8 @@ class StoreRun:
         with open_store(path) as store:
             header, empty = store.header, not len(store)
         stored, engine = header.identity, self._engine
-        resolved = stored.get("output", {}).get("mode")
-        if engine.selection.mode == "auto" and resolved in ("logits", "probs"):
+        resolved = output.read_mode(stored.get("output", {}).get("mode"))
+        if engine.selection.mode == "auto" and resolved is not None:
             engine.selection = replace(engine.selection, mode=resolved)
             output.check_resolved(resolved, engine.selection.kind, engine.selection.temperature)
         if stored:
@@ -306,7 +308,7 @@ class StoreRun:
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""
         target, selection = self._target, self._engine.selection
-        if target.tol is not None or selection.mode != "probs" or self._engine.tol is None:
+        if target.tol is not None or "probs" not in selection.mode or self._engine.tol is None:
             return target.tol
         default = default_tolerance(selection.kind, target.dtype, num_classes)
         return self._engine.tol if self._engine.tol > default else None

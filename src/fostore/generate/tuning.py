@@ -33,14 +33,15 @@ class BatchSizeFinder:
         input_getter: Callable[[Any], Any] | None = None,
         output_transform: Callable[[Any], Any] | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
+        members: bool = False,
     ) -> int:
         """The batch size to generate with, from batches of the dataset that were really run.
 
-        On an accelerator the largest that fits its memory; on a CPU, where memory is no limit, the
-        smallest within 5 % of the best throughput. Training flags and random states are as before.
+        On an accelerator the largest that fits its memory; on a CPU the smallest within 5 % of the best
+        throughput of those that fit. Training flags and random states are as before.
 
         Args:
-            model, device, input_getter, output_transform: see `FirstOrderDataGenerator`.
+            model, device, input_getter, output_transform, members: see `FirstOrderDataGenerator`.
             dataset: a dataset with `__len__` and `__getitem__`; also the upper bound of the answer.
             max_batch: the largest size to try.
             collate_fn: makes a batch of a list of samples.
@@ -51,7 +52,11 @@ class BatchSizeFinder:
                 not fit.
         """
         generator = self._generator_type(
-            model, device, output_transform=output_transform, input_getter=input_getter
+            model,
+            device,
+            output_transform=output_transform,
+            input_getter=input_getter,
+            members=members,
         )
         return search(generator, dataset, max_batch, collate_fn, generator.device != "cpu")
 
@@ -70,7 +75,8 @@ def search(
     if not isinstance(source, MapSource) or source.num_samples == 0:
         raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
     most = min(most, source.num_samples)
-    engine = generator._engine(Selection(generator.output_mode), None, halve=False)
+    fixed = generator._fixed(dataset, source, False)
+    engine = generator._engine(Selection("logits"), fixed=fixed, trying=True)
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""
@@ -83,24 +89,22 @@ def search(
             tries += 1
         return best
 
+    def taken(size: int) -> float | None:
+        """The same, or None where memory does not suffice, for reading it or for running it."""
+        try:
+            return seconds(size)
+        except Exception as error:  # any other error is raised
+            cause = error.__cause__ if isinstance(error, GenerationError) else error
+            if cause is None or not framework.out_of_memory(cause):
+                raise
+        framework.free_memory()  # out here, where the error and its tensors are gone
+        return None
+
     with framework.running(generator._models):
-        return largest(seconds, most, framework) if memory_is_limit else fastest(seconds, most)
+        return (largest if memory_is_limit else fastest)(taken, most)
 
 
-def fits(seconds: Callable[[int], float], size: int, framework: Any) -> bool:
-    """Whether a batch of `size` runs; any other error than exhausted memory is raised."""
-    try:
-        seconds(size)
-    except GenerationError as error:
-        if error.__cause__ is None or not framework.out_of_memory(error.__cause__):
-            raise
-    else:
-        return True
-    framework.free_memory()
-    return False
-
-
-def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
+def largest(taken: Callable[[int], float | None], most: int) -> int:
     """The largest size up to `most` that fits: doubling, then halving the gap.
 
     Raises:
@@ -109,26 +113,41 @@ def largest(seconds: Callable[[int], float], most: int, framework: Any) -> int:
     good, bad = 0, most + 1
     size = 1
     while size < bad:
-        if fits(seconds, size, framework):
+        if taken(size) is not None:
             good, size = size, min(2 * size, most) if size < most else bad
         else:
             bad = size
     while bad - good > 1:
         middle = (good + bad) // 2
-        if fits(seconds, middle, framework):
+        if taken(middle) is not None:
             good = middle
         else:
             bad = middle
     if good == 0:
-        raise GenerationError(
-            "out of memory with a single sample; use a smaller model or device='cpu'"
-        )
+        raise _nothing_fits()
     return good
 
 
-def fastest(seconds: Callable[[int], float], most: int) -> int:
-    """The smallest power of two (or `most`) whose throughput is within 5 % of the best."""
+def fastest(taken: Callable[[int], float | None], most: int) -> int:
+    """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits.
+
+    Raises:
+        GenerationError: a single sample does not fit.
+    """
     sizes = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
-    per_sample = {size: seconds(size) / size for size in sizes}
+    per_sample = {}
+    for size in sizes:
+        seconds = taken(size)
+        if seconds is None:
+            break
+        per_sample[size] = seconds / size
+    if not per_sample:
+        raise _nothing_fits()
     best = min(per_sample.values())
-    return min(size for size in sizes if per_sample[size] <= _CLOSE * best)
+    return min(size for size, seconds in per_sample.items() if seconds <= _CLOSE * best)
+
+
+def _nothing_fits() -> GenerationError:
+    return GenerationError(
+        "out of memory with a single sample; use a smaller model, or a machine with more memory"
+    )

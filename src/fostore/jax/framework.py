@@ -17,6 +17,7 @@ from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
     Selection,
+    copied_leaf,
     device_mapper,
     refuse_torch_modules,
     says_out_of_memory,
@@ -89,8 +90,8 @@ class JaxFramework:
         with kept_random_states(), self._streams.kept():
             yield
 
-    def to_device(self, data: Any) -> Any:
-        return to_device(data, self._device)
+    def to_device(self, data: Any, *, copy: bool = False) -> Any:
+        return to_device(data, self._device, copy=copy)
 
     def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
         return signature_of(model)
@@ -199,11 +200,14 @@ def find_device(device: str) -> jax.Device:
         ) from None
 
 
-def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
+def to_device(data: Any, device: str | jax.Device = "cpu", *, copy: bool = False) -> Any:
     """Nested data (dicts, lists, tuples, named tuples) with every array on `device`.
 
     Integers stay integers; without JAX's x64 mode 64-bit numbers become 32-bit ones, as everywhere
-    in JAX. Strings, None and plain numbers stay as they are.
+    in JAX. Strings, None and plain numbers stay as they are. Arrays are not committed to the device:
+    a model whose parameters lie elsewhere, or over several devices, takes them there; an array that
+    is spread over several devices stays so. With `copy`, JAX arrays are copied, so that a model may
+    donate them.
 
     >>> to_device({"ids": np.ones(2, np.int32), "text": "a"})
     {'ids': Array([1, 1], dtype=int32), 'text': 'a'}
@@ -212,12 +216,15 @@ def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
+            if len(leaf.devices()) > 1 or leaf.devices() == {place}:
+                return leaf.copy() if copy else leaf
             return jax.device_put(leaf, place)
         if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "biufcV":
-            return jax.device_put(leaf, place)
-        return leaf
+            return jnp.asarray(leaf)
+        return copied_leaf(leaf) if copy else leaf
 
-    return device_mapper(put, data)
+    with jax.default_device(place):
+        return device_mapper(put, data)
 
 
 def describe(model: Callable[..., Any]) -> dict[str, Any]:

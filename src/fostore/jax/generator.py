@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
 from fostore.generate.framework import Framework
 from fostore.generate.generator import Generator
 from fostore.jax.framework import JaxFramework
@@ -13,12 +15,12 @@ from fostore.jax.framework import JaxFramework
 class FirstOrderDataGenerator(Generator):
     """Generates the distributions of JAX models: functions, jit functions, partials, pytrees.
 
-    The model gets a batch of inputs on the device and returns (n, num_classes), or (n, num_members,
-    num_classes). Batches are put together with NumPy; softmax and casts run on the device.
+    The model gets a batch of inputs on the device and returns (n, num_classes), or with `members`
+    (n, num_members, num_classes). Batches are put together with NumPy; softmax and casts run on the device.
 
     Args:
-        model: a callable over arrays, or a list of them, whose outputs become the members of an
-            ensemble.
+        model: a callable over arrays (or what `jax.export` gives), or a list of them, whose outputs
+            become the members of an ensemble.
         device: "cpu", "gpu" (or "cuda") or "tpu".
         batch_size: samples a batch.
         output_mode: "logits" applies a softmax, "probs" uses outputs as they are, "auto" decides by
@@ -28,6 +30,7 @@ class FirstOrderDataGenerator(Generator):
         input_getter: gets one sample of the dataset, returns the model's input; by default the
             first part of a tuple or list, or else the sample itself.
         model_name: kept in the metadata.
+        members: one model gives the members of an ensemble, (n, num_members, num_classes).
 
     Raises:
         ArgumentError: a parameter cannot be used, or the device is not there.
@@ -37,6 +40,9 @@ class FirstOrderDataGenerator(Generator):
     >>> generator.generate_distributions(np.zeros((3, 2)), progress=False)[2]
     array([0.5, 0.5], dtype=float32)
     """
+
+    def _adapt(self, model: Any) -> Any:
+        return model.call if isinstance(model, jax.export.Exported) else model
 
     def _make_framework(self, device: str, models: Sequence[Callable[..., Any]]) -> Framework:
         return JaxFramework(device, models)

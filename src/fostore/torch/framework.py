@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from fostore.errors import ArgumentError
-from fostore.generate.framework import Reading, Selection, says_out_of_memory, signature_of
+from fostore.generate.framework import (
+    Reading,
+    Selection,
+    copied_leaf,
+    says_out_of_memory,
+    signature_of,
+)
 from fostore.generate.randomness import (
     Draw,
     kept_random_states,
@@ -92,8 +98,8 @@ class TorchFramework:
             return True
         return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
-    def to_device(self, data: Any) -> Any:
-        return to_device(data, self._device)
+    def to_device(self, data: Any, *, copy: bool = False) -> Any:
+        return to_device(data, self._device, copy=copy)
 
     def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
         if isinstance(model, torch.nn.Module):
@@ -205,25 +211,28 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def to_device(data: Any, device: str | torch.device) -> Any:
+def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> Any:
     """Nested data (dicts, lists, tuples, named tuples) with every tensor on `device`.
 
     Dtypes and containers stay as they are, and so does everything that has no `.to`. Objects that
-    move themselves (a `BatchEncoding`, a graph batch) are asked to.
+    move themselves (a `BatchEncoding`, a graph batch) are asked to. With `copy`, also what lies on
+    the device already comes in memory of its own.
 
     >>> to_device({"ids": [torch.ones(2, dtype=torch.int64)], "text": "a"}, "cpu")
     {'ids': [tensor([1, 1])], 'text': 'a'}
     """
     place = torch.device(device) if isinstance(device, str) else device
     if isinstance(data, torch.Tensor):
-        return data.to(place, non_blocking=True)
-    if not isinstance(data, (dict, list, tuple)) and callable(getattr(data, "to", None)):
-        return data.to(place)
+        return data.to(place, non_blocking=True, copy=copy)
+    moves_itself = callable(getattr(data, "to", None)) and not isinstance(data, (dict, list, tuple))
+    if moves_itself and not (copy and isinstance(data, Mapping)):
+        return (copied_leaf(data) if copy else data).to(place)
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            return leaf.to(place, non_blocking=True)
-        return leaf.to(place) if callable(getattr(leaf, "to", None)) else leaf
+            return leaf.to(place, non_blocking=True, copy=copy)
+        own = copied_leaf(leaf) if copy else leaf
+        return own.to(place) if callable(getattr(own, "to", None)) else own
 
     return map_leaves(move, data)
 

@@ -13,8 +13,8 @@ from fostore.torch.framework import TorchFramework
 class FirstOrderDataGenerator(Generator):
     """Generates the distributions of torch models, in evaluation mode and without gradients.
 
-    The model gets a batch of inputs on the device and returns (n, num_classes), or (n, num_members,
-    num_classes): a tensor, or an object or dict with `logits`. A dict batch whose keys are the
+    The model gets a batch of inputs on the device and returns (n, num_classes), or with `members`
+    (n, num_members, num_classes): a tensor, or an object or dict with `logits`. A dict batch whose keys are the
     model's parameters is given as keywords. Softmax and casts run on the device.
 
     Args:
@@ -29,6 +29,7 @@ class FirstOrderDataGenerator(Generator):
         input_getter: gets one sample of the dataset, returns the model's input; by default the
             first part of a tuple or list, or else the sample itself.
         model_name: kept in the metadata.
+        members: one model gives the members of an ensemble, (n, num_members, num_classes).
 
     Raises:
         ArgumentError: a parameter cannot be used, or the device is not there.

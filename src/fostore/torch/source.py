@@ -109,8 +109,10 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         )
         return map(chosen, rebuilt)
 
-    seeded = reading.seed is not None
-    return MapSource(loader.dataset, samples, batches, read, _own(collate), seeded)
+    own, fresh = _own(collate), collate is default_collate
+    return MapSource(
+        loader.dataset, samples, batches, read, own, fresh=fresh, seeded=reading.seed is not None
+    )
 
 
 def _stream_source(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fostore import disk
 from fostore.digest import buffer
-from fostore.errors import FormatError, StoreNotFoundError, UnsafeError
+from fostore.errors import FormatError, UnsafeError
 from fostore.schema import Array
 
 
@@ -25,17 +25,7 @@ def open_source(path: Path) -> tuple[int, int]:
         StoreNotFoundError: there is none.
         FormatError: it is a folder, a pipe or a device.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"there is no file {str(path)!r}") from error
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(fd)
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise FormatError(f"{str(path)!r} is {what}, expected a file of rows")
-    return fd, found.st_size
+    return disk.open_named(path, "a file of rows")
 
 
 def fill(file: Any, view: memoryview, where: str) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
-from fostore import disk
 from fostore.conversion.table import Batch
 from fostore.header import Header
 from fostore.schema import Array, Column
+from fostore.scratch import Scratch
 
 
 class Spooled:
@@ -20,23 +19,23 @@ class Spooled:
 
     def __init__(self, column: Column) -> None:
         self._column = column
-        self._fd = disk.open_unnamed()
+        self._file = Scratch(f"column {column.name!r}")
         self.num_rows = 0
 
     def append(self, rows: Array) -> None:
         """Keep the next rows."""
-        disk.write_at(self._fd, rows, self.num_rows * self._column.row_bytes)
+        self._file.write(rows, self.num_rows * self._column.row_bytes)
         self.num_rows += len(rows)
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`."""
         size = self._column.row_bytes
-        raw = os.pread(self._fd, (stop - start) * size, start * size)
+        raw = self._file.read((stop - start) * size, start * size)
         return np.frombuffer(raw, self._column.numpy_dtype).reshape(-1, *self._column.shape)
 
     def close(self) -> None:
         """Give the disk back."""
-        os.close(self._fd)
+        self._file.close()
 
 
 @contextmanager

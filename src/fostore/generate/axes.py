@@ -1,0 +1,139 @@
+"""What the axes of an output are: samples first, classes last, members between where that is said.
+
+Pure functions on shapes. An axis is never guessed: a shape that could mean two things is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fostore.errors import ArgumentError
+from fostore.generate.source import Indices, name_samples
+
+Shape = tuple[int, ...]
+
+
+def check_axes(
+    shape: Shape, rows: int, indices: Indices, *, members: bool, name: str, usual: int | None
+) -> None:
+    """Raise unless an output is (rows, classes), or (rows, members, classes) where members are declared.
+
+    Args:
+        rows: samples that the model was given.
+        name: how an output_transform reaches the output, such as "output.logits".
+        usual: the rows of the batches before, if there were any.
+
+    Raises:
+        ArgumentError: says which axis is what, and what to do about it.
+    """
+    who = f"the model's output for {name_samples(indices)}"
+    expected = f"({rows}, members, classes)" if members else f"({rows}, classes)"
+    if len(shape) not in (2, 3) or 0 in shape[1:]:
+        raise ArgumentError(
+            f"{who} has the shape {shape}, expected {expected}; bring it into that shape in "
+            f"output_transform{_both_classes(shape, rows)}"
+        )
+    if shape[0] != rows:
+        if rows in shape[1:]:
+            raise swapped(shape, shape.index(rows, 1), rows, indices, name)
+        always = usual is not None and shape[0] == usual
+        raise ArgumentError(
+            f"the model gave {shape[0]} rows for the {rows} samples of a batch "
+            f"({name_samples(indices)}); every sample needs one row, and no collate_fn may "
+            "leave samples out"
+            + (f" (a model that always gives {usual} needs pad_last=True)" if always else "")
+        )
+    if len(shape) == 3 and not members:
+        raise ArgumentError(f"{who} has three axes, {shape}; {_one_row(name)}")
+    if len(shape) == 2 and members:
+        raise ArgumentError(
+            f"{who} has the shape {shape}, and members=True says {expected}; leave members= out "
+            "for a model that gives one distribution a sample"
+        )
+
+
+def check_member(shape: Shape, number: int, rows: int, indices: Indices, name: str) -> None:
+    """Raise unless a model of a list gives two axes: it is one member."""
+    if len(shape) != 2:
+        raise ArgumentError(
+            f"model {number} of the list gives the shape {shape} for {name_samples(indices)}, and "
+            f"each model of a list is one member, ({rows}, classes); generate it alone: there, "
+            f"{_one_row(name)}"
+        )
+
+
+def check_same(row: Shape, before: Shape, indices: Indices) -> None:
+    """Raise where rows of a batch have another shape than those before."""
+    if row == before:
+        return
+    length = ""
+    if len(row) == len(before):
+        axis = next(i for i, (now, then) in enumerate(zip(row, before, strict=True)) if now != then)
+        length = (
+            f". If axis {axis + 1} is the length T of sequences that are padded by batch (T is "
+            f"{row[axis]} here and was {before[axis]}), pad every batch to one T in a collate_fn"
+        )
+        if len(row) > 1:
+            length += (
+                ", or choose one place in output_transform, such as lambda output: output[:, -1] "
+                "(pad on the left)"
+            )
+    raise ArgumentError(
+        f"the model gives rows of shape {row} for {name_samples(indices)}, and gave {before} "
+        f"before; every sample needs the same classes{length}"
+    )
+
+
+def swapped(shape: Shape, axis: int, rows: int, indices: Indices, name: str) -> ArgumentError:
+    """The error where another axis than the first counts the samples."""
+    fewer = " (one sample less came out one shorter on that axis)" if shape[0] == rows else ""
+    cure = f"output_transform=lambda output: {name}.swapaxes(0, {axis})"
+    members = " (and members=True if the other one counts members)" if len(shape) == 3 else ""
+    return ArgumentError(
+        f"the model's output for {name_samples(indices)} has the shape {shape}, and axis {axis} "
+        f"counts the {rows} samples, not axis 0{fewer}; use {cure}{members}"
+    )
+
+
+def taken_apart(value: Any, rows: int) -> tuple[str, str]:
+    """What a model gave that is no array, and the transform that takes the distributions out of it."""
+    what = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"{what} with the keys {list(value)[:6]}", "lambda output: output['logits']"
+    if isinstance(value, (list, tuple)):
+        listed = ", ".join(f"{type(part).__name__} {_shape(part)}" for part in value[:6])
+        return f"{what} of {len(value)}: {listed}", _one_of([_shape(part) for part in value], rows)
+    return what, "lambda output: output['logits']"
+
+
+def _one_of(shapes: Sequence[Shape], rows: int) -> str:
+    if len(shapes) == rows and all(len(shape) == 1 for shape in shapes):
+        return "np.stack (torch.stack), which makes one array of a list of rows"
+    likely = [number for number, shape in enumerate(shapes) if shape[:1] == (rows,)]
+    cure = f"lambda output: output[{likely[0] if likely else 0}]"
+    if len(shapes) == len(likely) > 1 and len(set(shapes)) == 1 and len(shapes[0]) == 2:
+        cure += (
+            "; if all of them are members, members=True and lambda output: np.stack(output, axis=1) "
+            "(torch.stack)"
+        )
+    return cure
+
+
+def _shape(part: Any) -> Shape:
+    return tuple(getattr(part, "shape", ()))
+
+
+def _one_row(name: str) -> str:
+    return (
+        "only members=True makes that (samples, members, classes). Else a row is one distribution, "
+        f"which output_transform chooses: lambda output: {name}[:, -1] is the last token of a "
+        f"language model (pad on the left), {name}.mean(-1) leaves out places (time, pixels) that "
+        f"come after the classes, {name}[:, 0] is the first query of a detector"
+    )
+
+
+def _both_classes(shape: Shape, rows: int) -> str:
+    if shape != (rows,):
+        return ""
+    return "; for the one number of a binary model return both classes, such as [1 - p, p]"
