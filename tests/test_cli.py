@@ -274,6 +274,30 @@ def test_generate_takes_torch_objects_to_the_torch_generator(run: Cli) -> None:
     assert "20 rows of 2 members x 3 classes" in result.out, result.err
 
 
+def test_generate_draws_with_a_seed(run: Cli) -> None:
+    Path("nets.py").write_text(
+        "import torch\n"
+        "net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 3))\n"
+        "data = torch.utils.data.TensorDataset(torch.rand(20, 4))\n"
+    )
+    command = [
+        "generate",
+        "nets.py:net",
+        "nets.py:data",
+        "--num-draws",
+        "3",
+        "--output-mode",
+        "logits",
+    ]
+    result = run(*command, "-o", "x.zarr", "--seed", "5")
+    assert "20 rows of 3 members x 3 classes" in result.out, result.err
+    store = fostore.open("x.zarr")
+    assert np.ptp(store.array[:], axis=1).max() > 0
+    assert (store.meta["num_draws"], store.meta["seed"]) == (3, 5)
+    other = run(*command, "-o", "x.zarr", "--seed", "6")
+    assert "the seed of the draws is 6, the store has 5" in other.err
+
+
 def test_a_part_of_the_rows_leaves_a_store_that_is_not_finished(run: Cli) -> None:
     command = ["generate", "models.py:net", "models.py:data", "-o", "x.zarr", *OPTIONS]
     part = run(*command, "--rows", "0:20", "--batch-size", "10")

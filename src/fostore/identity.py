@@ -343,7 +343,13 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     found += _plain(
         stored.get("output", {}),
         given.get("output", {}),
-        {"mode": "the output mode", "transform": "the output_transform"},
+        {
+            "mode": "the output mode",
+            "transform": "the output_transform",
+            "draws": "num_draws",
+            "seed": "the seed of the draws",
+            "batch_size": "the batch_size of the draws",
+        },
     )
     return found
 

@@ -18,6 +18,7 @@ from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_batch
+from fostore.generate.draws import Drawing, check_draws, drawn_source
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
@@ -131,6 +132,8 @@ class Generator(ABC):
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
+        num_draws: int | None = None,
+        seed: int = 0,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -169,13 +172,20 @@ class Generator(ABC):
             tol: how far a row's sum may be from 1; by default from the dtype.
             collate_fn: makes a batch of a list of samples.
             temperature: by which logits are divided before the softmax.
+            num_draws: how often the one model is asked for each batch, with dropout on and
+                everything else in evaluation mode; draws fill the member axis. A model that takes
+                its randomness as a parameter (`rng`, `generator`, `seed`; of JAX `key` as well)
+                is given it. A dataset that augments at random shows each draw a view of its own.
+            seed: with `num_draws`: the randomness of a draw is a function of it, the draw and the
+                batch (of a view: the sample), so that a run gives the same bits again.
             pad_last: the model takes batches of the full size only: the last sample of a short one is
                 repeated, and its repeats are dropped. Not needed where the model declares its batch
                 (ONNX Runtime, Keras, `jax.export`).
 
         Returns:
             A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
-            for a list of models or `members`; with `store`, the store, opened.
+            for a list of models or `members`, (num_draws, num_classes) with draws; with `store`, the
+            store, opened.
 
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
@@ -188,15 +198,24 @@ class Generator(ABC):
         if dtype not in FLOATS:
             raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
         framework = self._framework
-        reading = Reading(self.batch_size, self.input_getter, collate_fn)
+        check_draws(num_draws, seed, self._many or self.members)
+        draws = num_draws is not None
+        reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
+        batch_size = self._batch_size(dataset_or_loader, source)
+        engine_options: dict[str, Any] = {"again": _reader(source)}
+        drawn: dict[str, Any] = {}
+        if num_draws is not None:
+            source = drawn_source(framework, source, num_draws)
+            engine_options = {"drawing": Drawing(framework, self._models[0], num_draws, seed)}
+            drawn = {"draws": int(num_draws), "seed": int(seed), "batch_size": batch_size}
         engine = self._engine(
             Selection(self.output_mode, store_as, dtype, temperature),
             tol,
-            again=_reader(source),
             fixed=self._fixed(dataset_or_loader, source, pad_last),
+            **engine_options,
         )
         if store is None:
             only_stored = {
@@ -216,7 +235,7 @@ class Generator(ABC):
                     f"{', '.join(given)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
-            with framework.running(self._models):
+            with framework.running(self._models, draws):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
         target = Target(
@@ -243,13 +262,14 @@ class Generator(ABC):
                 input_getter=self.input_getter,
                 fingerprint=dataset_fingerprint,
             )
+        recorded = {"num_draws": num_draws, "seed": seed} if draws else {}
         transform = identity.describe_function(self.output_transform)
         outside = identity.details_of(self.output_transform)
         details = {} if outside is None else {"details": outside}
 
         def made_from(mode: output.Mode) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
-            said = {"mode": output.named(mode), "transform": transform, **details}
+            said = {"mode": output.named(mode), "transform": transform, **details, **drawn}
             return {**parts, "output": said}
 
         storing = StoreRun(
@@ -258,10 +278,10 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
-            meta=lambda mode: self._meta(mode, self._batch_size(dataset_or_loader, source)),
+            meta=lambda mode: {**self._meta(mode, batch_size), **recorded},
             hashes_inputs=dataset_fingerprint is None,
         )
-        with framework.running(self._models):
+        with framework.running(self._models, draws):
             return storing.run(progress, self.model_name)
 
     def save_distributions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -26,8 +26,14 @@ from fostore.generate.framework import (
     signature_of,
 )
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import (
+    Draw,
+    kept_random_states,
+    random_state,
+    seed_random_states,
+)
 from fostore.generate.source import Source
+from fostore.jax import nnx
 from fostore.schema import Array
 
 _NAMES = {"cuda": "gpu"}
@@ -44,6 +50,7 @@ class JaxFramework:
         self._device = find_device(device)
         self.device = str(device)
         self.overlaps = self._device.platform != "cpu"
+        self._streams = nnx.Streams()
 
     def source(self, data: Any, reading: Reading) -> Source:
         return numpy_source(
@@ -52,15 +59,43 @@ class JaxFramework:
             reading.input_getter,
             reading.collate_fn,
             numbers_only=True,
+            seed=reading.seed,
         )
 
     @contextmanager
-    def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
-        with kept_random_states(), jax.default_device(self._device):
+    def running(self, models: Sequence[Callable[..., Any]], draws: bool = False) -> Iterator[None]:
+        evaluating = nnx.evaluating(models, draws)
+        with kept_random_states(), jax.default_device(self._device), evaluating as streams:
+            self._streams = streams
             yield
 
-    def kept_random_states(self) -> AbstractContextManager[None]:
-        return kept_random_states()
+    def calling(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def random_state(self) -> Any:
+        return random_state(), self._streams.state()
+
+    random_parameters = ("key", "rng", "generator", "seed")
+    how_to_draw = (
+        "let the model take a parameter key, which gets a PRNG key, as in lambda x, key: "
+        "model.apply(variables, x, rngs={'dropout': key}); give a Flax NNX module with dropout as it is"
+    )
+
+    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
+        number = seed_random_states(draw.entropy)
+        key = jax.random.fold_in(jax.random.PRNGKey(draw.seed), draw.number)
+        key = jax.random.fold_in(key, draw.row)
+        self._streams.seed(key)
+        if parameter == "generator":
+            return {parameter: np.random.default_rng(draw.entropy)}
+        if parameter == "seed":
+            return {parameter: number % 2**32}
+        return {} if parameter is None else {parameter: key}
+
+    @contextmanager
+    def kept_random_states(self) -> Iterator[None]:
+        with kept_random_states(), self._streams.kept():
+            yield
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)

@@ -1,23 +1,21 @@
-"""Torch modules during generation: found, moved, put into evaluation mode and back, and hashed."""
+"""Torch modules during generation: found, moved and hashed; `modes` puts them into evaluation mode."""
 
 from __future__ import annotations
 
 import functools
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from fostore import identity
+from fostore.generate.reach import reached
 
 Model = Callable[..., Any]
-_DEPTH, _MANY, _MOST = 5, 256, 20_000
-"""How far modules are looked for behind a callable: steps, items of one container, things in all."""
-_PLAIN = (int, float, str, bytes, type(None), type, types.ModuleType, torch.Tensor)
+_REGISTERED = vars(nn.Module()).keys()
+"""The attributes in which every module keeps what `modules()` and its kin know."""
 
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
@@ -57,51 +55,28 @@ def _behind(model: Any) -> Iterator[nn.Module]:
 def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     """Every module that models may run: those of `modules_of`, and those that lie deeper.
 
-    Looked for in lists, tuples and dicts, attributes of objects, and functions that a function calls.
-    They are put into evaluation mode, but not moved: an object may place its own modules.
+    They are put into evaluation mode, but not moved: an object may place its own modules. What hides
+    from this search is seen when it runs (`modes`); inside a function that torch has compiled
+    already, nothing but this search sees it.
     """
     found = {id(module): module for module in modules_of(models)}
-    seen: set[int] = set()
-
-    def look(item: Any, depth: int) -> None:
-        if isinstance(item, nn.Module):
-            found.setdefault(id(item), item)
-            return
-        if depth == 0 or isinstance(item, _PLAIN) or id(item) in seen or len(seen) == _MOST:
-            return
-        seen.add(id(item))
-        for part in _parts(item):
-            look(part, depth - 1)
-
-    for model in models:
-        look(model, _DEPTH)
+    looked: set[int] = set()
+    waiting: list[Any] = [*found.values(), *models]
+    while waiting:
+        new: list[Any] = []
+        for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
+            if isinstance(item, nn.Module) and id(item) not in looked:
+                new += _unregistered(item)
+                looked.add(id(item))
+                found.setdefault(id(item), item)
+        waiting = new
     return list(found.values())
 
 
-def _parts(item: Any) -> list[Any]:
-    """What a callable or a container refers to."""
-    if isinstance(item, (list, tuple)):
-        return list(item[:_MANY])
-    if isinstance(item, dict):
-        return list(item.values())[:_MANY]
-    if isinstance(item, functools.partial):
-        return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, types.MethodType):
-        return [item.__self__, item.__func__]
-    if isinstance(item, types.FunctionType):
-        cells = [cell.cell_contents for cell in identity.filled_cells(item.__closure__ or ())]
-        named = [item.__globals__.get(name) for name in _names(item.__code__)]
-        defaults = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
-        return [*cells, *named, *defaults]
-    call = getattr(type(item), "__call__", None)  # noqa: B004  # its code, not whether it has one
-    return [*list(getattr(item, "__dict__", {}).values())[:_MANY], call]
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):  # a comprehension, a function inside
-            yield from _names(const)
+def _unregistered(module: nn.Module) -> Iterator[Any]:
+    """What a module and its submodules hold beside parameters, buffers and submodules."""
+    for part in module.modules():
+        yield from (value for name, value in vars(part).items() if name not in _REGISTERED)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -137,26 +112,6 @@ def move(module: nn.Module, device: torch.device) -> None:
             stacklevel=4,
         )
     module.to(device)
-
-
-@contextmanager
-def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Every module in evaluation mode; the flag of each submodule as before afterwards, come what may."""
-    flags = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            try:
-                module.eval()
-            except NotImplementedError:  # exported graphs have no eval(), but flags
-                for part in module.modules():
-                    part.training = False
-        yield
-    finally:
-        for part, flag in flags:
-            if flag and type(part).train is not nn.Module.train:
-                part.train(flag)  # a train() of its own may have more to undo than a flag
-        for part, flag in flags:
-            part.training = flag
 
 
 def describe(model: Model) -> dict[str, Any]:
