@@ -40,8 +40,8 @@ class Engine:
     """Models, what their output means and what is kept of it: a function from inputs to rows.
 
     `selection.mode` is "auto" until the first batch has decided. `limit` is the number of samples
-    that fit the device, once an out-of-memory error has shown it; `tol` is how far sums may be off in
-    the dtype of the outputs, known from the first batch on.
+    that fit the device, once an out-of-memory error has shown it; `dtype` is that of the outputs and
+    `tol` how far sums may be off in it, known from the first batch on.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Engine:
         self.was_auto = was_auto
         self.limit: int | None = None
         self.tol: float | None = None
+        self.dtype = ""
         self._callers = [Caller(framework, model) for model in models]
         self._many = many
         self._transform = transform
@@ -150,8 +151,8 @@ class Engine:
             tensor = self._tensor(outputs, "Model", True)
         self._check(tensor, indices)
         if self.tol is None:
-            dtype = self.framework.dtype_name(tensor)
-            self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
+            self.dtype = self.framework.dtype_name(tensor)
+            self.tol = output.tolerance(self.dtype, tensor.shape[-1], self._tol)
         return tensor
 
     def _tensor(self, value: Any, who: str, may_be_logits: bool = False) -> Any:

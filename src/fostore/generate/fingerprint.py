@@ -5,8 +5,11 @@ Every reading here leaves the global random states as they were.
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,18 @@ import numpy as np
 from fostore import identity
 from fostore.errors import ArgumentError, FostoreError
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Source, failed
+from fostore.generate.source import Indices, MapSource, Source, failed, first_of
 from fostore.nested import leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
 HASHED, UNSTABLE, OPAQUE = "hashed", "unstable", "opaque"
 
-_REREADS = (
-    8  # a coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases
-)
+REREADS = 8
+"""A coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases."""
+_ENDLESS = 1 << 62
+_FEW = 8
+"""Samples that are read twice where nothing but a stack is made of them."""
 _MANY_LABELS = 10_000_000
 
 
@@ -41,22 +46,116 @@ def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
 def content_of(framework: Framework, source: Source, first: int) -> str:
     """Whether inputs can be compared later: "hashed", "unstable" (random augmentation) or "opaque".
 
-    Reads sample `first` of a map dataset twice; of a stream, which can be read once only, nothing.
+    Reads the batch of sample `first` of a map dataset twice, as it will be collated (at most eight
+    samples of it where they are only stacked); of a stream, which may be read once only, nothing.
+
+    Raises:
+        ArgumentError: batches are mixed; see `refuse_mixing`.
+        GenerationError: the dataset failed; names the samples.
     """
     if not isinstance(source, MapSource):
         return HASHED
+    batch = source.batches.holding(first)
+    if source.collate is None:
+        batch = batch[:_FEW]
     with framework.kept_random_states():
-        one, other = read_alone(framework, source, [first, first])
-    if one is None or other is None:
-        return OPAQUE
-    if one == other:
-        return HASHED
+        # in one go, so that workers with a seed of their own draw on
+        one, other = (
+            hash_inputs(framework, inputs, len(batch))
+            for inputs in read_batches(source, [batch, batch])
+        )
+        if one is None or other is None:
+            return OPAQUE
+        if np.array_equal(one, other):
+            return HASHED
+        sample = int(batch[int(np.flatnonzero(one != other)[0])])
+        if len(set(read_alone(framework, source, [sample] * REREADS))) == 1:
+            raise _mixed(sample)
     warnings.warn(
-        f"sample {first} reads differently each time (random augmentation?); on resume, length, "
+        f"sample {sample} reads differently each time (random augmentation?); on resume, length, "
         "labels and ids decide whether the dataset is the same, not its content",
         stacklevel=2,
     )
     return UNSTABLE
+
+
+def refuse_mixing(
+    framework: Framework,
+    source: Source,
+    wanted: Ranges,
+    probed: Callable[[Callable[[Any], Any]], Source | None],
+) -> None:
+    """Raise where the user's collate_fn makes inputs of several samples each (mixup, cutmix).
+
+    The samples of the first batch are read once and collated eight times, in the place where they
+    are always collated (a worker). It costs nothing where batches are only stacked.
+
+    Args:
+        wanted: the rows that will be computed.
+        probed: the same data with another collate_fn; None where it can be read once only.
+
+    Raises:
+        ArgumentError: says what to do.
+    """
+    if source.collate is None:
+        return
+    with framework.kept_random_states():
+        probe = probed(Mixing(framework, source.collate))
+        batch: Indices = range(_ENDLESS)
+        if isinstance(probe, MapSource):
+            found = []
+            batches: Iterator[Indices] = iter(probe.batches.touching(wanted))
+            for batch in islice(batches, 1):
+                found = read_batches(probe, [batch])
+        else:
+            found = [] if probe is None else list(islice(probe.read(), 1))
+    for place in (int(answer[0]) for answer in found):
+        if place >= 0:
+            raise _mixed(int(batch[place]))
+
+
+class Mixing:
+    """A collate_fn that tells which sample of a batch a collate_fn mixes with others, as an array (1,).
+
+    It is the place of a sample whose input differs from time to time in its batch and never alone;
+    -1 where there is none.
+    """
+
+    def __init__(self, framework: Framework, collate: Callable[[Any], Any]) -> None:
+        self._framework = framework
+        self._collate = collate
+
+    def __call__(self, samples: Any) -> Array:
+        together = self._hashes(samples)
+        if together is None:
+            return np.array([-1])
+        for place in np.flatnonzero((together != together[0]).any(0))[:1].tolist():
+            alone = self._hashes(samples[place : place + 1])
+            if alone is not None and (alone == alone[0]).all():
+                return np.array([place])
+        return np.array([-1])
+
+    def _hashes(self, samples: Any) -> Array | None:
+        """The hashes of samples (times, n), collated some times; None where they have no bytes."""
+        found = []
+        for _ in range(REREADS):
+            with suppress(TypeError, RuntimeError):  # what cannot be copied is collated as it is
+                samples = copy.deepcopy(samples)
+            inputs = first_of(self._collate(samples))
+            hashes = hash_inputs(self._framework, inputs, len(samples))
+            if hashes is None:
+                return None
+            found.append(hashes)
+        return np.array(found)
+
+
+def _mixed(sample: int) -> ArgumentError:
+    return ArgumentError(
+        f"the input of sample {sample} is another one each time its batch is collated, and always the "
+        "same alone: the collate_fn mixes samples (mixup, cutmix) or changes their order, and the "
+        "distribution of a mixed input belongs to no sample. Generate without it (the dataset itself, "
+        "or collate_fn= one that only stacks), and mix when you train"
+    )
 
 
 def check_content(
@@ -74,13 +173,13 @@ def check_content(
     Raises:
         IdentityError: names the first of them that reads differently now.
     """
-    picked = _picked(committed)
+    chosen = picked(committed)
     with framework.kept_random_states():
-        for index, now in zip(picked, read_alone(framework, source, picked), strict=True):
+        for index, now in zip(chosen, read_alone(framework, source, chosen), strict=True):
             then = int(stored(index, index + 1)[0])
             if now == then or seen_in_batch(framework, source, index) == then:
                 continue
-            if len(set(read_alone(framework, source, [index] * _REREADS))) > 1:
+            if len(set(read_alone(framework, source, [index] * REREADS))) > 1:
                 warnings.warn(
                     f"sample {index} reads differently each time (random augmentation?); length, "
                     "labels and ids decide whether the dataset is the same",
@@ -101,7 +200,8 @@ def check_seen(hashes: Array | None, stored: Array, indices: range, path: object
         identity.refuse(path, [f"sample {first} of the stream has another content"])
 
 
-def _picked(committed: Ranges) -> list[int]:
+def picked(committed: Ranges) -> list[int]:
+    """The first, the middle and the last committed row."""
     rows = len(committed)
     places = sorted({0, rows // 2, rows - 1})
     found = []
@@ -131,19 +231,31 @@ def read_alone(framework: Framework, source: MapSource, indices: Sequence[int]) 
     return hashes
 
 
+def read_batches(source: Source, batches: Sequence[Indices]) -> list[Any]:
+    """The collated inputs of some batches of a map dataset, read one after the other.
+
+    Raises:
+        GenerationError: the dataset failed; names the samples.
+    """
+    assert isinstance(source, MapSource)
+    found: list[Any] = []
+    try:
+        found.extend(source.read(batches, True))
+    except FostoreError:
+        raise
+    except Exception as error:
+        raise failed("dataset", batches[min(len(found), len(batches) - 1)], error) from error
+    return found
+
+
 def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array | None:
     """The hashes of the samples of a batch (uint64), read together; None where they have no bytes.
 
     Raises:
         GenerationError: the dataset failed; names the samples.
     """
-    try:
-        (inputs,) = source.read([batch], True)
-        return hash_inputs(framework, inputs, len(batch))
-    except FostoreError:
-        raise
-    except Exception as error:
-        raise failed("dataset", batch, error) from error
+    (inputs,) = read_batches(source, [batch])
+    return hash_inputs(framework, inputs, len(batch))
 
 
 def seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:

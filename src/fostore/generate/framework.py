@@ -129,7 +129,11 @@ class Framework(Protocol):
         ...
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
-        """The identity of a model (DESIGN: identity): its class and tensors, or {"opaque": True}."""
+        """The identity of a model (DESIGN: identity): its class, tensors and details."""
+        ...
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What a function is made of, as `identity.Details` keeps it."""
         ...
 
     def software(self) -> dict[str, str]:
@@ -236,6 +240,9 @@ class NumpyFramework:
         if isinstance(model, Adapted):
             return model.describe()
         return identity.describe_callable(model, identity.hash_leaves)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details().of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "numpy", "framework_version": np.__version__}

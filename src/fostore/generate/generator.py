@@ -9,6 +9,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,10 +17,9 @@ import numpy as np
 
 from fostore import identity
 from fostore.errors import ArgumentError, RowError
-from fostore.generate import output
+from fostore.generate import fingerprint, output
 from fostore.generate.adapters import adapt
 from fostore.generate.engine import Computed, Engine
-from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
 from fostore.generate.numpy_source import is_array
@@ -127,6 +127,7 @@ class Generator(ABC):
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
+        recheck: bool = True,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -159,6 +160,9 @@ class Generator(ABC):
                 that cannot be hashed (a served model, a jit function over global parameters).
             accept_differences: go on with a store although the model or the dataset is another than
                 it was made from; what differs is recorded in the metadata.
+            recheck: compute one committed batch again and compare it (see "resume" in the docs) before
+                a store goes on or is returned whole. False skips that, which is recorded in the
+                metadata; code, attributes and globals that differ are then refused.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.
@@ -183,6 +187,12 @@ class Generator(ABC):
         reading = Reading(self.batch_size, self.input_getter, collate_fn)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
+
+        def probed(collate: Callable[[Any], Any]) -> Source | None:
+            if hasattr(dataset_or_loader, "__next__"):
+                return None
+            return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
+
         rows = _check_rows(rows, source)
         engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
         if store is None:
@@ -196,6 +206,7 @@ class Generator(ABC):
                 "views": views is not None,
                 "unit_rows": unit_rows is not None,
                 "accept_differences": accept_differences,
+                "recheck": not recheck,
             }
             given = [name for name, is_given in only_stored.items() if is_given]
             if given:
@@ -203,6 +214,7 @@ class Generator(ABC):
                     f"{', '.join(given)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
+            fingerprint.refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
             with framework.running(self._models):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
@@ -219,11 +231,13 @@ class Generator(ABC):
             commit_seconds,
             tol,
             accept_differences,
+            recheck,
+            is_named=model_fingerprint is not None,
         )
         check_target(target, source)
         with framework.kept_random_states():
             model = self._describe_models(model_fingerprint)
-            dataset = describe_dataset(
+            dataset = fingerprint.describe_dataset(
                 source,
                 ids=ids,
                 views=encoded,
@@ -231,8 +245,8 @@ class Generator(ABC):
                 fingerprint=dataset_fingerprint,
             )
         transform = identity.describe_function(self.output_transform)
-        outside = identity.details_of(self.output_transform)
-        details = {} if outside is None else {"details": outside}
+        seen = self.output_transform
+        details = {} if seen is None else framework.details(seen)
 
         def made_from(mode: str) -> dict[str, Any]:
             parts = {"model": model, "dataset": dict(dataset)}
@@ -245,6 +259,7 @@ class Generator(ABC):
             target,
             made_from=made_from,
             meta=lambda mode: self._meta(mode, source),
+            probed=probed,
             hashes_inputs=dataset_fingerprint is None,
         )
         with framework.running(self._models):

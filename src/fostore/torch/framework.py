@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fostore import identity
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading, Selection, says_out_of_memory, signature_of
 from fostore.generate.randomness import kept_random_states
@@ -112,6 +113,9 @@ class TorchFramework:
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
         return modules.describe(model)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details(modules.see).of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "torch", "framework_version": str(torch.__version__)}
