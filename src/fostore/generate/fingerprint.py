@@ -106,7 +106,7 @@ def refuse_mixing(
             found = []
             batches: Iterator[Indices] = iter(probe.batches.touching(wanted))
             for batch in islice(batches, 1):
-                found = read_batches(probe, [batch])
+                found = list(read_batches(probe, [batch]))
         else:
             found = [] if probe is None else list(islice(probe.read(), 1))
     for place in (int(answer[0]) for answer in found):
@@ -231,21 +231,21 @@ def read_alone(framework: Framework, source: MapSource, indices: Sequence[int]) 
     return hashes
 
 
-def read_batches(source: Source, batches: Sequence[Indices]) -> list[Any]:
+def read_batches(source: MapSource, batches: Sequence[Indices]) -> Iterator[Any]:
     """The collated inputs of some batches of a map dataset, read one after the other.
 
     Raises:
         GenerationError: the dataset failed; names the samples.
     """
-    assert isinstance(source, MapSource)
-    found: list[Any] = []
-    try:
-        found.extend(source.read(batches, True))
-    except FostoreError:
-        raise
-    except Exception as error:
-        raise failed("dataset", batches[min(len(found), len(batches) - 1)], error) from error
-    return found
+    reader = iter(source.read(batches, True))
+    for indices in batches:
+        try:
+            inputs = next(reader)
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise failed("dataset", indices, error) from error
+        yield inputs
 
 
 def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array | None:
@@ -254,8 +254,7 @@ def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array
     Raises:
         GenerationError: the dataset failed; names the samples.
     """
-    (inputs,) = read_batches(source, [batch])
-    return hash_inputs(framework, inputs, len(batch))
+    return hash_inputs(framework, next(read_batches(source, [batch])), len(batch))
 
 
 def seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:

@@ -236,7 +236,6 @@ class Generator(ABC):
         )
         check_target(target, source)
         with framework.kept_random_states():
-            model = self._describe_models(model_fingerprint)
             dataset = fingerprint.describe_dataset(
                 source,
                 ids=ids,
@@ -245,12 +244,18 @@ class Generator(ABC):
                 fingerprint=dataset_fingerprint,
             )
         transform = identity.describe_function(self.output_transform)
-        seen = self.output_transform
-        details = {} if seen is None else framework.details(seen)
+
+        def described() -> dict[str, Any]:
+            function = self.output_transform
+            details = {} if function is None else framework.details(function)
+            with framework.kept_random_states():
+                return {"model": self._describe_models(model_fingerprint), "output": details}
+
+        first = described()
 
         def made_from(mode: str) -> dict[str, Any]:
-            parts = {"model": model, "dataset": dict(dataset)}
-            return {**parts, "output": {"mode": mode, "transform": transform, **details}}
+            output = {"mode": mode, "transform": transform, **first["output"]}
+            return {"model": first["model"], "dataset": dict(dataset), "output": output}
 
         storing = StoreRun(
             framework,
@@ -258,6 +263,7 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
+            described=described,
             meta=lambda mode: self._meta(mode, source),
             probed=probed,
             hashes_inputs=dataset_fingerprint is None,

@@ -105,8 +105,12 @@ class Recheck:
         is_named: bool,
         has_hashes: bool,
         differs: Callable[[list[str]], None],
+        moved: Callable[[], Doubts],
     ) -> None:
-        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records."""
+        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records.
+
+        `moved` says what has changed in the model since the run began.
+        """
         self._framework = framework
         self._source = source
         self._engine = engine
@@ -116,8 +120,9 @@ class Recheck:
         self._is_named = is_named
         self._has_hashes = has_hashes
         self._differs = differs
+        self._moved = moved
         picked = fingerprint.picked(committed.rows)
-        self._wanted = picked if doubts.named else picked[:1]
+        self._wanted = picked if doubts else picked[:1]
         self._agreed: list[tuple[int, int]] = []
 
     def look(self) -> None:
@@ -130,7 +135,8 @@ class Recheck:
         if isinstance(source, MapSource):
             while self._wanted:
                 indices = self._batch_of(source, self._wanted[0])
-                self._compare(indices, functools.partial(self._read, source, indices))
+                with self._framework.kept_random_states():
+                    self._compare(indices, functools.partial(self._read, source, indices))
                 self._wanted = [row for row in self._wanted if row not in indices]
         else:
             for indices, inputs in steps(source, Ranges.of((0, 1))):
@@ -144,7 +150,8 @@ class Recheck:
         """A stream comes by with a batch: it is computed if it is one of those that are wanted."""
         if any(row in indices for row in self._wanted):
             self._wanted = [row for row in self._wanted if row not in indices]
-            self._compare(indices, lambda: inputs)
+            with self._framework.kept_random_states():
+                self._compare(indices, lambda: inputs)
             if not self._wanted:
                 self._say()
 
@@ -156,9 +163,7 @@ class Recheck:
         return batches.holding(row)
 
     def _read(self, source: MapSource, indices: Indices) -> Any:
-        with self._framework.kept_random_states():
-            (inputs,) = fingerprint.read_batches(source, [indices])
-            return inputs
+        return next(fingerprint.read_batches(source, [indices]))
 
     def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
         inputs = read()
@@ -177,11 +182,10 @@ class Recheck:
         second = self._compute(indices, read())
         if self._are_other(first, second):
             return self._draws(found)
-        seen = "; ".join(self._doubts.named[:4])
         return self._differs(
             [
                 f"the model gives another distribution for sample {found} than the store has"
-                + (f" ({seen})" if seen else "")
+                + (f" ({self._doubts})" if self._doubts else "")
             ]
         )
 
@@ -215,8 +219,10 @@ class Recheck:
     def _inputs_differ(self, indices: Indices, hashes: Array, read: Callable[[], Any]) -> bool:
         """Whether the rows of a batch differ because its inputs do: from read to read, or for good."""
         if isinstance(self._source, MapSource):
-            for _ in range(fingerprint.REREADS):
-                again = self._hash(read(), indices)
+            # in one go, so that workers with a seed of their own draw on
+            times = [indices] * fingerprint.REREADS
+            for inputs in fingerprint.read_batches(self._source, times):
+                again = self._hash(inputs, indices)
                 if again is None or not np.array_equal(again, hashes):
                     self._cannot_tell("its inputs read differently each time")
                     return True
@@ -254,19 +260,20 @@ class Recheck:
 
     def _cannot_tell(self, reason: str) -> None:
         """No row can be compared: what the identity sees decides, and what it cannot see refuses."""
-        if self._doubts.named:
-            self._differs([f"{'; '.join(self._doubts.named[:4])}, and {reason}"])
+        if self._doubts:
+            self._differs([f"{self._doubts}, and {reason}"])
         elif self._is_opaque:
             self._differs(
                 [f"the model cannot be hashed, and {reason}; recheck=False goes on unchecked"]
             )
 
     def _say(self) -> None:
-        if self._doubts.named and self._agreed:
-            more = len(self._doubts.named) - 4
+        # What running the model changes (a counter, a cache) says nothing of what it was.
+        doubts = self._doubts.without(self._moved()) if self._doubts and self._agreed else None
+        if doubts:
             warnings.warn(
                 f"the model or its code is not what made {self._committed.path}: "
-                f"{'; '.join(self._doubts.named[:4])}{f' (and {more} more)' if more > 0 else ''}; the "
+                f"{doubts}; the "
                 f"{describe(sorted(self._agreed))} were computed again and agree, so it goes on",
                 stacklevel=2,
             )

@@ -122,13 +122,14 @@ class StoreRun:
         target: Target,
         *,
         made_from: Callable[[str], dict[str, Any]],
+        described: Callable[[], dict[str, Any]],
         meta: Callable[[str], dict[str, Any]],
         probed: Callable[[Callable[[Any], Any]], Source | None],
         hashes_inputs: bool,
     ) -> None:
         """`made_from` and `meta` give the identity and the metadata for a resolved output mode.
 
-        `probed`: see `fingerprint.refuse_mixing`.
+        `described` looks at the model once more; `probed`: see `fingerprint.refuse_mixing`.
         """
         self._framework = framework
         self._source = source
@@ -144,6 +145,7 @@ class StoreRun:
         self._nameless = False  # an empty store that somebody created without an identity
         self._recheck: Recheck | None = None
         self._probed = probed
+        self._described = described
         self._there = Ranges()
         self._wanted = Ranges()
 
@@ -258,9 +260,9 @@ class StoreRun:
         doubts = identity.doubts(header.identity, given)
         if not target.recheck:
             if doubts.code:
-                self._differs([f"{', '.join(doubts.code)}, and nothing is computed again"])
-            elif doubts.byte_code:
-                warnings.warn(f"{target.path}: {', '.join(doubts.byte_code)}", stacklevel=2)
+                self._differs([f"{doubts}, and recheck=False computes nothing again"])
+            elif doubts:
+                warnings.warn(f"{target.path} goes on although {doubts}", stacklevel=2)
             self._accepted.append("no committed batch was computed again (recheck=False)")
             return
         size = header.meta.get("batch_size")
@@ -280,6 +282,7 @@ class StoreRun:
             is_named=target.is_named,
             has_hashes=self._content == fingerprint.HASHED,
             differs=self._differs,
+            moved=lambda: identity.doubts(given, self._described()),
         )
         if isinstance(source, MapSource) or not self._missing().items:
             recheck.look()

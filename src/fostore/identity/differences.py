@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fostore.errors import IdentityError
 from fostore.identity.source import is_byte_code, is_comparable
+
+_NAMED = 4
+"""How many differences a message spells out."""
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -124,16 +127,25 @@ def _plain(
 class Doubts:
     """What differs and may change no output: code, attributes, globals, captured values.
 
-    `code` holds what differs in source or values; `byte_code` what differs only in byte code.
+    Both map what it is to how it differs, in a user's words: `code` in source or values, `byte_code`
+    only in byte code.
     """
 
-    code: tuple[str, ...] = ()
-    byte_code: tuple[str, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
+    byte_code: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def named(self) -> tuple[str, ...]:
-        """All of it, in a user's words."""
-        return self.code + self.byte_code
+    def __bool__(self) -> bool:
+        return bool(self.code or self.byte_code)
+
+    def __str__(self) -> str:
+        found = [*self.code.items(), *self.byte_code.items()]
+        words = [f"{name} {how}" for name, how in found[:_NAMED]]
+        return "; ".join(words) + _more(len(found) - _NAMED)
+
+    def without(self, other: Doubts) -> Doubts:
+        """These doubts, less what `other` names."""
+        code = {name: how for name, how in self.code.items() if name not in other.code}
+        return Doubts(code, self.byte_code)
 
 
 def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
@@ -142,29 +154,33 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
     Keys that the store does not have, since an older release wrote it, say nothing.
 
     >>> old = {"output": {"details": {"the global 'T'": "float 1.0"}}}
-    >>> doubts(old, {"output": {"details": {"the global 'T'": "float 2.0"}}}).named
-    ("the global 'T' is 2.0, it was 1.0",)
+    >>> print(doubts(old, {"output": {"details": {"the global 'T'": "float 2.0"}}}))
+    the global 'T' (output_transform) is 2.0, it was 1.0
     """
-    code: list[str] = []
-    byte_code: list[str] = []
+    code: dict[str, str] = {}
+    byte_code: dict[str, str] = {}
     for which, old, new in _parts(stored, given):
         if old.get("fingerprint") is not None:
             continue
         for key in ("tensors", "modules"):
             before, now = old.get(key) or {}, new.get(key) or {}
             if list(before) != list(now) and _only_renamed(before, now):
-                code.append(f"the {key} have other names{which}")
+                code[f"the {key}{which}"] = "have other names"
         before, now = old.get("details"), new.get("details")
         if not isinstance(before, Mapping) or not isinstance(now, Mapping):
             continue
         for name in sorted(before.keys() | now.keys()):
             one, other = before.get(name), now.get(name)
             if one is None or other is None:
-                code.append(f"{name}{which} {'is gone' if other is None else 'is new'}")
+                code[f"{name}{which}"] = "is gone" if other is None else "is new"
             elif one != other and is_comparable(one, other):
                 found = byte_code if is_byte_code(one) else code
-                found.append(f"{name}{which} {_changed(one, other)}")
-    return Doubts((*dict.fromkeys(code), *_sources(stored, given)), tuple(dict.fromkeys(byte_code)))
+                found[f"{name}{which}"] = _changed(one, other)
+    data, new_data = stored.get("dataset", {}), given.get("dataset", {})
+    for key, words in (("input_getter", "the input_getter"), ("collate", "the collate_fn")):
+        if data.get(key) and key in new_data and data[key] != new_data[key]:
+            code[words] = "has changed"
+    return Doubts(code, byte_code)
 
 
 def is_opaque(made_from: Mapping[str, Any]) -> bool:
@@ -183,19 +199,6 @@ def _parts(
         for i, pair in enumerate(zip(old, new, strict=False))
     ]
     return [*members, (" (output_transform)", stored.get("output", {}), given.get("output", {}))]
-
-
-def _sources(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Functions beside the model whose source, or what they captured, is another now."""
-    found = []
-    for part, key, words in (
-        ("dataset", "input_getter", "input_getter"),
-        ("dataset", "collate", "collate_fn"),
-    ):
-        old, new = stored.get(part, {}).get(key) or {}, given.get(part, {}).get(key) or {}
-        if old and old != new:
-            found.append(f"the {words} has changed")
-    return found
 
 
 def _changed(old: str, new: str) -> str:
