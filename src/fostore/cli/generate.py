@@ -184,6 +184,15 @@ def generate(
             rich_help_panel=RECORD,
         ),
     ] = False,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck/--no-recheck",
+            help="Compute a committed batch again before going on with a store; without it, code that "
+            "differs is refused.",
+            rich_help_panel=RECORD,
+        ),
+    ] = True,
     progress: Annotated[
         bool | None,
         typer.Option(
@@ -235,6 +244,7 @@ def generate(
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
             accept_differences=accept_differences,
+            recheck=recheck,
         )
         typer.echo(summary(store))
 

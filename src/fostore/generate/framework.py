@@ -15,7 +15,7 @@ from fostore import identity, simplex
 from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import kept_random_states, stir_random_states
 from fostore.generate.source import Collate, Getter, Source
 from fostore.nested import map_leaves
 from fostore.schema import Array
@@ -73,6 +73,10 @@ class Framework(Protocol):
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         """A block whose draws leave no trace in any global random state."""
+        ...
+
+    def stir_random_states(self) -> None:
+        """Let everything that draws draw other numbers from now on."""
         ...
 
     def to_device(self, data: Any) -> Any:
@@ -165,6 +169,9 @@ class NumpyFramework:
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
 
     def to_device(self, data: Any) -> Any:
         return data

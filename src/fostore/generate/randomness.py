@@ -19,3 +19,9 @@ def kept_random_states() -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+def stir_random_states() -> None:
+    """Whatever draws from the global states of NumPy and Python draws other numbers from now on."""
+    random.seed(random.getrandbits(64) ^ 1)
+    np.random.seed(random.getrandbits(32))

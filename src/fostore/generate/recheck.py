@@ -135,8 +135,7 @@ class Recheck:
         if isinstance(source, MapSource):
             while self._wanted:
                 indices = self._batch_of(source, self._wanted[0])
-                with self._framework.kept_random_states():
-                    self._compare(indices, functools.partial(self._read, source, indices))
+                self._compare(indices, functools.partial(self._read, source, indices))
                 self._wanted = [row for row in self._wanted if row not in indices]
         else:
             for indices, inputs in steps(source, Ranges.of((0, 1))):
@@ -150,8 +149,7 @@ class Recheck:
         """A stream comes by with a batch: it is computed if it is one of those that are wanted."""
         if any(row in indices for row in self._wanted):
             self._wanted = [row for row in self._wanted if row not in indices]
-            with self._framework.kept_random_states():
-                self._compare(indices, lambda: inputs)
+            self._compare(indices, lambda: inputs)
             if not self._wanted:
                 self._say()
 
@@ -166,6 +164,12 @@ class Recheck:
         return next(fingerprint.read_batches(source, [indices]))
 
     def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
+        with self._framework.kept_random_states():
+            # A run begins with the random states of the last one: what draws would repeat itself.
+            self._framework.stir_random_states()
+            self._compare_stirred(indices, read)
+
+    def _compare_stirred(self, indices: Indices, read: Callable[[], Any]) -> None:
         inputs = read()
         hashes = self._hash(inputs, indices)
         first = self._compute(indices, inputs)

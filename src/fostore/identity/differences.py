@@ -177,9 +177,8 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
                 found = byte_code if is_byte_code(one) else code
                 found[f"{name}{which}"] = _changed(one, other)
     data, new_data = stored.get("dataset", {}), given.get("dataset", {})
-    for key, words in (("input_getter", "the input_getter"), ("collate", "the collate_fn")):
-        if data.get(key) and key in new_data and data[key] != new_data[key]:
-            code[words] = "has changed"
+    if data.get("input_getter") not in (None, new_data.get("input_getter")):
+        code["the input_getter"] = "has changed"
     return Doubts(code, byte_code)
 
 

@@ -24,7 +24,7 @@ from fostore.generate.framework import (
     signature_of,
 )
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import kept_random_states, stir_random_states
 from fostore.generate.source import Source
 from fostore.schema import Array
 
@@ -53,6 +53,9 @@ class JaxFramework:
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
 
     def to_device(self, data: Any) -> Any:
         return to_device(data, self._device)
@@ -223,7 +226,8 @@ def see(item: Any) -> Any:
     if isinstance(item, jax.Device):
         return "a device"  # recorded elsewhere, and never compared
     if isinstance(item, (dict, list, tuple, type, types.FunctionType)) or callable(item):
-        return _settings(item) if hasattr(item, "_pytree__nodes") else None
+        is_flax = hasattr(item, "_pytree__nodes") or _is_linen(item)
+        return _settings(item) if is_flax and not isinstance(item, type) else None
     leaves, structure = jax.tree_util.tree_flatten_with_path(item)
     if jax.tree_util.treedef_is_leaf(structure):
         return None
@@ -232,8 +236,13 @@ def see(item: Any) -> Any:
 
 def _settings(item: Any) -> dict[str, Any]:
     """What an object holds, without what Flax notes about it."""
+    notes = "_" if _is_linen(item) else "_pytree__"
     held = identity.attributes_of(item)
-    return {name: value for name, value in held.items() if not name.startswith("_pytree__")}
+    return {name: value for name, value in held.items() if not name.startswith(notes)}
+
+
+def _is_linen(item: Any) -> bool:
+    return any(base.__module__.startswith("flax.linen.") for base in type(item).__mro__)
 
 
 def _leaves(data: Any) -> dict[str, str] | None:

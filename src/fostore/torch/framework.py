@@ -12,7 +12,7 @@ import torch
 from fostore import identity
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading, Selection, says_out_of_memory, signature_of
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import kept_random_states, stir_random_states
 from fostore.generate.source import Source
 from fostore.nested import map_leaves
 from fostore.schema import Array
@@ -56,6 +56,15 @@ class TorchFramework:
             if self._device.type == "mps":
                 stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
             yield
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
+        seed = int(torch.randint(1 << 62, ()))
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` reaches further
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+        if self._device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def to_device(self, data: Any) -> Any:
         return to_device(data, self._device)

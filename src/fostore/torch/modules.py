@@ -186,7 +186,7 @@ def describe(model: Model) -> dict[str, Any]:
             for key, value in _settings(part).items():
                 details.put(f"the attribute {f'{name}.{key}'.lstrip('.')!r}", value)
     for kind, found in settings.items():
-        details.put(f"the settings of {kind}", found)
+        details.put(f"a setting of {kind}", found)
     return {
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
