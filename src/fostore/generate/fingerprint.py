@@ -5,28 +5,25 @@ Every reading here leaves the global random states as they were.
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fostore import identity
 from fostore.errors import ArgumentError, FostoreError
+from fostore.generate import mixing
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Source, failed, first_of
+from fostore.generate.source import Indices, MapSource, Source, failed, read_batches
 from fostore.nested import leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
 HASHED, UNSTABLE, OPAQUE = "hashed", "unstable", "opaque"
 
-REREADS = 8
+REREADS = mixing.TIMES
 """A coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases."""
-_ENDLESS = 1 << 62
 _FEW = 8
 """Samples that are read twice where nothing but a stack is made of them."""
 _MANY_LABELS = 10_000_000
@@ -50,7 +47,7 @@ def content_of(framework: Framework, source: Source, first: int) -> str:
     samples of it where they are only stacked); of a stream, which may be read once only, nothing.
 
     Raises:
-        ArgumentError: batches are mixed; see `refuse_mixing`.
+        ArgumentError: batches are mixed; see `mixing`.
         GenerationError: the dataset failed; names the samples.
     """
     if not isinstance(source, MapSource):
@@ -60,102 +57,25 @@ def content_of(framework: Framework, source: Source, first: int) -> str:
         batch = batch[:_FEW]
     with framework.kept_random_states():
         # in one go, so that workers with a seed of their own draw on
+        first_read, second_read = read_batches(source, [batch, batch])
         one, other = (
-            hash_inputs(framework, inputs, len(batch))
-            for inputs in read_batches(source, [batch, batch])
+            hash_inputs(framework, read, len(batch)) for read in (first_read, second_read)
         )
         if one is None or other is None:
             return OPAQUE
         if np.array_equal(one, other):
             return HASHED
         sample = int(batch[int(np.flatnonzero(one != other)[0])])
-        if len(set(read_alone(framework, source, [sample] * REREADS))) == 1:
-            raise _mixed(sample)
+        if mixing.varies(framework, [first_read, second_read], len(batch)).any():
+            alone = [range(sample, sample + 1)] * REREADS
+            if not mixing.varies(framework, read_batches(source, alone), 1).any():
+                raise mixing.refusal(sample)
     warnings.warn(
         f"sample {sample} reads differently each time (random augmentation?); on resume, length, "
         "labels and ids decide whether the dataset is the same, not its content",
         stacklevel=2,
     )
     return UNSTABLE
-
-
-def refuse_mixing(
-    framework: Framework,
-    source: Source,
-    wanted: Ranges,
-    probed: Callable[[Callable[[Any], Any]], Source | None],
-) -> None:
-    """Raise where the user's collate_fn makes inputs of several samples each (mixup, cutmix).
-
-    The samples of the first batch are read once and collated eight times, in the place where they
-    are always collated (a worker). It costs nothing where batches are only stacked.
-
-    Args:
-        wanted: the rows that will be computed.
-        probed: the same data with another collate_fn; None where it can be read once only.
-
-    Raises:
-        ArgumentError: says what to do.
-    """
-    if source.collate is None:
-        return
-    with framework.kept_random_states():
-        probe = probed(Mixing(framework, source.collate))
-        batch: Indices = range(_ENDLESS)
-        if isinstance(probe, MapSource):
-            found = []
-            batches: Iterator[Indices] = iter(probe.batches.touching(wanted))
-            for batch in islice(batches, 1):
-                found = list(read_batches(probe, [batch]))
-        else:
-            found = [] if probe is None else list(islice(probe.read(), 1))
-    for place in (int(answer[0]) for answer in found):
-        if place >= 0:
-            raise _mixed(int(batch[place]))
-
-
-class Mixing:
-    """A collate_fn that tells which sample of a batch a collate_fn mixes with others, as an array (1,).
-
-    It is the place of a sample whose input differs from time to time in its batch and never alone;
-    -1 where there is none.
-    """
-
-    def __init__(self, framework: Framework, collate: Callable[[Any], Any]) -> None:
-        self._framework = framework
-        self._collate = collate
-
-    def __call__(self, samples: Any) -> Array:
-        together = self._hashes(samples)
-        if together is None:
-            return np.array([-1])
-        for place in np.flatnonzero((together != together[0]).any(0))[:1].tolist():
-            alone = self._hashes(samples[place : place + 1])
-            if alone is not None and (alone == alone[0]).all():
-                return np.array([place])
-        return np.array([-1])
-
-    def _hashes(self, samples: Any) -> Array | None:
-        """The hashes of samples (times, n), collated some times; None where they have no bytes."""
-        found = []
-        for _ in range(REREADS):
-            with suppress(TypeError, RuntimeError):  # what cannot be copied is collated as it is
-                samples = copy.deepcopy(samples)
-            inputs = first_of(self._collate(samples))
-            hashes = hash_inputs(self._framework, inputs, len(samples))
-            if hashes is None:
-                return None
-            found.append(hashes)
-        return np.array(found)
-
-
-def _mixed(sample: int) -> ArgumentError:
-    return ArgumentError(
-        f"the input of sample {sample} is another one each time its batch is collated, and always the "
-        "same alone: the collate_fn mixes samples (mixup, cutmix) or changes their order, and the "
-        "distribution of a mixed input belongs to no sample. Generate without it (the dataset itself, "
-        "or collate_fn= one that only stacks), and mix when you train"
-    )
 
 
 def check_content(
@@ -229,23 +149,6 @@ def read_alone(framework: Framework, source: MapSource, indices: Sequence[int]) 
         at = indices[min(len(hashes), len(indices) - 1)]
         raise failed("dataset", range(at, at + 1), error) from error
     return hashes
-
-
-def read_batches(source: MapSource, batches: Sequence[Indices]) -> Iterator[Any]:
-    """The collated inputs of some batches of a map dataset, read one after the other.
-
-    Raises:
-        GenerationError: the dataset failed; names the samples.
-    """
-    reader = iter(source.read(batches, True))
-    for indices in batches:
-        try:
-            inputs = next(reader)
-        except FostoreError:
-            raise
-        except Exception as error:
-            raise failed("dataset", indices, error) from error
-        yield inputs
 
 
 def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array | None:

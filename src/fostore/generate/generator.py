@@ -22,6 +22,7 @@ from fostore.generate.adapters import adapt
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
+from fostore.generate.mixing import refuse_mixing
 from fostore.generate.numpy_source import is_array
 from fostore.generate.source import (
     Indices,
@@ -214,7 +215,7 @@ class Generator(ABC):
                     f"{', '.join(given)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
-            fingerprint.refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
+            refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
             with framework.running(self._models):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)

@@ -31,7 +31,7 @@ from fostore.errors import RowError
 from fostore.generate import fingerprint
 from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Sequential, Source, steps
+from fostore.generate.source import Indices, MapSource, Sequential, Source, read_batches, steps
 from fostore.identity import Doubts
 from fostore.ranges import Ranges, describe
 from fostore.schema import Array, Schema
@@ -161,7 +161,7 @@ class Recheck:
         return batches.holding(row)
 
     def _read(self, source: MapSource, indices: Indices) -> Any:
-        return next(fingerprint.read_batches(source, [indices]))
+        return next(read_batches(source, [indices]))
 
     def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
         with self._framework.kept_random_states():
@@ -225,7 +225,7 @@ class Recheck:
         if isinstance(self._source, MapSource):
             # in one go, so that workers with a seed of their own draw on
             times = [indices] * fingerprint.REREADS
-            for inputs in fingerprint.read_batches(self._source, times):
+            for inputs in read_batches(self._source, times):
                 again = self._hash(inputs, indices)
                 if again is None or not np.array_equal(again, hashes):
                     self._cannot_tell("its inputs read differently each time")

@@ -206,6 +206,23 @@ def _stream(
             seen(indices, inputs)
 
 
+def read_batches(source: MapSource, batches: Sequence[Indices]) -> Iterator[Any]:
+    """The collated inputs of some batches of a map dataset, read one after the other.
+
+    Raises:
+        GenerationError: the dataset failed; names the samples.
+    """
+    reader = iter(source.read(batches, True))
+    for indices in batches:
+        try:
+            inputs = next(reader)
+        except FostoreError:
+            raise
+        except Exception as error:
+            raise failed("dataset", indices, error) from error
+        yield inputs
+
+
 def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:
     """The error that says which samples were at hand when the model or the dataset failed."""
     return GenerationError(

@@ -26,6 +26,7 @@ from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
 from fostore.generate.loop import run
+from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
@@ -129,7 +130,7 @@ class StoreRun:
     ) -> None:
         """`made_from` and `meta` give the identity and the metadata for a resolved output mode.
 
-        `described` looks at the model once more; `probed`: see `fingerprint.refuse_mixing`.
+        `described` looks at the model once more; `probed`: see `mixing.refuse_mixing`.
         """
         self._framework = framework
         self._source = source
@@ -158,11 +159,9 @@ class StoreRun:
                 self._resume(target.path)
                 self._record()
             self._wanted = self._missing()
+            if not resumes:
+                self._begin_reading()
             if self._wanted.items:
-                fingerprint.refuse_mixing(self._framework, source, self._wanted, self._probed)
-                if not resumes and self._content == fingerprint.HASHED:
-                    first = 0 if target.rows is None else target.rows[0]
-                    self._content = fingerprint.content_of(self._framework, source, first)
                 rows = target.rows or (0, source.num_samples)
                 total = None if rows[1] is None else rows[1] - rows[0]
                 done = sum(b - a for a, b in self._there.overlap(rows[0], rows[1] or _ENDLESS))
@@ -207,6 +206,14 @@ class StoreRun:
                 f"{source.num_samples}; the store is not whole"
             )
 
+    def _begin_reading(self) -> None:
+        """What inputs are good for, before a new store gets any."""
+        target, source = self._target, self._source
+        refuse_mixing(self._framework, source, self._wanted, self._probed)
+        if self._content == fingerprint.HASHED:
+            first = 0 if target.rows is None else target.rows[0]
+            self._content = fingerprint.content_of(self._framework, source, first)
+
     def _record(self) -> None:
         """Keep what was accepted in the metadata, before anything is computed on top of it."""
         if self._writer is None or not self._accepted:
@@ -244,6 +251,9 @@ class StoreRun:
         else:
             self._there = self._create(None, stored).committed
             self._nameless = not stored
+        missing = self._missing()
+        if missing.items:
+            refuse_mixing(self._framework, self._source, missing, self._probed)
         if not self._there.items:
             return
         if self._content == fingerprint.HASHED and isinstance(self._source, MapSource):

@@ -8,7 +8,7 @@ from fostore.identity.details import UNSEEN, Details, See, attributes_of
 from fostore.identity.differences import Doubts, differences, doubts, is_opaque, refuse
 from fostore.identity.functions import Leaves, describe_callable, describe_function
 from fostore.identity.hashing import array_entry, hash_bytes, hash_leaves, hash_values, row_hashes
-from fostore.identity.source import filled_cells, is_library
+from fostore.identity.source import filled_cells, is_of_library
 
 __all__ = [
     "UNSEEN",
@@ -26,7 +26,7 @@ __all__ = [
     "hash_bytes",
     "hash_leaves",
     "hash_values",
-    "is_library",
+    "is_of_library",
     "is_opaque",
     "refuse",
     "row_hashes",

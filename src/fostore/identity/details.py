@@ -22,7 +22,14 @@ from typing import Any
 import numpy as np
 
 from fostore.identity.hashing import hash_bytes, hash_leaves
-from fostore.identity.source import code_entry, filled_cells, is_library, names_read
+from fostore.identity.source import (
+    HEAP,
+    code_entry,
+    filled_cells,
+    is_library,
+    is_of_library,
+    names_read,
+)
 
 See = Callable[[Any], "str | Mapping[str, Any] | None"]
 """How a framework sees an object: an entry (`UNSEEN` where it cannot be hashed), its parts by name,
@@ -34,7 +41,6 @@ _DEPTH, _MOST, _MOST_BYTES, _MOST_ENTRIES = 20, 100_000, 1 << 30, 500
 _SILENT = frozenset("__init__ __new__ __repr__ __str__ __eq__ __hash__ __del__ __reduce__".split())
 """Methods that say nothing of what an object that exists already gives."""
 _NEUTRAL = (logging.Logger, logging.LoggerAdapter, type(threading.Lock()), type(threading.RLock()))
-_HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that was written in Python
 _NO_STATE = (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError)
 
 
@@ -85,7 +91,7 @@ class Details:
     def look_at_class(self, kind: type) -> None:
         """Every method and class attribute of a class and its bases that belong to no library."""
         for base in kind.__mro__:
-            if is_library(base.__module__) or id(base) in self._memo:
+            if is_of_library(base) or id(base) in self._memo:
                 continue
             self._memo[id(base)] = f"class {base.__qualname__}"
             self._alive.append(base)
@@ -179,7 +185,7 @@ class Details:
         self.look_at_class(type(item))
         if parts is None:
             parts = attributes_of(item)
-            if not parts or any(not base.__flags__ & _HEAP for base in type(item).__mro__[:-1]):
+            if not parts or any(not base.__flags__ & HEAP for base in type(item).__mro__[:-1]):
                 reduced = _reduced(item)  # its state lies outside Python
                 if reduced is None:
                     return self._unseen()

@@ -24,6 +24,8 @@ _OWN = "fostore"
 _LIBRARY_FOLDERS = tuple(
     {sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")}
 )
+HEAP = 1 << 9
+"""Py_TPFLAGS_HEAPTYPE: a class that was written in Python."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -39,6 +41,13 @@ def is_library(module: str) -> bool:
         return top in sys.builtin_module_names
     folders = ("site-packages", "dist-packages")
     return file.startswith(_LIBRARY_FOLDERS) or any(f"/{name}/" in file for name in folders)
+
+
+def is_of_library(kind: type) -> bool:
+    """Whether a class belongs to a library; what `exec` makes without a `__name__` says "builtins"."""
+    if kind.__module__ == "builtins":
+        return not kind.__flags__ & HEAP
+    return is_library(kind.__module__)
 
 
 def code_entry(function: types.FunctionType) -> str:

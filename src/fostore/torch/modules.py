@@ -180,7 +180,7 @@ def describe(model: Model) -> dict[str, Any]:
     settings: dict[str, dict[str, Any]] = {}
     for name, part in module.named_modules():
         details.look_at_class(type(part))
-        if identity.is_library(type(part).__module__):  # many: one entry a class
+        if identity.is_of_library(type(part)):  # many: one entry a class
             settings.setdefault(type(part).__qualname__, {})[name] = _settings(part)
         else:
             for key, value in _settings(part).items():
@@ -204,8 +204,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     held = {
         name: value
         for name, value in identity.attributes_of(module).items()
-        if name not in _BASE
-        and not (name.startswith("_") and identity.is_library(type(module).__module__))
+        if name not in _BASE and not (name.startswith("_") and identity.is_of_library(type(module)))
     }
     buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
     hooks = {name: list(getattr(module, name, {}).values()) for name in _HOOKS}
