@@ -104,15 +104,22 @@ class Details:
                     self.put(f"{base.__qualname__}.{name}", value)
 
     def _root(self, model: Any) -> None:
+        self._alive.append(model)
         if isinstance(model, functools.partial):
             self.put("the arguments of the partial", [model.args, model.keywords])
             self._root(model.func)
         elif isinstance(model, types.MethodType):
             self._root(model.__self__)
             self.entry(model.__func__)
-        elif inspect.isroutine(model) or inspect.isclass(model) or hasattr(model, "__wrapped__"):
+        elif (
+            inspect.isroutine(model)
+            or inspect.isclass(model)
+            or hasattr(model, "__wrapped__")
+            or _plain(model) is not None
+        ):
             self.put("the function", model)
         else:
+            self._memo[id(model)] = "itself"
             self.look_at_class(type(model))
             parts = None if self._see is None else self._see(model)
             for name, value in (
@@ -203,7 +210,7 @@ class Details:
             return f"function {function.__module__}.{name} {within}".rstrip()
         self._keep(f"the code of {name}", code_entry(function))
         for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if cell in cells and free != "__class__":
+            if free != "__class__" and any(cell is one for one in cells):  # `==` compares contents
                 self._keep(f"{free!r} in {name}", self.entry(cell.cell_contents, depth))
         if function.__defaults__ or function.__kwdefaults__:
             defaults = [function.__defaults__, function.__kwdefaults__]
@@ -268,6 +275,8 @@ def _plain(item: Any) -> str | None:
         return f"{type(item).__name__} {_hash([str(item)])}"
     if isinstance(item, np.generic):
         return f"{item.dtype.name} {_hash([repr(item.tolist())])}"
+    if isinstance(item, np.ufunc):
+        return f"ufunc {item.__name__}"
     if item is NotImplemented or item is Ellipsis or isinstance(item, np.dtype):
         return str(item)
     return None
