@@ -163,7 +163,8 @@ def describe(model: Model) -> dict[str, Any]:
     """The identity of a model: class, parts and tensors of a module, and its details.
 
     What `state_dict` keeps as plain tensors decides; quantised weights, extra state, buffers that are
-    not persistent, settings, attributes, hooks and code are details (see `identity.Details`).
+    not persistent, settings, attributes and code are details (see `identity.Details`). Hooks are not: most of
+    them only watch, and what others change is seen in the rows.
     """
     if not isinstance(model, nn.Module):
         return identity.describe_callable(model, _leaves, see)
@@ -196,7 +197,6 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 _BASE = frozenset(vars(nn.Module())) | {"training"}
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -207,9 +207,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         if name not in _BASE and not (name.startswith("_") and identity.is_of_library(type(module)))
     }
     buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
-    hooks = {name: list(getattr(module, name, {}).values()) for name in _HOOKS}
     code = getattr(module, "code", None)  # of scripted and exported modules
-    found = {**held, **buffers, **{name: hook for name, hook in hooks.items() if hook}}
+    found = {**held, **buffers}
     return {**found, "code": code} if isinstance(code, str) else found
 
 
