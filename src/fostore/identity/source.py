@@ -73,6 +73,7 @@ def is_byte_code(entry: str) -> bool:
 def source_of(function: types.FunctionType) -> str | None:
     """A function's source without comments, docstrings and layout; None where it cannot be found."""
     code = function.__code__
+    linecache.checkcache(code.co_filename)  # a module may have been edited and loaded again
     text = "".join(linecache.getlines(code.co_filename, function.__globals__))
     found = _functions_in(text).get((code.co_firstlineno, code.co_name), ())
     if len(found) > 1:  # lambdas of one line: the smallest one that holds the code
