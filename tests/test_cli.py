@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,6 +260,39 @@ def test_generate_is_told_of_members_and_of_a_fixed_batch(run: Cli) -> None:
     result = run(*command, "--members", "--pad-last")
     assert result.code == 0, result.err
     assert "50 rows of 2 members x 3 classes" in result.out
+
+
+def test_generate_computes_again_unless_it_is_told_not_to(run: Cli) -> None:
+    form = (
+        "import numpy as np\nNOTE = {note}\n"
+        "class Net:\n"
+        "    def __init__(self):\n"
+        "        self.scale = {scale}\n"
+        "    def __call__(self, x):\n"
+        "        return np.asarray(x)[:, :3] * self.scale\n"
+        "net = Net()\n"
+    )
+    command = ["generate", "nets.py:net", "models.py:data", "-o", "x.zarr"]
+    command += ["--output-mode", "logits", "--framework", "numpy", "--rows"]
+
+    def go(rows: str, *options: str, note: int = 1, scale: float = 1.0) -> Any:
+        Path("nets.py").write_text(form.format(note=note, scale=scale))
+        sys.modules.pop("nets", None)
+        return run(*command, rows, *options)
+
+    assert go("0:20").code == 0
+    refused = go("20:50", scale=4.0)
+    assert refused.code != 0
+    assert "another distribution for sample 0" in refused.err
+    assert "'scale' is 4.0, it was 1.0" in refused.err
+    refused = go("20:50", "--no-recheck", scale=4.0)
+    assert refused.code != 0
+    assert "recheck=False computes nothing again" in refused.err
+    assert go("20:40", "--no-recheck", note=2).code == 0
+    assert "recheck=False" in fostore.open("x.zarr").meta["accepted_differences"][0]
+    last = go("40:50", note=3)
+    assert last.code == 0
+    assert last.err.strip() == ""
 
 
 def test_generate_takes_torch_objects_to_the_torch_generator(run: Cli) -> None:

@@ -332,7 +332,7 @@ class Writer:
         self._units.replan(self._header)
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
-        """Add or replace keys of the metadata; written when the store is sealed, at once where it is.
+        """Add or replace keys of the metadata; durable when it returns.
 
         No digest changes: it covers the rows and what they are.
         """
@@ -341,6 +341,8 @@ class Writer:
         self._header = replace(self._header, meta={**self._header.meta, **checked}, updated=now())
         if self._header.sealed:
             self._units.finish(self._header)
+        else:
+            self._units.replan(self._header)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""

@@ -210,6 +210,15 @@ def generate(
             rich_help_panel=RECORD,
         ),
     ] = False,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck/--no-recheck",
+            help="Compute a committed batch again before going on with a store; without it, code that "
+            "differs is refused.",
+            rich_help_panel=RECORD,
+        ),
+    ] = True,
     progress: Annotated[
         bool | None,
         typer.Option(
@@ -265,6 +274,7 @@ def generate(
             accept_differences=accept_differences,
             num_draws=num_draws,
             seed=seed,
+            recheck=recheck,
         )
         typer.echo(summary(store))
 

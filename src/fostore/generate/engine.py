@@ -43,8 +43,8 @@ class Engine:
     """Models, what their output means and what is kept of it: a function from inputs to rows.
 
     `selection.mode` is "auto" until the first batch has decided. `limit` is the number of samples
-    that fit the device, once an out-of-memory error has shown it; `tol` is how far sums may be off in
-    the dtype of the outputs, known from the first batch on.
+    that fit the device, once an out-of-memory error has shown it; `dtype` is that of the outputs and
+    `tol` how far sums may be off in it, known from the first batch on.
 
     No model sees memory that anybody else holds: what it does to its input reaches neither the
     user's data nor the next model.
@@ -80,6 +80,7 @@ class Engine:
         self.was_auto = was_auto and not trying
         self.limit: int | None = None
         self.tol: float | None = None
+        self.dtype = ""
         self._callers = [Caller(framework, model) for model in models]
         self._many = many or drawing is not None
         self._transform = None if transform is None else Guarded(framework, transform)
@@ -211,8 +212,8 @@ class Engine:
         if not self._first_axis_counts:
             tensor = self._counting_first(tensor, inputs, indices)
         if self.tol is None:
-            dtype = self.framework.dtype_name(tensor)
-            self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
+            self.dtype = self.framework.dtype_name(tensor)
+            self.tol = output.tolerance(self.dtype, tensor.shape[-1], self._tol)
         return tensor[:rows] if rows < filled else tensor
 
     def _outputs(self, inputs: Any, indices: Indices, owned: bool) -> list[Any]:

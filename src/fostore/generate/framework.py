@@ -18,7 +18,13 @@ from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.assembly import Collate
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import Draw, kept_random_states, random_state, seed_random_states
+from fostore.generate.randomness import (
+    Draw,
+    kept_random_states,
+    random_state,
+    seed_random_states,
+    stir_random_states,
+)
 from fostore.generate.source import Source
 from fostore.nested import Getter, map_leaves
 from fostore.schema import Array
@@ -106,6 +112,10 @@ class Framework(Protocol):
         """A block whose draws leave no trace in any global random state."""
         ...
 
+    def stir_random_states(self) -> None:
+        """Let everything that draws draw other numbers from now on."""
+        ...
+
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         """Nested data with every array on the device; dtypes and containers stay as they are.
 
@@ -167,7 +177,11 @@ class Framework(Protocol):
         ...
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
-        """The identity of a model (DESIGN: identity): its class and tensors, or {"opaque": True}."""
+        """The identity of a model (DESIGN: identity): its class, tensors and details."""
+        ...
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What a function is made of, as `identity.Details` keeps it."""
         ...
 
     def software(self) -> dict[str, str]:
@@ -222,6 +236,9 @@ class NumpyFramework:
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return copied(data) if copy else data
@@ -299,6 +316,9 @@ class NumpyFramework:
         if isinstance(model, Adapted):
             return model.describe()
         return identity.describe_callable(model, identity.hash_leaves)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details().of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "numpy", "framework_version": np.__version__}

@@ -9,6 +9,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -16,13 +17,13 @@ import numpy as np
 from fostore import identity
 from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
-from fostore.generate import output
+from fostore.generate import fingerprint, output
 from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.draws import Drawing, check_draws, drawn_source
 from fostore.generate.engine import Computed, Engine
-from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
+from fostore.generate.mixing import refuse_mixing
 from fostore.generate.source import (
     Indices,
     MapSource,
@@ -134,6 +135,7 @@ class Generator(ABC):
         accept_differences: bool = False,
         num_draws: int | None = None,
         seed: int = 0,
+        recheck: bool = True,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -167,6 +169,9 @@ class Generator(ABC):
                 that cannot be hashed (a served model, a jit function over global parameters).
             accept_differences: go on with a store although the model or the dataset is another than
                 it was made from; what differs is recorded in the metadata.
+            recheck: compute one committed batch again and compare it (see "resume" in the docs) before
+                a store goes on or is returned whole. False skips that, which is recorded in the
+                metadata; code, attributes and globals that differ are then refused.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.
@@ -203,6 +208,12 @@ class Generator(ABC):
         reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
+
+        def probed(collate: Callable[[Any], Any]) -> Source | None:
+            if hasattr(dataset_or_loader, "__next__"):
+                return None
+            return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
+
         rows = _check_rows(rows, source)
         batch_size = self._batch_size(dataset_or_loader, source)
         engine_options: dict[str, Any] = {"again": _reader(source)}
@@ -228,6 +239,7 @@ class Generator(ABC):
                 "views": views is not None,
                 "unit_rows": unit_rows is not None,
                 "accept_differences": accept_differences,
+                "recheck": not recheck,
             }
             given = [name for name, is_given in only_stored.items() if is_given]
             if given:
@@ -235,6 +247,7 @@ class Generator(ABC):
                     f"{', '.join(given)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
+            refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
             with framework.running(self._models, draws):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
@@ -251,11 +264,12 @@ class Generator(ABC):
             commit_seconds,
             tol,
             accept_differences,
+            recheck,
+            is_named=model_fingerprint is not None,
         )
         check_target(target, source)
         with framework.kept_random_states():
-            model = self._describe_models(model_fingerprint)
-            dataset = describe_dataset(
+            dataset = fingerprint.describe_dataset(
                 source,
                 ids=ids,
                 views=encoded,
@@ -264,13 +278,18 @@ class Generator(ABC):
             )
         recorded = {"num_draws": num_draws, "seed": seed} if draws else {}
         transform = identity.describe_function(self.output_transform)
-        outside = identity.details_of(self.output_transform)
-        details = {} if outside is None else {"details": outside}
+
+        def described() -> dict[str, Any]:
+            function = self.output_transform
+            details = {} if function is None else framework.details(function)
+            with framework.kept_random_states():
+                return {"model": self._describe_models(model_fingerprint), "output": details}
+
+        first = described()
 
         def made_from(mode: output.Mode) -> dict[str, Any]:
-            parts = {"model": model, "dataset": dict(dataset)}
-            said = {"mode": output.named(mode), "transform": transform, **details, **drawn}
-            return {**parts, "output": said}
+            said = {"mode": output.named(mode), "transform": transform, **first["output"], **drawn}
+            return {"model": first["model"], "dataset": dict(dataset), "output": said}
 
         storing = StoreRun(
             framework,
@@ -278,7 +297,9 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
+            described=described,
             meta=lambda mode: {**self._meta(mode, batch_size), **recorded},
+            probed=probed,
             hashes_inputs=dataset_fingerprint is None,
         )
         with framework.running(self._models, draws):
@@ -469,7 +490,7 @@ def _reader(source: Source) -> Callable[[Indices], Any] | None:
         return None
 
     def again(indices: Indices) -> Any:
-        ((_, inputs),) = source.inputs([indices], few=True)
+        (inputs,) = source.few(indices)
         return inputs
 
     return again

@@ -76,6 +76,11 @@ def _torch() -> Any | None:
     return torch if hasattr(torch, "default_generator") else None
 
 
+def stir_random_states() -> None:
+    """Whatever draws from the global states draws other numbers from now on."""
+    seed_random_states(np.random.SeedSequence(random.getrandbits(64) ^ 1))
+
+
 class Seeded:
     """A map dataset in which sample `draw * len + index` is sample `index`, as it reads in that draw.
 

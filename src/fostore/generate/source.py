@@ -154,6 +154,10 @@ class MapSource:
                 raise self._named(self._samples(indices), error) from error
             yield indices, inputs
 
+    def few(self, *batches: Indices) -> Iterator[Any]:
+        """The inputs of a handful of batches, read one after the other; see `inputs`."""
+        return (inputs for _, inputs in self.inputs(batches, few=True))
+
     def _samples(self, indices: Indices) -> Indices:
         """The samples that indices mean, whichever draw they are of."""
         return np.asarray(indices) % self.num_samples if self.seeded else indices

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fostore import identity
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -22,6 +23,7 @@ from fostore.generate.randomness import (
     kept_random_states,
     random_state,
     seed_random_states,
+    stir_random_states,
 )
 from fostore.generate.source import Source
 from fostore.nested import map_leaves
@@ -99,6 +101,14 @@ class TorchFramework:
             return True
         return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
+    def stir_random_states(self) -> None:
+        stir_random_states()
+        seed = int(torch.randint(1 << 62, ()))
+        if self._draws_on_cuda():
+            torch.cuda.manual_seed_all(seed)
+        if self._device.type == "mps":
+            torch.mps.manual_seed(seed)
+
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)
 
@@ -155,6 +165,9 @@ class TorchFramework:
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
         return modules.describe(model)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details(modules.see).of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "torch", "framework_version": str(torch.__version__)}

@@ -115,47 +115,103 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """The identity of a model: class, parts and tensors of a module; else opaque (see `identity`)."""
+    """The identity of a model: class, parts and tensors of a module, and its details.
+
+    What `state_dict` keeps as plain tensors decides; quantised weights, extra state, buffers that are
+    not persistent, settings, attributes and code are details (see `identity.Details`). Hooks are not: most of
+    them only watch, and what others change is seen in the rows.
+    """
     if not isinstance(model, nn.Module):
-        return identity.describe_callable(model, _leaves)
+        return identity.describe_callable(model, _leaves, see)
     module = unwrapped(model)
     tensors: dict[str, str] = {}
-    opaque = False
-    for name, tensor in module.state_dict().items():
-        entry = _entry(tensor) if isinstance(tensor, torch.Tensor) else None
-        if entry is None:
-            opaque = opaque or isinstance(tensor, torch.Tensor)
-        else:
+    state = module.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        entry = _entry(tensor) if _is_plain(tensor) else None
+        if entry is not None:
             tensors[name] = entry
-    described: dict[str, Any] = {
+    details = identity.Details(see, known=[state[name] for name in tensors])
+    for name in state.keys() - tensors.keys():
+        details.put(f"the state {name!r}", state[name])
+    settings: dict[str, dict[str, Any]] = {}
+    for name, part in module.named_modules():
+        details.look_at_class(type(part))
+        if identity.is_of_library(type(part)):  # many: one entry a class
+            settings.setdefault(type(part).__qualname__, {})[name] = _settings(part)
+        else:
+            for key, value in _settings(part).items():
+                details.put(f"the attribute {f'{name}.{key}'.lstrip('.')!r}", value)
+    for kind, found in settings.items():
+        details.put(f"a setting of {kind}", found)
+    return {
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
         "tensors": tensors,
-        "details": _details(module),
+        **details.result(),
     }
-    # A module without a tensor may still hold numbers; only what it gives can tell.
-    return {**described, "opaque": True} if opaque or not tensors else described
 
 
-def _details(module: nn.Module) -> str:
-    """What a state_dict leaves out: buffers that are not persistent, settings, the code of forward.
+_BASE = frozenset(vars(nn.Module())) | {"training"}
 
-    See `identity.details_of` for what a difference means.
-    """
-    kept = module.state_dict().keys()
-    buffers = [(n, _entry(b)) for n, b in module.named_buffers() if n not in kept]
-    settings = [(n, part.extra_repr()) for n, part in module.named_modules()]
-    codes = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
-    code = [c.co_code.hex() for c in codes if c is not None]
-    return identity.hash_bytes(repr((buffers, settings, code)).encode())
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside what `state_dict` keeps, and beside the modules in it."""
+    held = {
+        name: value
+        for name, value in identity.attributes_of(module).items()
+        if name not in _BASE and not (name.startswith("_") and identity.is_of_library(type(module)))
+    }
+    buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
+    code = getattr(module, "code", None)  # of scripted and exported modules
+    found = {**held, **buffers}
+    return {**found, "code": code} if isinstance(code, str) else found
+
+
+def see(item: Any) -> Any:
+    """See `identity.See`."""
+    if isinstance(item, torch.Tensor):
+        return _entry(item) or identity.UNSEEN
+    if isinstance(item, nn.Module):
+        module = unwrapped(item)
+        held = {**module._parameters, **module._buffers, **module._modules}
+        extra = getattr(type(module), "get_extra_state", nn.Module.get_extra_state)
+        if extra is not nn.Module.get_extra_state:
+            held["extra state"] = module.get_extra_state()
+        return {**held, **_settings(module)}
+    if isinstance(item, torch.device):
+        return "a device"  # recorded elsewhere, and never compared
+    if isinstance(item, (torch.dtype, torch.layout, torch.memory_format, torch.Size)):
+        return str(item)
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_quantized
 
 
 def _entry(tensor: torch.Tensor) -> str | None:
     try:
+        if tensor.is_quantized:
+            return _quantised(tensor)
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, NotImplementedError, ValueError):
-        return None  # quantised, sparse, or not initialised yet
-    return identity.array_entry(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat)
+        return None  # sparse, or not initialised yet
+    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), flat)
+
+
+def _quantised(tensor: torch.Tensor) -> str:
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        scales = f"{tensor.q_scale()} {tensor.q_zero_point()}"
+    else:
+        channels = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+        scales = repr([part.tolist() for part in channels])
+    integers = tensor.detach().cpu().int_repr().contiguous().numpy()
+    data = integers.tobytes() + scales.encode()
+    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), data)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _leaves(data: Any) -> dict[str, str] | None:
@@ -164,7 +220,8 @@ def _leaves(data: Any) -> dict[str, str] | None:
 
     def collect(item: Any, path: str) -> bool:
         if isinstance(item, nn.Module):
-            return all(collect(t, f"{path}.{name}") for name, t in item.state_dict().items())
+            state = {n: t for n, t in item.state_dict().items() if _is_plain(t)}
+            return all(collect(t, f"{path}.{name}") for name, t in state.items())
         if isinstance(item, torch.Tensor):
             entry = _entry(item)
             if entry is not None:
