@@ -196,5 +196,5 @@ def test_collating_in_place_changes_no_sample(side: Side) -> None:
     before = pairs.inputs.copy()
     generator = side.generator(side.model(Linear()))
     samples = [pairs[i] for i in range(8)]
-    assert Probe(generator._framework, collate)(samples).tolist() == [-1]
+    assert not Probe(generator._framework, collate)(samples).any()
     np.testing.assert_array_equal(pairs.inputs, before)
