@@ -12,6 +12,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
+from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import collate
 from fostore.pairing.check import Pairing, check_pairing, classes_of
@@ -98,6 +99,7 @@ class PairedDataset:
                 f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
                 f"its rows are; those of a {type(distributions).__name__} are handed out as they came"
             )
+        self._half = self._halves_of(softened)
         self.pairing: Pairing = check_pairing(
             base_dataset,
             distributions,
@@ -141,14 +143,33 @@ class PairedDataset:
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
-        rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
-        if self._stored is not None:
-            found = self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
-        else:
-            found = self._from_mapping(rows.tolist())
+        found = self._stored_rows(samples)
+        if self._half is not None:
+            found = widen(found, self._half)
         if self._dtype is None or found.dtype == self._dtype:
             return found
         return found.astype(self._dtype)
+
+    def _stored_rows(self, samples: Array) -> Array:
+        """The same before they are widened: with `_half` the numbers that the store keeps."""
+        rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
+        if self._stored is None:
+            return self._from_mapping(rows.tolist())
+        if self._half is not None:
+            return self._stored.take_column(self._stored.schema.columns[0].name, rows)
+        return self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
+
+    def _halves_of(self, softened: bool) -> str | None:
+        """The dtype of stored halves that are handed out wider and otherwise as they are; else None."""
+        if self._stored is None or softened:
+            return None
+        schema = self._stored.schema
+        kept = schema.encoding.get("name") == "dense" and self._as_kind == schema.kind != "logits"
+        asked = self._dtype
+        if asked is None:  # what `Store.take` gives
+            is_given = (schema.kind, schema.dtype) == ("probs", "float16")
+            asked = np.dtype(np.float16 if is_given else np.float32)
+        return schema.dtype if kept and schema.dtype in HALVES and asked != np.float16 else None
 
     def _from_mapping(self, rows: list[int]) -> Array:
         found = [self.distributions[row] for row in rows]
@@ -172,8 +193,10 @@ class PairedDataset:
             self._stored.announce(rows)
 
     def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as the side's array."""
-        return self._as_rows(self.gather(samples))
+        """The distributions of `samples` as the side's array, which the side widens where they are halves."""
+        if self._half is None:
+            return self._as_rows(self.gather(samples))
+        return self._widened(self._stored_rows(samples), self._half)
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
@@ -191,7 +214,10 @@ class PairedDataset:
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples, `batch_size` each; one gather serves all of them."""
-        rows = self._as_rows(self.gather(samples))
+        return self._batches(samples, batch_size, self.rows_of(samples))
+
+    def _batches(self, samples: Array, batch_size: int, rows: Any) -> list[Any]:
+        """The same, of rows that were gathered."""
         starts = range(0, len(samples), batch_size)
         parts = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
@@ -284,6 +310,11 @@ class PairedDataset:
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""
         return rows
+
+    def _widened(self, stored: Array, half: str) -> Any:
+        """Fresh stored halves (bfloat16 as uint16 bits) as the side's array of the dtype asked for."""
+        wide = widen(stored, half)
+        return self._as_rows(wide if self._dtype is None else wide.astype(self._dtype, copy=False))
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         """Samples, or their parts, as one batch."""
