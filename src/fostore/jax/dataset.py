@@ -56,7 +56,7 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
             placed: list[Any] = place(self.host_batches(samples, batch_size), where)
             return placed
         stored = self._stored_rows(samples)
-        if self._half == "bfloat16":
+        if self._half.dtype == "bfloat16":
             stored = stored.view(jnp.dtype(jnp.bfloat16))
         asked = jax.dtypes.canonicalize_dtype(self._dtype or np.float32)
         return [

@@ -17,7 +17,7 @@ from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import collate
 from fostore.pairing.check import Pairing, check_pairing, classes_of
 from fostore.request import is_softened
-from fostore.schema import Array
+from fostore.schema import Array, Column
 from fostore.store import Selection, Store
 from fostore.store import open as open_store
 
@@ -145,7 +145,7 @@ class PairedDataset:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
         found = self._stored_rows(samples)
         if self._half is not None:
-            found = widen(found, self._half)
+            found = widen(found, self._half.dtype)
         if self._dtype is None or found.dtype == self._dtype:
             return found
         return found.astype(self._dtype)
@@ -156,11 +156,11 @@ class PairedDataset:
         if self._stored is None:
             return self._from_mapping(rows.tolist())
         if self._half is not None:
-            return self._stored.take_column(self._stored.schema.columns[0].name, rows)
+            return self._stored.take_column(self._half.name, rows)
         return self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
 
-    def _halves_of(self, softened: bool) -> str | None:
-        """The dtype of stored halves that are handed out wider and otherwise as they are; else None."""
+    def _halves_of(self, softened: bool) -> Column | None:
+        """The column of halves that are handed out wider and otherwise as they are; else None."""
         if self._stored is None or softened:
             return None
         schema = self._stored.schema
@@ -169,7 +169,8 @@ class PairedDataset:
         if asked is None:  # what `Store.take` gives
             is_given = (schema.kind, schema.dtype) == ("probs", "float16")
             asked = np.dtype(np.float16 if is_given else np.float32)
-        return schema.dtype if kept and schema.dtype in HALVES and asked != np.float16 else None
+        wider = schema.dtype in HALVES and asked != np.float16
+        return schema.columns[0] if kept and wider else None
 
     def _from_mapping(self, rows: list[int]) -> Array:
         found = [self.distributions[row] for row in rows]
@@ -196,7 +197,7 @@ class PairedDataset:
         """The distributions of `samples` as the side's array, which the side widens where they are halves."""
         if self._half is None:
             return self._as_rows(self.gather(samples))
-        return self._widened(self._stored_rows(samples), self._half)
+        return self._widened(self._stored_rows(samples), self._half.dtype)
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
@@ -234,7 +235,8 @@ class PairedDataset:
         """
         if self.base_dataset is not None or self._stored is None:
             return 1
-        row_bytes = sum(self._stored.schema.row_bytes)
+        wider = 1 if self._half is None else 2  # float32, once they are widened
+        row_bytes = sum(self._stored.schema.row_bytes) * wider
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 

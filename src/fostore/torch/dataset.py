@@ -82,7 +82,8 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         found = torch.from_numpy(stored)
         if half == "bfloat16":
             found = found.view(torch.bfloat16)
-        return found.to(torch.float64 if self._dtype == np.float64 else torch.float32)
+        is_double = self._dtype is not None and self._dtype.itemsize == 8
+        return found.to(torch.float64 if is_double else torch.float32)
 
     def _as_dict(self, sample: dict[str, Any]) -> Any:
         return DictRow(sample)
