@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from itertools import zip_longest
 
 import numpy as np
 
+from fostore.class_names import difference, same
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.pairing.origin import Origin
@@ -72,12 +72,9 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
 
 def _class_names(one: Rows, other: Rows) -> list[str]:
     ours, theirs = one.class_names, other.class_names
-    if ours is None or theirs is None or ours == theirs:
+    if ours is None or theirs is None or same(ours, theirs):
         return []
-    pairs = enumerate(zip_longest(ours, theirs))
-    at, (a, b) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
-    order = " (the same names in another order)" if sorted(ours) == sorted(theirs) else ""
-    return [f"class {at} is {a!r} in the one and {b!r} in the other{order}"]
+    return [difference(ours, theirs, ("the one", "the other"))]
 
 
 def _datasets(one: Origin, other: Origin) -> list[str]:

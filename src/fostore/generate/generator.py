@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import agreed_names
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
 from fostore.generate.adapters import adapt
@@ -61,6 +62,7 @@ class Generator(ABC):
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
             raise ArgumentError("the list of models is empty")
+        self._given = given
         self._models: list[Model] = [self._adapt(one) for one in given]
         for one in self._models:
             if not callable(one):
@@ -148,7 +150,9 @@ class Generator(ABC):
             store_as: "probs", "log_probs" or "logits" (needs a model that gives logits).
             dtype: "float32", "float16", "bfloat16" or "float64".
             meta: any JSON, kept beside the rows.
-            class_names: one name a class.
+            class_names: one name a class; by default the model's own (`classes_`,
+                `config.id2label`), where it has any. Whatever is given, a model, a dataset and
+                `class_names` that have one set of names in several orders are refused.
             ids: one stable key a sample, integers or strings.
             views: how the dataset augmented each sample, so that a student can see the same view: a
                 seed a sample (n,), or a seed and the number of the view (n, 2); `Store.views`.
@@ -172,7 +176,8 @@ class Generator(ABC):
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
             RowError: outputs that are no distributions, with the samples named.
-            IdentityError: the store was made from something else; says what differs.
+            IdentityError: the store was made from something else, or the classes of model and
+                dataset are not the same in one order; says what differs.
             GenerationError: the model or the dataset failed; names the samples of the batch. In
                 all cases what was computed before is committed.
         """
@@ -184,6 +189,7 @@ class Generator(ABC):
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
         rows = _check_rows(rows, source)
+        own_names = agreed_names(self._given, source.dataset, class_names)
         engine = self._engine(Selection(self.output_mode, store_as, dtype, temperature), tol)
         if store is None:
             only_stored = {
@@ -197,10 +203,10 @@ class Generator(ABC):
                 "unit_rows": unit_rows is not None,
                 "accept_differences": accept_differences,
             }
-            given = [name for name, is_given in only_stored.items() if is_given]
-            if given:
+            asked = [name for name, is_given in only_stored.items() if is_given]
+            if asked:
                 raise ArgumentError(
-                    f"{', '.join(given)}: without store= there is nowhere to keep it"
+                    f"{', '.join(asked)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
             with framework.running(self._models):
@@ -219,6 +225,7 @@ class Generator(ABC):
             commit_seconds,
             tol,
             accept_differences,
+            own_names=own_names,
         )
         check_target(target, source)
         with framework.kept_random_states():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import difference, reordered
 from fostore.creation import create
 from fostore.encodings import default_tolerance, encoding_of
 from fostore.errors import (
@@ -56,6 +57,8 @@ class Target:
     commit_seconds: float = 1.0
     tol: float | None = None
     accept_differences: bool = False
+    own_names: tuple[str, ...] | None = None
+    """What the model calls its classes: the store's names where the user gives none."""
 
 
 def check_target(target: Target, source: Source) -> None:
@@ -253,6 +256,9 @@ class StoreRun:
             for name, new, old in asked
             if new is not None and new != old
         ]
+        own, old_names = self._target.own_names, header.schema.class_names
+        if own is not None and old_names is not None and reordered(own, old_names):
+            found.append(difference(own, old_names, ("the model", "the store")))
         identity.refuse(self._target.path, found)
 
     def _differs(self, found: Sequence[str]) -> None:
@@ -288,7 +294,7 @@ class StoreRun:
             num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
             dtype=target.dtype,
             kind=selection.kind,
-            class_names=target.class_names,
+            class_names=self._class_names(row_shape),
             temperature=selection.temperature,
             ids=target.ids,
             views=target.views,
@@ -302,6 +308,13 @@ class StoreRun:
         )
         self._writer = self._stack.enter_context(writer)
         return writer
+
+    def _class_names(self, row_shape: tuple[int, ...] | None) -> Sequence[str] | None:
+        """The names of a new store; one that is there already keeps those that it has, or has not."""
+        given, own = self._target.class_names, self._target.own_names
+        if given is None and row_shape and own is not None and len(own) == row_shape[-1]:
+            return own
+        return given
 
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""

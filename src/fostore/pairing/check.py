@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import key, names_of_dataset, reordered, same
 from fostore.errors import ArgumentError
 from fostore.generate.fingerprint import labels_of, one_a_sample
 from fostore.generate.framework import Framework, NumpyFramework
@@ -232,34 +233,25 @@ def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) ->
 
 
 def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str]) -> bool:
-    ours, theirs = classes_of(base_dataset), origin.schema.class_names
+    ours, theirs = names_of_dataset(base_dataset), origin.schema.class_names
     if ours is None or theirs is None:
         skipped["class names"] = f"the {'store' if theirs is None else 'dataset'} has none"
         return False
-    if ours == theirs:
+    if same(ours, theirs):
         return True
-    if sorted(ours) == sorted(theirs):
+    if reordered(ours, theirs):
         difference = "the class names are the same in another order"
     else:
         difference = f"the dataset has {len(ours)} class names, the store {len(theirs)}"
     pairs = zip(ours, theirs, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    at = next(
+        (i for i, (a, b) in enumerate(pairs) if key(a) != key(b)), min(len(ours), len(theirs))
+    )
     names = [names[at] if at < len(names) else None for names in (ours, theirs)]
     raise refuse(
         f"{difference} (class {at} is {names[0]!r} in the dataset and {names[1]!r} in the store)",
         "The order of the classes says what each probability is of: use the classes of the store",
     )
-
-
-def classes_of(dataset: Any) -> tuple[str, ...] | None:
-    """Class names as torchvision's datasets have them, also through a Subset."""
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(dataset, "indices"):
-        return classes_of(inner)
-    names = getattr(dataset, "classes", None)
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) or None
 
 
 def _check_labels(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.class_names import names_of_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import collate
-from fostore.pairing.check import Pairing, check_pairing, classes_of
+from fostore.pairing.check import Pairing, check_pairing
 from fostore.request import is_softened
 from fostore.schema import Array, Column
 from fostore.store import Selection, Store
@@ -285,7 +286,7 @@ class PairedDataset:
         else:
             names = None
             num_classes = np.shape(next(iter(self.distributions.values())))[-1]
-        names = names or classes_of(self.base_dataset)
+        names = names or names_of_dataset(self.base_dataset)
         if names is None or len(names) != num_classes:
             return [str(number) for number in range(num_classes)]
         return list(names)
