@@ -63,16 +63,16 @@ def reordered(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def difference(one: Sequence[str], other: Sequence[str], whose: tuple[str, str]) -> str:
-    """The first class that differs, in a user's words; `whose` says of whom the two are.
+    """The first class that differs, in a user's words; `whose` says where the two stand.
 
-    >>> difference(["a", "b"], ["b", "a"], ("the model", "the dataset"))
+    >>> difference(["a", "b"], ["b", "a"], ("for the model", "for the dataset"))
     "class 0 is 'a' for the model and 'b' for the dataset (the same names in another order)"
     """
     pairs = enumerate(zip_longest(one, other))
     at, (a, b) = next(
         (at, (a, b)) for at, (a, b) in pairs if a is None or b is None or key(a) != key(b)
     )
-    said = [f"{name!r} for {who}" for name, who in zip((a, b), whose, strict=True)]
+    said = [f"{name!r} {who}" for name, who in zip((a, b), whose, strict=True)]
     why = " (the same names in another order)" if reordered(one, other) else ""
     if len(one) != len(other):
         why = f" ({len(one)} names and {len(other)})"
@@ -231,7 +231,7 @@ def agreed_names(models: Sequence[Any], dataset: Any, given: Sequence[str] | Non
     for number, one in named[1:]:
         first = named[0][1].names
         if not same(first, one.names):
-            whose = (f"member {named[0][0]}", f"member {number}")
+            whose = (f"for member {named[0][0]}", f"for member {number}")
             raise _refused(
                 difference(first, one.names, whose),
                 "Members are averaged class by class: give each a function that hands its outputs out "
@@ -241,15 +241,15 @@ def agreed_names(models: Sequence[Any], dataset: Any, given: Sequence[str] | Non
     own = named[0][1] if named else None
     said = _texts(given)
     if said is not None and own is not None and reordered(own.names, said):
-        raise _refused(difference(own.names, said, ("the model", "class_names")), _AS_GIVEN)
+        raise _refused(difference(own.names, said, ("for the model", "for class_names")), _AS_GIVEN)
     if said is not None and theirs is not None and reordered(theirs, said):
-        what = difference(theirs, said, ("the dataset", "class_names"))
+        what = difference(theirs, said, ("for the dataset", "for class_names"))
         raise _refused(what, "Bring the classes of both into one order")
     if own is None:
         return None
     if theirs is not None and _conflict(own, theirs, is_given=given is not None):
         raise _refused(
-            difference(own.names, theirs, ("the model", "the dataset")),
+            difference(own.names, theirs, ("for the model", "for the dataset")),
             "Each column would count as another class. Hand the outputs out in the dataset's order, by a "
             f"function as lambda batch: model(batch){_order(own.names, theirs)}, which has no names of "
             "its own; where only the words differ, class_names= (with store=) says which count",

@@ -74,7 +74,7 @@ def _class_names(one: Rows, other: Rows) -> list[str]:
     ours, theirs = one.class_names, other.class_names
     if ours is None or theirs is None or same(ours, theirs):
         return []
-    return [difference(ours, theirs, ("the one", "the other"))]
+    return [difference(ours, theirs, ("in the one", "in the other"))]
 
 
 def _datasets(one: Origin, other: Origin) -> list[str]:

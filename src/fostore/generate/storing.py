@@ -258,7 +258,7 @@ class StoreRun:
         ]
         own, old_names = self._target.own_names, header.schema.class_names
         if own is not None and old_names is not None and reordered(own, old_names):
-            found.append(difference(own, old_names, ("the model", "the store")))
+            found.append(difference(own, old_names, ("for the model", "for the store")))
         identity.refuse(self._target.path, found)
 
     def _differs(self, found: Sequence[str]) -> None:
