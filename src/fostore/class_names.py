@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import IdentityError
+from fostore.nested import LABELS
 
 Names = tuple[str, ...]
 
-_LABELS = ("label", "labels", "target", "targets", "y")
 _DEPTH, _MANY = 2, 64
 """How far names are looked for behind a wrapper: steps, and attributes of each."""
 
@@ -101,7 +101,7 @@ def names_of_dataset(dataset: Any) -> Names | None:
     if isinstance(features, Mapping):
         kinds = {name: _texts(getattr(kind, "names", None)) for name, kind in features.items()}
         named = {name: names for name, names in kinds.items() if names is not None}
-        chosen = next((name for name in _LABELS if name in named), None)
+        chosen = next((name for name in LABELS if name in named), None)
         if chosen is None and len(named) == 1:
             (chosen,) = named
         return None if chosen is None else named[chosen]

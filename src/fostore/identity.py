@@ -12,12 +12,14 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import IdentityError
+from fostore.nested import is_numbers
 from fostore.schema import Array
 
 _CALL = "__call__"
@@ -88,7 +90,8 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
     in a batch of any size. Leaves without a row axis count into every row.
 
     Args:
-        leaves: (path, leaf): C-contiguous NumPy arrays, or lists of strings.
+        leaves: (path, leaf): C-contiguous NumPy arrays, or lists with an entry a row: texts, bytes, arrays,
+            lists of numbers or anything that `hash_leaves` takes.
         rows: rows of the batch.
     """
     import xxhash
@@ -106,7 +109,13 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
                 hashes.append([digest(_bytes_of(leaf).data, seed)] * rows)
         elif isinstance(leaf, (list, tuple)) and len(leaf) == rows:
             seed = digest(f"{path} str".encode())
-            hashes.append([digest(text.encode(), seed) for text in leaf])
+            found = [
+                digest(entry.encode(), seed) if type(entry) is str else _entry_hash(path, entry)
+                for entry in leaf
+            ]
+            if None in found:
+                return None
+            hashes.append(found)
         elif leaf is None or isinstance(leaf, (bool, int, float, str)):
             hashes.append([digest(f"{path} {leaf!r}".encode())] * rows)
         else:
@@ -117,6 +126,24 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
         return np.array(hashes[0], np.uint64)
     table = np.array(hashes, np.uint64).T.copy()
     return np.array([digest(row.data) for row in table], np.uint64)
+
+
+def _entry_hash(path: str, entry: Any) -> int | None:
+    """The hash of one entry of a list; an array's is that of a row of a whole array of such."""
+    from xxhash import xxh3_64_intdigest as digest
+
+    if isinstance(entry, str):  # of a type of its own, such as NumPy's
+        return digest(entry.encode(), digest(f"{path} str".encode()))
+    if is_numbers(entry):
+        with suppress(ValueError):  # lists of several lengths
+            entry = np.array(entry)
+    if isinstance(entry, np.ndarray) and entry.dtype != object:
+        seed = digest(f"{path} {entry.dtype.name} {entry.shape}".encode())
+        return digest(_bytes_of(entry).data, seed) if entry.nbytes else seed
+    found = hash_leaves(entry)
+    if found is None:
+        return None
+    return digest(repr(sorted(found.items())).encode(), digest(path.encode()))
 
 
 def _hash_rows(leaf: Array, rows: int, size: int, seed: int) -> Array:

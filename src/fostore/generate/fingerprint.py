@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
-from fostore.errors import ArgumentError, FostoreError
+from fostore.containers import hashed_parts
+from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Source, failed
-from fostore.nested import leaves
+from fostore.generate.source import Indices, MapSource, Source
+from fostore.nested import PerSample, leaves
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
@@ -30,10 +31,14 @@ _MANY_LABELS = 10_000_000
 def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
     """One hash a row (uint64) of a collated batch; None where something in it has no bytes."""
 
+    def host(leaf: Any) -> Any:
+        found = framework.host(leaf)
+        return leaf if found is None else found
+
     def entries() -> Any:
         for path, leaf in leaves(inputs):
-            host = framework.host(leaf)
-            yield path, leaf if host is None else host
+            for inner, part in hashed_parts(path, leaf if isinstance(leaf, str) else host(leaf)):
+                yield inner, PerSample(map(host, part)) if isinstance(part, PerSample) else part
 
     return identity.row_hashes(entries(), rows)
 
@@ -119,15 +124,9 @@ def read_alone(framework: Framework, source: MapSource, indices: Sequence[int]) 
         GenerationError: the dataset failed; names the sample.
     """
     hashes: list[int | None] = []
-    try:
-        for inputs in source.read([range(i, i + 1) for i in indices], True):
-            one = hash_inputs(framework, inputs, 1)
-            hashes.append(None if one is None else int(one[0]))
-    except FostoreError:
-        raise
-    except Exception as error:
-        at = indices[min(len(hashes), len(indices) - 1)]
-        raise failed("dataset", range(at, at + 1), error) from error
+    for _, inputs in source.inputs([range(i, i + 1) for i in indices], few=True):
+        one = hash_inputs(framework, inputs, 1)
+        hashes.append(None if one is None else int(one[0]))
     return hashes
 
 
@@ -137,13 +136,8 @@ def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array
     Raises:
         GenerationError: the dataset failed; names the samples.
     """
-    try:
-        (inputs,) = source.read([batch], True)
-        return hash_inputs(framework, inputs, len(batch))
-    except FostoreError:
-        raise
-    except Exception as error:
-        raise failed("dataset", batch, error) from error
+    ((_, inputs),) = source.inputs([batch], few=True)
+    return hash_inputs(framework, inputs, len(batch))
 
 
 def seen_in_batch(framework: Framework, source: MapSource, index: int) -> int | None:
@@ -178,7 +172,7 @@ def describe_dataset(
         **described,
         "labels": None if labels is None else identity.hash_values(labels),
         "input_getter": identity.describe_function(input_getter),
-        "collate": identity.describe_function(source.collate),
+        "collate": identity.describe_function(source.assemble.collate),
     }
 
 

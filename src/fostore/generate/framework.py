@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from fostore import identity, simplex
+from fostore.containers import is_frame
 from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.numpy_source import numpy_source
 from fostore.generate.randomness import kept_random_states
-from fostore.generate.source import Collate, Getter, Source
-from fostore.nested import map_leaves
+from fostore.generate.source import Collate, Source
+from fostore.nested import Getter, map_leaves
 from fostore.schema import Array
 
 
@@ -116,8 +117,11 @@ class Framework(Protocol):
         """The array that `start_copy` began to bring; float32 where NumPy lacks the dtype."""
         ...
 
-    def host(self, leaf: Any) -> Array | None:
-        """The bytes of an array leaf as a C-contiguous NumPy array of any dtype; None if it is none."""
+    def host(self, leaf: Any) -> Any | None:
+        """The bytes of an array leaf as a C-contiguous NumPy array of any dtype; None if it is none.
+
+        Of what this side holds back from NumPy until a model takes it: what it holds.
+        """
         ...
 
     def out_of_memory(self, error: BaseException) -> bool:
@@ -221,6 +225,8 @@ class NumpyFramework:
         return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
     def host(self, leaf: Any) -> Array | None:
+        if is_frame(leaf):
+            return None  # by its columns: see `fostore.containers.hashed_parts`
         if isinstance(leaf, (bool, int, float, np.generic)) or hasattr(leaf, "__array__"):
             array = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
             return None if array.dtype == object else array

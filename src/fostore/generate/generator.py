@@ -16,6 +16,7 @@ import numpy as np
 
 from fostore import identity
 from fostore.class_names import agreed_names
+from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
 from fostore.generate.adapters import adapt
@@ -23,7 +24,6 @@ from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
-from fostore.generate.numpy_source import is_array
 from fostore.generate.source import (
     Indices,
     MapSource,

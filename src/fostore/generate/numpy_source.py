@@ -5,35 +5,42 @@ Frameworks share these rules; what a torch DataLoader is, the torch folder knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from fostore.containers import Rows, find, is_array, is_frame, is_sparse
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.source import (
+    Assembly,
     Collate,
-    Getter,
     Indices,
     MapSource,
     Sequential,
     Source,
     StreamSource,
-    collate_inputs,
     read_samples,
     read_stream,
 )
 from fostore.loading.loader import SimpleDataLoader
+from fostore.nested import Getter, leaves
 
 _FEW = 4
 """A list of so few arrays is taken for a collated batch, not for a dataset."""
 
 
 def numpy_source(
-    data: Any, batch_size: int, getter: Getter | None, collate: Collate | None
+    data: Any,
+    batch_size: int,
+    getter: Getter | None,
+    collate: Collate | None,
+    *,
+    numbers_only: bool = False,
 ) -> Source:
-    """A source over anything that is no torch DataLoader; batches are NumPy arrays.
+    """A source over anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container.
+
+    Args:
+        numbers_only: see `rows_source`.
 
     Raises:
         ArgumentError: `data` is a batch, or no dataset at all.
@@ -42,52 +49,61 @@ def numpy_source(
         loader = data
         refuse_shuffling(loader)
         inner = numpy_source(
-            loader.dataset, loader.batch_size, getter, collate or loader.collate_fn
+            loader.dataset,
+            loader.batch_size,
+            getter,
+            collate or loader.collate_fn,
+            numbers_only=numbers_only,
         )
         if isinstance(inner, MapSource):
             batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
             return replace(inner, batches=batches)
         return inner
-    if is_array(data):
-        return _array_source(data, batch_size, getter, collate)
+    assemble = Assembly(getter, collate)
+    rows = find(data)
+    if rows is not None:
+        return rows_source(rows, batch_size, assemble, numbers_only=numbers_only)
     refuse_batches(data)
     if is_map(data):
         samples = len(data)
 
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-            return read_samples(data, batches, getter, collate)
+            return read_samples(data, batches, assemble)
 
-        return MapSource(data, samples, Sequential(samples, batch_size), read, collate)
+        return MapSource(data, samples, Sequential(samples, batch_size), read, assemble)
     refuse_unknown(data)
     return StreamSource(
         data,
         length_of(data),
-        lambda: read_stream(iter(data), batch_size, getter, collate),
-        collate=collate,
+        lambda: read_stream(iter(data), batch_size, assemble),
+        assemble,
     )
 
 
-def _array_source(
-    data: Any, batch_size: int, getter: Getter | None, collate: Collate | None
+def rows_source(
+    rows: Rows,
+    batch_size: int,
+    assemble: Assembly,
+    *,
+    numbers_only: bool,
+    place: Callable[[Any], Any] = lambda batch: batch,
 ) -> MapSource:
-    rows = np.asarray(data)
+    """A source over a container: batches are parts of it, unless a getter or collate_fn sees its samples.
+
+    Args:
+        numbers_only: the side's models take arrays, so that columns of text are refused.
+        place: makes of a part what the side takes.
+    """
+    plain = assemble.getter is None and assemble.collate is None
+    if plain and numbers_only:
+        rows.require_numbers()
 
     def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-        for indices in batches:
-            if isinstance(indices, range):
-                part = rows[indices.start : indices.stop]
-            else:
-                part = rows[indices]
-            plain = getter is None and collate is None
-            yield part if plain else collate_inputs(list(part), getter, collate)
+        if not plain:
+            return read_samples(rows, batches, assemble)
+        return (place(rows.take(indices)) for indices in batches)
 
-    return MapSource(data, len(rows), Sequential(len(rows), batch_size), read, collate)
-
-
-def is_array(data: Any) -> bool:
-    """Whether `data` is itself an array with rows."""
-    has_shape = hasattr(data, "shape") and hasattr(data, "dtype") and hasattr(data, "ndim")
-    return has_shape and hasattr(data, "__array__") and data.ndim > 0
+    return MapSource(rows, len(rows), Sequential(len(rows), batch_size), read, assemble)
 
 
 def is_map(data: Any) -> bool:
@@ -119,7 +135,10 @@ def refuse_batches(data: Any) -> None:
     )
     if isinstance(data, Mapping):
         keys = ", ".join(repr(key) for key in list(data)[:4])
-        raise ArgumentError(f"a mapping ({keys}) is not a Dataset; {advice}")
+        raise ArgumentError(
+            f"a mapping ({keys}) is not a Dataset; {advice}. A dict of columns is one as "
+            "pandas.DataFrame(columns), or as a list of one dict a sample"
+        )
     if isinstance(data, (list, tuple)) and data and all(is_array(part) for part in data):
         shapes = {(tuple(part.shape), str(part.dtype)) for part in data}
         lengths = {part.shape[0] for part in data}
@@ -130,20 +149,52 @@ def refuse_batches(data: Any) -> None:
                 f"a {type(data).__name__} of {len(data)} arrays (of shapes {parts}) looks like one "
                 f"batch, not like a Dataset; {advice}"
             )
+    if isinstance(data, (list, tuple)) and data and (is_frame(data[0]) or is_sparse(data[0])):
+        kind = type(data[0]).__name__
+        raise ArgumentError(
+            f"a {type(data).__name__} of {len(data)} parts, the first a {kind}, is no Dataset; give one "
+            f"{kind}, whose rows are the samples (the inputs alone: labels are not generated)"
+        )
+
+
+_LOADERS = ("dataset", "loader", "dataloader", "sampler", "batch_sampler", "batch_size", "root")
+"""Attributes of what hands out the samples of something else, in an order and in batches of its own."""
 
 
 def refuse_unknown(data: Any) -> None:
     """Raise for what cannot be iterated as samples, and for loaders whose order nobody knows."""
-    if hasattr(data, "dataset") and hasattr(data, "batch_size"):
+    kind = type(data).__name__
+    inner = next((name for name in _LOADERS if getattr(data, name, None) is not None), None)
+    if inner is not None:
         raise ArgumentError(
-            f"{type(data).__name__} is a loader whose order of samples is not known here; give its "
-            "dataset, with collate_fn= where it has one (a torch DataLoader: fostore.torch)"
+            f"{kind} is a loader (it has {inner!r}), whose batches and order of samples are not known "
+            "here; give its dataset, with collate_fn= where it has one (a torch DataLoader: "
+            "fostore.torch)"
         )
     if not isinstance(data, Iterable):
         raise ArgumentError(
-            f"{type(data).__name__} is neither a Dataset (__len__ and __getitem__), nor an iterable "
+            f"{kind} is neither a Dataset (__len__ and __getitem__), nor an iterable "
             "of samples, nor a DataLoader"
         )
+    if _is_batched(data):
+        raise ArgumentError(
+            f"{kind} gives batches (its element_spec has a free first axis), and rows are kept by sample: "
+            "give the samples, as dataset.unbatch() does"
+        )
+
+
+def _is_batched(data: Any) -> bool:
+    """Whether TensorFlow's description of a dataset's elements has a free axis in front of each."""
+    spec = getattr(data, "element_spec", None)
+    shapes = [getattr(leaf, "shape", None) for _, leaf in leaves(spec)] if spec is not None else []
+    return bool(shapes) and all(shape and shape[0] is None for shape in map(_as_tuple, shapes))
+
+
+def _as_tuple(shape: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(shape)
+    except (TypeError, ValueError):  # of unknown rank
+        return ()
 
 
 def refuse_shuffling(loader: SimpleDataLoader) -> None:

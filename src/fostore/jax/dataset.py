@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fostore.containers import Rows, is_frame, is_sparse, numbers_of
+from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import Place, is_accelerator, place
 from fostore.nested import collate
@@ -74,6 +76,21 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())
+
+    def _check_rows(self, rows: Rows) -> None:
+        rows.require_numbers()
+        if is_sparse(rows.data):
+            raise ArgumentError(
+                "the rows of a SciPy sparse matrix are no JAX arrays; give dense rows (matrix.toarray(), or "
+                "input_getter=lambda row: row.toarray()[0], a row at a time)"
+            )
+
+    def _one(self, rows: Rows, index: int) -> Any:
+        return self._take(rows, range(index, index + 1))[0]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        batch = rows.take(samples)
+        return numbers_of(batch) if is_frame(batch) else batch
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         return collate(samples, ragged=True)

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 from fostore import identity
+from fostore.containers import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -43,7 +45,13 @@ class JaxFramework:
         self.overlaps = self._device.platform != "cpu"
 
     def source(self, data: Any, reading: Reading) -> Source:
-        return numpy_source(data, reading.batch_size, reading.input_getter, reading.collate_fn)
+        return numpy_source(
+            data,
+            reading.batch_size,
+            reading.input_getter,
+            reading.collate_fn,
+            numbers_only=True,
+        )
 
     @contextmanager
     def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
@@ -95,6 +103,8 @@ class JaxFramework:
         return array.astype(np.float32) if array.dtype.kind != "f" else array
 
     def host(self, leaf: Any) -> Array | None:
+        if is_frame(leaf):
+            return None  # by its columns: see `fostore.containers.hashed_parts`
         if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
             return None
         array = np.asarray(leaf)
@@ -167,7 +177,8 @@ def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
     """Nested data (dicts, lists, tuples, named tuples) with every array on `device`.
 
     Integers stay integers; without JAX's x64 mode 64-bit numbers become 32-bit ones, as everywhere
-    in JAX. Strings, None and plain numbers stay as they are.
+    in JAX. Frames of numbers become arrays (n, columns), SciPy's sparse matrices BCOO. Strings, None and
+    plain numbers stay as they are.
 
     >>> to_device({"ids": np.ones(2, np.int32), "text": "a"})
     {'ids': Array([1, 1], dtype=int32), 'text': 'a'}
@@ -179,6 +190,10 @@ def to_device(data: Any, device: str | jax.Device = "cpu") -> Any:
             return jax.device_put(leaf, place)
         if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "biufcV":
             return jax.device_put(leaf, place)
+        if is_frame(leaf):
+            return jax.device_put(numbers_of(leaf), place)
+        if is_sparse(leaf):
+            return jax.device_put(BCOO.from_scipy_sparse(leaf), place)
         return leaf
 
     return device_mapper(put, data)

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fostore.containers import Rows, as_dataset
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.plan import Plan, check_batch_size
@@ -122,20 +123,27 @@ class SimpleDataLoader:
     `load_state_dict` goes on in the middle of one.
 
     Args:
-        dataset: anything with `__len__` and `__getitem__`. Where it has `read_batches` (as
-            `FirstOrderDataset` does), batches come from there.
+        dataset: anything with `__len__` and `__getitem__`, or a frame, table, column or sparse matrix,
+            whose rows are the samples and parts of which the batches. Where it has `read_batches`
+            (as `FirstOrderDataset` does), batches come from there.
         batch_size: samples a batch, at least 1; the last batch may be shorter.
         shuffle: another order in every epoch. No global random state is read or changed.
         seed: makes the orders repeatable; None draws a fresh one.
         drop_last: leave out a last batch that is shorter.
         pad_last: fill it up with samples from the epoch's beginning.
-        collate_fn: makes a batch of a list of samples; default: arrays and numbers are stacked.
+        collate_fn: makes a batch of a list of samples; default: see below.
         rank, num_ranks: this process's part of every global batch of `batch_size * num_ranks`.
         prefetch: batches that a thread reads ahead; 0 for none. A dataset that draws from the
             global random states is read in the caller's thread all the same.
 
+    A batch has the structure of one sample. What is an array, a number or a list of numbers in a sample
+    (nested lists too) is one array (batch, ...) in a batch; texts, other objects and lists of numbers
+    that differ in length are a list with one entry a sample; dicts, tuples and other lists stay what
+    they are, with batches in them.
+
     Raises:
-        ArgumentError: a value cannot be used, or two contradict each other.
+        ArgumentError: a value cannot be used, or two contradict each other; or, while it is iterated,
+            samples do not go together: names the first that does not.
 
     >>> loader = SimpleDataLoader([(0, "a"), (1, "b"), (2, "c")], batch_size=2)
     >>> len(loader), [labels for _, labels in loader]
@@ -157,13 +165,14 @@ class SimpleDataLoader:
         prefetch: int = 0,
     ) -> None:
         self.dataset = dataset
+        self._samples = as_dataset(dataset)
         self.batch_size = check_batch_size(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.collate_fn = collate_fn
         self.prefetch = prefetch
         self.cursor = make_plan(
-            len(dataset),
+            len(self._samples),
             batch_size,
             shuffle,
             seed,
@@ -191,7 +200,9 @@ class SimpleDataLoader:
         return batches
 
     def _read(self, samples: Array) -> Sequence[Any]:
-        return [(self.collate_fn or collate)([self.dataset[i] for i in samples.tolist()])]
+        if isinstance(self._samples, Rows) and self.collate_fn is None:
+            return [self._samples.take(samples)]
+        return [(self.collate_fn or collate)([self._samples[i] for i in samples.tolist()])]
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration this epoch; see `Cursor.set_epoch`."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.class_names import names_of_dataset
+from fostore.containers import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import collate
+from fostore.nested import collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.request import is_softened
 from fostore.schema import Array, Column
@@ -24,8 +25,6 @@ from fostore.store import open as open_store
 
 if TYPE_CHECKING:
     from fostore.pairing.pairs import Pairs
-
-_LABELS = ("label", "labels", "target", "targets", "y")
 
 _GATHER_BYTES, _AHEAD_BYTES = 1 << 20, 2 << 20
 """Distributions gathered at once where nothing else has to be read: small batches share one gather.
@@ -74,7 +73,8 @@ class PairedDataset:
         as_kind: str = "probs",
         temperature: float | None = None,
     ) -> None:
-        has_samples = hasattr(base_dataset, "__getitem__") and hasattr(base_dataset, "__len__")
+        base = as_dataset(base_dataset)
+        has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
         if base_dataset is not None and not has_samples:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
@@ -87,6 +87,11 @@ class PairedDataset:
                 "index to distribution, a Store, or a path to one"
             )
         self.base_dataset = base_dataset
+        self._base = base
+        """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
+        self._rows = base if isinstance(base, Rows) and input_getter is None else None
+        if self._rows is not None:
+            self._check_rows(self._rows)
         self.distributions = distributions
         # Asked once: these are abstract classes, for which Python looks long.
         self._stored = distributions if isinstance(distributions, (Store, Selection)) else None
@@ -102,7 +107,7 @@ class PairedDataset:
             )
         self._half = self._halves_of(softened)
         self.pairing: Pairing = check_pairing(
-            base_dataset,
+            base,
             distributions,
             ids=ids,
             check=check,
@@ -131,7 +136,7 @@ class PairedDataset:
         return ("", None) if header is None else (header.id, header.digest)
 
     def __len__(self) -> int:
-        return len(self.distributions if self.base_dataset is None else self.base_dataset)
+        return len(self.distributions if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
         at = operator.index(index)
@@ -140,7 +145,11 @@ class PairedDataset:
         if not 0 <= at < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
         row = self._as_rows(self.gather(np.array([at])))[0]
-        return row if self.base_dataset is None else self._with_row(self.base_dataset[at], row)
+        if self.base_dataset is None:
+            return row
+        if self._rows is not None and self.target_key is None:
+            return (self._one(self._rows, at), row)
+        return self._with_row(self._base[at], row)
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
@@ -203,8 +212,8 @@ class PairedDataset:
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
         indices = samples.tolist()
-        many = getattr(self.base_dataset, "__getitems__", None)
-        found = [self.base_dataset[i] for i in indices] if many is None else many(indices)
+        many = getattr(self._base, "__getitems__", None)
+        found = [self._base[i] for i in indices] if many is None else many(indices)
         if many is not None and (isinstance(found, Mapping) or len(found) != len(indices)):
             kind = type(self.base_dataset).__name__
             raise ArgumentError(
@@ -241,7 +250,16 @@ class PairedDataset:
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 
+    def _together(self, samples: Array) -> Any | None:
+        """The inputs of samples at once, where the base dataset is a container of them; else None."""
+        if self._rows is None or self.target_key is not None:
+            return None
+        return self._take(self._rows, samples)
+
     def _batch(self, samples: Array, rows: Any) -> Any:
+        together = self._together(samples)
+        if together is not None:
+            return (together, rows)
         found = self.samples(samples)
         if self.target_key is not None:
             return self._with_row(self._collate([self._mapping(one) for one in found]), rows)
@@ -310,6 +328,17 @@ class PairedDataset:
         """How samples are read, so that their hashes are those that a generator of this side makes."""
         return NumpyFramework("cpu", ())
 
+    def _check_rows(self, rows: Rows) -> None:
+        """Refuse a container whose rows this side cannot hand out."""
+
+    def _one(self, rows: Rows, index: int) -> Any:
+        """A row of a container as the side's input."""
+        return rows[index]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        """Rows of a container as the side's batch of inputs."""
+        return rows.take(samples)
+
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""
         return rows
@@ -340,39 +369,6 @@ def _as_dtype(dtype: Any) -> np.dtype[Any]:
             "distributions as they are stored"
         )
     return found
-
-
-def split(sample: Any, input_getter: Callable[[Any], Any] | None) -> tuple[Any, ...]:
-    """(input, label) of a sample, or (input,) where it has no label.
-
-    Of a tuple or list the second part is the label; of a dict, where an input_getter takes the
-    input out of it, what stands under "label", "labels", "target", "targets" or "y".
-
-    >>> split((1, 2), None), split((1,), None), split(1, None)
-    ((1, 2), (1,), (1,))
-    >>> split({"image": 1, "label": 2}, lambda sample: sample["image"])
-    (1, 2)
-    """
-    if isinstance(sample, (tuple, list)) and sample:
-        chosen = sample[0] if input_getter is None else input_getter(sample)
-        return (chosen,) if len(sample) == 1 else (chosen, sample[1])
-    if input_getter is None:
-        return (sample,)
-    chosen = input_getter(sample)
-    if isinstance(sample, Mapping):
-        for name in _LABELS:
-            if name in sample:
-                return chosen, sample[name]
-    return (chosen,)
-
-
-def split_all(
-    samples: Sequence[Any], input_getter: Callable[[Any], Any] | None
-) -> list[tuple[Any, ...]]:
-    """`split` of each sample; plain pairs, as most are, pass as they came and cost next to nothing."""
-    if input_getter is not None:
-        return [split(one, input_getter) for one in samples]
-    return [one if type(one) is tuple and len(one) == 2 else split(one, None) for one in samples]
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.pairing.dataset import PairedDataset, split
+from fostore.nested import split
+from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
 from fostore.store import Store
 

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from fostore.containers import Rows
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
+from fostore.torch.arrays import tensor_of, tensors_of
 from fostore.torch.framework import TorchFramework
 from fostore.torch.rows import Batch, DictRow
 
@@ -54,10 +56,14 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         return self._whole(samples, rows)
 
     def _whole(self, samples: Array, rows: torch.Tensor) -> Batch:
-        found = None if self.base_dataset is None else self.samples(samples)
+        found = None if self.base_dataset is None else self._samples_or_inputs(samples)
         if found is not None and self.target_key is not None:
             found = [self._mapping(sample) for sample in found]
         return Batch(found, rows, self.input_getter, self.target_key)
+
+    def _samples_or_inputs(self, samples: Array) -> Any:
+        together = self._together(samples)
+        return together if isinstance(together, torch.Tensor) else self.samples(samples)
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
@@ -74,6 +80,16 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
 
     def _framework(self) -> TorchFramework:
         return TorchFramework("cpu")
+
+    def _check_rows(self, rows: Rows) -> None:
+        rows.require_numbers()
+
+    def _one(self, rows: Rows, index: int) -> Any:
+        return self._take(rows, range(index, index + 1))[0]
+
+    def _take(self, rows: Rows, samples: Array | range) -> Any:
+        batch = rows.take(samples)
+        return tensor_of(batch) if rows.has_dtype else tensors_of(batch)
 
     def _as_rows(self, rows: Array) -> Any:
         return torch.from_numpy(rows)

@@ -16,6 +16,7 @@ from fostore.generate.source import Source
 from fostore.nested import map_leaves
 from fostore.schema import Array
 from fostore.torch import modules
+from fostore.torch.arrays import Held
 from fostore.torch.source import torch_source
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
@@ -98,10 +99,10 @@ class TorchFramework:
             event.synchronize()
         return numpy_of(tensor)
 
-    def host(self, leaf: Any) -> Array | None:
+    def host(self, leaf: Any) -> Any | None:
         if isinstance(leaf, torch.Tensor):
             return raw_numpy(leaf)
-        return None
+        return leaf.numbers if isinstance(leaf, Held) else None
 
     def out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or says_out_of_memory(error)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data._utils.collate import collate, default_collate, default_collate_fn_map
+from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
-from fostore.pairing.dataset import split, split_all
+from fostore.nested import split, split_all
+from fostore.torch.arrays import together
 
 
 class Row(tuple[Any, ...]):
@@ -46,12 +47,12 @@ class Batch(Sequence[Any]):
 
     def __init__(
         self,
-        samples: Sequence[Any] | None,
+        samples: list[Any] | torch.Tensor | None,
         rows: torch.Tensor,
         input_getter: Callable[[Any], Any] | None,
         target_key: str | None,
     ) -> None:
-        """`samples` are those of the base dataset; None: there is none."""
+        """`samples` are those of the base dataset, or one tensor of their inputs; None: there is none."""
         self._samples = samples
         self.rows = rows
         self.input_getter = input_getter
@@ -88,10 +89,12 @@ class Batch(Sequence[Any]):
         if self._samples is None:
             return self.rows
         if self.target_key is not None:
-            found = collate([dict(one) for one in self._samples], collate_fn_map=collate_fn_map)
+            found = together([dict(one) for one in self._samples], collate_fn_map)
             return {**found, self.target_key: self.rows}
+        if not isinstance(self._samples, list):  # inputs that came as one batch
+            return [self._samples, self.rows]
         parts = split_all(self._samples, self.input_getter)
-        return [*collate(parts, collate_fn_map=collate_fn_map), self.rows]
+        return [*together(parts, collate_fn_map), self.rows]
 
 
 class Listed:
@@ -114,7 +117,7 @@ def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] 
 def _collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
     if isinstance(batch, Batch):
         return batch.collated(collate_fn_map)
-    return collate([_plain(row) for row in batch], collate_fn_map=collate_fn_map)
+    return together([_plain(row) for row in batch], collate_fn_map)
 
 
 def _plain(row: Any) -> Any:

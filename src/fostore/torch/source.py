@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -20,27 +20,30 @@ from torch.utils.data import (
     default_convert,
 )
 
+from fostore.containers import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Reading
 from fostore.generate.numpy_source import (
-    is_array,
     is_map,
     length_of,
     refuse_batches,
     refuse_shuffling,
     refuse_unknown,
+    rows_source,
 )
 from fostore.generate.source import (
-    Getter,
+    Assembly,
     Indices,
     Listed,
     MapSource,
     Sequential,
     Source,
     StreamSource,
-    first_of,
+    input_of,
 )
 from fostore.loading.loader import SimpleDataLoader
+from fostore.nested import PerSample, is_numbers
+from fostore.torch.arrays import Held, tensor_of, together_held
 
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -56,8 +59,12 @@ def torch_source(data: Any, reading: Reading) -> Source:
     if isinstance(data, SimpleDataLoader):
         refuse_shuffling(data)
         options = {"collate_fn": reading.collate_fn or data.collate_fn, "drop_last": data.drop_last}
-        data = _with_batches(data.dataset, data.batch_size, options)
+        data = _with_batches(as_dataset(data.dataset), data.batch_size, options)
         return _loader_source(data, reading)
+    rows = _rows_of(data)
+    if rows is not None:
+        assemble = Assembly(reading.input_getter, reading.collate_fn, together_held)
+        return _rows_source(rows, reading.batch_size, assemble)
     if is_array(data) or isinstance(data, torch.Tensor):
         raise ArgumentError(
             f"a bare {type(data).__name__} is a batch, not a Dataset; use "
@@ -70,6 +77,32 @@ def torch_source(data: Any, reading: Reading) -> Source:
     return _loader_source(
         _with_batches(data, reading.batch_size, {"collate_fn": reading.collate_fn}), reading
     )
+
+
+def _rows_of(data: Any) -> Rows | None:
+    """A container whose rows are samples; numbers in memory are taken for a batch."""
+    if isinstance(data, torch.Tensor) or type(data).__module__.partition(".")[0] in (
+        "jax",
+        "jaxlib",
+    ):
+        return None
+    in_memory = isinstance(data, np.ndarray) and not isinstance(data, np.memmap)
+    return None if in_memory and data.dtype.kind in "biufcmM" else find(data)
+
+
+def _rows_source(rows: Rows, batch_size: int, assemble: Assembly) -> MapSource:
+    return rows_source(
+        rows,
+        batch_size,
+        assemble,
+        numbers_only=True,
+        place=tensor_of if rows.has_dtype else _held,
+    )
+
+
+def _held(batch: Any) -> Any:
+    is_texts = isinstance(batch, PerSample) and not is_numbers(batch[0])
+    return batch if is_texts else Held(batch)
 
 
 def _with_batches(data: Any, batch_size: int, options: dict[str, Any]) -> DataLoader[Any]:
@@ -86,54 +119,49 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
             f"{type(loader).__name__} iterates in a way of its own, so the order of its samples is "
             "not known; give its dataset, with collate_fn= where it has one"
         )
-    collate = reading.collate_fn or loader.collate_fn
+    collate = _own(reading.collate_fn or loader.collate_fn)
+    assemble = Assembly(reading.input_getter, collate, together_held)
     if isinstance(loader.dataset, IterableDataset):
-        return _stream_source(loader, reading.input_getter, collate)
-    samples = len(loader.dataset)  # type: ignore[arg-type]  # map datasets have a length
+        return _stream_source(loader, assemble)
+    dataset = as_dataset(loader.dataset)
+    samples = len(dataset)
     batches = _batches_of(loader, samples)
-    dataset: Any = loader.dataset
-    if reading.input_getter is not None:
-        dataset = _Inputs(dataset, reading.input_getter)
-    chosen = first_of if reading.input_getter is None else _whole
+    if isinstance(dataset, Rows) and assemble.getter is None and collate is None:
+        return replace(_rows_source(dataset, 1, assemble), batches=batches)
 
     def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
-        rebuilt = DataLoader(
+        rebuilt: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=_Batches(wanted),
-            collate_fn=collate,
+            collate_fn=assemble,
             **_options(loader, workers),
         )
-        return map(chosen, rebuilt)
+        return iter(rebuilt)
 
-    return MapSource(loader.dataset, samples, batches, read, _own(collate))
+    return MapSource(dataset, samples, batches, read, assemble)
 
 
-def _stream_source(
-    loader: DataLoader[Any], getter: Getter | None, collate: Callable[[Any], Any]
-) -> StreamSource:
+def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
     if loader.num_workers > 1:
         raise ArgumentError(
             f"{loader.num_workers} workers iterate the dataset side by side, so the order of its "
             "samples is not known; use num_workers=0 or 1, or a dataset with __getitem__"
         )
-    dataset: Any = loader.dataset
-    samples = length_of(dataset)
-    if getter is not None:
-        dataset = _Mapped(dataset, getter)
-    chosen = first_of if getter is None else _whole
+    # Without a batch size the dataset makes the batches, and each comes to the collate_fn by itself.
+    together = assemble if loader.batch_size is not None else _Whole(assemble)
 
     def read() -> Iterator[Any]:
         rebuilt = DataLoader(
-            dataset,
+            loader.dataset,
             batch_size=loader.batch_size,
             drop_last=loader.drop_last,
-            collate_fn=collate,
+            collate_fn=together,
             **_options(loader, loader.num_workers),
         )
-        return map(chosen, rebuilt)
+        return iter(rebuilt)
 
-    return StreamSource(loader.dataset, samples, read, loader.drop_last, _own(collate))
+    return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
 
 def _options(loader: DataLoader[Any], workers: int) -> dict[str, Any]:
@@ -189,8 +217,17 @@ def _own(collate: Any) -> Any | None:
     return None if collate in (default_collate, default_convert) else collate
 
 
-def _whole(batch: Any) -> Any:
-    return batch
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The input of a batch that the dataset made itself."""
+
+    assemble: Assembly
+
+    def __call__(self, batch: Any) -> Any:
+        collate = self.assemble.collate or default_convert
+        if self.assemble.getter is not None:
+            return collate(self.assemble.getter(batch))
+        return input_of(collate(batch))
 
 
 class _Batches:
@@ -202,33 +239,6 @@ class _Batches:
     def __iter__(self) -> Iterator[list[int]]:
         for indices in self._batches:
             yield indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-
-
-class _Inputs(Dataset[Any]):
-    """A map dataset of inputs: what an input_getter takes out of each sample."""
-
-    def __init__(self, dataset: Any, getter: Getter) -> None:
-        self._dataset = dataset
-        self._getter = getter
-
-    def __getitem__(self, index: int) -> Any:
-        return self._getter(self._dataset[index])
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        many = getattr(self._dataset, "__getitems__", None)
-        samples = [self._dataset[i] for i in indices] if many is None else many(indices)
-        return [self._getter(sample) for sample in samples]
-
-
-class _Mapped(IterableDataset[Any]):
-    """A stream of inputs: what an input_getter takes out of each sample."""
-
-    def __init__(self, dataset: Iterable[Any], getter: Getter) -> None:
-        self._dataset = dataset
-        self._getter = getter
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._getter, self._dataset)
 
 
 class _Iterated(IterableDataset[Any]):
