@@ -11,7 +11,7 @@ from fostore.class_names import difference, same
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.pairing.origin import Origin
-from fostore.schema import Array
+from fostore.schema import Array, Column
 
 LEVELS = ("auto", "length")
 _PIECE = 1 << 16
@@ -105,7 +105,8 @@ def _rows(one: Rows, other: Rows) -> list[str]:
                 ]
     if one.origin is None or other.origin is None:
         return []
-    return _hashes(one.origin, other.origin, None if second is None else first)
+    ids = None if second is None else first
+    return _labels(one.origin, other.origin, ids) or _hashes(one.origin, other.origin, ids)
 
 
 def _ids_of(rows: Rows) -> _Ids | None:
@@ -120,30 +121,44 @@ def _ids_of(rows: Rows) -> _Ids | None:
     return lambda start, stop: decode_ids(origin.take(column, origin.places[start:stop]), column)
 
 
+def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+    found = _different(one, other, "label")
+    if found is None:
+        return []
+    at = int(np.argmax(found[0]))
+    return [f"{_name(at, ids)} has another label in the one than in the other"]
+
+
+def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Column] | None:
+    """Which rows differ in a column of one number that both have; None where none does."""
+    ours, theirs = one.schema.role(role), other.schema.role(role)
+    if ours is None or theirs is None:
+        return None
+    parts = [one.take(ours, part) != other.take(theirs, part) for part in _cut(one.places)]
+    differ = np.concatenate(parts or [np.zeros(0, bool)])
+    return (differ, ours, theirs) if differ.any() else None
+
+
+def _name(row: int, ids: _Ids | None) -> str:
+    return f"row {row}" if ids is None else f"row {row} (id {ids(row, row + 1)[0].item()!r})"
+
+
 def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
-    columns = [origin.schema.role("fingerprint") for origin in (one, other)]
-    if columns[0] is None or columns[1] is None:
+    found = _different(one, other, "fingerprint")
+    if found is None:
         return []
-    differ = np.concatenate(
-        [
-            one.take(columns[0], places) != other.take(columns[1], places)
-            for places in _cut(one.places)
-        ]
-        or [np.zeros(0, bool)]
-    )
-    if not differ.any():
-        return []
-
-    def name(row: int) -> str:
-        return f"row {row}" if ids is None else f"row {row} (id {ids(row, row + 1)[0].item()!r})"
-
+    differ, *columns = found
     at = int(np.argmax(differ))
     value = int(one.take(columns[0], np.array([at]))[0])
     elsewhere = other.find(columns[1], value)
     if elsewhere is not None:
-        return [f"what the model saw for {name(at)} of the one is {name(elsewhere)} of the other"]
+        return [
+            f"what the model saw for {_name(at, ids)} of the one is {_name(elsewhere, ids)} of the other"
+        ]
     if not differ.all():  # another preprocessing would have changed all of them
-        return [f"the models saw other inputs for {int(differ.sum())} rows, first for {name(at)}"]
+        return [
+            f"the models saw other inputs for {int(differ.sum())} rows, first for {_name(at, ids)}"
+        ]
     warnings.warn(
         "the models saw other inputs for every row: the same samples prepared in another way, or "
         f"other samples; {'ids' if ids else 'their lengths and labels'} alone say which. "

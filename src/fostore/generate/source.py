@@ -6,13 +6,14 @@ A row belongs to a dataset index, never to the moment at which it arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError
+from fostore.generate.labels import Labelled, Noted, hash_labels
 from fostore.nested import (
     LABELS,
     Getter,
@@ -47,6 +48,8 @@ class Assembly:
     """What makes a batch of samples, where it is the user's own."""
     together: Collate = collate_arrays
     """What makes a batch of inputs, where the user says nothing."""
+    labels: Noted = field(default_factory=Noted, compare=False)
+    """Whether labels come along as well."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -64,7 +67,7 @@ class Assembly:
             raise self._explained(samples, error) from error
         if self.collate is not None:
             self._check_rows(samples, inputs)
-        return inputs
+        return Labelled(inputs, hash_labels(samples)) if self.labels.wanted else inputs
 
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:
@@ -288,7 +291,7 @@ class MapSource:
         for indices in named:
             try:
                 reader = iter(self.read(asked, few)) if reader is None else reader
-                inputs = next(reader)
+                inputs = self.assemble.labels.take(next(reader))
             except StopIteration:
                 raise GenerationError(
                     f"the loader ended before {name_samples(indices)}; nothing of them was generated"
@@ -373,7 +376,7 @@ def _stream(
     while position < last:
         try:
             reader = iter(source.read()) if reader is None else reader
-            inputs = next(reader)
+            inputs = source.assemble.labels.take(next(reader))
         except StopIteration:
             return
         except OddSample as odd:

@@ -26,6 +26,7 @@ from fostore.formats import format_of
 from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
+from fostore.generate.label_check import NoLabels, moved_label
 from fostore.generate.loop import run
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
@@ -133,6 +134,8 @@ class StoreRun:
         self._made_from = made_from
         self._meta = meta
         self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
+        told = fingerprint.labels_of(source.dataset, source.num_samples) is not None
+        self._labelled = hashes_inputs and not told  # whether labels are kept as samples are read
         self._stack = ExitStack()
         self._writer: Writer | None = None
         self._finished: Store | None = None
@@ -162,15 +165,20 @@ class StoreRun:
         return open_store(target.path)
 
     def _loop(self, progress: Progress) -> None:
-        def deliver(token: tuple[Computed, Array | None]) -> None:
+        def deliver(token: tuple[Computed, Array | None, Array | None]) -> None:
             progress.add(self._deliver(*token))
 
-        run(
-            steps(self._source, self._wanted, self._seen),
-            self._compute,
-            deliver,
-            overlap=self._framework.overlaps,
-        )
+        labels = self._source.assemble.labels
+        labels.wanted = self._labelled
+        try:
+            run(
+                steps(self._source, self._wanted, self._seen),
+                self._compute,
+                deliver,
+                overlap=self._framework.overlaps,
+            )
+        finally:
+            labels.wanted = False
 
     def _missing(self) -> Ranges:
         if isinstance(self._source, StreamSource):
@@ -213,6 +221,7 @@ class StoreRun:
             self._compare(header)
         elif not empty:
             self._differs(["it holds rows and does not say what model and dataset they came from"])
+        self._labelled = header.schema.role("label") is not None
         hashed = header.schema.role("fingerprint") is not None
         if not hashed:
             self._content = fingerprint.OPAQUE
@@ -231,6 +240,8 @@ class StoreRun:
         self._opaque = _is_opaque(stored) or identity.details_differ(stored, given)
         if not self._there.items or isinstance(self._source, StreamSource):
             return
+        if self._labelled:
+            self._check_labels()
         if self._content == fingerprint.HASHED:
             with self._may_differ():
                 fingerprint.check_content(
@@ -299,6 +310,7 @@ class StoreRun:
             ids=target.ids,
             views=target.views,
             fingerprints=self._content == fingerprint.HASHED,
+            labels=self._labelled,
             meta={**(target.meta or {}), **self._meta(selection.mode)} if new else target.meta,
             identity=made_from,
             exists=target.exists,
@@ -326,21 +338,33 @@ class StoreRun:
 
     # Batches
 
-    def _compute(self, indices: Indices, inputs: Any) -> tuple[Computed, Array | None]:
+    def _compute(
+        self, indices: Indices, inputs: Any
+    ) -> tuple[Computed, Array | None, Array | None]:
+        labels = self._source.assemble.labels.last if self._labelled else None
+        if self._labelled and labels is None and self._writer is not None:
+            raise ArgumentError(
+                f"the samples from {int(indices[0])} on have no label that is a number or text, as those "
+                "before had; let all have one, or make the store anew (exists='overwrite') with "
+                "dataset_fingerprint= as a name of yours for the dataset"
+            )
+        if self._labelled and self._there.items and isinstance(self._source, StreamSource):
+            self._check_passing(range(int(indices[0]), int(indices[-1]) + 1))
         hashes = None
         if self._content == fingerprint.HASHED:
             # Before the model runs: it may change its input in place.
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             if hashes is None and self._writer is not None:
                 fingerprint.require_hashes(hashes, indices)
-        return self._engine.compute(indices, inputs), hashes
+        return self._engine.compute(indices, inputs), hashes, labels
 
-    def _deliver(self, computed: Computed, hashes: Array | None) -> int:
+    def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
         """Write the rows of a batch that are missing; how many they were."""
         rows, indices = self._engine.collect(computed), computed.indices
         if self._writer is None:
             if hashes is None and self._content == fingerprint.HASHED:
                 self._content = fingerprint.OPAQUE
+            self._labelled = labels is not None
             self._writer = self._begin(rows.shape[1:])
         elif self._nameless:
             made_from = self._made_from(self._engine.selection.mode)
@@ -352,9 +376,9 @@ class StoreRun:
             self._compare_overlap(indices, rows, hashes)
         written = 0
         for start, places in _runs(indices, self._wanted):
-            part = None if hashes is None else hashes[places]
+            part, own = (None if one is None else one[places] for one in (hashes, labels))
             try:
-                self._writer.write(start, rows[places], fingerprints=part)
+                self._writer.write(start, rows[places], fingerprints=part, labels=own)
             except RowError as error:
                 raise self._engine.advice(error) from error
             written += len(rows[places])
@@ -367,8 +391,32 @@ class StoreRun:
 
     # Comparing with what is there
 
+    def _check_labels(self) -> None:
+        """Compare the labels of up to three committed samples with those that were recorded."""
+        runs = self._there.items
+        start, stop = runs[len(runs) // 2]
+        picked = np.array(sorted({runs[0][0], (start + stop) // 2, runs[-1][1] - 1}))
+        stored = np.concatenate([self._column("label_hash", i, i + 1) for i in picked.tolist()])
+        with self._framework.kept_random_states(), suppress(NoLabels):
+            moved = moved_label(self._source.dataset, picked, stored)
+            if moved is not None:
+                self._differs([f"sample {moved} of the dataset has another label"])
+
+    def _check_passing(self, indices: range) -> None:
+        """The same of a batch that a stream passes by."""
+        labels = self._source.assemble.labels.last
+        if labels is None:
+            return
+        for start, stop in self._there.overlap(indices.start, indices.stop):
+            now = labels[start - indices.start : stop - indices.start]
+            moved = np.flatnonzero(now != self._column("label_hash", start, stop))
+            if len(moved):
+                self._differs([f"sample {start + int(moved[0])} of the stream has another label"])
+
     def _seen(self, indices: range, inputs: Any) -> None:
         """A stream passes a batch whose rows are all committed."""
+        if self._labelled:
+            self._check_passing(indices)
         if self._content == fingerprint.HASHED:
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             stored = self._hashes(indices.start, indices.stop)
@@ -394,10 +442,13 @@ class StoreRun:
         return self._engine.collect(self._engine.compute(indices, inputs))
 
     def _hashes(self, start: int, stop: int) -> Array:
+        return self._column("input_hash", start, stop)
+
+    def _column(self, name: str, start: int, stop: int) -> Array:
         if self._finished is not None:
-            return self._finished.column("input_hash")[start:stop]
+            return self._finished.column(name)[start:stop]
         assert self._writer is not None
-        return self._writer.read_side("input_hash", start, stop)
+        return self._writer.read_side(name, start, stop)
 
     def _compare_rows(self, indices: Indices, rows: Array) -> None:
         """Compare recomputed rows with the committed ones; only an opaque model needs that."""

@@ -6,10 +6,12 @@ generator leaves behind say whether it is the same view of it as well.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,16 @@ from fostore.class_names import key, names_of_dataset, reordered, same
 from fostore.errors import ArgumentError
 from fostore.generate.fingerprint import labels_of, one_a_sample
 from fostore.generate.framework import Framework, NumpyFramework
+from fostore.generate.label_check import NoLabels, moved_entry, moved_label
 from fostore.pairing.content import (
     ADVICE,
+    FEWEST,
     Contents,
     Undecided,
     check_content,
     first_difference,
     must_compare,
+    spread,
 )
 from fostore.pairing.join import fits, join
 from fostore.pairing.origin import Origin, origin_of, refuse
@@ -33,6 +38,7 @@ from fostore.schema import Array
 from fostore.store import Selection, Store
 
 LEVELS = ("auto", "content", "ids", "length")
+_LABEL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +120,24 @@ def check_pairing(
     if check in ("ids", "length"):
         why = f"check={check!r} leaves it out"
         return Pairing(rows, tuple(checked), {**skipped, "labels": why, "content": why})
+    side = framework or NumpyFramework("cpu", ())
     contents: Contents | Undecided
     try:
-        contents = Contents(
-            framework or NumpyFramework("cpu", ()), base_dataset, input_getter, origin, rows
-        )
+        contents = Contents(side, base_dataset, input_getter, origin, rows)
     except Undecided as undecided:
         contents = undecided
-    if _check_labels(base_dataset, origin, rows, contents, skipped):
+    every = check == "content"
+    with side.kept_random_states():
+        labelled = _check_label_column(base_dataset, origin, rows, skipped, every=every)
+    if labelled or (
+        labelled is None and _check_labels(base_dataset, origin, rows, contents, skipped)
+    ):
         checked.append("labels")
     compared = 0
     try:
         if isinstance(contents, Undecided):
             raise contents
-        compared = check_content(contents, every=check == "content")
+        compared = check_content(contents, every=every)
         checked.append("content")
     except Undecided as undecided:
         if check == "content":
@@ -252,6 +262,55 @@ def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str
         f"{difference} (class {at} is {names[0]!r} in the dataset and {names[1]!r} in the store)",
         "The order of the classes says what each probability is of: use the classes of the store",
     )
+
+
+def _check_label_column(
+    base_dataset: Any,
+    origin: Origin,
+    places: Array | None,
+    skipped: dict[str, str],
+    *,
+    every: bool,
+) -> bool | None:
+    """Compare labels with the hashes that were kept as samples were read; None where none were kept.
+
+    All labels where the dataset tells them, or else those of as many samples as half a second allows.
+    """
+    column = origin.schema.role("label")
+    if column is None:
+        return None
+    samples = len(base_dataset)
+
+    def stored(indices: Array) -> Array:
+        return origin.take(column, indices if places is None else places[indices])
+
+    try:
+        told = labels_of(base_dataset, samples)
+        if told is not None:
+            moved = moved_entry(told, stored(np.arange(samples)))
+        else:
+            moved = _moved_of_some(base_dataset, samples, stored, every=every)
+    except NoLabels:
+        skipped["labels"] = "the samples of the dataset have none, or cannot be read by themselves"
+        return False
+    if moved is not None:
+        raise refuse(f"the label of sample {moved} is another one than the generator saw", ADVICE)
+    return True
+
+
+def _moved_of_some(
+    base_dataset: Any, samples: int, stored: Callable[[Array], Array], *, every: bool
+) -> int | None:
+    started, order, size = time.monotonic(), spread(samples), FEWEST
+    while batch := list(islice(order, size)):
+        indices = np.array(batch)
+        moved = moved_label(base_dataset, indices, stored(indices))
+        if moved is not None:
+            return moved
+        if not every and time.monotonic() - started > _LABEL_SECONDS:
+            break
+        size = min(2 * size, 1024)
+    return None
 
 
 def _check_labels(
