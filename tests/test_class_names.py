@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fostore
 import fostore.torch
-from fostore.class_names import names_of_dataset, names_of_model
+from fostore.class_names import names_of_dataset, names_of_model, same
 from fostore.errors import FostoreError, IdentityError
 from support import SUFFIXES
 
@@ -197,6 +197,22 @@ def test_parts_and_unions_of_datasets_have_the_names_of_the_whole() -> None:
     assert names_of_dataset(SimpleNamespace(class_names=np.array(NAMES))) == NAMES
     assert names_of_dataset(SimpleNamespace(classes=[0, 1, 2])) is None
     assert names_of_dataset(X) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["a", "A"], ["A", "a"]),
+        (["C", "c "], ["c ", "C"]),
+        (["-1", "1"], ["1", "-1"]),
+        (["-1"], ["1"]),
+    ],
+)
+def test_names_that_differ_in_little_are_no_reason_to_swap_classes(
+    one: list[str], other: list[str]
+) -> None:
+    assert not same(one, other)
+    assert same(one, one)
 
 
 # ------------------------------------------------------------------ adopted

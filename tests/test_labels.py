@@ -103,6 +103,19 @@ def test_a_label_has_the_hash_of_the_specification_in_any_container() -> None:
     assert mixed.tolist() == [half, text]
 
 
+def test_the_hash_of_a_label_does_not_depend_on_its_batch() -> None:
+    labels: list[Any] = [1, "1", 1.5, True, np.int64(2**60 + 1), np.float32(0.5), np.str_("a")]
+    labels += [torch.tensor(2), torch.tensor(True), np.array("b"), np.bool_(False), np.uint8(200)]
+    alone = [hash_values([label]) for label in labels]
+    assert all(one is not None for one in alone)
+    together, twice = hash_values(labels), [hash_values([label] * 2) for label in labels]
+    np.testing.assert_array_equal(together, np.concatenate(alone))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(together, [two[1] for two in twice])  # type: ignore[index]
+    as_array = hash_values(np.array([3, 4]))
+    np.testing.assert_array_equal(as_array, hash_values([3, 4]))
+    np.testing.assert_array_equal(as_array, hash_values(torch.tensor([3, 4])))
+
+
 @pytest.mark.parametrize(
     "sample",
     ["x", (1,), ("x", None), ("x", np.zeros(2)), ("x", [1, 0]), [0.1, 0.2], {"x": 1}, ("x", 2**64)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -43,23 +44,38 @@ class Found:
 # ------------------------------------------------------------------ comparing
 
 
-def key(name: str) -> str:
-    """What of a name is compared: not its case, blanks, or punctuation.
+def _key(name: str) -> str:
+    """What of a name is compared: not its case, and not blanks, hyphens and underscores between words.
 
-    >>> key("Not Entailment") == key("not_entailment")
-    True
+    >>> _key("Not Entailment") == _key("not_entailment"), _key("-1") == _key("1")
+    (True, False)
     """
-    return "".join(filter(str.isalnum, name.casefold())) or name
+    folded = name.casefold().strip()
+    return re.sub(r"[\s_-]+", "", folded) if any(map(str.isalpha, folded)) else folded
+
+
+def _keys(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What of two sequences is compared: names as they are where two of them have one key."""
+    ours, theirs = list(map(_key, one)), list(map(_key, other))
+    if len(set(ours)) < len(ours) or len(set(theirs)) < len(theirs):
+        return list(one), list(other)
+    return ours, theirs
 
 
 def same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two sequences name the same classes in the same order."""
-    return list(map(key, one)) == list(map(key, other))
+    """Whether two sequences name the same classes in the same order.
+
+    >>> same(["Cat", "big dog"], ["cat", "big_dog"]), same(["a", "A"], ["A", "a"])
+    (True, False)
+    """
+    ours, theirs = _keys(one, other)
+    return ours == theirs
 
 
 def reordered(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether they name the same classes in another order."""
-    return not same(one, other) and sorted(map(key, one)) == sorted(map(key, other))
+    ours, theirs = _keys(one, other)
+    return ours != theirs and sorted(ours) == sorted(theirs)
 
 
 def difference(one: Sequence[str], other: Sequence[str], whose: tuple[str, str]) -> str:
@@ -68,11 +84,10 @@ def difference(one: Sequence[str], other: Sequence[str], whose: tuple[str, str])
     >>> difference(["a", "b"], ["b", "a"], ("for the model", "for the dataset"))
     "class 0 is 'a' for the model and 'b' for the dataset (the same names in another order)"
     """
-    pairs = enumerate(zip_longest(one, other))
-    at, (a, b) = next(
-        (at, (a, b)) for at, (a, b) in pairs if a is None or b is None or key(a) != key(b)
-    )
-    said = [f"{name!r} {who}" for name, who in zip((a, b), whose, strict=True)]
+    pairs = enumerate(zip_longest(*_keys(one, other)))
+    at = next(at for at, (a, b) in pairs if a != b)
+    names = [found[at] if at < len(found) else None for found in (one, other)]
+    said = [f"{name!r} {who}" for name, who in zip(names, whose, strict=True)]
     why = " (the same names in another order)" if reordered(one, other) else ""
     if len(one) != len(other):
         why = f" ({len(one)} names and {len(other)})"
@@ -266,10 +281,10 @@ def _conflict(own: Found, theirs: Names, *, is_given: bool) -> bool:
 
 def _order(names: Names, wanted: Names) -> str:
     """The columns to take so that `names` come as `wanted`, as an index of an array."""
-    if not reordered(names, wanted) or len(set(map(key, names))) != len(names):
+    if not reordered(names, wanted):
         return "[:, order]"
-    keys = list(map(key, names))
-    listed = [keys.index(key(name)) for name in wanted]
+    ours, theirs = _keys(names, wanted)
+    listed = [ours.index(name) for name in theirs]
     return f"[:, {listed}]" if len(listed) <= 20 else "[:, order]"
 
 

@@ -68,6 +68,10 @@ def hash_values(labels: Iterable[Any]) -> Array | None:
     """The same of labels by themselves, of any container; the hash of 3 is that of a tensor of 3 or of 3.0."""
     from xxhash import xxh3_64_intdigest as digest
 
+    if hasattr(labels, "__array__"):
+        labels = np.asarray(labels).tolist()
+    elif _is_numpys(labels):  # at once: one by one takes three times as long
+        labels = np.array(labels).tolist()
     listed = [label if type(label) in _PLAIN else _plain(label) for label in labels]
     if set(map(type, listed)) == {int}:  # as most are: without Python between two of them
         try:
@@ -90,6 +94,12 @@ def hash_values(labels: Iterable[Any]) -> Array | None:
         else:
             return None
     return np.array(hashes, np.uint64)
+
+
+def _is_numpys(labels: Any) -> bool:
+    """Whether all labels are numbers of one NumPy type: of several, one array would change them."""
+    first = labels[0] if isinstance(labels, list) and labels else None
+    return isinstance(first, np.generic) and len(set(map(type, labels))) == 1
 
 
 _PLAIN = (int, float, str)

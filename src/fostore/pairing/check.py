@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
-from fostore.class_names import key, names_of_dataset, reordered, same
+from fostore.class_names import difference, names_of_dataset, same
 from fostore.errors import ArgumentError
 from fostore.generate.fingerprint import labels_of, one_a_sample
 from fostore.generate.framework import Framework, NumpyFramework
@@ -249,17 +249,9 @@ def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str
         return False
     if same(ours, theirs):
         return True
-    if reordered(ours, theirs):
-        difference = "the class names are the same in another order"
-    else:
-        difference = f"the dataset has {len(ours)} class names, the store {len(theirs)}"
-    pairs = zip(ours, theirs, strict=False)
-    at = next(
-        (i for i, (a, b) in enumerate(pairs) if key(a) != key(b)), min(len(ours), len(theirs))
-    )
-    names = [names[at] if at < len(names) else None for names in (ours, theirs)]
+    what = difference(ours, theirs, ("in the dataset", "in the store"))
     raise refuse(
-        f"{difference} (class {at} is {names[0]!r} in the dataset and {names[1]!r} in the store)",
+        f"the class names differ: {what}",
         "The order of the classes says what each probability is of: use the classes of the store",
     )
 
