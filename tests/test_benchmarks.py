@@ -29,7 +29,7 @@ def test_every_part_runs_and_records_nothing_when_quick() -> None:
         "us a sample",
         "JAX arrays",
         "fresh process",
-        "halves",
+        "handed out as float32",
     ):
         assert line in done.stdout
     assert (BENCHMARKS / "RESULTS.md").read_bytes() == before
