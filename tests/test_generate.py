@@ -585,7 +585,9 @@ def test_a_failing_dataset_names_the_samples(side: Side, path: Path) -> None:
 
     pairs = Broken(make_pairs().inputs)
     generator = side.generator(side.model(Linear()), batch_size=16)
-    with pytest.raises(GenerationError, match=r"dataset failed on samples 32 to 47.*a bad sector"):
+    with pytest.raises(
+        GenerationError, match=r"dataset failed on sample 40 \(of samples 32 to 47\).*a bad sector"
+    ):
         generator.generate_distributions(pairs, False, store=path)
     assert len(fostore.open(path)) == 32
 

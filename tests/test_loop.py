@@ -163,7 +163,9 @@ def test_a_sampler_that_repeats_or_leaves_the_dataset_is_refused() -> None:
 
 
 def test_collating_keeps_structure_and_dtypes() -> None:
-    samples = [{"a": np.float16([i, 1]), "b": (i, f"s{i}"), "c": [np.int64(i)]} for i in range(3)]
+    samples = [
+        {"a": np.float16([i, 1]), "b": (i, f"s{i}"), "c": [np.int64(i), f"t{i}"]} for i in range(3)
+    ]
     batch = nested.collate(samples)
     assert batch["a"].dtype == np.float16
     assert batch["a"].shape == (3, 2)

@@ -297,7 +297,8 @@ class Choosy(Pairs):
 
 def test_samples_left_out_of_a_batch_move_no_distribution(side: Side, place: Path) -> None:
     pairs = unlabelled()
-    paired = side.module.FirstOrderDataset(Choosy(pairs.inputs), generate(side, pairs, place))
+    rows = dict(generate(side, pairs, place))
+    paired = side.module.FirstOrderDataset(Choosy(pairs.inputs), rows)
     with pytest.raises(ArgumentError, match="asked for 16 samples and gave a list of 13"):
         paired.read_batches(np.arange(16), 16)
 

@@ -6,14 +6,25 @@ Nothing is imported to know them: a caller's object means that its library is im
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fostore.columns import (
+    arrow_dtype,
+    arrow_numbers,
+    columns,
+    first_text,
+    is_a,
+    is_arrow_number,
+    is_sparse,
+    kind_of,
+    take_arrow,
+    take_column,
+    values_of,
+)
 from fostore.errors import ArgumentError
-from fostore.nested import PerSample
 from fostore.schema import Array
 
 _ASIDE = ("targets", "labels", "y", "ids", "classes")
@@ -120,7 +131,7 @@ class _Frame(Rows):
         raise AttributeError(name)
 
     def take(self, indices: range | Array) -> Any:
-        if _is_a(self.data, "polars", "DataFrame"):
+        if is_a(self.data, "polars", "DataFrame"):
             if isinstance(indices, range):
                 return self.data.slice(indices.start, len(indices))
             return self.data[indices]
@@ -128,15 +139,15 @@ class _Frame(Rows):
         return self.data.iloc[part]
 
     def __getitem__(self, index: Any) -> Any:
-        if _is_a(self.data, "polars", "DataFrame"):
+        if is_a(self.data, "polars", "DataFrame"):
             return self.data.row(index, named=True)
         return self.data.iloc[index]
 
     def require_numbers(self) -> None:
-        name = _wordy(self.data)
+        name = first_text(self.data)
         if name is not None:
             raise ArgumentError(
-                f"column {name!r} of the {_kind(self.data)} holds {columns(self.data)[name].dtype}, and "
+                f"column {name!r} of the {kind_of(self.data)} holds {columns(self.data)[name].dtype}, and "
                 "a model here takes numbers: choose columns (frame[[...]]), encode it, or take "
                 "the input out of each row with input_getter"
             )
@@ -146,7 +157,7 @@ class _Column(Rows):
     """A pandas, polars or Arrow column: numbers as an array, all else as a list with an entry a sample."""
 
     def take(self, indices: range | Array) -> Any:
-        return _values(_take_column(self.data, indices))
+        return values_of(take_column(self.data, indices))
 
     def require_numbers(self) -> None:
         return None
@@ -158,8 +169,8 @@ class _Table(Rows):
     def __init__(self, data: Any, count: int) -> None:
         super().__init__(data, count)
         self._names = list(data.schema.names)
-        self._wordy = next((f.name for f in data.schema if not _is_arrow_number(f.type)), None)
-        kinds = [_arrow_dtype(data.column(name)) for name in self._names] if not self._wordy else []
+        self._wordy = next((f.name for f in data.schema if not is_arrow_number(f.type)), None)
+        kinds = [arrow_dtype(data.column(name)) for name in self._names] if not self._wordy else []
         self._dtype = np.result_type(*kinds) if kinds else None
 
     def _aside(self, name: str) -> Any:
@@ -168,7 +179,7 @@ class _Table(Rows):
         raise AttributeError(name)
 
     def take(self, indices: range | Array) -> Any:
-        part = _take_arrow(self.data, indices)
+        part = take_arrow(self.data, indices)
         if self._dtype is None:
             if "pandas" not in sys.modules and not _importable("pandas"):
                 raise ArgumentError(
@@ -178,7 +189,7 @@ class _Table(Rows):
             return part.to_pandas()
         made = np.empty((part.num_rows, len(self._names)), self._dtype)
         for at, name in enumerate(self._names):
-            made[:, at] = _arrow_numbers(part.column(name))
+            made[:, at] = arrow_numbers(part.column(name))
         return made
 
     def __getitem__(self, index: Any) -> Any:
@@ -204,15 +215,15 @@ def find(data: Any) -> Rows | None:
         return data
     if isinstance(data, np.ndarray):
         return _array(data)
-    if _is_a(data, "pandas", "DataFrame") or _is_a(data, "polars", "DataFrame"):
+    if is_a(data, "pandas", "DataFrame") or is_a(data, "polars", "DataFrame"):
         return _frame(data)
-    if _is_a(data, "pandas", "Series") or _is_a(data, "pandas", "Index"):
-        return _Column(data.to_series() if _is_a(data, "pandas", "Index") else data, len(data))
-    if _is_a(data, "polars", "Series"):
+    if is_a(data, "pandas", "Series") or is_a(data, "pandas", "Index"):
+        return _Column(data.to_series() if is_a(data, "pandas", "Index") else data, len(data))
+    if is_a(data, "polars", "Series"):
         return _Column(data, len(data))
-    if _is_a(data, "pyarrow", "Table") or _is_a(data, "pyarrow", "RecordBatch"):
+    if is_a(data, "pyarrow", "Table") or is_a(data, "pyarrow", "RecordBatch"):
         return _Table(data, data.num_rows)
-    if _is_a(data, "pyarrow", "ChunkedArray") or _is_a(data, "pyarrow", "Array"):
+    if is_a(data, "pyarrow", "ChunkedArray") or is_a(data, "pyarrow", "Array"):
         return _Column(data, len(data))
     if is_sparse(data):
         if data.ndim != 2:
@@ -229,14 +240,47 @@ def as_dataset(data: Any) -> Any:
     """A container as a dataset of its rows, where `data[i]` is something else; anything else as it is.
 
     Raises:
-        ArgumentError: see `find`.
+        ArgumentError: see `find`; or it is a dict of columns.
     """
-    if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
+    if isinstance(data, np.ndarray) and not isinstance(data, (np.memmap, np.ma.MaskedArray)):
         return data
     if type(data).__module__.partition(".")[0] in ("torch", "jax", "jaxlib"):
         return data
     rows = find(data)
+    if rows is None and isinstance(data, Mapping) and data and 0 not in data:
+        keys = ", ".join(repr(key) for key in list(data)[:4])
+        raise ArgumentError(
+            f"a mapping ({keys}) is not a Dataset: sample 0 is not in it. A dict of columns is one as "
+            "pandas.DataFrame(columns), or as a list of one dict a sample"
+        )
     return data if rows is None else rows
+
+
+def samples_of(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Samples of a map dataset, asked for at once where it can (`__getitems__`).
+
+    Raises:
+        ArgumentError: `__getitems__` gave another number of them.
+        Exception: what the dataset raises, with a note that names the sample.
+    """
+    many = getattr(dataset, "__getitems__", None)
+    if many is not None:
+        given = many(indices)
+        if isinstance(given, Mapping) or len(given) != len(indices):
+            raise ArgumentError(
+                f"__getitems__ of {type(dataset).__name__} was asked for {len(indices)} samples and gave a "
+                f"{type(given).__name__} of {len(given)}; expected a list of one sample for each index, "
+                "in their order, else distributions would go to other samples"
+            )
+        return list(given)
+    found: list[Any] = []
+    try:
+        for index in indices:
+            found.append(dataset[index])
+    except Exception as error:
+        error.add_note(f"sample {indices[len(found)]} of the dataset")
+        raise
+    return found
 
 
 def _array(data: Any) -> Rows | None:
@@ -303,149 +347,7 @@ def is_array(data: Any) -> bool:
     return has_shape and hasattr(data, "__array__") and data.ndim > 0
 
 
-def is_frame(data: Any) -> bool:
-    """Whether `data` is a pandas or polars frame."""
-    return _is_a(data, "pandas", "DataFrame") or _is_a(data, "polars", "DataFrame")
-
-
-def is_sparse(data: Any) -> bool:
-    """Whether `data` is a sparse array or matrix of SciPy."""
-    sparse = sys.modules.get("scipy.sparse")
-    return sparse is not None and bool(sparse.issparse(data))
-
-
-def _is_a(data: Any, library: str, name: str) -> bool:
-    kind = getattr(sys.modules.get(library), name, None)
-    return kind is not None and isinstance(data, kind)
-
-
-def _kind(data: Any) -> str:
-    return f"{type(data).__module__.partition('.')[0]} {type(data).__name__}"
-
-
 def _importable(name: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(name) is not None
-
-
-# ------------------------------------------------------------------ what a batch holds
-
-
-def columns(frame: Any) -> dict[Any, Any]:
-    """The columns of a frame by name."""
-    return {name: frame[name] for name in frame.columns}
-
-
-def numbers_of(batch: Any) -> Array:
-    """A frame whose columns are all numbers as an array (n, columns); missing ones are NaN."""
-    made = batch.to_numpy()
-    if made.dtype.kind in "biufc":
-        return np.asarray(made)
-    parts = [_as_floats(column) for column in columns(batch).values()]
-    return np.stack(parts, axis=1)
-
-
-def _as_floats(column: Any) -> Array:
-    if _is_a(column, "pandas", "Series"):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return np.asarray(column.to_numpy(), np.float64)
-
-
-def _wordy(frame: Any) -> Any | None:
-    """The first column of a frame that holds something else than numbers."""
-    for name, column in columns(frame).items():
-        if not _is_numeric(column):
-            return name
-    return None
-
-
-def _is_numeric(column: Any) -> bool:
-    if _is_a(column, "polars", "Series"):
-        return bool(column.dtype.is_numeric()) or str(column.dtype) == "Boolean"
-    return getattr(column.dtype, "kind", "O") in "biufc"
-
-
-def _take_column(column: Any, indices: range | Array) -> Any:
-    if _is_a(column, "pandas", "Series"):
-        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-        return column.iloc[part]
-    if _is_a(column, "polars", "Series"):
-        return (
-            column[indices.start : indices.stop] if isinstance(indices, range) else column[indices]
-        )
-    return _take_arrow(column, indices)
-
-
-def _take_arrow(data: Any, indices: range | Array) -> Any:
-    if isinstance(indices, range):
-        return data.slice(indices.start, len(indices))
-    return data.take(sys.modules["pyarrow"].array(indices))
-
-
-def _values(column: Any) -> Any:
-    """A column as an array of numbers, or as what is in it, an entry a sample."""
-    if hasattr(column, "to_pylist"):  # Arrow
-        if _is_arrow_number(column.type):
-            return _arrow_numbers(column)
-        return _entries(column.to_pylist())
-    if _is_numeric(column):
-        made = np.asarray(column.to_numpy())
-        return made if made.dtype.kind in "biufc" else _as_floats(column)
-    return _entries(column.to_list())
-
-
-def _entries(values: list[Any]) -> Any:
-    from fostore.nested import is_numbers, stack_numbers
-
-    return stack_numbers(values) if values and is_numbers(values[0]) else PerSample(values)
-
-
-def _is_arrow_number(kind: Any) -> bool:
-    types = sys.modules["pyarrow"].types
-    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return bool(is_number)
-
-
-def _arrow_dtype(column: Any) -> Any:
-    """The dtype of a column as NumPy has it: one with missing numbers is float64."""
-    kind = np.dtype(column.type.to_pandas_dtype())
-    return np.dtype(np.float64) if column.null_count and kind.kind != "f" else kind
-
-
-def _arrow_numbers(column: Any) -> Array:
-    if column.null_count:
-        return np.array([np.nan if one is None else one for one in column.to_pylist()], np.float64)
-    options = {} if hasattr(column, "chunks") else {"zero_copy_only": False}
-    return np.asarray(column.to_numpy(**options))
-
-
-def hashed_parts(path: str, leaf: Any) -> Iterator[tuple[str, Any]]:
-    """A leaf of a batch as what has bytes: the same for a row in a batch of any size."""
-    if isinstance(leaf, np.ndarray):
-        yield path, PerSample(leaf.tolist()) if leaf.dtype == object and leaf.ndim else leaf
-    elif is_frame(leaf):
-        if _wordy(leaf) is None:
-            yield path, np.asarray(numbers_of(leaf), np.float64)
-            return
-        for name, column in columns(leaf).items():
-            values = _as_floats(column) if _is_numeric(column) else PerSample(_plain(column))
-            yield f"{path}[{name!r}]", values
-    elif is_sparse(leaf):
-        rows = leaf.tocsr()
-        ends, places = rows.indptr.tolist(), rows.indices.astype(np.int64)
-        yield (
-            f"{path} sparse {rows.dtype.name} {rows.shape[1]}",
-            PerSample(
-                places[start:stop].tobytes() + rows.data[start:stop].tobytes()
-                for start, stop in pairwise(ends)
-            ),
-        )
-    else:
-        yield path, leaf
-
-
-def _plain(column: Any) -> list[Any]:
-    """What is in a column; dates and the like as their text."""
-    plain = (str, bytes, bool, int, float, list, tuple, dict, type(None))
-    return [one if isinstance(one, plain) else str(one) for one in column.to_list()]

@@ -134,6 +134,8 @@ def _entry_hash(path: str, entry: Any) -> int | None:
 
     if isinstance(entry, str):  # of a type of its own, such as NumPy's
         return digest(entry.encode(), digest(f"{path} str".encode()))
+    if isinstance(entry, bytes):
+        return digest(entry, digest(f"{path} bytes".encode()))
     if is_numbers(entry):
         with suppress(ValueError):  # lists of several lengths
             entry = np.array(entry)

@@ -29,12 +29,63 @@ class PerSample(list[Any]):
         return PerSample(found) if isinstance(index, slice) else found
 
 
+IS_NONE = (
+    "is None; leave it out of the dataset, as torch.utils.data.Subset(dataset, indices) does, or let it be "
+    "a blank sample: every sample has a row"
+)
+
+
 class OddSample(ArgumentError):
     """One sample of a batch does not go with the others; `place` is where it stands in the batch."""
 
     def __init__(self, place: int, reason: str) -> None:
         super().__init__(f"sample {place} of the batch {reason}")
         self.place, self.reason = place, reason
+
+    def named(self, index: int, of: str = "dataset") -> ArgumentError:
+        """The same, said of its index in the dataset."""
+        return ArgumentError(f"sample {index} of the {of} {self.reason}")
+
+
+Bring = Callable[[Any], Any]
+"""Makes one batch of a list of samples."""
+
+
+def bring_together(bring: Bring, samples: Sequence[Any], indices: Sequence[int]) -> Any:
+    """`bring(samples)`, where an error names the index of the sample that does not go with the others.
+
+    Raises:
+        ArgumentError: names it; where it cannot be told which it is, what `bring` raised.
+    """
+    try:
+        return bring(samples)
+    except Exception as error:
+        odd = find_odd(bring, samples, error)
+        if odd is None:
+            raise
+        raise odd.named(int(indices[odd.place])) from error
+
+
+def find_odd(bring: Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
+    """The first sample that cannot be brought together with the first one, where all of them failed."""
+    for place, one in enumerate(samples):
+        if one is None:
+            return OddSample(place, IS_NONE)
+    if isinstance(error, OddSample):
+        return error
+    for place, one in enumerate(samples):
+        try:
+            bring([samples[0], one] if place else [one])
+        except OddSample as odd:
+            return OddSample(place, odd.reason)
+        except Exception as alone:
+            beside = " beside the first one" if place else ""
+            return OddSample(
+                place,
+                f"makes no batch{beside}: {type(alone).__name__}: {alone}; give a collate_fn that brings "
+                "such samples together, or leave it out",
+            )
+    return None
 
 
 def is_numbers(data: Any) -> bool:
@@ -284,7 +335,7 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
         except ValueError:
             place = next(i for i, a in enumerate(arrays) if a.shape != arrays[0].shape)
             if samples[place] is None:
-                raise OddSample(place, "is None") from None
+                raise OddSample(place, IS_NONE) from None
             if ragged:
                 return _copied(arrays)
             raise OddSample(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
-from fostore.containers import hashed_parts
+from fostore.columns import hashed_parts
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Source
@@ -38,7 +38,9 @@ def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
     def entries() -> Any:
         for path, leaf in leaves(inputs):
             for inner, part in hashed_parts(path, leaf if isinstance(leaf, str) else host(leaf)):
-                yield inner, PerSample(map(host, part)) if isinstance(part, PerSample) else part
+                if isinstance(part, PerSample):
+                    part = PerSample(one if type(one) is str else host(one) for one in part)
+                yield inner, part
 
     return identity.row_hashes(entries(), rows)
 

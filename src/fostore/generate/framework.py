@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from fostore import identity, simplex
-from fostore.containers import is_frame
+from fostore.columns import is_frame
 from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
+from fostore.generate.assembly import Collate
 from fostore.generate.numpy_source import numpy_source
 from fostore.generate.randomness import kept_random_states
-from fostore.generate.source import Collate, Source
+from fostore.generate.source import Source
 from fostore.nested import Getter, map_leaves
 from fostore.schema import Array
 
@@ -226,7 +227,7 @@ class NumpyFramework:
 
     def host(self, leaf: Any) -> Array | None:
         if is_frame(leaf):
-            return None  # by its columns: see `fostore.containers.hashed_parts`
+            return None  # by its columns: see `fostore.columns.hashed_parts`
         if isinstance(leaf, (bool, int, float, np.generic)) or hasattr(leaf, "__array__"):
             array = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
             return None if array.dtype == object else array

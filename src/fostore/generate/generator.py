@@ -24,14 +24,7 @@ from fostore.generate.engine import Computed, Engine
 from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
-from fostore.generate.source import (
-    Indices,
-    MapSource,
-    Sequential,
-    Source,
-    StreamSource,
-    steps,
-)
+from fostore.generate.source import Indices, MapSource, Sequential, Source, StreamSource, steps
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.loading.plan import check_batch_size
 from fostore.progress import Progress
@@ -139,7 +132,8 @@ class Generator(ABC):
 
         Args:
             dataset_or_loader: a Dataset (`__len__` and `__getitem__`), a Subset, an iterable of
-                samples, or a loader that does not shuffle. Not a single batch.
+                samples, or a loader that does not shuffle; or what has rows: a frame, an Arrow table, a
+                sparse matrix, a column, an array on disk. Not a single batch.
             progress: whether to show a bar on stderr.
             store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
 
@@ -360,7 +354,7 @@ class FirstOrderDataGenerator(Generator):
         output_transform: applied to the model's output, before `output_mode`. For a list of models
             it gets the list of outputs.
         input_getter: gets one sample of the dataset, returns the model's input; by default the
-            first part of a tuple or list, or else the sample itself.
+            first part of a tuple, or of a list that is no list of numbers, or else the sample itself.
         model_name: kept in the metadata.
 
     Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fostore.containers import samples_of
 from fostore.generate.labels import hash_labels, hash_values
-from fostore.generate.source import Indices, samples_of
+from fostore.generate.source import Indices
 from fostore.schema import Array
 
 _REREADS = 4
@@ -46,7 +47,7 @@ class NoLabels(Exception):
 
 def _labels(dataset: object, indices: Indices) -> Array:
     try:
-        found = hash_labels(samples_of(dataset, indices))
+        found = hash_labels(samples_of(dataset, np.asarray(indices).tolist()))
     except Exception as error:  # whatever a dataset of the user's raises
         raise NoLabels from error
     if found is None:

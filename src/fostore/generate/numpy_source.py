@@ -5,15 +5,16 @@ Frameworks share these rules; what a torch DataLoader is, the torch folder knows
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fostore.containers import Rows, find, is_array, is_frame, is_sparse
+from fostore.columns import is_frame, is_sparse
+from fostore.containers import Rows, find, is_array
 from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.source import (
-    Assembly,
-    Collate,
     Indices,
     MapSource,
     Sequential,
@@ -133,6 +134,10 @@ def refuse_batches(data: Any) -> None:
         "give the Dataset itself, or a DataLoader over it with shuffle=False: "
         "rows are kept by dataset index, and a batch alone does not say which samples it holds"
     )
+    if isinstance(data, (str, bytes, os.PathLike)):
+        raise ArgumentError(
+            f"{str(data)!r:.60} is text or a path, not a Dataset; read it first, and give what was read"
+        )
     if isinstance(data, Mapping):
         keys = ", ".join(repr(key) for key in list(data)[:4])
         raise ArgumentError(
@@ -165,6 +170,11 @@ def refuse_unknown(data: Any) -> None:
     """Raise for what cannot be iterated as samples, and for loaders whose order nobody knows."""
     kind = type(data).__name__
     inner = next((name for name in _LOADERS if getattr(data, name, None) is not None), None)
+    if inner is None:
+        hidden = getattr(data, "__dict__", {}).items()
+        inner = next((name for name, value in hidden if _is_loader(value)), None)
+    if inner is None and type(data).__module__.startswith("torchdata.nodes"):
+        inner = "source"
     if inner is not None:
         raise ArgumentError(
             f"{kind} is a loader (it has {inner!r}), whose batches and order of samples are not known "
@@ -181,6 +191,10 @@ def refuse_unknown(data: Any) -> None:
             f"{kind} gives batches (its element_spec has a free first axis), and rows are kept by sample: "
             "give the samples, as dataset.unbatch() does"
         )
+
+
+def _is_loader(value: Any) -> bool:
+    return hasattr(value, "dataset") and hasattr(value, "batch_size")
 
 
 def _is_batched(data: Any) -> bool:

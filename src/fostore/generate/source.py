@@ -5,179 +5,22 @@ A row belongs to a dataset index, never to the moment at which it arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import tee
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from fostore.containers import samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
-from fostore.generate.labels import Labelled, Noted, hash_labels
-from fostore.nested import (
-    LABELS,
-    Getter,
-    OddSample,
-    common_rows,
-    is_entries,
-    is_numbers,
-    num_rows,
-    split,
-    split_all,
-)
-from fostore.nested import collate as collate_arrays
+from fostore.generate.assembly import Assembly
+from fostore.nested import OddSample, num_rows
 from fostore.ranges import Ranges
 from fostore.schema import Array
 
 Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""
-
-Collate = Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """How a list of samples becomes the model's input, in this process or in a worker's.
-
-    The one place where input and label part: a getter sees whole samples, so does a collate_fn of the
-    user's; else the inputs alone are brought together, in the side's own way.
-    """
-
-    getter: Getter | None = None
-    collate: Collate | None = None
-    """What makes a batch of samples, where it is the user's own."""
-    together: Collate = collate_arrays
-    """What makes a batch of inputs, where the user says nothing."""
-    labels: Noted = field(default_factory=Noted, compare=False)
-    """Whether labels come along as well."""
-
-    def __call__(self, samples: Sequence[Any]) -> Any:
-        """
-        Raises:
-            OddSample: one of the samples is None, is a batch itself, does not go with the others, or was
-                left out by the collate_fn.
-        """
-        if self.getter is None and self.collate is None and is_batch(samples[0]):
-            raise OddSample(0, IS_BATCH)
-        try:
-            inputs = self._bring(samples)
-        except OddSample:
-            raise
-        except Exception as error:
-            raise self._explained(samples, error) from error
-        if self.collate is not None:
-            self._check_rows(samples, inputs)
-        return Labelled(inputs, hash_labels(samples)) if self.labels.wanted else inputs
-
-    def _bring(self, samples: Sequence[Any]) -> Any:
-        if self.getter is None and self.collate is not None:
-            return input_of(self.collate(samples))
-        parts = split_all(samples) if self.getter is None else self._taken(samples)
-        inputs = [part[0] for part in parts]
-        for place, one in enumerate(inputs):
-            if one is None:
-                raise OddSample(place, _none(self.getter, samples[place]))
-        return (self.collate or self.together)(inputs)
-
-    def _taken(self, samples: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return [split(sample, self.getter) for sample in samples]
-
-    def _explained(self, samples: Sequence[Any], error: Exception) -> Exception:
-        """The error of the first sample that cannot be brought together with the first one, or `error`."""
-        for place, one in enumerate(samples):
-            if one is None:
-                return OddSample(place, "is None")
-            try:
-                self._bring([samples[0], one] if place else [one])
-            except OddSample as odd:
-                return OddSample(place, odd.reason)
-            except Exception as alone:
-                beside = " beside the first one" if place else ""
-                return OddSample(place, f"makes no batch{beside}: {type(alone).__name__}: {alone}")
-        return error
-
-    def _check_rows(self, samples: Sequence[Any], inputs: Any) -> None:
-        """Refuse a collate_fn that leaves samples out, where it can be told which."""
-        rows = common_rows(inputs)
-        if rows is None or rows >= len(samples):
-            return
-        gone = [place for place, one in enumerate(samples) if one is None or self._drops(one)]
-        if len(gone) == len(samples) - rows:
-            what = "is None, and the" if samples[gone[0]] is None else "was left out: the"
-            more = f" ({len(gone) - 1} more are)" if len(gone) > 1 else ""
-            raise OddSample(
-                gone[0],
-                f"{what} collate_fn gave {rows} rows for the {len(samples)} samples of a batch{more}; "
-                "every sample needs one row: leave it out of the dataset, as "
-                "torch.utils.data.Subset(dataset, indices) does, or let it be a blank sample",
-            )
-
-    def _drops(self, sample: Any) -> bool:
-        try:
-            return not common_rows(self._bring([sample]))
-        except Exception:  # nothing is left to make a batch of
-            return True
-
-
-def _none(getter: Getter | None, sample: Any) -> str:
-    if sample is None:
-        return "is None"
-    return "has the input None" if getter is None else "is None after the input_getter"
-
-
-IS_BATCH = (
-    "is a whole batch: all its parts have one axis of the same length in front. Rows are kept by sample: "
-    "give the Dataset itself, or a DataLoader over it with shuffle=False; or, where this is one sample, "
-    "say so with input_getter=lambda sample: sample[0]"
-)
-
-
-def is_batch(item: Any) -> bool:
-    """Whether what a dataset gives as one sample is a batch: inputs and labels with one axis in front.
-
-    Inputs have two axes at least, or are a list of texts; labels one, or two and another shape than the
-    inputs (an image and its mask are no batch). Where a part has no such axis it is a sample, and one
-    of a single row is taken for what it says it is.
-
-    >>> is_batch((np.zeros((16, 8)), np.zeros(16))), is_batch((np.zeros((3, 8, 8)), 7))
-    (True, False)
-    """
-    if isinstance(item, Mapping):
-        parts = [part for key, part in item.items() if key not in LABELS]
-        labels = [part for key, part in item.items() if key in LABELS]
-        if not labels or not parts:
-            return False
-    elif isinstance(item, (tuple, list)) and len(item) > 1 and not is_numbers(item):
-        parts, labels = list(item[:1]), list(item[1:])
-    else:
-        return False
-    shapes = [_shape(part) for part in (*parts, *labels)]
-    lengths = {shape[0] if shape else 0 for shape in shapes}
-    if len(lengths) != 1 or lengths.pop() < 2:
-        return False
-    inputs, others = shapes[: len(parts)], shapes[len(parts) :]
-    wide = any(len(shape) > 1 for shape in inputs) or any(map(is_entries, parts))
-    return wide and any(len(one) == 1 or (len(one) == 2 and one != inputs[0]) for one in others)
-
-
-def _shape(part: Any) -> tuple[int, ...]:
-    """The axes of an array, of a list of numbers or of a list of texts; () for anything else."""
-    shape = getattr(part, "shape", None)
-    if shape is not None:
-        return tuple(shape)
-    if is_numbers(part):
-        return (
-            (len(part), *(_shape(part[0]) if isinstance(part[0], list) else ())) if part else (0,)
-        )
-    return (len(part),) if is_entries(part) else ()
-
-
-def input_of(batch: Any) -> Any:
-    """The input of a batch that a user's collate_fn made: its first part, or the batch itself."""
-    is_structure = isinstance(batch, (tuple, list)) and len(batch) > 0
-    if is_structure and not (is_entries(batch) or is_numbers(batch)):
-        return batch[0]
-    return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +140,7 @@ class MapSource:
                     f"the loader ended before {name_samples(indices)}; nothing of them was generated"
                 ) from None
             except OddSample as odd:
-                raise _odd(odd, int(indices[odd.place])) from odd
+                raise odd.named(int(indices[odd.place])) from odd
             except FostoreError:
                 raise
             except Exception as error:
@@ -313,7 +156,7 @@ class MapSource:
         samples = []
         for index in map(int, indices):
             try:
-                samples += samples_of(self.dataset, range(index, index + 1))
+                samples += samples_of(self.dataset, [index])
             except Exception as alone:
                 rest = "" if len(indices) == 1 else f" (of {name_samples(indices)})"
                 return GenerationError(
@@ -322,14 +165,10 @@ class MapSource:
         try:
             self.assemble(samples)
         except OddSample as odd:
-            return _odd(odd, int(indices[odd.place]))
+            return odd.named(int(indices[odd.place]))
         except Exception:  # the one that is at hand says as much
             pass
         return failed("dataset", indices, error)
-
-
-def _odd(odd: OddSample, index: int) -> FostoreError:
-    return ArgumentError(f"sample {index} of the dataset {odd.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,14 +272,11 @@ def name_samples(indices: Indices) -> str:
 def read_samples(dataset: Any, batches: Iterable[Indices], assemble: Assembly) -> Iterator[Any]:
     """The inputs of batches of a map dataset."""
     for indices in batches:
-        yield assemble(samples_of(dataset, indices))
+        yield assemble(samples_of(dataset, _listed(indices)))
 
 
-def samples_of(dataset: Any, indices: Indices) -> list[Any]:
-    """Samples of a map dataset, asked for at once where it can (`__getitems__`)."""
-    listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-    many = getattr(dataset, "__getitems__", None)
-    return list(many(listed)) if many is not None else [dataset[i] for i in listed]
+def _listed(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 def read_stream(stream: Iterable[Any], batch_size: int, assemble: Assembly) -> Iterator[Any]:

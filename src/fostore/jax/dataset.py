@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fostore.containers import Rows, is_frame, is_sparse, numbers_of
+from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.containers import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import Place, is_accelerator, place
-from fostore.nested import collate
+from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
 
@@ -93,4 +94,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         return numbers_of(batch) if is_frame(batch) else batch
 
     def _collate(self, samples: Sequence[Any]) -> Any:
+        sizes = list(map(len, samples))
+        if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
+            place = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            raise OddSample(place, f"has {sizes[place]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from fostore import identity
-from fostore.containers import is_frame, is_sparse, numbers_of
+from fostore.columns import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -104,7 +104,7 @@ class JaxFramework:
 
     def host(self, leaf: Any) -> Array | None:
         if is_frame(leaf):
-            return None  # by its columns: see `fostore.containers.hashed_parts`
+            return None  # by its columns: see `fostore.columns.hashed_parts`
         if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
             return None
         array = np.asarray(leaf)

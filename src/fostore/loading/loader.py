@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fostore.containers import Rows, as_dataset
+from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.plan import Plan, check_batch_size
 from fostore.loading.prefetch import ahead
-from fostore.nested import collate
+from fostore.nested import bring_together, collate
 from fostore.schema import Array
 
 Read = Callable[[Array], Sequence[Any]]
@@ -202,7 +202,10 @@ class SimpleDataLoader:
     def _read(self, samples: Array) -> Sequence[Any]:
         if isinstance(self._samples, Rows) and self.collate_fn is None:
             return [self._samples.take(samples)]
-        return [(self.collate_fn or collate)([self._samples[i] for i in samples.tolist()])]
+        found = samples_of(self._samples, samples.tolist())
+        if self.collate_fn is not None:
+            return [self.collate_fn(found)]
+        return [bring_together(collate, found, samples.tolist())]
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration this epoch; see `Cursor.set_epoch`."""

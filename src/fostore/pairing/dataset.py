@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.class_names import names_of_dataset
-from fostore.containers import Rows, as_dataset
+from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import collate, split, split_all
+from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.request import is_softened
 from fostore.schema import Array, Column
@@ -45,7 +45,8 @@ class PairedDataset:
     a store travels as its path, and another store in its place is refused (IdentityError).
 
     Args:
-        base_dataset: anything with `__len__` and `__getitem__`; None: distributions alone.
+        base_dataset: anything with `__len__` and `__getitem__`, or what has rows (a frame, a table, a
+            sparse matrix, an array on disk); None: distributions alone.
         distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
         input_getter: gets one sample, returns its input.
         ids: one key a sample of `base_dataset`. Where the store has ids too, samples are joined with
@@ -89,7 +90,8 @@ class PairedDataset:
         self.base_dataset = base_dataset
         self._base = base
         """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
-        self._rows = base if isinstance(base, Rows) and input_getter is None else None
+        whole = isinstance(base, Rows) and input_getter is None and target_key is None
+        self._rows = base if whole else None
         if self._rows is not None:
             self._check_rows(self._rows)
         self.distributions = distributions
@@ -147,7 +149,7 @@ class PairedDataset:
         row = self._as_rows(self.gather(np.array([at])))[0]
         if self.base_dataset is None:
             return row
-        if self._rows is not None and self.target_key is None:
+        if self._rows is not None:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
@@ -211,17 +213,7 @@ class PairedDataset:
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
-        indices = samples.tolist()
-        many = getattr(self._base, "__getitems__", None)
-        found = [self._base[i] for i in indices] if many is None else many(indices)
-        if many is not None and (isinstance(found, Mapping) or len(found) != len(indices)):
-            kind = type(self.base_dataset).__name__
-            raise ArgumentError(
-                f"__getitems__ of {kind} was asked for {len(indices)} samples and gave a "
-                f"{type(found).__name__} of {len(found)}; expected a list of one sample for each index, "
-                "in their order, else distributions would go to other samples"
-            )
-        return list(found)
+        return samples_of(self._base, samples.tolist())
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples, `batch_size` each; one gather serves all of them."""
@@ -252,9 +244,7 @@ class PairedDataset:
 
     def _together(self, samples: Array) -> Any | None:
         """The inputs of samples at once, where the base dataset is a container of them; else None."""
-        if self._rows is None or self.target_key is not None:
-            return None
-        return self._take(self._rows, samples)
+        return None if self._rows is None else self._take(self._rows, samples)
 
     def _batch(self, samples: Array, rows: Any) -> Any:
         together = self._together(samples)
@@ -262,9 +252,13 @@ class PairedDataset:
             return (together, rows)
         found = self.samples(samples)
         if self.target_key is not None:
-            return self._with_row(self._collate([self._mapping(one) for one in found]), rows)
-        parts = self._collate(split_all(found, self.input_getter))
-        return (*parts, rows)
+            found = [self._mapping(one) for one in found]
+            return self._with_row(bring_together(self._collate, found, samples.tolist()), rows)
+
+        def bring(some: Sequence[Any]) -> Any:
+            return self._collate(split_all(some, self.input_getter))
+
+        return (*bring_together(bring, found, samples.tolist()), rows)
 
     def _with_row(self, sample: Any, row: Any) -> Any:
         if self.target_key is None:
@@ -272,6 +266,8 @@ class PairedDataset:
         return self._as_dict({**self._mapping(sample), self.target_key: row})
 
     def _mapping(self, sample: Any) -> Mapping[str, Any]:
+        if isinstance(self._base, Rows) and hasattr(sample, "to_dict"):
+            sample = sample.to_dict()  # a row of a pandas frame
         if not isinstance(sample, Mapping):
             raise ArgumentError(
                 f"target_key={self.target_key!r} is for samples that are dicts, this one is "

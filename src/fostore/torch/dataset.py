@@ -59,7 +59,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         found = None if self.base_dataset is None else self._samples_or_inputs(samples)
         if found is not None and self.target_key is not None:
             found = [self._mapping(sample) for sample in found]
-        return Batch(found, rows, self.input_getter, self.target_key)
+        return Batch(found, rows, self.input_getter, self.target_key, samples.tolist())
 
     def _samples_or_inputs(self, samples: Array) -> Any:
         together = self._together(samples)

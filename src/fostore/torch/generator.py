@@ -27,7 +27,7 @@ class FirstOrderDataGenerator(Generator):
         output_transform: applied to the model's output, before `output_mode`. For a list of models
             it gets the list of outputs.
         input_getter: gets one sample of the dataset, returns the model's input; by default the
-            first part of a tuple or list, or else the sample itself.
+            first part of a tuple, or of a list that is no list of numbers, or else the sample.
         model_name: kept in the metadata.
 
     Raises:

@@ -17,6 +17,7 @@ from fostore.torch.ahead import can_pin, to_pinned, torch_states, with_modes
 from fostore.torch.dataset import FirstOrderDataset
 from fostore.torch.rows import with_lists
 from fostore.torch.sampler import EpochSampler
+from fostore.torch.workers import starting_workers
 
 _OF_THE_DATASET = ("ids", "check", "target_key", "dtype", "as_kind", "temperature")
 
@@ -136,7 +137,7 @@ class OutputLoader(DataLoader[Any]):
     def _from_workers(self, epochs: EpochSampler) -> Iterator[Any]:
         cursor, plan = epochs.cursor, epochs.plan
         epoch, position = cursor.begin()
-        with epochs.starting(epoch, position):
+        with starting_workers(), epochs.starting(epoch, position):
             batches = super().__iter__()
         self._latest = begun = object()
         for batch in batches:

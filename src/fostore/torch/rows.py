@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
-from fostore.nested import split, split_all
+from fostore.nested import bring_together, split, split_all
 from fostore.torch.arrays import together
 
 
@@ -43,7 +43,7 @@ class Batch(Sequence[Any]):
     Iterating gives plain tuples (or mappings, or tensors), which any other collate_fn may take.
     """
 
-    __slots__ = ("_samples", "input_getter", "rows", "target_key")
+    __slots__ = ("_indices", "_samples", "input_getter", "rows", "target_key")
 
     def __init__(
         self,
@@ -51,12 +51,14 @@ class Batch(Sequence[Any]):
         rows: torch.Tensor,
         input_getter: Callable[[Any], Any] | None,
         target_key: str | None,
+        indices: Sequence[int],
     ) -> None:
         """`samples` are those of the base dataset, or one tensor of their inputs; None: there is none."""
         self._samples = samples
         self.rows = rows
         self.input_getter = input_getter
         self.target_key = target_key
+        self._indices = indices
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,12 +91,18 @@ class Batch(Sequence[Any]):
         if self._samples is None:
             return self.rows
         if self.target_key is not None:
-            found = together([dict(one) for one in self._samples], collate_fn_map)
+            found = self._together([dict(one) for one in self._samples], collate_fn_map)
             return {**found, self.target_key: self.rows}
         if not isinstance(self._samples, list):  # inputs that came as one batch
             return [self._samples, self.rows]
-        parts = split_all(self._samples, self.input_getter)
-        return [*together(parts, collate_fn_map), self.rows]
+        return [*self._together(self._samples, collate_fn_map), self.rows]
+
+    def _together(self, samples: list[Any], collate_fn_map: Any) -> Any:
+        def bring(some: Sequence[Any]) -> Any:
+            parts = some if self.target_key is not None else split_all(some, self.input_getter)
+            return together(parts, collate_fn_map)
+
+        return bring_together(bring, samples, self._indices)
 
 
 class Listed:

@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from fostore.containers import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError
+from fostore.generate.assembly import Assembly, has_batch_axis, input_of
 from fostore.generate.framework import Reading
 from fostore.generate.numpy_source import (
     is_map,
@@ -31,19 +32,11 @@ from fostore.generate.numpy_source import (
     refuse_unknown,
     rows_source,
 )
-from fostore.generate.source import (
-    Assembly,
-    Indices,
-    Listed,
-    MapSource,
-    Sequential,
-    Source,
-    StreamSource,
-    input_of,
-)
+from fostore.generate.source import Indices, Listed, MapSource, Sequential, Source, StreamSource
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
 from fostore.torch.arrays import Held, tensor_of, together_held
+from fostore.torch.workers import starting_workers
 
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -137,7 +130,8 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
             collate_fn=assemble,
             **_options(loader, workers),
         )
-        return iter(rebuilt)
+        with starting_workers():
+            return iter(rebuilt)
 
     return MapSource(dataset, samples, batches, read, assemble)
 
@@ -159,7 +153,8 @@ def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
             collate_fn=together,
             **_options(loader, loader.num_workers),
         )
-        return iter(rebuilt)
+        with starting_workers():
+            return iter(rebuilt)
 
     return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
@@ -224,6 +219,14 @@ class _Whole:
     assemble: Assembly
 
     def __call__(self, batch: Any) -> Any:
+        is_told = self.assemble.getter is not None or self.assemble.collate is not None
+        if not is_told and not has_batch_axis(batch):
+            raise ArgumentError(
+                "a DataLoader with batch_size=None hands out what its dataset gives, and this does not show "
+                "whether it is a batch or one sample (a batch has labels, one a row): give the loader a "
+                "batch_size where the dataset gives samples, collate_fn=lambda batch: batch where it "
+                "gives batches"
+            )
         collate = self.assemble.collate or default_convert
         if self.assemble.getter is not None:
             return collate(self.assemble.getter(batch))
