@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from fostore.conversion.table import Batch, Table
-from fostore.encodings.rows import widen
 from fostore.errors import RowError
+from fostore.halves import widen
 from fostore.ranges import Range, Ranges, describe
 from fostore.schema import Array, Schema
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from fostore import digest, disk, geometry
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import widen
 from fostore.errors import ArgumentError, RowError
+from fostore.halves import widen
 from fostore.header import Header
 from fostore.jsontext import check_json, dumps
 from fostore.ranges import Range, Ranges

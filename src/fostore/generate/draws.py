@@ -17,6 +17,7 @@ import numpy as np
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate import fingerprint
 from fostore.generate.framework import Framework
+from fostore.generate.labels import Labelled
 from fostore.generate.randomness import Draw
 from fostore.generate.source import Indices, MapSource, Source
 from fostore.schema import Array
@@ -184,7 +185,7 @@ def drawn_source(framework: Framework, source: Source, num_draws: int) -> Source
         views = (inputs for _, inputs in source.inputs(flat, few=few))
         for first in views:
             others = islice(views, num_draws - 1)
-            yield Views(first, others)
+            yield Labelled(Views(first, others), source.assemble.labels.last)
             deque(others, maxlen=0)  # whoever stopped early must not shift the next batch
 
     return replace(source, read=read, draws_views=True)

@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import agreed_names
 from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import fingerprint, output
@@ -65,6 +66,7 @@ class Generator(ABC):
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
             raise ArgumentError("the list of models is empty")
+        self._given = given
         self._models: list[Model] = [self._adapt(one) for one in given]
         for one in self._models:
             if not callable(one):
@@ -158,7 +160,9 @@ class Generator(ABC):
             store_as: "probs", "log_probs" or "logits" (needs a model that gives logits).
             dtype: "float32", "float16", "bfloat16" or "float64".
             meta: any JSON, kept beside the rows.
-            class_names: one name a class.
+            class_names: one name a class; by default the model's own (`classes_`,
+                `config.id2label`), where it has any. Whatever is given, a model, a dataset and
+                `class_names` that have one set of names in several orders are refused.
             ids: one stable key a sample, integers or strings.
             views: how the dataset augmented each sample, so that a student can see the same view: a
                 seed a sample (n,), or a seed and the number of the view (n, 2); `Store.views`.
@@ -195,7 +199,8 @@ class Generator(ABC):
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
             RowError: outputs that are no distributions, with the samples named.
-            IdentityError: the store was made from something else; says what differs.
+            IdentityError: the store was made from something else, or the classes of model and
+                dataset are not the same in one order; says what differs.
             GenerationError: the model or the dataset failed; names the samples of the batch. In
                 all cases what was computed before is committed.
         """
@@ -215,6 +220,7 @@ class Generator(ABC):
             return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
 
         rows = _check_rows(rows, source)
+        own_names = agreed_names(self._given, source.dataset, class_names)
         batch_size = self._batch_size(dataset_or_loader, source)
         engine_options: dict[str, Any] = {"again": _reader(source)}
         drawn: dict[str, Any] = {}
@@ -241,10 +247,10 @@ class Generator(ABC):
                 "accept_differences": accept_differences,
                 "recheck": not recheck,
             }
-            given = [name for name, is_given in only_stored.items() if is_given]
-            if given:
+            asked = [name for name, is_given in only_stored.items() if is_given]
+            if asked:
                 raise ArgumentError(
-                    f"{', '.join(given)}: without store= there is nowhere to keep it"
+                    f"{', '.join(asked)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
             refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
@@ -266,6 +272,7 @@ class Generator(ABC):
             accept_differences,
             recheck,
             is_named=model_fingerprint is not None,
+            own_names=own_names,
         )
         check_target(target, source)
         with framework.kept_random_states():

@@ -26,12 +26,12 @@ import numpy as np
 
 from fostore import identity
 from fostore.encodings import encoding_of
-from fostore.encodings.rows import widen
 from fostore.errors import RowError
 from fostore.generate import fingerprint
 from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Sequential, Source, steps
+from fostore.halves import widen
 from fostore.identity import Doubts
 from fostore.ranges import Ranges, describe
 from fostore.schema import Array, Schema

@@ -140,7 +140,7 @@ class MapSource:
         for indices in named:
             try:
                 reader = iter(self.read(asked, few)) if reader is None else reader
-                inputs = next(reader)
+                inputs = self.assemble.labels.take(next(reader))
             except StopIteration:
                 named_now = name_samples(self._samples(indices))
                 raise GenerationError(
@@ -230,7 +230,7 @@ def _stream(
     while position < last:
         try:
             reader = iter(source.read()) if reader is None else reader
-            inputs = next(reader)
+            inputs = source.assemble.labels.take(next(reader))
         except StopIteration:
             return
         except OddSample as odd:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import difference, reordered
 from fostore.creation import create
 from fostore.encodings import default_tolerance
 from fostore.errors import (
@@ -25,6 +26,7 @@ from fostore.formats import format_of
 from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
+from fostore.generate.label_check import NoLabels, moved_label
 from fostore.generate.loop import run
 from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
@@ -61,6 +63,8 @@ class Target:
     recheck: bool = True
     is_named: bool = False
     """Whether a fingerprint of the user's stands for the model."""
+    own_names: tuple[str, ...] | None = None
+    """What the model calls its classes: the store's names where the user gives none."""
 
 
 def check_target(target: Target, source: Source) -> None:
@@ -141,6 +145,8 @@ class StoreRun:
         self._made_from = made_from
         self._meta = meta
         self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
+        told = fingerprint.labels_of(source.dataset, source.num_samples) is not None
+        self._labelled = hashes_inputs and not told  # whether labels are kept as samples are read
         self._stack = ExitStack()
         self._writer: Writer | None = None
         self._finished: Store | None = None
@@ -173,15 +179,20 @@ class StoreRun:
         return open_store(target.path)
 
     def _loop(self, progress: Progress) -> None:
-        def deliver(token: tuple[Computed, Array | None]) -> None:
+        def deliver(token: tuple[Computed, Array | None, Array | None]) -> None:
             progress.add(self._deliver(*token))
 
-        run(
-            steps(self._source, self._wanted, self._seen),
-            self._compute,
-            deliver,
-            overlap=self._framework.overlaps,
-        )
+        labels = self._source.assemble.labels
+        labels.wanted = self._labelled
+        try:
+            run(
+                steps(self._source, self._wanted, self._seen),
+                self._compute,
+                deliver,
+                overlap=self._framework.overlaps,
+            )
+        finally:
+            labels.wanted = False
 
     def _missing(self) -> Ranges:
         if isinstance(self._source, StreamSource):
@@ -239,6 +250,7 @@ class StoreRun:
             self._compare(header)
         elif not empty:
             self._differs(["it holds rows and does not say what model and dataset they came from"])
+        self._labelled = header.schema.role("label") is not None
         hashed = header.schema.role("fingerprint") is not None
         if not hashed:
             self._content = fingerprint.OPAQUE
@@ -258,6 +270,8 @@ class StoreRun:
             refuse_mixing(self._framework, self._source, missing, self._probed)
         if not self._there.items:
             return
+        if self._labelled and isinstance(self._source, MapSource):
+            self._check_labels()
         if self._content == fingerprint.HASHED and isinstance(self._source, MapSource):
             with self._may_differ():
                 fingerprint.check_content(
@@ -316,6 +330,9 @@ class StoreRun:
             for name, new, old in asked
             if new is not None and new != old
         ]
+        own, old_names = self._target.own_names, header.schema.class_names
+        if own is not None and old_names is not None and reordered(own, old_names):
+            found.append(difference(own, old_names, ("for the model", "for the store")))
         identity.refuse(self._target.path, found)
 
     def _differs(self, found: Sequence[str]) -> None:
@@ -351,11 +368,12 @@ class StoreRun:
             num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
             dtype=target.dtype,
             kind=selection.kind,
-            class_names=target.class_names,
+            class_names=self._class_names(row_shape),
             temperature=selection.temperature,
             ids=target.ids,
             views=target.views,
             fingerprints=self._content == fingerprint.HASHED,
+            labels=self._labelled,
             meta={**(target.meta or {}), **self._meta(selection.mode)} if new else target.meta,
             identity=made_from,
             exists=target.exists,
@@ -365,6 +383,13 @@ class StoreRun:
         )
         self._writer = self._stack.enter_context(writer)
         return writer
+
+    def _class_names(self, row_shape: tuple[int, ...] | None) -> Sequence[str] | None:
+        """The names of a new store; one that is there already keeps those that it has, or has not."""
+        given, own = self._target.class_names, self._target.own_names
+        if given is None and row_shape and own is not None and len(own) == row_shape[-1]:
+            return own
+        return given
 
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""
@@ -376,7 +401,18 @@ class StoreRun:
 
     # Batches
 
-    def _compute(self, indices: Indices, inputs: Any) -> tuple[Computed, Array | None]:
+    def _compute(
+        self, indices: Indices, inputs: Any
+    ) -> tuple[Computed, Array | None, Array | None]:
+        labels = self._source.assemble.labels.last if self._labelled else None
+        if self._labelled and labels is None and self._writer is not None:
+            raise ArgumentError(
+                f"the samples from {int(indices[0])} on have no label that is a number or text, as those "
+                "before had; let all have one, or make the store anew (exists='overwrite') with "
+                "dataset_fingerprint= as a name of yours for the dataset"
+            )
+        if self._labelled and self._there.items and isinstance(self._source, StreamSource):
+            self._check_passing(range(int(indices[0]), int(indices[-1]) + 1))
         if self._recheck is not None:
             self._recheck.passing(indices, inputs)
         hashes = None
@@ -385,14 +421,15 @@ class StoreRun:
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             if hashes is None and self._writer is not None:
                 fingerprint.require_hashes(hashes, indices)
-        return self._engine.compute(indices, inputs), hashes
+        return self._engine.compute(indices, inputs), hashes, labels
 
-    def _deliver(self, computed: Computed, hashes: Array | None) -> int:
+    def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
         """Write the rows of a batch that are missing; how many they were."""
         rows, indices = self._engine.collect(computed), computed.indices
         if self._writer is None:
             if hashes is None and self._content == fingerprint.HASHED:
                 self._content = fingerprint.OPAQUE
+            self._labelled = labels is not None
             self._writer = self._begin(rows.shape[1:])
         elif self._nameless:
             made_from = self._made_from(self._engine.selection.mode)
@@ -404,9 +441,9 @@ class StoreRun:
             self._compare_overlap(indices, hashes)
         written = 0
         for start, places in runs(indices, self._wanted):
-            part = None if hashes is None else hashes[places]
+            part, own = (None if one is None else one[places] for one in (hashes, labels))
             try:
-                self._writer.write(start, rows[places], fingerprints=part)
+                self._writer.write(start, rows[places], fingerprints=part, labels=own)
             except RowError as error:
                 raise self._engine.advice(error) from error
             written += len(rows[places])
@@ -414,8 +451,32 @@ class StoreRun:
 
     # Comparing with what is there
 
+    def _check_labels(self) -> None:
+        """Compare the labels of up to three committed samples with those that were recorded."""
+        runs = self._there.items
+        start, stop = runs[len(runs) // 2]
+        picked = np.array(sorted({runs[0][0], (start + stop) // 2, runs[-1][1] - 1}))
+        stored = np.concatenate([self._column("label_hash", i, i + 1) for i in picked.tolist()])
+        with self._framework.kept_random_states(), suppress(NoLabels):
+            moved = moved_label(self._source.dataset, picked, stored)
+            if moved is not None:
+                self._differs([f"sample {moved} of the dataset has another label"])
+
+    def _check_passing(self, indices: range) -> None:
+        """The same of a batch that a stream passes by."""
+        labels = self._source.assemble.labels.last
+        if labels is None:
+            return
+        for start, stop in self._there.overlap(indices.start, indices.stop):
+            now = labels[start - indices.start : stop - indices.start]
+            moved = np.flatnonzero(now != self._column("label_hash", start, stop))
+            if len(moved):
+                self._differs([f"sample {start + int(moved[0])} of the stream has another label"])
+
     def _seen(self, indices: range, inputs: Any) -> None:
         """A stream passes a batch whose rows are all committed."""
+        if self._labelled:
+            self._check_passing(indices)
         if self._content == fingerprint.HASHED:
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             stored = self._hashes(indices.start, indices.stop)

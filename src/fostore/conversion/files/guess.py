@@ -14,8 +14,9 @@ from fostore.conversion.files._header import checked
 from fostore.conversion.files._swap import Swapped
 from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import as_counts, round_to, widen
+from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError, UnsupportedError
+from fostore.halves import widen
 from fostore.schema import COUNTS, FLOATS, Array, Schema, sum_tolerance
 from fostore.simplex import is_probs
 
