@@ -244,6 +244,7 @@ def test_names_behind_a_wrapper_are_not_adopted(tmp_path: Path) -> None:
     assert generate(Wrapper(Hub()), SAMPLES, tmp_path / "a.zarr").schema.class_names is None
 
 
+@pytest.mark.filterwarnings("ignore:the model or its code is not what made:UserWarning")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_store_without_names_goes_on_under_a_model_that_has_some(
     suffix: str, tmp_path: Path
@@ -351,6 +352,7 @@ def test_words_of_the_users_hide_no_conflict_of_model_and_dataset(tmp_path: Path
         generate(Hub(), Pets(NAMES[::-1]), tmp_path / "a.zarr", class_names=["A", "B", "C"])
 
 
+@pytest.mark.filterwarnings("ignore:members 0 and 1 gave the same:UserWarning")
 @pytest.mark.parametrize("make", [fitted, Hub])
 def test_members_of_an_ensemble_that_disagree_are_refused(make: Any, tmp_path: Path) -> None:
     other = make(("dog", "cat", "ant")) if make is Hub else LogisticRegression().fit(X, Y)
