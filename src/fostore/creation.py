@@ -137,7 +137,7 @@ def create(
         )
 
     header = None if exists == "resume" and path.exists() else new_header()
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     lock = Lock.acquire(path)
     units: UnitWriter | None = None
     try:
@@ -205,7 +205,7 @@ def create_like(
     """
     path = path.absolute()
     format = format_of(path)
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     lock = Lock.acquire(path)
     units: UnitWriter | None = None
     try:

@@ -109,7 +109,7 @@ def _prepare(folder: Path) -> None:
         raise ArgumentError(
             f"{folder} holds files that no demo made; give it another place with --folder"
         )
-    disk.make_directory(folder)
+    disk.make_folders(folder)
     disk.write_whole(folder / MARK, b"made by fostore demo\n")
     _clear(folder)
 

@@ -244,7 +244,7 @@ def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     """Write the document under a temporary name beside `path`, make it durable, and rename it."""
     attributes = header.to_json()
     meta = {**attributes["meta"], KEY: attributes[KEY]}
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     fd = disk.open_file(temporary, write=True, create=True)
     try:
