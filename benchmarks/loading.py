@@ -28,6 +28,7 @@ PARTS = {
     "C": ("paired", "_paired"),
     "D": ("jax", "_jax"),
     "E": ("fresh process", "_fresh"),
+    "F": ("halves", "_halves"),
 }
 _MACHINERY = ["numpy", "torch", "jax"]
 
@@ -45,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     options = _bench.parser(__doc__, rounds=7)
-    options.add_argument("--part", default="A,B,C,D,E", help="parts to run, such as A,E")
+    options.add_argument("--part", default="A,B,C,D,E,F", help="parts to run, such as A,E")
     options.add_argument(
         "--only",
         help="libraries beside fostore and np.memmap, such as tensordict,HF; records nothing",

@@ -23,7 +23,14 @@ def test_every_part_runs_and_records_nothing_when_quick() -> None:
     command = [sys.executable, str(BENCHMARKS / "loading.py"), "--quick", "--rounds=1", "--only="]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    for line in ("Store.take", "output_dataloader", "us a sample", "JAX arrays", "fresh process"):
+    for line in (
+        "Store.take",
+        "output_dataloader",
+        "us a sample",
+        "JAX arrays",
+        "fresh process",
+        "handed out as float32",
+    ):
         assert line in done.stdout
     assert (BENCHMARKS / "RESULTS.md").read_bytes() == before
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +262,39 @@ def test_generate_is_told_of_members_and_of_a_fixed_batch(run: Cli) -> None:
     assert "50 rows of 2 members x 3 classes" in result.out
 
 
+def test_generate_computes_again_unless_it_is_told_not_to(run: Cli) -> None:
+    form = (
+        "import numpy as np\nNOTE = {note}\n"
+        "class Net:\n"
+        "    def __init__(self):\n"
+        "        self.scale = {scale}\n"
+        "    def __call__(self, x):\n"
+        "        return np.asarray(x)[:, :3] * self.scale\n"
+        "net = Net()\n"
+    )
+    command = ["generate", "nets.py:net", "models.py:data", "-o", "x.zarr"]
+    command += ["--output-mode", "logits", "--framework", "numpy", "--rows"]
+
+    def go(rows: str, *options: str, note: int = 1, scale: float = 1.0) -> Any:
+        Path("nets.py").write_text(form.format(note=note, scale=scale))
+        sys.modules.pop("nets", None)
+        return run(*command, rows, *options)
+
+    assert go("0:20").code == 0
+    refused = go("20:50", scale=4.0)
+    assert refused.code != 0
+    assert "another distribution for sample 0" in refused.err
+    assert "'scale' is 4.0, it was 1.0" in refused.err
+    refused = go("20:50", "--no-recheck", scale=4.0)
+    assert refused.code != 0
+    assert "recheck=False computes nothing again" in refused.err
+    assert go("20:40", "--no-recheck", note=2).code == 0
+    assert "recheck=False" in fostore.open("x.zarr").meta["accepted_differences"][0]
+    last = go("40:50", note=3)
+    assert last.code == 0
+    assert last.err.strip() == ""
+
+
 def test_generate_takes_torch_objects_to_the_torch_generator(run: Cli) -> None:
     Path("nets.py").write_text(
         "import torch\n"
@@ -272,6 +306,30 @@ def test_generate_takes_torch_objects_to_the_torch_generator(run: Cli) -> None:
     assert run("generate", "nets.py:net", "nets.py:data", "-o", "x.zarr").code == 0
     result = run("generate", "nets.py:nets", "nets.py:data", "-o", "y.zarr")
     assert "20 rows of 2 members x 3 classes" in result.out, result.err
+
+
+def test_generate_draws_with_a_seed(run: Cli) -> None:
+    Path("nets.py").write_text(
+        "import torch\n"
+        "net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 3))\n"
+        "data = torch.utils.data.TensorDataset(torch.rand(20, 4))\n"
+    )
+    command = [
+        "generate",
+        "nets.py:net",
+        "nets.py:data",
+        "--num-draws",
+        "3",
+        "--output-mode",
+        "logits",
+    ]
+    result = run(*command, "-o", "x.zarr", "--seed", "5")
+    assert "20 rows of 3 members x 3 classes" in result.out, result.err
+    store = fostore.open("x.zarr")
+    assert np.ptp(store.array[:], axis=1).max() > 0
+    assert (store.meta["num_draws"], store.meta["seed"]) == (3, 5)
+    other = run(*command, "-o", "x.zarr", "--seed", "6")
+    assert "the seed of the draws is 6, the store has 5" in other.err
 
 
 def test_a_part_of_the_rows_leaves_a_store_that_is_not_finished(run: Cli) -> None:

@@ -86,7 +86,7 @@ def test_stats_of_labels_print_metrics_and_the_reliability_table(run: Cli) -> No
     result = run("stats", "a.zarr", "--labels", "y.npy", "--bins", "5")
     expected = evaluate.label_metrics("a.zarr", "y.npy", bins=5)
     assert f"accuracy       {expected.accuracy:.4f}" in result.out
-    assert f"ECE            {expected.ece:.4f}   5 bins" in result.out
+    assert f"ECE            {expected.ece:.4g}   5 bins" in result.out
     rows = [line for line in result.out.splitlines() if re.match(r"  0\.\d+ to ", line)]
     assert len(rows) == np.count_nonzero(expected.reliability.count)
 
@@ -111,6 +111,18 @@ def test_stats_as_json_hold_everything(run: Cli) -> None:
     assert sum(b["count"] for b in found["labels"]["reliability"]["bins"]) == N
 
 
+def test_small_differences_are_shown_with_their_digits(run: Cli) -> None:
+    rows = probs(N).astype(np.float64)
+    np.save("near.npy", rows * (1 + 1e-8 * np.random.default_rng(0).random(rows.shape)))
+    np.save("exact.npy", rows)
+    out = run("compare", "exact.npy", "near.npy").out
+    (line,) = [line for line in out.splitlines() if line.startswith("  TV")]
+    assert all(re.fullmatch(r"\d\.\d+e-(09|10|11)", cell) for cell in line.split()[1:5]), line
+    assert re.search(r"furthest apart, by TV: samples \d+ \(\d\.\d+e-09\)", out)
+    np.save("rare.npy", np.tile([1 - 3e-7, 3e-7], (N, 1)))
+    assert "3e-07" in run("stats", "rare.npy").out
+
+
 def test_stats_read_any_file_that_convert_reads(run: Cli) -> None:
     np.save("plain.npy", probs(N))
     assert (
@@ -123,7 +135,7 @@ def test_compare_prints_divergences_and_the_samples_that_differ_most(run: Cli) -
     result = run("compare", "a.zarr", "b.h5")
     assert (result.code, result.err) == (0, "")
     far = evaluate.tv("a.zarr", "b.h5")
-    assert f"furthest apart, by TV: samples {int(far.argmax())} ({far.max():.3f})" in result.out
+    assert f"furthest apart, by TV: samples {int(far.argmax())} ({far.max():.4g})" in result.out
     (line,) = [line for line in result.out.splitlines() if line.startswith("  KL(A || B)")]
     assert numbers(line)[0] == pytest.approx(evaluate.kl("a.zarr", "b.h5").mean(), rel=1e-3)
     same = run("compare", "a.zarr", "a.zarr").out

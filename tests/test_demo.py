@@ -29,11 +29,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, result.stdout
 
 
-def test_the_demo_is_killed_resumes_and_computes_nothing_twice(outcome: tuple[Path, str]) -> None:
+def test_the_demo_is_killed_resumes_and_computes_one_batch_twice(outcome: tuple[Path, str]) -> None:
     _, out = outcome
     ran, finished, rows = re.findall(r"after (\d+) batches; (\d+) of them \(([\d,]+) rows", out)[0]
     committed = int(rows.replace(",", ""))
-    resumed, first = re.findall(r"Resumed: (\d+) batches, from row ([\d,]+) on; 0 of", out)[0]
+    resumed, first = re.findall(r"Resumed: (\d+) batches, from row ([\d,]+) on; 1 of", out)[0]
     assert 0 < committed < 1297
     assert int(finished) <= int(ran) < 41
     assert committed == int(finished) * demo.BATCH_SIZE

@@ -6,6 +6,8 @@ import math
 import pickle
 import subprocess
 import sys
+from decimal import Decimal, localcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -362,10 +364,10 @@ class Data:
         return self.inputs[index], self.targets[index]
 
 
-def generated(path: Path, inputs: np.ndarray, labels: np.ndarray) -> fostore.Store:
+def generated(path: Path, inputs: np.ndarray, labels: np.ndarray, **options: Any) -> fostore.Store:
     generator = fostore.FirstOrderDataGenerator(lambda x: np.asarray(x), output_mode="logits")
     store: fostore.Store = generator.generate_distributions(
-        Data(inputs, labels), progress=False, store=path
+        Data(inputs, labels), progress=False, store=path, **options
     )
     return store
 
@@ -388,7 +390,66 @@ def test_stores_generated_from_other_samples_are_refused_and_from_other_views_ar
     with pytest.raises(IdentityError, match="hashes of their labels differ"):
         evaluate.tv(store, generated(tmp_path / "d.zarr", inputs, 1 - labels))
     scaled = generated(tmp_path / "e.zarr", inputs * 2, labels)
-    assert evaluate.tv(store, scaled).max() > 0
+    with pytest.warns(UserWarning, match="other inputs for every row: .* labels alone say which"):
+        assert evaluate.tv(store, scaled).max() > 0
+    assert evaluate.tv(store, scaled, check="length").max() > 0
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("compared", [evaluate.compare, evaluate.kl, evaluate.tv, evaluate.js])
+def test_where_ids_agree_inputs_are_compared_too_and_named_by_id(
+    compared: Any, suffix: str, tmp_path: Path
+) -> None:
+    inputs = np.random.default_rng(0).normal(size=(20, K)).astype(np.float32)
+    labels = np.zeros(20, int)
+    ids = [f"img{i}" for i in range(20)]
+    permuted, changed = inputs.copy(), inputs.copy()
+    permuted[[4, 6]] = inputs[[6, 4]]
+    changed[9] += 1
+    stores = [
+        generated(tmp_path / f"{name}{suffix}", x, labels, ids=ids)
+        for name, x in (("a", inputs), ("b", permuted), ("c", changed), ("d", inputs * 2))
+    ]
+    store, permuted_store, changed_store, scaled = stores
+    told = r"row 4 \(id 'img4'\) of the one is row 6 \(id 'img6'\) of the other"
+    with pytest.raises(IdentityError, match=told):
+        compared(store, permuted_store)
+    with pytest.raises(IdentityError, match=r"for 1 rows, first for row 9 \(id 'img9'\)"):
+        compared(store, changed_store)
+    with pytest.warns(UserWarning, match="ids alone say which"):
+        compared(store, scaled)
+    order = np.arange(20)
+    order[[4, 6]] = [6, 4]
+    with pytest.raises(IdentityError, match="row 4 has the id 'img4' in the one and 'img6'"):
+        compared(store, permuted_store.select(order))  # the advice, where ids are wrong
+    compared(store, permuted_store, check="length")
+
+
+def test_other_orders_of_classes_are_compared_as_the_advice_says(tmp_path: Path) -> None:
+    rows = probs(4)
+    a = store_of(tmp_path / "a.zarr", rows, class_names=["x", "y", "z"])
+    b = store_of(tmp_path / "b.zarr", rows[:, [2, 0, 1]], class_names=["z", "x", "y"])
+    with pytest.raises(IdentityError, match=r"class 0 is 'x' .* store\[:\]\[:, order\]"):
+        evaluate.compare(a, b)
+    assert evaluate.compare(a[:], b[:][:, [1, 2, 0]]).tv.most == 0
+
+
+@pytest.mark.parametrize("e", [2.0**-4, 2.0**-10, 2.0**-20, 2.0**-26])
+def test_divergences_of_near_distributions_keep_their_digits(e: float) -> None:
+    p, q = np.array([[0.5, 0.5]]), np.array([[0.5 + e, 0.5 - e]])
+    with localcontext() as context:
+        context.prec = 60
+        x = Decimal(e)
+        half, one = Decimal("0.5"), Decimal(1)
+        forward = -half * (one - 4 * x * x).ln()  # of p to q, and of q to p below
+        reverse = (half + x) * (one + 2 * x).ln() + (half - x) * (one - 2 * x).ln()
+        to_middle = -half * (one - x * x).ln()
+        from_middle = (half + x) * ((one + 2 * x) / (one + x)).ln()
+        from_middle += (half - x) * ((one - 2 * x) / (one - x)).ln()
+    assert evaluate.kl(p, q)[0] == pytest.approx(float(forward), rel=1e-11, abs=0)
+    assert evaluate.kl(q, p)[0] == pytest.approx(float(reverse), rel=1e-11, abs=0)
+    middle = float((to_middle + from_middle) / 2)
+    assert evaluate.js(p, q)[0] == pytest.approx(middle, rel=1e-11, abs=0)
 
 
 # ------------------------------------------------------------------ members
@@ -514,8 +575,34 @@ def test_samples_are_selected_by_disagreement_or_by_ones_own_score(tmp_path: Pat
 # ------------------------------------------------------------------ ranks
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(0, 9), st.randoms())
-def test_sums_of_ranks_in_any_order_are_that_of_one_pass(
+def moments_of(numbers: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation by fractions; the root by 60 decimal digits."""
+    exact = [Fraction(number) for number in numbers]
+    mean = sum(exact, Fraction()) / len(exact)
+    variance = sum(((x - mean) ** 2 for x in exact), Fraction()) / len(exact)
+    with localcontext() as context:
+        context.prec, context.Emax, context.Emin = 60, 99999, -99999
+        root = (Decimal(variance.numerator) / Decimal(variance.denominator)).sqrt()
+    return float(mean), float(root)
+
+
+@st.composite
+def numbers_of_any_scale(draw: Any) -> list[float]:
+    """Numbers about a common level, which may be far larger than what they differ by."""
+    scale, level = draw(st.integers(-1060, 1000)), draw(st.floats(-1e12, 1e12))
+    units = draw(st.lists(st.floats(-8, 8), min_size=1, max_size=30))
+    return [math.ldexp(level + unit, scale - 45) for unit in units]
+
+
+any_float = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.one_of(numbers_of_any_scale(), st.lists(any_float, min_size=1)),
+    st.integers(0, 9),
+    st.randoms(),
+)
+def test_moments_are_right_at_any_scale_and_the_same_for_ranks_in_any_order(
     numbers: list[float], cut: int, random: Any
 ) -> None:
     whole, one, other = evaluate.Mean(), evaluate.Mean(), evaluate.Mean()
@@ -525,8 +612,43 @@ def test_sums_of_ranks_in_any_order_are_that_of_one_pass(
     one.update(np.array(shuffled[:cut]))
     other.update(np.array(shuffled[cut:]))
     other.merge(pickle.loads(pickle.dumps(one)))
-    assert other.result() == whole.result()
-    assert whole.result().mean == pytest.approx(math.fsum(numbers) / len(numbers), abs=1e-9)
+    found = whole.result()
+    assert other.result() == found
+    mean, std = moments_of(numbers)
+    assert found.mean == mean  # rounded once
+    assert found.std == pytest.approx(std, rel=1e-15, abs=5e-324)
+    assert found.least <= found.mean <= found.most
+
+
+@given(st.lists(st.lists(any_float, min_size=2, max_size=2), min_size=1), st.integers(0, 5))
+def test_sums_are_rounded_once_whatever_the_order(rows: list[list[float]], cut: int) -> None:
+    values = np.ldexp(np.array(rows), -200)  # a sum has room above
+    one, other, indexed = Sums((2,)), Sums((2,)), Sums((2,))
+    one.add(values[cut:])
+    one.add(values[:cut])
+    for row in values[::-1]:
+        other.add(row[None])
+    indexed.add_at(np.tile([0, 1], len(values)), values.ravel())
+    expected = [float(sum(map(Fraction, column), Fraction())) for column in values.T.tolist()]
+    for sums in (one, other, indexed):
+        assert sums.total().tolist() == expected
+
+
+def test_two_stores_that_hardly_differ_have_the_deviation_that_they_have() -> None:
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(10), 500)
+    q = p + 1e-8 * (p - 0.1) * random.random((500, 1))
+    found = evaluate.compare(p, q)
+    for moments, rows in ((found.tv, evaluate.tv(p, q)), (found.kl, evaluate.kl(p, q))):
+        mean, std = moments_of(rows.tolist())
+        assert (moments.mean, moments.std) == (mean, pytest.approx(std, rel=1e-15))
+        assert 0 < std < moments.most
+        assert moments.least <= moments.mean <= moments.most
+
+
+def test_a_class_of_tiny_probability_keeps_its_mean() -> None:
+    rows = np.array([[1.0, 1e-30], [1.0, 3e-30]])
+    assert evaluate.summarize(rows).mean_probs[1] == pytest.approx(2e-30, rel=1e-12)
 
 
 def test_a_mean_knows_infinities_refuses_nan_and_is_exact_over_many_samples() -> None:

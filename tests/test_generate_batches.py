@@ -82,6 +82,7 @@ def exported(batch: Any) -> Any:
     return jax.export.export(jax.jit(lambda x: x @ WEIGHT))(argument)
 
 
+@pytest.mark.filterwarnings("ignore:members 0 and 1 gave the same:UserWarning")
 def test_models_of_different_batches_cannot_be_one_ensemble() -> None:
     models = [exported(4), exported(8)]
     generator = fostore.jax.FirstOrderDataGenerator(models, output_mode="logits")
@@ -186,7 +187,7 @@ for parts in (("model",), (None, "model"), ()):
     params = {"w": jax.device_put(w, NamedSharding(mesh, PartitionSpec(*parts)))}
     apply = jax.jit(lambda params, batch: batch @ params["w"])
     model = jax.tree_util.Partial(apply, params)
-    for one in (model, lambda batch: apply(params, batch), [model, model]):
+    for one in (model, lambda batch: apply(params, batch), [lambda batch: 2 * model(batch), model]):
         generator = fostore.jax.FirstOrderDataGenerator(one, output_mode="logits", batch_size=16)
         rows = generator.generate_distributions(x, progress=False)
         row = rows[49][-1] if rows[49].ndim == 2 else rows[49]

@@ -14,6 +14,9 @@ import pytest
 from fostore.generate.framework import NumpyFramework, copied
 from sides import SIDES, Pairs, Side, softmax
 
+# One model several times is what shows whether they see the same input.
+pytestmark = pytest.mark.filterwarnings("ignore:members 0 and 1 gave the same:UserWarning")
+
 WEIGHT = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 

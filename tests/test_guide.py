@@ -93,7 +93,8 @@ def test_the_four_steps_run_end_to_end(labelled: bool, stored: bool) -> None:
         },
     )
     written = json.loads(Path("output/first_order_dists.json").read_text())
-    beside = ["input_hash"] if stored else []  # a store says of each row what the model saw
+    # a store says of each row what the model saw, and with which label
+    beside = ["input_hash", "label_hash"][: 1 + labelled] if stored else []
     assert list(written) == ["meta", "distributions", *beside]
     assert list(written["distributions"])[:2] == ["0", "1"]
     assert written["meta"]["model_name"] == "my_model_v1"

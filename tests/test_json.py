@@ -28,9 +28,10 @@ from fostore.formats.json import FORMAT, export, load, save
 from fostore.formats.jsondoc import read_document
 from fostore.formats.jsonsource import Source
 from fostore.formats.jsontable import Table
+from fostore.halves import bfloat16_to_float32
 from fostore.ranges import Ranges
 from fostore.schema import COUNTS, FLOATS, Array, Column
-from fostore.simplex import bfloat16_to_float32, softmax
+from fostore.simplex import softmax
 
 DATA = Path(__file__).parent / "data"
 INCUMBENTS = ("general", "torch", "jax")

@@ -13,6 +13,7 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, IdentityError
+from fostore.known_ids import KnownIds
 from fostore.pairing.content import spread
 from sides import NUM_CLASSES, SIDES, Linear, Pairs, Side, make_pairs
 from support import SUFFIXES, probs
@@ -524,7 +525,10 @@ def test_an_unfinished_store_pairs_what_it_has_by_id(tmp_path: Path) -> None:
         fostore.FirstOrderDataset(pairs, store, ids=KEYS)
 
 
-def test_a_store_in_progress_with_one_id_twice_is_not_joined(tmp_path: Path) -> None:
+def test_a_store_in_progress_with_one_id_twice_is_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KnownIds, "add", lambda *_: None)  # as version 0.1 wrote it
     with fostore.create(tmp_path / "a.zarr", num_classes=3, num_samples=4, ids="int64") as writer:
         writer.append(probs(3), ids=[5, 6, 5])
         writer.commit()

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import Segment, view
-from fostore.formats.view import ArrayView, MappedView, SegmentView, aligned_empty, view_of
+from fostore.formats.view import ArrayView, MappedView, SegmentView, view_of
 from fostore.schema import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))

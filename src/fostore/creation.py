@@ -26,6 +26,8 @@ from fostore.version import __version__
 from fostore.writer import Writer
 
 FINGERPRINT = Column("input_hash", "uint64", "uint64", (), (), "fingerprint")
+LABEL = Column("label_hash", "uint64", "uint64", (), (), "label")
+_SIDE = (FINGERPRINT, VIEW, LABEL)
 
 
 def create(
@@ -40,6 +42,7 @@ def create(
     temperature: float | None = None,
     ids: Sequence[Any] | str | None = None,
     fingerprints: bool = False,
+    labels: bool = False,
     views: Any = None,
     meta: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -64,6 +67,7 @@ def create(
         ids: one unique key a sample (integers or strings), or the promise "int64" or "S32" of keys
             that come with each batch.
         fingerprints: whether a 64-bit hash of the input comes with each row.
+        labels: whether a 64-bit hash of the sample's label comes with each row.
         views: how each sample was augmented, so that it can be done again: a seed a row (n,), or a
             seed and the number of the view (n, 2); True promises them with each batch.
         meta: any JSON; string keys, no NaN.
@@ -110,7 +114,8 @@ def create(
         if num_classes is None:
             raise ArgumentError(f"{str(path)!r} is a new store and needs num_classes")
         side = [] if ids is None else [id_column(ids)]
-        side += ([FINGERPRINT] if fingerprints else []) + ([] if planned_views is False else [VIEW])
+        asked_for = (fingerprints, planned_views is not False, labels)
+        side += [one for one, is_asked in zip(_SIDE, asked_for, strict=True) if is_asked]
         schema = make_schema(
             num_classes,
             num_members=num_members,
@@ -132,7 +137,7 @@ def create(
         )
 
     header = None if exists == "resume" and path.exists() else new_header()
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     lock = Lock.acquire(path)
     units: UnitWriter | None = None
     try:
@@ -200,7 +205,7 @@ def create_like(
     """
     path = path.absolute()
     format = format_of(path)
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     lock = Lock.acquire(path)
     units: UnitWriter | None = None
     try:

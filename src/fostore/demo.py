@@ -109,7 +109,7 @@ def _prepare(folder: Path) -> None:
         raise ArgumentError(
             f"{folder} holds files that no demo made; give it another place with --folder"
         )
-    disk.make_directory(folder)
+    disk.make_folders(folder)
     disk.write_whole(folder / MARK, b"made by fostore demo\n")
     _clear(folder)
 
@@ -166,10 +166,10 @@ def _kill_and_resume(folder: Path, scans: Scans) -> Store:
     with _listening(Teacher.load(folder / WEIGHTS), scans, after.append) as teacher:
         store = _stream(teacher, scans, folder / STORE, progress=True)
     again = [batch for batch in after if batch.start < committed]
-    first = min((batch.start for batch in after), default=len(scans))
+    first = min((batch.start for batch in after[len(again) :]), default=len(scans))
     _print(
-        f"Resumed: {len(after)} batches, from row {first:,} on; "
-        f"{len(again)} of the committed batches ran again."
+        f"Resumed: {len(after) - len(again)} batches, from row {first:,} on; "
+        f"{len(again)} of the committed batches ran again, to be compared."
     )
     whole: list[Batch] = []
     with _listening(Teacher.load(folder / WEIGHTS), scans, whole.append) as teacher:
@@ -181,7 +181,7 @@ def _kill_and_resume(folder: Path, scans: Scans) -> Store:
         f"{'equal' if store.digest() == other.digest() else 'DIFFER'}, "
         f"{files - len(differing)} of {files} data files bit-identical."
     )
-    if again or not same:
+    if len(again) != 1 or not same:
         raise FostoreError(
             f"the resumed store is not what it should be: ran again {again}, differing {differing}"
         )

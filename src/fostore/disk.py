@@ -122,17 +122,14 @@ def name_of(fd: int) -> str:
     return os.path.dirname(name) if name.endswith(" (deleted)") else name
 
 
-def open_file(
-    path: str | Path, *, write: bool = False, create: bool = False, of: str | Path | None = None
-) -> int:
+def open_file(path: str | Path, *, write: bool = False, create: bool = False) -> int:
     """A descriptor of a regular file; a symbolic link at `path` is an error (ELOOP).
 
-    `of` is the store that a file is a part of, for messages. A pipe does not make a reader wait:
-    whoever has not looked what lies there sees it then.
+    A pipe does not make a reader wait: whoever has not looked what lies there sees it then.
     """
     flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    with refusing(of or path):
+    with refusing(path):
         return os.open(path, flags | _PLAIN, 0o666)
 
 
@@ -281,21 +278,27 @@ def allocate(fd: int, offset: int, size: int) -> None:
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
-def make_directory(*paths: Path) -> None:
-    """Make directories and their parents, durably: whoever got a new name in it is synced, once."""
+def make_directory(path: Path) -> None:
+    """Make one directory; durable once its parent is synced (see `make_folders`)."""
+    with refusing(path):
+        try:
+            path.mkdir(exist_ok=True)  # another process may have been faster
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+def make_folders(*paths: Path) -> None:
+    """Make directories and their parents, durably: whichever got a new name in it is synced, once."""
     named: dict[Path, None] = {}
     for path in paths:
+        missing = []
         with refusing(path):
-            missing = []
             while not path.is_dir():
                 missing.append(path)
                 path = path.parent
-            for folder in reversed(missing):
-                try:
-                    folder.mkdir(exist_ok=True)  # another process may have been faster
-                except FileExistsError as error:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-                named[folder.parent] = None
+        for folder in reversed(missing):
+            make_directory(folder)
+            named[folder.parent] = None
     for folder in named:
         sync_directory(folder)
 

@@ -203,8 +203,7 @@ def _give_back(path: Path, span: tuple[int, int]) -> None:
 
 def _open(path: Path, store: Path) -> int:
     try:
-        with disk.refusing(store):
-            return disk.open_file(path, write=True, create=True, of=store)
+        return disk.open_file(path, write=True, create=True)
     except FileNotFoundError as error:
         raise StoreNotFoundError(
             f"the folder {str(path.parent)!r}, which is to hold {store.name!r}, does not exist; "
@@ -215,6 +214,10 @@ def _open(path: Path, store: Path) -> int:
             raise UnsafeError(
                 f"the lock file {str(path)!r} is a link or no file; remove it"
             ) from error
+        cause = error.__cause__ if isinstance(error, PlaceError) else error
+        told = disk.refusal(cause, str(store)) if isinstance(cause, OSError) else None
+        if told is not None:  # the user knows the store, not the file beside it
+            raise told from cause
         raise
 
 

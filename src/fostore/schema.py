@@ -21,7 +21,7 @@ KINDS = ("probs", "log_probs", "logits", "counts")
 FLOATS = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}
 COUNTS = {"uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64"}
 SIDE_DTYPES = {"int64": "int64", "uint64": "uint64", "utf8": "uint8", "float32": "float32"}
-ROLES = ("content", "id", "fingerprint", "view")
+ROLES = ("content", "id", "fingerprint", "view", "label")
 FEATURES: frozenset[str] = frozenset()
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
@@ -32,6 +32,7 @@ _SIDE_ROLES = {
     "id": {("int64", 0), ("utf8", 1)},
     "fingerprint": {("uint64", 0)},
     "view": {("int64", 1)},
+    "label": {("uint64", 0)},
 }
 """What a column of such a role may be: dtype and number of axes; at most one a role."""
 
@@ -74,7 +75,8 @@ class Column:
     `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
     (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
     describe one row. `role` is "content" (the distributions), "id" (which sample a row belongs to),
-    "fingerprint" (what the generator saw) or "view" (how the sample was augmented).
+    "fingerprint" (what the generator saw), "view" (how the sample was augmented) or "label" (the hash of
+    the sample's label).
     """
 
     name: str

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fostore.errors import RowError
+from fostore.halves import SCALE, bfloat16_to_float32, float16_to_float32, float32_to_bfloat16
 from fostore.ranges import Ranges, describe
 from fostore.schema import Array
 
@@ -21,7 +22,6 @@ from fostore.schema import Array
 # starts no second thread for products of this size.
 CHUNK = 1 << 16
 _LISTED_ROWS = 1000
-_HALF_SCALE = 2.0**112  # float16 bits shifted into float32 bits are the value times 2^-112
 _LEAST_TOL = 1e-5  # under this the rounding of a float32 sum decides, so only the exact path may
 
 
@@ -145,6 +145,8 @@ def _scaled(x: Array, temperature: float) -> Array:
 
 
 def _shifted(x: Array) -> tuple[Array, Array]:
+    if x.dtype == np.float16:
+        x = float16_to_float32(x)
     x = np.asarray(x, np.float64 if x.dtype.itemsize >= 8 else np.float32)
     top: Array = np.max(x, axis=-1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -154,35 +156,6 @@ def _shifted(x: Array) -> tuple[Array, Array]:
 def _level(shifted: Array, top: Array) -> Array:
     with np.errstate(under="ignore", over="ignore"):
         result: Array = np.log(np.add.reduce(np.exp(shifted), axis=-1)) + top[..., 0]
-    return result
-
-
-# ------------------------------------------------------------------ bfloat16
-
-
-def bfloat16_to_float32(bits: Array) -> Array:
-    """The float32 numbers that bfloat16 bits (uint16) stand for; exact, a fresh array."""
-    wide = bits.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
-
-
-def float32_to_bfloat16(x: Array) -> Array:
-    """The bits (uint16) of the nearest bfloat16 numbers, ties to even; NaN stays NaN.
-
-    Numbers beyond the largest become infinities, as IEEE 754 rounds them.
-    """
-    x = np.ascontiguousarray(x, np.float32)
-    bits = x.view(np.uint32)
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    result = rounded.astype(np.uint16)
-    nan = np.isnan(x)
-    if nan.any():  # rounding could carry a NaN's payload over into an infinity, or into zero
-        result[nan] = (bits[nan] >> 16).astype(np.uint16) | np.uint16(0x0040)
     return result
 
 
@@ -218,7 +191,7 @@ def _probs_plan(char: str, num_classes: int, tol: float) -> tuple[int, Array, fl
         ones = np.ones(num_classes, np.float32)
     elif char == "e":
         limit = int(np.float16(1 + tol).view(np.uint16))
-        ones = np.full(num_classes, _HALF_SCALE, np.float32)
+        ones = np.full(num_classes, SCALE, np.float32)
     elif char == "f":
         limit = int(np.float32(1 + tol).view(np.uint32))
         ones = np.ones(num_classes, np.float32)
@@ -274,7 +247,7 @@ _SIGNED: dict[int, Any] = {2: np.int16, 4: np.int32, 8: np.int64}
 def _widen(part: Array, bfloat16: bool) -> Array:
     if bfloat16:
         return bfloat16_to_float32(part)
-    return part if part.dtype.itemsize >= 4 else part.astype(np.float32)
+    return part if part.dtype.itemsize >= 4 else float16_to_float32(part)
 
 
 # ------------------------------------------------------------------ the exact path

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
+from fostore.aligned import ALIGNMENT, aligned_empty
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, format_of
-from fostore.formats.gather import ALIGNMENT, aligned_empty
 from fostore.header import Header
 from fostore.place import absent, local_path
 from fostore.ranges import Range, Ranges, describe
@@ -316,6 +316,15 @@ class Store(Mapping[int, Array]):
         rows: Array = self.reader.column(index).array[: len(self)]
         return rows
 
+    def take_column(self, name: str, rows: Any) -> Array:
+        """`column(name)[rows]`, gathered at once and fresh: what is stored, as it is stored.
+
+        Raises:
+            ArgumentError: there is no such column.
+            UncommittedError: names the rows that are not committed.
+        """
+        return self.reader.column(self.schema.index(name)).take(self._checked(rows))
+
     def select(self, rows: Any) -> Selection:
         """A lazy view of some rows, renumbered from 0 in the order given."""
         return Selection(self, self._checked(rows))
@@ -494,6 +503,10 @@ class Selection(Sequence[Array]):
         """The distributions of these rows of the selection; see `Store.take`."""
         chosen = self._chosen(rows)
         return self.store.take(chosen, out, as_kind=as_kind, temperature=temperature)
+
+    def take_column(self, name: str, rows: Any) -> Array:
+        """What is stored of these rows of the selection; see `Store.take_column`."""
+        return self.store.take_column(name, self._chosen(rows))
 
     def _chosen(self, rows: Any) -> Array:
         """The store's rows that these rows of the selection are."""

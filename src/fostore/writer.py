@@ -129,6 +129,7 @@ class Writer:
         ids: Sequence[Any] | None = None,
         fingerprints: Array | None = None,
         views: Any = None,
+        labels: Array | None = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
@@ -139,6 +140,7 @@ class Writer:
                 again, integers that only grow take no memory, all others 8 bytes a row.
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
+            labels: n 64-bit hashes (uint64) of the samples' labels, for a store that keeps them.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
@@ -146,7 +148,9 @@ class Writer:
                 was written.
             SpaceError: the disk is full; the last commit stands.
         """
-        self.write(self._position, rows, ids=ids, fingerprints=fingerprints, views=views)
+        self.write(
+            self._position, rows, ids=ids, fingerprints=fingerprints, views=views, labels=labels
+        )
 
     def write(
         self,
@@ -156,6 +160,7 @@ class Writer:
         ids: Sequence[Any] | None = None,
         fingerprints: Array | None = None,
         views: Any = None,
+        labels: Array | None = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         self._check_turn()
@@ -165,7 +170,7 @@ class Writer:
         stop = start + len(values)
         self._check_place(start, stop)
         content = self._encoding.encode(values, self.schema, start)
-        columns = content + self._side_columns(start, stop, ids, fingerprints, views)
+        columns = content + self._side_columns(start, stop, ids, fingerprints, views, labels)
         self._put(start, stop, columns)
 
     def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
@@ -223,14 +228,16 @@ class Writer:
         ids: Sequence[Any] | None,
         fingerprints: Array | None,
         views: Any,
+        labels: Array | None,
     ) -> list[Array]:
         columns: list[Array] = []
         array: Array | None
         for column in self.schema.columns[self._num_content :]:
             if column.role == "id":
                 array = self._ids_of(column, start, stop, ids)
-            elif column.role == "fingerprint":
-                array = None if fingerprints is None else np.asarray(fingerprints, dtype="<u8")
+            elif column.role in ("fingerprint", "label"):
+                hashes = fingerprints if column.role == "fingerprint" else labels
+                array = None if hashes is None else np.asarray(hashes, dtype="<u8")
             else:
                 array = self._views_of(start, stop, views)
             if array is None or len(array) != stop - start:
@@ -336,7 +343,7 @@ class Writer:
         self._units.replan(self._header)
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
-        """Add or replace keys of the metadata; written when the store is sealed, at once where it is.
+        """Add or replace keys of the metadata; durable when it returns.
 
         No digest changes: it covers the rows and what they are.
         """
@@ -345,6 +352,8 @@ class Writer:
         self._header = replace(self._header, meta={**self._header.meta, **checked}, updated=now())
         if self._header.sealed:
             self._units.finish(self._header)
+        else:
+            self._units.replan(self._header)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""

@@ -63,7 +63,9 @@ def _lines(found: Any) -> Iterator[str]:
     yield f"A  {found.first}"
     yield f"B  {found.second}"
     yield f"  {found.num_samples:,} samples, {found.num_classes:,} classes"
-    yield f"  the same top class for {found.agreement:.2%}"
+    differ = round((1 - found.agreement) * found.num_samples)
+    others = f" ({differ:,} differ)" if differ else ""
+    yield f"  the same top class for {found.agreement:.2%}{others}"
     yield ""
     yield from table(
         [
@@ -76,6 +78,6 @@ def _lines(found: Any) -> Iterator[str]:
         ]
     )
     if found.furthest and found.furthest[0][1] > 0:
-        shown = ", ".join(f"{index} ({far:.3f})" for index, far in found.furthest if far > 0)
+        shown = ", ".join(f"{index} ({far:.4g})" for index, far in found.furthest if far > 0)
         yield ""
         yield f"  furthest apart, by TV: samples {shown}"

@@ -98,6 +98,16 @@ def generate(
     temperature: Annotated[
         float, typer.Option(help="By which logits are divided.", rich_help_panel=MODEL)
     ] = 1.0,
+    num_draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Draws of each distribution, with dropout on; they become members.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.", rich_help_panel=MODEL)] = 0,
     members: Annotated[
         bool,
         typer.Option(
@@ -200,6 +210,15 @@ def generate(
             rich_help_panel=RECORD,
         ),
     ] = False,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck/--no-recheck",
+            help="Compute a committed batch again before going on with a store; without it, code that "
+            "differs is refused.",
+            rich_help_panel=RECORD,
+        ),
+    ] = True,
     progress: Annotated[
         bool | None,
         typer.Option(
@@ -253,6 +272,9 @@ def generate(
             model_fingerprint=model_fingerprint,
             dataset_fingerprint=dataset_fingerprint,
             accept_differences=accept_differences,
+            num_draws=num_draws,
+            seed=seed,
+            recheck=recheck,
         )
         show(summary(store))
 

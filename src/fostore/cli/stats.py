@@ -117,7 +117,7 @@ def _classes(summary: Any) -> Iterator[str]:
         count = int(summary.predicted[k])
         share = f"{count / summary.num_samples:.1%}"
         name = names[k] if len(names[k]) <= 24 else names[k][:23] + "…"
-        yield f"  {name:<{width}}{count:>10,}{share:>8}{summary.mean_probs[k]:>11.4f}"
+        yield f"  {name:<{width}}{count:>10,}{share:>8}{summary.mean_probs[k]:>11.4g}"
     if summary.num_classes > _CLASSES:
         yield f"  and {summary.num_classes - _CLASSES:,} more, see --json"
 
@@ -126,11 +126,11 @@ def _metrics(metrics: Any) -> Iterator[str]:
     impossible = metrics.num_impossible
     yield f"  {'accuracy':<15}{metrics.accuracy:.4f}"
     infinite = f"   {impossible:,} labels have the probability 0" if impossible else "   nats"
-    yield f"  {'NLL':<15}{metrics.nll:.4f}{infinite}"
-    yield f"  {'Brier':<15}{metrics.brier:.4f}   0 to 2"
+    yield f"  {'NLL':<15}{metrics.nll:.4g}{infinite}"
+    yield f"  {'Brier':<15}{metrics.brier:.4g}   0 to 2"
     bins = len(metrics.reliability.count)
-    yield f"  {'ECE':<15}{metrics.ece:.4f}   {bins} bins"
-    yield f"  {'classwise ECE':<15}{metrics.classwise_ece:.4f}"
+    yield f"  {'ECE':<15}{metrics.ece:.4g}   {bins} bins"
+    yield f"  {'classwise ECE':<15}{metrics.classwise_ece:.4g}"
     yield ""
     yield f"  {'confidence':<16}{'samples':>9}{'confidence':>12}{'accuracy':>10}{'gap':>8}"
     found = metrics.reliability

@@ -10,8 +10,8 @@ import numpy as np
 
 from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import widen
 from fostore.errors import ArgumentError
+from fostore.halves import widen
 from fostore.sample_ids import encode_ids, id_column
 from fostore.schema import Array, Schema
 

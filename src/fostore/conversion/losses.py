@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import widen
+from fostore.halves import widen
 from fostore.schema import Array, Schema
 
 _PIECE_VALUES = 1 << 17

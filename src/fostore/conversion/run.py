@@ -308,7 +308,7 @@ class _Run:
             raise ArgumentError(
                 f"{str(path)!r} would lie inside a store; choose another destination"
             )
-        disk.make_directory(path.parent)
+        disk.make_folders(path.parent)
         with Lock.acquire(path):
             disk.mend_exchange(path)
             if path.exists() and exists == "fail":

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from fostore.conversion.table import Batch, Table
-from fostore.encodings.rows import widen
 from fostore.errors import RowError
+from fostore.halves import widen
 from fostore.ranges import Range, Ranges, describe
 from fostore.schema import Array, Schema
 
@@ -93,17 +93,14 @@ class Watch:
     def _same_rows(self) -> Iterator[tuple[str, int]]:
         rows: Range = (self._same_since, self.position)
         count = rows[1] - rows[0]
-        if not self._before or count <= self._longest or self._constant:
-            return
+        if rows[0] == self.first or count <= self._longest or self._constant:
+            return  # a prior that is the same for all is no tail
         values = widen(self._before[0][0], self._schema.dtype)
         is_uniform = bool(_constant(values[None])[0]) and self._schema.num_classes > 1
         certain = {"probs": 1, "log_probs": 0}.get(self._schema.kind)
         is_one_hot = certain is not None and bool((values == certain).any(axis=-1).all())
-        if is_uniform:
-            seems = count >= _LEAST_UNIFORM
-        else:  # hard labels in order are alike, and so is a prior that is the same for all
-            seems = count >= _LEAST and rows[0] > self.first and not is_one_hot
-        if seems:
+        least = _LEAST_UNIFORM if is_uniform else _LEAST
+        if count >= least and not is_one_hot:  # hard labels in order are alike
             yield f"{describe([rows])}, the last ones, are all the same", rows[0]
 
 

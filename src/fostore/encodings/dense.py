@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to, widen
+from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to
 from fostore.errors import ArgumentError, RowError
+from fostore.halves import widen
 from fostore.schema import FLOATS, Array, Column, Schema
 
 _LOWEST = {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fostore.errors import RowError
+from fostore.halves import bfloat16_to_float32, float32_to_bfloat16
 from fostore.ranges import describe
 from fostore.schema import COUNTS, FLOATS, Array, Schema
 
@@ -54,8 +55,6 @@ def as_floats(rows: Array, start: int) -> Array:
     if rows.dtype.kind == "f" and rows.dtype.itemsize <= 8:
         return rows
     if rows.dtype.name == "bfloat16":
-        from fostore.simplex import bfloat16_to_float32
-
         return bfloat16_to_float32(np.ascontiguousarray(rows).view(np.uint16))
     if rows.dtype.kind != "f":
         hint = "convert them with .astype('float32')"
@@ -70,8 +69,6 @@ def as_floats(rows: Array, start: int) -> Array:
 def round_to(rows: Array, dtype: str) -> Array:
     """Float rows rounded to nearest in the stored form of `dtype`; C-contiguous, aliases where it can."""
     if dtype == "bfloat16":
-        from fostore.simplex import float32_to_bfloat16
-
         with np.errstate(over="ignore", under="ignore"):
             return float32_to_bfloat16(rows)
     stored = _LITTLE_ENDIAN[dtype]
@@ -79,15 +76,6 @@ def round_to(rows: Array, dtype: str) -> Array:
         return np.ascontiguousarray(rows)
     with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(rows, stored)
-
-
-def widen(stored: Array, dtype: str) -> Array:
-    """Stored numbers for arithmetic: float16 and bfloat16 as float32, the others as they are."""
-    if dtype == "bfloat16":
-        from fostore.simplex import bfloat16_to_float32
-
-        return bfloat16_to_float32(stored)
-    return stored.astype(np.float32) if dtype == "float16" else stored
 
 
 def as_counts(rows: Array, dtype: str, start: int) -> Array:

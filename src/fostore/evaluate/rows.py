@@ -16,6 +16,7 @@ import numpy as np
 
 from fostore import simplex
 from fostore.errors import ArgumentError, RowError, UncommittedError
+from fostore.halves import widen
 from fostore.pairing.origin import Origin, origin_of
 from fostore.place import local_path
 from fostore.ranges import describe
@@ -154,7 +155,7 @@ class Rows:
             check(part, self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
-        wide = np.array(part, np.float64)
+        wide = np.array(widen(part, part.dtype.name), np.float64)
         if not self.in_logs:
             wide /= np.add.reduce(wide, axis=-1, keepdims=True)
             return Piece(start, wide)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from itertools import zip_longest
 
 import numpy as np
 
+from fostore.class_names import difference, same
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.pairing.origin import Origin
-from fostore.schema import Array
+from fostore.schema import Array, Column
 
 LEVELS = ("auto", "length")
 _PIECE = 1 << 16
@@ -20,6 +21,16 @@ _FACTS = {
     "ids": "the hashes of their ids",
     "fingerprint": "the fingerprints of their datasets",
 }
+_SAMPLES = (
+    "Bring the rows into one order with store.select(rows), or generate one of them anew; "
+    "check='length' (--check length) compares row by row whatever the samples are"
+)
+_CLASSES = (
+    "Bring the classes into one order and compare arrays: store[:][:, order], where class k of the "
+    "result is class order[k] of the store"
+)
+_Ids = Callable[[int, int], Array]
+"""The ids of the rows from `start` to `stop`."""
 
 
 def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
@@ -32,37 +43,38 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
     Args:
         check: "auto" compares indices, class names, and what the stores recorded of their datasets:
             length, labels, fingerprint, ids row by row, and the hashes of what their models saw
-            (where some rows agree, all must). "length" leaves out everything but indices and
-            classes.
+            (where some rows agree, all must, whatever the ids say). "length" leaves out everything
+            but indices and classes.
 
     Raises:
         IdentityError: `differences` lists what differs; the message names the first row or class.
         ArgumentError: lengths, indices or numbers of classes differ.
+
+    Warns:
+        UserWarning: the models saw other inputs for every row.
     """
     if check not in LEVELS:
         raise ArgumentError(f"check is {check!r}, expected one of {list(LEVELS)}")
     aligned(first, *others)
     for other in others:
-        found = _class_names(first, other)
-        if check == "auto":
+        found, advice = _class_names(first, other), _CLASSES
+        if check == "auto" and not found:
+            advice = _SAMPLES
             if first.origin is not None and other.origin is not None:
                 found += _datasets(first.origin, other.origin)
             found += _rows(first, other)
         if found:
             raise IdentityError(
-                f"{first.where} and {other.where} cannot be compared: {'; '.join(found)}",
+                f"{first.where} and {other.where} cannot be compared: {'; '.join(found)}. {advice}",
                 tuple(found),
             )
 
 
 def _class_names(one: Rows, other: Rows) -> list[str]:
     ours, theirs = one.class_names, other.class_names
-    if ours is None or theirs is None or ours == theirs:
+    if ours is None or theirs is None or same(ours, theirs):
         return []
-    pairs = enumerate(zip_longest(ours, theirs))
-    at, (a, b) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
-    order = " (the same names in another order)" if sorted(ours) == sorted(theirs) else ""
-    return [f"class {at} is {a!r} in the one and {b!r} in the other{order}"]
+    return [difference(ours, theirs, ("in the one", "in the other"))]
 
 
 def _datasets(one: Origin, other: Origin) -> list[str]:
@@ -78,7 +90,7 @@ def _datasets(one: Origin, other: Origin) -> list[str]:
 
 
 def _rows(one: Rows, other: Rows) -> list[str]:
-    """Ids row by row; without them the hashes of what the models saw."""
+    """Ids row by row, and the hashes of what the models saw."""
     first, second = _ids_of(one), _ids_of(other)
     if first is not None and second is not None:
         for start in range(0, one.count, _PIECE):
@@ -91,13 +103,13 @@ def _rows(one: Rows, other: Rows) -> list[str]:
                     f"row {start + at} has the id {ours[at].item()!r} in the one and "
                     f"{theirs[at].item()!r} in the other"
                 ]
-        return []
     if one.origin is None or other.origin is None:
         return []
-    return _hashes(one.origin, other.origin)
+    ids = None if second is None else first
+    return _labels(one.origin, other.origin, ids) or _hashes(one.origin, other.origin, ids)
 
 
-def _ids_of(rows: Rows) -> Callable[[int, int], Array] | None:
+def _ids_of(rows: Rows) -> _Ids | None:
     from fostore.sample_ids import decode_ids
 
     origin = rows.origin
@@ -109,26 +121,50 @@ def _ids_of(rows: Rows) -> Callable[[int, int], Array] | None:
     return lambda start, stop: decode_ids(origin.take(column, origin.places[start:stop]), column)
 
 
-def _hashes(one: Origin, other: Origin) -> list[str]:
-    columns = [origin.schema.role("fingerprint") for origin in (one, other)]
-    if columns[0] is None or columns[1] is None:
+def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+    found = _different(one, other, "label")
+    if found is None:
         return []
-    differ = np.concatenate(
-        [
-            one.take(columns[0], places) != other.take(columns[1], places)
-            for places in _cut(one.places)
-        ]
-        or [np.zeros(0, bool)]
-    )
-    if not differ.any():
+    at = int(np.argmax(found[0]))
+    return [f"{_name(at, ids)} has another label in the one than in the other"]
+
+
+def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Column] | None:
+    """Which rows differ in a column of one number that both have; None where none does."""
+    ours, theirs = one.schema.role(role), other.schema.role(role)
+    if ours is None or theirs is None:
+        return None
+    parts = [one.take(ours, part) != other.take(theirs, part) for part in _cut(one.places)]
+    differ = np.concatenate(parts or [np.zeros(0, bool)])
+    return (differ, ours, theirs) if differ.any() else None
+
+
+def _name(row: int, ids: _Ids | None) -> str:
+    return f"row {row}" if ids is None else f"row {row} (id {ids(row, row + 1)[0].item()!r})"
+
+
+def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+    found = _different(one, other, "fingerprint")
+    if found is None:
         return []
+    differ, *columns = found
     at = int(np.argmax(differ))
     value = int(one.take(columns[0], np.array([at]))[0])
     elsewhere = other.find(columns[1], value)
     if elsewhere is not None:
-        return [f"what the model saw for row {at} of the one is row {elsewhere} of the other"]
+        return [
+            f"what the model saw for {_name(at, ids)} of the one is {_name(elsewhere, ids)} of the other"
+        ]
     if not differ.all():  # another preprocessing would have changed all of them
-        return [f"the models saw other inputs for {int(differ.sum())} rows, first for row {at}"]
+        return [
+            f"the models saw other inputs for {int(differ.sum())} rows, first for {_name(at, ids)}"
+        ]
+    warnings.warn(
+        "the models saw other inputs for every row: the same samples prepared in another way, or "
+        f"other samples; {'ids' if ids else 'their lengths and labels'} alone say which. "
+        "check='length' says that this is meant",
+        stacklevel=5,
+    )
     return []
 
 

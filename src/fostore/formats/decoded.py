@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from fostore.formats.gather import aligned_empty
+from fostore.aligned import aligned_empty
 from fostore.formats.spooled import spooled
 from fostore.schema import Array, Column
 

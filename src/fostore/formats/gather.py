@@ -11,29 +11,14 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from fostore.aligned import ALIGNMENT, BYTES, byte_of
 from fostore.schema import Array
-
-ALIGNMENT = 64
-"""Bytes to which fresh arrays are aligned: JAX takes those without a copy."""
 
 _TOUCH_ROW_BYTES = 1024
 _TOUCH_ROWS = 256  # more, and the first lines of the rows are gone again before they are copied
-
-_byte_of: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
-_BYTES = np.dtype(np.uint8)
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A fresh, uninitialised array whose data begins at a multiple of 64 bytes."""
-    raw: Array = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT, _BYTES)
-    skip = -ctypes.addressof(_byte_of(raw)) % ALIGNMENT
-    fresh: Array = np.ndarray(shape, dtype, raw, skip)
-    return fresh
-
 
 Gather = Callable[[Array, Array | None], Array]
 """Rows (m,) int64, checked by the caller, and `out` (m, ...) or None; gives `out` or a fresh array."""
@@ -50,14 +35,14 @@ def gather_of(array: Array) -> Gather:
     row_bytes = math.prod(shape) * dtype.itemsize
     width = shape[0] if len(shape) == 1 else None
     touched = row_bytes >= _TOUCH_ROW_BYTES and array.flags.c_contiguous
-    empty, view, address, byte = np.empty, np.ndarray, ctypes.addressof, _byte_of
+    empty, view, address, byte = np.empty, np.ndarray, ctypes.addressof, byte_of
 
     def gather(rows: Array, out: Array | None = None) -> Array:
         count = len(rows)
         size = count * row_bytes
         if out is None:
             # aligned_empty, written out
-            raw: Array = empty(size + ALIGNMENT, _BYTES)
+            raw: Array = empty(size + ALIGNMENT, BYTES)
             whole = (count, *shape) if width is None else (count, width)
             out = view(whole, dtype, raw, -address(byte(raw)) % ALIGNMENT)
         if touched:

@@ -15,8 +15,8 @@ import numpy as np
 
 from fostore import digest, disk, geometry
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import widen
 from fostore.errors import ArgumentError, RowError
+from fostore.halves import widen
 from fostore.header import Header
 from fostore.jsontext import check_json, dumps
 from fostore.ranges import Range, Ranges
@@ -249,7 +249,7 @@ def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
 
 def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     """Write the document under a temporary name beside `path`, make it durable, and rename it."""
-    disk.make_directory(path.parent)
+    disk.make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         _write_new(temporary, header, committed, read)

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
+from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import ColumnView, Segment, stranger
-from fostore.formats.gather import aligned_empty, gather_of
+from fostore.formats.gather import gather_of
 from fostore.formats.guard import Guard
 from fostore.formats.paging import SLOW_GATHER, Paging, paging_of
 from fostore.ranges import describe

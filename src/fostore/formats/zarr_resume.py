@@ -30,7 +30,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
     text = group_metadata(header)
     try:
         for array, layout in folder.arrays():
-            disk.make_directory(array)
+            disk.make_folders(array)
             disk.write_whole(array / METADATA, jsontext.dumps(layout.metadata(0), indent=2))
         disk.write_whole(folder.journal(OWNER), JournalHeader.of(header, OWNER).pack())
         disk.write_whole(beside / METADATA, text)

@@ -192,7 +192,7 @@ class ZarrWriter:
         chunks = [self._folder.hash_chunk(unit) for unit, _ in hashes]
         shards = [self._folder.shard(index, unit) for index, unit in complete]
         # Before any rename: a name that is durable in a folder whose own name is not is lost with it.
-        disk.make_directory(*(path.parent for path in (*chunks, *shards)))
+        disk.make_folders(*(path.parent for path in (*chunks, *shards)))
         for (_, temporary), chunk in zip(hashes, chunks, strict=True):
             disk.rename(temporary, chunk)
         self._sync_names(self._folder.hash_array, chunks)

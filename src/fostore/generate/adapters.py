@@ -34,11 +34,14 @@ class Adapted:
         call: Callable[[Any], Any],
         state: Callable[[], Mapping[str, Any]],
         shapes: Sequence[Any] = (),
+        *,
+        is_plain: bool = False,
     ) -> None:
-        """`shapes`: of the inputs, where the model declares them."""
+        """`shapes`: of the inputs, where the model declares them; `is_plain`: its attributes are all there is."""
         self._model = model
         self._call = call
         self._state = state
+        self._is_plain = is_plain
         self.batch = _same_first(shapes)
 
     # `*batch`: a dict of inputs is one batch here, never keyword arguments.
@@ -46,14 +49,15 @@ class Adapted:
         return self._call(*batch)
 
     def describe(self) -> dict[str, Any]:
-        """Its identity: class and state by name; opaque, since there may be more to it."""
+        """Its identity: class, learned state by name, and the rest of what it holds as details."""
         hashed = {name: identity.hash_leaves(value) for name, value in self._state().items()}
         tensors = {
             f"{name}{inner}": entry
             for name, entries in hashed.items()
             for inner, entry in (entries or {}).items()
         }
-        return {"class": type(self._model).__qualname__, "tensors": tensors, "opaque": True}
+        details = identity.Details().of(self._model) if self._is_plain else {"opaque": True}
+        return {"class": type(self._model).__qualname__, "tensors": tensors, **details}
 
 
 def adapt(model: Any) -> Any:
@@ -66,7 +70,7 @@ def adapt(model: Any) -> Any:
     if callable(model):
         return model
     if callable(getattr(model, "predict_proba", None)):
-        return Adapted(model, model.predict_proba, lambda: _fitted(model))
+        return Adapted(model, model.predict_proba, lambda: _fitted(model), is_plain=True)
     if all(callable(getattr(model, name, None)) for name in ("get_inputs", "get_outputs", "run")):
         return Adapted(model, _Session(model), dict, [one.shape for one in model.get_inputs()])
     return model

@@ -16,6 +16,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError, RowError
 from fostore.generate import axes, output
+from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Selection, copied
 from fostore.generate.source import Indices, failed
 from fostore.nested import is_entries, pad_rows, slice_rows
@@ -42,8 +43,8 @@ class Engine:
     """Models, what their output means and what is kept of it: a function from inputs to rows.
 
     `selection.mode` is "auto" until the first batch has decided. `limit` is the number of samples
-    that fit the device, once an out-of-memory error has shown it; `tol` is how far sums may be off in
-    the dtype of the outputs, known from the first batch on.
+    that fit the device, once an out-of-memory error has shown it; `dtype` is that of the outputs and
+    `tol` how far sums may be off in it, known from the first batch on.
 
     No model sees memory that anybody else holds: what it does to its input reaches neither the
     user's data nor the next model.
@@ -63,6 +64,7 @@ class Engine:
         fixed: int | None = None,
         tol: float | None = None,
         trying: bool = False,
+        drawing: Drawing | None = None,
     ) -> None:
         """`many`: a list of models, whose outputs are members; `members`: one model that gives them.
 
@@ -78,12 +80,16 @@ class Engine:
         self.was_auto = was_auto and not trying
         self.limit: int | None = None
         self.tol: float | None = None
+        self.dtype = ""
         self._callers = [Caller(framework, model) for model in models]
-        self._many = many
-        self._transform = transform
+        self._many = many or drawing is not None
+        self._transform = None if transform is None else Guarded(framework, transform)
         self._members = members
         self._again = again
         self._fixed = fixed
+        self._drawing = drawing
+        self._looked = trying
+        self._sayings: list[str] = []
         self._tol = tol
         self._halve = not trying and fixed is None
         self._row_shape: tuple[int, ...] | None = None
@@ -108,6 +114,11 @@ class Engine:
         start = 0
         while start < rows:
             size = min(self._fixed or self.limit or rows, rows - start)
+            if size < rows and self._drawing is not None:
+                raise ArgumentError(
+                    f"the model takes {size} samples at once, and draws are a function of their batch: "
+                    f"give batch_size={size}"
+                )
             try:
                 part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
                 tensor = self._run(part, indices[start : start + size])
@@ -119,6 +130,8 @@ class Engine:
                 raise
             except Exception as error:
                 exhausted = self.framework.out_of_memory(error)
+                if exhausted and self._drawing is not None:
+                    raise self._drawing.out_of_memory(size) from error
                 if not exhausted or size == 1 or not self._halve:
                     raise self._failed(indices[start : start + size], error) from error
             else:
@@ -128,6 +141,9 @@ class Engine:
             self._halve_limit(size)  # out here, where the error and its tensors are gone
             if self._again is not None:
                 inputs = self._again(indices)  # the model may have changed it before memory ran out
+        for text in self._sayings:  # out here, where a warning is no error of the model's
+            warnings.warn(text, stacklevel=2)
+        self._sayings = []
         if self.selection.mode == "auto":
             kept = self._decide(raw, indices)
         copies = tuple(self.framework.start_copy(tensor) for tensor in kept)
@@ -167,21 +183,43 @@ class Engine:
         return RowError(f"{error}; {output.advice(self.was_auto)}")
 
     def _run(self, inputs: Any, indices: Indices) -> Any:
+        """One batch through the models; on the first one it is seen whether they draw."""
+        if self._looked:
+            return self._once(inputs, indices)
+        framework, drawing = self.framework, self._drawing
+        kept = inputs if drawing is not None else copied(inputs)  # the model may change it
+        before = framework.random_state()
+        tensor = self._once(inputs, indices)
+        drew = framework.random_state() != before
+        rows = self._fetch([copied(tensor)])
+        with framework.kept_random_states():
+            if drawing is not None:
+                (first,) = drawing.outputs(self._draw_of(indices), inputs, indices, 1)
+                self._sayings = drawing.check_first(rows, self._fetch([first])[: len(rows)])
+            else:
+                again = self._fetch([self._once(kept, indices)]) if drew else None
+                self._sayings = repeats(rows, again)
+        self._looked = True
+        return tensor
+
+    def _once(self, inputs: Any, indices: Indices) -> Any:
         rows, filled = len(indices), self._fixed or 0
         owned = self._again is not None and is_stacked(inputs, rows)
-        if rows < filled:
+        if rows < filled and self._drawing is None:
             inputs, owned = pad_rows(inputs, rows, filled), True
         tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
         self._check(tensor, max(rows, filled), indices, members)
         if not self._first_axis_counts:
             tensor = self._counting_first(tensor, inputs, indices)
         if self.tol is None:
-            dtype = self.framework.dtype_name(tensor)
-            self.tol = output.tolerance(dtype, tensor.shape[-1], self._tol)
+            self.dtype = self.framework.dtype_name(tensor)
+            self.tol = output.tolerance(self.dtype, tensor.shape[-1], self._tol)
         return tensor[:rows] if rows < filled else tensor
 
     def _outputs(self, inputs: Any, indices: Indices, owned: bool) -> list[Any]:
         """What each model gives for a batch, each from the same input in memory of its own."""
+        if self._drawing is not None:
+            return self._drawing.outputs(self._draw_of(indices), inputs, indices)
         placed = self.framework.to_device(inputs, copy=not owned)
         outputs = []
         for call in self._callers[:-1]:
@@ -193,12 +231,31 @@ class Engine:
             outputs.append(given if tensor is None else copied(tensor))
         return [*outputs, self._callers[-1](placed)]
 
+    def _draw_of(self, indices: Indices) -> Call:
+        """What makes one draw of a batch, transformed: (n, classes), in memory of its own."""
+        rows, filled = len(indices), self._fixed or 0
+
+        def draw(view: Any, keywords: dict[str, Any]) -> Any:
+            padded = pad_rows(view, rows, filled) if rows < filled else view
+            given = self._callers[0](self.framework.to_device(padded, copy=True), **keywords)
+            if self._transform is not None:
+                given = self._transform(given)
+            tensor = self._tensor(given, "Model", indices, self._transform is None)
+            if len(tensor.shape) != 2:
+                raise ArgumentError(
+                    f"one draw has the shape {tuple(tensor.shape)}, and num_draws= fills the member "
+                    "axis: expected (samples, classes); bring it into that shape in output_transform"
+                )
+            return copied(tensor)
+
+        return draw
+
     def _joined(self, outputs: Any, indices: Indices) -> tuple[Any, bool]:
         """The outputs of the models as one tensor, and whether it has an axis of members."""
         framework = self.framework
         if not self._many:
             outputs = outputs[0]
-        if self._transform is not None:
+        if self._transform is not None and self._drawing is None:
             # Of several models it gets the list of their outputs, as in the guide's ensemble averaging.
             outputs = self._transform(outputs)
             if self._many and isinstance(outputs, (list, tuple)):
@@ -253,7 +310,8 @@ class Engine:
         tensor = copied(tensor)  # models may use the memory of an output again
         try:
             with self.framework.kept_random_states():
-                fewer = slice_rows(inputs, 0, rows - 1, rows)
+                shown = inputs.first if isinstance(inputs, Views) else inputs
+                fewer = slice_rows(shown, 0, rows - 1, rows)
                 outputs = self._outputs(fewer, indices[:-1], self._again is not None)
                 found = tuple(self._joined(outputs, indices[:-1])[0].shape)
         except Exception:  # a model that takes no other number of samples does not show it
@@ -352,12 +410,26 @@ class Caller:
         self._model = model
         self._spread: bool | None = None
 
-    def __call__(self, inputs: Any) -> Any:
-        if not isinstance(inputs, Mapping):
-            return self._model(inputs)
-        if self._spread is None:
-            self._spread = takes_keywords(self._framework.signature(self._model), list(inputs))
-        return self._model(**inputs) if self._spread else self._model(inputs)
+    def __call__(self, inputs: Any, **keywords: Any) -> Any:
+        if isinstance(inputs, Mapping) and self._spread is None:
+            keys = [*inputs, *keywords]
+            self._spread = takes_keywords(self._framework.signature(self._model), keys)
+        with self._framework.calling():
+            if self._spread:
+                return self._model(**{**keywords, **inputs})
+            return self._model(inputs, **keywords)
+
+
+class Guarded:
+    """A transform, called as a model is: a module in it is caught training as well."""
+
+    def __init__(self, framework: Framework, transform: Callable[[Any], Any]) -> None:
+        self._framework = framework
+        self._transform = transform
+
+    def __call__(self, outputs: Any) -> Any:
+        with self._framework.calling():
+            return self._transform(outputs)
 
 
 def takes_keywords(signature: inspect.Signature | None, keys: Sequence[str]) -> bool:

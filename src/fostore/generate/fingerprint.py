@@ -14,6 +14,7 @@ import numpy as np
 from fostore import identity
 from fostore.columns import hashed_parts
 from fostore.errors import ArgumentError
+from fostore.generate import mixing
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Source
 from fostore.nested import PerSample, leaves
@@ -22,9 +23,10 @@ from fostore.schema import Array
 
 HASHED, UNSTABLE, OPAQUE = "hashed", "unstable", "opaque"
 
-_REREADS = (
-    8  # a coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases
-)
+REREADS = mixing.TIMES
+"""A coin flip (a random mirror image) shows the same side eight times in 1 of 128 cases."""
+_FEW = 8
+"""Samples that are read twice where nothing but a stack is made of them."""
 _MANY_LABELS = 10_000_000
 
 
@@ -48,18 +50,37 @@ def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
 def content_of(framework: Framework, source: Source, first: int) -> str:
     """Whether inputs can be compared later: "hashed", "unstable" (random augmentation) or "opaque".
 
-    Reads sample `first` of a map dataset twice; of a stream, which can be read once only, nothing.
+    Reads the batch of sample `first` of a map dataset twice, as it will be collated (at most eight
+    samples of it where they are only stacked); of a stream, which may be read once only, nothing.
+
+    Raises:
+        ArgumentError: batches are mixed; see `mixing`.
+        GenerationError: the dataset failed; names the samples.
     """
     if not isinstance(source, MapSource):
         return HASHED
+    if source.draws_views:
+        return UNSTABLE
+    batch = source.batches.holding(first)
+    if source.assemble.collate is None:
+        batch = batch[:_FEW]
     with framework.kept_random_states():
-        one, other = read_alone(framework, source, [first, first])
-    if one is None or other is None:
-        return OPAQUE
-    if one == other:
-        return HASHED
+        # in one go, so that workers with a seed of their own draw on
+        first_read, second_read = source.few(batch, batch)
+        one, other = (
+            hash_inputs(framework, read, len(batch)) for read in (first_read, second_read)
+        )
+        if one is None or other is None:
+            return OPAQUE
+        if np.array_equal(one, other):
+            return HASHED
+        sample = int(batch[int(np.flatnonzero(one != other)[0])])
+        if mixing.varies(framework, [first_read, second_read], len(batch)).any():
+            alone = [range(sample, sample + 1)] * REREADS
+            if not mixing.varies(framework, source.few(*alone), 1).any():
+                raise mixing.refusal(sample)
     warnings.warn(
-        f"sample {first} reads differently each time (random augmentation?); on resume, length, "
+        f"sample {sample} reads differently each time (random augmentation?); on resume, length, "
         "labels and ids decide whether the dataset is the same, not its content",
         stacklevel=2,
     )
@@ -81,13 +102,13 @@ def check_content(
     Raises:
         IdentityError: names the first of them that reads differently now.
     """
-    picked = _picked(committed)
+    chosen = picked(committed)
     with framework.kept_random_states():
-        for index, now in zip(picked, read_alone(framework, source, picked), strict=True):
+        for index, now in zip(chosen, read_alone(framework, source, chosen), strict=True):
             then = int(stored(index, index + 1)[0])
             if now == then or seen_in_batch(framework, source, index) == then:
                 continue
-            if len(set(read_alone(framework, source, [index] * _REREADS))) > 1:
+            if len(set(read_alone(framework, source, [index] * REREADS))) > 1:
                 warnings.warn(
                     f"sample {index} reads differently each time (random augmentation?); length, "
                     "labels and ids decide whether the dataset is the same",
@@ -108,7 +129,8 @@ def check_seen(hashes: Array | None, stored: Array, indices: range, path: object
         identity.refuse(path, [f"sample {first} of the stream has another content"])
 
 
-def _picked(committed: Ranges) -> list[int]:
+def picked(committed: Ranges) -> list[int]:
+    """The first, the middle and the last committed row."""
     rows = len(committed)
     places = sorted({0, rows // 2, rows - 1})
     found = []
@@ -138,7 +160,7 @@ def hash_batch(framework: Framework, source: MapSource, batch: Indices) -> Array
     Raises:
         GenerationError: the dataset failed; names the samples.
     """
-    ((_, inputs),) = source.inputs([batch], few=True)
+    (inputs,) = source.few(batch)
     return hash_inputs(framework, inputs, len(batch))
 
 

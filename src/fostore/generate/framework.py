@@ -6,7 +6,7 @@ import copy as copying
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,13 @@ from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.assembly import Collate
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import (
+    Draw,
+    kept_random_states,
+    random_state,
+    seed_random_states,
+    stir_random_states,
+)
 from fostore.generate.source import Source
 from fostore.nested import Getter, map_leaves
 from fostore.schema import Array
@@ -31,6 +37,8 @@ class Reading:
     batch_size: int
     input_getter: Getter | None
     collate_fn: Collate | None
+    seed: int | None = None
+    """Of draws: each sample is read from random states that are a function of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +76,44 @@ class Framework(Protocol):
         """
         ...
 
-    def running(self, models: Sequence[Callable[..., Any]]) -> AbstractContextManager[None]:
+    def running(
+        self, models: Sequence[Callable[..., Any]], draws: bool = False
+    ) -> AbstractContextManager[None]:
         """Models on the device, in evaluation mode, without gradients; all as before afterwards.
 
-        The random states of the library, NumPy and Python are restored as well.
+        With `draws` what draws random numbers on purpose (dropout) stays on. The random states of
+        the library, NumPy and Python are restored as well.
         """
+        ...
+
+    def calling(self) -> AbstractContextManager[None]:
+        """Around each call of a model or a transform: what only then can be seen to train is caught."""
+        ...
+
+    def random_state(self) -> Any:
+        """Where the random states stand that a model may draw from; comparable with `==`."""
+        ...
+
+    @property
+    def random_parameters(self) -> Sequence[str]:
+        """Names of parameters by which a model takes its randomness."""
+        ...
+
+    @property
+    def how_to_draw(self) -> str:
+        """What makes a model draw, for messages."""
+        ...
+
+    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
+        """Set every random state to a function of `draw`; what the model gets as `parameter`."""
         ...
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         """A block whose draws leave no trace in any global random state."""
+        ...
+
+    def stir_random_states(self) -> None:
+        """Let everything that draws draw other numbers from now on."""
         ...
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
@@ -140,7 +177,11 @@ class Framework(Protocol):
         ...
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
-        """The identity of a model (DESIGN: identity): its class and tensors, or {"opaque": True}."""
+        """The identity of a model (DESIGN: identity): its class, tensors and details."""
+        ...
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What a function is made of, as `identity.Details` keeps it."""
         ...
 
     def software(self) -> dict[str, str]:
@@ -165,13 +206,39 @@ class NumpyFramework:
         refuse_torch_modules(models)
 
     def source(self, data: Any, reading: Reading) -> Source:
-        return numpy_source(data, reading.batch_size, reading.input_getter, reading.collate_fn)
+        return numpy_source(
+            data, reading.batch_size, reading.input_getter, reading.collate_fn, seed=reading.seed
+        )
 
-    def running(self, models: Sequence[Callable[..., Any]]) -> AbstractContextManager[None]:
+    def running(
+        self, models: Sequence[Callable[..., Any]], draws: bool = False
+    ) -> AbstractContextManager[None]:
         return kept_random_states()
+
+    def calling(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def random_state(self) -> Any:
+        return random_state()
+
+    random_parameters = ("rng", "generator", "random_state", "seed")
+    how_to_draw = (
+        "draw from np.random or random in the model, or let it take a parameter rng, which gets a "
+        "np.random.Generator"
+    )
+
+    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
+        number = seed_random_states(draw.entropy)
+        if parameter is None:
+            return {}
+        seeded = number % 2**32 if parameter == "seed" else np.random.default_rng(draw.entropy)
+        return {parameter: seeded}
 
     def kept_random_states(self) -> AbstractContextManager[None]:
         return kept_random_states()
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return copied(data) if copy else data
@@ -249,6 +316,9 @@ class NumpyFramework:
         if isinstance(model, Adapted):
             return model.describe()
         return identity.describe_callable(model, identity.hash_leaves)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details().of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "numpy", "framework_version": np.__version__}

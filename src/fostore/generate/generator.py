@@ -9,19 +9,22 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import agreed_names
 from fostore.containers import is_array
 from fostore.errors import ArgumentError, RowError
-from fostore.generate import output
+from fostore.generate import fingerprint, output
 from fostore.generate.adapters import adapt, fixed_batch
+from fostore.generate.draws import Drawing, check_draws, drawn_source
 from fostore.generate.engine import Computed, Engine
-from fostore.generate.fingerprint import describe_dataset
 from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
 from fostore.generate.loop import run
+from fostore.generate.mixing import refuse_mixing
 from fostore.generate.source import (
     Indices,
     MapSource,
@@ -63,6 +66,7 @@ class Generator(ABC):
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
             raise ArgumentError("the list of models is empty")
+        self._given = given
         self._models: list[Model] = [self._adapt(one) for one in given]
         for one in self._models:
             if not callable(one):
@@ -131,6 +135,9 @@ class Generator(ABC):
         model_fingerprint: str | None = None,
         dataset_fingerprint: str | None = None,
         accept_differences: bool = False,
+        num_draws: int | None = None,
+        seed: int = 0,
+        recheck: bool = True,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -153,7 +160,9 @@ class Generator(ABC):
             store_as: "probs", "log_probs" or "logits" (needs a model that gives logits).
             dtype: "float32", "float16", "bfloat16" or "float64".
             meta: any JSON, kept beside the rows.
-            class_names: one name a class.
+            class_names: one name a class; by default the model's own (`classes_`,
+                `config.id2label`), where it has any. Whatever is given, a model, a dataset and
+                `class_names` that have one set of names in several orders are refused.
             ids: one stable key a sample, integers or strings.
             views: how the dataset augmented each sample, so that a student can see the same view: a
                 seed a sample (n,), or a seed and the number of the view (n, 2); `Store.views`.
@@ -164,23 +173,34 @@ class Generator(ABC):
                 that cannot be hashed (a served model, a jit function over global parameters).
             accept_differences: go on with a store although the model or the dataset is another than
                 it was made from; what differs is recorded in the metadata.
+            recheck: compute one committed batch again and compare it (see "resume" in the docs) before
+                a store goes on or is returned whole. False skips that, which is recorded in the
+                metadata; code, attributes and globals that differ are then refused.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.
             collate_fn: makes a batch of a list of samples.
             temperature: by which logits are divided before the softmax.
+            num_draws: how often the one model is asked for each batch, with dropout on and
+                everything else in evaluation mode; draws fill the member axis. A model that takes
+                its randomness as a parameter (`rng`, `generator`, `seed`; of JAX `key` as well)
+                is given it. A dataset that augments at random shows each draw a view of its own.
+            seed: with `num_draws`: the randomness of a draw is a function of it, the draw and the
+                batch (of a view: the sample), so that a run gives the same bits again.
             pad_last: the model takes batches of the full size only: the last sample of a short one is
                 repeated, and its repeats are dropped. Not needed where the model declares its batch
                 (ONNX Runtime, Keras, `jax.export`).
 
         Returns:
             A dict from dataset index to a float32 row (num_classes,), or (num_members, num_classes)
-            for a list of models or `members`; with `store`, the store, opened.
+            for a list of models or `members`, (num_draws, num_classes) with draws; with `store`, the
+            store, opened.
 
         Raises:
             ArgumentError: a parameter, or what is no dataset; nothing was run.
             RowError: outputs that are no distributions, with the samples named.
-            IdentityError: the store was made from something else; says what differs.
+            IdentityError: the store was made from something else, or the classes of model and
+                dataset are not the same in one order; says what differs.
             GenerationError: the model or the dataset failed; names the samples of the batch. In
                 all cases what was computed before is committed.
         """
@@ -188,15 +208,31 @@ class Generator(ABC):
         if dtype not in FLOATS:
             raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
         framework = self._framework
-        reading = Reading(self.batch_size, self.input_getter, collate_fn)
+        check_draws(num_draws, seed, self._many or self.members)
+        draws = num_draws is not None
+        reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             source = framework.source(dataset_or_loader, reading)
+
+        def probed(collate: Callable[[Any], Any]) -> Source | None:
+            if hasattr(dataset_or_loader, "__next__"):
+                return None
+            return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
+
         rows = _check_rows(rows, source)
+        own_names = agreed_names(self._given, source.dataset, class_names)
+        batch_size = self._batch_size(dataset_or_loader, source)
+        engine_options: dict[str, Any] = {"again": _reader(source)}
+        drawn: dict[str, Any] = {}
+        if num_draws is not None:
+            source = drawn_source(framework, source, num_draws)
+            engine_options = {"drawing": Drawing(framework, self._models[0], num_draws, seed)}
+            drawn = {"draws": int(num_draws), "seed": int(seed), "batch_size": batch_size}
         engine = self._engine(
             Selection(self.output_mode, store_as, dtype, temperature),
             tol,
-            again=_reader(source),
             fixed=self._fixed(dataset_or_loader, source, pad_last),
+            **engine_options,
         )
         if store is None:
             only_stored = {
@@ -209,14 +245,16 @@ class Generator(ABC):
                 "views": views is not None,
                 "unit_rows": unit_rows is not None,
                 "accept_differences": accept_differences,
+                "recheck": not recheck,
             }
-            given = [name for name, is_given in only_stored.items() if is_given]
-            if given:
+            asked = [name for name, is_given in only_stored.items() if is_given]
+            if asked:
                 raise ArgumentError(
-                    f"{', '.join(given)}: without store= there is nowhere to keep it"
+                    f"{', '.join(asked)}: without store= there is nowhere to keep it"
                 )
             self._warn_of_arrays(dataset_or_loader)
-            with framework.running(self._models):
+            refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
+            with framework.running(self._models, draws):
                 return _in_memory(framework, source, engine, rows, progress, self.model_name)
         encoded = None if views is None else encode_views(views)
         target = Target(
@@ -232,25 +270,33 @@ class Generator(ABC):
             commit_seconds,
             tol,
             accept_differences,
+            recheck,
+            is_named=model_fingerprint is not None,
+            own_names=own_names,
         )
         check_target(target, source)
         with framework.kept_random_states():
-            model = self._describe_models(model_fingerprint)
-            dataset = describe_dataset(
+            dataset = fingerprint.describe_dataset(
                 source,
                 ids=ids,
                 views=encoded,
                 input_getter=self.input_getter,
                 fingerprint=dataset_fingerprint,
             )
+        recorded = {"num_draws": num_draws, "seed": seed} if draws else {}
         transform = identity.describe_function(self.output_transform)
-        outside = identity.details_of(self.output_transform)
-        details = {} if outside is None else {"details": outside}
+
+        def described() -> dict[str, Any]:
+            function = self.output_transform
+            details = {} if function is None else framework.details(function)
+            with framework.kept_random_states():
+                return {"model": self._describe_models(model_fingerprint), "output": details}
+
+        first = described()
 
         def made_from(mode: output.Mode) -> dict[str, Any]:
-            parts = {"model": model, "dataset": dict(dataset)}
-            said = {"mode": output.named(mode), "transform": transform, **details}
-            return {**parts, "output": said}
+            said = {"mode": output.named(mode), "transform": transform, **first["output"], **drawn}
+            return {"model": first["model"], "dataset": dict(dataset), "output": said}
 
         storing = StoreRun(
             framework,
@@ -258,10 +304,12 @@ class Generator(ABC):
             engine,
             target,
             made_from=made_from,
-            meta=lambda mode: self._meta(mode, self._batch_size(dataset_or_loader, source)),
+            described=described,
+            meta=lambda mode: {**self._meta(mode, batch_size), **recorded},
+            probed=probed,
             hashes_inputs=dataset_fingerprint is None,
         )
-        with framework.running(self._models):
+        with framework.running(self._models, draws):
             return storing.run(progress, self.model_name)
 
     def save_distributions(
@@ -449,7 +497,7 @@ def _reader(source: Source) -> Callable[[Indices], Any] | None:
         return None
 
     def again(indices: Indices) -> Any:
-        ((_, inputs),) = source.inputs([indices], few=True)
+        (inputs,) = source.few(indices)
         return inputs
 
     return again

@@ -14,6 +14,7 @@ from fostore.columns import is_frame, is_sparse
 from fostore.containers import Rows, find, is_array
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.assembly import Assembly, Collate
+from fostore.generate.randomness import Seeded
 from fostore.generate.source import (
     Indices,
     MapSource,
@@ -37,11 +38,14 @@ def numpy_source(
     collate: Collate | None,
     *,
     numbers_only: bool = False,
+    seed: int | None = None,
 ) -> Source:
     """A source over anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container.
 
     Args:
         numbers_only: see `rows_source`.
+
+    With a `seed`, that of draws, a sample is read from random states that are a function of it.
 
     Raises:
         ArgumentError: `data` is a batch, or no dataset at all.
@@ -55,6 +59,7 @@ def numpy_source(
             getter,
             collate or loader.collate_fn,
             numbers_only=numbers_only,
+            seed=seed,
         )
         if isinstance(inner, MapSource):
             batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
@@ -63,16 +68,25 @@ def numpy_source(
     assemble = Assembly(getter, collate)
     rows = find(data)
     if rows is not None:
-        return rows_source(rows, batch_size, assemble, numbers_only=numbers_only)
+        return rows_source(rows, batch_size, assemble, numbers_only=numbers_only, seed=seed)
     refuse_batches(data)
     if is_map(data):
         samples = len(data)
+        samples_read = data if seed is None else Seeded(data, seed)
 
         def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-            return read_samples(data, batches, assemble)
+            return read_samples(samples_read, batches, assemble)
 
         batches = Sequential(samples, batch_size)
-        return MapSource(data, samples, batches, read, assemble, fresh=collate is None)
+        return MapSource(
+            data,
+            samples,
+            batches,
+            read,
+            assemble,
+            fresh=collate is None,
+            seeded=seed is not None,
+        )
     refuse_unknown(data)
     return StreamSource(
         data,
@@ -89,6 +103,7 @@ def rows_source(
     *,
     numbers_only: bool,
     place: Callable[[Any], Any] = lambda batch: batch,
+    seed: int | None = None,
 ) -> MapSource:
     """A source over a container: batches are parts of it, unless a getter or collate_fn sees its samples.
 
@@ -100,12 +115,18 @@ def rows_source(
     if plain and numbers_only:
         rows.require_numbers()
 
+    is_seeded = (
+        seed is not None and not plain
+    )  # rows that nobody transforms read the same in every draw
+    samples_read = Seeded(rows, seed) if seed is not None and is_seeded else rows
+
     def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
         if not plain:
-            return read_samples(rows, batches, assemble)
+            return read_samples(samples_read, batches, assemble)
         return (place(rows.take(indices)) for indices in batches)
 
-    return MapSource(rows, len(rows), Sequential(len(rows), batch_size), read, assemble)
+    batches = Sequential(len(rows), batch_size)
+    return MapSource(rows, len(rows), batches, read, assemble, seeded=is_seeded)
 
 
 def is_map(data: Any) -> bool:

@@ -1,21 +1,101 @@
-"""The random states of NumPy and Python, kept as they were found."""
+"""The global random states of NumPy, Python and torch: kept as they were found, compared, and seeded.
+
+torch is asked where it is loaded already: datasets of every framework draw with it.
+"""
 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw of one batch, or of one sample: its randomness is a function of these three."""
+
+    seed: int
+    number: int
+    row: int
+
+    @property
+    def entropy(self) -> np.random.SeedSequence:
+        """What the random states of the model's call are made from; `row` is the batch's first."""
+        return np.random.SeedSequence(self.seed, spawn_key=(self.number, self.row, 0))
+
+    @property
+    def of_sample(self) -> np.random.SeedSequence:
+        """What the random states are made from in which the dataset reads sample `row`."""
+        return np.random.SeedSequence(self.seed, spawn_key=(self.number, self.row, 1))
+
+
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Whatever the block draws, the global states of NumPy and Python are afterwards as before."""
+    """Whatever the block draws, the global states are afterwards as before."""
     numpy_state = np.random.get_state(legacy=False)
     python_state = random.getstate()
+    torch = _torch()
+    torch_state = None if torch is None else torch.get_rng_state()
     try:
         yield
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+        if torch is not None:
+            torch.set_rng_state(torch_state)
+
+
+def random_state() -> tuple[Any, ...]:
+    """Where the global states stand; another value means that something has drawn."""
+    state: Any = np.random.get_state()
+    _, key, position, has_gauss, cached = state
+    torch = _torch()
+    of_torch = b"" if torch is None else torch.get_rng_state().numpy().tobytes()
+    return (key.tobytes(), position, has_gauss, cached), random.getstate(), of_torch
+
+
+def seed_random_states(entropy: np.random.SeedSequence) -> int:
+    """Set the global states to a function of `entropy`; the 64-bit number that torch was given."""
+    words = entropy.generate_state(4)
+    number = int(entropy.generate_state(1, np.uint64)[0])
+    np.random.seed(words)
+    random.seed(words.tobytes())
+    torch = _torch()
+    if torch is not None:  # its CPU alone: torch.manual_seed would reach for every device
+        torch.default_generator.manual_seed(number)
+    return number
+
+
+def _torch() -> Any | None:
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "default_generator") else None
+
+
+def stir_random_states() -> None:
+    """Whatever draws from the global states draws other numbers from now on."""
+    seed_random_states(np.random.SeedSequence(random.getrandbits(64) ^ 1))
+
+
+class Seeded:
+    """A map dataset in which sample `draw * len + index` is sample `index`, as it reads in that draw.
+
+    The global random states of the reading process are set before each sample is read.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+        self._samples = len(dataset)
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, flat: int) -> Any:
+        draw, index = divmod(int(flat), self._samples)
+        seed_random_states(Draw(self._seed, draw, index).of_sample)
+        return self._dataset[index]

@@ -121,6 +121,10 @@ class MapSource:
     assemble: Assembly
     fresh: bool = False
     """Whether arrays of a batch are stacked anew each time, so that nobody else holds their memory."""
+    seeded: bool = False
+    """Whether samples are read through `randomness.Seeded`, which takes an index for each draw."""
+    draws_views: bool = False
+    """Whether `read` yields a view for each draw; see `draws.Views`."""
 
     def inputs(
         self, batches: Iterable[Indices], *, few: bool = False
@@ -136,18 +140,27 @@ class MapSource:
         for indices in named:
             try:
                 reader = iter(self.read(asked, few)) if reader is None else reader
-                inputs = next(reader)
+                inputs = self.assemble.labels.take(next(reader))
             except StopIteration:
+                named_now = name_samples(self._samples(indices))
                 raise GenerationError(
-                    f"the loader ended before {name_samples(indices)}; nothing of them was generated"
+                    f"the loader ended before {named_now}; nothing of them was generated"
                 ) from None
             except OddSample as odd:
-                raise odd.named(int(indices[odd.place])) from odd
+                raise odd.named(int(self._samples(indices)[odd.place])) from odd
             except FostoreError:
                 raise
             except Exception as error:
-                raise self._named(indices, error) from error
+                raise self._named(self._samples(indices), error) from error
             yield indices, inputs
+
+    def few(self, *batches: Indices) -> Iterator[Any]:
+        """The inputs of a handful of batches, read one after the other; see `inputs`."""
+        return (inputs for _, inputs in self.inputs(batches, few=True))
+
+    def _samples(self, indices: Indices) -> Indices:
+        """The samples that indices mean, whichever draw they are of."""
+        return np.asarray(indices) % self.num_samples if self.seeded else indices
 
     def _named(self, indices: Indices, error: Exception) -> FostoreError:
         """The error for the one bad sample of a batch: they are read again, one at a time, here."""
@@ -217,7 +230,7 @@ def _stream(
     while position < last:
         try:
             reader = iter(source.read()) if reader is None else reader
-            inputs = next(reader)
+            inputs = source.assemble.labels.take(next(reader))
         except StopIteration:
             return
         except OddSample as odd:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import difference, reordered
 from fostore.creation import create
-from fostore.encodings import default_tolerance, encoding_of
+from fostore.encodings import default_tolerance
 from fostore.errors import (
     ArgumentError,
     GenerationError,
@@ -25,20 +26,22 @@ from fostore.formats import format_of
 from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
+from fostore.generate.label_check import NoLabels, moved_label
 from fostore.generate.loop import run
+from fostore.generate.mixing import refuse_mixing
+from fostore.generate.recheck import Committed, Recheck, check_shape, runs
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
 from fostore.header import Header
 from fostore.jsontext import check_json
 from fostore.place import destination
 from fostore.progress import Progress
 from fostore.ranges import Range, Ranges
-from fostore.schema import Array, Schema
+from fostore.schema import Array
 from fostore.store import Store
 from fostore.store import open as open_store
 from fostore.writer import Writer
 
 _ENDLESS = 1 << 62
-_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class Target:
     commit_seconds: float = 1.0
     tol: float | None = None
     accept_differences: bool = False
+    recheck: bool = True
+    is_named: bool = False
+    """Whether a fingerprint of the user's stands for the model."""
+    own_names: tuple[str, ...] | None = None
+    """What the model calls its classes: the store's names where the user gives none."""
 
 
 def check_target(target: Target, source: Source) -> None:
@@ -121,10 +129,15 @@ class StoreRun:
         target: Target,
         *,
         made_from: Callable[[output.Mode], dict[str, Any]],
+        described: Callable[[], dict[str, Any]],
         meta: Callable[[output.Mode], dict[str, Any]],
+        probed: Callable[[Callable[[Any], Any]], Source | None],
         hashes_inputs: bool,
     ) -> None:
-        """`made_from` and `meta` give the identity and the metadata for a resolved output mode."""
+        """`made_from` and `meta` give the identity and the metadata for a resolved output mode.
+
+        `described` looks at the model once more; `probed`: see `mixing.refuse_mixing`.
+        """
         self._framework = framework
         self._source = source
         self._engine = engine
@@ -132,12 +145,16 @@ class StoreRun:
         self._made_from = made_from
         self._meta = meta
         self._content = fingerprint.HASHED if hashes_inputs else fingerprint.OPAQUE
+        told = fingerprint.labels_of(source.dataset, source.num_samples) is not None
+        self._labelled = hashes_inputs and not told  # whether labels are kept as samples are read
         self._stack = ExitStack()
         self._writer: Writer | None = None
         self._finished: Store | None = None
         self._accepted: list[str] = []
         self._nameless = False  # an empty store that somebody created without an identity
-        self._opaque = False
+        self._recheck: Recheck | None = None
+        self._probed = probed
+        self._described = described
         self._there = Ranges()
         self._wanted = Ranges()
 
@@ -145,12 +162,13 @@ class StoreRun:
         """Write what is missing and return the store, opened."""
         target, source = self._target, self._source
         with self._stack:
-            if target.exists == "resume" and target.path.exists():
+            resumes = target.exists == "resume" and target.path.exists()
+            if resumes:
                 self._resume(target.path)
-            elif self._content == fingerprint.HASHED:
-                first = 0 if target.rows is None else target.rows[0]
-                self._content = fingerprint.content_of(self._framework, source, first)
+                self._record()
             self._wanted = self._missing()
+            if not resumes:
+                self._begin_reading()
             if self._wanted.items:
                 rows = target.rows or (0, source.num_samples)
                 total = None if rows[1] is None else rows[1] - rows[0]
@@ -161,15 +179,20 @@ class StoreRun:
         return open_store(target.path)
 
     def _loop(self, progress: Progress) -> None:
-        def deliver(token: tuple[Computed, Array | None]) -> None:
+        def deliver(token: tuple[Computed, Array | None, Array | None]) -> None:
             progress.add(self._deliver(*token))
 
-        run(
-            steps(self._source, self._wanted, self._seen),
-            self._compute,
-            deliver,
-            overlap=self._framework.overlaps,
-        )
+        labels = self._source.assemble.labels
+        labels.wanted = self._labelled
+        try:
+            run(
+                steps(self._source, self._wanted, self._seen),
+                self._compute,
+                deliver,
+                overlap=self._framework.overlaps,
+            )
+        finally:
+            labels.wanted = False
 
     def _missing(self) -> Ranges:
         if isinstance(self._source, StreamSource):
@@ -187,9 +210,7 @@ class StoreRun:
             return
         if writer is None:
             raise ArgumentError("the stream is empty, so the number of classes is not known")
-        if self._accepted:
-            before = writer.header.meta.get("accepted_differences", [])
-            writer.update_meta({"accepted_differences": [*before, *self._accepted]})
+        self._record()
         if self._engine.limit is not None:
             writer.update_meta({"batch_size_on_device": self._engine.limit})
         if isinstance(source, StreamSource) and source.num_samples and writer.missing():
@@ -197,6 +218,23 @@ class StoreRun:
                 f"the stream ended after {len(writer)} samples, but its length is "
                 f"{source.num_samples}; the store is not whole"
             )
+
+    def _begin_reading(self) -> None:
+        """What inputs are good for, before a new store gets any."""
+        target, source = self._target, self._source
+        refuse_mixing(self._framework, source, self._wanted, self._probed)
+        if self._content == fingerprint.HASHED:
+            first = 0 if target.rows is None else target.rows[0]
+            self._content = fingerprint.content_of(self._framework, source, first)
+
+    def _record(self) -> None:
+        """Keep what was accepted in the metadata, before anything is computed on top of it."""
+        if self._writer is None or not self._accepted:
+            return
+        before = self._writer.header.meta.get("accepted_differences", [])
+        new = [text for text in self._accepted if text not in before]
+        self._writer.update_meta({"accepted_differences": [*before, *new]})
+        self._accepted = []
 
     # Beginning and going on
 
@@ -212,6 +250,7 @@ class StoreRun:
             self._compare(header)
         elif not empty:
             self._differs(["it holds rows and does not say what model and dataset they came from"])
+        self._labelled = header.schema.role("label") is not None
         hashed = header.schema.role("fingerprint") is not None
         if not hashed:
             self._content = fingerprint.OPAQUE
@@ -226,19 +265,55 @@ class StoreRun:
         else:
             self._there = self._create(None, stored).committed
             self._nameless = not stored
-        given = self._made_from(engine.selection.mode)
-        self._opaque = _is_opaque(stored) or identity.details_differ(stored, given)
-        if not self._there.items or isinstance(self._source, StreamSource):
+        missing = self._missing()
+        if missing.items:
+            refuse_mixing(self._framework, self._source, missing, self._probed)
+        if not self._there.items:
             return
-        if self._content == fingerprint.HASHED:
+        if self._labelled and isinstance(self._source, MapSource):
+            self._check_labels()
+        if self._content == fingerprint.HASHED and isinstance(self._source, MapSource):
             with self._may_differ():
                 fingerprint.check_content(
                     self._framework, self._source, self._there, self._hashes, path
                 )
-        if self._opaque:
-            indices = self._source.batches.holding(self._there.items[0][0])
-            ((_, inputs),) = steps(self._source, Ranges.of(_one(indices)))
-            self._compare_rows(indices, self._rows(indices, inputs))
+        self._look_again(header)
+
+    def _look_again(self, header: Header) -> None:
+        """Compute committed rows again, at once or (of a stream) when they pass by."""
+        target, source = self._target, self._source
+        given = self._made_from(self._engine.selection.mode)
+        doubts = identity.doubts(header.identity, given)
+        if not target.recheck:
+            if doubts.code:
+                self._differs([f"{doubts}, and recheck=False computes nothing again"])
+            elif doubts:
+                warnings.warn(f"{target.path} goes on although {doubts}", stacklevel=2)
+            self._accepted.append("no committed batch was computed again (recheck=False)")
+            return
+        size = header.meta.get("batch_size")
+        recheck = Recheck(
+            self._framework,
+            source,
+            self._engine,
+            Committed(
+                target.path,
+                header.schema,
+                self._there,
+                self._column,
+                size if type(size) is int and size > 0 else None,
+            ),
+            doubts=doubts,
+            is_opaque=identity.is_opaque(given),
+            is_named=target.is_named,
+            has_hashes=self._content == fingerprint.HASHED,
+            differs=self._differs,
+            moved=lambda: identity.doubts(given, self._described()),
+        )
+        if isinstance(source, MapSource) or not self._missing().items:
+            recheck.look()
+        else:
+            self._recheck = recheck
 
     def _compare(self, header: Header) -> None:
         made_from = self._made_from(self._engine.selection.mode)
@@ -255,6 +330,9 @@ class StoreRun:
             for name, new, old in asked
             if new is not None and new != old
         ]
+        own, old_names = self._target.own_names, header.schema.class_names
+        if own is not None and old_names is not None and reordered(own, old_names):
+            found.append(difference(own, old_names, ("for the model", "for the store")))
         identity.refuse(self._target.path, found)
 
     def _differs(self, found: Sequence[str]) -> None:
@@ -290,11 +368,12 @@ class StoreRun:
             num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
             dtype=target.dtype,
             kind=selection.kind,
-            class_names=target.class_names,
+            class_names=self._class_names(row_shape),
             temperature=selection.temperature,
             ids=target.ids,
             views=target.views,
             fingerprints=self._content == fingerprint.HASHED,
+            labels=self._labelled,
             meta={**(target.meta or {}), **self._meta(selection.mode)} if new else target.meta,
             identity=made_from,
             exists=target.exists,
@@ -304,6 +383,13 @@ class StoreRun:
         )
         self._writer = self._stack.enter_context(writer)
         return writer
+
+    def _class_names(self, row_shape: tuple[int, ...] | None) -> Sequence[str] | None:
+        """The names of a new store; one that is there already keeps those that it has, or has not."""
+        given, own = self._target.class_names, self._target.own_names
+        if given is None and row_shape and own is not None and len(own) == row_shape[-1]:
+            return own
+        return given
 
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""
@@ -315,130 +401,114 @@ class StoreRun:
 
     # Batches
 
-    def _compute(self, indices: Indices, inputs: Any) -> tuple[Computed, Array | None]:
+    def _compute(
+        self, indices: Indices, inputs: Any
+    ) -> tuple[Computed, Array | None, Array | None]:
+        labels = self._source.assemble.labels.last if self._labelled else None
+        if self._labelled and labels is None and self._writer is not None:
+            raise ArgumentError(
+                f"the samples from {int(indices[0])} on have no label that is a number or text, as those "
+                "before had; let all have one, or make the store anew (exists='overwrite') with "
+                "dataset_fingerprint= as a name of yours for the dataset"
+            )
+        if self._labelled and self._there.items and isinstance(self._source, StreamSource):
+            self._check_passing(range(int(indices[0]), int(indices[-1]) + 1))
+        if self._recheck is not None:
+            self._recheck.passing(indices, inputs)
         hashes = None
         if self._content == fingerprint.HASHED:
             # Before the model runs: it may change its input in place.
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             if hashes is None and self._writer is not None:
                 fingerprint.require_hashes(hashes, indices)
-        return self._engine.compute(indices, inputs), hashes
+        return self._engine.compute(indices, inputs), hashes, labels
 
-    def _deliver(self, computed: Computed, hashes: Array | None) -> int:
+    def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
         """Write the rows of a batch that are missing; how many they were."""
         rows, indices = self._engine.collect(computed), computed.indices
         if self._writer is None:
             if hashes is None and self._content == fingerprint.HASHED:
                 self._content = fingerprint.OPAQUE
+            self._labelled = labels is not None
             self._writer = self._begin(rows.shape[1:])
         elif self._nameless:
             made_from = self._made_from(self._engine.selection.mode)
             made_from["dataset"]["content"] = self._content
             self._writer.set_identity(made_from)
             self._nameless = False
-        self._check_shape(rows, self._writer.schema)
-        if self._there.items and isinstance(indices, range):
-            self._compare_overlap(indices, rows, hashes)
+        check_shape(rows, self._writer.schema, self._target.path)
+        if self._there.items and isinstance(indices, range) and hashes is not None:
+            self._compare_overlap(indices, hashes)
         written = 0
-        for start, places in _runs(indices, self._wanted):
-            part = None if hashes is None else hashes[places]
+        for start, places in runs(indices, self._wanted):
+            part, own = (None if one is None else one[places] for one in (hashes, labels))
             try:
-                self._writer.write(start, rows[places], fingerprints=part)
+                self._writer.write(start, rows[places], fingerprints=part, labels=own)
             except RowError as error:
                 raise self._engine.advice(error) from error
             written += len(rows[places])
         return written
 
-    def _check_shape(self, rows: Array, schema: Schema) -> None:
-        if rows.shape[1:] != schema.row_shape:
-            given = f"the model gives rows of shape {rows.shape[1:]}"
-            identity.refuse(self._target.path, [f"{given}, the store has {schema.row_shape}"])
-
     # Comparing with what is there
+
+    def _check_labels(self) -> None:
+        """Compare the labels of up to three committed samples with those that were recorded."""
+        runs = self._there.items
+        start, stop = runs[len(runs) // 2]
+        picked = np.array(sorted({runs[0][0], (start + stop) // 2, runs[-1][1] - 1}))
+        stored = np.concatenate([self._column("label_hash", i, i + 1) for i in picked.tolist()])
+        with self._framework.kept_random_states(), suppress(NoLabels):
+            moved = moved_label(self._source.dataset, picked, stored)
+            if moved is not None:
+                self._differs([f"sample {moved} of the dataset has another label"])
+
+    def _check_passing(self, indices: range) -> None:
+        """The same of a batch that a stream passes by."""
+        labels = self._source.assemble.labels.last
+        if labels is None:
+            return
+        for start, stop in self._there.overlap(indices.start, indices.stop):
+            now = labels[start - indices.start : stop - indices.start]
+            moved = np.flatnonzero(now != self._column("label_hash", start, stop))
+            if len(moved):
+                self._differs([f"sample {start + int(moved[0])} of the stream has another label"])
 
     def _seen(self, indices: range, inputs: Any) -> None:
         """A stream passes a batch whose rows are all committed."""
+        if self._labelled:
+            self._check_passing(indices)
         if self._content == fingerprint.HASHED:
             hashes = fingerprint.hash_inputs(self._framework, inputs, len(indices))
             stored = self._hashes(indices.start, indices.stop)
             with self._may_differ():
                 fingerprint.check_seen(hashes, stored, indices, self._target.path)
-        if self._opaque:
-            self._opaque = False  # one batch is enough
-            self._compare_rows(indices, self._rows(indices, inputs))
+        if self._recheck is not None:
+            self._recheck.passing(indices, inputs)
 
-    def _compare_overlap(self, indices: range, rows: Array, hashes: Array | None) -> None:
+    def _compare_overlap(self, indices: range, hashes: Array) -> None:
+        if not isinstance(self._source, StreamSource):
+            return
         for start, stop in self._there.overlap(indices.start, indices.stop):
             places = slice(start - indices.start, stop - indices.start)
-            if hashes is not None and isinstance(self._source, StreamSource):
-                stored = self._hashes(start, stop)
-                with self._may_differ():
-                    fingerprint.check_seen(
-                        hashes[places], stored, range(start, stop), self._target.path
-                    )
-            if self._opaque:
-                self._compare_rows(range(start, stop), rows[places])
-
-    def _rows(self, indices: Indices, inputs: Any) -> Array:
-        return self._engine.collect(self._engine.compute(indices, inputs))
+            with self._may_differ():
+                fingerprint.check_seen(
+                    hashes[places],
+                    self._hashes(start, stop),
+                    range(start, stop),
+                    self._target.path,
+                )
 
     def _hashes(self, start: int, stop: int) -> Array:
-        if self._finished is not None:
-            return self._finished.column("input_hash")[start:stop]
-        assert self._writer is not None
-        return self._writer.read_side("input_hash", start, stop)
+        return self._column("input_hash", start, stop)
 
-    def _compare_rows(self, indices: Indices, rows: Array) -> None:
-        """Compare recomputed rows with the committed ones; only an opaque model needs that."""
-        there = self._writer if self._finished is None else self._finished
-        assert there is not None
-        schema = there.schema
-        self._check_shape(rows, schema)
-        encoding = encoding_of(schema)
-        tol = 1e-5 + 2 * _ROUNDOFF.get(schema.dtype, 0.0)
-        for start, places in _runs(indices, self._there):
-            now = encoding.decode(encoding.encode(rows[places], schema, start), schema)
-            stop = start + len(now)
-            then = there[start:stop] if isinstance(there, Store) else there.read(start, stop)
-            off = np.abs(now.astype(np.float64) - then).reshape(len(now), -1).max(-1) > tol
-            if off.any():
-                row = start + int(np.flatnonzero(off)[0])
-                self._differs(
-                    [
-                        f"the model gives another distribution for sample {row} than the store has "
-                        "(a model that draws random numbers needs model_fingerprint=)"
-                    ]
-                )
-                return
-
-
-def _is_opaque(made_from: Mapping[str, Any]) -> bool:
-    model = made_from.get("model", {})
-    return any(part.get("opaque") for part in model.get("members", [model]))
+    def _column(self, name: str, start: int, stop: int) -> Array:
+        """Committed rows of a column, as stored."""
+        if self._writer is not None:
+            return self._writer.read_side(name, start, stop)
+        assert self._finished is not None
+        column = self._finished.reader.column(self._finished.schema.index(name))
+        return column.take(np.arange(start, stop))
 
 
 def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
-
-
-def _one(indices: Indices) -> Range:
-    return int(indices[0]), int(indices[0]) + 1
-
-
-def _runs(indices: Indices, wanted: Ranges) -> list[tuple[int, Any]]:
-    """The wanted rows of a batch as runs of consecutive rows: (first row, places in the batch)."""
-    if isinstance(indices, range):
-        first = indices.start
-        overlap = wanted.overlap(first, indices.stop)
-        return [(a, slice(a - first, b - first)) for a, b in overlap]
-    order = np.argsort(indices)
-    found: list[tuple[int, list[int]]] = []
-    for place in order.tolist():
-        row = int(indices[place])
-        if row not in wanted:
-            continue
-        if found and found[-1][0] + len(found[-1][1]) == row:
-            found[-1][1].append(place)
-        else:
-            found.append((row, [place]))
-    return [(row, np.array(places)) for row, places in found]

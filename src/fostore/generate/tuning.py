@@ -80,7 +80,7 @@ def search(
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""
-        ((_, inputs),) = source.inputs([range(size)], few=True)
+        (inputs,) = source.few(range(size))
         best, begun, tries = float("inf"), time.perf_counter(), 0
         while tries < 2 or (not memory_is_limit and time.perf_counter() - begun < _SECONDS):
             start = time.perf_counter()

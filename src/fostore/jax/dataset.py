@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fostore.columns import is_frame, is_sparse, numbers_of
 from fostore.containers import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
-from fostore.jax.place import place
+from fostore.jax.place import Place, is_accelerator, place
 from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema import Array
@@ -31,12 +33,7 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        if self.base_dataset is None:
-            return jnp.asarray(found)
-        if self.target_key is not None:
-            return {**found, self.target_key: jnp.asarray(found[self.target_key])}
-        return (*found[:-1], jnp.asarray(found[-1]))
+        return self._with_rows(super().__getitem__(index), jnp.asarray)
 
     def rows_of(self, samples: Array) -> Any:
         """The distributions of `samples` as one JAX array."""
@@ -44,15 +41,39 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples as JAX arrays; one gather serves all of them."""
-        batches: list[Any] = place(self.host_batches(samples, batch_size), None)
-        return batches
+        return self.placed_batches(samples, batch_size, None)
 
     def host_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The same batches as NumPy arrays, which no one writes to afterwards.
 
         They are cut apart here: a slice of an array on a device costs more than placing it.
         """
-        return super().read_batches(samples, batch_size)
+        return self._batches(samples, batch_size, self.gather(samples))
+
+    def placed_batches(self, samples: Array, batch_size: int, where: Place | None) -> list[Any]:
+        """The same batches on a device, to which halves travel as they are stored.
+
+        On a CPU NumPy widens them before: that takes a third of the time that XLA takes.
+        """
+        if self._half is None or not is_accelerator(where):
+            placed: list[Any] = place(self.host_batches(samples, batch_size), where)
+            return placed
+        stored = self._stored_rows(samples)
+        if self._half.dtype == "bfloat16":
+            stored = stored.view(jnp.dtype(jnp.bfloat16))
+        asked = jax.dtypes.canonicalize_dtype(self._dtype or np.float32)
+        return [
+            self._with_rows(batch, lambda rows: rows.astype(asked))
+            for batch in place(self._batches(samples, batch_size, stored), where)
+        ]
+
+    def _with_rows(self, batch: Any, change: Callable[[Any], Any]) -> Any:
+        """A batch with its distributions changed."""
+        if self.base_dataset is None:
+            return change(batch)
+        if self.target_key is not None:
+            return {**batch, self.target_key: change(batch[self.target_key])}
+        return (*batch[:-1], change(batch[-1]))
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -26,8 +27,15 @@ from fostore.generate.framework import (
     signature_of,
 )
 from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import (
+    Draw,
+    kept_random_states,
+    random_state,
+    seed_random_states,
+    stir_random_states,
+)
 from fostore.generate.source import Source
+from fostore.jax import nnx
 from fostore.schema import Array
 
 _NAMES = {"cuda": "gpu"}
@@ -44,6 +52,7 @@ class JaxFramework:
         self._device = find_device(device)
         self.device = str(device)
         self.overlaps = self._device.platform != "cpu"
+        self._streams = nnx.Streams()
 
     def source(self, data: Any, reading: Reading) -> Source:
         return numpy_source(
@@ -52,15 +61,46 @@ class JaxFramework:
             reading.input_getter,
             reading.collate_fn,
             numbers_only=True,
+            seed=reading.seed,
         )
 
     @contextmanager
-    def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
-        with kept_random_states(), jax.default_device(self._device):
+    def running(self, models: Sequence[Callable[..., Any]], draws: bool = False) -> Iterator[None]:
+        evaluating = nnx.evaluating(models, draws)
+        with kept_random_states(), jax.default_device(self._device), evaluating as streams:
+            self._streams = streams
             yield
 
-    def kept_random_states(self) -> AbstractContextManager[None]:
-        return kept_random_states()
+    def calling(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def random_state(self) -> Any:
+        return random_state(), self._streams.state()
+
+    random_parameters = ("key", "rng", "generator", "seed")
+    how_to_draw = (
+        "let the model take a parameter key, which gets a PRNG key, as in lambda x, key: "
+        "model.apply(variables, x, rngs={'dropout': key}); give a Flax NNX module with dropout as it is"
+    )
+
+    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
+        number = seed_random_states(draw.entropy)
+        key = jax.random.fold_in(jax.random.PRNGKey(draw.seed), draw.number)
+        key = jax.random.fold_in(key, draw.row)
+        self._streams.seed(key)
+        if parameter == "generator":
+            return {parameter: np.random.default_rng(draw.entropy)}
+        if parameter == "seed":
+            return {parameter: number % 2**32}
+        return {} if parameter is None else {parameter: key}
+
+    @contextmanager
+    def kept_random_states(self) -> Iterator[None]:
+        with kept_random_states(), self._streams.kept():
+            yield
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)
@@ -119,6 +159,9 @@ class JaxFramework:
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
         return describe(model)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details(see).of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "jax", "framework_version": str(jax.__version__)}
@@ -206,28 +249,57 @@ def to_device(data: Any, device: str | jax.Device = "cpu", *, copy: bool = False
 
 
 def describe(model: Callable[..., Any]) -> dict[str, Any]:
-    """The identity of a model: the leaves of a callable pytree or of a partial's arguments.
+    """The identity of a model: the leaves of a callable pytree or of a partial's arguments, and details.
 
-    A callable that is no pytree (a function, also a jit function) is opaque (see `identity`).
+    A callable that is no pytree (a function, also a jit function) is known by its details alone: its
+    code and what it captured (see `identity.Details`).
     """
     if isinstance(model, functools.partial):
-        return identity.describe_callable(model, _leaves)
+        return identity.describe_callable(model, _leaves, see)
     paths, structure = jax.tree_util.tree_flatten_with_path(model)
     if jax.tree_util.treedef_is_leaf(structure):
-        return identity.describe_callable(model, _leaves)
+        return identity.describe_callable(model, _leaves, see)
     tensors: dict[str, str] = {}
-    opaque = False
+    known: list[Any] = []
     for path, leaf in paths:
         name = jax.tree_util.keystr(path)
         entries = identity.hash_leaves(leaf)
         if entries is not None:
             tensors.update({f"{name}{inner}": entry for inner, entry in entries.items()})
+            known.append(leaf)
         elif callable(leaf):
             tensors[name] = getattr(leaf, "__qualname__", type(leaf).__qualname__)
-        else:
-            opaque = True
-    described = {"class": type(model).__qualname__, "tensors": tensors}
-    return {**described, "opaque": True} if opaque else described
+    arrays = [leaf for leaf in known if isinstance(leaf, (jax.Array, np.ndarray))]
+    details = identity.Details(see, known=arrays).of(model)
+    return {"class": type(model).__qualname__, "tensors": tensors, **details}
+
+
+def see(item: Any) -> Any:
+    """See `identity.See`: arrays, keys, and what libraries keep as pytrees (variables of Flax)."""
+    if isinstance(item, jax.Array):
+        if jnp.issubdtype(item.dtype, jax.dtypes.prng_key):
+            return f"key {identity.hash_leaves(jax.random.key_data(item))}"
+        return (identity.hash_leaves(item) or {"": identity.UNSEEN})[""]
+    if isinstance(item, jax.Device):
+        return "a device"  # recorded elsewhere, and never compared
+    if isinstance(item, (dict, list, tuple, type, types.FunctionType)) or callable(item):
+        is_flax = hasattr(item, "_pytree__nodes") or _is_linen(item)
+        return _settings(item) if is_flax and not isinstance(item, type) else None
+    leaves, structure = jax.tree_util.tree_flatten_with_path(item)
+    if jax.tree_util.treedef_is_leaf(structure):
+        return None
+    return {**_settings(item), **{jax.tree_util.keystr(path): leaf for path, leaf in leaves}}
+
+
+def _settings(item: Any) -> dict[str, Any]:
+    """What an object holds, without what Flax notes about it."""
+    notes = "_" if _is_linen(item) else "_pytree__"
+    held = identity.attributes_of(item)
+    return {name: value for name, value in held.items() if not name.startswith(notes)}
+
+
+def _is_linen(item: Any) -> bool:
+    return any(base.__module__.startswith("flax.linen.") for base in type(item).__mro__)
 
 
 def _leaves(data: Any) -> dict[str, str] | None:

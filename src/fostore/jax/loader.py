@@ -88,10 +88,8 @@ class DeviceLoader(SimpleDataLoader):
         default, wide = config.jax_default_device, bool(config.jax_enable_x64)
 
         def read(samples: Array) -> Sequence[Any]:
-            batches = self.dataset.host_batches(samples, self.batch_size)
             with jax.default_device(default), jax.enable_x64(wide):
-                placed: Sequence[Any] = place(batches, self.device)
-            return placed
+                return self.dataset.placed_batches(samples, self.batch_size, self.device)
 
         def add_mask(batch: Any, own: int) -> Any:
             mask = self._mask(own)  # one a batch: a step may donate it

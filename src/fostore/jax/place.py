@@ -32,6 +32,20 @@ def find_place(device: Any) -> Place | None:
     )
 
 
+def is_accelerator(where: Place | None) -> bool:
+    """Whether arrays go to devices of this process that are no CPUs.
+
+    Several processes are no case of it: they would have to compute in the same order.
+    """
+    config: Any = jax.config
+    devices: Any = [where or config.jax_default_device or jax.devices()[0]]
+    if isinstance(where, jax.sharding.Sharding):
+        if not where.is_fully_addressable:
+            return False
+        devices = where.device_set
+    return all(str(getattr(d, "platform", d)).partition(":")[0] != "cpu" for d in devices)
+
+
 def is_placeable(leaf: Any) -> bool:
     """Whether JAX has arrays of such a leaf: numbers, not text or objects."""
     if isinstance(leaf, jax.Array):

@@ -6,25 +6,31 @@ generator leaves behind say whether it is the same view of it as well.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fostore import identity
+from fostore.class_names import difference, names_of_dataset, same
 from fostore.errors import ArgumentError
 from fostore.generate.fingerprint import labels_of, one_a_sample
 from fostore.generate.framework import Framework, NumpyFramework
+from fostore.generate.label_check import NoLabels, moved_entry, moved_label
 from fostore.pairing.content import (
     ADVICE,
+    FEWEST,
     Contents,
     Undecided,
     check_content,
     first_difference,
     must_compare,
+    spread,
 )
 from fostore.pairing.join import fits, join
 from fostore.pairing.origin import Origin, origin_of, refuse
@@ -32,6 +38,7 @@ from fostore.schema import Array
 from fostore.store import Selection, Store
 
 LEVELS = ("auto", "content", "ids", "length")
+_LABEL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +120,24 @@ def check_pairing(
     if check in ("ids", "length"):
         why = f"check={check!r} leaves it out"
         return Pairing(rows, tuple(checked), {**skipped, "labels": why, "content": why})
+    side = framework or NumpyFramework("cpu", ())
     contents: Contents | Undecided
     try:
-        contents = Contents(
-            framework or NumpyFramework("cpu", ()), base_dataset, input_getter, origin, rows
-        )
+        contents = Contents(side, base_dataset, input_getter, origin, rows)
     except Undecided as undecided:
         contents = undecided
-    if _check_labels(base_dataset, origin, rows, contents, skipped):
+    every = check == "content"
+    with side.kept_random_states():
+        labelled = _check_label_column(base_dataset, origin, rows, skipped, every=every)
+    if labelled or (
+        labelled is None and _check_labels(base_dataset, origin, rows, contents, skipped)
+    ):
         checked.append("labels")
     compared = 0
     try:
         if isinstance(contents, Undecided):
             raise contents
-        compared = check_content(contents, every=check == "content")
+        compared = check_content(contents, every=every)
         checked.append("content")
     except Undecided as undecided:
         if check == "content":
@@ -232,34 +243,66 @@ def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) ->
 
 
 def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str]) -> bool:
-    ours, theirs = classes_of(base_dataset), origin.schema.class_names
+    ours, theirs = names_of_dataset(base_dataset), origin.schema.class_names
     if ours is None or theirs is None:
         skipped["class names"] = f"the {'store' if theirs is None else 'dataset'} has none"
         return False
-    if ours == theirs:
+    if same(ours, theirs):
         return True
-    if sorted(ours) == sorted(theirs):
-        difference = "the class names are the same in another order"
-    else:
-        difference = f"the dataset has {len(ours)} class names, the store {len(theirs)}"
-    pairs = zip(ours, theirs, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
-    names = [names[at] if at < len(names) else None for names in (ours, theirs)]
+    what = difference(ours, theirs, ("in the dataset", "in the store"))
     raise refuse(
-        f"{difference} (class {at} is {names[0]!r} in the dataset and {names[1]!r} in the store)",
+        f"the class names differ: {what}",
         "The order of the classes says what each probability is of: use the classes of the store",
     )
 
 
-def classes_of(dataset: Any) -> tuple[str, ...] | None:
-    """Class names as torchvision's datasets have them, also through a Subset."""
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(dataset, "indices"):
-        return classes_of(inner)
-    names = getattr(dataset, "classes", None)
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+def _check_label_column(
+    base_dataset: Any,
+    origin: Origin,
+    places: Array | None,
+    skipped: dict[str, str],
+    *,
+    every: bool,
+) -> bool | None:
+    """Compare labels with the hashes that were kept as samples were read; None where none were kept.
+
+    All labels where the dataset tells them, or else those of as many samples as half a second allows.
+    """
+    column = origin.schema.role("label")
+    if column is None:
         return None
-    return tuple(names) or None
+    samples = len(base_dataset)
+
+    def stored(indices: Array) -> Array:
+        return origin.take(column, indices if places is None else places[indices])
+
+    try:
+        told = labels_of(base_dataset, samples)
+        if told is not None:
+            moved = moved_entry(told, stored(np.arange(samples)))
+        else:
+            moved = _moved_of_some(base_dataset, samples, stored, every=every)
+    except NoLabels:
+        skipped["labels"] = "the samples of the dataset have none, or cannot be read by themselves"
+        return False
+    if moved is not None:
+        raise refuse(f"the label of sample {moved} is another one than the generator saw", ADVICE)
+    return True
+
+
+def _moved_of_some(
+    base_dataset: Any, samples: int, stored: Callable[[Array], Array], *, every: bool
+) -> int | None:
+    started, order, size = time.monotonic(), spread(samples), FEWEST
+    while batch := list(islice(order, size)):
+        indices = np.array(batch)
+        moved = moved_label(base_dataset, indices, stored(indices))
+        if moved is not None:
+            return moved
+        if not every and time.monotonic() - started > _LABEL_SECONDS:
+            break
+        size = min(2 * size, 1024)
+    return None
 
 
 def _check_labels(

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.class_names import names_of_dataset
 from fostore.containers import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
+from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import bring_together, collate, split, split_all
-from fostore.pairing.check import Pairing, check_pairing, classes_of
+from fostore.pairing.check import Pairing, check_pairing
 from fostore.request import is_softened
-from fostore.schema import Array
+from fostore.schema import Array, Column
 from fostore.store import Selection, Store
 from fostore.store import open as open_store
 
@@ -105,6 +107,7 @@ class PairedDataset:
                 f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
                 f"its rows are; those of a {type(distributions).__name__} are handed out as they came"
             )
+        self._half = self._halves_of(softened)
         self.pairing: Pairing = check_pairing(
             base,
             distributions,
@@ -152,14 +155,34 @@ class PairedDataset:
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
-        rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
-        if self._stored is not None:
-            found = self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
-        else:
-            found = self._from_mapping(rows.tolist())
+        found = self._stored_rows(samples)
+        if self._half is not None:
+            found = widen(found, self._half.dtype)
         if self._dtype is None or found.dtype == self._dtype:
             return found
         return found.astype(self._dtype)
+
+    def _stored_rows(self, samples: Array) -> Array:
+        """The same before they are widened: with `_half` the numbers that the store keeps."""
+        rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
+        if self._stored is None:
+            return self._from_mapping(rows.tolist())
+        if self._half is not None:
+            return self._stored.take_column(self._half.name, rows)
+        return self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
+
+    def _halves_of(self, softened: bool) -> Column | None:
+        """The column of halves that are handed out wider and otherwise as they are; else None."""
+        if self._stored is None or softened:
+            return None
+        schema = self._stored.schema
+        kept = schema.encoding.get("name") == "dense" and self._as_kind == schema.kind != "logits"
+        asked = self._dtype
+        if asked is None:  # what `Store.take` gives
+            is_given = (schema.kind, schema.dtype) == ("probs", "float16")
+            asked = np.dtype(np.float16 if is_given else np.float32)
+        wider = schema.dtype in HALVES and asked != np.float16
+        return schema.columns[0] if kept and wider else None
 
     def _from_mapping(self, rows: list[int]) -> Array:
         found = [self.distributions[row] for row in rows]
@@ -183,8 +206,10 @@ class PairedDataset:
             self._stored.announce(rows)
 
     def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as the side's array."""
-        return self._as_rows(self.gather(samples))
+        """The distributions of `samples` as the side's array, which the side widens where they are halves."""
+        if self._half is None:
+            return self._as_rows(self.gather(samples))
+        return self._widened(self._stored_rows(samples), self._half.dtype)
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
@@ -192,7 +217,10 @@ class PairedDataset:
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples, `batch_size` each; one gather serves all of them."""
-        rows = self._as_rows(self.gather(samples))
+        return self._batches(samples, batch_size, self.rows_of(samples))
+
+    def _batches(self, samples: Array, batch_size: int, rows: Any) -> list[Any]:
+        """The same, of rows that were gathered."""
         starts = range(0, len(samples), batch_size)
         parts = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
@@ -209,7 +237,8 @@ class PairedDataset:
         """
         if self.base_dataset is not None or self._stored is None:
             return 1
-        row_bytes = sum(self._stored.schema.row_bytes)
+        wider = 1 if self._half is None else 2  # float32, once they are widened
+        row_bytes = sum(self._stored.schema.row_bytes) * wider
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 
@@ -271,7 +300,7 @@ class PairedDataset:
         else:
             names = None
             num_classes = np.shape(next(iter(self.distributions.values())))[-1]
-        names = names or classes_of(self.base_dataset)
+        names = names or names_of_dataset(self.base_dataset)
         if names is None or len(names) != num_classes:
             return [str(number) for number in range(num_classes)]
         return list(names)
@@ -309,6 +338,11 @@ class PairedDataset:
     def _as_rows(self, rows: Array) -> Any:
         """Fresh distributions as the side's array."""
         return rows
+
+    def _widened(self, stored: Array, half: str) -> Any:
+        """Fresh stored halves (bfloat16 as uint16 bits) as the side's array of the dtype asked for."""
+        wide = widen(stored, half)
+        return self._as_rows(wide if self._dtype is None else wide.astype(self._dtype, copy=False))
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         """Samples, or their parts, as one batch."""

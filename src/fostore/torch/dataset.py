@@ -41,7 +41,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         """
         samples = np.fromiter(indices, np.int64, len(indices))
         try:
-            rows = self.gather(samples)
+            rows = self.rows_of(samples)
         except (
             LookupError
         ):  # checked only then: a pass over the indices costs as much as the gather
@@ -52,8 +52,8 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
                     f"sample {indices[int(bad.argmax())]} of a dataset of {count} samples"
                 ) from None
             samples[samples < 0] += count
-            rows = self.gather(samples)
-        return self._whole(samples, self._as_rows(rows))
+            rows = self.rows_of(samples)
+        return self._whole(samples, rows)
 
     def _whole(self, samples: Array, rows: torch.Tensor) -> Batch:
         found = None if self.base_dataset is None else self._samples_or_inputs(samples)
@@ -67,7 +67,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
-        rows = self._as_rows(self.gather(samples))
+        rows = self.rows_of(samples)
         # Not `split`: autograd would take what is done in place to one batch for done to all.
         parts = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
         if self.base_dataset is None:
@@ -93,6 +93,13 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
 
     def _as_rows(self, rows: Array) -> Any:
         return torch.from_numpy(rows)
+
+    def _widened(self, stored: Array, half: str) -> torch.Tensor:
+        found = torch.from_numpy(stored)
+        if half == "bfloat16":
+            found = found.view(torch.bfloat16)
+        is_double = self._dtype is not None and self._dtype.itemsize == 8
+        return found.to(torch.float64 if is_double else torch.float32)
 
     def _as_dict(self, sample: dict[str, Any]) -> Any:
         return DictRow(sample)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from fostore import identity
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -17,12 +18,19 @@ from fostore.generate.framework import (
     says_out_of_memory,
     signature_of,
 )
-from fostore.generate.randomness import kept_random_states
+from fostore.generate.randomness import (
+    Draw,
+    kept_random_states,
+    random_state,
+    seed_random_states,
+    stir_random_states,
+)
 from fostore.generate.source import Source
 from fostore.nested import map_leaves
 from fostore.schema import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held
+from fostore.torch.modes import Modes
 from fostore.torch.source import torch_source
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
@@ -38,30 +46,68 @@ class TorchFramework:
         self._device = find_device(device)
         self.device = str(self._device)
         self.overlaps = self._device.type == "cuda"
+        self._modes = Modes()
 
     def source(self, data: Any, reading: Reading) -> Source:
         return torch_source(data, reading)
 
     @contextmanager
-    def running(self, models: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    def running(self, models: Sequence[Callable[..., Any]], draws: bool = False) -> Iterator[None]:
         for module in modules.modules_of(models):
             modules.move(module, self._device)
         found = modules.modules_within(models)
-        with self.kept_random_states(), modules.evaluating(found), torch.no_grad():
+        self._modes = Modes(draws)
+        with self.kept_random_states(), self._modes.of(found), torch.no_grad():
             yield
+
+    def calling(self) -> AbstractContextManager[None]:
+        return self._modes.watched()
 
     @contextmanager
     def kept_random_states(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(kept_random_states())
-            cpu = torch.get_rng_state()
-            stack.callback(torch.set_rng_state, cpu)
-            if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            if self._draws_on_cuda():
                 states = torch.cuda.get_rng_state_all()
                 stack.callback(torch.cuda.set_rng_state_all, states)
             if self._device.type == "mps":
                 stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
             yield
+
+    def random_state(self) -> Any:
+        states = torch.cuda.get_rng_state_all() if self._draws_on_cuda() else []
+        if self._device.type == "mps":
+            states = [torch.mps.get_rng_state()]
+        return random_state(), [state.numpy().tobytes() for state in states]
+
+    random_parameters = ("generator", "seed")
+    how_to_draw = (
+        "let the model hold dropout (torch.nn.Dropout and its kin), draw from torch's global "
+        "generator, or take a parameter generator, which gets a torch.Generator on its device"
+    )
+
+    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
+        number = seed_random_states(draw.entropy)
+        if self._draws_on_cuda():
+            torch.cuda.manual_seed_all(number)
+        if self._device.type == "mps":
+            torch.mps.manual_seed(number)
+        if parameter == "generator":
+            return {parameter: torch.Generator(self._device).manual_seed(number)}
+        return {} if parameter is None else {parameter: number % 2**32}
+
+    def _draws_on_cuda(self) -> bool:
+        if self._device.type == "cuda":
+            return True
+        return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+    def stir_random_states(self) -> None:
+        stir_random_states()
+        seed = int(torch.randint(1 << 62, ()))
+        if self._draws_on_cuda():
+            torch.cuda.manual_seed_all(seed)
+        if self._device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)
@@ -119,6 +165,9 @@ class TorchFramework:
 
     def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
         return modules.describe(model)
+
+    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
+        return identity.Details(modules.see).of(function)
 
     def software(self) -> dict[str, str]:
         return {"framework": "torch", "framework_version": str(torch.__version__)}

@@ -1,23 +1,21 @@
-"""Torch modules during generation: found, moved, put into evaluation mode and back, and hashed."""
+"""Torch modules during generation: found, moved and hashed; `modes` puts them into evaluation mode."""
 
 from __future__ import annotations
 
 import functools
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from fostore import identity
+from fostore.generate.reach import reached
 
 Model = Callable[..., Any]
-_DEPTH, _MANY, _MOST = 5, 256, 20_000
-"""How far modules are looked for behind a callable: steps, items of one container, things in all."""
-_PLAIN = (int, float, str, bytes, type(None), type, types.ModuleType, torch.Tensor)
+_REGISTERED = vars(nn.Module()).keys()
+"""The attributes in which every module keeps what `modules()` and its kin know."""
 
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
@@ -57,51 +55,28 @@ def _behind(model: Any) -> Iterator[nn.Module]:
 def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     """Every module that models may run: those of `modules_of`, and those that lie deeper.
 
-    Looked for in lists, tuples and dicts, attributes of objects, and functions that a function calls.
-    They are put into evaluation mode, but not moved: an object may place its own modules.
+    They are put into evaluation mode, but not moved: an object may place its own modules. What hides
+    from this search is seen when it runs (`modes`); inside a function that torch has compiled
+    already, nothing but this search sees it.
     """
     found = {id(module): module for module in modules_of(models)}
-    seen: set[int] = set()
-
-    def look(item: Any, depth: int) -> None:
-        if isinstance(item, nn.Module):
-            found.setdefault(id(item), item)
-            return
-        if depth == 0 or isinstance(item, _PLAIN) or id(item) in seen or len(seen) == _MOST:
-            return
-        seen.add(id(item))
-        for part in _parts(item):
-            look(part, depth - 1)
-
-    for model in models:
-        look(model, _DEPTH)
+    looked: set[int] = set()
+    waiting: list[Any] = [*found.values(), *models]
+    while waiting:
+        new: list[Any] = []
+        for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
+            if isinstance(item, nn.Module) and id(item) not in looked:
+                new += _unregistered(item)
+                looked.add(id(item))
+                found.setdefault(id(item), item)
+        waiting = new
     return list(found.values())
 
 
-def _parts(item: Any) -> list[Any]:
-    """What a callable or a container refers to."""
-    if isinstance(item, (list, tuple)):
-        return list(item[:_MANY])
-    if isinstance(item, dict):
-        return list(item.values())[:_MANY]
-    if isinstance(item, functools.partial):
-        return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, types.MethodType):
-        return [item.__self__, item.__func__]
-    if isinstance(item, types.FunctionType):
-        cells = [cell.cell_contents for cell in identity.filled_cells(item.__closure__ or ())]
-        named = [item.__globals__.get(name) for name in _names(item.__code__)]
-        defaults = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
-        return [*cells, *named, *defaults]
-    call = getattr(type(item), "__call__", None)  # noqa: B004  # its code, not whether it has one
-    return [*list(getattr(item, "__dict__", {}).values())[:_MANY], call]
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):  # a comprehension, a function inside
-            yield from _names(const)
+def _unregistered(module: nn.Module) -> Iterator[Any]:
+    """What a module and its submodules hold beside parameters, buffers and submodules."""
+    for part in module.modules():
+        yield from (value for name, value in vars(part).items() if name not in _REGISTERED)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -139,68 +114,104 @@ def move(module: nn.Module, device: torch.device) -> None:
     module.to(device)
 
 
-@contextmanager
-def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Every module in evaluation mode; the flag of each submodule as before afterwards, come what may."""
-    flags = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            try:
-                module.eval()
-            except NotImplementedError:  # exported graphs have no eval(), but flags
-                for part in module.modules():
-                    part.training = False
-        yield
-    finally:
-        for part, flag in flags:
-            if flag and type(part).train is not nn.Module.train:
-                part.train(flag)  # a train() of its own may have more to undo than a flag
-        for part, flag in flags:
-            part.training = flag
-
-
 def describe(model: Model) -> dict[str, Any]:
-    """The identity of a model: class, parts and tensors of a module; else opaque (see `identity`)."""
+    """The identity of a model: class, parts and tensors of a module, and its details.
+
+    What `state_dict` keeps as plain tensors decides; quantised weights, extra state, buffers that are
+    not persistent, settings, attributes and code are details (see `identity.Details`). Hooks are not: most of
+    them only watch, and what others change is seen in the rows.
+    """
     if not isinstance(model, nn.Module):
-        return identity.describe_callable(model, _leaves)
+        return identity.describe_callable(model, _leaves, see)
     module = unwrapped(model)
     tensors: dict[str, str] = {}
-    opaque = False
-    for name, tensor in module.state_dict().items():
-        entry = _entry(tensor) if isinstance(tensor, torch.Tensor) else None
-        if entry is None:
-            opaque = opaque or isinstance(tensor, torch.Tensor)
-        else:
+    state = module.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        entry = _entry(tensor) if _is_plain(tensor) else None
+        if entry is not None:
             tensors[name] = entry
-    described: dict[str, Any] = {
+    details = identity.Details(see, known=[state[name] for name in tensors])
+    for name in state.keys() - tensors.keys():
+        details.put(f"the state {name!r}", state[name])
+    settings: dict[str, dict[str, Any]] = {}
+    for name, part in module.named_modules():
+        details.look_at_class(type(part))
+        if identity.is_of_library(type(part)):  # many: one entry a class
+            settings.setdefault(type(part).__qualname__, {})[name] = _settings(part)
+        else:
+            for key, value in _settings(part).items():
+                details.put(f"the attribute {f'{name}.{key}'.lstrip('.')!r}", value)
+    for kind, found in settings.items():
+        details.put(f"a setting of {kind}", found)
+    return {
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
         "tensors": tensors,
-        "details": _details(module),
+        **details.result(),
     }
-    # A module without a tensor may still hold numbers; only what it gives can tell.
-    return {**described, "opaque": True} if opaque or not tensors else described
 
 
-def _details(module: nn.Module) -> str:
-    """What a state_dict leaves out: buffers that are not persistent, settings, the code of forward.
+_BASE = frozenset(vars(nn.Module())) | {"training"}
 
-    See `identity.details_of` for what a difference means.
-    """
-    kept = module.state_dict().keys()
-    buffers = [(n, _entry(b)) for n, b in module.named_buffers() if n not in kept]
-    settings = [(n, part.extra_repr()) for n, part in module.named_modules()]
-    codes = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
-    code = [c.co_code.hex() for c in codes if c is not None]
-    return identity.hash_bytes(repr((buffers, settings, code)).encode())
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside what `state_dict` keeps, and beside the modules in it."""
+    held = {
+        name: value
+        for name, value in identity.attributes_of(module).items()
+        if name not in _BASE and not (name.startswith("_") and identity.is_of_library(type(module)))
+    }
+    buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
+    code = getattr(module, "code", None)  # of scripted and exported modules
+    found = {**held, **buffers}
+    return {**found, "code": code} if isinstance(code, str) else found
+
+
+def see(item: Any) -> Any:
+    """See `identity.See`."""
+    if isinstance(item, torch.Tensor):
+        return _entry(item) or identity.UNSEEN
+    if isinstance(item, nn.Module):
+        module = unwrapped(item)
+        held = {**module._parameters, **module._buffers, **module._modules}
+        extra = getattr(type(module), "get_extra_state", nn.Module.get_extra_state)
+        if extra is not nn.Module.get_extra_state:
+            held["extra state"] = module.get_extra_state()
+        return {**held, **_settings(module)}
+    if isinstance(item, torch.device):
+        return "a device"  # recorded elsewhere, and never compared
+    if isinstance(item, (torch.dtype, torch.layout, torch.memory_format, torch.Size)):
+        return str(item)
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_quantized
 
 
 def _entry(tensor: torch.Tensor) -> str | None:
     try:
+        if tensor.is_quantized:
+            return _quantised(tensor)
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, NotImplementedError, ValueError):
-        return None  # quantised, sparse, or not initialised yet
-    return identity.array_entry(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat)
+        return None  # sparse, or not initialised yet
+    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), flat)
+
+
+def _quantised(tensor: torch.Tensor) -> str:
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        scales = f"{tensor.q_scale()} {tensor.q_zero_point()}"
+    else:
+        channels = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+        scales = repr([part.tolist() for part in channels])
+    integers = tensor.detach().cpu().int_repr().contiguous().numpy()
+    data = integers.tobytes() + scales.encode()
+    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), data)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _leaves(data: Any) -> dict[str, str] | None:
@@ -209,7 +220,8 @@ def _leaves(data: Any) -> dict[str, str] | None:
 
     def collect(item: Any, path: str) -> bool:
         if isinstance(item, nn.Module):
-            return all(collect(t, f"{path}.{name}") for name, t in item.state_dict().items())
+            state = {n: t for n, t in item.state_dict().items() if _is_plain(t)}
+            return all(collect(t, f"{path}.{name}") for name, t in state.items())
         if isinstance(item, torch.Tensor):
             entry = _entry(item)
             if entry is not None:

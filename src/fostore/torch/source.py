@@ -32,6 +32,7 @@ from fostore.generate.numpy_source import (
     refuse_unknown,
     rows_source,
 )
+from fostore.generate.randomness import Seeded
 from fostore.generate.source import Indices, Listed, MapSource, Sequential, Source, StreamSource
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
@@ -121,11 +122,13 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
     batches = _batches_of(loader, samples)
     if isinstance(dataset, Rows) and assemble.getter is None and collate is None:
         return replace(_rows_source(dataset, 1, assemble), batches=batches)
+    is_seeded = reading.seed is not None
+    samples_read: Any = dataset if reading.seed is None else Seeded(dataset, reading.seed)
 
     def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
         rebuilt: DataLoader[Any] = DataLoader(
-            dataset,
+            samples_read,
             batch_sampler=_Batches(wanted),
             collate_fn=assemble,
             **_options(loader, workers),
@@ -133,7 +136,9 @@ def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
         with starting_workers():
             return iter(rebuilt)
 
-    return MapSource(dataset, samples, batches, read, assemble, fresh=collate is None)
+    return MapSource(
+        dataset, samples, batches, read, assemble, fresh=collate is None, seeded=is_seeded
+    )
 
 
 def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:

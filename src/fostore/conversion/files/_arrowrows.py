@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from fostore.conversion.files._header import KEY, text_of
 from fostore.conversion.files.guess import Found
-from fostore.encodings.rows import round_to, widen
+from fostore.encodings.rows import round_to
 from fostore.errors import FormatError, RowError
+from fostore.halves import widen
 from fostore.header import Header
 from fostore.sample_ids import encode_ids
 from fostore.schema import Array, Column

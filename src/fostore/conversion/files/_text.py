@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fostore.encodings.rows import widen
+from fostore.halves import widen
 from fostore.jsontext import dumps
 from fostore.schema import Array, Column
 

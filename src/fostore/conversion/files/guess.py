@@ -14,8 +14,16 @@ from fostore.conversion.files._header import checked
 from fostore.conversion.files._swap import Swapped
 from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of, make_schema
-from fostore.encodings.rows import as_counts, round_to, widen
-from fostore.errors import ArgumentError, FormatError, RowError, UnsafeError, UnsupportedError
+from fostore.encodings.rows import as_counts, round_to
+from fostore.errors import (
+    ArgumentError,
+    DamageError,
+    FormatError,
+    RowError,
+    UnsafeError,
+    UnsupportedError,
+)
+from fostore.halves import widen
 from fostore.schema import COUNTS, FLOATS, Array, Schema, sum_tolerance
 from fostore.simplex import is_probs
 
@@ -214,6 +222,17 @@ def _hinted(
     )
 
 
+def _first_rows(batches: Callable[[int, int], Iterator[Array]], count: int) -> Array | None:
+    """Up to `count` of the first rows; fewer where those behind them are damaged, which nobody may want."""
+    while True:
+        try:
+            return next(batches(0, count), None)
+        except DamageError:
+            if count == 1:
+                raise
+            count = max(count // 4, 1)
+
+
 def _looked_at(
     where: str,
     found: Found,
@@ -230,7 +249,7 @@ def _looked_at(
     """
     size = math.prod(found.shape[1:]) * _ITEM_BYTES.get(found.dtype, 8)
     if first is None:
-        first = next(batches(0, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size))), None)
+        first = _first_rows(batches, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size)))
     if first is None or not len(first):
         if kind is not None:
             return kind

@@ -1,0 +1,209 @@
+"""Draws on purpose: one model run several times, each time from random states of its own.
+
+The randomness of a draw is a function of (seed, draw, row): for the model, `row` is the first sample of
+the batch; for the dataset, the sample that is read. So a run that resumes ends with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice, repeat
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError, GenerationError
+from fostore.generate import fingerprint
+from fostore.generate.framework import Framework
+from fostore.generate.labels import Labelled
+from fostore.generate.randomness import Draw
+from fostore.generate.source import Indices, MapSource, Source
+from fostore.schema import Array
+
+Call = Callable[[Any, dict[str, Any]], Any]
+_PROBED, _PROBES = 8, 3
+"""Samples, and draws of each, that tell whether a dataset draws: a coin flip hides in 1 of 65,536."""
+
+
+class Drawing:
+    """The draws of one run: the model called once for each, and the first batch looked at."""
+
+    def __init__(self, framework: Framework, model: Any, num_draws: int, seed: int) -> None:
+        self.num_draws = num_draws
+        self._framework = framework
+        self._seed = seed
+        self._parameter = _parameter(framework, model)
+        self._drew: bool | None = None  # not known before the first call
+
+    def outputs(
+        self, call: Call, inputs: Any, indices: Indices, draws: int | None = None
+    ) -> list[Any]:
+        """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them.
+
+        Raises:
+            GenerationError: the dataset failed to show another view; names the samples.
+        """
+        framework, row, given = self._framework, int(indices[0]), []
+        watches = self._drew is None
+        views = inputs if isinstance(inputs, Views) else repeat(inputs)
+        for number, view in zip(range(draws or self.num_draws), views, strict=False):
+            keywords = framework.begin_draw(Draw(self._seed, number, row), self._parameter)
+            before = framework.random_state() if watches else None
+            given.append(call(view, keywords))
+            if watches:
+                self._drew = self._drew or framework.random_state() != before
+        if isinstance(inputs, Views) or self._parameter is not None:
+            self._drew = True
+        return given
+
+    def check_first(self, rows: Array, again: Array) -> list[str]:
+        """Refuse draws (n, num_draws, ...) that do not repeat, or for which nothing was drawn.
+
+        Returns what is to be said of the others.
+
+        Args:
+            again: the first draw a second time (n, ...).
+
+        Raises:
+            ArgumentError: says what to do; no row was written.
+        """
+        wide = rows.astype(np.float64)
+        scale, spread = float(np.abs(wide).max()), float(np.ptp(wide, axis=1).max())
+        off = float(np.abs(again - wide[:, 0]).max())
+        if off > max(1e-5 * scale, 0.1 * spread if self.num_draws > 1 else 1e-3 * scale):
+            raise ArgumentError(
+                "a draw does not repeat: the model draws from a generator of its own, which no seed "
+                f"reaches, so that a run could not be resumed; {self._framework.how_to_draw}"
+            )
+        if not self._drew:
+            raise ArgumentError(
+                f"num_draws is {self.num_draws}, and the model draws no random numbers, so that all "
+                f"draws are the same; leave num_draws= out, or: {self._framework.how_to_draw}"
+            )
+        if self.num_draws > 1 and spread == 0:
+            return [
+                f"all {self.num_draws} draws of the first batch are the same, although random numbers "
+                "are drawn (is the rate of dropout 0?)"
+            ]
+        return []
+
+    def out_of_memory(self, samples: int) -> GenerationError:
+        """The error where a batch does not fit: half a batch would be other draws."""
+        return GenerationError(
+            f"out of memory with {samples} samples at once; draws are a function of their batch, so "
+            "it is not halved: give a smaller batch_size (with exists='overwrite' where a store was "
+            "begun)"
+        )
+
+
+def repeats(rows: Array, again: Array | None) -> list[str]:
+    """What to say of members (n, M, K) that are the same, and of a model whose calls differ by chance.
+
+    Args:
+        again: the batch a second time, where random numbers were drawn.
+    """
+    said = []
+    if again is not None and not np.array_equal(rows, again, equal_nan=True):
+        said.append(
+            "the model draws random numbers while it runs (dropout that is always on?): a row is one "
+            "draw, and another call begins from the same random state and repeats it; "
+            "num_draws=10, seed=0 keeps several draws of each row"
+        )
+    members: dict[bytes, int] = {}
+    for i in range(rows.shape[1] if rows.ndim == 3 else 0):
+        same = members.setdefault(rows[:, i].tobytes(), i)
+        if same != i:
+            said.append(
+                f"members {same} and {i} gave the same numbers for the first batch, bit by bit: models "
+                "run in evaluation mode, where dropout is off; for several draws of one model give it "
+                f"alone, with num_draws={rows.shape[1]}"
+            )
+            break
+    return said
+
+
+def _parameter(framework: Framework, model: Any) -> str | None:
+    """The parameter by which a model takes its randomness."""
+    signature = framework.signature(model)
+    for name, parameter in ({} if signature is None else signature.parameters).items():
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if by_name and name in framework.random_parameters:
+            return name
+    return None
+
+
+# ------------------------------------------------------------------ views: a dataset that draws
+
+
+class Views:
+    """The inputs of one batch, once for each draw; they are read when they are asked for."""
+
+    def __init__(self, first: Any, others: Iterator[Any]) -> None:
+        self.first = first
+        self._others = others
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain([self.first], self._others)
+
+
+def drawn_source(framework: Framework, source: Source, num_draws: int) -> Source:
+    """The source with a view for each draw, where its dataset draws; else as it is.
+
+    Reads a few samples several times.
+
+    Raises:
+        ArgumentError: a sample reads differently although every random state was set.
+        GenerationError: the dataset failed; names the sample.
+    """
+    if not isinstance(source, MapSource) or not source.seeded or not source.num_samples:
+        return source
+    samples = source.num_samples
+    picked = sorted({round(k * (samples - 1) / (_PROBED - 1)) for k in range(_PROBED)})
+    draws = min(num_draws, _PROBES)
+    asked = [[draw * samples + index for index in picked] for draw in (*range(draws), 0)]
+    with framework.kept_random_states():
+        hashes = fingerprint.read_alone(framework, source, [*chain(*asked)])
+    shown = [hashes[k * len(picked) : (k + 1) * len(picked)] for k in range(len(asked))]
+    for index, before, after in zip(picked, shown[0], shown[-1], strict=True):
+        if before != after:
+            raise ArgumentError(
+                f"sample {index} reads differently each time, although the random states of NumPy, "
+                "Python and torch are the same: its transform draws from a generator of its own, so a "
+                "draw could not be repeated; draw from np.random, random or torch there"
+            )
+    if num_draws == 1 or (None not in hashes and all(view == shown[0] for view in shown)):
+        return source
+
+    def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
+        flat = (
+            draw * samples + np.asarray(batch, np.int64)
+            for batch in batches
+            for draw in range(num_draws)
+        )
+        views = (inputs for _, inputs in source.inputs(flat, few=few))
+        for first in views:
+            others = islice(views, num_draws - 1)
+            yield Labelled(Views(first, others), source.assemble.labels.last)
+            deque(others, maxlen=0)  # whoever stopped early must not shift the next batch
+
+    return replace(source, read=read, draws_views=True)
+
+
+def check_draws(num_draws: Any, seed: Any, many: bool) -> None:
+    """Raise ArgumentError for numbers that cannot be used, and for a member axis that is taken."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:
+        raise ArgumentError(f"seed is {seed!r}, expected an integer from 0 to 2**32 - 1")
+    if num_draws is None:
+        if seed:
+            raise ArgumentError("seed= is the seed of draws; say how many with num_draws=")
+        return
+    is_count = isinstance(num_draws, (int, np.integer)) and not isinstance(num_draws, bool)
+    if not is_count or num_draws < 1:
+        raise ArgumentError(f"num_draws is {num_draws!r}, expected a positive integer")
+    if many:
+        raise ArgumentError(
+            "num_draws= and a list of models (or members=True) would both fill the member axis; give "
+            "one model with num_draws= (a store for each), or leave num_draws= out"
+        )

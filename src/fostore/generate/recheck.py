@@ -1,0 +1,310 @@
+"""Whether a model still gives the rows that a store holds: computed again and compared.
+
+An identity is a list of what was looked at, so what it does not see would count as equal. Rows do not
+err: on every resume one committed batch is computed again, as it was computed the first time.
+
+What counts as the same is here and nowhere else. Stored numbers are compared as logarithms of
+probabilities or as logits minus their row's maximum, x. They may differ by
+
+    2 u |x|                      the stored dtype's rounding, u its unit roundoff (2 u for probabilities)
+    n (1 + |x| + m)              other kernels: another device, batch size or number of threads
+
+where m is the median of |x| in the row, at most 100, and n is 2^-10, or 2^-7 where the model's output
+is bfloat16. Probabilities below the least normal number of their dtype (and of float32) count as it.
+A run on the same machine gives the same bits; a temperature of 1.01 instead of 1 is seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fostore import identity
+from fostore.encodings import encoding_of
+from fostore.errors import RowError
+from fostore.generate import fingerprint
+from fostore.generate.engine import Engine
+from fostore.generate.framework import Framework
+from fostore.generate.source import Indices, MapSource, Sequential, Source, steps
+from fostore.halves import widen
+from fostore.identity import Doubts
+from fostore.ranges import Ranges, describe
+from fostore.schema import Array, Schema
+
+_NOISE = 2.0**-10
+_HALF_NOISE = {"bfloat16": 2.0**-7}
+_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+_LEAST = {"float16": 2.0**-14}
+_LEVEL = 100.0
+"""More than that is a mask, and no level of a row's logits."""
+
+
+def disagrees(
+    schema: Schema, stored: Sequence[Array], now: Sequence[Array], output_dtype: str
+) -> Array:
+    """For each row, whether it is another one; both sides as content columns (n, ...) of the schema."""
+    noise = _HALF_NOISE.get(output_dtype, _NOISE)
+    unit = _ROUNDOFF[schema.dtype]
+    then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+    if schema.kind != "logits":
+        least = max(_LEAST.get(schema.dtype, 0.0), float(np.finfo(np.float32).tiny))
+        if schema.kind == "probs":
+            then, again = (np.log(np.maximum(side, least)) for side in (then, again))
+        then, again = (np.maximum(side, np.log(least)) for side in (then, again))
+    size = np.minimum(np.abs(then), np.abs(again))
+    slack = np.full(size.shape, 2 * unit)
+    if schema.kind != "probs":
+        slack = 2 * unit * np.where(np.isfinite(size), size, 0)
+    level = np.median(np.minimum(size, _LEVEL), axis=-1, keepdims=True)
+    bad = _far(then, again, slack + noise * (1 + size + level))
+    if schema.kind == "logits":
+        first, second = (side[1].astype(np.float64) for side in (stored, now))
+        allowed = noise * (1 + np.minimum(np.abs(first), np.abs(second)) + level[..., 0])
+        bad = np.concatenate([bad, _far(first, second, allowed)[..., None]], axis=-1)
+    whole: Array = np.any(bad.reshape(len(bad), -1), axis=-1)
+    return whole
+
+
+def _far(one: Array, other: Array, allowed: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        # minus infinity on both sides is a class that is excluded on both
+        far: Array = (one != other) & ~(np.abs(one - other) <= allowed)
+    return far
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Rows of a store: which there are, and how they are read."""
+
+    path: object
+    schema: Schema
+    rows: Ranges
+    column: Callable[[str, int, int], Array]
+    """The rows `[start, stop)` of a column, as stored."""
+    batch_size: int | None
+    """Samples a batch when the store was begun, where it says so."""
+
+
+class Recheck:
+    """Committed batches that are computed again: the first; where there are doubts, three."""
+
+    def __init__(
+        self,
+        framework: Framework,
+        source: Source,
+        engine: Engine,
+        committed: Committed,
+        *,
+        doubts: Doubts,
+        is_opaque: bool,
+        is_named: bool,
+        has_hashes: bool,
+        differs: Callable[[list[str]], None],
+        moved: Callable[[], Doubts],
+    ) -> None:
+        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records.
+
+        `moved` says what has changed in the model since the run began.
+        """
+        self._framework = framework
+        self._source = source
+        self._engine = engine
+        self._committed = committed
+        self._doubts = doubts
+        self._is_opaque = is_opaque
+        self._is_named = is_named
+        self._has_hashes = has_hashes
+        self._differs = differs
+        self._moved = moved
+        picked = fingerprint.picked(committed.rows)
+        self._wanted = picked if doubts else picked[:1]
+        self._agreed: list[tuple[int, int]] = []
+
+    def look(self) -> None:
+        """Compute the batches of a dataset, or the first one of a stream.
+
+        Raises:
+            IdentityError: the model gives other rows; nothing was written.
+        """
+        source = self._source
+        if isinstance(source, MapSource):
+            while self._wanted:
+                indices = self._batch_of(source, self._wanted[0])
+                self._compare(indices, functools.partial(self._read, source, indices))
+                self._wanted = [row for row in self._wanted if row not in indices]
+        else:
+            for indices, inputs in steps(source, Ranges.of((0, 1))):
+                self.passing(indices, inputs)
+            if not self._agreed and self._wanted:
+                self._cannot_tell("the stream is empty now")
+            self._wanted = []
+        self._say()
+
+    def passing(self, indices: Indices, inputs: Any) -> None:
+        """A stream comes by with a batch: it is computed if it is one of those that are wanted."""
+        if any(row in indices for row in self._wanted):
+            self._wanted = [row for row in self._wanted if row not in indices]
+            self._compare(indices, lambda: inputs)
+            if not self._wanted:
+                self._say()
+
+    def _batch_of(self, source: MapSource, row: int) -> Indices:
+        """The batch as it was: other neighbours may change what a model gives by a little."""
+        batches, size = source.batches, self._committed.batch_size
+        if isinstance(batches, Sequential) and size is not None:
+            return Sequential(batches.num_samples, size).holding(row)
+        return batches.holding(row)
+
+    def _read(self, source: MapSource, indices: Indices) -> Any:
+        return next(source.few(indices))
+
+    def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
+        with self._framework.kept_random_states():
+            # A run begins with the random states of the last one: what draws would repeat itself.
+            self._framework.stir_random_states()
+            self._compare_stirred(indices, read)
+
+    def _compare_stirred(self, indices: Indices, read: Callable[[], Any]) -> None:
+        inputs = read()
+        hashes = self._hash(inputs, indices)
+        first = self._compute(indices, inputs)
+        try:
+            found = self._other_row(indices, first)
+        except RowError as error:
+            return self._differs([f"the model gives no rows of the kind that is kept: {error}"])
+        if found is None:
+            self._agreed.append((int(min(indices)), int(max(indices)) + 1))
+            return None
+        self._wanted = []  # one difference is enough
+        if hashes is not None and self._inputs_differ(indices, hashes, read):
+            return None
+        second = self._compute(indices, read())
+        if self._are_other(first, second):
+            return self._draws(found)
+        return self._differs(
+            [
+                f"the model gives another distribution for sample {found} than the store has"
+                + (f" ({self._doubts})" if self._doubts else "")
+            ]
+        )
+
+    def _compute(self, indices: Indices, inputs: Any) -> Array:
+        # a copy: models reuse buffers
+        return np.array(self._engine.collect(self._engine.compute(indices, inputs)))
+
+    def _hash(self, inputs: Any, indices: Indices) -> Array | None:
+        return fingerprint.hash_inputs(self._framework, inputs, len(indices))
+
+    def _other_row(self, indices: Indices, rows: Array) -> int | None:
+        """The first committed row of a batch that is another one now."""
+        there = self._committed
+        schema = there.schema
+        check_shape(rows, schema, there.path)
+        for start, places in runs(indices, there.rows):
+            now = encoding_of(schema).encode(rows[places], schema, start)
+            stop = start + len(now[0])
+            stored = [there.column(column.name, start, stop) for column in schema.content]
+            bad = disagrees(schema, stored, now, self._engine.dtype)
+            if bad.any():
+                return start + int(np.flatnonzero(bad)[0])
+        return None
+
+    def _are_other(self, first: Array, second: Array) -> bool:
+        schema = self._committed.schema
+        encoding = encoding_of(schema)
+        one, other = (encoding.encode(rows, schema, 0) for rows in (first, second))
+        return bool(disagrees(schema, one, other, self._engine.dtype).any())
+
+    def _inputs_differ(self, indices: Indices, hashes: Array, read: Callable[[], Any]) -> bool:
+        """Whether the rows of a batch differ because its inputs do: from read to read, or for good."""
+        if isinstance(self._source, MapSource):
+            # in one go, so that workers with a seed of their own draw on
+            times = [indices] * fingerprint.REREADS
+            for inputs in self._source.few(*times):
+                again = self._hash(inputs, indices)
+                if again is None or not np.array_equal(again, hashes):
+                    self._cannot_tell("its inputs read differently each time")
+                    return True
+        if not self._has_hashes:
+            return False
+        for start, places in runs(indices, self._committed.rows):
+            part = hashes[places]
+            other = np.flatnonzero(
+                self._committed.column("input_hash", start, start + len(part)) != part
+            )
+            if len(other):
+                what = "dataset" if isinstance(self._source, MapSource) else "stream"
+                row = start + int(other[0])
+                self._differs([f"sample {row} of the {what} has another content"])
+                return True
+        return False
+
+    def _draws(self, row: int) -> None:
+        """The model gave two answers for one batch, so neither says whether it is the same model."""
+        if self._is_named:
+            warnings.warn(
+                f"the model gives another distribution for sample {row} each time (it draws random "
+                f"numbers?), so {self._committed.path} goes on by model_fingerprint alone",
+                stacklevel=2,
+            )
+            return
+        self._differs(
+            [
+                f"the model gives another distribution for sample {row} each time it is asked (it "
+                "draws random numbers), so nothing can tell whether it is the model of the store: "
+                "generate with num_draws= and seed=, which a resume repeats bit by bit, or go on "
+                "unchecked with recheck=False"
+            ]
+        )
+
+    def _cannot_tell(self, reason: str) -> None:
+        """No row can be compared: what the identity sees decides, and what it cannot see refuses."""
+        if self._doubts:
+            self._differs([f"{self._doubts}, and {reason}"])
+        elif self._is_opaque:
+            self._differs(
+                [f"the model cannot be hashed, and {reason}; recheck=False goes on unchecked"]
+            )
+
+    def _say(self) -> None:
+        # What running the model changes (a counter, a cache) says nothing of what it was.
+        doubts = self._doubts.without(self._moved()) if self._doubts and self._agreed else None
+        if doubts:
+            warnings.warn(
+                f"the model or its code is not what made {self._committed.path}: "
+                f"{doubts}; the "
+                f"{describe(sorted(self._agreed))} were computed again and agree, so it goes on",
+                stacklevel=2,
+            )
+        self._agreed = []
+
+
+def check_shape(rows: Array, schema: Schema, path: object) -> None:
+    """Raise IdentityError where a model gives other classes or members than the store has."""
+    if rows.shape[1:] != schema.row_shape:
+        given = f"the model gives rows of shape {rows.shape[1:]}"
+        identity.refuse(path, [f"{given}, the store has {schema.row_shape}"])
+
+
+def runs(indices: Indices, wanted: Ranges) -> list[tuple[int, Any]]:
+    """The wanted rows of a batch as runs of consecutive rows: (first row, places in the batch)."""
+    if isinstance(indices, range):
+        first = indices.start
+        overlap = wanted.overlap(first, indices.stop)
+        return [(a, slice(a - first, b - first)) for a, b in overlap]
+    order = np.argsort(indices)
+    found: list[tuple[int, list[int]]] = []
+    for place in order.tolist():
+        row = int(indices[place])
+        if row not in wanted:
+            continue
+        if found and found[-1][0] + len(found[-1][1]) == row:
+            found[-1][1].append(place)
+        else:
+            found.append((row, [place]))
+    return [(row, np.array(places)) for row, places in found]

@@ -1,0 +1,200 @@
+"""Collating that mixes samples is found before a row is computed; augmentation is told apart from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+from fostore.errors import ArgumentError
+from fostore.generate.mixing import Probe
+from fostore.torch import FirstOrderDataGenerator
+from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs
+
+
+@pytest.fixture(params=SIDES)
+def side(request: pytest.FixtureRequest) -> Side:
+    return SIDES[request.param]
+
+
+def stacked(side: Side, samples: Any) -> Any:
+    """What a plain collate_fn makes of (input, label) samples."""
+    inputs = np.stack([np.asarray(x) for x, _ in samples])
+    return side.array(inputs), side.array(np.array([y for _, y in samples]))
+
+
+def mixup(x: Any) -> Any:
+    """Every sample with its neighbour, by one random weight a batch."""
+    share = float(np.random.beta(0.4, 0.4))
+    return x * share + x[::-1] * (1 - share)
+
+
+def sometimes(x: Any) -> Any:
+    return mixup(x) if np.random.random() < 0.5 else x
+
+
+def cutmix(x: Any) -> Any:
+    """Some features of a neighbour."""
+    mixed, cut = x.copy(), np.random.randint(1, x.shape[1])
+    mixed[:, :cut] = x[::-1, :cut]
+    return mixed
+
+
+def shuffled(x: Any) -> Any:
+    return x[np.random.permutation(len(x))]
+
+
+def mixing(side: Side, how: Callable[[Any], Any]) -> Any:
+    def collate(samples: Any) -> Any:
+        inputs, labels = stacked(side, samples)
+        return side.array(how(np.asarray(inputs))), labels
+
+    return collate
+
+
+class Flipped(Pairs):
+    """Mirrors each sample at random, as pipelines of training do before they mix."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return (x[::-1].copy() if np.random.random() < 0.5 else x), y
+
+
+HOW = [mixup, cutmix, sometimes, shuffled]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "memory"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_collate_fn_that_mixes_is_refused_by_name(
+    side: Side, tmp_path: Path, how: Any, stored: bool
+) -> None:
+    linear = Linear()
+    generator = side.generator(side.model(linear), batch_size=16)
+    place: dict[str, Any] = {"store": tmp_path / "a.zarr"} if stored else {}
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    with pytest.raises(ArgumentError, match=r"mixes samples \(mixup, cutmix\)"):
+        generator.generate_distributions(make_pairs(), False, collate_fn=mixing(side, how), **place)
+    assert linear.batches == []
+    assert not (tmp_path / "a.zarr").exists()
+    assert before == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    plain = mixing(side, lambda x: x)  # the cure that is named
+    assert len(generator.generate_distributions(make_pairs(), False, collate_fn=plain, **place))
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_mixing_hides_behind_no_augmentation(side: Side, tmp_path: Path, how: Any) -> None:
+    pairs = Flipped(make_pairs().inputs, make_pairs().labels)
+    generator = side.generator(side.model(Linear()), batch_size=16)
+    with pytest.raises(ArgumentError, match="mixes samples"):
+        generator.generate_distributions(
+            pairs, False, collate_fn=mixing(side, how), store=tmp_path / "a.zarr"
+        )
+
+
+def test_augmentation_in_a_collate_fn_is_augmentation(side: Side, tmp_path: Path) -> None:
+    def noisy(x: Any) -> Any:
+        return x + np.random.normal(size=x.shape).astype(np.float32)
+
+    generator = side.generator(side.model(Linear()), batch_size=16, output_mode="logits")
+    with pytest.warns(UserWarning, match="sample 0 reads differently each time"):
+        store = generator.generate_distributions(
+            make_pairs(), False, collate_fn=mixing(side, noisy), store=tmp_path / "a.zarr"
+        )
+    assert store.header.identity["dataset"]["content"] == "unstable"
+
+
+def test_mixing_that_began_later_is_refused_on_resume(side: Side, tmp_path: Path) -> None:
+    generator = side.generator(side.model(Linear()), batch_size=16)
+    options: dict[str, Any] = {"store": tmp_path / "a.zarr"}
+    generator.generate_distributions(
+        make_pairs(), False, rows=(0, 48), collate_fn=mixing(side, lambda x: x), **options
+    )
+    with pytest.raises(ArgumentError, match="mixes samples"):
+        generator.generate_distributions(
+            make_pairs(), False, collate_fn=mixing(side, mixup), **options
+        )
+
+
+def test_a_batch_that_a_dataset_mixes_is_refused(tmp_path: Path) -> None:
+    class Batches(Pairs):
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            inputs = mixup(np.stack([self.inputs[i] for i in indices]))
+            return [(x, 0) for x in inputs]
+
+    generator = FirstOrderDataGenerator(torch.nn.Linear(4, 5), batch_size=16)
+    with pytest.raises(ArgumentError, match="mixes samples"):
+        generator.generate_distributions(
+            Batches(make_pairs().inputs), False, store=tmp_path / "a.zarr"
+        )
+
+
+def test_mixing_of_a_stream_is_refused_where_it_can_be_read_twice(
+    side: Side, tmp_path: Path
+) -> None:
+    inputs = make_pairs().inputs
+    generator = side.generator(side.model(Linear()), batch_size=16)
+    options: dict[str, Any] = {"collate_fn": mixing(side, mixup)}
+    with pytest.raises(ArgumentError, match="the input of sample 0 is another one each time"):
+        generator.generate_distributions(Stream(inputs), False, **options)
+    once = iter(Stream(inputs))  # what can be read once is read once
+    options = {"collate_fn": mixing(side, lambda x: x)}
+    assert len(generator.generate_distributions(once, False, **options)) == 100
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("seeded", [True, False])
+def test_mixing_of_a_loader_is_refused_with_workers_and_generators(
+    tmp_path: Path, workers: int, seeded: bool
+) -> None:
+    def collate(samples: Any) -> Any:
+        x, y = default_collate(samples)
+        share = torch.rand(())
+        return x * share + x.roll(1, 0) * (1 - share), y
+
+    data = TensorDataset(torch.from_numpy(make_pairs().inputs), torch.zeros(100))
+    loader = DataLoader(
+        data,
+        batch_size=16,
+        collate_fn=collate,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0) if seeded else None,
+    )
+    generator = FirstOrderDataGenerator(torch.nn.Linear(4, 5))
+    state = torch.get_rng_state()
+    for place in ({}, {"store": tmp_path / "a.zarr"}):
+        with pytest.raises(ArgumentError, match="mixes samples"):
+            generator.generate_distributions(loader, False, **place)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(generator.generate_distributions(loader, False, collate_fn=default_collate)) == 100
+
+
+def test_samples_are_read_once_for_it_and_not_at_all_without_a_collate_fn(side: Side) -> None:
+    generator = side.generator(side.model(Linear()), batch_size=16)
+    pairs = make_pairs()
+    generator.generate_distributions(pairs, False)
+    assert pairs.read == [*range(100)]
+    pairs.read.clear()
+    generator.generate_distributions(pairs, False, collate_fn=mixing(side, lambda x: x))
+    assert pairs.read == [*range(16), *range(100)]
+
+
+def test_collating_in_place_changes_no_sample(side: Side) -> None:
+    pairs = make_pairs()
+
+    def collate(samples: Any) -> Any:
+        for x, _ in samples[:1]:
+            x *= 1  # numbers stay, and so does the memory of the dataset
+            x += 1
+        return stacked(side, samples)
+
+    before = pairs.inputs.copy()
+    generator = side.generator(side.model(Linear()))
+    samples = [pairs[i] for i in range(8)]
+    assert not Probe(generator._framework, collate)(samples).any()
+    np.testing.assert_array_equal(pairs.inputs, before)
