@@ -164,7 +164,7 @@ def _empty(column: dict[str, Any], rows: list[int]) -> Array:
 
 
 def check_attributes(attributes: dict[str, Any]) -> None:
-    """Header and metadata have their checksums, where they carry one (C-42, C-43)."""
+    """Header and metadata have their checksums, where they carry one (C-45, C-46)."""
     schema = attributes["fostore"]
     rest = {key: value for key, value in schema.items() if key != "checksum"}
     for written, value in (

@@ -59,7 +59,7 @@ def dumps(value: Any, *, indent: int | None = None) -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON text that is the same for equal values, whoever wrote them (spec/core.md, C-42)."""
+    """JSON text that is the same for equal values, whoever wrote them (spec/core.md, C-45)."""
     try:
         text = json.dumps(
             value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -15,8 +15,8 @@ from fostore.conversion.table import Table
 from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
 from fostore.formats import is_store
-from fostore.header import CHECKSUM
 from fostore.formats.litter import is_litter
+from fostore.header import CHECKSUM
 from fostore.jsontext import dumps, loads
 from fostore.place import destination, inside
 
