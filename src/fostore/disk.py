@@ -333,6 +333,11 @@ def _exchange(one: Path, other: Path) -> None:
     os.rename(away, one)
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file or folder lies until it is whole and gets its name."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def aside(path: Path) -> Path:
     """Where an exchange by renames keeps what was at `path` for a moment."""
     return path.with_name(f".{path.name}.old")
@@ -360,7 +365,7 @@ def remove(path: Path) -> None:
 
 def write_whole(path: Path, data: Buffer) -> None:
     """Put `data` under `path` at once and durably: temporary name, sync, rename, sync of the directory."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = unfinished(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     with refusing(temporary):
         fd = os.open(temporary, flags, 0o666)

@@ -68,6 +68,7 @@ class Part:
     def remove(self) -> None:
         """Give the part up; the record first, so that no half of it is ever gone on with."""
         disk.remove(self._record)
+        disk.remove(disk.unfinished(self.path))
         disk.remove(self.path)
 
 

@@ -67,14 +67,13 @@ class HDF5:
 
     def resume(self, path: Path) -> HDF5Writer:
         """Open for writing; brings what plain readers see up to the header, and touches no row."""
-        from fostore.formats.hdf5_build import beside
         from fostore.formats.hdf5_file import open_store
         from fostore.formats.hdf5_writer import HDF5Writer
 
         path = Path(os.path.realpath(path))
         fd = open_store(path, write=True)
         try:
-            disk.remove(beside(path))
+            disk.remove(disk.unfinished(path))
             # A killed writer's last slot may be in the page cache alone; what we call committed must be durable.
             disk.sync_data(fd)
             return HDF5Writer(path, fd)

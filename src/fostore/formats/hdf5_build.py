@@ -118,7 +118,7 @@ def make(
     fill: Callable[[int, Layout], None] | None = None,
 ) -> int:
     """Build a file beside `path`, fill it, and move it to `path` at once; its descriptor."""
-    temporary = beside(path)
+    temporary = disk.unfinished(path)
     disk.remove(temporary)
     fd = disk.open_file(temporary, write=True, create=True)
     try:
@@ -133,11 +133,6 @@ def make(
             disk.remove(temporary)
         raise
     return fd
-
-
-def beside(path: Path) -> Path:
-    """Where a file is built before it is moved to `path`."""
-    return path.with_name(f".{path.name}.tmp")
 
 
 def _pages(size: int) -> int:

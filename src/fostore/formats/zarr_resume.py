@@ -24,7 +24,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
         raise StoreExistsError(f"{str(path)!r} exists")
     if header.sealed:
         raise ArgumentError("a new store is not sealed")
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = disk.unfinished(path)
     disk.remove(beside)
     folder = Folder.of(beside, header)
     text = group_metadata(header)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fostore import disk
 from fostore.conversion.files import Hints, Holds, refuse_inside
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._header import KEY, Passing
@@ -129,18 +130,22 @@ class Json:
         return json_table(path, hints)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Write anew; the first column goes straight into the document, the others wait in temporary files."""
+        """Write anew; the first column goes straight into the document, the others wait in temporary files.
+
+        Half of a document is none: it has its name once it is whole.
+        """
         if KEY in header.meta:
             raise ArgumentError(f"the metadata has the key {KEY!r}, which JSON needs; rename it")
         with counted(header, batches) as (counted_header, _, rows):
             passing = Passing(counted_header, rows)
             reader = _Once(passing)
             try:
-                export(path, reader, in_place=True)
+                export(disk.unfinished(path), reader, in_place=True)
                 reader.end()
             finally:
                 reader.close()
-        passing.fill_file(path)
+        passing.fill_file(disk.unfinished(path))
+        disk.rename(disk.unfinished(path), path)
 
     def resume_at(self, path: Path, header: Header) -> int:
         """0: a document is none before its end."""
