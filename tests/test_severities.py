@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import errno
 import os
 import shutil
 import signal
@@ -150,6 +151,7 @@ REASONS = {
     "another HDF5 file": 3,
     "no JSON of ours": 3,
     "a file that may not be read": 3,
+    "a folder that may not be read": 3,
     "not finished": 1,
     "cut": 1,
 }
@@ -193,8 +195,28 @@ def of_reason(reason: str) -> Path:
     names = {"a file": "a.zarr", "another suffix": "a.txt", "no JSON of ours": "a.json"}
     path = Path(names.get(reason, "a.h5"))
     path.write_text("[1]")
-    if reason == "a file that may not be read":
-        path.chmod(0)
+    return path
+
+
+def close_to_readers(path: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Take the right to read `path` away; root, whom no mode keeps out, is refused as others are."""
+    path.chmod(0)
+    if os.geteuid() == 0:
+        really, said, shut = os.open, os.access, path.absolute()
+
+        def is_shut(name: object) -> bool:
+            there = (
+                Path(os.path.abspath(os.fsdecode(name))) if isinstance(name, (str, Path)) else None
+            )
+            return there is not None and shut in (there, *there.parents)
+
+        def opened(name: object, *args: object, **more: object) -> int:
+            if is_shut(name):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+            return really(name, *args, **more)  # type: ignore[call-overload, no-any-return]
+
+        patch.setattr(os, "open", opened)
+        patch.setattr(os, "access", lambda name, *args: not is_shut(name) and said(name, *args))
     return path
 
 
@@ -203,12 +225,16 @@ def of_reason(reason: str) -> Path:
 def test_one_reason_has_one_exit_code_in_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, command: str
 ) -> None:
-    if reason == "a file that may not be read" and os.geteuid() == 0:
-        reason = "a file"  # root reads everything
     monkeypatch.chdir(tmp_path)
     written(Path("ok.zarr"))
-    path = of_reason(reason)
+    if reason.endswith("that may not be read"):
+        path = Path("a.h5" if "file" in reason else "a.zarr")
+        close_to_readers(written(path), monkeypatch)
+    else:
+        path = of_reason(reason)
     run = CliRunner().invoke(app, COMMANDS[command].format(path).split())
+    if path.exists():
+        path.chmod(0o700)
     expected = 0 if reason == "not finished" and command in PARTLY else REASONS[reason]
     assert run.exit_code == expected, run.output
     if expected:
