@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,7 +17,7 @@ import fostore
 import fostore.evaluate
 from fostore.cli import app
 from fostore.conversion import convert
-from fostore.errors import FormatError, StoreNotFoundError, UncommittedError
+from fostore.errors import DamageError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats.litter import is_litter
 from support import probs
 
@@ -258,6 +258,32 @@ def test_a_path_with_another_suffix_is_no_store(tmp_path: Path, is_there: bool) 
         path.write_text("hello")
     with pytest.raises(FormatError if is_there else StoreNotFoundError, match=r"a\.txt"):
         fostore.open(path)
+
+
+# ------------------------------------------------------------------------------ replaced stores
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+@pytest.mark.parametrize("how", ["overwritten", "removed"])
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_store_that_was_replaced_under_its_reader_is_not_called_damaged(
+    tmp_path: Path, suffix: str, how: str, is_sealed: bool
+) -> None:
+    path = written(tmp_path / f"a{suffix}", stop=None if is_sealed else 1200)
+    held, unmapped = fostore.open(path), fostore.open(path)
+    rows = held[:].copy()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if how == "overwritten":
+        with fostore.create(path, num_samples=N, num_classes=K, unit_rows=1024) as writer:
+            writer.append(probs(N, K, seed=1))
+    assert [f for f in held.verify() if f.severity == "damage"] == []
+    convert(held, tmp_path / "b.zarr", rows=slice(0, len(rows)), progress=False)
+    assert np.array_equal(fostore.open(tmp_path / "b.zarr")[:], rows)
+    assert [f.severity for f in unmapped.verify()][-1] == "damage"  # none of its rows can be read
+    words = "another store has taken" if how == "overwritten" else "any more|is missing"
+    if is_sealed:
+        with pytest.raises(DamageError, match=words):
+            convert(unmapped, tmp_path / "c.zarr", progress=False)
 
 
 # ------------------------------------------------------------------------------ refresh

@@ -19,10 +19,10 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (StoreNotFoundError, UNREADABLE),
 )
 """The first that fits counts; what is left (damage, what is not finished, a lock, a full disk ...) is FAILED."""
-_NO_WAY_IN = frozenset(
-    (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
-    + (errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE)
-)
+_NO_WAY_IN = {
+    getattr(errno, name)
+    for name in "ENOENT EACCES EPERM ENOTDIR EISDIR ELOOP ENAMETOOLONG ESTALE".split()
+}
 """What a file system says of a path that cannot be read, whatever is there."""
 
 
