@@ -104,6 +104,20 @@ def test_a_store_full_of_litter_is_resumed_sealed_copied_and_replaced(tmp_path: 
     assert fostore.open(folder).verify() == []
 
 
+@pytest.mark.parametrize("source", ["shards", "shards/*"])
+def test_litter_among_shards_brings_no_rows(tmp_path: Path, source: str) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for i in range(2):
+        np.save(shards / f"{i}.npy", probs(100, K, start=100 * i))
+    for name in ("1 (a's conflicted copy 2026-01-01).npy", "1.sync-conflict-20260101-000000-A.npy"):
+        shutil.copy(shards / "1.npy", shards / name)
+    for name in ("Thumbs.db", "._0.npy", "~$0.npy"):
+        (shards / name).write_bytes(b"x")
+    assert convert(tmp_path / source, tmp_path / "a.zarr", progress=False).num_rows == 200
+    assert np.array_equal(fostore.open(tmp_path / "a.zarr")[:], probs(200, K))
+
+
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_a_kill_in_the_last_step_of_sealing_leaves_a_whole_store_and_a_warning(
     tmp_path: Path, suffix: str
