@@ -131,8 +131,14 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         from fostore.conversion.files.json import json_table  # which needs what is below
 
         return json_table(path, hints, rows)
-    if not hints.inside and suffix in STORES and is_store(path):
-        return store_table(open_store(path), rows)
+    if suffix in STORES and is_store(path):
+        store = open_store(path)
+        # Its rows by the name of their array are its rows: the store knows which are written, and their checksums.
+        if (hints.inside or "").strip("/") in (
+            "",
+            *(column.name for column in store.schema.content),
+        ):
+            return store_table(store, rows)
     if suffix in files.SUFFIXES:
         return files.file_format(files.SUFFIXES[suffix]).read(path, hints)
     if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
