@@ -293,11 +293,25 @@ def test_more_or_fewer_rows_than_announced_are_refused(
         write(tmp_path / f"x.{format}", format, header_of(schema, announced), rows_of(schema, 20))
 
 
-def test_a_column_of_a_file_with_a_header_can_be_read_alone(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fast_disk")
+@pytest.mark.parametrize("format", [f for f in WITH_HEADER if f not in ("json", "jsonl")])
+def test_the_rows_of_a_file_with_a_header_are_those_of_the_header_by_their_name_too(
+    format: str, tmp_path: Path
+) -> None:
+    schema = make_schema(3, kind="logits", class_names=["a", "b", "c"])
+    path = tmp_path / f"x.{format}"
+    write(path, format, header_of(schema, 4, meta={"a": 1}), rows_of(schema, 4))
+    table = open_table(f"{path}::logits")
+    assert (table.schema, table.meta, table.num_rows) == (schema, {"a": 1}, 4)
+
+
+def test_an_array_beside_the_rows_of_a_file_with_a_header_can_be_read_alone(tmp_path: Path) -> None:
     schema = make_schema(3)
     write(tmp_path / "x.npz", "npz", header_of(schema, 4, meta={"a": 1}), rows_of(schema, 4))
-    table = open_table(f"{tmp_path / 'x.npz'}::probs")
-    assert (table.meta, table.num_rows) == ({}, 4)
+    with np.load(tmp_path / "x.npz") as there:
+        np.savez(tmp_path / "y.npz", other=there["probs"][:3], **there)
+    table = open_table(f"{tmp_path / 'y.npz'}::other")
+    assert (table.meta, table.num_rows) == ({}, 3)
 
 
 # ------------------------------------------------------------------ going on

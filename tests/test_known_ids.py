@@ -80,6 +80,27 @@ def test_rows_in_any_order_are_compared_with_all_that_are_there(tmp_path: Path) 
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "suffix", [".zarr", ".h5", ".json", ".jsonl", ".npz", ".arrow", ".parquet"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_that_overlap_make_no_file_with_two_rows_for_one_sample(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    _, named = KINDS[kind]
+    for shard, first in (("a", 300), ("b", 100), ("c", 390)):
+        ids = [named(i) for i in range(first, first + 100)]
+        with fostore.create(
+            tmp_path / f"{shard}.zarr", num_samples=100, num_classes=K, ids=ids
+        ) as writer:
+            writer.append(probs(100, K, start=first))
+    shards = [tmp_path / f"{shard}.zarr" for shard in "abc"]
+    with pytest.raises(RowError, match=f"row 200 has the id {named(390)!r}, which row 90 has"):
+        convert(shards, tmp_path / f"all{suffix}", progress=False)
+    assert not list(tmp_path.glob("*all*"))
+    convert(shards[:2], tmp_path / f"all{suffix}", progress=False)
+
+
 def test_what_comes_from_a_file_is_refused_as_well(tmp_path: Path) -> None:
     with fostore.create(
         tmp_path / "a.zarr", num_samples=100, num_classes=K, ids=[f"img-{i}" for i in range(100)]
@@ -91,6 +112,8 @@ def test_what_comes_from_a_file_is_refused_as_well(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="row 90 has the id 'img-4', which row 4 has"):
         convert(tmp_path / "a.jsonl", tmp_path / "b.zarr", progress=False)
     assert not (tmp_path / "b.zarr").exists()
+    with pytest.raises(RowError, match="row 90 has the id 'img-4', which row 4 has"):
+        convert(tmp_path / "a.jsonl", tmp_path / "b.npz", progress=False)
 
 
 def test_ids_that_share_a_number_and_differ_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

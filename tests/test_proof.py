@@ -11,7 +11,7 @@ import pytest
 import fostore
 from fostore import FirstOrderDataGenerator, digest
 from fostore.conversion import convert, stack
-from fostore.errors import DamageError
+from fostore.errors import DamageError, UncommittedError
 from fostore.formats import Run
 from fostore.proof import Proof, RunCheck
 from fostore.schema import Column
@@ -115,6 +115,24 @@ def test_a_damaged_row_of_a_store_is_never_copied(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "open"])
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_the_rows_of_a_store_named_by_their_array_are_those_of_the_store(
+    tmp_path: Path, suffix: str, is_sealed: bool
+) -> None:
+    path = begun(tmp_path / f"a{suffix}", commits=[1100, 1600, N], seal=is_sealed)
+    if not is_sealed:
+        with pytest.raises(UncommittedError, match="rows 2500 to 2599"):
+            convert(f"{path}::probs", tmp_path / "b.zarr", progress=False)
+    rows = slice(0, N)
+    receipt = convert(f"{path}::/probs", tmp_path / "b.zarr", rows=rows, progress=False)
+    assert receipt.source_checked == "full"
+    assert np.array_equal(fostore.open(tmp_path / "b.zarr")[:], probs(N, K))
+    flip(path, DAMAGED)
+    with pytest.raises(DamageError, match="damaged"):
+        convert(f"{path}::probs", tmp_path / "c.zarr", rows=rows, progress=False)
+
+
 @pytest.mark.parametrize("rows", [slice(0, N - 1), slice(0, 10), slice(2000, 2010)], ids=str)
 @pytest.mark.parametrize("suffix", HEADED)
 def test_a_damaged_row_of_a_file_is_never_copied_whichever_rows_are(
@@ -122,8 +140,9 @@ def test_a_damaged_row_of_a_file_is_never_copied_whichever_rows_are(
 ) -> None:
     """The file keeps one digest of all rows: which of them are right, nobody can tell."""
     path = damaged_file(tmp_path, suffix)
-    with pytest.raises(DamageError, match="damaged"):
-        convert(path, tmp_path / "b.zarr", rows=rows, progress=False)
+    for source in [path] if suffix == ".json" else [path, f"{path}::probs"]:
+        with pytest.raises(DamageError, match="damaged"):
+            convert(source, tmp_path / "b.zarr", rows=rows, progress=False)
     assert not (tmp_path / "b.zarr").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import fostore
 import fostore.evaluate
 from fostore.cli import app
 from fostore.conversion import convert
-from fostore.errors import FormatError, StoreNotFoundError, UncommittedError
+from fostore.errors import DamageError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats.litter import is_litter
 from support import probs
 
@@ -103,6 +104,20 @@ def test_a_store_full_of_litter_is_resumed_sealed_copied_and_replaced(tmp_path: 
     assert fostore.open(folder).verify() == []
 
 
+@pytest.mark.parametrize("source", ["shards", "shards/*"])
+def test_litter_among_shards_brings_no_rows(tmp_path: Path, source: str) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for i in range(2):
+        np.save(shards / f"{i}.npy", probs(100, K, start=100 * i))
+    for name in ("1 (a's conflicted copy 2026-01-01).npy", "1.sync-conflict-20260101-000000-A.npy"):
+        shutil.copy(shards / "1.npy", shards / name)
+    for name in ("Thumbs.db", "._0.npy", "~$0.npy"):
+        (shards / name).write_bytes(b"x")
+    assert convert(tmp_path / source, tmp_path / "a.zarr", progress=False).num_rows == 200
+    assert np.array_equal(fostore.open(tmp_path / "a.zarr")[:], probs(200, K))
+
+
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_a_kill_in_the_last_step_of_sealing_leaves_a_whole_store_and_a_warning(
     tmp_path: Path, suffix: str
@@ -150,6 +165,7 @@ REASONS = {
     "another HDF5 file": 3,
     "no JSON of ours": 3,
     "a file that may not be read": 3,
+    "a folder that may not be read": 3,
     "not finished": 1,
     "cut": 1,
 }
@@ -193,8 +209,28 @@ def of_reason(reason: str) -> Path:
     names = {"a file": "a.zarr", "another suffix": "a.txt", "no JSON of ours": "a.json"}
     path = Path(names.get(reason, "a.h5"))
     path.write_text("[1]")
-    if reason == "a file that may not be read":
-        path.chmod(0)
+    return path
+
+
+def close_to_readers(path: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Take the right to read `path` away; root, whom no mode keeps out, is refused as others are."""
+    path.chmod(0)
+    if os.geteuid() == 0:
+        really, said, shut = os.open, os.access, path.absolute()
+
+        def is_shut(name: object) -> bool:
+            there = (
+                Path(os.path.abspath(os.fsdecode(name))) if isinstance(name, (str, Path)) else None
+            )
+            return there is not None and shut in (there, *there.parents)
+
+        def opened(name: object, *args: object, **more: object) -> int:
+            if is_shut(name):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+            return really(name, *args, **more)  # type: ignore[call-overload, no-any-return]
+
+        patch.setattr(os, "open", opened)
+        patch.setattr(os, "access", lambda name, *args: not is_shut(name) and said(name, *args))
     return path
 
 
@@ -203,12 +239,16 @@ def of_reason(reason: str) -> Path:
 def test_one_reason_has_one_exit_code_in_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, command: str
 ) -> None:
-    if reason == "a file that may not be read" and os.geteuid() == 0:
-        reason = "a file"  # root reads everything
     monkeypatch.chdir(tmp_path)
     written(Path("ok.zarr"))
-    path = of_reason(reason)
+    if reason.endswith("that may not be read"):
+        path = Path("a.h5" if "file" in reason else "a.zarr")
+        close_to_readers(written(path), monkeypatch)
+    else:
+        path = of_reason(reason)
     run = CliRunner().invoke(app, COMMANDS[command].format(path).split())
+    if path.exists():
+        path.chmod(0o700)
     expected = 0 if reason == "not finished" and command in PARTLY else REASONS[reason]
     assert run.exit_code == expected, run.output
     if expected:
@@ -232,6 +272,32 @@ def test_a_path_with_another_suffix_is_no_store(tmp_path: Path, is_there: bool) 
         path.write_text("hello")
     with pytest.raises(FormatError if is_there else StoreNotFoundError, match=r"a\.txt"):
         fostore.open(path)
+
+
+# ------------------------------------------------------------------------------ replaced stores
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+@pytest.mark.parametrize("how", ["overwritten", "removed"])
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_store_that_was_replaced_under_its_reader_is_not_called_damaged(
+    tmp_path: Path, suffix: str, how: str, is_sealed: bool
+) -> None:
+    path = written(tmp_path / f"a{suffix}", stop=None if is_sealed else 1200)
+    held, unmapped = fostore.open(path), fostore.open(path)
+    rows = held[:].copy()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if how == "overwritten":
+        with fostore.create(path, num_samples=N, num_classes=K, unit_rows=1024) as writer:
+            writer.append(probs(N, K, seed=1))
+    assert [f for f in held.verify() if f.severity == "damage"] == []
+    convert(held, tmp_path / "b.zarr", rows=slice(0, len(rows)), progress=False)
+    assert np.array_equal(fostore.open(tmp_path / "b.zarr")[:], rows)
+    assert [f.severity for f in unmapped.verify()][-1] == "damage"  # none of its rows can be read
+    words = "another store has taken" if how == "overwritten" else "any more|is missing"
+    if is_sealed:
+        with pytest.raises(DamageError, match=words):
+            convert(unmapped, tmp_path / "c.zarr", progress=False)
 
 
 # ------------------------------------------------------------------------------ refresh

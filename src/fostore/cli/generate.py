@@ -49,7 +49,13 @@ def generate(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="The store: .zarr, .h5, .hdf5.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The store: .zarr, .h5, .hdf5.",
+            show_default=False,
+            readable=False,
+        ),
     ],
     framework: Annotated[
         Literal["auto", "torch", "jax", "numpy"],

@@ -23,7 +23,10 @@ _MANY = 6
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Say what a store is, how complete, what it was made from and how large; reads no rows."""

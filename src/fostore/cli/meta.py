@@ -21,7 +21,10 @@ Examples:
 
 
 def meta(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
+    ],
     values: Annotated[
         list[str] | None,
         typer.Option(

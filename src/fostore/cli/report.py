@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Iterator
@@ -17,13 +18,13 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ArgumentError, USAGE),
     (FormatError, UNREADABLE),
     (StoreNotFoundError, UNREADABLE),
-    (FostoreError, FAILED),  # damage, what is not finished, a lock, a full disk, a model that fails
-    (FileNotFoundError, UNREADABLE),
-    (NotADirectoryError, UNREADABLE),
-    (IsADirectoryError, UNREADABLE),
-    (PermissionError, UNREADABLE),
 )
-"""The first that fits counts; what is left, such as a disk that fails, is FAILED."""
+"""The first that fits counts; what is left (damage, what is not finished, a lock, a full disk ...) is FAILED."""
+_NO_WAY_IN = {
+    getattr(errno, name)
+    for name in "ENOENT EACCES EPERM ENOTDIR EISDIR ELOOP ENAMETOOLONG ESTALE".split()
+}
+"""What a file system says of a path that cannot be read, whatever is there."""
 
 
 _UNSHOWN = re.compile(
@@ -51,6 +52,8 @@ def plain(text: str) -> str:
 
 def exit_code(error: BaseException) -> int:
     """The exit code that an error stands for."""
+    if isinstance(error, OSError) and error.errno in _NO_WAY_IN:
+        return UNREADABLE
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
 
 

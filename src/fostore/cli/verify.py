@@ -29,7 +29,10 @@ _HELD = {
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The store.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
+    ],
     level: Annotated[
         Literal["structure", "checksums", "full"],
         typer.Option(

@@ -38,9 +38,11 @@ from fostore.errors import (
 )
 from fostore.header import now
 from fostore.jsontext import check_json
+from fostore.known_ids import KnownIds
 from fostore.lock import Lock
 from fostore.place import destination as resolved
 from fostore.progress import Progress
+from fostore.ranges import Ranges
 from fostore.schema import Array
 
 VERIFY = ("none", "sample", "full")
@@ -275,6 +277,12 @@ class _Run:
         self._measures = Losses(plan.selected.schema, plan.header.schema) if plan.lossy else None
         self._hashed = Digester(plan.header.schema, plan.header.num_samples)
         self._is_hashed = True
+        key = plan.header.schema.role("id")
+        self._key = 0 if key is None else plan.header.schema.index(key.name)
+        # The writer of a store looks itself, and of a source with a digest its writer has looked.
+        looks = plan.file_format is not None and plan.source.digest is None
+        looks = looks and plan.source.num_rows is not None  # what went by cannot be read again
+        self._known = KnownIds(key, self._ids) if looks and key is not None else None
         self._sample: dict[int, list[bytes]] = {}
         rows = plan.header.num_samples
         if verify == "sample" and rows:
@@ -345,9 +353,9 @@ class _Run:
             stop = position + len(before[0])
             if not plan.selected.trusted:
                 encoding.check(before[:content], plan.selected.schema, position)
-            batch = before
-            for step in plan.steps:
-                batch = step.step(batch, position)
+            batch = self._changed(before, position)
+            if self._known is not None:
+                self._known.add(position, batch[self._key], Ranges.of((0, position)))
             if self._measures is not None:
                 self._measures.update(before, batch)
             if self._is_hashed:
@@ -359,6 +367,21 @@ class _Run:
                 bar.add(stop - position - skip)
             position = stop
         self._num_rows = position
+
+    def _changed(self, batch: Batch, position: int) -> Batch:
+        for step in self.plan.steps:
+            batch = step.step(batch, position)
+        return batch
+
+    def _ids(self, start: int, stop: int) -> Array:
+        """The ids of rows that have passed, read once more."""
+        parts = []
+        for batch in self.plan.selected.batches(start, stop - start):
+            parts.append(self._changed(batch, start)[self._key][: stop - start])
+            start += len(parts[-1])
+            if start == stop:
+                break
+        return np.concatenate(parts)
 
     def _pick(self, batch: Batch, start: int, stop: int) -> None:
         for row in self._sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from fostore.conversion.table import Batch, Table, least_checked
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
+from fostore.formats.litter import is_litter
 from fostore.place import absent, inside
 from fostore.schema import Array, Column, Schema
 from fostore.store import Selection, Store
@@ -68,7 +69,7 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
             return _agreeing(_open_path(path, hints, rows), hints)
         if not glob.has_magic(str(path)):
             raise StoreNotFoundError(absent(path))
-        shards = sorted(glob.glob(str(path)), key=_natural)
+        shards = _in_order(glob.glob(str(path)))
     if not shards:
         raise StoreNotFoundError(f"no file matches {str(path)!r}")
     return joined([open_table(shard, hints) for shard in shards])
@@ -130,8 +131,14 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         from fostore.conversion.files.json import json_table  # which needs what is below
 
         return json_table(path, hints, rows)
-    if not hints.inside and suffix in STORES and is_store(path):
-        return store_table(open_store(path), rows)
+    if suffix in STORES and is_store(path):
+        store = open_store(path)
+        # Its rows by the name of their array are its rows: the store knows which are written, and their checksums.
+        if (hints.inside or "").strip("/") in (
+            "",
+            *(column.name for column in store.schema.content),
+        ):
+            return store_table(store, rows)
     if suffix in files.SUFFIXES:
         return files.file_format(files.SUFFIXES[suffix]).read(path, hints)
     if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
@@ -154,13 +161,10 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
 def _folder(path: Path, hints: Hints) -> Table:
     """A folder of shards: files of one format, in the order of their names."""
     known = {*STORES, *files.SUFFIXES}
-    shards = sorted(
-        (
-            str(child)
-            for child in path.iterdir()
-            if child.suffix.lower() in known and child.name[0] != "."
-        ),
-        key=_natural,
+    shards = _in_order(
+        str(child)
+        for child in path.iterdir()
+        if child.suffix.lower() in known and child.name[0] != "."
     )
     suffixes = {Path(shard).suffix.lower() for shard in shards}
     if len(suffixes) != 1:
@@ -170,6 +174,11 @@ def _folder(path: Path, hints: Hints) -> Table:
             f"such as {str(path)!r}/*.npy"
         )
     return joined([open_table(shard, hints) for shard in shards])
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The shards among names of files: a conflicted copy of a sync tool would bring its rows twice."""
+    return sorted((name for name in names if not is_litter(Path(name).name)), key=_natural)
 
 
 def _natural(name: str) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore import simplex
+from fostore import disk, simplex
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.halves import widen
 from fostore.pairing.origin import Origin, origin_of
@@ -343,8 +343,9 @@ def _of_path(path: Path) -> Rows:
     from fostore.conversion.sources import open_table
     from fostore.formats import SUFFIXES, is_store
 
-    if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
-        return _of_store(open_store(path))
+    with disk.refusing(path):
+        if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
+            return _of_store(open_store(path))
     from fostore.evaluate.tables import rows_of_table
 
     return rows_of_table(open_table(path))

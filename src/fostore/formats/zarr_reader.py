@@ -106,6 +106,8 @@ class ZarrReader:
         return there.id == self.header.id
 
     def _replaced(self) -> DamageError:
+        if not self.path.exists():
+            return DamageError(f"there is no store at {self.path} any more")
         return DamageError(f"another store has taken the place of {self.path}; open it again")
 
     def segments(self, index: int) -> Sequence[Segment]:
@@ -144,6 +146,8 @@ class ZarrReader:
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); zero for units in progress.
 
+        All zero, unknown, where another store lies at the path now: its hashes say nothing of these rows.
+
         Raises:
             UnsafeError: the metadata claims more than memory holds.
             DamageError: the hashes of a unit were cut.
@@ -161,13 +165,22 @@ class ZarrReader:
             if unit * layout.blocks < num_blocks and unit not in self._open:
                 held = hashes[unit * layout.blocks : (unit + 1) * layout.blocks]
                 held[:] = read_hashes(folder, unit)[: len(held)]
-        return hashes
+        return hashes if self._is_current() else np.zeros_like(hashes)
 
     def findings(self) -> Iterator[Finding]:
-        """Structural damage; reads no rows."""
+        """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
         from fostore.formats.zarr_findings import findings
 
-        return findings(self._state)
+        found = []
+        try:
+            found = list(findings(self._state))
+        except FileNotFoundError:
+            if self._is_current():
+                raise
+        if not self._is_current():
+            message = f"{self._replaced()}; of the old one the rows are checked that are mapped"
+            found = [Finding(self.path.name, None, message, "warning")]
+        yield from found
 
     def close(self) -> None:
         """Drop the views; arrays that were handed out stay valid."""

@@ -21,7 +21,7 @@ from fostore import disk
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrays import Lying, arrays_table, joined, unread
 from fostore.conversion.files._flat import open_source
-from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, Passing, headed_table, header_of, text_of
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files._zip import ZipBuilder, open_zip
 from fostore.conversion.files.guess import Found, plain_table
@@ -68,8 +68,10 @@ class TorchFile:
                 f"{where} holds {type(content).__name__}, expected a tensor, a list of tensors or a dict of "
                 "them"
             )
-        if isinstance(content.get(KEY), str) and hints.inside is None:
-            return _headed(where, content, parse(content[KEY], where), size)
+        text = content.get(KEY)
+        header = header_of(text, where, hints.inside) if isinstance(text, str) else None
+        if header is not None:
+            return _headed(where, content, header, size)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
             return _mapping_table(where, rows, hints, meta, notes, size)

@@ -46,6 +46,16 @@ def parse(text: bytes | str, where: str) -> Header:
     return header
 
 
+def header_of(text: bytes | str, where: str, inside: str | None) -> Header | None:
+    """The header in a file, if it speaks of what is wanted: of the rows, which may be named by their array.
+
+    None where something beside the rows is named.
+    """
+    header = parse(text, where)
+    is_rows = inside is None or inside in [column.name for column in header.schema.content]
+    return header if is_rows else None
+
+
 def headed_table(
     where: str, format: str, header: Header, num_rows: int | None, batches: Batches
 ) -> Table:

@@ -20,7 +20,7 @@ from fostore.conversion.files._arrowrows import (
 )
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._frames import frame_table
-from fostore.conversion.files._header import KEY, Passing, headed_table, parse
+from fostore.conversion.files._header import KEY, Passing, headed_table, header_of
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.table import Batch, Table
 from fostore.errors import FormatError, FostoreError, UnsafeError
@@ -62,8 +62,9 @@ class Arrow:
                     yield from _batches(shard, names, max(start - row, 0), rows, row, convert)
                 row += count
 
-        if KEY.encode() in metadata and hints.inside is None:
-            header = parse(metadata[KEY.encode()], where)
+        text = metadata.get(KEY.encode())
+        header = None if text is None else header_of(text, where, hints.inside)
+        if header is not None:
             columns = header.schema.columns
             missing = [c.name for c in columns if c.name not in schema.names]
             if missing:

@@ -17,7 +17,7 @@ from fostore import disk
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrays import Lying, arrays_table
 from fostore.conversion.files._flat import Flat, fill, open_source
-from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, Passing, headed_table, header_of, text_of
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files._zip import ZipBuilder, data_offset, open_zip
 from fostore.conversion.files.guess import Found, name_of
@@ -43,8 +43,10 @@ class Npz:
         where = str(path)
         if hints.inside is not None and hints.inside.endswith(".npy"):
             raise ArgumentError(f"arrays of {where} are named without '.npy': {sorted(members)}")
-        if KEY in members and hints.inside is None:
-            return self._headed(path, members)
+        text = members[KEY].text() if KEY in members else None
+        header = None if text is None else header_of(text, where, hints.inside)
+        if header is not None:
+            return self._headed(path, members, header)
         arrays = {
             name: Lying(member.found, member.batches)
             for name, member in members.items()
@@ -81,9 +83,8 @@ class Npz:
         """0: an archive is none before its end."""
         return 0
 
-    def _headed(self, path: Path, members: dict[str, _Member]) -> Table:
+    def _headed(self, path: Path, members: dict[str, _Member], header: Header) -> Table:
         where = str(path)
-        header = parse(members[KEY].text(), where)
         num_rows: int | None = None
         for column in header.schema.columns:
             if column.name not in members:

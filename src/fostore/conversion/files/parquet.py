@@ -19,7 +19,7 @@ from fostore.conversion.files._arrowrows import (
 )
 from fostore.conversion.files._flat import open_source
 from fostore.conversion.files._frames import frame_table
-from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, Passing, headed_table, header_of, text_of
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.table import Batch, Table
 from fostore.errors import FormatError
@@ -47,8 +47,9 @@ class Parquet:
             raise FormatError(f"{where} has a schema that cannot be read: {error}") from error
         finally:
             file.close()
-        if KEY.encode() in metadata and hints.inside is None:
-            header = parse(metadata[KEY.encode()], where)
+        text = metadata.get(KEY.encode())
+        header = None if text is None else header_of(text, where, hints.inside)
+        if header is not None:
             columns = header.schema.columns
 
             def convert(batch: Any, row: int) -> Batch:

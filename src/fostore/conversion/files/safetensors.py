@@ -16,7 +16,7 @@ from fostore import jsontext
 from fostore.conversion.files import Hints, Holds
 from fostore.conversion.files._arrays import Lying, arrays_table, unread
 from fostore.conversion.files._flat import Flat, open_source
-from fostore.conversion.files._header import KEY, Passing, headed_table, parse, text_of
+from fostore.conversion.files._header import KEY, Passing, headed_table, header_of, text_of
 from fostore.conversion.files._sink import Sink
 from fostore.conversion.files._spool import counted
 from fostore.conversion.files.guess import Found
@@ -57,8 +57,9 @@ class Safetensors:
         """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""
         where = str(path)
         tensors, metadata = _read_header(path)
-        if KEY in metadata and hints.inside is None:
-            return self._headed(path, tensors, parse(metadata[KEY], where))
+        header = header_of(metadata[KEY], where, hints.inside) if KEY in metadata else None
+        if header is not None:
+            return self._headed(path, tensors, header)
         arrays = {}
         for name, (found, flat) in tensors.items():
             if flat is None and name == hints.inside:
