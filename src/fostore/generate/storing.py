@@ -308,7 +308,6 @@ class StoreRun:
             is_named=target.is_named,
             has_hashes=self._content == fingerprint.HASHED,
             differs=self._differs,
-            moved=lambda: identity.doubts(given, self._described()),
         )
         if isinstance(source, MapSource) or not self._missing().items:
             recheck.look()
@@ -353,10 +352,11 @@ class StoreRun:
         except IdentityError as error:
             self._differs(error.differences)
 
-    def _begin(self, row_shape: tuple[int, ...]) -> Writer:
+    def _new_identity(self) -> dict[str, Any]:
+        """The identity that a store is to keep; the model has run by now, and shows what that changes."""
         made_from = self._made_from(self._engine.selection.mode)
         made_from["dataset"]["content"] = self._content
-        return self._create(row_shape, made_from)
+        return identity.settled(made_from, self._described())
 
     def _create(self, row_shape: tuple[int, ...] | None, made_from: Mapping[str, Any]) -> Writer:
         target, selection = self._target, self._engine.selection
@@ -430,11 +430,9 @@ class StoreRun:
             if hashes is None and self._content == fingerprint.HASHED:
                 self._content = fingerprint.OPAQUE
             self._labelled = labels is not None
-            self._writer = self._begin(rows.shape[1:])
+            self._writer = self._create(rows.shape[1:], self._new_identity())
         elif self._nameless:
-            made_from = self._made_from(self._engine.selection.mode)
-            made_from["dataset"]["content"] = self._content
-            self._writer.set_identity(made_from)
+            self._writer.set_identity(self._new_identity())
             self._nameless = False
         check_shape(rows, self._writer.schema, self._target.path)
         if self._there.items and isinstance(indices, range) and hashes is not None:
