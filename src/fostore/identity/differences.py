@@ -25,7 +25,7 @@ def settled(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     """
     found = dict(before)
     for key, old in before.items():
-        new = after.get(key)
+        new: Any = after.get(key)
         if key in ("details", "tensors") and isinstance(new, Mapping):
             names = sorted(old.keys() | new.keys()) if key == "details" else old
             found[key] = {
