@@ -140,6 +140,7 @@ def test_a_models_own_names_are_found(model: Any, names: tuple[str, ...]) -> Non
         SimpleNamespace(classes_=np.array(["0", "1", "2"])),
         SimpleNamespace(classes_=[np.arange(2), np.arange(3)]),  # of several outputs
         SimpleNamespace(config=SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})),
+        SimpleNamespace(config=SimpleNamespace(id2label={0: "Class 0", 1: "Class 1"})),
         SimpleNamespace(config=SimpleNamespace(id2label={0: "a", 2: "b"})),
         SimpleNamespace(config={"id2label": None}),
         LogisticRegression(),
@@ -319,6 +320,49 @@ def test_other_words_are_refused_unless_class_names_say_which_count(tmp_path: Pa
         IdentityError, match=r"class 2 is 'dog' for the model and None .*3 names and 2"
     ):
         generate(Hub(), Pets(("ant", "cat")))
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [-1, 0, 1], [0, 5, 10]])
+def test_class_numbers_say_nothing_about_words(numbers: list[int], tmp_path: Path) -> None:
+    model = LogisticRegression().fit(X, np.array(numbers)[Y])
+    store = generate(model, Pets(), tmp_path / "a.zarr")
+    assert store.schema.class_names is None
+    assert len(fostore.FirstOrderDataset(Pets(), store)) == len(X)
+    words = generate(model, Pets(), tmp_path / "b.zarr", class_names=NAMES)
+    assert words.schema.class_names == NAMES
+    alone = generate(model, SAMPLES, tmp_path / "c.zarr")
+    assert alone.schema.class_names == tuple(map(str, numbers))
+
+
+def test_one_word_of_several_names_a_class(tmp_path: Path) -> None:
+    said = ("crane, bird", "tench, Tinca tinca", "crane, machine")
+    dataset = Pets(("crane", "tench", "crane"))
+    store = generate(Hub(said), dataset, tmp_path / "a.zarr")
+    assert store.schema.class_names == said
+    assert "class names" in fostore.FirstOrderDataset(dataset, store).pairing.checked
+    for other in (("tench", "crane", "crane"), said[::-1]):
+        with pytest.raises(IdentityError, match="class 0 is 'crane, bird' for the model"):
+            generate(Hub(said), Pets(other))
+
+
+def test_a_transform_may_reorder_so_names_before_it_are_not_adopted(tmp_path: Path) -> None:
+    backwards = NAMES[::-1]
+
+    def run(data: Any, model: Any, transform: Any, name: str, **options: Any) -> Any:
+        made = fostore.torch.FirstOrderDataGenerator(
+            model, output_mode="logits", output_transform=transform
+        )
+        return made.generate_distributions(data, False, store=tmp_path / name, **options)
+
+    model = Hub()
+    store = run(SAMPLES, model, lambda rows: rows[:, [2, 1, 0]], "a.zarr")
+    assert store.schema.class_names is None
+    half = run(Pets(NAMES[:2]), model, lambda rows: rows[:, :2], "b.zarr")
+    assert half.schema.class_names is None
+    with pytest.raises(IdentityError, match=r"in place of the output_transform\) as lambda"):
+        run(Pets(backwards), model, lambda rows: rows[:, [2, 1, 0]], "c.zarr")
+    advised = run(Pets(backwards), lambda batch: model(batch)[:, [2, 1, 0]], None, "c.zarr")
+    assert advised.is_sealed
 
 
 def test_names_behind_a_wrapper_with_another_number_of_classes_say_nothing() -> None:

@@ -171,14 +171,19 @@ def test_a_session_of_several_outputs_asks_which() -> None:
 # ------------------------------------------------------------------ Keras and TensorFlow
 
 KERAS = """
+import warnings
 import numpy as np, keras, fostore
 assert keras.backend.backend() == {backend!r}
 keras.utils.set_random_seed(0)
 inputs = np.load("inputs.npy")
-model = keras.Sequential([
-    keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.BatchNormalization(),
-    keras.layers.Dense(3, activation="softmax"),
-])
+
+def build():
+    return keras.Sequential([
+        keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(5),
+        keras.layers.BatchNormalization(), keras.layers.Dense(3, activation="softmax"),
+    ])
+
+model = build()
 one, other = keras.layers.Input((4,), name="one"), keras.layers.Input((4,), name="other")
 two = keras.Model([one, other], keras.layers.Dense(3)(keras.layers.Concatenate()([one, other])))
 
@@ -196,6 +201,11 @@ dicts = [dict(one=row, other=row) for row in inputs]
 check(generate(two, dicts), weights / weights.sum(1, keepdims=True))
 store = generate(model, inputs, store="rows.zarr")
 assert generate(model, inputs, store="rows.zarr").digest() == store.digest()
+again = build()  # a cell that is run again: Keras counts the names of layers on
+again.set_weights(model.get_weights())
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    assert generate(again, inputs, store="rows.zarr").digest() == store.digest()
 model.set_weights([weight + 1 for weight in model.get_weights()])
 try:
     generate(model, inputs, store="rows.zarr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch.utils.data import DataLoader
 import fostore
 import fostore.torch
 from fostore import evaluate
-from fostore.errors import ArgumentError, IdentityError
-from fostore.generate.labels import hash_labels, hash_values
+from fostore.errors import IdentityError
+from fostore.generate.labels import NOTHING, differ, hash_labels, hash_values, tells
 from sides import SIDES, Linear, Side
 from support import SUFFIXES, plain_rows
 
@@ -77,7 +78,10 @@ def moved(at: int, labels: Any = LABELS) -> list[Any]:
 
 
 def test_a_label_has_the_hash_of_the_specification_in_any_container() -> None:
-    three = xxhash.xxh3_64_intdigest((3).to_bytes(8, "little", signed=True), 1)
+    def hashed(data: bytes, seed: int, form: int) -> int:
+        return xxhash.xxh3_64_intdigest(data, seed) & ((1 << 62) - 1) | form << 62
+
+    three = hashed((3).to_bytes(8, "little", signed=True), 1, 0)
     for label in (
         3,
         np.int32(3),
@@ -88,29 +92,26 @@ def test_a_label_has_the_hash_of_the_specification_in_any_container() -> None:
         torch.tensor(3.0),
     ):
         found = hash_values([label])
-        assert found is not None
         assert found.tolist() == [three], label
     below = hash_values([-1, True])
-    assert below is not None
     assert below.tolist() == [
-        xxhash.xxh3_64_intdigest((-1).to_bytes(8, "little", signed=True), 1),
-        xxhash.xxh3_64_intdigest((1).to_bytes(8, "little"), 1),
+        hashed((-1).to_bytes(8, "little", signed=True), 1, 0),
+        hashed((1).to_bytes(8, "little"), 1, 0),
     ]
-    half = xxhash.xxh3_64_intdigest(np.float64(0.5).tobytes(), 2)
-    text = xxhash.xxh3_64_intdigest("käfer".encode(), 3)
-    mixed = hash_values([0.5, np.str_("käfer")])
-    assert mixed is not None
-    assert mixed.tolist() == [half, text]
+    half = hashed(np.float64(0.5).tobytes(), 2, 0)
+    text = hashed("käfer".encode(), 3, 1)
+    several = hashed(np.array([0.0, 1.0]).tobytes(), 4, 2)
+    mixed = hash_values([0.5, np.str_("käfer"), torch.tensor([0, 1]), None])
+    assert mixed.tolist() == [half, text, several, 3 << 62]
 
 
 def test_the_hash_of_a_label_does_not_depend_on_its_batch() -> None:
     labels: list[Any] = [1, "1", 1.5, True, np.int64(2**60 + 1), np.float32(0.5), np.str_("a")]
     labels += [torch.tensor(2), torch.tensor(True), np.array("b"), np.bool_(False), np.uint8(200)]
     alone = [hash_values([label]) for label in labels]
-    assert all(one is not None for one in alone)
     together, twice = hash_values(labels), [hash_values([label] * 2) for label in labels]
-    np.testing.assert_array_equal(together, np.concatenate(alone))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(together, [two[1] for two in twice])  # type: ignore[index]
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+    np.testing.assert_array_equal(together, [two[1] for two in twice])
     as_array = hash_values(np.array([3, 4]))
     np.testing.assert_array_equal(as_array, hash_values([3, 4]))
     np.testing.assert_array_equal(as_array, hash_values(torch.tensor([3, 4])))
@@ -118,15 +119,54 @@ def test_the_hash_of_a_label_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.parametrize(
     "sample",
-    ["x", (1,), ("x", None), ("x", np.zeros(2)), ("x", [1, 0]), [0.1, 0.2], {"x": 1}, ("x", 2**64)],
+    [
+        "x",
+        (1,),
+        ("x", None),
+        ("x", np.zeros(5000)),
+        ("x", ["a"]),
+        [0.1, 0.2],
+        {"x": 1},
+        ("x", 2**64),
+    ],
 )
-def test_samples_without_one_number_or_text_as_label_have_no_hash(sample: Any) -> None:
-    assert hash_labels([sample, sample]) is None
+def test_samples_without_a_label_that_can_be_compared_say_nothing(sample: Any) -> None:
+    found = hash_labels([sample, ("x", 1)])
+    assert found.tolist()[0] == NOTHING
+    assert tells(found)
+    assert not tells(found[:1])
+    assert not differ(found, hash_labels([("x", 1), ("x", 1)])).any()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        tuple,
+        np.array,
+        torch.tensor,
+        lambda one: torch.tensor(one, dtype=torch.bfloat16),
+        lambda one: torch.nn.Parameter(torch.tensor(one)),
+        lambda one: np.array([one]),
+    ],
+)
+def test_several_numbers_are_one_label_in_any_container(form: Any) -> None:
+    one, other = ([form([1, 0, 0.5])], [form([0, 1, 0.5])])
+    found = hash_values(one)
+    np.testing.assert_array_equal(found, hash_values([np.array([1, 0, 0.5])]))
+    assert differ(found, hash_values(other)).all()
+
+
+def test_labels_of_two_forms_say_nothing_of_each_other() -> None:
+    forms = [hash_values([label])[0] for label in (1, "cat", [0, 1, 0], None)]
+    assert len({int(form) >> 62 for form in forms}) == 4
+    for one, other in itertools.permutations(forms, 2):
+        assert not differ(np.array([one]), np.array([other])).any()
 
 
 def test_labels_of_dicts_and_lists_are_found() -> None:
     found = [hash_labels([one]) for one in (("x", 7), ["x", 7], {"x": 1, "label": 7}, ("x", 7, 8))]
-    assert len({one.tolist()[0] for one in found if one is not None}) == 1
+    assert len({one.tolist()[0] for one in found}) == 1
 
 
 # ------------------------------------------------------------------ kept
@@ -164,24 +204,12 @@ def test_a_collate_fn_or_getter_of_the_users_own_loses_no_label(side: Side, tmp_
 
 @pytest.mark.parametrize(
     "dataset",
-    [INPUTS, [(x, np.zeros(3)) for x in INPUTS], [(x,) for x in INPUTS]],
+    [INPUTS, [(x, np.zeros((65, 65))) for x in INPUTS], [(x,) for x in INPUTS]],
     ids=["array", "masks", "alone"],
 )
 def test_without_such_labels_there_is_no_column(dataset: Any, tmp_path: Path) -> None:
     store = generate(SIDES["numpy"], dataset, tmp_path / "a.zarr")
     assert store.schema.role("label") is None
-
-
-def test_a_label_that_is_none_later_on_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    samples = [(x, 1 if i < 20 else np.zeros(3)) for i, x in enumerate(INPUTS)]
-    with pytest.raises(
-        ArgumentError, match=r"samples from 16 on have no label .* dataset_fingerprint="
-    ):
-        generate(SIDES["numpy"], samples, tmp_path / "a.zarr")
-    store = generate(
-        SIDES["numpy"], samples, tmp_path / "a.zarr", exists="overwrite", dataset_fingerprint="v1"
-    )
-    assert store.is_sealed
 
 
 def test_a_dataset_that_tells_its_labels_needs_no_column(side: Side, place: Path) -> None:
@@ -261,6 +289,34 @@ def test_samples_that_cannot_be_read_leave_labels_out(place: Path) -> None:
     store = generate(SIDES["numpy"], Crops(noise=0), place)
     paired = fostore.FirstOrderDataset(Broken(), store)
     assert "cannot be read" in paired.pairing.not_checked["labels"]
+
+
+LABELS_OF_ALL_KINDS: dict[str, Any] = {
+    "a vector a sample": [torch.eye(4)[i % 4] for i in range(N)],
+    "a list a sample": [[i % 3, i % 5] for i in range(N)],
+    "some without, later on": [None if i > N // 2 else i % 3 for i in range(N)],
+    "some without, at first": [None if i < 3 else i % 3 for i in range(N)],
+    "a batch without": [None if 32 <= i < 64 else i % 3 for i in range(N)],
+}
+
+
+@pytest.mark.usefixtures("unstable")
+@pytest.mark.parametrize("kind", LABELS_OF_ALL_KINDS)
+def test_targets_of_several_labels_and_samples_without_any_are_recorded_and_compared(
+    kind: str, place: Path
+) -> None:
+    labels = LABELS_OF_ALL_KINDS[kind]
+    turned = [*labels[1:], labels[0]]
+    generate(SIDES["torch"], Crops(labels), place, rows=(0, 40))
+    with pytest.raises(IdentityError, match="of the dataset has another label"):
+        generate(SIDES["torch"], Crops(turned), place)
+    store = generate(SIDES["torch"], Crops(labels), place)
+    assert "labels" in fostore.FirstOrderDataset(Crops(labels), store).pairing.checked
+    with pytest.raises(IdentityError, match="the label of sample"):
+        fostore.FirstOrderDataset(Crops(turned), store)
+    others = [f"class {label}" for label in labels]  # other words for them
+    paired = fostore.FirstOrderDataset(Crops(others), store)
+    assert "of the form" in paired.pairing.not_checked["labels"]
 
 
 def test_text_labels_are_compared_too(place: Path) -> None:

@@ -109,6 +109,84 @@ def test_augmentation_in_a_collate_fn_is_augmentation(side: Side, tmp_path: Path
     assert store.header.identity["dataset"]["content"] == "unstable"
 
 
+class Erased(Pairs):
+    """Erases a sample once in ten or twenty times, as RandomErasing does."""
+
+    share = 0.1
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return (x * 0 if np.random.random() < self.share else x), y
+
+
+@pytest.mark.filterwarnings("ignore:sample . reads differently each time")
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_augmentation_that_is_rare_is_not_mixing(tmp_path: Path, share: float) -> None:
+    def collate(samples: Any) -> Any:
+        x, y = default_collate([(torch.from_numpy(x), y) for x, y in samples])
+        return x * (torch.rand(len(x), 1) > share), y
+
+    pairs = Erased(make_pairs().inputs, make_pairs().labels)
+    pairs.share = share
+    generator = FirstOrderDataGenerator(torch.nn.Linear(4, 5), batch_size=16)
+    for seed in range(12):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        generator.generate_distributions(make_pairs(), False, collate_fn=collate)
+        generator.generate_distributions(pairs, False, store=tmp_path / f"{seed}.h5")
+
+
+def by_length(samples: list[Any]) -> list[Any]:
+    return sorted(samples, key=lambda sample: -len(sample[0]))
+
+
+def one_further(samples: list[Any]) -> list[Any]:
+    return [samples[-1], *samples[:-1]]
+
+
+def backwards(samples: list[Any]) -> list[Any]:
+    samples.reverse()
+    return samples
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "memory"])
+@pytest.mark.parametrize("order", [by_length, one_further, backwards])
+def test_a_collate_fn_that_changes_the_order_is_refused_and_one_that_pads_is_not(
+    side: Side, tmp_path: Path, order: Any, stored: bool
+) -> None:
+    sequences = [(np.ones((1 + i % 7, 4), np.float32) * i, i) for i in range(40)]
+
+    def padded(samples: Any) -> Any:
+        inputs = np.zeros((len(samples), 7, 4), np.float32)
+        for row, (x, _) in zip(inputs, samples, strict=True):
+            row[: len(x)] = x
+        return {
+            "x": side.array(inputs),
+            "lengths": side.array(np.array([len(s[0]) for s in samples])),
+        }
+
+    linear = Linear()
+    whole = side.model(linear)
+    generator = side.generator(lambda batch: whole(batch["x"].sum(1)), batch_size=16)
+    place: dict[str, Any] = {"store": tmp_path / "a.h5"} if stored else {}
+    with pytest.raises(ArgumentError, match=r"hands out sample \d+ in the place of another one"):
+        generator.generate_distributions(
+            sequences, False, collate_fn=lambda samples: padded(order(samples)), **place
+        )
+    assert linear.batches == []
+    assert len(generator.generate_distributions(sequences, False, collate_fn=padded, **place)) == 40
+
+
+def test_numbers_of_places_in_a_batch_are_no_other_order(side: Side) -> None:
+    def collate(samples: Any) -> Any:
+        inputs, _ = stacked(side, samples)
+        return {"x": inputs, "place": side.array(np.arange(len(samples)))}
+
+    whole = side.model(Linear())
+    generator = side.generator(lambda batch: whole(batch["x"]), batch_size=16)
+    assert len(generator.generate_distributions(make_pairs(), False, collate_fn=collate)) == 100
+
+
 def test_mixing_that_began_later_is_refused_on_resume(side: Side, tmp_path: Path) -> None:
     generator = side.generator(side.model(Linear()), batch_size=16)
     options: dict[str, Any] = {"store": tmp_path / "a.zarr"}

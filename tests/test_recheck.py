@@ -314,6 +314,70 @@ def test_what_running_a_model_changes_is_not_said(side: Side, path: Path) -> Non
     assert generator.generate_distributions(make_pairs(), False, store=path).is_sealed
 
 
+class Lasting(torch.nn.Module):
+    """A teacher that keeps something of its calls, in one of several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.mask, self.last = how, None, None
+        self.register_buffer("seen", torch.zeros(()))
+
+    @functools.cached_property
+    def computed(self) -> torch.Tensor:
+        return torch.ones(WEIGHT.shape[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.ones(WEIGHT.shape[1])
+        if self.how == "made by the first call":
+            scale = self.mask = scale if self.mask is None else self.mask
+        elif self.how == "a cached property":
+            scale = self.computed
+        elif self.how == "the last outputs":
+            self.last = x @ WEIGHT
+        elif self.how == "a buffer that counts":
+            self.seen += 1
+        elif self.how == "a global":
+            MADE.setdefault("scale", scale)
+        return x @ WEIGHT * scale
+
+
+MADE: dict[str, Any] = {}
+KEPT = ["made by the first call", "a cached property", "the last outputs", "a buffer that counts"]
+
+
+@pytest.mark.parametrize("batch_size", [16, 100])
+@pytest.mark.parametrize("how", [*KEPT, "a global"])
+def test_what_a_model_keeps_of_its_calls_is_no_difference(
+    how: str, path: Path, batch_size: int
+) -> None:
+    MADE.clear()
+    model = Lasting(how)
+    generate(model, path, batch_size=batch_size)  # warnings are errors
+    generate(model, path, batch_size=batch_size)
+    generate(Lasting(how), path, batch_size=batch_size)
+    assert generate(model, path, batch_size=batch_size, recheck=False).is_sealed
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_compiled_function_that_has_run_is_the_same_function(path: Path) -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x @ WEIGHT
+
+    model = torch.compile(function, backend="eager")
+    model(INPUTS[:2])
+    generate(model, path, rows=(0, 40))
+    torch.compiler.reset()
+    again = torch.compile(function, backend="eager")
+    generate(again, path, rows=(0, 60))
+    assert generate(again, path, recheck=False).is_sealed
+
+
+@pytest.fixture
+def _fresh_compiler() -> Any:
+    yield
+    torch.compiler.reset()
+
+
 def test_a_batch_is_read_as_it_was(path: Path) -> None:
     seen: list[int] = []
 

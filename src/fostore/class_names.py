@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -58,15 +58,26 @@ def _keys(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str
     """What of two sequences is compared: names as they are where two of them have one key."""
     ours, theirs = list(map(_key, one)), list(map(_key, other))
     if len(set(ours)) < len(ours) or len(set(theirs)) < len(theirs):
-        return list(one), list(other)
+        ours, theirs = list(one), list(other)
+    if sorted(ours) != sorted(theirs):
+        for at, (a, b) in enumerate(zip(one, other, strict=False)):
+            if "," in a + b and _words(a) & _words(b):
+                theirs[at] = ours[at]
     return ours, theirs
 
 
+def _words(name: str) -> set[str]:
+    """The words for one class where a name lists several, as ImageNet's do: "tench, Tinca tinca"."""
+    return set(map(_key, name.split(",")))
+
+
 def same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two sequences name the same classes in the same order.
+    """Whether two sequences name the same classes in the same order; one of several words will do.
 
     >>> same(["Cat", "big dog"], ["cat", "big_dog"]), same(["a", "A"], ["A", "a"])
     (True, False)
+    >>> same(["tench, Tinca tinca", "crane"], ["tench", "crane, machine"])
+    True
     """
     ours, theirs = _keys(one, other)
     return ours == theirs
@@ -202,10 +213,10 @@ def _from_labels(labels: Any) -> Names | None:
 
 
 def _named(names: list[str]) -> Names | None:
-    """The names, unless they say nothing but a number."""
-    for placeholder in ("{}", "LABEL_{}", "label_{}"):
-        if names == [placeholder.format(number) for number in range(len(names))]:
-            return None
+    """The names, unless they say nothing but a number: "0", "LABEL_0", "class 0" and so on."""
+    before = names[0].removesuffix("0") if names and names[0].endswith("0") else None
+    if before is not None and names == [f"{before}{number}" for number in range(len(names))]:
+        return None
     return tuple(names) if names else None
 
 
@@ -228,21 +239,29 @@ def _behind(model: Any, depth: int) -> Iterator[Names]:
 # ------------------------------------------------------------------ one order for all
 
 
-def agreed_names(models: Sequence[Any], dataset: Any, given: Sequence[str] | None) -> Names | None:
+def agreed_names(
+    models: Sequence[Any], dataset: Any, given: Sequence[str] | None, *, transformed: bool = False
+) -> Names | None:
     """The names that the outputs of models have of their own, where everybody agrees; None without any.
 
     Args:
         models: one, or the members of an ensemble.
         dataset: may have names as well.
         given: the user's, which count before all others.
+        transformed: code of the user's stands behind the models, and may reorder what they give.
 
     Raises:
         IdentityError: a member, the dataset or `given` has the classes in another order, or, where
             nothing is given, other ones; names the first class that differs.
     """
+    theirs, said = names_of_dataset(dataset), _texts(given)
     found = [names_of_model(model) for model in models]
+    if any(names is not None and not _are_numbers(names) for names in (theirs, said)):
+        # class numbers say nothing about words
+        found = [None if one is None or _are_numbers(one.names) else one for one in found]
+    if transformed:
+        found = [None if one is None else replace(one, is_own=False) for one in found]
     named = [(number, one) for number, one in enumerate(found) if one is not None]
-    theirs = names_of_dataset(dataset)
     for number, one in named[1:]:
         first = named[0][1].names
         if not same(first, one.names):
@@ -254,7 +273,6 @@ def agreed_names(models: Sequence[Any], dataset: Any, given: Sequence[str] | Non
                 "a function has no names of its own",
             )
     own = named[0][1] if named else None
-    said = _texts(given)
     if said is not None and own is not None and reordered(own.names, said):
         raise _refused(difference(own.names, said, ("for the model", "for class_names")), _AS_GIVEN)
     if said is not None and theirs is not None and reordered(theirs, said):
@@ -263,14 +281,19 @@ def agreed_names(models: Sequence[Any], dataset: Any, given: Sequence[str] | Non
     if own is None:
         return None
     if theirs is not None and _conflict(own, theirs, is_given=given is not None):
+        instead = " (in place of the output_transform)" if transformed else ""
         raise _refused(
             difference(own.names, theirs, ("for the model", "for the dataset")),
             "Each column would count as another class. Hand the outputs out in the dataset's order, by a "
-            f"function as lambda batch: model(batch){_order(own.names, theirs)}, which has no names of "
-            "its own; where only the words differ, class_names= (with store=) says which count",
+            f"function{instead} as lambda batch: model(batch){_order(own.names, theirs)}, which has no "
+            "names of its own; where only the words differ, give the dataset's as class_names= (with store=)",
         )
     whole = len(named) == len(found) and all(one.is_own for _, one in named)
     return own.names if whole else None
+
+
+def _are_numbers(names: Names) -> bool:
+    return all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
 
 
 def _conflict(own: Found, theirs: Names, *, is_given: bool) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from fostore.class_names import difference, same
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
+from fostore.generate.labels import differ as labels_differ
 from fostore.pairing.origin import Origin
 from fostore.schema import Array, Column
 
@@ -134,7 +135,8 @@ def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Co
     ours, theirs = one.schema.role(role), other.schema.role(role)
     if ours is None or theirs is None:
         return None
-    parts = [one.take(ours, part) != other.take(theirs, part) for part in _cut(one.places)]
+    are_other = labels_differ if role == "label" else np.not_equal
+    parts = [are_other(one.take(ours, part), other.take(theirs, part)) for part in _cut(one.places)]
     differ = np.concatenate(parts or [np.zeros(0, bool)])
     return (differ, ours, theirs) if differ.any() else None
 

@@ -7,6 +7,7 @@ what `jax.export` gives what has `call` and `in_avals`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,7 +96,21 @@ def _same_first(shapes: Sequence[Any]) -> int | None:
 
 
 def _weights(model: Any) -> Mapping[str, Any]:
-    return {getattr(v, "path", v.name): np.asarray(v) for v in model.weights}
+    """By the paths that a new session gives: Keras numbers the layers of one name (dense_7) as they are made."""
+    numbers: dict[str, list[str]] = {}
+
+    def counted(part: str) -> str:
+        name = re.sub(r"_\d+$", "", part)
+        same = numbers.setdefault(name, [])
+        if part not in same:
+            same.append(part)
+        place = same.index(part)
+        return f"{name}_{place}" if place else name
+
+    return {
+        "/".join(map(counted, getattr(v, "path", v.name).split("/"))): np.asarray(v)
+        for v in model.weights
+    }
 
 
 def _fitted(estimator: Any) -> Mapping[str, Any]:

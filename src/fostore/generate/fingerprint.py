@@ -75,9 +75,11 @@ def content_of(framework: Framework, source: Source, first: int) -> str:
         if np.array_equal(one, other):
             return HASHED
         sample = int(batch[int(np.flatnonzero(one != other)[0])])
-        if mixing.varies(framework, [first_read, second_read], len(batch)).any():
-            alone = [range(sample, sample + 1)] * REREADS
-            if not mixing.varies(framework, source.few(*alone), 1).any():
+        rows = len(batch)
+        if mixing.varies(framework, [first_read, second_read], rows).any():
+            place = int(np.flatnonzero(np.asarray(batch) == sample)[0])
+            copies = source.few(*[np.full(rows, sample)] * mixing.COPIES)
+            if mixing.is_mixed(framework, copies, source.few(*[batch] * REREADS), rows, place):
                 raise mixing.refusal(sample)
     warnings.warn(
         f"sample {sample} reads differently each time (random augmentation?); on resume, length, "

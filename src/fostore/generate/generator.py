@@ -220,7 +220,12 @@ class Generator(ABC):
             return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
 
         rows = _check_rows(rows, source)
-        own_names = agreed_names(self._given, source.dataset, class_names)
+        own_names = agreed_names(
+            self._given,
+            source.dataset,
+            class_names,
+            transformed=self.output_transform is not None,
+        )
         batch_size = self._batch_size(dataset_or_loader, source)
         engine_options: dict[str, Any] = {"again": _reader(source)}
         drawn: dict[str, Any] = {}

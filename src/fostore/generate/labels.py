@@ -6,7 +6,9 @@ one that was generated from, also where random augmentation makes every input an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -15,8 +17,16 @@ import numpy as np
 from fostore.nested import LABELS, is_numbers
 from fostore.schema import Array
 
-_WHOLE, _FRACTION, _TEXT = 1, 2, 3
-"""Seeds of the hashes: no text has the hash of a number, as a promise of the format."""
+_WHOLE, _FRACTION, _TEXT, _SEVERAL = 1, 2, 3, 4
+"""Seeds of the hashes, as a promise of the format."""
+_FORM = 62
+"""From this bit on a hash says what form of label it is of; the bits below are of the label itself."""
+_BELOW = (1 << _FORM) - 1
+_FORMS = {_WHOLE: 0, _FRACTION: 0, _TEXT: 1, _SEVERAL: 2}
+NOTHING = np.uint64(3 << _FORM)
+"""The hash of no label, and of one that is nothing of these."""
+_MANY = 4096
+"""More numbers than that are an image (a mask), which augmentation changes with the input."""
 
 
 class Labelled(NamedTuple):
@@ -42,29 +52,45 @@ class Noted:
         return batch.inputs if labelled else batch
 
 
-def hash_labels(samples: Sequence[Any]) -> Array | None:
-    """A hash of each sample's label, uint64 (n,); None where one has none, or no number or text.
+def hash_labels(samples: Sequence[Any]) -> Array:
+    """A hash of each sample's label, uint64 (n,); `NOTHING` where one has none that can be compared.
 
-    >>> hash_labels([("x", 1), ("y", 2)]).shape, hash_labels(["x", "y"])
-    ((2,), None)
+    >>> hash_labels([("x", 1), ("y", 2)]).shape, (hash_labels(["x", ("x", None)]) == NOTHING).all()
+    ((2,), np.True_)
     """
-    labels = []
-    for sample in samples:
-        if type(sample) is tuple or (isinstance(sample, (tuple, list)) and not is_numbers(sample)):
-            if len(sample) < 2:
-                return None
-            labels.append(sample[1])
-        elif isinstance(sample, Mapping):
-            name = next((name for name in LABELS if name in sample), None)
-            if name is None:
-                return None
-            labels.append(sample[name])
-        else:
-            return None
-    return hash_values(labels)
+    return hash_values([_label_of(sample) for sample in samples])
 
 
-def hash_values(labels: Iterable[Any]) -> Array | None:
+def tells(hashes: Array) -> bool:
+    """Whether any of the samples has a label that can be compared."""
+    return bool((hashes != NOTHING).any())
+
+
+def comparable(now: Array, then: Array) -> Array:
+    """Which hashes say of two labels whether they are the same: both are numbers, texts, or several numbers.
+
+    A class by its name and by its number, or by a vector, says nothing about the other.
+    """
+    forms: Array = now >> np.uint64(_FORM)
+    same: Array = (forms == then >> np.uint64(_FORM)) & (now != NOTHING)
+    return same
+
+
+def differ(now: Array, then: Array) -> Array:
+    """Which labels are others for sure."""
+    different: Array = comparable(now, then) & (now != then)
+    return different
+
+
+def _label_of(sample: Any) -> Any:
+    if type(sample) is tuple or (isinstance(sample, (tuple, list)) and not is_numbers(sample)):
+        return sample[1] if len(sample) > 1 else None
+    if isinstance(sample, Mapping):
+        return next((sample[name] for name in LABELS if name in sample), None)
+    return None
+
+
+def hash_values(labels: Iterable[Any]) -> Array:
     """The same of labels by themselves, of any container; the hash of 3 is that of a tensor of 3 or of 3.0."""
     from xxhash import xxh3_64_intdigest as digest
 
@@ -74,26 +100,32 @@ def hash_values(labels: Iterable[Any]) -> Array | None:
         labels = np.array(labels).tolist()
     listed = [label if type(label) in _PLAIN else _plain(label) for label in labels]
     if set(map(type, listed)) == {int}:  # as most are: without Python between two of them
-        try:
+        with suppress(OverflowError):
             parts: Any = np.array(listed, "<i8").view("V8").tolist()
-        except OverflowError:
-            return None
-        return np.fromiter(map(digest, parts, repeat(_WHOLE)), np.uint64, len(listed))
-    hashes = []
-    for label in listed:
-        if isinstance(label, float) and label.is_integer() and abs(label) < 2**63:
-            label = int(label)
-        if isinstance(label, int):
-            if not -(2**63) <= label < 2**63:
-                return None
-            hashes.append(digest(label.to_bytes(8, "little", signed=True), _WHOLE))
-        elif isinstance(label, float):
-            hashes.append(digest(np.array(label, "<f8").tobytes(), _FRACTION))
-        elif isinstance(label, str):
-            hashes.append(digest(label.encode("utf-8", "surrogatepass"), _TEXT))
-        else:
-            return None
-    return np.array(hashes, np.uint64)
+            whole = np.fromiter(map(digest, parts, repeat(_WHOLE)), np.uint64, len(listed))
+            return whole & np.uint64(_BELOW)
+    hashes = np.full(len(listed), NOTHING)
+    for place, label in enumerate(listed):
+        found = _bytes_of(label)
+        if found is not None:
+            hashes[place] = digest(*found) & _BELOW | _FORMS[found[1]] << _FORM
+    return hashes
+
+
+def _bytes_of(label: Any) -> tuple[bytes, int] | None:
+    """What of a label is hashed, and with which seed; None where nothing is."""
+    if isinstance(label, float) and label.is_integer() and abs(label) < 2**63:
+        label = int(label)
+    if isinstance(label, int):
+        fits = -(2**63) <= label < 2**63
+        return (label.to_bytes(8, "little", signed=True), _WHOLE) if fits else None
+    if isinstance(label, float):
+        return np.array(label, "<f8").tobytes(), _FRACTION
+    if isinstance(label, str):
+        return label.encode("utf-8", "surrogatepass"), _TEXT
+    if isinstance(label, np.ndarray):
+        return (label.astype("<f8") + 0.0).tobytes(), _SEVERAL
+    return None
 
 
 def _is_numpys(labels: Any) -> bool:
@@ -106,12 +138,30 @@ _PLAIN = (int, float, str)
 
 
 def _plain(label: Any) -> Any:
-    """A label as Python's number or text: of NumPy's, of a tensor without axes, or of a bool."""
+    """A label as Python's number or text: of NumPy's, of a tensor without axes, or of a bool; several
+    numbers (a multi-label target) as an array.
+    """
     if isinstance(label, str):
         return str(label)
     if isinstance(label, (bool, np.bool_)):
         return int(label)
-    if getattr(label, "shape", None) == () and hasattr(label, "item"):
+    shape = getattr(label, "shape", None)
+    if shape == () and hasattr(label, "item"):
         item = label.item()
         return int(item) if isinstance(item, bool) else item
-    return label
+    if shape is not None:
+        return _array(label) if math.prod(shape) <= _MANY else None
+    several = list(label) if isinstance(label, tuple) else label
+    return _array(several) if is_numbers(several) else label
+
+
+def _array(label: Any) -> Any:
+    """Several numbers as an array; None where they are none, or not as many in each place."""
+    with suppress(ValueError, TypeError, OverflowError, RuntimeError):
+        try:
+            found = np.asarray(label)
+        except (TypeError, RuntimeError):  # NumPy knows no bfloat16, and no other device
+            found = np.asarray(label.tolist())
+        if found.dtype.kind in "biuf" and found.size <= _MANY:
+            return found
+    return None

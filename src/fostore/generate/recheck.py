@@ -105,12 +105,8 @@ class Recheck:
         is_named: bool,
         has_hashes: bool,
         differs: Callable[[list[str]], None],
-        moved: Callable[[], Doubts],
     ) -> None:
-        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records.
-
-        `moved` says what has changed in the model since the run began.
-        """
+        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records."""
         self._framework = framework
         self._source = source
         self._engine = engine
@@ -120,7 +116,6 @@ class Recheck:
         self._is_named = is_named
         self._has_hashes = has_hashes
         self._differs = differs
-        self._moved = moved
         picked = fingerprint.picked(committed.rows)
         self._wanted = picked if doubts else picked[:1]
         self._agreed: list[tuple[int, int]] = []
@@ -272,12 +267,10 @@ class Recheck:
             )
 
     def _say(self) -> None:
-        # What running the model changes (a counter, a cache) says nothing of what it was.
-        doubts = self._doubts.without(self._moved()) if self._doubts and self._agreed else None
-        if doubts:
+        if self._doubts and self._agreed:
             warnings.warn(
                 f"the model or its code is not what made {self._committed.path}: "
-                f"{doubts}; the "
+                f"{self._doubts}; the "
                 f"{describe(sorted(self._agreed))} were computed again and agree, so it goes on",
                 stacklevel=2,
             )

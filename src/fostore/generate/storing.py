@@ -27,6 +27,7 @@ from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
 from fostore.generate.label_check import NoLabels, moved_label
+from fostore.generate.labels import NOTHING, differ, tells
 from fostore.generate.loop import run
 from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
@@ -308,7 +309,6 @@ class StoreRun:
             is_named=target.is_named,
             has_hashes=self._content == fingerprint.HASHED,
             differs=self._differs,
-            moved=lambda: identity.doubts(given, self._described()),
         )
         if isinstance(source, MapSource) or not self._missing().items:
             recheck.look()
@@ -353,10 +353,11 @@ class StoreRun:
         except IdentityError as error:
             self._differs(error.differences)
 
-    def _begin(self, row_shape: tuple[int, ...]) -> Writer:
+    def _new_identity(self) -> dict[str, Any]:
+        """The identity that a store is to keep; the model has run by now, and shows what that changes."""
         made_from = self._made_from(self._engine.selection.mode)
         made_from["dataset"]["content"] = self._content
-        return self._create(row_shape, made_from)
+        return identity.settled(made_from, self._described())
 
     def _create(self, row_shape: tuple[int, ...] | None, made_from: Mapping[str, Any]) -> Writer:
         target, selection = self._target, self._engine.selection
@@ -405,12 +406,6 @@ class StoreRun:
         self, indices: Indices, inputs: Any
     ) -> tuple[Computed, Array | None, Array | None]:
         labels = self._source.assemble.labels.last if self._labelled else None
-        if self._labelled and labels is None and self._writer is not None:
-            raise ArgumentError(
-                f"the samples from {int(indices[0])} on have no label that is a number or text, as those "
-                "before had; let all have one, or make the store anew (exists='overwrite') with "
-                "dataset_fingerprint= as a name of yours for the dataset"
-            )
         if self._labelled and self._there.items and isinstance(self._source, StreamSource):
             self._check_passing(range(int(indices[0]), int(indices[-1]) + 1))
         if self._recheck is not None:
@@ -429,13 +424,15 @@ class StoreRun:
         if self._writer is None:
             if hashes is None and self._content == fingerprint.HASHED:
                 self._content = fingerprint.OPAQUE
-            self._labelled = labels is not None
-            self._writer = self._begin(rows.shape[1:])
+            self._labelled = labels is not None and tells(labels)
+            self._writer = self._create(rows.shape[1:], self._new_identity())
         elif self._nameless:
-            made_from = self._made_from(self._engine.selection.mode)
-            made_from["dataset"]["content"] = self._content
-            self._writer.set_identity(made_from)
+            self._writer.set_identity(self._new_identity())
             self._nameless = False
+        if not self._labelled:
+            labels = None
+        elif labels is None:
+            labels = np.full(len(indices), NOTHING)
         check_shape(rows, self._writer.schema, self._target.path)
         if self._there.items and isinstance(indices, range) and hashes is not None:
             self._compare_overlap(indices, hashes)
@@ -469,7 +466,7 @@ class StoreRun:
             return
         for start, stop in self._there.overlap(indices.start, indices.stop):
             now = labels[start - indices.start : stop - indices.start]
-            moved = np.flatnonzero(now != self._column("label_hash", start, stop))
+            moved = np.flatnonzero(differ(now, self._column("label_hash", start, stop)))
             if len(moved):
                 self._differs([f"sample {start + int(moved[0])} of the stream has another label"])
 

@@ -5,7 +5,7 @@ devices and times are no part of an identity, so that an upgrade never blocks a 
 """
 
 from fostore.identity.details import UNSEEN, Details, See, attributes_of
-from fostore.identity.differences import Doubts, differences, doubts, is_opaque, refuse
+from fostore.identity.differences import Doubts, differences, doubts, is_opaque, refuse, settled
 from fostore.identity.functions import Leaves, describe_callable, describe_function
 from fostore.identity.hashing import array_entry, hash_bytes, hash_leaves, hash_values, row_hashes
 from fostore.identity.source import filled_cells, is_of_library
@@ -30,4 +30,5 @@ __all__ = [
     "is_opaque",
     "refuse",
     "row_hashes",
+    "settled",
 ]

@@ -12,6 +12,32 @@ from fostore.identity.source import is_byte_code, is_comparable
 _NAMED = 4
 """How many differences a message spells out."""
 
+MOVING = "moving"
+"""The entry of what running the model changes (a counter, a cache, what the first call makes)."""
+
+
+def settled(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity whose entries that differ once the model has run say so, and nothing else.
+
+    >>> settled({"output": {"details": {"a": "int 0", "b": "int 1"}}},
+    ...         {"output": {"details": {"a": "int 5", "b": "int 1"}}})
+    {'output': {'details': {'a': 'moving', 'b': 'int 1'}}}
+    """
+    found = dict(before)
+    for key, old in before.items():
+        new: Any = after.get(key)
+        if key in ("details", "tensors") and isinstance(new, Mapping):
+            names = sorted(old.keys() | new.keys()) if key == "details" else old
+            found[key] = {
+                name: MOVING if name in new and old.get(name) != new[name] else old[name]
+                for name in names
+            }
+        elif key == "members":
+            found[key] = [settled(*pair) for pair in zip(old, new, strict=True)]
+        elif key in ("model", "output"):
+            found[key] = settled(old, new)
+    return found
+
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """What differs between the identity of a store and the one at hand, in a user's words.
@@ -63,7 +89,7 @@ def _model(stored: Mapping[str, Any], given: Mapping[str, Any], which: str) -> l
         return _plain(stored, given, {"fingerprint": f"the fingerprint of {which}"})
     found = _plain(stored, given, {"class": f"the class of {which}"})
     old, new = stored.get("tensors") or {}, given.get("tensors") or {}
-    changed = [name for name in new if name in old and old[name] != new[name]]
+    changed = [name for name in new if name in old and old[name] not in (new[name], MOVING)]
     added, gone = (
         ([], [])
         if _only_renamed(old, new)
@@ -148,11 +174,6 @@ class Doubts:
         words = [f"{name} {how}" for name, how in found[:_NAMED]]
         return "; ".join(words) + _more(len(found) - _NAMED)
 
-    def without(self, other: Doubts) -> Doubts:
-        """These doubts, less what `other` names."""
-        code = {name: how for name, how in self.code.items() if name not in other.code}
-        return Doubts(code, self.byte_code)
-
 
 def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
     """What two identities see differently and do not decide by.
@@ -177,6 +198,8 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
             continue
         for name in sorted(before.keys() | now.keys()):
             one, other = before.get(name), now.get(name)
+            if one == MOVING:
+                continue
             if one is None or other is None:
                 code[f"{name}{which}"] = "is gone" if other is None else "is new"
             elif one != other and is_comparable(one, other):

@@ -283,7 +283,9 @@ def _check_label_column(
         else:
             moved = _moved_of_some(base_dataset, samples, stored, every=every)
     except NoLabels:
-        skipped["labels"] = "the samples of the dataset have none, or cannot be read by themselves"
+        skipped["labels"] = (
+            "the samples of the dataset have none of the form that was recorded, or cannot be read by themselves"
+        )
         return False
     if moved is not None:
         raise refuse(f"the label of sample {moved} is another one than the generator saw", ADVICE)

@@ -178,6 +178,9 @@ def see(item: Any) -> Any:
         if extra is not nn.Module.get_extra_state:
             held["extra state"] = module.get_extra_state()
         return {**held, **_settings(module)}
+    compiled = getattr(item, "_torchdynamo_orig_callable", None)
+    if compiled is not None:  # what torch.compile holds beside it is the compiler's, and moves
+        return {"function": compiled}
     if isinstance(item, torch.device):
         return "a device"  # recorded elsewhere, and never compared
     if isinstance(item, (torch.dtype, torch.layout, torch.memory_format, torch.Size)):
