@@ -394,6 +394,12 @@ TEXT_CURES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("x.csv", "sep=;\ncat;dog\n", "line 1 is for Excel alone: remove it", {}),
     ("x.csv", "name,cat,dog\na,.25,.75\nb,.5,.5\n", "id_column='name'", {"id_column": "name"}),
     ("x.csv", "0.75,0.25,split\n", "'index' or 'id'", {}),
+    ("x.csv", "index,cat,dog\n4,.25,.75\n2,.5,.5\n", "expected 0", {"drop": ["index"]}),
+    ("x.jsonl", '{"index": 7, "p": [0.25, 0.75]}\n{"index": 2, "p": [0.5, 0.5]}\n', "expected 0",
+     {"drop": ["index"]}),
+    ("x.tsv", "cat,dog\n.25,.75\n.5,.5\n", "delimiter=','", {"delimiter": ","}),
+    ("x.csv", '"cat" "dog"\n"1" .25 .75\n"2" .5 .5\n', "delimiter=' '", {}),
+    ("x.csv", "# made by hand\ncat,dog\n.25,.75\n", "line 1 is a comment.*remove it", {}),
 ]  # fmt: skip
 
 
@@ -406,6 +412,118 @@ def test_the_cure_that_an_error_of_a_text_file_names_gives_the_right_rows(
         brought(tmp_path / name, tmp_path)
     if cure:
         assert_rows(brought(tmp_path / name, tmp_path, **cure)[0], RESULT)
+
+
+# ------------------------------------------------------------------ files without names
+
+
+@pytest.mark.parametrize("cure", ["drop", "columns", "id_column"])
+def test_a_file_without_names_is_told_by_the_places_of_its_columns(
+    cure: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    pd.DataFrame(LOGITS, index=KEYS).to_csv(path, header=False)
+    with pytest.raises(ArgumentError, match=r"drop=\['column 0'\].*columns=\['column 1'"):
+        brought(path, tmp_path, source_kind="logits")
+    said: Any = {"drop": ["column 0"], "columns": [f"column {i}" for i in (1, 2, 3)]}
+    store, _ = brought(path, tmp_path, source_kind="logits", **{cure: said.get(cure, "column 0")})
+    np.testing.assert_allclose(store.take(range(12), as_kind="logits"), LOGITS, atol=1e-5)
+    assert ids_of(store) == (KEYS.tolist() if cure == "id_column" else None)
+    assert store.schema.class_names is None
+
+
+@pytest.mark.parametrize("names", ["1990,1995", "-1,1", "7,3", "2.0,4.0"])
+def test_numbers_of_classes_over_the_columns_are_no_row(names: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{names}\n.25,.75\n.5,.5\n")
+    store, _ = brought(tmp_path / "x.csv", tmp_path)
+    assert_rows(store, RESULT)
+    assert store.schema.class_names == tuple(names.split(","))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("1,0\n.25,.75\n", None),
+        ("0.0,1.0\n.25,.75\n", None),
+        ("0.0,1.0\n1.0,0.0\n", None),
+        ("1990,1995\n.25,-.75\n", "logits"),
+        ("17,1,0\n18,.25,.75\n", None),
+        ("2,1,0\n3,.25,.75\n", None),
+    ],
+)
+def test_a_first_line_that_may_be_a_row_or_names_is_refused_and_either_can_be_said(
+    text: str, kind: str | None, tmp_path: Path
+) -> None:
+    first, _, rest = text.partition("\n")
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ArgumentError, match=f"line 1 of .* is {first}, which may be a row or the"):
+        brought(tmp_path / "x.csv", tmp_path, source_kind=kind)
+    names = ",".join("abc"[: first.count(",") + 1])
+    for lines, count in ((f"{names}\n{text}", 2), (f"{names}\n{rest}", 1)):
+        (tmp_path / "x.csv").write_text(lines)
+        cure = {"id_column": "a"} if names == "a,b,c" else {}
+        store, _ = brought(tmp_path / "x.csv", tmp_path, source_kind=kind or "probs", **cure)
+        assert len(store) == count
+
+
+def test_a_column_that_counts_the_votes_of_the_others_is_no_class(tmp_path: Path) -> None:
+    votes = pd.DataFrame(RANDOM.integers(1, 9, (12, 3)), columns=["cat", "dog", "fish"])
+    path = save(votes.assign(total=votes.sum(axis=1)), tmp_path / "x.csv")
+    with pytest.raises(ArgumentError, match=r"'total' .*drop=\['total'\]"):
+        brought(path, tmp_path)
+    assert brought(path, tmp_path, drop=["total"])[0].schema.num_classes == 3
+
+
+def test_an_index_that_counts_the_rows_is_no_key_by_the_name_that_pandas_reads_it_under(
+    tmp_path: Path,
+) -> None:
+    frame = pd.DataFrame(P, columns=["cat", "dog", "fish"])
+    frame.insert(0, "Unnamed: 0", np.arange(12))
+    assert brought(save(frame, tmp_path / "x.csv"), tmp_path)[0].ids is None
+
+
+def test_a_source_of_members_that_needs_a_hint_is_converted_first(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", LOGITS)
+    with pytest.raises(ArgumentError, match=r"source_kind.*convert each source to a store"):
+        fostore.stack([tmp_path / "x.npy"] * 2, tmp_path / "y.zarr", progress=False)
+    fostore.convert(tmp_path / "x.npy", tmp_path / "x.zarr", source_kind="logits", progress=False)
+    fostore.stack([tmp_path / "x.zarr"] * 2, tmp_path / "y.zarr", progress=False)
+    assert fostore.open(tmp_path / "y.zarr").shape == (12, 2, 3)
+
+
+def test_the_row_that_is_no_distribution_is_named(tmp_path: Path) -> None:
+    rows = np.array(P)
+    rows[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", rows)
+    with pytest.raises(ArgumentError, match=r"row 7 is \[[0-9.]+, nan, [0-9.]+\]"):
+        brought(tmp_path / "x.npy", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "é,b\n.5,.5\n"),
+        ("x.jsonl", '{"id": "é", "p": [0.5, 0.5]}\n'),
+        ("x.json", '{"meta": {"a": "é"}, "distributions": {"0": [0.5, 0.5]}}'),
+    ],
+)
+def test_text_in_another_encoding_is_refused_with_the_one_that_is_read(
+    name: str, text: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    with pytest.raises(FormatError, match="UTF-8"):
+        brought(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("zero", ["null", "-Infinity"])
+@pytest.mark.parametrize("kind", ["logits", "log_probs"])
+def test_minus_infinity_of_logarithms_is_read_as_python_writes_it(
+    kind: str, zero: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"p": [0.0, {zero}]}}\n{{"p": [{zero}, 0]}}\n')
+    store, _ = brought(tmp_path / "x.jsonl", tmp_path, source_kind=kind)
+    assert store.take([0, 1]).tolist() == [[1, 0], [0, 1]]
 
 
 AS_IT_COMES = {

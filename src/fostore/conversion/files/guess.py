@@ -284,15 +284,23 @@ def _looked_at(
         hint = '; their exponentials sum to 1: they look like "log_probs"'
     elif is_whole:
         hint = '; they are whole numbers: if they are votes, say source_kind="counts" (--source-kind counts)'
+    at = next(i for i in range(len(values)) if not is_probs(values[i : i + 1], tol))
     raise ArgumentError(
         f"the first rows of {where} are no probabilities (not negative, with the sum 1), and nothing "
-        f"says what they are{hint}; {_ADVICE}"
+        f"says what they are: row {at} is {_few(values[at])}{hint}; {_ADVICE}"
         + (
             ""
             if is_rounded
             else "; where sums are off by more than rounding, source_tol= (--source-tol)"
         )
     )
+
+
+def _few(row: Array) -> str:
+    """The first numbers of a row, and how many there are."""
+    numbers = row.reshape(-1)
+    shown = ", ".join(f"{number:.6g}" for number in numbers[:4].tolist())
+    return f"[{shown}, ...] ({row.size} numbers)" if row.size > 4 else f"[{shown}]"
 
 
 _ADVICE = (
