@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -491,6 +492,34 @@ def test_a_source_of_members_that_needs_a_hint_is_converted_first(tmp_path: Path
     assert fostore.open(tmp_path / "y.zarr").shape == (12, 2, 3)
 
 
+def test_probabilities_that_are_said_to_be_logits_are_taken_with_a_warning(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", P)
+    with pytest.warns(UserWarning, match=r"x.npy: the first rows are probabilities.*source_kind="):
+        store, receipt = brought(tmp_path / "x.npy", tmp_path, source_kind="logits")
+    assert store.schema.kind == "logits"
+    assert any("evens them out" in note for note in receipt.notes)
+    assert_rows(brought(tmp_path / "x.npy", tmp_path, source_kind="probs")[0], P)
+
+
+def test_votes_have_no_temperature(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[3, 1], [0, 2]]))
+    with pytest.raises(ArgumentError, match=r"temperature=2.0 has no effect.*leave temperature="):
+        brought(tmp_path / "x.npy", tmp_path, temperature=2.0)
+
+
+def test_the_hashes_of_what_a_generator_saw_pass_through_json_lines(tmp_path: Path) -> None:
+    """They lie under and over 2**63, of which NumPy makes doubles together."""
+    samples = [(row, i % 3) for i, row in enumerate(P)]
+    generator = fostore.FirstOrderDataGenerator(np.asarray, output_mode="probs")
+    store = generator.generate_distributions(
+        samples, store=tmp_path / "a.zarr", model_fingerprint="one", progress=False
+    )
+    hashes = store.column("input_hash")[:]
+    assert hashes.min() < 1 << 63 <= hashes.max()
+    fostore.convert(tmp_path / "a.zarr", tmp_path / "b.jsonl", progress=False)
+    assert brought(tmp_path / "b.jsonl", tmp_path)[0].digest() == store.digest()
+
+
 def test_the_row_that_is_no_distribution_is_named(tmp_path: Path) -> None:
     rows = np.array(P)
     rows[7, 1] = np.nan
@@ -683,14 +712,16 @@ def test_an_array_of_members_is_swapped_in_pieces(tmp_path: Path) -> None:
 
 def test_files_of_matlab_are_read_with_their_axes_and_their_user_block(tmp_path: Path) -> None:
     path = tmp_path / "v73.h5"
-    for options in ({}, {"chunks": (2, 5), "compression": "gzip", "shuffle": True}):
+    for kind, options in itertools.product(
+        (None, "logits"), ({}, {"chunks": (2, 5), "compression": "gzip", "shuffle": True})
+    ):
+        rows = P if kind is None else LOGITS
         with h5py.File(path, "w", userblock_size=512) as file:
-            data = file.create_dataset("probs", data=P.T, **options)
+            data = file.create_dataset("probs", data=rows.T, **options)
             data.attrs["MATLAB_class"] = np.bytes_("double")
-        for kind in (None, "logits"):
-            store, receipt = brought(path, tmp_path, source_kind=kind)
-            assert store.shape == (12, 3)
-            assert any("(12, 3)" in note for note in receipt.notes)
+        store, receipt = brought(path, tmp_path, source_kind=kind)
+        assert store.shape == (12, 3)
+        assert any("(12, 3)" in note for note in receipt.notes)
         with pytest.raises(FostoreError):
             brought(path, tmp_path, transpose=False)
 

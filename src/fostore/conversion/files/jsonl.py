@@ -227,6 +227,8 @@ def _numbers(
         array = np.empty(0, object)
     if nulls and array.dtype.kind in "OU":
         array = _without_nulls(values)
+    if not is_float and array.dtype.kind == "f":
+        array = _unrounded(values, array)
     wanted = "fiu" if is_float else "iu"
     if array.shape != (len(values), *column.shape) or array.dtype.kind not in wanted:
         _refuse(values, column, number, where, nulls)
@@ -239,6 +241,13 @@ def _numbers(
             f"{where}, line {number + bad}: a number does not fit {column.dtype} ({info.min} to {info.max})"
         )
     return np.ascontiguousarray(array, column.numpy_dtype)
+
+
+def _unrounded(values: list[Any], rounded: Array) -> Array:
+    """Whole numbers under and over 2**63, of which NumPy makes doubles together."""
+    numbers = np.array(values, object)
+    is_whole = all(type(number) is int and 0 <= number < 1 << 64 for number in numbers.flat)
+    return numbers.astype(np.uint64) if is_whole else rounded
 
 
 def _without_nulls(values: list[Any]) -> Array:
