@@ -520,6 +520,33 @@ def test_the_hashes_of_what_a_generator_saw_pass_through_json_lines(tmp_path: Pa
     assert brought(tmp_path / "b.jsonl", tmp_path)[0].digest() == store.digest()
 
 
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("dtype", ["U", "S"])
+def test_keys_of_zarr_may_be_texts_of_one_width(version: Any, dtype: str, tmp_path: Path) -> None:
+    keys = [f"{key}.jpg" for key in KEYS]
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=version)
+    group.create_array("probs", data=P, chunks=(5, 3))
+    group.create_array("filename", data=np.array(keys).astype(dtype), chunks=(5,))
+    assert ids_of(brought(tmp_path / "x.zarr", tmp_path)[0]) == keys
+    with pytest.raises(FostoreError, match="filename has the shape"):
+        brought(f"{tmp_path}/x.zarr::filename", tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_keys_whose_chunks_are_not_there_cost_no_row(version: Any, tmp_path: Path) -> None:
+    """zarr-python leaves out a chunk of the fill value, such as the id 0 alone."""
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=version)
+    group.create_array("probs", data=P)
+    group.create_array("ids", data=KEYS * (KEYS[3] != KEYS), chunks=(1,))
+    store, receipt = brought(tmp_path / "x.zarr", tmp_path)
+    assert store.ids is None
+    assert_rows(store, P)
+    assert any("'ids' was left out" in note and "missing" in note for note in receipt.notes)
+    with pytest.raises(ArgumentError, match="'ids' cannot be the ids: it cannot be read"):
+        brought(tmp_path / "x.zarr", tmp_path, id_column="ids")
+
+
 def test_the_row_that_is_no_distribution_is_named(tmp_path: Path) -> None:
     rows = np.array(P)
     rows[7, 1] = np.nan

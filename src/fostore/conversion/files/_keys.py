@@ -14,7 +14,7 @@ import numpy as np
 
 from fostore.conversion.files import Hints
 from fostore.conversion.table import Batch, Table
-from fostore.errors import ArgumentError, FormatError, RowError
+from fostore.errors import ArgumentError, DamageError, FormatError, RowError
 from fostore.sample_ids import MAX_WIDTH, encode_ids, id_column
 from fostore.schema import Array, Column
 
@@ -230,7 +230,7 @@ def profile(table: Table, one: Beside) -> Profile:
         if found.has_missed:
             found = Profile()
             _pass(found, one.read)
-    except FormatError as error:
+    except (FormatError, DamageError) as error:
         found.why_not = f"it cannot be read ({error})"
         return found
     if found.why_not is not None:
