@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -394,6 +395,12 @@ TEXT_CURES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("x.csv", "sep=;\ncat;dog\n", "line 1 is for Excel alone: remove it", {}),
     ("x.csv", "name,cat,dog\na,.25,.75\nb,.5,.5\n", "id_column='name'", {"id_column": "name"}),
     ("x.csv", "0.75,0.25,split\n", "'index' or 'id'", {}),
+    ("x.csv", "index,cat,dog\n4,.25,.75\n2,.5,.5\n", "expected 0", {"drop": ["index"]}),
+    ("x.jsonl", '{"index": 7, "p": [0.25, 0.75]}\n{"index": 2, "p": [0.5, 0.5]}\n', "expected 0",
+     {"drop": ["index"]}),
+    ("x.tsv", "cat,dog\n.25,.75\n.5,.5\n", "delimiter=','", {"delimiter": ","}),
+    ("x.csv", '"cat" "dog"\n"1" .25 .75\n"2" .5 .5\n', "delimiter=' '", {}),
+    ("x.csv", "# made by hand\ncat,dog\n.25,.75\n", "line 1 is a comment.*remove it", {}),
 ]  # fmt: skip
 
 
@@ -406,6 +413,173 @@ def test_the_cure_that_an_error_of_a_text_file_names_gives_the_right_rows(
         brought(tmp_path / name, tmp_path)
     if cure:
         assert_rows(brought(tmp_path / name, tmp_path, **cure)[0], RESULT)
+
+
+# ------------------------------------------------------------------ files without names
+
+
+@pytest.mark.parametrize("cure", ["drop", "columns", "id_column"])
+def test_a_file_without_names_is_told_by_the_places_of_its_columns(
+    cure: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    pd.DataFrame(LOGITS, index=KEYS).to_csv(path, header=False)
+    with pytest.raises(ArgumentError, match=r"drop=\['column 0'\].*columns=\['column 1'"):
+        brought(path, tmp_path, source_kind="logits")
+    said: Any = {"drop": ["column 0"], "columns": [f"column {i}" for i in (1, 2, 3)]}
+    store, _ = brought(path, tmp_path, source_kind="logits", **{cure: said.get(cure, "column 0")})
+    np.testing.assert_allclose(store.take(range(12), as_kind="logits"), LOGITS, atol=1e-5)
+    assert ids_of(store) == (KEYS.tolist() if cure == "id_column" else None)
+    assert store.schema.class_names is None
+
+
+@pytest.mark.parametrize("names", ["1990,1995", "-1,1", "7,3", "2.0,4.0"])
+def test_numbers_of_classes_over_the_columns_are_no_row(names: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{names}\n.25,.75\n.5,.5\n")
+    store, _ = brought(tmp_path / "x.csv", tmp_path)
+    assert_rows(store, RESULT)
+    assert store.schema.class_names == tuple(names.split(","))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("1,0\n.25,.75\n", None),
+        ("0.0,1.0\n.25,.75\n", None),
+        ("0.0,1.0\n1.0,0.0\n", None),
+        ("1990,1995\n.25,-.75\n", "logits"),
+        ("17,1,0\n18,.25,.75\n", None),
+        ("2,1,0\n3,.25,.75\n", None),
+    ],
+)
+def test_a_first_line_that_may_be_a_row_or_names_is_refused_and_either_can_be_said(
+    text: str, kind: str | None, tmp_path: Path
+) -> None:
+    first, _, rest = text.partition("\n")
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ArgumentError, match=f"line 1 of .* is {first}, which may be a row or the"):
+        brought(tmp_path / "x.csv", tmp_path, source_kind=kind)
+    names = ",".join("abc"[: first.count(",") + 1])
+    for lines, count in ((f"{names}\n{text}", 2), (f"{names}\n{rest}", 1)):
+        (tmp_path / "x.csv").write_text(lines)
+        cure = {"id_column": "a"} if names == "a,b,c" else {}
+        store, _ = brought(tmp_path / "x.csv", tmp_path, source_kind=kind or "probs", **cure)
+        assert len(store) == count
+
+
+def test_a_column_that_counts_the_votes_of_the_others_is_no_class(tmp_path: Path) -> None:
+    votes = pd.DataFrame(RANDOM.integers(1, 9, (12, 3)), columns=["cat", "dog", "fish"])
+    path = save(votes.assign(total=votes.sum(axis=1)), tmp_path / "x.csv")
+    with pytest.raises(ArgumentError, match=r"'total' .*drop=\['total'\]"):
+        brought(path, tmp_path)
+    assert brought(path, tmp_path, drop=["total"])[0].schema.num_classes == 3
+
+
+def test_an_index_that_counts_the_rows_is_no_key_by_the_name_that_pandas_reads_it_under(
+    tmp_path: Path,
+) -> None:
+    frame = pd.DataFrame(P, columns=["cat", "dog", "fish"])
+    frame.insert(0, "Unnamed: 0", np.arange(12))
+    assert brought(save(frame, tmp_path / "x.csv"), tmp_path)[0].ids is None
+
+
+def test_a_source_of_members_that_needs_a_hint_is_converted_first(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", LOGITS)
+    with pytest.raises(ArgumentError, match=r"source_kind.*convert each source to a store"):
+        fostore.stack([tmp_path / "x.npy"] * 2, tmp_path / "y.zarr", progress=False)
+    fostore.convert(tmp_path / "x.npy", tmp_path / "x.zarr", source_kind="logits", progress=False)
+    fostore.stack([tmp_path / "x.zarr"] * 2, tmp_path / "y.zarr", progress=False)
+    assert fostore.open(tmp_path / "y.zarr").shape == (12, 2, 3)
+
+
+def test_probabilities_that_are_said_to_be_logits_are_taken_with_a_warning(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", P)
+    with pytest.warns(UserWarning, match=r"x.npy: the first rows are probabilities.*source_kind="):
+        store, receipt = brought(tmp_path / "x.npy", tmp_path, source_kind="logits")
+    assert store.schema.kind == "logits"
+    assert any("evens them out" in note for note in receipt.notes)
+    assert_rows(brought(tmp_path / "x.npy", tmp_path, source_kind="probs")[0], P)
+
+
+def test_votes_have_no_temperature(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[3, 1], [0, 2]]))
+    with pytest.raises(ArgumentError, match=r"temperature=2.0 has no effect.*leave temperature="):
+        brought(tmp_path / "x.npy", tmp_path, temperature=2.0)
+
+
+def test_the_hashes_of_what_a_generator_saw_pass_through_json_lines(tmp_path: Path) -> None:
+    """They lie under and over 2**63, of which NumPy makes doubles together."""
+    samples = [(row, i % 3) for i, row in enumerate(P)]
+    generator = fostore.FirstOrderDataGenerator(np.asarray, output_mode="probs")
+    store = generator.generate_distributions(
+        samples, store=tmp_path / "a.zarr", model_fingerprint="one", progress=False
+    )
+    hashes = store.column("input_hash")[:]
+    assert hashes.min() < 1 << 63 <= hashes.max()
+    fostore.convert(tmp_path / "a.zarr", tmp_path / "b.jsonl", progress=False)
+    assert brought(tmp_path / "b.jsonl", tmp_path)[0].digest() == store.digest()
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("dtype", ["U", "S"])
+def test_keys_of_zarr_may_be_texts_of_one_width(version: Any, dtype: str, tmp_path: Path) -> None:
+    keys = [f"{key}.jpg" for key in KEYS]
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=version)
+    group.create_array("probs", data=P, chunks=(5, 3))
+    group.create_array("filename", data=np.array(keys).astype(dtype), chunks=(5,))
+    assert ids_of(brought(tmp_path / "x.zarr", tmp_path)[0]) == keys
+    with pytest.raises(FostoreError, match="filename has the shape"):
+        brought(f"{tmp_path}/x.zarr::filename", tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_keys_whose_chunks_are_not_there_cost_no_row(version: Any, tmp_path: Path) -> None:
+    """zarr-python leaves out a chunk of the fill value, such as the id 0 alone."""
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=version)
+    group.create_array("probs", data=P)
+    group.create_array("ids", data=KEYS * (KEYS[3] != KEYS), chunks=(1,))
+    store, receipt = brought(tmp_path / "x.zarr", tmp_path)
+    assert store.ids is None
+    assert_rows(store, P)
+    assert any("'ids' was left out" in note and "missing" in note for note in receipt.notes)
+    with pytest.raises(ArgumentError, match="'ids' cannot be the ids: it cannot be read"):
+        brought(tmp_path / "x.zarr", tmp_path, id_column="ids")
+
+
+def test_the_row_that_is_no_distribution_is_named(tmp_path: Path) -> None:
+    rows = np.array(P)
+    rows[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", rows)
+    with pytest.raises(ArgumentError, match=r"row 7 is \[[0-9.]+, nan, [0-9.]+\]"):
+        brought(tmp_path / "x.npy", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "é,b\n.5,.5\n"),
+        ("x.jsonl", '{"id": "é", "p": [0.5, 0.5]}\n'),
+        ("x.json", '{"meta": {"a": "é"}, "distributions": {"0": [0.5, 0.5]}}'),
+    ],
+)
+def test_text_in_another_encoding_is_refused_with_the_one_that_is_read(
+    name: str, text: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    with pytest.raises(FormatError, match="UTF-8"):
+        brought(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("zero", ["null", "-Infinity"])
+@pytest.mark.parametrize("kind", ["logits", "log_probs"])
+def test_minus_infinity_of_logarithms_is_read_as_python_writes_it(
+    kind: str, zero: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"p": [0.0, {zero}]}}\n{{"p": [{zero}, 0]}}\n')
+    store, _ = brought(tmp_path / "x.jsonl", tmp_path, source_kind=kind)
+    assert store.take([0, 1]).tolist() == [[1, 0], [0, 1]]
 
 
 AS_IT_COMES = {
@@ -565,14 +739,16 @@ def test_an_array_of_members_is_swapped_in_pieces(tmp_path: Path) -> None:
 
 def test_files_of_matlab_are_read_with_their_axes_and_their_user_block(tmp_path: Path) -> None:
     path = tmp_path / "v73.h5"
-    for options in ({}, {"chunks": (2, 5), "compression": "gzip", "shuffle": True}):
+    for kind, options in itertools.product(
+        (None, "logits"), ({}, {"chunks": (2, 5), "compression": "gzip", "shuffle": True})
+    ):
+        rows = P if kind is None else LOGITS
         with h5py.File(path, "w", userblock_size=512) as file:
-            data = file.create_dataset("probs", data=P.T, **options)
+            data = file.create_dataset("probs", data=rows.T, **options)
             data.attrs["MATLAB_class"] = np.bytes_("double")
-        for kind in (None, "logits"):
-            store, receipt = brought(path, tmp_path, source_kind=kind)
-            assert store.shape == (12, 3)
-            assert any("(12, 3)" in note for note in receipt.notes)
+        store, receipt = brought(path, tmp_path, source_kind=kind)
+        assert store.shape == (12, 3)
+        assert any("(12, 3)" in note for note in receipt.notes)
         with pytest.raises(FostoreError):
             brought(path, tmp_path, transpose=False)
 

@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 import fostore
 from fostore.cli import app
 from fostore.conversion import convert
+from fostore.conversion.files import Hints
+from fostore.conversion.sources import joined, open_table
+from fostore.conversion.unwritten import watched
 from fostore.errors import DamageError, RowError
 from support import probs
 
@@ -159,9 +162,29 @@ def rounded(rng: np.random.Generator) -> np.ndarray:
     return np.stack([first, 1 - first], axis=1)
 
 
+def one_large_class(rng: np.random.Generator) -> np.ndarray:
+    labels = np.r_[np.repeat(np.arange(K - 1), 5), np.full(N - 5 * (K - 1), K - 1)]
+    return (0.9 * np.eye(K) + 0.1 / K)[labels].astype(np.float32)
+
+
+def a_stump(rng: np.random.Generator) -> np.ndarray:
+    """Two leaves, and the larger one to the end, longer than before."""
+    leaf = np.r_[np.tile([0, 1, 1, 1, 1, 1, 1, 1], 11), np.ones(N - 88, int)]
+    return np.float64([[0.2, 0.8], [0.95, 0.05]])[leaf]
+
+
 @pytest.mark.parametrize(
     "make",
-    [hard_labels, smoothed_labels, a_prior, one_uniform_row, two_last_rows_alike, rounded],
+    [
+        hard_labels,
+        smoothed_labels,
+        one_large_class,
+        a_prior,
+        one_uniform_row,
+        two_last_rows_alike,
+        rounded,
+        a_stump,
+    ],
     ids=ids,
 )
 def test_rows_that_are_alike_for_a_reason_are_taken(
@@ -256,6 +279,50 @@ def test_chunks_that_nobody_wrote_are_named_and_the_rows_before_them_can_be_take
         source, tmp_path / "b.zarr", source_kind="probs", rows=slice(0, WRITTEN), progress=False
     )
     assert np.array_equal(fostore.open(tmp_path / "b.zarr").array, rows[:WRITTEN])
+
+
+@pytest.mark.parametrize("fill", [None, 0, -3.5])
+def test_two_rounded_logits_may_be_equal_by_chance_and_not_again_and_again(
+    tmp_path: Path, fill: float | None
+) -> None:
+    torch = pytest.importorskip("torch")
+    rows = np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)
+    rows[[0, 20, N - 1]] = [[0.5, 0.5], [1.25, 1.25], [-0.75, -0.75]]
+    if fill is not None:
+        rows[40:50] = fill
+    torch.save(torch.from_numpy(rows).bfloat16(), tmp_path / "a.pt")
+    if fill is None:
+        convert(tmp_path / "a.pt", tmp_path / "b.zarr", source_kind="logits", progress=False)
+        assert len(fostore.open(tmp_path / "b.zarr")) == N
+        return
+    for memory in (None, 1):  # however the rows are cut
+        table = open_table(str(tmp_path / "a.pt"), Hints(kind="logits"))
+        _, watch = watched(table, None, is_allowed=False)
+        for batch in table.batches(0, memory or N):
+            watch.update(batch)
+        with pytest.raises(RowError, match="rows 40 to 49 have one number"):
+            watch.end()
+
+
+def test_json_lines_that_fostore_wrote_are_taken_as_they_are(tmp_path: Path) -> None:
+    with fostore.create(tmp_path / "a.zarr", num_samples=N, num_classes=K, kind="logits") as writer:
+        writer.append(filled("logits", 0))
+    convert(tmp_path / "a.zarr", tmp_path / "b.jsonl", progress=False)
+    receipt = convert(tmp_path / "b.jsonl", tmp_path / "c.zarr", progress=False)
+    assert receipt.notes == ()
+    assert fostore.open(tmp_path / "c.zarr").digest() == fostore.open(tmp_path / "a.zarr").digest()
+
+
+@pytest.mark.parametrize("first", ["store", "file"])
+def test_a_file_among_stores_is_looked_at(tmp_path: Path, first: str) -> None:
+    with fostore.create(tmp_path / "a.zarr", num_samples=N, num_classes=K, kind="logits") as writer:
+        writer.append(LOGITS)
+    np.save(tmp_path / "b.npy", filled("logits", 0))
+    stores = open_table(str(tmp_path / "a.zarr"))
+    file = open_table(str(tmp_path / "b.npy"), Hints(kind="logits"))
+    parts = [stores, file] if first == "store" else [file, stores]
+    with pytest.raises(RowError, match="have one number for all classes"):
+        convert(joined(parts), tmp_path / "c.zarr", progress=False)
 
 
 def test_the_command_names_its_option_and_takes_it(tmp_path: Path) -> None:

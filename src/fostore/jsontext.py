@@ -121,4 +121,6 @@ def loads(text: bytes | str, where: str, *, strange: list[str] | None = None) ->
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where} is not JSON: {error}") from error
+        is_wide = b"\0" in text if isinstance(text, bytes) else "\0" in text
+        hint = "; save it as UTF-8" if is_wide or isinstance(error, UnicodeDecodeError) else ""
+        raise FormatError(f"{where} is not JSON: {error}{hint}") from error

@@ -119,7 +119,7 @@ def make_plan(
     if changes.selects or source.digest is None:
         source = guarded(source, changes.rows)  # nobody will compare the digest of all
     watch = None
-    if source.digest is None and source.checked == "none":  # not of ours
+    if source.took:  # a file without a header, which is not of ours
         source, watch = watched(source, changes.rows, is_allowed=allow_constant)
     passing = Passing(source)
     selected = change.select(replace(source, batches=passing.batches), changes)

@@ -236,6 +236,7 @@ def joined(tables: Sequence[Table]) -> Table:
         trusted=False,
         proof=None,
         checked=least_checked(tables),
+        took=frozenset().union(*(table.took for table in tables)),
         files=[path for table in tables for path in table.files or (table.where,)],
         notes=(
             *(note for table in tables for note in table.notes),

@@ -41,8 +41,17 @@ def stack(
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
     with scratch.beside(target_of(destination)):
-        tables = [open_table(source) for source in sources]
+        tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
+
+
+def _opened(source: str | os.PathLike[str]) -> Table:
+    try:
+        return open_table(source)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"{error}; stack takes no such options: convert each source to a store with them first"
+        ) from error
 
 
 def stacked(tables: Sequence[Table]) -> Table:
@@ -81,6 +90,7 @@ def stacked(tables: Sequence[Table]) -> Table:
         digest=None,
         proof=None,
         checked=least_checked(tables),
+        took=frozenset().union(*(table.took for table in tables)),
         files=[path for table in tables for path in table.files or (table.where,)],
         notes=(
             *(f"member {i} is {table.where}" for i, table in enumerate(tables)),

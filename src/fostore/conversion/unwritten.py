@@ -6,8 +6,10 @@ Only sources that fostore did not write are looked at: in a store, what is not c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +23,10 @@ _KEPT = 64
 """Ranges of constant rows that are remembered; more are counted to the next."""
 _LEAST, _LEAST_UNIFORM = 3, 2
 """Rows of one run at the end that are too many, if no run before was as long."""
+_COUNTED = 1 << 14
+"""Rows of which it is counted how often each comes."""
+_CHANCE = 1e-3
+"""How likely a run at the end may be before it is no accident, by how often its row came before."""
 
 
 class Watch:
@@ -39,6 +45,10 @@ class Watch:
         self._before: Batch = []
         self._same_since = first
         self._longest = 0
+        self._counts: Counter[int] = Counter()
+        self._counted = 0
+        self._numbers: Array | None = None
+        self._are_labels = True
         self.notes: tuple[str, ...] = ()
 
     def update(self, columns: Batch) -> None:
@@ -47,14 +57,17 @@ class Watch:
         count = len(content[0])
         if not count:
             return
-        if self._schema.kind == "logits" and self._schema.num_classes > 1:
-            self._note(_constant(content[0]))
         if self._schema.kind != "counts":
-            changes = self.position + np.flatnonzero(~_as_before(content, self._before))
+            same = _as_before(content, self._before)
+            if self._schema.kind == "logits" and self._schema.num_classes > 1:
+                self._note(_unwritten(content, same))
+            changes = self.position + np.flatnonzero(~same)
             if len(changes):
                 lengths = np.diff(changes, prepend=self._same_since)
                 self._longest = max(self._longest, int(lengths.max()))
                 self._same_since = int(changes[-1])
+            self._count(content, changes - self.position)
+            self._compare(content[0])
             self._before = [column[-1:].copy() for column in content]
         self.position += count
 
@@ -75,9 +88,28 @@ class Watch:
             )
         self.notes = tuple(f"{what}, which was allowed" for what, _ in found)
 
+    def _count(self, content: Batch, changes: Array) -> None:
+        """How often each row comes, of those at the beginning."""
+        count = min(len(content[0]), _COUNTED - self._counted)
+        if count <= 0:
+            return
+        for begin, end in pairwise(
+            [0, *changes[(changes > 0) & (changes < count)].tolist(), count]
+        ):
+            self._counts[_hashed(content, begin)] += end - begin
+        self._counted += count
+
+    def _compare(self, rows: Array) -> None:
+        """Whether all rows hold the same numbers in some order, as labels do, hard ones or smoothed."""
+        if self._are_labels:
+            numbers = np.sort(rows, axis=-1)
+            self._numbers = numbers[0].copy() if self._numbers is None else self._numbers
+            self._are_labels = bool((numbers == self._numbers).all())
+
     def _note(self, is_constant: Array) -> None:
+        """Remember rows; the first that is looked at is the one before those of the batch."""
         edges = np.flatnonzero(np.diff(is_constant, prepend=False, append=False))
-        for start, stop in (self.position + edges).reshape(-1, 2).tolist():
+        for start, stop in (self.position - 1 + edges).reshape(-1, 2).tolist():
             self._constant = self._constant.add(start, stop)
             items = self._constant.items
             if len(items) > _KEPT:
@@ -93,15 +125,22 @@ class Watch:
     def _same_rows(self) -> Iterator[tuple[str, int]]:
         rows: Range = (self._same_since, self.position)
         count = rows[1] - rows[0]
-        if rows[0] == self.first or count <= self._longest or self._constant:
+        if rows[0] == self.first or count <= self._longest or self._constant or self._are_labels:
             return  # a prior that is the same for all is no tail
         values = widen(self._before[0][0], self._schema.dtype)
         is_uniform = bool(_constant(values[None])[0]) and self._schema.num_classes > 1
         certain = {"probs": 1, "log_probs": 0}.get(self._schema.kind)
         is_one_hot = certain is not None and bool((values == certain).any(axis=-1).all())
         least = _LEAST_UNIFORM if is_uniform else _LEAST
-        if count >= least and not is_one_hot:  # hard labels in order are alike
+        is_usual = not is_uniform and self._share(rows[0]) ** count >= _CHANCE
+        if count >= least and not is_one_hot and not is_usual:  # hard labels in order are alike
             yield f"{describe([rows])}, the last ones, are all the same", rows[0]
+
+    def _share(self, since: int) -> float:
+        """How often the last row came before `since`, of all that were counted there: few rows, many alike."""
+        behind = max(self.first + self._counted - since, 0)
+        before = self._counted - behind
+        return (self._counts[_hashed(self._before, 0)] - behind) / before if before else 0.0
 
 
 def watched(table: Table, rows: slice | None, *, is_allowed: bool) -> tuple[Table, Watch]:
@@ -139,6 +178,25 @@ def _constant(rows: Array) -> Array:
         found[found] = (rows[found] == rows[found][..., :1]).all(axis=-1)
     any_member: Array = found.reshape(len(rows), -1).any(axis=1)
     return any_member
+
+
+def _unwritten(content: Batch, same: Array) -> Array:
+    """Which rows of logits nobody wrote: the row before these, and these.
+
+    Two numbers that were rounded may be equal; nobody wrote those that are zeros, or the same again.
+    """
+    rows, levels = content[0], content[1]
+    found, marks = _constant(rows), np.zeros(len(rows) + 1, bool)
+    if rows.shape[-1] == 2:
+        are_zeros = (abs(levels - np.log(2)) < 1e-6).reshape(len(rows), -1).any(axis=1)
+        marks[:-1] = again = found & same
+        found &= again | are_zeros
+    marks[1:] |= found
+    return marks
+
+
+def _hashed(columns: Sequence[Array], at: int) -> int:
+    return hash(b"".join(column[at].tobytes() for column in columns))
 
 
 def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:

@@ -54,7 +54,10 @@ class Source:
         self.same = SameFile(path, fd)
         self.data = b""
         self.at = 0
-        self._start = len(BOM) if self._read(0, len(BOM)) == BOM else 0
+        begin = self._read(0, len(BOM))
+        self._start = len(BOM) if begin == BOM else 0
+        is_wide = begin[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin
+        self._hint = "; this is not UTF-8: save it as UTF-8" if is_wide else ""
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +163,7 @@ class Source:
         offset = self.offset if offset is None else offset
         if offset >= self.size:
             message += "; the text ends here: the file is empty or was cut"
-        raise FormatError(f"{self.where}{self.line(offset)}, byte {offset}: {message}")
+        raise FormatError(f"{self.where}{self.line(offset)}, byte {offset}: {message}{self._hint}")
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)

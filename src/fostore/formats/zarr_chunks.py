@@ -78,7 +78,9 @@ class Codecs:
                     raise FormatError(f"{where}: 'transpose' has the order {axes!r:.80}")
                 order = tuple(order[n] for n in axes)
             elif name == "bytes" and stored is None:
-                endian = configuration.get("endian", "little" if dtype.itemsize == 1 else None)
+                endian = configuration.get(
+                    "endian", "little" if dtype.itemsize == 1 or dtype.kind == "S" else None
+                )
                 if endian not in ("little", "big"):
                     raise FormatError(f"{where}: 'bytes' has the endian {endian!r:.80}")
                 stored = dtype.newbyteorder("<" if endian == "little" else ">")

@@ -32,6 +32,10 @@ _DTYPES = frozenset(
     "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64".split()
 )
 
+_TEXTS = {"fixed_length_utf32": ("U", 4), "null_terminated_bytes": ("S", 1)}
+"""Texts of one width, as zarr-python writes them: NumPy's letter, and the bytes of a character."""
+_MAX_TEXT = 1 << 16
+
 
 def open_sealed(path: Path, why: Exception) -> ForeignReader:
     """The reader of a sealed store whose arrays lie in a way of their own.
@@ -69,6 +73,7 @@ def open_foreign_array(
     *,
     names: Sequence[str] | None = None,
     recheck: Callable[[], None] = lambda: None,
+    texts: bool = False,
 ) -> ForeignArray:
     """A Zarr v3 array of numbers in a folder, after all that it asks for was checked; reads its zarr.json alone.
 
@@ -76,6 +81,7 @@ def open_foreign_array(
         folder: the array.
         names: what its dimensions must be called, where they have names.
         recheck: called after every file that was read; raises where the folder is another one by now.
+        texts: whether it may hold texts of one width as well.
 
     Raises:
         UnsupportedError: a codec, chunk grid, key encoding or dtype that is not decoded here; names it.
@@ -89,7 +95,7 @@ def open_foreign_array(
     except FileNotFoundError as error:
         raise FormatError(f"{where} is missing") from error
     try:
-        return _parse(folder, value, where, names, recheck)
+        return _parse(folder, value, where, names, recheck, texts)
     except RecursionError as error:
         raise FormatError(f"{where} is nested too deeply") from error
 
@@ -100,18 +106,14 @@ def _parse(
     where: str,
     names: Sequence[str] | None,
     recheck: Callable[[], None],
+    texts: bool,
 ) -> ForeignArray:
     if expect(value, "zarr_format", int, where) != 3 or value.get("node_type") != "array":
         raise FormatError(f"{where} is not the metadata of a Zarr v3 array")
     shape = check_array(value, where)
     if not all(type(n) is int and n > 0 for n in shape[1:]):
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
-    stored = value.get("data_type")
-    if not isinstance(stored, str) or stored not in _DTYPES:
-        raise UnsupportedError(
-            f"{where}: 'data_type' is {stored!r:.80}, expected one of {sorted(_DTYPES)}"
-        )
-    dtype = np.dtype(stored).newbyteorder("<")
+    dtype = _dtype(value.get("data_type"), where, texts)
     called = value.get("dimension_names")
     if names is not None and called is not None and called != list(names):
         raise FormatError(f"{where}: 'dimension_names' are {called!r:.200}, expected {list(names)}")
@@ -145,6 +147,20 @@ def _parse(
     codec = Codecs.parse(expect(sharding, "codecs", list, inside), tuple(inner), dtype, inside)
     shards = Shards(files, codec, index, tuple(shape))
     return ForeignArray(str(folder), tuple(shape), dtype, tuple(inner), shards.load, shards.survey)
+
+
+def _dtype(said: Any, where: str, texts: bool) -> np.dtype[Any]:
+    if isinstance(said, str) and said in _DTYPES:
+        return np.dtype(said).newbyteorder("<")
+    if texts and isinstance(said, dict) and said.get("name") in _TEXTS:
+        name, configuration = extension(said, where, "data_type")
+        size = expect(configuration, "length_bytes", int, f"{where}: 'data_type'")
+        letter, width = _TEXTS[name]
+        if 0 < size <= _MAX_TEXT and size % width == 0:
+            return np.dtype(f"<{letter}{size // width}")
+    raise UnsupportedError(
+        f"{where}: 'data_type' is {said!r:.80}, expected one of {sorted(_DTYPES)}"
+    )
 
 
 def _key_encoding(value: Any, where: str) -> tuple[str, str]:

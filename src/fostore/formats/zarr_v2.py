@@ -29,10 +29,13 @@ COMPRESSORS: dict[str, Decoder] = {
     "blosc": codecs.blosc,
 }
 _DTYPE = re.compile(r"[<>|][fiu][1248]\Z")
+_TEXT = re.compile(r"[<>|][US]\d{1,4}\Z")
 
 
-def open_v2_array(folder: Path) -> ForeignArray:
+def open_v2_array(folder: Path, *, texts: bool = False) -> ForeignArray:
     """A Zarr v2 array of numbers in a folder, after all that it asks for was checked; reads its .zarray alone.
+
+    With `texts` it may hold texts of one width as well.
 
     Raises:
         UnsupportedError: a compressor, filter or dtype that is not decoded here; names it.
@@ -52,7 +55,8 @@ def open_v2_array(folder: Path) -> ForeignArray:
     if not shape or type(shape[0]) is not int or not 0 <= shape[0] <= 1 << 53 or not sizes:
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
     said = value.get("dtype")
-    if not isinstance(said, str) or not _DTYPE.match(said) or said[1:] == "f1":
+    is_text = texts and isinstance(said, str) and _TEXT.match(said)
+    if not is_text and (not isinstance(said, str) or not _DTYPE.match(said) or said[1:] == "f1"):
         raise UnsupportedError(f"{where}: 'dtype' is {said!r:.80}, expected plain numbers")
     stored: np.dtype[Any] = np.dtype(said)
     if value.get("filters"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from fostore.conversion.files import Hints
 from fostore.conversion.table import Batch, Table
-from fostore.errors import ArgumentError, FormatError, RowError
+from fostore.errors import ArgumentError, DamageError, FormatError, RowError
 from fostore.sample_ids import MAX_WIDTH, encode_ids, id_column
 from fostore.schema import Array, Column
 
@@ -53,10 +53,15 @@ def plain_name(name: str) -> str:
     return name.strip().removeprefix("#").strip().lower().replace("-", "_").replace(" ", "_")
 
 
+def is_index_name(name: str) -> bool:
+    """Whether a name is that of a frame's index."""
+    return plain_name(name) in INDEX or name.strip().lower() in INDEX
+
+
 def is_key_name(name: str) -> bool:
     """Whether a name says that keys stand under it."""
     plain = plain_name(name)
-    return plain in IDS or plain in FILES or plain in INDEX or name.strip().lower() in INDEX
+    return plain in IDS or plain in FILES or is_index_name(name)
 
 
 def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
@@ -82,7 +87,7 @@ def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
     elif not hints.is_keyed:
         for name in sorted((n for n in left if _may_be_key(n, left[n])), key=_rank):
             found = profile(table, left[name])
-            is_index = left[name].is_index or plain_name(name) in INDEX
+            is_index = left[name].is_index or is_index_name(name)
             if is_index and found.counts_from in (0, 1):
                 del left[name]
                 if found.counts_from:
@@ -225,7 +230,7 @@ def profile(table: Table, one: Beside) -> Profile:
         if found.has_missed:
             found = Profile()
             _pass(found, one.read)
-    except FormatError as error:
+    except (FormatError, DamageError) as error:
         found.why_not = f"it cannot be read ({error})"
         return found
     if found.why_not is not None:

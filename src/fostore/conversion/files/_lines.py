@@ -17,6 +17,7 @@ from fostore.errors import ArgumentError, FormatError, UnsafeError
 
 COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*\Z")
 """A number with a decimal comma."""
+_DELIMITERS = {";": "semicolon", "\t": "tabulator", "|": "bar", " ": "space", ",": "comma"}
 _FIRST_FIELDS = 1 << 16
 Kept = TypeVar("Kept")
 
@@ -62,8 +63,8 @@ class Text:
         """
         widths = {len(line) for line in lines}
         is_even = len(widths) == 1 and widths != {1}
-        for other, name in ((";", "semicolon"), ("\t", "tabulator"), ("|", "bar"), (" ", "space")):
-            if other == self.delimiter or (other == " " and widths != {1}):
+        for other, name in _DELIMITERS.items():
+            if other == self.delimiter or (other == " " and widths - {1}):
                 continue
             if is_even and not all(any(other in field for field in line) for line in lines):
                 continue
@@ -71,7 +72,9 @@ class Text:
                 again = Text(self._path, other, self.decimal).first(len(lines) or 2)
             except FormatError:
                 continue
-            if again and len(again[0]) > 1 and {len(line) for line in again} == {len(again[0])}:
+            others = {len(line) for line in again[1:]}
+            # R's write.table leaves the name of its row names out.
+            if again and len(again[0]) > 1 and others in ({len(again[0])}, {len(again[0]) + 1}):
                 shown = repr(other) if other != "\t" else "'\\t'"
                 comma = any(COMMA.match(field) for line in again[1:] for field in line)
                 also = "; its numbers have a decimal comma: say decimal=',' (--decimal ,) as well"
@@ -131,4 +134,8 @@ def _limited(file: io.TextIOWrapper, where: str) -> Iterator[str]:
     while line := file.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
             raise UnsafeError(f"{where} has a line of over {_MAX_LINE:,} characters")
+        if "\0" in line:
+            raise FormatError(
+                f"{where} holds NUL, as UTF-16 does: it is not UTF-8; save it as UTF-8"
+            )
         yield line

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from fostore.conversion.files import Hints
-from fostore.conversion.files._keys import FILES, INDEX, is_key_name, plain_name
+from fostore.conversion.files._keys import FILES, is_index_name, is_key_name, plain_name
 from fostore.errors import ArgumentError
 from fostore.schema import Array
 
@@ -101,7 +101,7 @@ def layout(
         return Wide(tuple(chosen), None if are_numbers else picked, beside)
     asked_id = [] if hints.id_column is None else [hints.id_column]
     out = {places[name] for name in (*hints.drop, *asked_id)}
-    is_index_first = plain_name(names[0]) in INDEX or names[0].strip().lower() in INDEX
+    is_index_first = is_index_name(names[0])
     values = [None if i in out else first[i] for i in range(len(names))]
     others = [i for i in range(len(names)) if i not in out]
     decimals = any(v is not None and len(v) and not _are_whole(v) for v in values)
@@ -166,7 +166,7 @@ def layout(
 
 
 def _odd(values: Sequence[Array | None], classes: Sequence[int], kind: str | None) -> list[int]:
-    """The columns whose whole numbers stand out among decimals, or count the rows."""
+    """The columns whose whole numbers stand out among decimals, or count the rows or the votes of the others."""
     if len(classes) < 2 or not len(np.asarray(values[classes[0]])):
         return []
     table = np.stack([np.asarray(values[i]) for i in classes], axis=1)
@@ -174,9 +174,13 @@ def _odd(values: Sequence[Array | None], classes: Sequence[int], kind: str | Non
         whole = (table == np.rint(table)) & np.isfinite(table)
     columns, rows = whole.all(axis=0), len(table)
     if columns.all():
-        counts = [np.arange(n, n + rows) for n in (0, 1)] if rows > 3 else []
+        if rows < 4:
+            return []
+        counts = [np.arange(n, n + rows) for n in (0, 1)]
+        rest = table.sum(axis=1) if len(classes) > 2 else np.full(rows, np.nan)
         return [i for i, column in zip(classes, table.T, strict=True)
-                if any(np.array_equal(column, count) for count in counts)]  # fmt: skip
+                if any(np.array_equal(column, count) for count in counts)
+                or np.array_equal(2 * column, rest)]  # fmt: skip
     cells = whole[:, ~columns]
     share = (cells.sum() + 1) / (cells.size + 2)  # of whole numbers among decimals (Laplace)
     is_chance = table.shape[1] * share**rows >= _CHANCE
@@ -235,9 +239,15 @@ def _refuse(
         left = [*left[: _SHOWN - 1], "..."]
     keys = [n for n in odd if plain_name(n) not in _NO_CLASS or plain_name(n) in _ROW_IDS]
     key = (
-        f"or take it for the ids: id_column={keys[0]!r} (--id-column {keys[0]!r}); " if keys else ""
+        f"or, if it says which sample a row is, take it for the ids: id_column={keys[0]!r} (--id-column "
+        f"{keys[0]!r}); "
+        if keys
+        else ""
+    )
+    which = (
+        f"columns={left} (--columns {','.join(left)!r})" if left else "columns= (--columns A,B,...)"
     )
     raise ArgumentError(
         f"{where}: {said}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); {key}or say "
-        f"which columns are the classes: columns={left} (--columns {','.join(left)!r})"
+        f"which columns are the classes: {which}"
     )

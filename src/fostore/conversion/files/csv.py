@@ -196,31 +196,27 @@ def _layout(text: Text, hints: Hints) -> _Layout:
             f"{text.where} holds {comma!r}: if that is a number with a decimal comma, say decimal=',' "
             "(--decimal ,)"
         )
-    names = lines[0]
-    if not _is_named(lines, text):
-        asked = [n for n in ("columns", "drop", "id_column") if getattr(hints, n)]
-        if asked:
-            raise ArgumentError(
-                f"{text.where} has no line of names, which {asked[0]}= needs; add one"
-            )
-        kind, dtype = _kind(lines, range(len(names)), hints)
-        wide = layout(text.where, [f"column {i}" for i in range(len(names))],
-                      _first_numbers(lines, len(names), text), Hints(), kind)  # fmt: skip
-        return _Layout(0, len(names), wide.classes, {}, None, None, dtype, kind)
-    _check_widths(lines, text)
+    is_named = _is_named(lines, text, hints)
+    rows = lines[is_named:]
+    # What a line without names is called in messages, and in what they advise.
+    names = lines[0] if is_named else [f"column {i}" for i in range(len(lines[0]))]
+    if is_named:
+        _check_widths(lines, text)
     plain = [plain_name(name) for name in names]
-    index = 0 if plain[0] == "index" and hints.id_column not in (names[0], "index") else None
-    asked_of = hints
-    if index is not None and hints.columns is None and names[0] not in hints.drop:
-        asked_of = replace(hints, drop=(*hints.drop, names[0]))
-    votes = _kind(lines[1:], range(len(names)), hints)[0]
-    known = hints.kind or ("counts" if votes == "counts" else None)
-    wide = layout(text.where, names, _first_numbers(lines[1:], len(names), text), asked_of, known)
     dropped = {name.strip() for name in hints.drop}
+    said = {*dropped, hints.id_column}
+    index = 0 if plain[0] == "index" and not said & {names[0], "index"} else None
+    asked_of = hints
+    if index is not None and hints.columns is None:
+        asked_of = replace(hints, drop=(*hints.drop, names[0]))
+    votes = _kind(rows, range(len(names)), hints)[0]
+    known = hints.kind or ("counts" if votes == "counts" else None)
+    wide = layout(text.where, names, _first_numbers(rows, len(names), text), asked_of, known)
     beside = {n: i for n, i in wide.beside.items() if i != index and not {n, names[i]} & dropped}
-    kind, dtype = _kind(lines[1:], wide.classes, hints)
+    kind, dtype = _kind(rows, wide.classes, hints)
+    class_names = wide.class_names if is_named else None
     return _Layout(
-        1, len(names), wide.classes, beside, index, wide.class_names, dtype, kind, wide.notes
+        int(is_named), len(names), wide.classes, beside, index, class_names, dtype, kind, wide.notes
     )
 
 
@@ -238,8 +234,10 @@ def _first_numbers(lines: list[list[str]], width: int, text: Text) -> list[Array
 
 
 def _check_widths(lines: list[list[str]], text: Text) -> None:
-    """R's write.table leaves the name of its row names out, so that names and rows do not match."""
+    """R's write.table leaves the name of its row names out, so that names and rows do not match; NumPy comments."""
     rows = {len(line) for line in lines[1:]}
+    if rows and lines[0][0].lstrip()[:1] == "#" and rows != {len(lines[0])}:
+        raise FormatError(f"{text.where}, line 1 is a comment, {lines[0][0]!r:.40}; remove it")
     if rows == {len(lines[0]) + 1}:
         raise FormatError(
             f"{text.where} names {len(lines[0])} columns, and its rows have {len(lines[0]) + 1} fields: R "
@@ -248,28 +246,16 @@ def _check_widths(lines: list[list[str]], text: Text) -> None:
         )
 
 
-def _is_named(lines: list[list[str]], text: Text) -> bool:
-    """Whether the first line holds names; a row must not be taken for them.
+def _is_named(lines: list[list[str]], text: Text, hints: Hints) -> bool:
+    """Whether the first line holds names; a row must not be taken for them, nor they for a row.
 
-    pandas writes 0, 1, 2 ... over columns without names, which may be a row of votes as well.
+    pandas writes 0, 1, 2 ... over columns without names, and a classifier's `classes_` may be numbers.
     """
     where, first = text.where, [field.strip() for field in lines[0]]
     if plain_name(first[0]) in (*INDEX, *IDS):
         return True
     if all(text.number(field) is not None for field in first):
-        counted = [str(i) for i in range(len(first))]
-        is_counted = first == counted
-        is_permuted = numbered(first) is not None and len(first) > 2
-        if not (is_counted or is_permuted) or len(lines) == 1:
-            return False
-        if len(first) > 2 and not _are_whole(lines[1:]):
-            return True
-        if not is_counted:
-            return False
-        raise ArgumentError(
-            f"line 1 of {where} is {','.join(first[:5])}, which may be a row or the numbers of the "
-            "classes; if it is a row, put a line of names before it, else names in its place"
-        )
+        return _are_labels(lines, text, hints)
     bad = next(field for field in first if text.number(field) is None)
     has_numbers = any(text.number(field) is not None for field in first)
     if any(text.number(f) is not None and not f.isdecimal() for f in first) or (
@@ -280,6 +266,35 @@ def _is_named(lines: list[list[str]], text: Text) -> bool:
             "line are; if the line holds names, let the first column be the rows' 'index' or 'id'"
         )
     return True
+
+
+def _are_labels(lines: list[list[str]], text: Text, hints: Hints) -> bool:
+    """Whether a first line of numbers alone holds the numbers of classes: whole ones, none twice.
+
+    Raises:
+        ArgumentError: it may be a row as well.
+    """
+    first = [field.strip() for field in lines[0]]
+    values = [text.number(field) for field in first]
+    whole = [int(value) for value in values if value is not None and value.is_integer()]
+    if len(lines) == 1 or len(set(whole)) < len(first):
+        return False
+    is_counted = whole == list(range(len(first)))
+    decimals = {i for line in lines[1:] for i, f in enumerate(line) if (text.number(f) or 0.0) % 1}
+    if decimals:
+        # Distributions have no such row but 0,1 and 1,0; logits may, and not from 0 or 1 up. A column of
+        # whole numbers may be keys.
+        is_row = sum(whole) == 1 and min(whole) == 0
+        is_known = len(first) > 2 and numbered([str(n) for n in whole]) is not None
+        is_sure = is_known or not (is_row or hints.kind in ("logits", "log_probs"))
+        if is_sure and (len(decimals) == len(first) or (is_counted and is_known)):
+            return True
+    elif not is_counted:
+        return False
+    raise ArgumentError(
+        f"line 1 of {text.where} is {','.join(first[:5])}, which may be a row or the numbers of the "
+        "classes; if it is a row, put a line of names before it, else names in its place"
+    )
 
 
 def _are_whole(lines: list[list[str]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,8 @@ _BITS = "void16"
 
 PLAIN = frozenset({"kind", "dtype", "class_names", "temperature", "tol", "transpose"})
 """The hints that every file without a header follows."""
+_IDLE = {"logits": frozenset({"tol"}), "counts": frozenset({"tol", "temperature"})}
+"""And those of them that can change nothing of a kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,10 @@ def plain_table(
         )
     kind = hints.kind or ("counts" if found.is_count else None)
     if kind != "counts" and found.is_float:
-        kind = _looked_at(where, found, batches, first, kind, hints, num_rows)
+        kind, note = _looked_at(where, found, batches, first, kind, hints, num_rows)
+        if note:
+            warnings.warn(f"{where}: {note}", stacklevel=2)
+            notes = (*notes, note)
     if kind == "percent":
         notes = (*notes, "percentages were divided by 100")
         if found.is_count:
@@ -174,7 +180,7 @@ def plain_table(
         kind=kind,
         dtype=dtype,
         class_names=hints.class_names if class_names is None else class_names,
-        temperature=1.0 if hints.temperature is None else hints.temperature,
+        temperature=1.0 if hints.temperature is None or kind == "counts" else hints.temperature,
         tol=hints.tol if has_sums else None,
     )
 
@@ -191,7 +197,7 @@ def plain_table(
         meta=dict(meta or {}),
         trusted=True,
         notes=tuple(notes),
-        took=PLAIN if has_sums else PLAIN - {"tol"},
+        took=PLAIN - _IDLE.get(kind, frozenset()),
     )
 
 
@@ -241,8 +247,10 @@ def _looked_at(
     kind: str | None,
     hints: Hints,
     num_rows: int | None,
-) -> str:
+) -> tuple[str, str]:
     """The kind of floats after a look at the first rows: probabilities, or what the user says that they are.
+
+    Beside it stands what is to be said of that, if anything.
 
     Raises:
         ArgumentError: nothing says what they are, or the axes are swapped; names the way out.
@@ -252,16 +260,16 @@ def _looked_at(
         first = _first_rows(batches, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size)))
     if first is None or not len(first):
         if kind is not None:
-            return kind
+            return kind, ""
         raise ArgumentError(f"{where} has no rows that would say what they are; {_ADVICE}")
     values = widen(in_order(first, found.dtype), found.dtype)
     tol = sum_tolerance(found.dtype, found.shape[-1]) if hints.tol is None else hints.tol
     if kind != "percent" and is_probs(values, tol):
-        return kind or "probs"
+        return kind or "probs", _OF_PROBS if kind == "logits" else ""
     if hints.transpose is None or (hints.transpose and kind is None):
         _refuse_swapped(where, found, batches, values, num_rows, hints)
     if kind is not None:
-        return kind
+        return kind, ""
     with np.errstate(invalid="ignore"):
         sums = values.sum(axis=-1, dtype=np.float64)
         if bool((values >= 0).all() and (abs(sums - 100) <= 1).all()):
@@ -284,15 +292,30 @@ def _looked_at(
         hint = '; their exponentials sum to 1: they look like "log_probs"'
     elif is_whole:
         hint = '; they are whole numbers: if they are votes, say source_kind="counts" (--source-kind counts)'
+    at = next(i for i in range(len(values)) if not is_probs(values[i : i + 1], tol))
     raise ArgumentError(
         f"the first rows of {where} are no probabilities (not negative, with the sum 1), and nothing "
-        f"says what they are{hint}; {_ADVICE}"
+        f"says what they are: row {at} is {_few(values[at])}{hint}; {_ADVICE}"
         + (
             ""
             if is_rounded
             else "; where sums are off by more than rounding, source_tol= (--source-tol)"
         )
     )
+
+
+_OF_PROBS = (
+    "the first rows are probabilities (not negative, with the sum 1), and were said to be logits, whose "
+    'softmax evens them out; source_kind="probs" (--source-kind probs) takes them as they are, and kind= '
+    "(--kind) is what they become"
+)
+
+
+def _few(row: Array) -> str:
+    """The first numbers of a row, and how many there are."""
+    numbers = row.reshape(-1)
+    shown = ", ".join(f"{number:.6g}" for number in numbers[:4].tolist())
+    return f"[{shown}, ...] ({row.size} numbers)" if row.size > 4 else f"[{shown}]"
 
 
 _ADVICE = (

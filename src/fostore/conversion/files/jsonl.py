@@ -36,6 +36,8 @@ _WANTED = (
     "whole numbers, as the first row has them; if they are no votes, say what they are: "
     'source_kind="probs" (--source-kind probs)',
 )
+_MINUS_INFINITY = (None, "-Infinity")
+"""What stands for log 0: as fostore writes it, and as Python does."""
 _MAX_LINE = 1 << 28
 _SPACE = b" \t\r\n"
 _KEY_END = re.compile(rb'"\s*:')
@@ -111,7 +113,7 @@ class JsonLines:
 
     def _plain(self, lines: _Lines, first: Any, hints: Hints) -> Table:
         where = lines.where
-        lines.counts = hints.id_column != INDEX
+        lines.counts = INDEX not in (hints.id_column, *hints.drop)
         if not isinstance(first, dict):
             raise FormatError(f'{where}, line 1: expected an object, such as {{"probs": [...]}}')
         arrays = {name: found for name, value in first.items() if (found := _found(value, hints))}
@@ -184,15 +186,14 @@ def _found(value: Any, hints: Hints) -> Found | None:
     if array.dtype.kind in "iu" and hints.kind in (None, "counts"):
         return Found(hints.dtype or "uint64", (0, *array.shape))
     is_number = array.dtype.kind in "fiu" or (
-        hints.kind not in (None, "counts") and _only_nulls(array)
+        hints.kind not in (None, "counts") and _only_nulls(value)
     )
     return Found(hints.dtype or "float64", (0, *array.shape)) if is_number else None
 
 
-def _only_nulls(array: Array) -> bool:
-    return array.dtype.kind == "O" and all(
-        item is None or type(item) in (float, int) for item in array.reshape(-1)
-    )
+def _only_nulls(value: list[Any]) -> bool:
+    items = np.array(value, object).reshape(-1).tolist()
+    return all(item in _MINUS_INFINITY or type(item) in (float, int) for item in items)
 
 
 def _get(item: dict[str, Any], key: str, number: int, where: str) -> Any:
@@ -224,8 +225,10 @@ def _numbers(
         array = np.array(values, None)
     except ValueError:
         array = np.empty(0, object)
-    if nulls and array.dtype.kind == "O":
+    if nulls and array.dtype.kind in "OU":
         array = _without_nulls(values)
+    if not is_float and array.dtype.kind == "f":
+        array = _unrounded(values, array)
     wanted = "fiu" if is_float else "iu"
     if array.shape != (len(values), *column.shape) or array.dtype.kind not in wanted:
         _refuse(values, column, number, where, nulls)
@@ -240,11 +243,18 @@ def _numbers(
     return np.ascontiguousarray(array, column.numpy_dtype)
 
 
+def _unrounded(values: list[Any], rounded: Array) -> Array:
+    """Whole numbers under and over 2**63, of which NumPy makes doubles together."""
+    numbers = np.array(values, object)
+    is_whole = all(type(number) is int and 0 <= number < 1 << 64 for number in numbers.flat)
+    return numbers.astype(np.uint64) if is_whole else rounded
+
+
 def _without_nulls(values: list[Any]) -> Array:
     def plain(value: Any) -> Any:
         if isinstance(value, list):
             return [plain(item) for item in value]
-        return -np.inf if value is None else value
+        return -np.inf if value in _MINUS_INFINITY else value
 
     try:
         return np.array(plain(values), None)
@@ -264,7 +274,7 @@ def _refuse(values: list[Any], column: Column, number: int, where: str, nulls: b
         if shape != column.shape:
             raise FormatError(f"{at}: the row has the shape {shape}, expected {column.shape}")
         for item in np.array(value, object).reshape(-1):
-            if type(item) not in allowed and not (nulls and item is None):
+            if type(item) not in allowed and not (nulls and item in _MINUS_INFINITY):
                 raise FormatError(
                     f"{at}: the row holds {item!r:.40}, expected {_WANTED[type(item) is float]}"
                 )

@@ -105,8 +105,8 @@ def _is_array(folder: Path) -> bool:
 
 def _open(folder: Path) -> ForeignArray:
     if not (folder / _V3).exists():
-        return open_v2_array(folder)
-    return open_foreign_array(folder)
+        return open_v2_array(folder, texts=True)
+    return open_foreign_array(folder, texts=True)
 
 
 def _arrays(folder: Path, prefix: str, depth: int) -> Iterator[str]:
