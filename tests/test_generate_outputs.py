@@ -136,6 +136,28 @@ def test_classes_before_samples_are_refused_whatever_the_batch(side: Side, batch
     refusal(lambda: ensemble.generate_distributions(pairs, False))
 
 
+@pytest.mark.parametrize("samples", [3, 20])
+def test_members_before_samples_are_refused_where_the_batch_is_fixed(
+    side: Side, samples: int
+) -> None:
+    pairs = make_pairs(samples)
+
+    def of_eight(x: np.ndarray) -> np.ndarray:
+        assert len(x) == 8, "the shape is fixed"
+        return members(x).swapaxes(0, 1)  # eight members
+
+    model = side.model(of_eight)
+    generator = side.generator(model, members=True, batch_size=8)
+    assert "output.swapaxes(0, 1)" in refusal(
+        lambda: generator.generate_distributions(pairs, False, pad_last=True)
+    )
+    cured = side.generator(
+        model, members=True, batch_size=8, output_transform=lambda output: output.swapaxes(0, 1)
+    )
+    result = cured.generate_distributions(pairs, False, pad_last=True)
+    np.testing.assert_allclose(result[2], softmax(members(pairs.inputs))[2], atol=1e-5)
+
+
 def test_as_many_classes_as_samples_cost_one_more_call_once_a_run(side: Side) -> None:
     pairs, linear = make_pairs(20), Linear()  # five classes
     generator = side.generator(side.model(linear), batch_size=5)

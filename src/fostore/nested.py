@@ -230,7 +230,15 @@ def pad_rows(data: Any, rows: int, size: int) -> Any:
     >>> pad_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, 2, 3)
     {'x': array([1, 2, 2]), 'text': ['a', 'b', 'b']}
     """
-    places = np.minimum(np.arange(size), rows - 1)
+    return take_rows(data, np.minimum(np.arange(size), rows - 1), rows)
+
+
+def take_rows(data: Any, places: Array, rows: int) -> Any:
+    """The rows of a collated batch of `rows` at `places`, in their order; freshly gathered.
+
+    >>> take_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, np.array([1, 0]), 2)
+    {'x': array([2, 1]), 'text': ['b', 'a']}
+    """
     return _map_rows(lambda leaf: pick(leaf, places), data, rows)
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fostore.errors import ArgumentError
 from fostore.generate.source import Indices, name_samples
+from fostore.schema import Array
 
 Shape = tuple[int, ...]
+_ALIKE = 1e-2
+"""So near are outputs of the same sample at another place of its batch, in half precision too."""
 
 
 def check_axes(
@@ -85,9 +90,29 @@ def check_same(row: Shape, before: Shape, indices: Indices) -> None:
     )
 
 
+def turned(before: Array, after: Array, others: Sequence[int]) -> list[int]:
+    """The axes, but the first, on which an output turned by one place as its samples did.
+
+    Empty where the first axis turned, or where nothing shows it.
+
+    >>> rows = np.arange(9.0).reshape(3, 3)
+    >>> turned(rows, np.roll(rows, -1, 1), [1]), turned(rows, np.roll(rows, -1, 0), [1])
+    ([1], [])
+    """
+
+    def is_turned(axis: int) -> bool:
+        expected = np.roll(before, -1, axis)
+        scale = float(np.abs(before).max())
+        return bool(np.allclose(after, expected, rtol=_ALIKE, atol=_ALIKE * scale))
+
+    if before.shape != after.shape or is_turned(0):
+        return []
+    return [axis for axis in others if is_turned(axis)]
+
+
 def swapped(shape: Shape, axis: int, rows: int, indices: Indices, name: str) -> ArgumentError:
     """The error where another axis than the first counts the samples."""
-    fewer = " (one sample less came out one shorter on that axis)" if shape[0] == rows else ""
+    fewer = " (other samples showed it: that axis followed them)" if shape[0] == rows else ""
     cure = f"output_transform=lambda output: {name}.swapaxes(0, {axis})"
     members = " (and members=True if the other one counts members)" if len(shape) == 3 else ""
     return ArgumentError(

@@ -19,7 +19,7 @@ from fostore.generate import axes, output
 from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Selection, copied
 from fostore.generate.source import Indices, failed
-from fostore.nested import is_entries, pad_rows, slice_rows
+from fostore.nested import is_entries, pad_rows, slice_rows, take_rows
 from fostore.schema import Array
 
 Model = Callable[..., Any]
@@ -210,7 +210,8 @@ class Engine:
         tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
         self._check(tensor, max(rows, filled), indices, members)
         if not self._first_axis_counts:
-            tensor = self._counting_first(tensor, inputs, indices)
+            count = rows if self._drawing is not None else max(rows, filled)
+            tensor = self._counting_first(tensor, inputs, count, indices)
         if self.tol is None:
             self.dtype = self.framework.dtype_name(tensor)
             self.tol = output.tolerance(self.dtype, tensor.shape[-1], self._tol)
@@ -293,32 +294,45 @@ class Engine:
             f"output_transform such as {cure}, or wrap the model"
         )
 
-    def _counting_first(self, tensor: Any, inputs: Any, indices: Indices) -> Any:
+    def _counting_first(self, tensor: Any, inputs: Any, rows: int, indices: Indices) -> Any:
         """The output, once it is known that axis 0 counts the samples.
 
         Where another axis is as long as the first batch, the models run once more, on one sample
-        less: the axis that follows is that of the samples. Costs nothing else, and later nothing.
+        less: the axis that follows is that of the samples. Models that take no fewer get them in
+        another order, and it is seen which axis takes it on. Costs nothing else, and later nothing.
+
+        Args:
+            rows: samples in `inputs`, those that fill a batch included.
 
         Raises:
             ArgumentError: another axis follows; says how to swap them.
         """
-        shape, rows = tuple(tensor.shape), len(indices)
+        shape = tuple(tensor.shape)
         self._first_axis_counts = True
         others = [axis for axis in range(1, len(shape)) if shape[axis] == rows > 1]
         if not others:
             return tensor
         tensor = copied(tensor)  # models may use the memory of an output again
-        try:
+        shown = inputs.first if isinstance(inputs, Views) else inputs
+
+        def given(part: Any) -> Any:
             with self.framework.kept_random_states():
-                shown = inputs.first if isinstance(inputs, Views) else inputs
-                fewer = slice_rows(shown, 0, rows - 1, rows)
-                outputs = self._outputs(fewer, indices[:-1], self._again is not None)
-                found = tuple(self._joined(outputs, indices[:-1])[0].shape)
-        except Exception:  # a model that takes no other number of samples does not show it
-            return tensor
-        for axis in others:
-            if len(found) == len(shape) and found[0] == rows and found[axis] == rows - 1:
-                raise axes.swapped(shape, axis, rows, indices, self._name)
+                outputs = self._outputs(part, indices, self._again is not None)
+                return self._joined(outputs, indices)[0]
+
+        try:
+            found = tuple(given(slice_rows(shown, 0, rows - 1, rows)).shape)
+        except Exception:  # a model that takes no other number of samples
+            try:
+                after = self._fetch([given(take_rows(shown, np.roll(np.arange(rows), -1), rows))])
+            except Exception:  # nor in another order: it does not show it
+                return tensor
+            follows = axes.turned(self._fetch([tensor]), after, others)
+        else:
+            is_like = len(found) == len(shape) and found[0] == rows
+            follows = [axis for axis in others if is_like and found[axis] == rows - 1]
+        for axis in follows:
+            raise axes.swapped(shape, axis, rows, indices, self._name)
         return tensor
 
     def _check(self, tensor: Any, rows: int, indices: Indices, members: bool) -> None:
