@@ -125,11 +125,17 @@ def taken_apart(value: Any, rows: int) -> tuple[str, str]:
     """What a model gave that is no array, and the transform that takes the distributions out of it."""
     what = type(value).__name__
     if isinstance(value, Mapping):
-        return f"{what} with the keys {list(value)[:6]}", "lambda output: output['logits']"
+        likely = [key for key, part in value.items() if _shape(part)[:1] == (rows,)]
+        key = likely[0] if likely else next(iter(value), "logits")
+        return f"{what} with the keys {list(value)[:6]}", f"lambda output: output[{key!r}]"
     if isinstance(value, (list, tuple)):
         listed = ", ".join(f"{type(part).__name__} {_shape(part)}" for part in value[:6])
         return f"{what} of {len(value)}: {listed}", _one_of([_shape(part) for part in value], rows)
-    return what, "lambda output: output['logits']"
+    if value is None:
+        return "None", "lambda output: ... (does the model end with a return?)"
+    named = vars(value) if hasattr(value, "__dict__") else {}
+    likely = [name for name, part in named.items() if _shape(part)[:1] == (rows,)]
+    return what, f"lambda output: output.{likely[0] if likely else 'logits'}"
 
 
 def _one_of(shapes: Sequence[Shape], rows: int) -> str:
