@@ -103,6 +103,50 @@ def test_a_sample_that_is_left_out_for_another_reason_is_named() -> None:
         generate(SIDES["torch"], data, collate_fn=no_zeros)
 
 
+@pytest.mark.parametrize("how", ["short", "text"])
+def test_the_one_list_of_another_length_is_named(side: Side, how: str) -> None:
+    """Lists that differ in length stay a list of samples, which most models refuse."""
+    rows: list[Any] = [(x.tolist(), 0) for x in X]
+    rows[BAD] = (rows[BAD][0][:3], 0) if how == "short" else ("x", 0)
+    with pytest.raises(fostore.FostoreError, match=rf"sample {BAD} ") as caught:
+        generate(side, rows)
+    if how == "short":
+        assert "has the shape (3,), and most of the batch (5,)" in str(caught.value)
+        padded = [([*x, 0, 0][:5], y) for x, y in rows]
+        assert len(generate(side, padded)) == N
+
+
+def test_the_sample_on_which_the_input_getter_fails_is_named(side: Side) -> None:
+    def first(sample: Any) -> Any:
+        return {"x": sample[0]}["y" if sample[1] == BAD else "x"]
+
+    pairs = [(x, i) for i, x in enumerate(X)]
+    generator = side.generator(model_of(side), batch_size=32, input_getter=first)
+    with pytest.raises(
+        ArgumentError, match=rf"sample {BAD} .* the input_getter failed: KeyError: 'y'"
+    ):
+        generator.generate_distributions(pairs, False)
+
+
+def test_a_few_arrays_that_are_samples_are_given_in_tuples(side: Side) -> None:
+    generator = side.generator(model_of(side), output_mode="logits")
+    with pytest.raises(ArgumentError, match=r"\[\(array,\) for array in arrays\]"):
+        generator.generate_distributions([X[0], X[1]], False)
+    assert len(generator.generate_distributions([(x,) for x in (X[0], X[1])], False)) == 2
+
+
+class BrokenStream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return (Broken("None")[i] for i in range(N))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bad_sample_of_a_stream_is_named_where_a_worker_reads_it(num_workers: int) -> None:
+    loader = DataLoader(BrokenStream(), 32, num_workers=num_workers)
+    with pytest.raises(ArgumentError, match=f"sample {BAD} of the stream is None; leave it out"):
+        generate(SIDES["torch"], loader)
+
+
 @pytest.mark.parametrize("collate_fn", [None, drop])
 def test_a_bad_sample_of_a_stream_is_named_by_its_place(collate_fn: Any) -> None:
     class Stream(IterableDataset[Any]):

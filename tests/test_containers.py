@@ -17,12 +17,19 @@ import scipy.sparse as sp
 import torch
 import zarr
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import fostore
 import fostore.ranges
 from fostore.errors import ArgumentError
-from sides import SIDES, Side, softmax
+from fostore.torch import FirstOrderDataGenerator
+from sides import SIDES, Linear, Side, softmax
 
 N, FEATURES = 30, 6
 X = np.random.default_rng(0).normal(size=(N, FEATURES))
@@ -221,6 +228,94 @@ def test_missing_and_mixed_numbers_have_one_hash_in_batches_of_any_size(
             store = generator.generate_distributions(data, False, store=path)
             found.append(store.column("input_hash").tolist())
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "series", "csr"])
+def test_a_subset_of_a_container_is_of_its_rows(name: str, kind: str, tmp_path: Path) -> None:
+    side, square, picked = SIDES[name], X[:FEATURES], [4, 0, 3]
+    data: Any = {
+        "pandas": lambda: pd.DataFrame(square),  # square, and numbered: column i for row i
+        "polars": lambda: pl.DataFrame(square),
+        "arrow": lambda: pa.table({name: square[:, i] for i, name in enumerate(NAMES)}),
+        "series": lambda: pd.Series(square.tolist(), index=range(FEATURES)[::-1]),
+        "csr": lambda: sp.csr_matrix(square),
+    }[kind]()
+    expected = softmax(square @ WEIGHT)[picked]
+    part = Subset(data, picked)
+    store = generate(side, part, tmp_path / "a.zarr", 2)
+    np.testing.assert_allclose(store.array, expected, atol=1e-5)
+    nested = generate(side, Subset(Subset(data, [5, 0, 4]), [2, 0]), tmp_path / "b.zarr")
+    np.testing.assert_allclose(nested.array, softmax(square @ WEIGHT)[[4, 5]], atol=1e-5)
+    if name == "torch":
+        loaded = generate(side, DataLoader(part, 2), tmp_path / "c.zarr")
+        np.testing.assert_allclose(loaded.array, expected, atol=1e-5)
+    if not (name == "jax" and kind == "csr"):
+        paired = side.module.FirstOrderDataset(part, store)
+        assert "content" in paired.pairing.checked
+        for inputs, rows in side.module.output_dataloader(part, store, 2, shuffle=True):
+            want = softmax(dense(inputs) @ WEIGHT)
+            np.testing.assert_allclose(np.asarray(rows), want, atol=1e-5)
+
+
+def test_frames_one_after_the_other_are_put_together_by_pandas(side: Side, tmp_path: Path) -> None:
+    frames = [pd.DataFrame(X[:7]), pd.DataFrame(X[7:])]
+    with pytest.raises(ArgumentError, match=r"pandas\.concat"):
+        generate(side, ConcatDataset(frames), tmp_path / "a.zarr")
+    store = generate(side, pd.concat(frames), tmp_path / "a.zarr")
+    np.testing.assert_allclose(store.array, EXPECTED, atol=1e-5)
+
+
+def objects(values: list[Any]) -> Any:
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
+
+
+ROWS = [row.tolist() for row in X]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [objects(ROWS), objects([*X]), pd.Series([*X], index=range(N, 0, -1)), pd.Series(ROWS), ROWS],
+    ids=["objects: lists", "objects: arrays", "Series: arrays", "Series: lists", "list"],
+)
+@pytest.mark.parametrize("name", SIDES)
+def test_a_column_of_arrays_is_one_array_a_batch(name: str, data: Any, tmp_path: Path) -> None:
+    side = SIDES[name]
+    features = X.shape[1]  # batches as long as a sample: columns would be taken for rows
+    linear = Linear(features=features)
+    generator = side.generator(side.model(linear), batch_size=features, output_mode="logits")
+    store = generator.generate_distributions(data, False, store=tmp_path / "a.zarr")
+    np.testing.assert_allclose(store.array[:], softmax(X @ linear.weight), atol=1e-5)
+    for other in SIDES.values():
+        loader = other.module.output_dataloader(data, store, features, shuffle=True)
+        for inputs, rows in loader:
+            want = softmax(np.asarray(inputs) @ linear.weight)
+            np.testing.assert_allclose(np.asarray(rows), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_table_of_objects_is_refused_with_what_to_do(name: str) -> None:
+    side = SIDES[name]
+    generator = side.generator(side.model(Linear(features=X.shape[1])), output_mode="logits")
+    with pytest.raises(ArgumentError, match=r"array.astype\(np.float32\)"):
+        generator.generate_distributions(X.astype(object), False)
+    numbers: Any = X.astype(object).astype(np.float32)
+    numbers = TensorDataset(torch.from_numpy(numbers)) if name == "torch" else numbers
+    assert len(generator.generate_distributions(numbers, False)) == N
+
+
+def test_dropout_draws_the_same_whatever_the_container() -> None:
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(X.shape[1], 3))
+    found = [
+        FirstOrderDataGenerator(network, output_mode="logits").generate_distributions(
+            data, False, num_draws=2
+        )[5]
+        for data in (pd.DataFrame(X), pl.DataFrame(X), ROWS)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 TEXTS = [f"text {'x' * (i % 5)}{i}" for i in range(N)]

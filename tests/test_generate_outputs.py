@@ -55,6 +55,32 @@ def test_three_axes_are_no_members_unless_that_is_said(side: Side, tmp_path: Pat
     np.testing.assert_allclose(store.take(range(20)), softmax(members(pairs.inputs)), atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["auto", "logits", "probs"])
+def test_one_number_a_sample_is_refused_with_both_classes(side: Side, mode: str) -> None:
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x[:, :1]))
+
+    pairs = make_pairs(8)
+    generator = side.generator(side.model(sigmoid), output_mode=mode)
+    assert "[1 - p, p]" in refusal(lambda: generator.generate_distributions(pairs, False))
+
+
+def test_the_transform_that_is_advised_takes_the_output_there_is(side: Side) -> None:
+    pairs, linear = make_pairs(8), side.model(Linear())
+    for model, advised, take in (
+        (lambda x: {"pred": linear(x)}, "output['pred']", lambda output: output["pred"]),
+        (
+            lambda x: SimpleNamespace(scores=linear(x)),
+            "output.scores",
+            lambda output: output.scores,
+        ),
+    ):
+        generator = side.generator(model, output_mode="logits")
+        assert advised in refusal(lambda g=generator: g.generate_distributions(pairs, False))
+        cured = side.generator(model, output_mode="logits", output_transform=take)
+        assert len(cured.generate_distributions(pairs, False)) == 8
+
+
 def test_members_that_are_declared_have_to_come(side: Side) -> None:
     generator = side.generator(side.model(Linear()), members=True)
     assert "members=True says (64, members, classes)" in refusal(
@@ -134,6 +160,28 @@ def test_classes_before_samples_are_refused_whatever_the_batch(side: Side, batch
     )
     ensemble = side.generator([turned, turned], batch_size=batch_size)
     refusal(lambda: ensemble.generate_distributions(pairs, False))
+
+
+@pytest.mark.parametrize("samples", [3, 20])
+def test_members_before_samples_are_refused_where_the_batch_is_fixed(
+    side: Side, samples: int
+) -> None:
+    pairs = make_pairs(samples)
+
+    def of_eight(x: np.ndarray) -> np.ndarray:
+        assert len(x) == 8, "the shape is fixed"
+        return members(x).swapaxes(0, 1)  # eight members
+
+    model = side.model(of_eight)
+    generator = side.generator(model, members=True, batch_size=8)
+    assert "output.swapaxes(0, 1)" in refusal(
+        lambda: generator.generate_distributions(pairs, False, pad_last=True)
+    )
+    cured = side.generator(
+        model, members=True, batch_size=8, output_transform=lambda output: output.swapaxes(0, 1)
+    )
+    result = cured.generate_distributions(pairs, False, pad_last=True)
+    np.testing.assert_allclose(result[2], softmax(members(pairs.inputs))[2], atol=1e-5)
 
 
 def test_as_many_classes_as_samples_cost_one_more_call_once_a_run(side: Side) -> None:

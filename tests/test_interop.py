@@ -82,7 +82,9 @@ def test_a_store_knows_the_estimator_that_made_it(tmp_path: Path, fast_disk: Non
 def test_an_estimator_without_probabilities_is_refused() -> None:
     from sklearn.svm import LinearSVC
 
-    with pytest.raises(ArgumentError, match=r"the model is LinearSVC, which cannot be called$"):
+    with pytest.raises(
+        ArgumentError, match=r"the model is LinearSVC, which cannot be called; expected"
+    ):
         fostore.FirstOrderDataGenerator(LinearSVC())
 
 

@@ -87,6 +87,98 @@ def test_a_collate_fn_that_mixes_is_refused_by_name(
     assert len(generator.generate_distributions(make_pairs(), False, collate_fn=plain, **place))
 
 
+def words(lengths: list[int]) -> list[Any]:
+    """Sequences of numbers, a label each."""
+    return [(np.full(length, at, np.float32), at) for at, length in enumerate(lengths)]
+
+
+def padded(side: Side, samples: Any) -> Any:
+    longest = max(len(x) for x, _ in samples)
+    return side.array(np.stack([np.pad(x, (0, longest - len(x))) for x, _ in samples]))
+
+
+def bag(x: np.ndarray) -> np.ndarray:
+    return np.stack([x.sum(1), x.mean(1), x.max(1)], axis=1)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [3, 3, 3, 4, 3], [2, 2, 5, 5, 2]]
+)
+def test_a_collate_fn_that_sorts_by_length_is_refused(
+    side: Side, tmp_path: Path, lengths: list[int]
+) -> None:
+    def by_length(samples: Any) -> Any:
+        return padded(side, sorted(samples, key=lambda sample: len(sample[0]), reverse=True))
+
+    linear = side.model(bag)
+    generator = side.generator(linear, batch_size=8, output_mode="logits")
+    with pytest.raises(ArgumentError, match=r"changes their order \(by length\)"):
+        generator.generate_distributions(
+            words(lengths), False, collate_fn=by_length, store=tmp_path / "a.zarr"
+        )
+    assert not (tmp_path / "a.zarr").exists()
+    # The cure: padded in the order in which they come.
+    rows = generator.generate_distributions(
+        words(lengths), False, collate_fn=lambda samples: padded(side, samples)
+    )
+    want = side.softmax(side.model(bag)(padded(side, words(lengths))))
+    np.testing.assert_allclose(rows[4], np.asarray(want)[4], atol=1e-6)
+
+
+def test_packing_that_sorts_is_refused_and_packing_in_order_is_not() -> None:
+    def pack(samples: Any, is_sorted: bool) -> Any:
+        if is_sorted:
+            samples = sorted(samples, key=lambda sample: len(sample[0]), reverse=True)
+        packed = torch.nn.utils.rnn.pack_sequence(
+            [torch.from_numpy(x)[:, None] for x, _ in samples], enforce_sorted=is_sorted
+        )
+        return packed, [y for _, y in samples]
+
+    network = torch.nn.RNN(1, 4, batch_first=True)
+    generator = FirstOrderDataGenerator(
+        lambda packed: network(packed)[1][0], batch_size=8, output_mode="logits"
+    )
+    with pytest.raises(ArgumentError, match="enforce_sorted=False"):
+        generator.generate_distributions(
+            words([2, 4, 3]), False, collate_fn=lambda samples: pack(samples, True)
+        )
+    rows = generator.generate_distributions(
+        words([2, 4, 3]), False, collate_fn=lambda samples: pack(samples, False)
+    )
+    alone = network(torch.full((1, 4, 1), 1.0))[1][0].softmax(-1)[0].detach()
+    np.testing.assert_allclose(rows[1], alone.numpy(), atol=1e-6)
+
+
+def test_mixing_that_is_the_same_each_time_is_refused(side: Side) -> None:
+    def always(x: Any) -> Any:
+        order = np.random.default_rng(0).permutation(len(x))
+        return 0.7 * x + 0.3 * x[order]
+
+    generator = side.generator(side.model(Linear()), batch_size=16)
+    with pytest.raises(ArgumentError, match="not in its place"):
+        generator.generate_distributions(make_pairs(), False, collate_fn=mixing(side, always))
+
+
+def of_sixteen(x: Any) -> Any:
+    assert len(x) in (4, 16), "takes whole batches alone"
+    return x
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x: x - x.mean(0),  # of the batch, whatever the order
+        lambda x: x + np.arange(len(x), dtype=np.float32)[:, None],  # by place
+        of_sixteen,
+    ],
+    ids=["centred", "by place", "no single sample"],
+)
+def test_what_leaves_every_sample_in_its_place_is_no_mixing(side: Side, how: Any) -> None:
+    generator = side.generator(side.model(Linear()), batch_size=16, output_mode="logits")
+    rows = generator.generate_distributions(make_pairs(), False, collate_fn=mixing(side, how))
+    assert len(rows) == 100
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_mixing_hides_behind_no_augmentation(side: Side, tmp_path: Path, how: Any) -> None:
     pairs = Flipped(make_pairs().inputs, make_pairs().labels)
@@ -169,7 +261,7 @@ def test_a_collate_fn_that_changes_the_order_is_refused_and_one_that_pads_is_not
     whole = side.model(linear)
     generator = side.generator(lambda batch: whole(batch["x"].sum(1)), batch_size=16)
     place: dict[str, Any] = {"store": tmp_path / "a.h5"} if stored else {}
-    with pytest.raises(ArgumentError, match=r"hands out sample \d+ in the place of another one"):
+    with pytest.raises(ArgumentError, match=r"the input of sample \d+ is not in its place"):
         generator.generate_distributions(
             sequences, False, collate_fn=lambda samples: padded(order(samples)), **place
         )

@@ -20,6 +20,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.recheck import disagrees
+from fostore.header import CHECKSUM, META_CHECKSUM
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
 
@@ -595,7 +596,10 @@ def rewrite(path: Path, change: Any) -> None:
 
     file = path / "zarr.json"
     attributes = orjson.loads(file.read_bytes())
-    change(attributes["attributes"]["fostore"]["identity"])
+    header = attributes["attributes"]["fostore"]
+    for key in (CHECKSUM, META_CHECKSUM):  # which 0.1 did not write
+        header.pop(key)
+    change(header["identity"])
     file.write_bytes(orjson.dumps(attributes))
 
 

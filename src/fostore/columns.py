@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.nested import PerSample, is_numbers, stack_numbers
+from fostore.nested import PerSample, collate, is_numbers
 from fostore.schema import Array
 
 
@@ -93,15 +93,21 @@ def values_of(column: Any) -> Any:
     if hasattr(column, "to_pylist"):  # Arrow
         if is_arrow_number(column.type):
             return arrow_numbers(column)
-        return _entries(column.to_pylist())
+        return entries_of(column.to_pylist())
     if _is_numeric(column):
         made = np.asarray(column.to_numpy())
         return made if made.dtype.kind in "biufc" else _as_floats(column)
-    return _entries(column.to_list())
+    return entries_of(column.to_list())
 
 
-def _entries(values: list[Any]) -> Any:
-    return stack_numbers(values) if values and is_numbers(values[0]) else PerSample(values)
+def is_value(entry: Any) -> bool:
+    """Whether an entry of a column is itself an array: a list of numbers, or what Parquet's lists are read as."""
+    return is_numbers(entry) or isinstance(entry, np.ndarray)
+
+
+def entries_of(values: list[Any]) -> Any:
+    """Entries, one a sample: arrays as one where they have one shape, all else as a list."""
+    return collate(values, ragged=True) if values and is_value(values[0]) else PerSample(values)
 
 
 def is_arrow_number(kind: Any) -> bool:

@@ -15,10 +15,12 @@ from fostore.columns import (
     arrow_dtype,
     arrow_numbers,
     columns,
+    entries_of,
     first_text,
     is_a,
     is_arrow_number,
     is_sparse,
+    is_value,
     kind_of,
     take_arrow,
     take_column,
@@ -79,6 +81,22 @@ class _Arrays(Rows):
     def take(self, indices: range | Array) -> Any:
         part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
         return self.data[part]
+
+    def require_numbers(self) -> None:
+        if self.data.dtype == object and self.data.ndim > 1:
+            raise ArgumentError(
+                f"an array of objects, of the shape {self.data.shape}, is no array of numbers, which a "
+                "model here takes: give array.astype(np.float32) (to torch as "
+                "TensorDataset(torch.from_numpy(...))), or encode its columns of text"
+            )
+
+
+class _Values(Rows):
+    """An array of objects each of which is an array, or a list of numbers."""
+
+    def take(self, indices: range | Array) -> Any:
+        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
+        return entries_of(self.data[part].tolist())
 
 
 class _OnDisk(Rows):
@@ -204,6 +222,50 @@ class _Table(Rows):
             )
 
 
+class _Part(Rows):
+    """Chosen rows of a container, as torch's Subset names them: its own `data[i]` is no row of it."""
+
+    def __init__(self, rows: Rows, places: Any) -> None:
+        super().__init__(rows, len(places))
+        self.places = np.asarray(places, np.int64)
+        self.has_dtype = rows.has_dtype
+
+    def _aside(self, name: str) -> Any:
+        return np.asarray(getattr(self.data, name))[self.places]
+
+    def take(self, indices: range | Array) -> Any:
+        return self.data.take(self.places[np.asarray(indices)])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.data[int(self.places[index])]
+
+    def require_numbers(self) -> None:
+        self.data.require_numbers()
+
+
+_BY_ANOTHER_INDEX = (_Frame, _Column, _Table, _Sparse, _Part)
+"""Containers whose own `[i]` is a column, what a label stands for, or a matrix: not sample i."""
+
+
+def _within(data: Any) -> Rows | None:
+    """The container that torch's Subset takes rows of, where it would take something else.
+
+    Raises:
+        ArgumentError: torch's ConcatDataset holds such containers.
+    """
+    if is_a(data, "torch.utils.data", "Subset"):
+        rows = find(data.dataset)
+        return _Part(rows, data.indices) if isinstance(rows, _BY_ANOTHER_INDEX) else None
+    if is_a(data, "torch.utils.data", "ConcatDataset"):
+        for one in data.datasets:
+            if isinstance(find(one), _BY_ANOTHER_INDEX):
+                raise ArgumentError(
+                    f"a ConcatDataset would ask a {kind_of(one)} for its item i, which is not its row i; "
+                    "put the containers together with their own library (pandas.concat, scipy.sparse.vstack)"
+                )
+    return None
+
+
 def find(data: Any) -> Rows | None:
     """`data` as a dataset of rows; None where it is no container of rows (see the table in the docs).
 
@@ -231,7 +293,7 @@ def find(data: Any) -> Rows | None:
         return _Sparse(data, data.shape[0])
     _refuse_others(data)
     if not is_array(data):
-        return None
+        return _within(data)
     in_memory = type(data).__module__.partition(".")[0] in ("jaxlib", "jax", "torch")
     return _Arrays(np.asarray(data), len(data)) if in_memory else _OnDisk(data, int(data.shape[0]))
 
@@ -244,7 +306,8 @@ def as_dataset(data: Any) -> Any:
     """
     if isinstance(data, np.ndarray) and not isinstance(data, (np.memmap, np.ma.MaskedArray)):
         return data
-    if type(data).__module__.partition(".")[0] in ("torch", "jax", "jaxlib"):
+    library = type(data).__module__.partition(".")[0]
+    if library in ("torch", "jax", "jaxlib") and hasattr(data, "shape"):
         return data
     rows = find(data)
     if rows is None and isinstance(data, Mapping) and data and 0 not in data:
@@ -293,6 +356,8 @@ def _array(data: Any) -> Rows | None:
         )
     if isinstance(data, np.memmap):
         return _OnDisk(data, len(data))
+    if data.dtype == object and data.ndim == 1 and len(data) and is_value(data[0]):
+        return _Values(data, len(data))
     return _Arrays(np.asarray(data), len(data))
 
 

@@ -29,10 +29,11 @@ class PerSample(list[Any]):
         return PerSample(found) if isinstance(index, slice) else found
 
 
-IS_NONE = (
-    "is None; leave it out of the dataset, as torch.utils.data.Subset(dataset, indices) does, or let it be "
-    "a blank sample: every sample has a row"
+LEAVE_OUT = (
+    "leave it out of the dataset, as torch.utils.data.Subset(dataset, indices) does, or let it be a blank "
+    "sample: every sample has a row"
 )
+IS_NONE = f"is None; {LEAVE_OUT}"
 
 
 class OddSample(ArgumentError):
@@ -41,6 +42,9 @@ class OddSample(ArgumentError):
     def __init__(self, place: int, reason: str) -> None:
         super().__init__(f"sample {place} of the batch {reason}")
         self.place, self.reason = place, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OddSample, (self.place, self.reason)  # from a worker's process
 
     def named(self, index: int, of: str = "dataset") -> ArgumentError:
         """The same, said of its index in the dataset."""
@@ -230,7 +234,15 @@ def pad_rows(data: Any, rows: int, size: int) -> Any:
     >>> pad_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, 2, 3)
     {'x': array([1, 2, 2]), 'text': ['a', 'b', 'b']}
     """
-    places = np.minimum(np.arange(size), rows - 1)
+    return take_rows(data, np.minimum(np.arange(size), rows - 1), rows)
+
+
+def take_rows(data: Any, places: Array, rows: int) -> Any:
+    """The rows of a collated batch of `rows` at `places`, in their order; freshly gathered.
+
+    >>> take_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, np.array([1, 0]), 2)
+    {'x': array([2, 1]), 'text': ['b', 'a']}
+    """
     return _map_rows(lambda leaf: pick(leaf, places), data, rows)
 
 

@@ -426,6 +426,10 @@ class Writer:
                 "go on with exists='resume'"
             )
 
+    def hand_over(self) -> None:
+        """Let another thread write from here on; for who sees to it that only one does at a time."""
+        self._thread = None
+
     def _check_turn(self) -> None:
         """Refuse a call from another thread than the one that writes."""
         self._check_open()

@@ -10,6 +10,7 @@ from fostore.generate.labels import Labelled, Noted, hash_labels
 from fostore.nested import (
     IS_NONE,
     LABELS,
+    LEAVE_OUT,
     Getter,
     OddSample,
     common_rows,
@@ -66,14 +67,25 @@ class Assembly:
         inputs = [part[0] for part in parts]
         for place, one in enumerate(inputs):
             if one is None:
-                by = "" if self.getter is None else ", by the input_getter"
+                by = "has the input None" + ("" if self.getter is None else ", by the input_getter")
                 raise OddSample(
-                    place, IS_NONE if samples[place] is None else f"has the input None{by}"
+                    place, f"{'is None' if samples[place] is None else by}; {LEAVE_OUT}"
                 )
         return (self.collate or self.together)(inputs)
 
     def _taken(self, samples: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return [split(sample, self.getter) for sample in samples]
+        parts = []
+        for place, sample in enumerate(samples):
+            try:
+                parts.append(split(sample, self.getter))
+            except Exception as error:
+                if sample is None:
+                    raise OddSample(place, IS_NONE) from error
+                raise OddSample(
+                    place,
+                    f"is one on which the input_getter failed: {type(error).__name__}: {error}",
+                ) from error
+        return parts
 
     def _check_rows(self, samples: Sequence[Any], inputs: Any) -> None:
         """Refuse a collate_fn that leaves samples out, where it can be told which."""
@@ -96,10 +108,7 @@ class Assembly:
             return True
 
 
-LEFT_OUT = (
-    "was left out by the collate_fn; leave it out of the dataset, as torch.utils.data.Subset(dataset, "
-    "indices) does, or let it be a blank sample: every sample has a row"
-)
+LEFT_OUT = f"was left out by the collate_fn; {LEAVE_OUT}"
 IS_BATCH = (
     "is a whole batch: all its parts have one axis of the same length in front. Rows are kept by sample: "
     "give the Dataset itself, or a DataLoader over it with shuffle=False (of a generator, the samples one "

@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fostore.errors import ArgumentError
 from fostore.generate.source import Indices, name_samples
+from fostore.schema import Array
 
 Shape = tuple[int, ...]
+_ALIKE = 1e-2
+"""So near are outputs of the same sample at another place of its batch, in half precision too."""
 
 
 def check_axes(
@@ -85,9 +90,29 @@ def check_same(row: Shape, before: Shape, indices: Indices) -> None:
     )
 
 
+def turned(before: Array, after: Array, others: Sequence[int]) -> list[int]:
+    """The axes, but the first, on which an output turned by one place as its samples did.
+
+    Empty where the first axis turned, or where nothing shows it.
+
+    >>> rows = np.arange(9.0).reshape(3, 3)
+    >>> turned(rows, np.roll(rows, -1, 1), [1]), turned(rows, np.roll(rows, -1, 0), [1])
+    ([1], [])
+    """
+
+    def is_turned(axis: int) -> bool:
+        expected = np.roll(before, -1, axis)
+        scale = float(np.abs(before).max())
+        return bool(np.allclose(after, expected, rtol=_ALIKE, atol=_ALIKE * scale))
+
+    if before.shape != after.shape or is_turned(0):
+        return []
+    return [axis for axis in others if is_turned(axis)]
+
+
 def swapped(shape: Shape, axis: int, rows: int, indices: Indices, name: str) -> ArgumentError:
     """The error where another axis than the first counts the samples."""
-    fewer = " (one sample less came out one shorter on that axis)" if shape[0] == rows else ""
+    fewer = " (other samples showed it: that axis followed them)" if shape[0] == rows else ""
     cure = f"output_transform=lambda output: {name}.swapaxes(0, {axis})"
     members = " (and members=True if the other one counts members)" if len(shape) == 3 else ""
     return ArgumentError(
@@ -100,11 +125,17 @@ def taken_apart(value: Any, rows: int) -> tuple[str, str]:
     """What a model gave that is no array, and the transform that takes the distributions out of it."""
     what = type(value).__name__
     if isinstance(value, Mapping):
-        return f"{what} with the keys {list(value)[:6]}", "lambda output: output['logits']"
+        likely = [key for key, part in value.items() if _shape(part)[:1] == (rows,)]
+        key = likely[0] if likely else next(iter(value), "logits")
+        return f"{what} with the keys {list(value)[:6]}", f"lambda output: output[{key!r}]"
     if isinstance(value, (list, tuple)):
         listed = ", ".join(f"{type(part).__name__} {_shape(part)}" for part in value[:6])
         return f"{what} of {len(value)}: {listed}", _one_of([_shape(part) for part in value], rows)
-    return what, "lambda output: output['logits']"
+    if value is None:
+        return "None", "lambda output: ... (does the model end with a return?)"
+    named = vars(value) if hasattr(value, "__dict__") else {}
+    likely = [name for name, part in named.items() if _shape(part)[:1] == (rows,)]
+    return what, f"lambda output: output.{likely[0] if likely else 'logits'}"
 
 
 def _one_of(shapes: Sequence[Shape], rows: int) -> str:

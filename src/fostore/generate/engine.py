@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,15 @@ from fostore.generate import axes, output
 from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Selection, copied
 from fostore.generate.source import Indices, failed
-from fostore.nested import is_entries, pad_rows, slice_rows
+from fostore.nested import (
+    PerSample,
+    is_entries,
+    is_numbers,
+    leaves,
+    pad_rows,
+    slice_rows,
+    take_rows,
+)
 from fostore.schema import Array
 
 Model = Callable[..., Any]
@@ -119,8 +128,8 @@ class Engine:
                     f"the model takes {size} samples at once, and draws are a function of their batch: "
                     f"give batch_size={size}"
                 )
+            part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
             try:
-                part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
                 tensor = self._run(part, indices[start : start + size])
                 if size < rows:
                     tensor = copied(tensor)  # models may use the memory of an output again
@@ -133,7 +142,7 @@ class Engine:
                 if exhausted and self._drawing is not None:
                     raise self._drawing.out_of_memory(size) from error
                 if not exhausted or size == 1 or not self._halve:
-                    raise self._failed(indices[start : start + size], error) from error
+                    raise self._failed(part, indices[start : start + size], error) from error
             else:
                 raw.append(tensor)
                 start += size
@@ -210,7 +219,8 @@ class Engine:
         tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
         self._check(tensor, max(rows, filled), indices, members)
         if not self._first_axis_counts:
-            tensor = self._counting_first(tensor, inputs, indices)
+            count = rows if self._drawing is not None else max(rows, filled)
+            tensor = self._counting_first(tensor, inputs, count, indices)
         if self.tol is None:
             self.dtype = self.framework.dtype_name(tensor)
             self.tol = output.tolerance(self.dtype, tensor.shape[-1], self._tol)
@@ -293,32 +303,45 @@ class Engine:
             f"output_transform such as {cure}, or wrap the model"
         )
 
-    def _counting_first(self, tensor: Any, inputs: Any, indices: Indices) -> Any:
+    def _counting_first(self, tensor: Any, inputs: Any, rows: int, indices: Indices) -> Any:
         """The output, once it is known that axis 0 counts the samples.
 
         Where another axis is as long as the first batch, the models run once more, on one sample
-        less: the axis that follows is that of the samples. Costs nothing else, and later nothing.
+        less: the axis that follows is that of the samples. Models that take no fewer get them in
+        another order, and it is seen which axis takes it on. Costs nothing else, and later nothing.
+
+        Args:
+            rows: samples in `inputs`, those that fill a batch included.
 
         Raises:
             ArgumentError: another axis follows; says how to swap them.
         """
-        shape, rows = tuple(tensor.shape), len(indices)
+        shape = tuple(tensor.shape)
         self._first_axis_counts = True
         others = [axis for axis in range(1, len(shape)) if shape[axis] == rows > 1]
         if not others:
             return tensor
         tensor = copied(tensor)  # models may use the memory of an output again
-        try:
+        shown = inputs.first if isinstance(inputs, Views) else inputs
+
+        def given(part: Any) -> Any:
             with self.framework.kept_random_states():
-                shown = inputs.first if isinstance(inputs, Views) else inputs
-                fewer = slice_rows(shown, 0, rows - 1, rows)
-                outputs = self._outputs(fewer, indices[:-1], self._again is not None)
-                found = tuple(self._joined(outputs, indices[:-1])[0].shape)
-        except Exception:  # a model that takes no other number of samples does not show it
-            return tensor
-        for axis in others:
-            if len(found) == len(shape) and found[0] == rows and found[axis] == rows - 1:
-                raise axes.swapped(shape, axis, rows, indices, self._name)
+                outputs = self._outputs(part, indices, self._again is not None)
+                return self._joined(outputs, indices)[0]
+
+        try:
+            found = tuple(given(slice_rows(shown, 0, rows - 1, rows)).shape)
+        except Exception:  # a model that takes no other number of samples
+            try:
+                after = self._fetch([given(take_rows(shown, np.roll(np.arange(rows), -1), rows))])
+            except Exception:  # nor in another order: it does not show it
+                return tensor
+            follows = axes.turned(self._fetch([tensor]), after, others)
+        else:
+            is_like = len(found) == len(shape) and found[0] == rows
+            follows = [axis for axis in others if is_like and found[axis] == rows - 1]
+        for axis in follows:
+            raise axes.swapped(shape, axis, rows, indices, self._name)
         return tensor
 
     def _check(self, tensor: Any, rows: int, indices: Indices, members: bool) -> None:
@@ -331,7 +354,7 @@ class Engine:
         axes.check_axes(shape, rows, indices, members=members, name=self._name, usual=self._usual)
         axes.check_same(shape[1:], self._row_shape or shape[1:], indices)
         self._row_shape = shape[1:]
-        if shape[-1] == 1 and self.selection.mode != "probs":
+        if shape[-1] == 1:
             raise ArgumentError(
                 "the model gives one number a sample, whose softmax is always 1; for a binary model "
                 "return both classes in output_transform, such as [1 - p, p]"
@@ -356,9 +379,20 @@ class Engine:
             ]
         )
 
-    def _failed(self, indices: Indices, error: Exception) -> GenerationError:
-        """The error of a model, with what to do where it may take a fixed number of samples."""
+    def _failed(self, inputs: Any, indices: Indices, error: Exception) -> GenerationError:
+        """The error of a model, with what to do where its inputs or their number may be the cause."""
         found = failed("model", indices, error)
+        odd = odd_shape(inputs, self.framework.host)
+        if odd is not None:
+            place, shape, usual = odd
+            return GenerationError(
+                f"{found} (the input of sample {int(indices[place])} has the shape {shape}, and most of the "
+                f"batch {usual}, so it is no array: pad or crop them in a collate_fn)"
+            )
+        if self._fixed is not None and self._usual is None:
+            return GenerationError(
+                f"{found} (batches are filled up to {self._fixed} samples: is that what the model takes?)"
+            )
         if self._fixed is not None or _OF_SHAPES.search(str(error)) is None:
             return found
         if self._usual is None:
@@ -400,6 +434,29 @@ def is_stacked(data: Any, rows: int) -> bool:
         return is_entries(data) or all(is_stacked(part, rows) for part in data)
     shape = getattr(data, "shape", None)
     return shape is not None and len(shape) > 0 and shape[0] == rows
+
+
+def odd_shape(data: Any, host: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:
+    """Where inputs are a list since their shapes differ: the first odd one, its shape and the usual one.
+
+    >>> odd_shape(PerSample([[1, 2], [1, 2], [3]]), lambda leaf: None)
+    (2, (1,), (2,))
+    """
+    for _, leaf in leaves(data):
+        held = host(leaf)
+        entries = leaf if held is None else held
+        if isinstance(entries, PerSample) and not isinstance(entries[0], str):
+            shapes = [np.shape(one) if _is_flat(one) else None for one in entries]
+            (usual, _), *others = Counter(shapes).most_common()
+            if others:
+                place = next(at for at, shape in enumerate(shapes) if shape != usual)
+                return place, shapes[place], usual
+    return None
+
+
+def _is_flat(entry: Any) -> bool:
+    """Whether an entry has a shape: an array, or a list of numbers that is not ragged within."""
+    return hasattr(entry, "shape") or (is_numbers(entry) and not any(map(is_numbers, entry)))
 
 
 class Caller:

@@ -511,7 +511,10 @@ def _reader(source: Source) -> Callable[[Indices], Any] | None:
 def _uncallable(model: Any) -> str:
     came = f"the model is {type(model).__name__}, which cannot be called"
     if adapt(model) is model:
-        return came
+        return (
+            f"{came}; expected a function of a batch that gives (samples, classes), or a list of them, "
+            "whose outputs are members"
+        )
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
 
 

@@ -1,8 +1,10 @@
-"""Collating that mixes samples (mixup, cutmix): the distribution of a mixed input belongs to no sample.
+"""Collating that mixes samples (mixup, cutmix) or changes their order (sorts them by length).
 
-It is told from augmentation by collating the same samples several times, and copies of one of them:
-what mixes gives another input each time among others, and always the same among copies. And one that
-sorts its samples is found by giving them in another order: the inputs stay where they were.
+The distribution of a mixed input belongs to no sample, and rows in another order to other samples.
+Mixing at random is told from augmentation by collating the same samples several times, and copies of one
+of them: what mixes gives another input each time among others, and always the same among copies. What
+always does the same is given two of the samples in each other's place: they change places, and no other
+input changes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from fostore.schema import Array
 
 TIMES, COPIES = 8, 16
 """How often a batch is collated, and one of copies: there augmentation that is rare is to be seen."""
+MIXED, MOVED = 1, 2
 _ENDLESS = 1 << 62
+_LOOKED_AT = 16
+"""Samples of the batch among which two are chosen to change places."""
 _ROUNDING = 2
 """Alone, a mixed sample is itself but for rounding: so many units of integers, or of a float's last place."""
 
@@ -38,7 +43,7 @@ def refuse_mixing(
 ) -> None:
     """Raise where the user's collate_fn makes inputs of several samples each.
 
-    The samples of the first batch are read once and collated eight times, in the place where they
+    The samples of the first batch are read once and collated several times, in the place where they
     are always collated (a worker). It costs nothing where batches are only stacked.
 
     Args:
@@ -60,20 +65,15 @@ def refuse_mixing(
                 found = list(probe.few(batch))
         else:
             found = [] if probe is None else list(islice(probe.read(), 1))
-    for answer in found:
-        for place in np.flatnonzero(answer).tolist():
-            sample = int(batch[place])
-            raise refusal(sample) if answer[place] == MIXED else _out_of_order(sample)
-
-
-MIXED, MOVED = 1, 2
+    for answer, place in ((each, place) for each in found for place in np.flatnonzero(each)):
+        raise refusal(int(batch[place]), moved=answer[place] == MOVED)
 
 
 class Probe:
     """A collate_fn that tells what another one does to a sample of a batch: int8, one a sample, mostly 0.
 
     `MIXED`: the first whose input differs from time to time among others, where it never does among
-    copies of it. `MOVED`: the first that comes out where another sample went in.
+    copies of it. `MOVED`: the first that does not stay in its place, or changes with another sample.
     """
 
     def __init__(self, framework: Framework, collate: Callable[[Any], Any]) -> None:
@@ -82,41 +82,49 @@ class Probe:
 
     def __call__(self, samples: Any) -> Array:
         found = np.zeros(len(samples), np.int8)
-        together = self._varies(samples)
-        if not together.any():
-            moved = self._moved(samples)
-            if moved is not None:
-                found[moved] = MOVED
+        together = varies(self._framework, self._collated(samples), len(samples))
         for place in np.flatnonzero(together)[:1].tolist():
             copies = self._collated([samples[place]] * len(samples), COPIES)
-            again = self._collated(samples, TIMES)
+            again = self._collated(samples)
             if is_mixed(self._framework, copies, again, len(samples), place):
                 found[place] = MIXED
+        if not together.any():
+            with suppress(Exception):  # it takes no sample alone, or gives what cannot be compared
+                found[self._moved(list(samples))] = MOVED
         return found
 
-    def _varies(self, samples: Any) -> Array:
-        return varies(self._framework, self._collated(samples, TIMES), len(samples))
-
-    def _moved(self, samples: Any) -> int | None:
-        """The first sample that does not stand where it was put; None where all do, or nothing tells."""
-        order = np.random.default_rng(0).permutation(len(samples))
-        if len(order) == 2:
-            order = order[::-1] if order[0] == 0 else order
-        given = [samples, [samples[place] for place in order]]
-        first, second = (
-            _rows(self._framework, next(self._collated(one, 1)), len(order)) for one in given
-        )
-        if first is None or second is None or sorted(first) != sorted(second):
-            return None
-        wrong = (int(at) for at, row in zip(order, second, strict=True) if first[at] != row)
-        return next(wrong, None)
-
-    def _collated(self, samples: Any, times: int) -> Iterator[Any]:
+    def _collated(self, samples: Any, times: int = TIMES) -> Iterator[Any]:
         for _ in range(times):
             given = samples
             with suppress(TypeError, RuntimeError):  # what cannot be copied is collated as it is
                 given = copy.deepcopy(samples)
             yield input_of(self._collate(given))
+
+    def _parts(self, samples: Any) -> list[Any]:
+        """The arrays and lists of what is made of samples, once, in memory of their own."""
+        (inputs,) = self._collated(samples, 1)
+        return copy.deepcopy([_numbers(self._framework, leaf) for _, leaf in leaves(inputs)])
+
+    def _moved(self, samples: list[Any]) -> list[int]:
+        """The first sample that a collate_fn, which always does the same, puts elsewhere or mixes.
+
+        Two samples change places, of two lengths if there are such: those are what is sorted.
+        """
+        alone = [self._parts([one]) for one in samples[:_LOOKED_AT]]
+        others = [at for at, parts in enumerate(alone) if not _alike(parts, alone[0])]
+        if not others:
+            return []
+        at = next((at for at in others if _shapes(alone[at]) != _shapes(alone[0])), others[0])
+        before = self._parts(samples)
+        samples[0], samples[at] = samples[at], samples[0]
+        after = self._parts(samples)
+        if _alike(before, after):  # whatever their order, it makes one and the same batch
+            return [0]
+        if _shapes(before) != _shapes(after) or any(_rows(part) != len(samples) for part in before):
+            return []  # a graph batch, a packed sequence: what belongs to a sample is not known
+        rest = [place for place in range(len(samples)) if place not in (0, at)]
+        pairs = [(_take(b, rest), _take(a, rest)) for b, a in zip(before, after, strict=True)]
+        return rest[:1] if not all(_same(one, other) for one, other in pairs) else []
 
 
 def is_mixed(
@@ -149,18 +157,36 @@ def varies(framework: Framework, times: Iterable[Any], rows: int) -> Array:
     return found
 
 
-def _rows(framework: Framework, inputs: Any, rows: int) -> list[bytes] | None:
-    """What the input of each row is; None where something in it is not one entry a row."""
-    columns: list[Any] = []
-    for _, leaf in leaves(inputs):
-        part = _numbers(framework, leaf)
-        if isinstance(part, np.ndarray) and part.ndim and not part.dtype.hasobject:
-            columns.append([row.tobytes() for row in part])
-        elif isinstance(part, list):
-            columns.append([repr(entry).encode() for entry in part])
-    if not columns or any(len(column) != rows for column in columns):
-        return None
-    return [b"|".join(parts) for parts in zip(*columns, strict=True)]
+def _shapes(parts: list[Any]) -> list[Any]:
+    return [getattr(part, "shape", None) for part in parts]
+
+
+def _rows(part: Any) -> int | None:
+    if isinstance(part, np.ndarray):
+        return len(part) if part.ndim else None
+    return len(part) if isinstance(part, list) else None
+
+
+def _take(part: Any, places: list[int]) -> Any:
+    return part[places] if isinstance(part, np.ndarray) else [part[place] for place in places]
+
+
+def _alike(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(_same, one, other))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two parts are the same but for the rounding of sums in another order."""
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
+        if not isinstance(one, (list, str, int, float, type(None))):
+            raise TypeError(f"nobody knows when two {type(one).__name__} are the same")
+        return bool(one == other)
+    if one.shape != other.shape or one.dtype.kind not in "iufb":
+        return np.array_equal(one, other)
+    wide = one.astype(np.float64), other.astype(np.float64)
+    rounding = 1e-2 if one.dtype.itemsize == 2 else 1e-5
+    scale = float(np.nanmax(np.abs(wide[0]), initial=0)) if one.dtype.kind == "f" else 0.0
+    return bool(np.allclose(*wide, rtol=0, atol=rounding * scale, equal_nan=True))
 
 
 def _numbers(framework: Framework, leaf: Any) -> Any:
@@ -186,20 +212,14 @@ def _far(one: Array, other: Array, rows: int) -> Array:
     return np.full(rows, bool(far.any()))
 
 
-def refusal(sample: int) -> ArgumentError:
-    """The error for samples that are mixed; names the first of them."""
+def refusal(sample: int, *, moved: bool = False) -> ArgumentError:
+    """The error for samples that are mixed or moved; names the first of them."""
+    how = "another one each time its batch is collated, and always the same among copies of itself"
+    if moved:
+        how = "not in its place: with two samples of a batch exchanged, the collated inputs do not follow"
     return ArgumentError(
-        f"the input of sample {sample} is another one each time its batch is collated, and always the "
-        "same among copies of itself: the collate_fn mixes samples (mixup, cutmix) or changes their order, and the "
-        "distribution of a mixed input belongs to no sample. Generate without it (the dataset itself, "
-        "or collate_fn= one that only stacks), and mix when you train"
-    )
-
-
-def _out_of_order(sample: int) -> ArgumentError:
-    return ArgumentError(
-        f"the collate_fn hands out sample {sample} in the place of another one: it changes the order of the "
-        "samples (sorts them by length?), and the distribution of each would be kept as that of another. "
-        "Generate with a collate_fn that keeps the order, as pad_sequence does (and pack_padded_sequence "
-        "with enforce_sorted=False)"
+        f"the input of sample {sample} is {how}: the collate_fn mixes samples (mixup, cutmix) or changes "
+        "their order (by length), and the distribution would belong to no sample, or to another one. "
+        "Generate without it (the dataset itself, or collate_fn= one that only stacks or pads, in "
+        "order: pack with enforce_sorted=False), and mix when you train"
     )

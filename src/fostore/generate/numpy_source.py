@@ -174,7 +174,8 @@ def refuse_batches(data: Any) -> None:
             parts = ", ".join(str(tuple(part.shape)) for part in data[:4])
             raise ArgumentError(
                 f"a {type(data).__name__} of {len(data)} arrays (of shapes {parts}) looks like one "
-                f"batch, not like a Dataset; {advice}"
+                f"batch, not like a Dataset; {advice}. Where each array is one sample: "
+                "[(array,) for array in arrays]"
             )
     if isinstance(data, (list, tuple)) and data and (is_frame(data[0]) or is_sparse(data[0])):
         kind = type(data[0]).__name__

@@ -444,6 +444,7 @@ class StoreRun:
             except RowError as error:
                 raise self._engine.advice(error) from error
             written += len(rows[places])
+        self._writer.hand_over()  # the next batch may be delivered by the relay's thread
         return written
 
     # Comparing with what is there

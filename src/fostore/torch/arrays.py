@@ -132,10 +132,14 @@ def _default(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _own(array: Any) -> Any:
-    """The array in memory of its own and in this machine's byte order."""
+    """The array in memory of its own, row by row, in this machine's byte order.
+
+    The columns of a frame lie one after the other: dropout would draw along these.
+    """
     native = array.dtype.newbyteorder("=")
-    is_own = array.dtype == native and array.flags.writeable and array.base is None
-    return array if is_own else np.array(array, native)
+    flags = array.flags
+    is_own = flags.writeable and flags.c_contiguous and array.base is None
+    return array if is_own and array.dtype == native else np.array(array, native, order="C")
 
 
 def _sparse(rows: Any) -> torch.Tensor:

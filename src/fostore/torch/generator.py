@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
 from fostore.generate.generator import Generator
 from fostore.torch.framework import TorchFramework
@@ -40,6 +43,14 @@ class FirstOrderDataGenerator(Generator):
     >>> generator.generate_distributions(TensorDataset(torch.zeros(3, 2)), progress=False)[2]
     array([0.5, 0.5], dtype=float32)
     """
+
+    def _adapt(self, model: Any) -> Any:
+        if isinstance(model, torch.nn.ModuleList):
+            raise ArgumentError(
+                "the model is a ModuleList, which has no forward; give list(modules), whose outputs are "
+                "the members of an ensemble"
+            )
+        return model
 
     def _make_framework(self, device: str, models: Sequence[Callable[..., Any]]) -> Framework:
         return TorchFramework(device)

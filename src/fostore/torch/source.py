@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from fostore.containers import Rows, as_dataset, find, is_array
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, FostoreError
 from fostore.generate.assembly import Assembly, has_batch_axis, input_of
 from fostore.generate.framework import Reading
 from fostore.generate.numpy_source import (
@@ -155,11 +155,11 @@ def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
             loader.dataset,
             batch_size=loader.batch_size,
             drop_last=loader.drop_last,
-            collate_fn=together,
+            collate_fn=_Handing(together),
             **_options(loader, loader.num_workers),
         )
         with starting_workers():
-            return iter(rebuilt)
+            return map(_batch_of, iter(rebuilt))
 
     return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
@@ -236,6 +236,25 @@ class _Whole:
         if self.assemble.getter is not None:
             return collate(self.assemble.getter(batch))
         return input_of(collate(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Handing:
+    """Hands errors of ours over as batches: a worker's are raised as text, and a stream is not read again."""
+
+    together: Any
+
+    def __call__(self, samples: Any) -> Any:
+        try:
+            return self.together(samples)
+        except FostoreError as error:
+            return error
+
+
+def _batch_of(handed: Any) -> Any:
+    if isinstance(handed, FostoreError):
+        raise handed
+    return handed
 
 
 class _Batches:
