@@ -59,7 +59,7 @@ layers: setup
 
 .PHONY: doctest
 doctest: setup
-	$(PYTEST) -q --doctest-modules src tests/test_readme.py
+	$(PYTEST) -q --doctest-modules fostore tests/test_readme.py
 
 .PHONY: docs
 docs: setup ## build the documentation site into build/site; a warning is an error
@@ -92,4 +92,4 @@ bench: setup ## run every benchmark in benchmarks/
 .PHONY: clean
 clean: ## remove the environment, caches and build products
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find fostore tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

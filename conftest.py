@@ -1,4 +1,4 @@
-"""Gives every doctest, in docstrings anywhere under src, a fresh working folder of its own."""
+"""Gives every doctest, in docstrings anywhere in the package, a fresh working folder of its own."""
 
 from __future__ import annotations
 

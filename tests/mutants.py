@@ -21,7 +21,7 @@ SECONDS = 240
 
 @dataclass(frozen=True)
 class Mutant:
-    """A line of `file` (below src/fostore) that is replaced, and the test that fails then."""
+    """A line of `file` (below fostore/) that is replaced, and the test that fails then."""
 
     name: str
     file: str
@@ -386,13 +386,13 @@ def tried(mutant: Mutant) -> str | None:
             ".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis"
         )
         shutil.copytree(TOP, copy, ignore=ignored)
-        path = copy / "src" / "fostore" / mutant.file
+        path = copy / "fostore" / mutant.file
         text = path.read_text(encoding="utf-8")
         if text.count(mutant.old) != 1:
             return f"its text is there {text.count(mutant.old)} times in {mutant.file}"
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         given = {
-            "PYTHONPATH": str(copy / "src"),
+            "PYTHONPATH": str(copy),
             "FOSTORE_POWER_CUTS": "150",
             "FOSTORE_FAULTS": "60",
             "CI": "1",

@@ -101,7 +101,7 @@ def public_names(package: str) -> set[str]:
     """The `__all__` of a package of fostore, read and not imported: torch and jax take seconds."""
     if not package:
         return set(importlib.import_module("fostore").__all__) - {"__version__", "FostoreError"}
-    code = (ROOT / "src" / "fostore" / package / "__init__.py").read_text(encoding="utf-8")
+    code = (ROOT / "fostore" / package / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r"^__all__ = (\[[^]]+\])$", code, re.MULTILINE)
     assert found, package
     return set(ast.literal_eval(found[1]))
