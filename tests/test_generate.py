@@ -884,3 +884,18 @@ def test_a_length_that_fails_is_said_in_one_line() -> None:
     generator = SIDES["numpy"].generator(Linear(), output_mode="logits")
     with pytest.raises(GenerationError, match="dataset failed: ValueError: no index"):
         generator.generate_distributions(Lengthless(make_pairs().inputs), False)
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_name_of_a_store_is_refused_for_json_and_the_cure_works(
+    tmp_path: Path, suffix: str
+) -> None:
+    generator = fostore.FirstOrderDataGenerator(lambda x: x, output_mode="logits")
+    store = generator.generate_distributions(
+        4 * np.eye(3), progress=False, store=tmp_path / "a.zarr"
+    )
+    with pytest.raises(ArgumentError, match=r"ends in \.json.*fostore\.convert"):
+        generator.save_distributions(tmp_path / f"b{suffix}", store)
+    assert not (tmp_path / f"b{suffix}").exists()
+    fostore.convert(store, tmp_path / f"b{suffix}", progress=False)
+    assert fostore.open(tmp_path / f"b{suffix}").digest() == store.digest()

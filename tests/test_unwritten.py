@@ -344,3 +344,23 @@ def test_a_stream_is_judged_at_its_end(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RowError, match="rows 55 to 99"):
         convert("-", tmp_path / "b.zarr", source_kind="logits", progress=False)
     assert not (tmp_path / "b.zarr").exists()
+
+
+def test_the_rows_that_a_stack_is_told_to_leave_out_can_be_left_out(tmp_path: Path) -> None:
+    half = probs(N, K)
+    half[WRITTEN:] = half[0]
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, half)
+    line = [
+        "stack",
+        str(tmp_path / "a.npy"),
+        str(tmp_path / "b.npy"),
+        "-o",
+        str(tmp_path / "c.zarr"),
+    ]
+    run = CliRunner().invoke(app, line)
+    assert run.exit_code == 1
+    assert f"--rows 0:{WRITTEN}" in run.stderr
+    run = CliRunner().invoke(app, [*line, "--rows", f"0:{WRITTEN}"])
+    assert run.exit_code == 0, run.stderr
+    assert fostore.open(tmp_path / "c.zarr").shape == (WRITTEN, 2, K)

@@ -68,6 +68,10 @@ Constant = Annotated[
         rich_help_panel=SOURCE,
     ),
 ]
+Rows = Annotated[
+    str | None,
+    typer.Option(metavar="START:STOP[:STEP]", help="Only these rows.", rich_help_panel=CHANGE),
+]
 Verify = Annotated[
     Literal["none", "sample", "full"],
     typer.Option(help="How much of the result is read back and compared.", rich_help_panel=RUN),
@@ -109,10 +113,7 @@ def convert(
             show_default=False,
         ),
     ],
-    rows: Annotated[
-        str | None,
-        typer.Option(metavar="START:STOP[:STEP]", help="Only these rows.", rich_help_panel=CHANGE),
-    ] = None,
+    rows: Rows = None,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -300,6 +301,7 @@ def stack(
     output: Annotated[
         str, typer.Option("--output", "-o", help="The store of ensembles.", show_default=False)
     ],
+    rows: Rows = None,
     meta: Meta = None,
     exists: Exists = "fail",
     allow_lossy: Lossy = False,
@@ -315,6 +317,7 @@ def stack(
         done = run(
             sources,
             output,
+            rows=parse_slice(rows),
             meta=options.parse_meta(meta or (), None),
             exists=exists,
             allow_lossy=allow_lossy,

@@ -134,7 +134,9 @@ def convert(
     Raises:
         ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
         UncommittedError: the source is not finished; says which rows can be taken.
-        StoreExistsError, LockedError, SpaceError, PlaceError: nothing was changed.
+        StoreExistsError, LockedError: nothing was changed.
+        SpaceError, PlaceError: the destination is as it was. What was written beside it stays, and the
+            same call goes on with it.
         FormatError, RowError, DamageError: the source is not what it should be; names where. The
             destination is as it was, and nothing is left beside it.
     """

@@ -334,10 +334,15 @@ class Generator(ABC):
             ArgumentError, RowError: what cannot be written; the file is as it was.
             DamageError: rows of the store have changed since they were written; as well.
         """
-        from fostore.formats import json
+        from fostore.formats import SUFFIXES, json
         from fostore.proof import Proven
 
         real = destination(path)
+        if SUFFIXES.get(real.suffix.lower(), "json") != "json":
+            raise ArgumentError(
+                f"{str(path)!r} is a store by its suffix, and save_distributions writes JSON: give a name that "
+                "ends in .json, or generate with store= (of a store: fostore.convert(store, path))"
+            )
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
             proven = Proven(distributions.reader, str(distributions.path))
