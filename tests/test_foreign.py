@@ -35,10 +35,10 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import codecs
-from fostore.formats.codecs import CodecError
-from fostore.formats.decoded import BlockCache, DecodedView
-from fostore.formats.foreign import ForeignReader
+from fostore.formats.chunks import codecs
+from fostore.formats.chunks.codecs import CodecError
+from fostore.formats.chunks.foreign import ForeignReader
+from fostore.formats.views.decoded import BlockCache, DecodedView
 from fostore.schema import Column
 from support import probs
 from units import column_rows

@@ -493,7 +493,7 @@ def test_a_kill_at_the_very_end_is_tidied_up_by_the_next_run(
     generator = side.generator(side.model(linear), batch_size=16)
     options: dict[str, Any] = {"store": tmp_path / "a.zarr", "model_fingerprint": "v1"}
     with monkeypatch.context() as patch:
-        patch.setattr("fostore.formats.zarr_writer.clean", lambda *_, **__: None)
+        patch.setattr("fostore.formats.zarr.writer.clean", lambda *_, **__: None)
         store = generator.generate_distributions(pairs, False, **options)
     assert store.is_sealed
     assert store.verify() != []

@@ -26,10 +26,10 @@ from fostore.errors import (
 )
 from fostore.formats import Run
 from fostore.formats.hdf5 import FORMAT
-from fostore.formats.hdf5_build import locate
-from fostore.formats.hdf5_file import HEADER, PROGRESS, Place, check_places, inspect
-from fostore.formats.hdf5_stream import HDF5Stream
-from fostore.formats.hdf5_writer import HDF5Writer
+from fostore.formats.hdf5.build import locate
+from fostore.formats.hdf5.file import HEADER, PROGRESS, Place, check_places, inspect
+from fostore.formats.hdf5.stream import HDF5Stream
+from fostore.formats.hdf5.writer import HDF5Writer
 from fostore.ranges import Ranges
 from fostore.schema import Column
 from units import UNIT, Filler, column_rows, full_store, header_of

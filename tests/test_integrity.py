@@ -22,8 +22,8 @@ from fostore.cli import app
 from fostore.conversion import convert
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError, UnsafeError
-from fostore.formats import zarr_tails
 from fostore.formats.json import export
+from fostore.formats.zarr import tails as zarr_tails
 from support import SUFFIXES, probs
 from work import UNIT, K, N, begin
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.formats import Run
-from fostore.formats.journal import (
+from fostore.formats.zarr.journal import (
     HEADER_BYTES,
     RECORD_BYTES,
     JournalHeader,

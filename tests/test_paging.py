@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import fostore
 from fostore.errors import UncommittedError
-from fostore.formats import Segment, paging
-from fostore.formats import view as views
-from fostore.formats.paging import (
+from fostore.formats import Segment
+from fostore.formats.views import paging
+from fostore.formats.views import view as views
+from fostore.formats.views.paging import (
     ALARM_ROWS,
     SETTLED_ROWS,
     Paging,
@@ -28,7 +29,7 @@ from fostore.formats.paging import (
     paging_of,
     will_need,
 )
-from fostore.formats.view import ArrayView, MappedView, SegmentView
+from fostore.formats.views.view import ArrayView, MappedView, SegmentView
 from fostore.schema import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (250,))

@@ -16,8 +16,10 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, DamageError, UncommittedError
-from fostore.formats import codecs, view, zarr_reader
+from fostore.formats.chunks import codecs
 from fostore.formats.jsonsource import Source
+from fostore.formats.views import view
+from fostore.formats.zarr import reader as zarr_reader
 
 
 def one_hot(count: int, at: int) -> np.ndarray:

@@ -122,7 +122,8 @@ def test_litter_among_shards_brings_no_rows(tmp_path: Path, source: str) -> None
 def test_a_kill_in_the_last_step_of_sealing_leaves_a_whole_store_and_a_warning(
     tmp_path: Path, suffix: str
 ) -> None:
-    from fostore.formats import hdf5_writer, zarr_writer
+    from fostore.formats.hdf5 import writer as hdf5_writer
+    from fostore.formats.zarr import writer as zarr_writer
 
     path = tmp_path / f"a{suffix}"
     child = os.fork()
@@ -365,14 +366,14 @@ def test_refresh_never_forgets_a_commit_that_was_seen(tmp_path: Path, suffix: st
 def tear_the_last_commit(path: Path) -> None:
     """A flipped bit in the record of the newest commit."""
     if path.is_dir():
-        from fostore.formats.journal import RECORD_BYTES
+        from fostore.formats.zarr.journal import RECORD_BYTES
 
         (journal,) = (path / "probs").glob(".fostore.journal*")
         data = bytearray(journal.read_bytes())
         data[-RECORD_BYTES + 8] ^= 1
         journal.write_bytes(data)
         return
-    from fostore.formats.hdf5_file import PROGRESS, RUNS_MAGIC, inspect, read_record
+    from fostore.formats.hdf5.file import PROGRESS, RUNS_MAGIC, inspect, read_record
 
     fd = os.open(path, os.O_RDWR)
     place = inspect(fd, path).places[PROGRESS]

@@ -10,7 +10,8 @@ from crc32c import crc32c
 from hypothesis import given
 
 from fostore.errors import FormatError
-from fostore.formats import Run, slots
+from fostore.formats import Run
+from fostore.formats.hdf5 import slots
 from fostore.ranges import Ranges
 
 MAGIC = b"FOtests\x01"

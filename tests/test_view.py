@@ -16,8 +16,9 @@ import pytest
 
 from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
-from fostore.formats import Segment, view
-from fostore.formats.view import ArrayView, MappedView, SegmentView, view_of
+from fostore.formats import Segment
+from fostore.formats.views import view
+from fostore.formats.views.view import ArrayView, MappedView, SegmentView, view_of
 from fostore.schema import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))
@@ -91,7 +92,7 @@ def test_rows_that_no_file_holds_are_not_zeros_but_out_of_reach(tmp_path: Path) 
 import sys
 from pathlib import Path
 from fostore.formats import Segment
-from fostore.formats.view import MappedView
+from fostore.formats.views.view import MappedView
 from fostore.schema import Column
 column = Column("probs", "float32", "float32", ("class",), (8,))
 folder = Path({str(tmp_path)!r})

@@ -24,10 +24,11 @@ from fostore.errors import (
     ArgumentError,
     DamageError,
 )
-from fostore.formats import Run, WholeUnit, zarr_reader
+from fostore.formats import Run, WholeUnit
 from fostore.formats.zarr import FORMAT
-from fostore.formats.zarr_layout import Shards
-from fostore.formats.zarr_tails import MAX_OPEN
+from fostore.formats.zarr import reader as zarr_reader
+from fostore.formats.zarr.layout import Shards
+from fostore.formats.zarr.tails import MAX_OPEN
 from fostore.ranges import Ranges
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 

@@ -270,13 +270,13 @@ def is_store(path: Path) -> bool:
     if path.suffix.lower() == ".json":
         return True
     if path.is_dir():
-        from fostore.formats.zarr_folder import MAX_METADATA, METADATA, read_file
+        from fostore.formats.zarr.folder import MAX_METADATA, METADATA, read_file
 
         try:
             return b'"fostore"' in read_file(path / METADATA, MAX_METADATA)
         except FileNotFoundError:
             return False
-    from fostore.formats.hdf5_foreign import holds_store
+    from fostore.formats.chunks.hdf5 import holds_store
 
     return holds_store(Path(os.path.realpath(path)))
 

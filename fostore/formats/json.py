@@ -20,7 +20,7 @@ from fostore.formats.jsonread import Gathered, read_checked
 from fostore.formats.jsonsource import Source
 from fostore.formats.jsonspool import Spool
 from fostore.formats.jsonwrite import export, save
-from fostore.formats.view import ArrayView
+from fostore.formats.views.view import ArrayView
 from fostore.header import Header
 from fostore.schema import Array
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 from fostore.conversion.files._arrays import Lying
 from fostore.conversion.files.guess import Found, name_of
 from fostore.errors import ArgumentError
-from fostore.formats.foreign import ForeignArray
+from fostore.formats.chunks.foreign import ForeignArray
 from fostore.schema import Array
 
 _LARGE_CHUNK = 64 << 20

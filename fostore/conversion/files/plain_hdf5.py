@@ -16,8 +16,8 @@ from fostore.conversion.files._foreign import lying, refuse_writing
 from fostore.conversion.files.guess import Found, name_of
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.formats.foreign import ForeignArray
-from fostore.formats.hdf5_foreign import File, open_foreign_dataset, read_foreign_texts
+from fostore.formats.chunks.foreign import ForeignArray
+from fostore.formats.chunks.hdf5 import File, open_foreign_dataset, read_foreign_texts
 from fostore.header import Header
 from fostore.schema import Array
 

@@ -13,11 +13,11 @@ from fostore.conversion.files._foreign import chunk_notes, lying, refuse_writing
 from fostore.conversion.files.guess import Found, plain_table
 from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, FormatError
-from fostore.formats.foreign import ForeignArray
-from fostore.formats.zarr_folder import MAX_METADATA, check_directory, read_file
-from fostore.formats.zarr_foreign import open_foreign_array
-from fostore.formats.zarr_v2 import METADATA as V2
-from fostore.formats.zarr_v2 import open_v2_array
+from fostore.formats.chunks.foreign import ForeignArray
+from fostore.formats.chunks.zarr import open_foreign_array
+from fostore.formats.chunks.zarr_v2 import METADATA as V2
+from fostore.formats.chunks.zarr_v2 import open_v2_array
+from fostore.formats.zarr.folder import MAX_METADATA, check_directory, read_file
 from fostore.header import Header
 from fostore.jsontext import loads
 

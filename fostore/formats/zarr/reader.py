@@ -9,9 +9,9 @@ import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError
 from fostore.formats import ColumnView, Finding, Run, Segment
-from fostore.formats.guard import Guard
-from fostore.formats.view import view_of
-from fostore.formats.zarr_folder import (
+from fostore.formats.views.guard import Guard
+from fostore.formats.views.view import view_of
+from fostore.formats.zarr.folder import (
     METADATA,
     Folder,
     State,
@@ -169,7 +169,7 @@ class ZarrReader:
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
-        from fostore.formats.zarr_findings import findings
+        from fostore.formats.zarr.findings import findings
 
         found = []
         try:

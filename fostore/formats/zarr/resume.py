@@ -9,11 +9,11 @@ from pathlib import Path
 from fostore import disk, jsontext
 from fostore.errors import ArgumentError, DamageError, StoreExistsError
 from fostore.formats import Run
-from fostore.formats.journal import JournalHeader
-from fostore.formats.zarr_folder import METADATA, Folder, group_metadata, is_there, load
-from fostore.formats.zarr_reader import locate
-from fostore.formats.zarr_tails import clean
-from fostore.formats.zarr_writer import OWNER, ZarrWriter
+from fostore.formats.zarr.folder import METADATA, Folder, group_metadata, is_there, load
+from fostore.formats.zarr.journal import JournalHeader
+from fostore.formats.zarr.reader import locate
+from fostore.formats.zarr.tails import clean
+from fostore.formats.zarr.writer import OWNER, ZarrWriter
 from fostore.header import Header
 from fostore.ranges import Ranges
 

@@ -23,13 +23,13 @@ from fostore.errors import (
 )
 from fostore.formats import Run, stranger
 from fostore.formats.litter import is_litter
-from fostore.formats.zarr_layout import HASHES, Hashes, Shards, parse_array
+from fostore.formats.zarr.layout import HASHES, Hashes, Shards, parse_array
 from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Range, Ranges
 from fostore.schema import expect
 
 if TYPE_CHECKING:
-    from fostore.formats.journal import Journal
+    from fostore.formats.zarr.journal import Journal
 
 METADATA = "zarr.json"
 JOURNAL = ".fostore.journal."
@@ -371,8 +371,8 @@ def parse_header(text: bytes, where: Path) -> Header:
 def _load_journals(
     folder: Folder, *, strict: bool
 ) -> tuple[list[tuple[Path, Journal]], list[tuple[str, Range | None]]]:
-    from fostore.formats import journal  # a sealed store has none, and opens without this
-    from fostore.formats.journal import JournalHeader
+    from fostore.formats.zarr import journal  # a sealed store has none, and opens without this
+    from fostore.formats.zarr.journal import JournalHeader
 
     journals = []
     problems: list[tuple[str, Range | None]] = []

@@ -11,7 +11,7 @@ from fostore import disk
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
 from fostore.formats.litter import is_litter
-from fostore.formats.zarr_folder import (
+from fostore.formats.zarr.folder import (
     JOURNAL,
     METADATA,
     TAIL,
@@ -22,7 +22,7 @@ from fostore.formats.zarr_folder import (
     unit_names,
     unit_of,
 )
-from fostore.formats.zarr_reader import locate, read_hashes
+from fostore.formats.zarr.reader import locate, read_hashes
 from fostore.ranges import Ranges, describe
 
 _SHOWN = 5

@@ -15,9 +15,9 @@ import numpy as np
 
 from fostore import jsontext
 from fostore.errors import DamageError, FormatError, UnsupportedError
-from fostore.formats.foreign import ForeignArray, ForeignReader, check_chunks, require_sealed
-from fostore.formats.zarr_chunks import Chunks, Codecs, Files, ShardIndex, Shards, extension
-from fostore.formats.zarr_folder import (
+from fostore.formats.chunks.foreign import ForeignArray, ForeignReader, check_chunks, require_sealed
+from fostore.formats.chunks.zarr_chunks import Chunks, Codecs, Files, ShardIndex, Shards, extension
+from fostore.formats.zarr.folder import (
     MAX_METADATA,
     METADATA,
     check_directory,
@@ -25,7 +25,7 @@ from fostore.formats.zarr_folder import (
     read_file,
     read_header,
 )
-from fostore.formats.zarr_layout import HASHES, check_array
+from fostore.formats.zarr.layout import HASHES, check_array
 from fostore.schema import expect
 
 _DTYPES = frozenset(

@@ -31,8 +31,9 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import OtherLayoutError, Run, slots
-from fostore.formats.hdf5_stream import HDF5Stream
+from fostore.formats import OtherLayoutError, Run
+from fostore.formats.hdf5 import slots
+from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.header import MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array

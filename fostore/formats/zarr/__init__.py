@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fostore.formats import OtherLayoutError, Reader, UnitWriter
-from fostore.formats.zarr_reader import ZarrReader
+from fostore.formats.zarr.reader import ZarrReader
 from fostore.header import Header
 
 
@@ -23,19 +23,19 @@ class ZarrFormat:
         try:
             return ZarrReader(path)
         except OtherLayoutError as other:
-            from fostore.formats.zarr_foreign import open_sealed
+            from fostore.formats.chunks.zarr import open_sealed
 
             return open_sealed(path, other)
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""
-        from fostore.formats.zarr_resume import create
+        from fostore.formats.zarr.resume import create
 
         return create(path, header)
 
     def resume(self, path: Path) -> UnitWriter:
         """Open a store for writing; see `Format.resume`."""
-        from fostore.formats.zarr_resume import resume
+        from fostore.formats.zarr.resume import resume
 
         return resume(path)
 

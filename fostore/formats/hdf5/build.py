@@ -20,8 +20,9 @@ import numpy as np
 
 from fostore import disk, jsontext
 from fostore.errors import ArgumentError
-from fostore.formats import Run, slots
-from fostore.formats.hdf5_file import (
+from fostore.formats import Run
+from fostore.formats.hdf5 import slots
+from fostore.formats.hdf5.file import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
@@ -36,7 +37,7 @@ from fostore.formats.hdf5_file import (
     num_hashed,
     write_record,
 )
-from fostore.formats.hdf5_stream import HDF5Stream
+from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.header import CHECKSUM, Header
 
 PAGE = 4096

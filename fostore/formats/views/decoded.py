@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from fostore.aligned import aligned_empty
-from fostore.formats.spooled import spooled
+from fostore.formats.views.spooled import spooled
 from fostore.schema import Array, Column
 
 CACHE_BYTES = 64 << 20

@@ -15,11 +15,12 @@ import numpy as np
 
 from fostore import digest, disk, jsontext
 from fostore.errors import ArgumentError, DamageError
-from fostore.formats import Run, WholeUnit, journal
-from fostore.formats.journal import JournalHeader
-from fostore.formats.zarr_folder import METADATA, Folder, State, group_metadata, is_there
-from fostore.formats.zarr_reader import locate, read_hashes
-from fostore.formats.zarr_tails import Tails, clean
+from fostore.formats import Run, WholeUnit
+from fostore.formats.zarr import journal
+from fostore.formats.zarr.folder import METADATA, Folder, State, group_metadata, is_there
+from fostore.formats.zarr.journal import JournalHeader
+from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.tails import Tails, clean
 from fostore.header import Header
 from fostore.ranges import Ranges, describe
 from fostore.schema import Array

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fostore import disk
 from fostore.errors import DamageError
-from fostore.formats.zarr_folder import (
+from fostore.formats.zarr.folder import (
     JOURNAL,
     TAIL,
     Folder,
@@ -20,7 +20,7 @@ from fostore.formats.zarr_folder import (
     names_in,
     unit_of,
 )
-from fostore.formats.zarr_reader import locate
+from fostore.formats.zarr.reader import locate
 from fostore.schema import Array
 
 MAX_OPEN = 64

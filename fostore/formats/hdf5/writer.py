@@ -12,9 +12,10 @@ import numpy as np
 
 from fostore import digest, disk, geometry
 from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
-from fostore.formats import Run, WholeUnit, slots
-from fostore.formats.hdf5_build import header_record, make, plan_mirrors
-from fostore.formats.hdf5_file import (
+from fostore.formats import Run, WholeUnit
+from fostore.formats.hdf5 import slots
+from fostore.formats.hdf5.build import header_record, make, plan_mirrors
+from fostore.formats.hdf5.file import (
     HASHES,
     HEADER,
     HEADER_MAGIC,

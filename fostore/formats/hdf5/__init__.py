@@ -17,7 +17,7 @@ from fostore.formats import OtherLayoutError, Reader
 from fostore.header import Header
 
 if TYPE_CHECKING:
-    from fostore.formats.hdf5_writer import HDF5Writer
+    from fostore.formats.hdf5.writer import HDF5Writer
 
 
 class HDF5:
@@ -34,13 +34,13 @@ class HDF5:
 
         A sealed store that another tool laid out anew is decoded.
         """
-        from fostore.formats.hdf5_reader import HDF5Reader
+        from fostore.formats.hdf5.reader import HDF5Reader
 
         path = Path(os.path.realpath(path))
         try:
             return HDF5Reader(path)
         except OtherLayoutError as other:
-            from fostore.formats.hdf5_foreign import open_sealed
+            from fostore.formats.chunks.hdf5 import open_sealed
 
             return open_sealed(path, other)
 
@@ -51,8 +51,8 @@ class HDF5:
             ArgumentError: num_samples is None, or a column has a name that the format needs.
             SpaceError: the disk cannot hold all rows; nothing is left behind.
         """
-        from fostore.formats.hdf5_build import make
-        from fostore.formats.hdf5_writer import HDF5Writer, check_planned
+        from fostore.formats.hdf5.build import make
+        from fostore.formats.hdf5.writer import HDF5Writer, check_planned
 
         check_planned(header)
         if os.path.lexists(path):
@@ -67,8 +67,8 @@ class HDF5:
 
     def resume(self, path: Path) -> HDF5Writer:
         """Open for writing; brings what plain readers see up to the header, and touches no row."""
-        from fostore.formats.hdf5_file import open_store
-        from fostore.formats.hdf5_writer import HDF5Writer
+        from fostore.formats.hdf5.file import open_store
+        from fostore.formats.hdf5.writer import HDF5Writer
 
         path = Path(os.path.realpath(path))
         fd = open_store(path, write=True)

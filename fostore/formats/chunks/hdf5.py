@@ -19,9 +19,9 @@ import numpy as np
 
 from fostore import disk, jsontext
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
-from fostore.formats import codecs, slots
-from fostore.formats.codecs import CodecError, Decoder
-from fostore.formats.foreign import (
+from fostore.formats.chunks import codecs
+from fostore.formats.chunks.codecs import CodecError, Decoder
+from fostore.formats.chunks.foreign import (
     ForeignArray,
     ForeignReader,
     Index,
@@ -29,8 +29,8 @@ from fostore.formats.foreign import (
     check_chunks,
     require_sealed,
 )
-from fostore.formats.guard import Guard
-from fostore.formats.hdf5_file import (
+from fostore.formats.hdf5 import slots
+from fostore.formats.hdf5.file import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
@@ -41,6 +41,7 @@ from fostore.formats.hdf5_file import (
     recorded_end,
 )
 from fostore.formats.samefile import SameFile
+from fostore.formats.views.guard import Guard
 from fostore.header import Header
 from fostore.ranges import Range
 from fostore.schema import Array

@@ -16,8 +16,8 @@ import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats import ColumnView, Finding, Run, Segment
-from fostore.formats.decoded import CACHE_BYTES, DecodedView
-from fostore.formats.guard import Guard
+from fostore.formats.views.decoded import CACHE_BYTES, DecodedView
+from fostore.formats.views.guard import Guard
 from fostore.header import Header
 from fostore.ranges import Range, Ranges, describe
 from fostore.schema import Array

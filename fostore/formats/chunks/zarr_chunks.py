@@ -16,12 +16,12 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import DamageError, FormatError, FostoreError, UnsupportedError
-from fostore.formats import codecs
-from fostore.formats.codecs import CodecError, Decoder
-from fostore.formats.decoded import BlockCache
-from fostore.formats.foreign import Index, Survey
-from fostore.formats.zarr_folder import MAX_METADATA, check_directory, find_chunk, unit_of
-from fostore.formats.zarr_layout import ABSENT
+from fostore.formats.chunks import codecs
+from fostore.formats.chunks.codecs import CodecError, Decoder
+from fostore.formats.chunks.foreign import Index, Survey
+from fostore.formats.views.decoded import BlockCache
+from fostore.formats.zarr.folder import MAX_METADATA, check_directory, find_chunk, unit_of
+from fostore.formats.zarr.layout import ABSENT
 from fostore.ranges import Range
 from fostore.schema import Array, expect
 

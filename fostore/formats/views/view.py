@@ -24,9 +24,9 @@ from fostore import disk
 from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import ColumnView, Segment, stranger
-from fostore.formats.gather import gather_of
-from fostore.formats.guard import Guard
-from fostore.formats.paging import SLOW_GATHER, Paging, paging_of
+from fostore.formats.views.gather import gather_of
+from fostore.formats.views.guard import Guard
+from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
 from fostore.ranges import describe
 from fostore.schema import Array, Column
 
@@ -166,7 +166,7 @@ class SegmentView:
         if len(self._segments) == 1 and self._segments[0].start == 0:
             return self._map(0)[: self._num_rows]
         if self._whole is None:
-            from fostore.formats.spooled import spooled  # rare
+            from fostore.formats.views.spooled import spooled  # rare
 
             step = max(_COPIED_BYTES // self._column.row_bytes, 1)
             self._whole = spooled(self.read, self._num_rows, self._column, step)

@@ -13,9 +13,9 @@ import numpy as np
 
 from fostore import jsontext
 from fostore.errors import ArgumentError, DamageError, FormatError
-from fostore.formats import ColumnView, Finding, Run, Segment, slots
-from fostore.formats.guard import Guard
-from fostore.formats.hdf5_file import (
+from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats.hdf5 import slots
+from fostore.formats.hdf5.file import (
     HEADER,
     HEADER_MAGIC,
     PROGRESS,
@@ -29,7 +29,8 @@ from fostore.formats.hdf5_file import (
     read_slots,
     sealed_and_open,
 )
-from fostore.formats.view import view_of
+from fostore.formats.views.guard import Guard
+from fostore.formats.views.view import view_of
 from fostore.header import CHECKSUM, MAX_TEXT, Header
 from fostore.ranges import Ranges
 from fostore.schema import Array

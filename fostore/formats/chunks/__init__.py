@@ -1,0 +1,1 @@
+"""Stores that other tools have compressed or rechunked: which chunk, its bytes, its rows; decoded within bounds."""
