@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
 from fostore.conversion.table import Batch, Table
 from fostore.errors import RowError
 from fostore.halves import widen
+from fostore.identity import row_hashes
 from fostore.ranges import Range, Ranges, describe
 from fostore.schema import Array, Schema
 
@@ -66,7 +66,7 @@ class Watch:
                 lengths = np.diff(changes, prepend=self._same_since)
                 self._longest = max(self._longest, int(lengths.max()))
                 self._same_since = int(changes[-1])
-            self._count(content, changes - self.position)
+            self._count(content)
             self._compare(content[0])
             self._before = [column[-1:].copy() for column in content]
         self.position += count
@@ -88,16 +88,13 @@ class Watch:
             )
         self.notes = tuple(f"{what}, which was allowed" for what, _ in found)
 
-    def _count(self, content: Batch, changes: Array) -> None:
+    def _count(self, content: Batch) -> None:
         """How often each row comes, of those at the beginning."""
         count = min(len(content[0]), _COUNTED - self._counted)
-        if count <= 0:
-            return
-        for begin, end in pairwise(
-            [0, *changes[(changes > 0) & (changes < count)].tolist(), count]
-        ):
-            self._counts[_hashed(content, begin)] += end - begin
-        self._counted += count
+        if count > 0:
+            numbers = np.unique(_hashed([c[:count] for c in content]), return_counts=True)
+            self._counts.update(dict(zip(*(each.tolist() for each in numbers), strict=True)))
+            self._counted += count
 
     def _compare(self, rows: Array) -> None:
         """Whether all rows hold the same numbers in some order, as labels do, hard ones or smoothed."""
@@ -140,7 +137,7 @@ class Watch:
         """How often the last row came before `since`, of all that were counted there: few rows, many alike."""
         behind = max(self.first + self._counted - since, 0)
         before = self._counted - behind
-        return (self._counts[_hashed(self._before, 0)] - behind) / before if before else 0.0
+        return (self._counts[int(_hashed(self._before)[0])] - behind) / before if before else 0.0
 
 
 def watched(table: Table, rows: slice | None, *, is_allowed: bool) -> tuple[Table, Watch]:
@@ -195,8 +192,11 @@ def _unwritten(content: Batch, same: Array) -> Array:
     return marks
 
 
-def _hashed(columns: Sequence[Array], at: int) -> int:
-    return hash(b"".join(column[at].tobytes() for column in columns))
+def _hashed(columns: Sequence[Array]) -> Array:
+    """A number for each row, the same for equal rows."""
+    found = row_hashes(((str(at), column) for at, column in enumerate(columns)), len(columns[0]))
+    assert found is not None  # numbers have bytes
+    return found
 
 
 def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:
