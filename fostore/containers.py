@@ -73,14 +73,18 @@ class Rows(Sequence[Any]):
         """Raise ArgumentError, which names the column, where rows are not numbers alone."""
 
 
+def _places(indices: range | Array) -> slice | Array:
+    """Indices as an array takes them: a range as a slice, which copies nothing."""
+    return indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
+
+
 class _Arrays(Rows):
     """An array in memory."""
 
     has_dtype = True
 
     def take(self, indices: range | Array) -> Any:
-        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-        return self.data[part]
+        return self.data[_places(indices)]
 
     def require_numbers(self) -> None:
         if self.data.dtype == object and self.data.ndim > 1:
@@ -95,8 +99,7 @@ class _Values(Rows):
     """An array of objects each of which is an array, or a list of numbers."""
 
     def take(self, indices: range | Array) -> Any:
-        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-        return entries_of(self.data[part].tolist())
+        return entries_of(self.data[_places(indices)].tolist())
 
 
 class _OnDisk(Rows):
@@ -153,8 +156,7 @@ class _Frame(Rows):
             if isinstance(indices, range):
                 return self.data.slice(indices.start, len(indices))
             return self.data[indices]
-        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-        return self.data.iloc[part]
+        return self.data.iloc[_places(indices)]
 
     def __getitem__(self, index: Any) -> Any:
         if is_a(self.data, "polars", "DataFrame"):

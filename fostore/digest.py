@@ -113,11 +113,6 @@ def other_crc(crcs: Sequence[int], index: int, combined: int) -> list[int]:
     return at
 
 
-def row_crc(columns: Sequence[Array]) -> int:
-    """`Run.crc` of rows that are given as one array a column, in schema order."""
-    return combine_crcs([crc(rows) for rows in columns])
-
-
 @cache
 def _blake3() -> Any:
     from blake3 import blake3  # once: an import statement a block costs as much as its hash

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fostore import digest
 
 SUFFIXES = (".zarr", ".h5")
 
@@ -48,3 +51,8 @@ def data_files(path: Path) -> dict[str, bytes]:
             for name in sorted(file)
             if name not in ("header", "progress")
         }
+
+
+def row_crc(columns: Sequence[np.ndarray]) -> int:
+    """`Run.crc` of rows that are given as one array a column, in schema order."""
+    return digest.combine_crcs([digest.crc(rows) for rows in columns])

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fostore import digest, disk
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, StoreExistsError
 from fostore.formats import Format, Reader, Run, WholeUnit, format_of
 from fostore.ranges import Ranges
+from support import row_crc
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
 N = 2 * UNIT + 700
@@ -191,7 +192,7 @@ def test_committed_runs_survive_with_their_checksums(
     filler.writer.close()
     writer = format.resume(path)
     assert writer.runs == tuple(
-        Run(a, b, digest.row_crc([column_rows(c, a, b) for c in writer.header.schema.columns]))
+        Run(a, b, row_crc([column_rows(c, a, b) for c in writer.header.schema.columns]))
         for a, b in ((0, 100), (300, 450), (UNIT - 1, UNIT), (UNIT, UNIT + 1))
     )
     for index, column in enumerate(writer.header.schema.columns):
@@ -207,7 +208,7 @@ def test_a_run_grows(path: Path, format: Format, filler: Filler) -> None:
         assert (run.start, run.stop) == (0, stop)
     filler.writer.close()
     writer = format.resume(path)
-    assert writer.runs == (Run(0, UNIT, digest.row_crc(filler.rows(0, UNIT))),)
+    assert writer.runs == (Run(0, UNIT, row_crc(filler.rows(0, UNIT))),)
     writer.close()
 
 
@@ -376,7 +377,7 @@ def test_a_finished_store_can_go_on(path: Path, format: Format) -> None:
     assert runs == Ranges.of((2 * UNIT, N + 10))
     assert filler.writer.sealed == Ranges.of((0, 2 * UNIT))
     for run in filler.writer.runs:
-        assert run.crc in (None, digest.row_crc(filler.rows(run.start, run.stop)))
+        assert run.crc in (None, row_crc(filler.rows(run.start, run.stop)))
     filler.commit(N + 10, more)
     filler.finish(more)
     reader = format.open(path)
@@ -501,7 +502,7 @@ def finish_after_crash(path: Path, format: Format, stop: int) -> None:
                 held, filler.hashes(run.start // UNIT, run.stop - run.start)
             )
         else:
-            assert run.crc == digest.row_crc(rows)
+            assert run.crc == row_crc(rows)
     if writer.header.sealed or writer.header.num_samples != stop:
         writer.replan(replace(writer.header, num_samples=stop, sealed=False, digest=None))
     for start, end in there.missing(stop):

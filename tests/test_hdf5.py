@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fostore import digest, disk
+from fostore import disk
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -32,6 +32,7 @@ from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.formats.hdf5.writer import HDF5Writer
 from fostore.ranges import Ranges
 from fostore.schema import Column
+from support import row_crc
 from units import UNIT, Filler, column_rows, full_store, header_of
 
 N = 2 * UNIT + 700
@@ -271,7 +272,7 @@ def test_a_short_unit_that_goes_on_is_not_sealed_before_its_hashes_are_new(path:
     filler.commit(short, 2 * UNIT)
     again = FORMAT.resume(path)
     assert again.sealed == Ranges.of((0, UNIT))
-    expected = [digest.row_crc(filler.rows(*rows)) for rows in ((UNIT, short), (short, 2 * UNIT))]
+    expected = [row_crc(filler.rows(*rows)) for rows in ((UNIT, short), (short, 2 * UNIT))]
     assert [run.crc for run in again.runs] == expected
     assert not FORMAT.open(path).block_hashes()[2:].any()
     filler.finish(2 * UNIT)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore import FirstOrderDataGenerator, digest
+from fostore import FirstOrderDataGenerator
 from fostore.conversion import convert, stack
 from fostore.errors import DamageError, UncommittedError
 from fostore.formats import Run
 from fostore.proof import Proof, RunCheck
 from fostore.schema import Column
-from support import probs
+from support import probs, row_crc
 
 N, K, UNIT = 2500, 3, 1024
 DAMAGED = 1700
@@ -279,7 +279,7 @@ def test_a_receipt_says_that_a_plain_file_keeps_no_checksum(tmp_path: Path) -> N
 
 
 def run_of(rows: list[np.ndarray], cuts: list[int]) -> Run:
-    known = [(cut, digest.row_crc([column[:cut] for column in rows])) for cut in cuts]
+    known = [(cut, row_crc([column[:cut] for column in rows])) for cut in cuts]
     return Run(0, *known[-1], tuple(known[:-1]))
 
 

@@ -13,6 +13,7 @@ from fostore.encodings import make_schema
 from fostore.formats import Run, UnitWriter, WholeUnit
 from fostore.header import Header
 from fostore.schema import Column
+from support import row_crc
 
 UNIT = 2048
 IDS = Column("sample_id", "utf8", "uint8", ("byte",), (6,), "id")
@@ -72,7 +73,7 @@ class Filler:
             for index, rows in enumerate(self.rows(first, last)):
                 self.writer.write(index, first, rows)
             begin = first if run_start is None else max(run_start, first - first % UNIT)
-            runs.append(Run(begin, last, digest.row_crc(self.rows(begin, last))))
+            runs.append(Run(begin, last, row_crc(self.rows(begin, last))))
         return runs
 
     def commit(self, start: int, stop: int, *, run_start: int | None = None) -> None:
