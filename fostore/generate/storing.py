@@ -257,7 +257,7 @@ class StoreRun:
             self._content = fingerprint.OPAQUE
         is_whole = header.sealed and header.num_samples == self._source.num_samples
         if is_whole and not self._target.accept_differences:
-            # Nothing will be computed. A kill at the very end may have left files to tidy up; where
+            # Nothing will be written. A kill at the very end may have left files to tidy up; where
             # the store is read-only or in use, that waits, and the rows are whole all the same.
             with suppress(OSError):
                 create(path, exists="resume").close()
@@ -271,13 +271,14 @@ class StoreRun:
             refuse_mixing(self._framework, self._source, missing, self._probed)
         if not self._there.items:
             return
-        if self._labelled and isinstance(self._source, MapSource):
-            self._check_labels()
-        if self._content == fingerprint.HASHED and isinstance(self._source, MapSource):
-            with self._may_differ():
-                fingerprint.check_content(
-                    self._framework, self._source, self._there, self._hashes, path
-                )
+        if isinstance(self._source, MapSource):
+            if self._labelled:
+                self._check_labels()
+            if self._content == fingerprint.HASHED:
+                with self._may_differ():
+                    fingerprint.check_content(
+                        self._framework, self._source, self._there, self._hashes, path
+                    )
         self._look_again(header)
 
     def _look_again(self, header: Header) -> None:
@@ -451,12 +452,10 @@ class StoreRun:
 
     def _check_labels(self) -> None:
         """Compare the labels of up to three committed samples with those that were recorded."""
-        runs = self._there.items
-        start, stop = runs[len(runs) // 2]
-        picked = np.array(sorted({runs[0][0], (start + stop) // 2, runs[-1][1] - 1}))
-        stored = np.concatenate([self._column("label_hash", i, i + 1) for i in picked.tolist()])
+        picked = fingerprint.picked(self._there)
+        stored = np.concatenate([self._column("label_hash", i, i + 1) for i in picked])
         with self._framework.kept_random_states(), suppress(NoLabels):
-            moved = moved_label(self._source.dataset, picked, stored)
+            moved = moved_label(self._source.dataset, np.array(picked), stored)
             if moved is not None:
                 self._differs([f"sample {moved} of the dataset has another label"])
 
