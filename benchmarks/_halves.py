@@ -16,7 +16,7 @@ from _rows import BATCH, Seen, Width
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 import fostore
-from fostore.halves import float32_to_bfloat16, widen
+from fostore.schema.halves import float32_to_bfloat16, widen
 from fostore.torch import FirstOrderDataset, output_dataloader
 
 GOAL = 0.9

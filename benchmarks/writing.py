@@ -24,7 +24,8 @@ import _bench
 import numpy as np
 
 import fostore
-from fostore import disk, geometry
+from fostore import disk
+from fostore.schema import geometry
 
 COMMIT_SECONDS = 1.0
 RAM_DISK = Path("/dev/shm")

@@ -14,7 +14,6 @@ from fostore.version import __version__
 if TYPE_CHECKING:
     from fostore.conversion import convert as convert
     from fostore.conversion import stack as stack
-    from fostore.creation import create as create
     from fostore.errors import FostoreError as FostoreError
     from fostore.generate import FirstOrderDataGenerator as FirstOrderDataGenerator
     from fostore.generate import estimate_size as estimate_size
@@ -22,17 +21,18 @@ if TYPE_CHECKING:
     from fostore.pairing import FirstOrderDataset as FirstOrderDataset
     from fostore.pairing import output_dataloader as output_dataloader
     from fostore.pairing import output_fo_dataloader as output_fo_dataloader
-    from fostore.store import Store as Store
-    from fostore.store import open as open
-    from fostore.writer import Writer as Writer
+    from fostore.reading.store import Store as Store
+    from fostore.reading.store import open as open
+    from fostore.writing.create import create as create
+    from fostore.writing.writer import Writer as Writer
 
 _HOMES = {
     "convert": "fostore.conversion",
     "stack": "fostore.conversion",
-    "create": "fostore.creation",
-    "open": "fostore.store",
-    "Store": "fostore.store",
-    "Writer": "fostore.writer",
+    "create": "fostore.writing.create",
+    "open": "fostore.reading.store",
+    "Store": "fostore.reading.store",
+    "Writer": "fostore.writing.writer",
     "FostoreError": "fostore.errors",
     "FirstOrderDataGenerator": "fostore.generate",
     "FirstOrderDataset": "fostore.pairing",

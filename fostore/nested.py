@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 LABELS = ("label", "labels", "target", "targets", "y")
 """The keys under which dict samples have their label."""

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fostore import creation
 from fostore.conversion import convert
-from fostore.writer import Writer
+from fostore.writing import create as creation
+from fostore.writing.writer import Writer
 
 
 class Telling(Writer):

@@ -48,7 +48,7 @@ MUTANTS = [
     ),
     Mutant(
         "record-before-data",
-        "pipeline.py",
+        "writing/pipeline.py",
         "            self._units.sync()\n            self._units.commit(runs)\n",
         "            self._units.commit(runs)\n            self._units.sync()\n",
         cuts("First", ".zarr"),
@@ -181,7 +181,7 @@ MUTANTS = [
     ),
     Mutant(
         "adopt-ignores-damage",
-        "ledger.py",
+        "writing/ledger.py",
         "            if lost:\n",
         "            if False:\n",
         "test_integrity.py::test_committed_rows_that_changed_are_not_gone_on_with",
@@ -202,14 +202,14 @@ MUTANTS = [
     ),
     Mutant(
         "resume-off-by-one",
-        "writer.py",
+        "writing/writer.py",
         "        self._position = there.prefix\n",
         "        self._position = max(there.prefix - 1, 0)\n",
         "test_writer.py",
     ),
     Mutant(
         "class-names-ignored",
-        "creation.py",
+        "writing/create.py",
         "        if value is not None and value != have[name]\n",
         '        if value is not None and name != "class_names" and value != have[name]\n',
         "test_writer.py",
@@ -237,7 +237,7 @@ MUTANTS = [
     ),
     Mutant(
         "overwrite-no-dirsync",
-        "writer.py",
+        "writing/writer.py",
         "            disk.exchange(self.path, target)\n            disk.sync_directory(target.parent)\n",
         "            disk.exchange(self.path, target)\n",
         cuts("Overwritten", ".zarr"),
@@ -258,7 +258,7 @@ MUTANTS = [
     ),
     Mutant(
         "sink-no-sync",
-        "conversion/files/_sink.py",
+        "files/_sink.py",
         "            disk.sync_data(self._fd)\n",
         "            pass\n",
         "test_powercut.py::test_a_file_is_whole_or_not_there_and_stays_once_it_was_promised",
@@ -279,14 +279,14 @@ MUTANTS = [
     ),
     Mutant(
         "lock-name-unchecked",
-        "lock.py",
+        "places/lock.py",
         "            if _is_at(fd, path):\n                break\n",
         "            break\n",
         "test_lock.py",
     ),
     Mutant(
         "lock-kept-when-interrupted",
-        "lock.py",
+        "places/lock.py",
         "        _give_back(path, span)\n        raise\n",
         "        raise\n",
         "test_integrity.py::test_ctrl_c_while_the_lock_is_signed_leaves_no_lock",
@@ -335,14 +335,14 @@ MUTANTS = [
     ),
     Mutant(
         "header-unchecked",
-        "header.py",
+        "schema/header.py",
         "            if written != jsontext.checksum(jsontext.canonical(rest)):\n",
         "            if False:\n",
         "test_integrity.py::test_a_header_that_was_changed_is_refused",
     ),
     Mutant(
         "meta-unchecked",
-        "audit.py",
+        "reading/audit.py",
         "    if not reader.header.meta_is_sound:\n",
         "    if False:\n",
         "test_integrity.py::test_metadata_that_was_changed_is_told_by_verify_and_written_anew_counts",
@@ -363,7 +363,7 @@ MUTANTS = [
     ),
     Mutant(
         "second-thread-taken",
-        "writer.py",
+        "writing/writer.py",
         "        if own is not writing and writing is not None and writing.is_alive():\n",
         "        if False:\n",
         "test_integrity.py::test_a_second_thread_is_refused_by_name",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore import digest
+from fostore.schema import digest
 
 SUFFIXES = (".zarr", ".h5")
 

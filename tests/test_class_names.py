@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 import fostore
 import fostore.torch
-from fostore.class_names import names_of_dataset, names_of_model, same
 from fostore.errors import FostoreError, IdentityError
+from fostore.schema.class_names import names_of_dataset, names_of_model, same
 from support import SUFFIXES
 
 NAMES = ("ant", "cat", "dog")

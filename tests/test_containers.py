@@ -26,7 +26,7 @@ from torch.utils.data import (
 )
 
 import fostore
-import fostore.ranges
+import fostore.schema.ranges
 from fostore.errors import ArgumentError
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Side, softmax
@@ -386,7 +386,7 @@ def _inputs(array: Any) -> Any:
     from fostore.generate.numpy_source import numpy_source
 
     source = numpy_source(array, 8, None, None)
-    return source.inputs(source.batches.touching(fostore.ranges.Ranges.of((0, N))))
+    return source.inputs(source.batches.touching(fostore.schema.ranges.Ranges.of((0, N))))
 
 
 def test_sparse_rows_reach_the_model_sparse() -> None:

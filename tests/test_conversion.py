@@ -19,7 +19,6 @@ import zarr
 import fostore
 from fostore import disk
 from fostore.conversion import Receipt, convert, stack
-from fostore.conversion.files import Hints
 from fostore.conversion.run import prepare
 from fostore.conversion.sources import open_table
 from fostore.errors import (
@@ -36,7 +35,8 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.lock import Lock
+from fostore.files import Hints
+from fostore.places.lock import Lock
 from support import SUFFIXES, probs
 
 N, K = 5000, 7
@@ -786,7 +786,7 @@ def test_rows_that_are_no_distributions_are_named_and_nothing_is_left(tmp_path: 
 
 
 def test_a_plain_array_is_not_written(tmp_path: Path) -> None:
-    from fostore.conversion.files import file_format
+    from fostore.files import file_format
 
     for name in ("plain-zarr", "plain-hdf5", "cifar10h", "dcic"):
         with pytest.raises(ArgumentError, match="only read"):

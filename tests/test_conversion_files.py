@@ -24,18 +24,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fostore
-from fostore import geometry
 from fostore.conversion import convert
-from fostore.conversion.files import FILES, Hints, file_format
 from fostore.conversion.sources import open_table
-from fostore.conversion.table import Table
-from fostore.digest import HASH_BYTES, block_hash, store_digest
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
-from fostore.header import Header
-from fostore.sample_ids import encode_ids, id_column
-from fostore.schema import COUNTS, FLOATS, Column, Schema
+from fostore.files import FILES, Hints, file_format
+from fostore.files.table import Table
+from fostore.schema import geometry
+from fostore.schema.digest import HASH_BYTES, block_hash, store_digest
+from fostore.schema.header import Header
+from fostore.schema.row import COUNTS, FLOATS, Column, Schema
+from fostore.schema.sides.ids import encode_ids, id_column
 
 WITH_HEADER = ("npz", "safetensors", "pt", "parquet", "arrow", "jsonl", "json")
 WITHOUT = ("npy", "csv")
@@ -462,7 +462,7 @@ def test_our_files_are_read_by_the_libraries_of_their_formats(tmp_path: Path) ->
 def test_archives_of_more_than_four_gigabytes_are_read_by_their_libraries(
     large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fostore.conversion.files._zip._LARGE", large)  # instead of so many bytes
+    monkeypatch.setattr("fostore.files._zip._LARGE", large)  # instead of so many bytes
     schema = make_schema(3, side_columns=[PRINTS])
     columns, header = rows_of(schema, 40), header_of(schema, 40)
     for format in ("npz", "pt"):
@@ -968,11 +968,11 @@ PEAK = """\
 import resource, sys
 from pathlib import Path
 import numpy as np
-from fostore import geometry
-from fostore.conversion.files import Hints, file_format
+from fostore.schema import geometry
+from fostore.files import Hints, file_format
 from fostore.conversion.sources import open_table
 from fostore.encodings import make_schema
-from fostore.header import Header
+from fostore.schema.header import Header
 
 format, path, rows = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 schema = make_schema(1000)

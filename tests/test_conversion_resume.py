@@ -195,7 +195,7 @@ def test_an_interrupt_leaves_a_part_that_the_same_command_goes_on_with(
 ) -> None:
     out = tmp_path / "b.zarr"
     seen = 0
-    true_write = fostore.writer.Writer.write_columns
+    true_write = fostore.writing.writer.Writer.write_columns
 
     def interrupt(self: Any, start: int, columns: Any, **options: Any) -> None:
         nonlocal seen
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_a_part_that_the_same_command_goes_on_with(
         true_write(self, start, columns, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fostore.writer.Writer, "write_columns", interrupt)
+        patch.setattr(fostore.writing.writer.Writer, "write_columns", interrupt)
         with pytest.raises(KeyboardInterrupt):
             convert(source, out, progress=False, max_memory=MEMORY)
     starts: list[int] = []
@@ -214,7 +214,7 @@ def test_an_interrupt_leaves_a_part_that_the_same_command_goes_on_with(
         starts.append(start)
         true_write(self, start, columns, **options)
 
-    monkeypatch.setattr(fostore.writer.Writer, "write_columns", note)
+    monkeypatch.setattr(fostore.writing.writer.Writer, "write_columns", note)
     convert(source, out, progress=False, max_memory=MEMORY)
     assert starts[0] > 0
     assert np.array_equal(fostore.open(out).array, probs(N, K))

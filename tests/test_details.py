@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from details_target import Model, Setting, Slotted, helper
-from fostore import identity
 from fostore.generate.adapters import adapt
 from fostore.jax.framework import describe as describe_jax
+from fostore.schema import identity
 from fostore.torch.modules import describe as describe_torch
 
 
@@ -31,7 +31,7 @@ def seen(item: Any) -> Any:
 
 def test_details_are_the_same_in_every_process() -> None:
     code = (
-        "import json; from details_target import Model; from fostore import identity; "
+        "import json; from details_target import Model; from fostore.schema import identity; "
         "print(json.dumps(identity.Details().of(Model())))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}

@@ -14,11 +14,11 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import digest, geometry
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError
-from fostore.header import Header
-from fostore.schema import Array, Column
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Array, Column
 from support import row_crc
 
 IDS = Column("sample_id", "int64", "int64", (), (), "id")

@@ -21,12 +21,13 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
-from fostore import disk, scratch
+from fostore import disk
 from fostore.cli import app
 from fostore.conversion import convert, stack
 from fostore.errors import DamageError, FostoreError, PlaceError, SpaceError
 from fostore.evaluate import entropy
 from fostore.formats import jsonspool
+from fostore.places import scratch
 from support import SUFFIXES, probs
 
 N, K = 40, 3
@@ -391,7 +392,7 @@ def test_a_folder_that_is_not_there_yet_is_spooled_for_in_the_nearest_that_is(
 
 def test_a_spool_is_gone_with_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom fostore import scratch\n"
+        "import sys, time\nfrom pathlib import Path\nfrom fostore.places import scratch\n"
         "with scratch.beside(Path(sys.argv[1])):\n    file = scratch.Scratch('rows')\n"
         "file.write(bytes(100_000), 0)\nprint('written', flush=True)\ntime.sleep(60)\n"
     )

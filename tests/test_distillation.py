@@ -14,7 +14,7 @@ import torch
 import fostore.jax
 import fostore.torch
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 KINDS = ("probs", "log_probs", "logits")
 TEMPERATURES = (0.5, 1.0, 4.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fostore.encodings import ENCODINGS, encoding_of, make_schema
 from fostore.errors import ArgumentError, FormatError, RowError, UnsupportedError
-from fostore.schema import COUNTS, FLOATS, Array, Schema
+from fostore.schema.row import COUNTS, FLOATS, Array, Schema
 
 KINDS = [(kind, dtype) for kind in ("probs", "log_probs", "logits") for dtype in FLOATS]
 KINDS += [("counts", dtype) for dtype in COUNTS]

@@ -39,7 +39,7 @@ from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError
 from fostore.formats.chunks.foreign import ForeignReader
 from fostore.formats.views.decoded import BlockCache, DecodedView
-from fostore.schema import Column
+from fostore.schema.row import Column
 from support import probs
 from units import column_rows
 

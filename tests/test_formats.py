@@ -14,7 +14,7 @@ import pytest
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, StoreExistsError
 from fostore.formats import Format, Reader, Run, WholeUnit, format_of
-from fostore.ranges import Ranges
+from fostore.schema.ranges import Ranges
 from support import row_crc
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 

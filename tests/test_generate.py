@@ -475,7 +475,7 @@ def test_a_finished_store_returns_where_nothing_can_be_written(
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("fostore.lock.Lock.acquire", refuse)
+    monkeypatch.setattr("fostore.places.lock.Lock.acquire", refuse)
     assert generator.generate_distributions(pairs, False, **options).digest() == digest
     assert linear.batches == [16]
     with pytest.raises(IdentityError, match="class_names"):

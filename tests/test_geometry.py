@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fostore import geometry
 from fostore.errors import ArgumentError
+from fostore.schema import geometry
 
 row_bytes = st.lists(
     st.integers(1, 4096)

@@ -12,10 +12,15 @@ import pytest
 import torch
 
 import fostore
-from fostore import halves
 from fostore.errors import ArgumentError, UncommittedError
-from fostore.halves import bfloat16_to_float32, float16_to_float32, float32_to_bfloat16, widen
-from fostore.schema import Array
+from fostore.schema import halves
+from fostore.schema.halves import (
+    bfloat16_to_float32,
+    float16_to_float32,
+    float32_to_bfloat16,
+    widen,
+)
+from fostore.schema.row import Array
 from sides import SIDES, Pairs, Side
 from support import SUFFIXES
 

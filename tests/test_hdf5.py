@@ -30,8 +30,8 @@ from fostore.formats.hdf5.build import locate
 from fostore.formats.hdf5.file import HEADER, PROGRESS, Place, check_places, inspect
 from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.formats.hdf5.writer import HDF5Writer
-from fostore.ranges import Ranges
-from fostore.schema import Column
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Column
 from support import row_crc
 from units import UNIT, Filler, column_rows, full_store, header_of
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fostore
-from fostore import identity
 from fostore.errors import IdentityError
+from fostore.schema import identity
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Pairs, make_pairs
 

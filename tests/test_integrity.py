@@ -17,13 +17,14 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
-from fostore import disk, lock
+from fostore import disk
 from fostore.cli import app
 from fostore.conversion import convert
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError, UnsafeError
 from fostore.formats.json import export
 from fostore.formats.zarr import tails as zarr_tails
+from fostore.places import lock
 from support import SUFFIXES, probs
 from work import UNIT, K, N, begin
 

@@ -16,7 +16,7 @@ import fostore
 from fostore.errors import ArgumentError, FostoreError, IdentityError, UncommittedError
 from fostore.interop import as_first_order_dataset
 from fostore.interop.probly import to_categorical, to_credal_set, to_sample
-from fostore.schema import Array
+from fostore.schema.row import Array
 from support import probs
 
 SAMPLES = 40

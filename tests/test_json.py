@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import disk, geometry
+from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import (
     ArgumentError,
@@ -28,10 +28,11 @@ from fostore.formats.json import FORMAT, export, load, save
 from fostore.formats.jsondoc import read_document
 from fostore.formats.jsonsource import Source
 from fostore.formats.jsontable import Table
-from fostore.halves import bfloat16_to_float32
-from fostore.ranges import Ranges
-from fostore.schema import COUNTS, FLOATS, Array, Column
-from fostore.simplex import softmax
+from fostore.schema import geometry
+from fostore.schema.halves import bfloat16_to_float32
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import COUNTS, FLOATS, Array, Column
+from fostore.schema.simplex import softmax
 
 DATA = Path(__file__).parent / "data"
 INCUMBENTS = ("general", "torch", "jax")

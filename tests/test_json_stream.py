@@ -24,9 +24,9 @@ from fostore.errors import FormatError, SpaceError, UnsafeError
 from fostore.formats import jsonsource, jsonspool, jsontable
 from fostore.formats.json import FORMAT, export, load, save
 from fostore.formats.jsonspool import Present, Spool
-from fostore.ranges import Ranges
-from fostore.schema import COUNTS, FLOATS, Array
-from fostore.simplex import softmax
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import COUNTS, FLOATS, Array
+from fostore.schema.simplex import softmax
 
 KINDS = [(kind, dtype) for kind in ("probs", "log_probs", "logits") for dtype in FLOATS]
 KINDS += [("counts", dtype) for dtype in COUNTS]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fostore.errors import ArgumentError, FormatError
-from fostore.jsontext import check_json, dumps, loads
+from fostore.schema.jsontext import check_json, dumps, loads
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 finite = st.floats(allow_nan=False, allow_infinity=False)

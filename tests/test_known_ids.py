@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore import known_ids
 from fostore.conversion import convert
 from fostore.errors import RowError
-from fostore.known_ids import KnownIds
-from fostore.ranges import Ranges
-from fostore.sample_ids import encode_ids, id_column
+from fostore.schema.ranges import Ranges
+from fostore.schema.sides import known as known_ids
+from fostore.schema.sides.ids import encode_ids, id_column
+from fostore.schema.sides.known import KnownIds
 from support import probs
 
 K = 3

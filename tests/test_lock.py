@@ -16,12 +16,12 @@ import pytest
 
 from fostore import disk
 from fostore.errors import LockedError, StoreNotFoundError, UnsafeError
-from fostore.lock import METADATA, Lock
+from fostore.places.lock import METADATA, Lock
 
 HOLD = """\
 import sys
 from pathlib import Path
-from fostore.lock import Lock
+from fostore.places.lock import Lock
 units = eval(sys.argv[2])
 lock = Lock.acquire(Path(sys.argv[1]), units)
 print("held", flush=True)
@@ -240,7 +240,7 @@ def test_processes_that_take_and_remove_the_side_file_never_share_it(path: Path)
 import os, sys, time
 from pathlib import Path
 from fostore.errors import LockedError
-from fostore.lock import Lock
+from fostore.places.lock import Lock
 path = Path(sys.argv[1])
 mark = path.with_name("mark")
 taken = 0

@@ -20,7 +20,7 @@ from fostore.generate import sizes, tuning
 from fostore.generate.engine import takes_keywords
 from fostore.generate.loop import DEPTH, run
 from fostore.generate.source import Listed, Sequential
-from fostore.ranges import Ranges
+from fostore.schema.ranges import Ranges
 from sides import SIDES, Linear, Side, make_pairs
 
 

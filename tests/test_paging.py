@@ -30,7 +30,7 @@ from fostore.formats.views.paging import (
     will_need,
 )
 from fostore.formats.views.view import ArrayView, MappedView, SegmentView
-from fostore.schema import Column
+from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (250,))
 UNIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such hints")

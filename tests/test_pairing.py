@@ -13,8 +13,8 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, IdentityError
-from fostore.known_ids import KnownIds
 from fostore.pairing.content import spread
+from fostore.schema.sides.known import KnownIds
 from sides import NUM_CLASSES, SIDES, Linear, Pairs, Side, make_pairs
 from support import SUFFIXES, probs
 

@@ -13,8 +13,8 @@ from fostore import FirstOrderDataGenerator
 from fostore.conversion import convert, stack
 from fostore.errors import DamageError, UncommittedError
 from fostore.formats import Run
-from fostore.proof import Proof, RunCheck
-from fostore.schema import Column
+from fostore.reading.proof import Proof, RunCheck
+from fostore.schema.row import Column
 from support import probs, row_crc
 
 N, K, UNIT = 2500, 3, 1024

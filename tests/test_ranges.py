@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore.ranges import Range, Ranges, describe
+from fostore.schema.ranges import Range, Ranges, describe
 
 TOP = 40
 ranges = st.lists(st.tuples(st.integers(0, TOP), st.integers(0, TOP)), max_size=8)

@@ -18,8 +18,8 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, UncommittedError
 from fostore.formats.json import save
-from fostore.schema import COUNTS, FLOATS
-from fostore.store import Store
+from fostore.reading.store import Store
+from fostore.schema.row import COUNTS, FLOATS
 from support import SUFFIXES, probs
 
 N, K = 2500, 4

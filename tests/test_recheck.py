@@ -20,7 +20,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.recheck import disagrees
-from fostore.header import CHECKSUM, META_CHECKSUM
+from fostore.schema.header import CHECKSUM, META_CHECKSUM
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import geometry
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.header import Header
-from fostore.sample_views import VIEW
-from fostore.schema import COUNTS, FLOATS, Column, Schema, sum_tolerance
+from fostore.schema import geometry
+from fostore.schema.header import Header
+from fostore.schema.row import COUNTS, FLOATS, Column, Schema, sum_tolerance
+from fostore.schema.sides.views import VIEW
 
 IDS = Column("sample_id", "utf8", "uint8", ("byte",), (32,), "id")
 HASHES = Column("input_hash", "uint64", "uint64", (), (), "fingerprint")

@@ -18,7 +18,7 @@ import fostore.evaluate
 from fostore.cli import app
 from fostore.conversion import convert
 from fostore.errors import DamageError, FormatError, StoreNotFoundError, UncommittedError
-from fostore.formats.litter import is_litter
+from fostore.places.litter import is_litter
 from support import probs
 
 N, K = 1500, 3

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import simplex
 from fostore.errors import RowError
-from fostore.halves import bfloat16_to_float32, float32_to_bfloat16
-from fostore.schema import Array, sum_tolerance
+from fostore.schema import simplex
+from fostore.schema.halves import bfloat16_to_float32, float32_to_bfloat16
+from fostore.schema.row import Array, sum_tolerance
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 SHAPES = ((1, 1), (3, 2), (512, 10), (5, 3, 4), (70, 1000), (2, 70_000))

@@ -12,7 +12,7 @@ from hypothesis import given
 from fostore.errors import FormatError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
-from fostore.ranges import Ranges
+from fostore.schema.ranges import Ranges
 
 MAGIC = b"FOtests\x01"
 ROOM = 4096

@@ -23,7 +23,7 @@ import spec_reader
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import FormatError
 from fostore.formats.json import export
-from fostore.header import Header
+from fostore.schema.header import Header
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -312,7 +312,7 @@ def test_a_store_of_the_worked_example_has_its_digest(tmp_path: Path, suffix: st
 
 @pytest.mark.parametrize("temperature", [1, 0.1, 1e-5, 1e16, 123456.75, 2.5e-7])
 def test_floats_are_written_as_the_specification_says(temperature: float) -> None:
-    from fostore import digest
+    from fostore.schema import digest
 
     schema = make_schema(2, temperature=temperature)
     text = digest.canonical(Header(schema, 0, 1024, 1024)).decode()

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 import fostore
 from fostore.cli import app
 from fostore.conversion import convert
-from fostore.conversion.files import Hints
 from fostore.conversion.sources import joined, open_table
 from fostore.conversion.unwritten import watched
 from fostore.errors import DamageError, RowError
+from fostore.files import Hints
 from support import probs
 
 N, WRITTEN, K = 100, 55, 4

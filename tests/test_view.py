@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import Segment
 from fostore.formats.views import view
 from fostore.formats.views.view import ArrayView, MappedView, SegmentView, view_of
-from fostore.schema import Column
+from fostore.schema.aligned import aligned_empty
+from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))
 SCALAR = Column("input_hash", "uint64", "uint64", (), ())
@@ -93,7 +93,7 @@ import sys
 from pathlib import Path
 from fostore.formats import Segment
 from fostore.formats.views.view import MappedView
-from fostore.schema import Column
+from fostore.schema.row import Column
 column = Column("probs", "float32", "float32", ("class",), (8,))
 folder = Path({str(tmp_path)!r})
 seen = MappedView([Segment(folder / "0-128@0", 0, 0, 128), Segment(folder / "256-384@0", 0, 256, 384)], column, 384)

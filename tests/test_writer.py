@@ -30,7 +30,7 @@ from fostore.errors import (
     UncommittedError,
     UnsupportedError,
 )
-from fostore.ledger import Ledger
+from fostore.writing.ledger import Ledger
 from support import SUFFIXES, data_files, plain_rows, probs
 
 N, K = 2500, 3  # with unit_rows=1024: two full units and a short one

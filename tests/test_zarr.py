@@ -29,7 +29,7 @@ from fostore.formats.zarr import FORMAT
 from fostore.formats.zarr import reader as zarr_reader
 from fostore.formats.zarr.layout import Shards
 from fostore.formats.zarr.tails import MAX_OPEN
-from fostore.ranges import Ranges
+from fostore.schema.ranges import Ranges
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
 N = 2 * UNIT + 700

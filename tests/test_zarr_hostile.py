@@ -23,7 +23,7 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.formats.zarr import FORMAT
-from fostore.ranges import Ranges
+from fostore.schema.ranges import Ranges
 from units import UNIT, Filler, full_store, header_of
 
 N = 2 * UNIT + 700

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fostore import digest, geometry
 from fostore.encodings import make_schema
 from fostore.formats import Run, UnitWriter, WholeUnit
-from fostore.header import Header
-from fostore.schema import Column
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Column
 from support import row_crc
 
 UNIT = 2048

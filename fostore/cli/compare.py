@@ -43,9 +43,9 @@ def compare(
 ) -> None:
     """Say how far two stores of the same samples are apart: divergences and agreement; one pass."""
     with reporting():
-        from fostore import jsontext
         from fostore.evaluate import summary
         from fostore.evaluate.plots import check_plot, plot_comparison
+        from fostore.schema import jsontext
 
         if plot is not None:
             check_plot(plot)

@@ -55,11 +55,11 @@ def lines(
     """The lines that the command prints."""
     import numpy as np
 
-    from fostore.conversion.files import Hints
     from fostore.conversion.sources import open_table
     from fostore.encodings import encoding_of
-    from fostore.jsontext import dumps
-    from fostore.sample_ids import decode_ids
+    from fostore.files import Hints
+    from fostore.schema.jsontext import dumps
+    from fostore.schema.sides.ids import decode_ids
 
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
     schema = table.schema

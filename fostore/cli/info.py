@@ -32,7 +32,7 @@ def info(
     """Say what a store is, how complete, what it was made from and how large; reads no rows."""
     with reporting():
         import fostore
-        from fostore import jsontext
+        from fostore.schema import jsontext
 
         facts = facts_of(fostore.open(path))
         if as_json:
@@ -103,7 +103,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
     if rows["missing"]:
-        from fostore.ranges import describe
+        from fostore.schema.ranges import describe
 
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     yield _line("state", "sealed" if facts["sealed"] else "not finished")

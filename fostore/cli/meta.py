@@ -37,7 +37,7 @@ def meta(
     """Print the metadata of a store as JSON; with --set change it. The digest stays as it is."""
     with reporting():
         import fostore
-        from fostore.jsontext import dumps
+        from fostore.schema.jsontext import dumps
 
         if values:
             new = options.parse_meta(values, None, option="--set")

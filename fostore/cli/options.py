@@ -8,8 +8,8 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
-from fostore.jsontext import loads
-from fostore.place import local_path
+from fostore.places.place import local_path
+from fostore.schema.jsontext import loads
 
 _MAX_BYTES = 1 << 30
 """Of a file of ids, names or metadata."""

@@ -56,9 +56,9 @@ def stats(
 ) -> None:
     """Say how uncertain the distributions of a store are, and with --labels how right; one pass."""
     with reporting():
-        from fostore import jsontext
         from fostore.evaluate.plots import check_plot, plot_summary
         from fostore.evaluate.summary import summarize
+        from fostore.schema import jsontext
 
         if plot is not None:
             check_plot(plot)

@@ -44,7 +44,7 @@ def verify(
 ) -> None:
     """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
     with reporting():
-        from fostore import jsontext
+        from fostore.schema import jsontext
 
         state, findings = check(path, level)
         damage = [finding for finding in findings if finding["severity"] == "damage"]
@@ -93,7 +93,7 @@ def _plain(finding: Any) -> dict[str, Any]:
 
 
 def _line(finding: dict[str, Any]) -> str:
-    from fostore.ranges import describe
+    from fostore.schema.ranges import describe
 
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
     prefix = "warning: " if finding["severity"] == "warning" else ""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError
-from fostore.halves import widen
-from fostore.sample_ids import encode_ids, id_column
-from fostore.schema import Array, Schema
+from fostore.files.table import Batch, Table
+from fostore.schema.halves import widen
+from fostore.schema.row import Array, Schema
+from fostore.schema.sides.ids import encode_ids, id_column
 
 _BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
 """Digits and exponent of each dtype."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.halves import widen
-from fostore.schema import Array, Schema
+from fostore.schema.halves import widen
+from fostore.schema.row import Array, Schema
 
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""

@@ -11,14 +11,14 @@ from typing import Any
 from fostore import disk
 from fostore.conversion.plan import Plan
 from fostore.conversion.sources import STREAM
-from fostore.conversion.table import Table
-from fostore.digest import hasher
 from fostore.errors import ArgumentError, FormatError
+from fostore.files.table import Table
 from fostore.formats import is_store
-from fostore.formats.litter import is_litter
-from fostore.header import CHECKSUM
-from fostore.jsontext import dumps, loads
-from fostore.place import destination, inside
+from fostore.places.litter import is_litter
+from fostore.places.place import destination, inside
+from fostore.schema.digest import hasher
+from fostore.schema.header import CHECKSUM
+from fostore.schema.jsontext import dumps, loads
 
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 _MAX_RECORD = 256 << 20

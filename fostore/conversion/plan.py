@@ -7,23 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fostore import geometry
+from fostore import files
 from fostore.conversion import changes as change
-from fostore.conversion import files
 from fostore.conversion.changes import Changes, Encoded
-from fostore.conversion.files import FileFormat
-from fostore.conversion.hashing import Passing
 from fostore.conversion.sources import STREAM
-from fostore.conversion.stores import guarded
-from fostore.conversion.table import Table
 from fostore.conversion.unwritten import Watch, watched
-from fostore.creation import software
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError
+from fostore.files import FileFormat
+from fostore.files.hashing import Passing
+from fostore.files.stores import guarded
+from fostore.files.table import Table
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import format_of
-from fostore.header import Header
-from fostore.schema import Schema
+from fostore.schema import geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Schema
+from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
 _COPIES = 8  # of a batch in memory at once, decoded and encoded: measured under 6

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fostore.jsontext import dumps
+from fostore.schema.jsontext import dumps
 
 _SOURCE = {
     "full": "",

@@ -12,19 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fostore import disk, scratch
+from fostore import disk
 from fostore.conversion.changes import Changes
-from fostore.conversion.files import Hints
-from fostore.conversion.hashing import Digester
 from fostore.conversion.losses import Losses
 from fostore.conversion.part import Part, in_store, refuse_receipt, refuse_target, target_of
 from fostore.conversion.plan import TEXT, Plan, make_plan
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import STREAM, Source, open_table
-from fostore.conversion.stores import guarded
-from fostore.conversion.table import Batch, Table
-from fostore.creation import create_like, software
-from fostore.digest import store_digest
 from fostore.encodings import encoding_of
 from fostore.errors import (
     ArgumentError,
@@ -36,14 +30,21 @@ from fostore.errors import (
     SpaceError,
     StoreExistsError,
 )
-from fostore.header import now
-from fostore.jsontext import check_json
-from fostore.known_ids import KnownIds
-from fostore.lock import Lock
-from fostore.place import destination as resolved
+from fostore.files import Hints
+from fostore.files.hashing import Digester
+from fostore.files.stores import guarded
+from fostore.files.table import Batch, Table
+from fostore.places import scratch
+from fostore.places.lock import Lock
+from fostore.places.place import destination as resolved
 from fostore.progress import Progress
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema.digest import store_digest
+from fostore.schema.header import now
+from fostore.schema.jsontext import check_json
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
+from fostore.schema.sides.known import KnownIds
+from fostore.writing.create import create_like, software
 
 VERIFY = ("none", "sample", "full")
 _SAMPLED = 64

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from fostore import disk
-from fostore.conversion import files
-from fostore.conversion.files import Hints
-from fostore.conversion.files._keys import agreed
-from fostore.conversion.stores import guarded, selection_table, store_table
-from fostore.conversion.table import Batch, Table, least_checked
+from fostore import disk, files
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
+from fostore.files import Hints
+from fostore.files._keys import agreed
+from fostore.files.stores import guarded, selection_table, store_table
+from fostore.files.table import Batch, Table, least_checked
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
-from fostore.formats.litter import is_litter
-from fostore.place import absent, inside
-from fostore.schema import Array, Column, Schema
-from fostore.store import Selection, Store
-from fostore.store import open as open_store
+from fostore.places.litter import is_litter
+from fostore.places.place import absent, inside
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema.row import Array, Column, Schema
 
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
@@ -128,7 +127,7 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
     if hints.format is not None:
         return files.file_format(hints.format).read(path, hints)
     if suffix == ".json":
-        from fostore.conversion.files.json import json_table  # which needs what is below
+        from fostore.files.json import json_table  # which needs what is below
 
         return json_table(path, hints, rows)
     if suffix in STORES and is_store(path):

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from fostore import scratch
 from fostore.conversion.part import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.run import convert
 from fostore.conversion.sources import open_table
-from fostore.conversion.stores import guarded
-from fostore.conversion.table import Batch, Table, least_checked
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError
-from fostore.schema import Schema
+from fostore.files.stores import guarded
+from fostore.files.table import Batch, Table, least_checked
+from fostore.places import scratch
+from fostore.schema.row import Schema
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from fostore.conversion.table import Batch, Table
 from fostore.errors import RowError
-from fostore.halves import widen
-from fostore.identity import row_hashes
-from fostore.ranges import Range, Ranges, describe
-from fostore.schema import Array, Schema
+from fostore.files.table import Batch, Table
+from fostore.schema.halves import widen
+from fostore.schema.identity import row_hashes
+from fostore.schema.ranges import Range, Ranges, describe
+from fostore.schema.row import Array, Schema
 
 _KEPT = 64
 """Ranges of constant rows that are remembered; more are counted to the next."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
+from fostore.schema.row import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
 
 
 class Encoding(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 
 from fostore.encodings.rows import as_counts, check_columns, check_shape
 from fostore.errors import ArgumentError, RowError
-from fostore.schema import COUNTS, Array, Column, Schema
+from fostore.schema.row import COUNTS, Array, Column, Schema
 
 
 class Counts:
@@ -54,7 +54,7 @@ class Counts:
             with np.errstate(divide="ignore"):
                 np.log(votes, out=votes)
         if temperature != 1:
-            from fostore import simplex
+            from fostore.schema import simplex
 
             change = {
                 "probs": simplex.softmax,

@@ -15,8 +15,8 @@ import numpy as np
 
 from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to
 from fostore.errors import ArgumentError, RowError
-from fostore.halves import widen
-from fostore.schema import FLOATS, Array, Column, Schema
+from fostore.schema.halves import widen
+from fostore.schema.row import FLOATS, Array, Column, Schema
 
 _LOWEST = {
     "float16": -65504.0,
@@ -55,7 +55,7 @@ class Dense:
         finite number, so that minus infinity always means a class that the model excluded. Either
         way the probability is zero in every dtype.
         """
-        from fostore import simplex
+        from fostore.schema import simplex
 
         check_shape(rows, schema, start)
         rows = as_floats(rows, start)
@@ -78,7 +78,7 @@ class Dense:
 
     def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
         """Raise RowError where the stored numbers break the schema's promises."""
-        from fostore import simplex
+        from fostore.schema import simplex
 
         check_columns(columns, schema, start)
         halves = schema.dtype == "bfloat16"
@@ -105,7 +105,7 @@ class Dense:
         plain = temperature == 1
         if plain and as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
             return stored
-        from fostore import simplex
+        from fostore.schema import simplex
 
         x = widen(stored, schema.dtype)
         if as_kind not in ("probs", "log_probs", "logits"):
@@ -129,7 +129,7 @@ class Dense:
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
-    from fostore import simplex
+    from fostore.schema import simplex
 
     x = widen(rows, rows.dtype.name)
     if schema.dtype == "float64":
@@ -154,7 +154,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
 
 
 def _check_logits(columns: Sequence[Array], schema: Schema, start: int) -> None:
-    from fostore import simplex
+    from fostore.schema import simplex
 
     stored, lse = columns
     if len(stored) == 0:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fostore.errors import RowError
-from fostore.halves import bfloat16_to_float32, float32_to_bfloat16
-from fostore.ranges import describe
-from fostore.schema import COUNTS, FLOATS, Array, Schema
+from fostore.schema.halves import bfloat16_to_float32, float32_to_bfloat16
+from fostore.schema.ranges import describe
+from fostore.schema.row import COUNTS, FLOATS, Array, Schema
 
 _LITTLE_ENDIAN = {name: np.dtype(name).newbyteorder("<") for name in FLOATS if name != "bfloat16"}
 

@@ -12,7 +12,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.labels import labels_of
 from fostore.evaluate.rows import Piece, pieces, refuse_empty, rows_of
 from fostore.evaluate.sums import Sums
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 NUM_BINS = 15
 """Bins of equal width, as Guo et al. have them."""

@@ -15,9 +15,9 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.covered import check_level
 from fostore.evaluate.divergence import tv
 from fostore.loading.plan import Plan
-from fostore.schema import Array
-from fostore.store import Selection, Store
-from fostore.store import open as open_store
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema.row import Array
 
 
 def conformal_radius(

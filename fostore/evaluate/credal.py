@@ -21,7 +21,7 @@ from fostore.evaluate.ensemble import members_of
 from fostore.evaluate.hull import distance
 from fostore.evaluate.rows import Piece, Rows, aligned, numbers_of, per_row, pieces, rows_of
 from fostore.evaluate.same import check_same
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _SLACK = 1e-6
 """What arithmetic in float32 may move a probability by; the rounding of the stored dtype comes on top."""

@@ -9,7 +9,7 @@ import numpy as np
 from fostore.evaluate.rows import Piece, per_row, rows_of
 from fostore.evaluate.same import check_same
 from fostore.evaluate.scores import shannon
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _NEAR = 1e-4
 """Below it a divergence is worked out term by term: what rounding leaves of the plain sum is 1e-15."""

@@ -12,7 +12,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows, holds_sources, pieces, rows_of
 from fostore.evaluate.same import check_same
 from fostore.evaluate.scores import aleatoric_of, entropy_of
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 
 class Uncertainty(NamedTuple):

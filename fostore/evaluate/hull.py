@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 
 def distance(vertices: Array, target: Array) -> float:

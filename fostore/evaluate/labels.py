@@ -13,8 +13,8 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
-from fostore.place import local_path
-from fostore.schema import Array
+from fostore.places.place import local_path
+from fostore.schema.row import Array
 
 _HEAD_BYTES, _ROW_BYTES = 1 << 16, 1 << 10
 """What a file of labels may have, beside and for each row."""
@@ -94,8 +94,8 @@ def _read(path: Path, rows: Rows) -> Array:
 
 def _of_npy(path: Path, raw: bytes) -> Array:
     """The array of a file; NumPy would first take what its header claims."""
-    from fostore.conversion.files._flat import Flat
-    from fostore.conversion.files.npy import read_header
+    from fostore.files._flat import Flat
+    from fostore.files.npy import read_header
 
     file = io.BytesIO(raw)
     dtype, shape, fortran = read_header(file, str(path))

@@ -16,7 +16,7 @@ from fostore.evaluate.calibration import (
 )
 from fostore.evaluate.rows import Piece, rows_of
 from fostore.evaluate.sums import Mean
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.summary import Comparison, Histogram, Summary
-from fostore.place import destination, local_path
-from fostore.schema import Array
+from fostore.places.place import destination, local_path
+from fostore.schema.row import Array
 
 SUFFIXES = (".png", ".pdf", ".svg")
 

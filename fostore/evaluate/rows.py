@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from fostore import disk, simplex
+from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
-from fostore.halves import widen
 from fostore.pairing.origin import Origin, origin_of
-from fostore.place import local_path
-from fostore.ranges import describe
-from fostore.schema import Array, sum_tolerance
-from fostore.store import Selection, Store
-from fostore.store import open as open_store
+from fostore.places.place import local_path
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema import simplex
+from fostore.schema.halves import widen
+from fostore.schema.ranges import describe
+from fostore.schema.row import Array, sum_tolerance
 
 BUDGET = 1 << 19
 """Numbers of a piece, 4 MiB of float64; working on it takes a few times that, whatever the store's size."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fostore.class_names import difference, same
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.generate.labels import differ as labels_differ
 from fostore.pairing.origin import Origin
-from fostore.schema import Array, Column
+from fostore.schema.class_names import difference, same
+from fostore.schema.row import Array, Column
 
 LEVELS = ("auto", "length")
 _PIECE = 1 << 16
@@ -111,7 +111,7 @@ def _rows(one: Rows, other: Rows) -> list[str]:
 
 
 def _ids_of(rows: Rows) -> _Ids | None:
-    from fostore.sample_ids import decode_ids
+    from fostore.schema.sides.ids import decode_ids
 
     origin = rows.origin
     if origin is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Piece, per_row, rows_of
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 Score = Callable[[Piece], Array]
 

@@ -12,7 +12,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.ensemble import members_of
 from fostore.evaluate.rows import Piece, pieces
 from fostore.evaluate.scores import SCORES, Score
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 
 class Top:

@@ -17,7 +17,7 @@ from fostore.evaluate.same import check_same
 from fostore.evaluate.scores import aleatoric_of, entropy_of, epistemic_of
 from fostore.evaluate.selecting import Top
 from fostore.evaluate.sums import Mean, Moments, Sums
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _HISTOGRAM = 60
 _POINTS = 4000

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _BLOCK = 1 << 20
 _LOWEST = -1200  # 2^-1200 divides every number of float64's, and every unit below

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fostore.conversion.table import Batch, Table
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
-from fostore.sample_ids import decode_ids
-from fostore.schema import Array
+from fostore.files.table import Batch, Table
+from fostore.schema.row import Array
+from fostore.schema.sides.ids import decode_ids
 
 
 def rows_of_table(table: Table) -> Rows:

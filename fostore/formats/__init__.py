@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
-from fostore.header import Header
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array
 
 
 class OtherLayoutError(UnsupportedError):

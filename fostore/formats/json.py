@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fostore import digest
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError
 from fostore.formats import ColumnView, Finding, Reader, Run, Segment, UnitWriter
@@ -21,8 +20,9 @@ from fostore.formats.jsonsource import Source
 from fostore.formats.jsonspool import Spool
 from fostore.formats.jsonwrite import export, save
 from fostore.formats.views.view import ArrayView
-from fostore.header import Header
-from fostore.schema import Array
+from fostore.schema import digest
+from fostore.schema.header import Header
+from fostore.schema.row import Array
 
 __all__ = ["FORMAT", "export", "load", "save"]
 

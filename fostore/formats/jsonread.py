@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore import digest, geometry
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import round_to
 from fostore.errors import DamageError, FormatError, RowError
@@ -19,9 +18,10 @@ from fostore.formats.jsondoc import Wanted, read_document
 from fostore.formats.jsonsource import Source
 from fostore.formats.jsontable import Table
 from fostore.formats.jsonwrite import KEY, pieces, ranges_of, table_name
-from fostore.header import Header
-from fostore.ranges import Ranges
-from fostore.schema import Array, Column
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array, Column
 
 _CHECKED_BYTES = 1 << 20
 

@@ -9,10 +9,11 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from fostore import disk, jsontext
+from fostore import disk
 from fostore.errors import FormatError, UnsafeError
-from fostore.formats.samefile import SameFile
-from fostore.header import MAX_TEXT
+from fostore.places.samefile import SameFile
+from fostore.schema import jsontext
+from fostore.schema.header import MAX_TEXT
 
 CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""

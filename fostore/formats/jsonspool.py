@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import UnsafeError
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array
-from fostore.scratch import Scratch
+from fostore.places.scratch import Scratch
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array
 
 _MEMORY = 8 << 20
 _LEAST_LIMIT = 64 << 20

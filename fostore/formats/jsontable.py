@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fostore import jsontext
 from fostore.errors import FormatError, UnsafeError
 from fostore.formats.jsonsource import SHOWN, SPACE, Source
-from fostore.schema import Array
+from fostore.schema import jsontext
+from fostore.schema.row import Array
 
 MAX_INDEX = 1 << 53
 MAX_ROW = 256 << 20

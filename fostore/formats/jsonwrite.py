@@ -13,14 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore import digest, disk, geometry
+from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, RowError
-from fostore.halves import widen
-from fostore.header import Header
-from fostore.jsontext import check_json, dumps
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array, Column, Schema
+from fostore.schema import digest, geometry
+from fostore.schema.halves import widen
+from fostore.schema.header import Header
+from fostore.schema.jsontext import check_json, dumps
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array, Column, Schema
 
 KEY = "fostore"
 """The key in `meta` under which the header of a store stands."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema import identity
+from fostore.schema.row import Array
 
 _ONNX_DTYPES = {
     "tensor(float16)": np.float16,

@@ -12,7 +12,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.generate.source import Indices, name_samples
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 Shape = tuple[int, ...]
 _ALIKE = 1e-2

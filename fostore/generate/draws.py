@@ -20,7 +20,7 @@ from fostore.generate.framework import Framework
 from fostore.generate.labels import Labelled
 from fostore.generate.randomness import Draw
 from fostore.generate.source import Indices, MapSource, Source
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 Call = Callable[[Any, dict[str, Any]], Any]
 _PROBED, _PROBES = 8, 3

@@ -29,7 +29,7 @@ from fostore.nested import (
     slice_rows,
     take_rows,
 )
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 Model = Callable[..., Any]
 _OF_SHAPES = re.compile("shape|dimension|size", re.IGNORECASE)

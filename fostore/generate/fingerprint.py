@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
-from fostore.columns import hashed_parts
+from fostore.containers.columns import hashed_parts
 from fostore.errors import ArgumentError
 from fostore.generate import mixing
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Source
 from fostore.nested import PerSample, leaves
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema import identity
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 HASHED, UNSTABLE, OPAQUE = "hashed", "unstable", "opaque"
 

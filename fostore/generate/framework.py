@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore import identity, simplex
-from fostore.columns import is_frame
+from fostore.containers.columns import is_frame
 from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.assembly import Collate
@@ -27,7 +26,8 @@ from fostore.generate.randomness import (
 )
 from fostore.generate.source import Source
 from fostore.nested import Getter, map_leaves
-from fostore.schema import Array
+from fostore.schema import identity, simplex
+from fostore.schema.row import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +300,7 @@ class NumpyFramework:
 
     def host(self, leaf: Any) -> Array | None:
         if is_frame(leaf):
-            return None  # by its columns: see `fostore.columns.hashed_parts`
+            return None  # by its columns: see `fostore.containers.columns.hashed_parts`
         if isinstance(leaf, (bool, int, float, np.generic)) or hasattr(leaf, "__array__"):
             array = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
             return None if array.dtype == object else array

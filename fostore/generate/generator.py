@@ -14,9 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from fostore import identity
-from fostore.class_names import agreed_names
-from fostore.containers import is_array
+from fostore.containers.rows import is_array
 from fostore.errors import ArgumentError, RowError
 from fostore.generate import fingerprint, output
 from fostore.generate.adapters import adapt, fixed_batch
@@ -35,12 +33,14 @@ from fostore.generate.source import (
 )
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.loading.plan import check_batch_size
-from fostore.place import destination, local_path
+from fostore.places.place import destination, local_path
 from fostore.progress import Progress
-from fostore.ranges import Range, Ranges
-from fostore.sample_views import encode_views
-from fostore.schema import FLOATS, Array
-from fostore.store import Store
+from fostore.reading.store import Store
+from fostore.schema import identity
+from fostore.schema.class_names import agreed_names
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import FLOATS, Array
+from fostore.schema.sides.views import encode_views
 
 Model = Callable[..., Any]
 _ENDLESS = 1 << 62
@@ -335,7 +335,7 @@ class Generator(ABC):
             DamageError: rows of the store have changed since they were written; as well.
         """
         from fostore.formats import SUFFIXES, json
-        from fostore.proof import Proven
+        from fostore.reading.proof import Proven
 
         real = destination(path)
         if SUFFIXES.get(real.suffix.lower(), "json") != "json":

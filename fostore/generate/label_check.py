@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fostore.containers import samples_of
+from fostore.containers.rows import samples_of
 from fostore.generate.labels import comparable, differ, hash_labels, hash_values
 from fostore.generate.source import Indices
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _REREADS = 4
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fostore.nested import LABELS, is_numbers
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 _WHOLE, _FRACTION, _TEXT, _SEVERAL = 1, 2, 3, 4
 """Seeds of the hashes, as a promise of the format."""

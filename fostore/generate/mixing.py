@@ -22,8 +22,8 @@ from fostore.generate.assembly import input_of
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Source
 from fostore.nested import leaves
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 TIMES, COPIES = 8, 16
 """How often a batch is collated, and one of copies: there augmentation that is rare is to be seen."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fostore.columns import is_frame, is_sparse
-from fostore.containers import Rows, find, is_array
+from fostore.containers.columns import is_frame, is_sparse
+from fostore.containers.rows import Rows, find, is_array
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.randomness import Seeded

@@ -12,8 +12,8 @@ import numpy as np
 
 from fostore.errors import ArgumentError, RowError
 from fostore.generate.source import Indices, name_samples
-from fostore.schema import FLOATS, Array, sum_tolerance
-from fostore.simplex import check_log_probs, check_logits, check_probs, softmax
+from fostore.schema.row import FLOATS, Array, sum_tolerance
+from fostore.schema.simplex import check_log_probs, check_logits, check_probs, softmax
 
 Mode: TypeAlias = "str | tuple[str, ...]"
 """What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""

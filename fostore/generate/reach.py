@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from fostore import identity
+from fostore.schema import identity
 
 _DEPTH, _MANY, _MOST = 6, 256, 20_000
 """How far is looked: steps, items of one container, things in all."""

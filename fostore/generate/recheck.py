@@ -24,17 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
 from fostore.encodings import encoding_of
 from fostore.errors import RowError
 from fostore.generate import fingerprint
 from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework
 from fostore.generate.source import Indices, MapSource, Sequential, Source, steps
-from fostore.halves import widen
-from fostore.identity import Doubts
-from fostore.ranges import Ranges, describe
-from fostore.schema import Array, Schema
+from fostore.schema import identity
+from fostore.schema.halves import widen
+from fostore.schema.identity import Doubts
+from fostore.schema.ranges import Ranges, describe
+from fostore.schema.row import Array, Schema
 
 _NOISE = 2.0**-10
 _HALF_NOISE = {"bfloat16": 2.0**-7}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fostore import geometry
-from fostore.creation import FINGERPRINT
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES
+from fostore.schema import geometry
+from fostore.writing.create import FINGERPRINT
 
 _HASH_BYTES = 32
 _JSON_NUMBER = 12.6  # characters a softmax probability takes as shortest float32 text, with ", "

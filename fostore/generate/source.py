@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fostore.containers import samples_of
+from fostore.containers.rows import samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.generate.assembly import Assembly
 from fostore.nested import OddSample, num_rows
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
-from fostore.class_names import difference, reordered
-from fostore.creation import create
 from fostore.encodings import default_tolerance
 from fostore.errors import (
     ArgumentError,
@@ -32,15 +29,18 @@ from fostore.generate.loop import run
 from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
-from fostore.header import Header
-from fostore.jsontext import check_json
-from fostore.place import destination
+from fostore.places.place import destination
 from fostore.progress import Progress
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array
-from fostore.store import Store
-from fostore.store import open as open_store
-from fostore.writer import Writer
+from fostore.reading.store import Store
+from fostore.reading.store import open as open_store
+from fostore.schema import identity
+from fostore.schema.class_names import difference, reordered
+from fostore.schema.header import Header
+from fostore.schema.jsontext import check_json
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array
+from fostore.writing.create import create
+from fostore.writing.writer import Writer
 
 _ENDLESS = 1 << 62
 

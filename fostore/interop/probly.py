@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError
-from fostore.schema import Array
-from fostore.store import Selection, Store
-from fostore.store import open as open_store
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema.row import Array
 
 Source = Store | Selection | str | os.PathLike[str]
 

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fostore.columns import is_frame, is_sparse, numbers_of
-from fostore.containers import Rows
+from fostore.containers.columns import is_frame, is_sparse, numbers_of
+from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.framework import JaxFramework
 from fostore.jax.place import Place, is_accelerator, place
 from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from fostore import identity
-from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -36,7 +35,8 @@ from fostore.generate.randomness import (
 )
 from fostore.generate.source import Source
 from fostore.jax import nnx
-from fostore.schema import Array
+from fostore.schema import identity
+from fostore.schema.row import Array
 
 _NAMES = {"cuda": "gpu"}
 
@@ -145,7 +145,7 @@ class JaxFramework:
 
     def host(self, leaf: Any) -> Array | None:
         if is_frame(leaf):
-            return None  # by its columns: see `fostore.columns.hashed_parts`
+            return None  # by its columns: see `fostore.containers.columns.hashed_parts`
         if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
             return None
         array = np.asarray(leaf)

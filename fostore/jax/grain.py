@@ -17,7 +17,7 @@ from fostore.errors import ArgumentError
 from fostore.loading.loader import make_plan
 from fostore.loading.plan import Plan
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
-from fostore.store import Selection
+from fostore.reading.store import Selection
 
 Samples = PairedDataset | Mapping[int, Any] | Selection | str | os.PathLike[str]
 

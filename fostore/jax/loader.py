@@ -13,8 +13,8 @@ from fostore.errors import ArgumentError
 from fostore.jax.dataset import FirstOrderDataset
 from fostore.jax.place import find_place, place
 from fostore.loading.loader import SimpleDataLoader, run
-from fostore.schema import Array
-from fostore.store import Selection
+from fostore.reading.store import Selection
+from fostore.schema.row import Array
 
 MASK_KEY = "mask"
 """Under this key the mask of the last batch stands in batches that are dicts."""

@@ -6,13 +6,13 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fostore.containers import Rows, as_dataset, samples_of
+from fostore.containers.rows import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.plan import Plan, check_batch_size
 from fostore.loading.prefetch import ahead
 from fostore.nested import bring_together, collate
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 Read = Callable[[Array], Sequence[Any]]
 """Gives the batches of a stretch of samples (int64), in order."""

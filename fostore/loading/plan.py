@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 LASTS = ("short", "drop", "pad")
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
-from fostore.class_names import difference, names_of_dataset, same
 from fostore.errors import ArgumentError
 from fostore.generate.fingerprint import labels_of, one_a_sample
 from fostore.generate.framework import Framework, NumpyFramework
@@ -34,8 +32,10 @@ from fostore.pairing.content import (
 )
 from fostore.pairing.join import fits, join
 from fostore.pairing.origin import Origin, origin_of, refuse
-from fostore.schema import Array
-from fostore.store import Selection, Store
+from fostore.reading.store import Selection, Store
+from fostore.schema import identity
+from fostore.schema.class_names import difference, names_of_dataset, same
+from fostore.schema.row import Array
 
 LEVELS = ("auto", "content", "ids", "length")
 _LABEL_SECONDS = 0.5

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from fostore import identity
 from fostore.errors import ArgumentError, FostoreError, GenerationError, IdentityError
 from fostore.generate import fingerprint
 from fostore.generate.framework import Framework, Reading
 from fostore.generate.source import Indices, MapSource
 from fostore.pairing.origin import Origin, refuse
 from fostore.progress import Progress
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema import identity
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 SECONDS = 1.0
 """How long comparing some samples may take."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fostore.class_names import names_of_dataset
-from fostore.containers import Rows, as_dataset, samples_of
+from fostore.containers.rows import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
-from fostore.halves import HALVES, widen
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
-from fostore.request import is_softened
-from fostore.schema import Array, Column
-from fostore.store import Selection, Store
-from fostore.store import open as open_store
+from fostore.reading.request import is_softened
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema.class_names import names_of_dataset
+from fostore.schema.halves import HALVES, widen
+from fostore.schema.row import Array, Column
 
 if TYPE_CHECKING:
     from fostore.pairing.pairs import Pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fostore.errors import ArgumentError
-from fostore.request import is_softened
+from fostore.reading.request import is_softened
 
 TEACHER_KINDS = ("probs", "log_probs", "logits")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError
 from fostore.pairing.origin import Origin, refuse
-from fostore.schema import Array, Column
+from fostore.schema.row import Array, Column
 
 _PIECE = 1 << 16
 

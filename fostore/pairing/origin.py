@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import IdentityError
-from fostore.schema import Array, Column, Schema
-from fostore.store import Selection, Store
+from fostore.reading.store import Selection, Store
+from fostore.schema.row import Array, Column, Schema
 
 _PIECE = 1 << 20
 

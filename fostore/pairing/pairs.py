@@ -10,8 +10,8 @@ import numpy as np
 
 from fostore.nested import split
 from fostore.pairing.dataset import PairedDataset
-from fostore.schema import Array
-from fostore.store import Store
+from fostore.reading.store import Store
+from fostore.schema.row import Array
 
 
 class Pairs(Sequence[Any]):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from fostore.columns import is_frame, is_sparse, numbers_of
+from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.generate.framework import copied_leaf
 from fostore.nested import (
     PerSample,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from fostore.containers import Rows
+from fostore.containers.rows import Rows
 from fostore.pairing.dataset import PairedDataset
-from fostore.schema import Array
+from fostore.schema.row import Array
 from fostore.torch.arrays import tensor_of, tensors_of
 from fostore.torch.framework import TorchFramework
 from fostore.torch.rows import Batch, DictRow

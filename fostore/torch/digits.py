@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fostore import disk
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 NUM_TRAIN = 500
 NUM_UNLABELLED = 700

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from fostore import disk
-from fostore.conversion.files import Hints, Holds
-from fostore.conversion.files._arrays import Lying, arrays_table, joined, unread
-from fostore.conversion.files._flat import open_source
-from fostore.conversion.files._header import KEY, Passing, headed_table, header_of, text_of
-from fostore.conversion.files._spool import counted
-from fostore.conversion.files._zip import ZipBuilder, open_zip
-from fostore.conversion.files.guess import Found, plain_table
-from fostore.conversion.table import Batch, Table
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
-from fostore.header import Header
-from fostore.jsontext import check_json
-from fostore.schema import Array, Column
+from fostore.files import Hints, Holds
+from fostore.files._arrays import Lying, arrays_table, joined, unread
+from fostore.files._flat import open_source
+from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
+from fostore.files._spool import counted
+from fostore.files._zip import ZipBuilder, open_zip
+from fostore.files.guess import Found, plain_table
+from fostore.files.table import Batch, Table
+from fostore.schema.header import Header
+from fostore.schema.jsontext import check_json
+from fostore.schema.row import Array, Column
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 _LEGACY = {
@@ -45,7 +45,7 @@ _ROOT = "archive"
 
 
 class TorchFile:
-    """See `fostore.conversion.files.FileFormat`; a tensor a column, the header as text beside them."""
+    """See `fostore.files.FileFormat`; a tensor a column, the header as text beside them."""
 
     name = "pt"
     holds = Holds(header=True, dtypes=_DTYPES)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from fostore import identity
 from fostore.errors import ArgumentError
 from fostore.generate.framework import (
     Reading,
@@ -27,7 +26,8 @@ from fostore.generate.randomness import (
 )
 from fostore.generate.source import Source
 from fostore.nested import map_leaves
-from fostore.schema import Array
+from fostore.schema import identity
+from fostore.schema.row import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held
 from fostore.torch.modes import Modes

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, default_collate
 from fostore.errors import ArgumentError
 from fostore.loading.loader import run
 from fostore.loading.plan import Plan
-from fostore.schema import Array
-from fostore.store import Selection
+from fostore.reading.store import Selection
+from fostore.schema.row import Array
 from fostore.torch.ahead import can_pin, to_pinned, torch_states, with_modes
 from fostore.torch.dataset import FirstOrderDataset
 from fostore.torch.rows import with_lists

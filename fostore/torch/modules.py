@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fostore import identity
 from fostore.generate.reach import reached
+from fostore.schema import identity
 
 Model = Callable[..., Any]
 _REGISTERED = vars(nn.Module()).keys()

@@ -20,7 +20,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from fostore.containers import Rows, as_dataset, find, is_array
+from fostore.containers.rows import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError, FostoreError
 from fostore.generate.assembly import Assembly, has_batch_axis, input_of
 from fostore.generate.framework import Reading

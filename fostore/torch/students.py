@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fostore import evaluate
-from fostore.schema import Array
-from fostore.store import Store
+from fostore.reading.store import Store
+from fostore.schema.row import Array
 from fostore.torch.digits import NUM_CLASSES, Scans, Teacher
 from fostore.torch.distillation import distillation_loss
 from fostore.torch.generator import FirstOrderDataGenerator

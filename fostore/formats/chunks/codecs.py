@@ -136,7 +136,7 @@ def blosc(data: Buffer, size: int) -> Buffer:
 
 def crc32c(data: Buffer, size: int) -> Buffer:
     """Data followed by its crc32c."""
-    from fostore.digest import checksum
+    from fostore.schema.digest import checksum
 
     view = memoryview(data).cast("B")
     if len(view) < 4 or checksum(view[:-4]) != int.from_bytes(view[-4:], "little"):

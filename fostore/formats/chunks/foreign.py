@@ -18,9 +18,9 @@ from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedErr
 from fostore.formats import ColumnView, Finding, Run, Segment
 from fostore.formats.views.decoded import CACHE_BYTES, DecodedView
 from fostore.formats.views.guard import Guard
-from fostore.header import Header
-from fostore.ranges import Range, Ranges, describe
-from fostore.schema import Array
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges, describe
+from fostore.schema.row import Array
 
 MAX_CHUNK_BYTES = 1 << 30
 """Decoded bytes of one chunk, and of the whole rows that a row of chunks makes."""

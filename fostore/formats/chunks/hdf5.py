@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk, jsontext
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError, Decoder
@@ -40,11 +40,12 @@ from fostore.formats.hdf5.file import (
     opened,
     recorded_end,
 )
-from fostore.formats.samefile import SameFile
 from fostore.formats.views.guard import Guard
-from fostore.header import Header
-from fostore.ranges import Range
-from fostore.schema import Array
+from fostore.places.samefile import SameFile
+from fostore.schema import jsontext
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range
+from fostore.schema.row import Array
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 """The filters that are decoded, by HDF5's numbers; everything else is refused."""

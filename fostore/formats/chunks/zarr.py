@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fostore import jsontext
 from fostore.errors import DamageError, FormatError, UnsupportedError
 from fostore.formats.chunks.foreign import ForeignArray, ForeignReader, check_chunks, require_sealed
 from fostore.formats.chunks.zarr_chunks import Chunks, Codecs, Files, ShardIndex, Shards, extension
@@ -26,7 +25,8 @@ from fostore.formats.zarr.folder import (
     read_header,
 )
 from fostore.formats.zarr.layout import HASHES, check_array
-from fostore.schema import expect
+from fostore.schema import jsontext
+from fostore.schema.row import expect
 
 _DTYPES = frozenset(
     "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64".split()

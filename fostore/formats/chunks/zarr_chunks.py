@@ -22,8 +22,8 @@ from fostore.formats.chunks.foreign import Index, Survey
 from fostore.formats.views.decoded import BlockCache
 from fostore.formats.zarr.folder import MAX_METADATA, check_directory, find_chunk, unit_of
 from fostore.formats.zarr.layout import ABSENT
-from fostore.ranges import Range
-from fostore.schema import Array, expect
+from fostore.schema.ranges import Range
+from fostore.schema.row import Array, expect
 
 PACKERS: dict[str, Decoder] = {
     "gzip": codecs.gzip,

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fostore import jsontext
 from fostore.errors import FormatError, UnsupportedError
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import Decoder
 from fostore.formats.chunks.foreign import ForeignArray, check_chunks
 from fostore.formats.chunks.zarr_chunks import Chunks, Codecs, Files
 from fostore.formats.zarr.folder import MAX_METADATA, check_directory, read_file
-from fostore.schema import expect
+from fostore.schema import jsontext
+from fostore.schema.row import expect
 
 METADATA = ".zarray"
 COMPRESSORS: dict[str, Decoder] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fostore import disk
 from fostore.errors import StoreExistsError
 from fostore.formats import OtherLayoutError, Reader
-from fostore.header import Header
+from fostore.schema.header import Header
 
 if TYPE_CHECKING:
     from fostore.formats.hdf5.writer import HDF5Writer

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk, jsontext
+from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
@@ -38,7 +38,8 @@ from fostore.formats.hdf5.file import (
     write_record,
 )
 from fostore.formats.hdf5.stream import HDF5Stream
-from fostore.header import CHECKSUM, Header
+from fostore.schema import jsontext
+from fostore.schema.header import CHECKSUM, Header
 
 PAGE = 4096
 MAX_ATTRIBUTE = 60_000

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk, jsontext
+from fostore import disk
 from fostore.errors import (
     DamageError,
     FormatError,
@@ -34,9 +34,10 @@ from fostore.errors import (
 from fostore.formats import OtherLayoutError, Run
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.stream import HDF5Stream
-from fostore.header import MAX_TEXT, Header
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema import jsontext
+from fostore.schema.header import MAX_TEXT, Header
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 HEADER_MAGIC = b"FOheader"
 RUNS_MAGIC = b"FOruns\x00\x01"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fostore import jsontext
 from fostore.errors import ArgumentError, DamageError, FormatError
 from fostore.formats import ColumnView, Finding, Run, Segment
 from fostore.formats.hdf5 import slots
@@ -31,9 +30,10 @@ from fostore.formats.hdf5.file import (
 )
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
-from fostore.header import CHECKSUM, MAX_TEXT, Header
-from fostore.ranges import Ranges
-from fostore.schema import Array
+from fostore.schema import jsontext
+from fostore.schema.header import CHECKSUM, MAX_TEXT, Header
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
 
 _CHANGING = {"sealed", "digest", "updated", "software", "identity", CHECKSUM}
 """Keys of the header that a writer changes on its way."""

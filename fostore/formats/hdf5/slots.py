@@ -12,11 +12,11 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fostore import geometry
-from fostore.digest import checksum
 from fostore.errors import FormatError
 from fostore.formats import Run
-from fostore.ranges import Ranges
+from fostore.schema import geometry
+from fostore.schema.digest import checksum
+from fostore.schema.ranges import Ranges
 
 HEAD = struct.Struct("<8sQQII")
 ENTRY = struct.Struct("<QQII")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fostore import digest, disk, geometry
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.hdf5 import slots
@@ -28,9 +28,10 @@ from fostore.formats.hdf5.file import (
     sealed_and_open,
     write_record,
 )
-from fostore.header import Header
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array
 
 _COPY_BYTES = 8 << 20
 

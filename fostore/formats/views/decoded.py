@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from fostore.aligned import aligned_empty
 from fostore.formats.views.spooled import spooled
-from fostore.schema import Array, Column
+from fostore.schema.aligned import aligned_empty
+from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20
 """Bytes of decoded rows that one store keeps at most, apart from one block a column, however large that is."""

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fostore.aligned import ALIGNMENT, BYTES, byte_of
-from fostore.schema import Array
+from fostore.schema.aligned import ALIGNMENT, BYTES, byte_of
+from fostore.schema.row import Array
 
 _TOUCH_ROW_BYTES = 1024
 _TOUCH_ROWS = 256  # more, and the first lines of the rows are gone again before they are copied

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 SETTLED_ROWS = 16_384
 """Rows in a row that were resident when announced, after which data that was read is taken for resident."""

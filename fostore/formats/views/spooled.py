@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fostore.schema import Array, Column
-from fostore.scratch import Scratch
+from fostore.places.scratch import Scratch
+from fostore.schema.row import Array, Column
 
 
 def spooled(

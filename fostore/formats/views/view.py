@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.aligned import aligned_empty
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import ColumnView, Segment, stranger
 from fostore.formats.views.gather import gather_of
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
-from fostore.ranges import describe
-from fostore.schema import Array, Column
+from fostore.schema.aligned import aligned_empty
+from fostore.schema.ranges import describe
+from fostore.schema.row import Array, Column
 
 MAX_SEGMENTS = 30_000
 """Files in one mapping: the kernel allows a process about 65,000 in all."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fostore.formats import OtherLayoutError, Reader, UnitWriter
 from fostore.formats.zarr.reader import ZarrReader
-from fostore.header import Header
+from fostore.schema.header import Header
 
 
 class ZarrFormat:

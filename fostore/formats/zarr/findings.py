@@ -10,7 +10,6 @@ from pathlib import Path
 from fostore import disk
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
-from fostore.formats.litter import is_litter
 from fostore.formats.zarr.folder import (
     JOURNAL,
     METADATA,
@@ -23,7 +22,8 @@ from fostore.formats.zarr.folder import (
     unit_of,
 )
 from fostore.formats.zarr.reader import locate, read_hashes
-from fostore.ranges import Ranges, describe
+from fostore.places.litter import is_litter
+from fostore.schema.ranges import Ranges, describe
 
 _SHOWN = 5
 

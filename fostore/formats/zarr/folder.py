@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fostore import disk, geometry, jsontext
+from fostore import disk
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -22,11 +22,12 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.formats import Run, stranger
-from fostore.formats.litter import is_litter
 from fostore.formats.zarr.layout import HASHES, Hashes, Shards, parse_array
-from fostore.header import MAX_TEXT, Header
-from fostore.ranges import Range, Ranges
-from fostore.schema import expect
+from fostore.places.litter import is_litter
+from fostore.schema import geometry, jsontext
+from fostore.schema.header import MAX_TEXT, Header
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import expect
 
 if TYPE_CHECKING:
     from fostore.formats.zarr.journal import Journal

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from fostore.digest import checksum
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.formats import Run
-from fostore.header import Header
-from fostore.schema import Schema
+from fostore.schema.digest import checksum
+from fostore.schema.header import Header
+from fostore.schema.row import Schema
 
 HEADER_BYTES = 128
 RECORD_BYTES = 40

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fostore import geometry
 from fostore.errors import FormatError, UnsupportedError
 from fostore.formats import OtherLayoutError
-from fostore.header import Header
-from fostore.schema import Array, Column, expect
+from fostore.schema import geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Array, Column, expect
 
 HASHES = "block_hashes"
 """The array of block hashes, beside the columns; no column may have its name."""
@@ -78,7 +78,7 @@ class Shards:
 
     def index_pieces(self, num_rows: int) -> Iterator[bytes]:
         """The index of a shard of `num_rows` rows, with its checksum at the end, in bounded pieces."""
-        from fostore.digest import checksum
+        from fostore.schema.digest import checksum
 
         chunk = self.inner_rows * self.column.row_bytes
         present = -(-num_rows // self.inner_rows)

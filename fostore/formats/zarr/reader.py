@@ -24,9 +24,9 @@ from fostore.formats.zarr.folder import (
     read_header,
     unit_names,
 )
-from fostore.header import Header
-from fostore.ranges import Range, Ranges
-from fostore.schema import Array
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array
 
 _ATTEMPTS = 4
 

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fostore import disk, jsontext
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError, StoreExistsError
 from fostore.formats import Run
 from fostore.formats.zarr.folder import METADATA, Folder, group_metadata, is_there, load
@@ -14,8 +14,9 @@ from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.reader import locate
 from fostore.formats.zarr.tails import clean
 from fostore.formats.zarr.writer import OWNER, ZarrWriter
-from fostore.header import Header
-from fostore.ranges import Ranges
+from fostore.schema import jsontext
+from fostore.schema.header import Header
+from fostore.schema.ranges import Ranges
 
 
 def create(path: Path, header: Header) -> ZarrWriter:

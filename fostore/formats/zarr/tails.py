@@ -21,7 +21,7 @@ from fostore.formats.zarr.folder import (
     unit_of,
 )
 from fostore.formats.zarr.reader import locate
-from fostore.schema import Array
+from fostore.schema.row import Array
 
 MAX_OPEN = 64
 _COPY_BYTES = 4 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fostore import digest, disk, jsontext
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.zarr import journal
@@ -21,9 +21,10 @@ from fostore.formats.zarr.folder import METADATA, Folder, State, group_metadata,
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.reader import locate, read_hashes
 from fostore.formats.zarr.tails import Tails, clean
-from fostore.header import Header
-from fostore.ranges import Ranges, describe
-from fostore.schema import Array
+from fostore.schema import digest, jsontext
+from fostore.schema.header import Header
+from fostore.schema.ranges import Ranges, describe
+from fostore.schema.row import Array
 
 OWNER = "main"
 _READ_BYTES = 8 << 20

@@ -1,0 +1,161 @@
+"""What can be converted: a format is one file in this folder (or in its framework's) and one line here.
+
+Stores (Zarr, HDF5) lie with `fostore.formats`; what is here moves rows in and out of single files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from fostore.errors import ArgumentError
+from fostore.files.table import Batch, Table
+from fostore.schema.header import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a user says of a file that does not say it itself; None: not said."""
+
+    format: str | None = None
+    """A name of `FILES`, where the suffix does not say it: "dcic", "cifar10h", "npy" ..."""
+    inside: str | None = None
+    """The array or column inside the file: what stands after `::`."""
+    kind: str | None = None
+    """One of `fostore.schema.KINDS`, or "percent": probabilities of which 100 make a whole."""
+    dtype: str | None = None
+    """Of the numbers in a text file."""
+    class_names: Sequence[str] | None = None
+    temperature: float | None = None
+    tol: float | None = None
+    """How far from 1 a row may sum; None: what rounding to the dtype explains."""
+    ids: str | None = None
+    """What the ids in a text file become: "int64", or "S24", text of at most so many bytes."""
+    id_column: str | None = None
+    """The column or array that says which sample a row is."""
+    columns: Sequence[str] | None = None
+    """The columns that are the classes, in the order of the classes."""
+    drop: Sequence[str] = ()
+    """Columns or arrays that are not looked at."""
+    delimiter: str | None = None
+    """Between the fields of a line of text; a comma, in `.tsv` a tabulator."""
+    decimal: str | None = None
+    """In the numbers of a text file: a point, if not said."""
+    transpose: bool | None = None
+    """Whether the axes come last first; None: as the file says, or as they lie."""
+    is_keyed: bool = False
+    """Whether the caller has ids of his own, so that those beside the rows are named and not taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What a file format can keep."""
+
+    header: bool
+    """Whether it keeps a header: class names, identity, metadata, unknown keys, and every column."""
+    dtypes: tuple[str, ...]
+    """Stored NumPy dtypes that come back bit by bit; others are refused or widened, never narrowed."""
+    members: bool = True
+    names: bool = False
+    """Whether it keeps class names although it has no header."""
+    ids: bool = False
+    """Whether it keeps ids although it has no header."""
+
+
+@runtime_checkable
+class FileFormat(Protocol):
+    """One file format; a stranger's file is never trusted: no pickle, no plugin, no huge allocation."""
+
+    name: str
+    holds: Holds
+
+    def read(self, path: Path, hints: Hints) -> Table:
+        """The rows of a file; reads no more than metadata where the format allows.
+
+        Raises FormatError, UnsupportedError, UnsafeError; ArgumentError where a hint is missing,
+        saying which.
+        """
+        ...
+
+    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
+        """Write the rows from `start` on to `path`, a temporary name: anew where `start` is 0.
+
+        Everything goes through `fostore.disk`; durable when it returns. What of the header the
+        format cannot hold (`holds`) has been dropped by the caller, with the user's consent.
+        """
+        ...
+
+    def resume_at(self, path: Path, header: Header) -> int:
+        """Whole rows in a file that was left half-written, cutting off what is not whole; 0: start anew."""
+        ...
+
+
+def refuse_inside(path: Path, hints: Hints) -> None:
+    """Refuse `path::name` of a file that holds one array alone, which has no name.
+
+    Raises:
+        ArgumentError: a name was given.
+    """
+    if hints.inside is not None:
+        raise ArgumentError(
+            f"{path} holds one array, which has no name: {hints.inside!r} is not in it; give the path alone"
+        )
+
+
+FILES = {
+    "json": "fostore.files.json",
+    "jsonl": "fostore.files.jsonl",
+    "npy": "fostore.files.npy",
+    "npz": "fostore.files.npz",
+    "safetensors": "fostore.files.safetensors",
+    "parquet": "fostore.files.parquet",
+    "arrow": "fostore.files.arrow",
+    "csv": "fostore.files.csv",
+    "pt": "fostore.torch.files",
+    "plain-zarr": "fostore.files.plain_zarr",
+    "plain-hdf5": "fostore.files.plain_hdf5",
+    "cifar10h": "fostore.files.cifar10h",
+    "dcic": "fostore.files.dcic",
+}
+SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".safetensors": "safetensors",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".pt": "pt",
+    ".pth": "pt",
+    ".zarr": "plain-zarr",
+    ".h5": "plain-hdf5",
+    ".hdf5": "plain-hdf5",
+}
+"""By suffix; a `.zarr`, `.h5` or `.json` that holds a store is opened as one."""
+
+
+def file_format(name: str) -> FileFormat:
+    """The file format called `name`.
+
+    Raises:
+        ArgumentError: there is none, or the library that it needs is not installed; says which.
+    """
+    if name not in FILES:
+        raise ArgumentError(f"{name!r} is no format; expected one of {sorted(FILES)}")
+    try:
+        chosen: FileFormat = import_module(FILES[name]).FORMAT
+    except ModuleNotFoundError as error:
+        raise ArgumentError(
+            f"the {name} format needs the package {error.name!r}: pip install 'fostore[{_EXTRAS[name]}]'"
+        ) from error
+    return chosen
+
+
+_EXTRAS = {"pt": "torch", "parquet": "convert", "arrow": "convert"}

@@ -1,0 +1,158 @@
+"""Files of named arrays: which one holds the rows, arrays that follow each other, and what lies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError
+from fostore.files import Hints
+from fostore.files._keys import Beside, keyed
+from fostore.files._wide import numbered
+from fostore.files.guess import Found, choose, matrices, plain_table
+from fostore.files.table import Table
+
+_LOOKED_AT, _FEW = 64, 8
+"""Rows that are looked at, and under which nothing is concluded from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lying:
+    """An array in a file: what it is, and how its rows are read piece by piece."""
+
+    found: Found
+    batches: Callable[[int, int], Iterator[Any]]
+    is_reversed: bool = False
+    """Whether the file says that its axes come last first."""
+    note: str = ""
+    """What a receipt says of how its rows were found."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are along its first axis."""
+        return self.found.shape[0] if self.found.shape else 0
+
+
+def unread(start: int, rows: int) -> Iterator[Any]:
+    """The rows of an array that no store can have."""
+    yield from ()
+
+
+def arrays_table(
+    path: str,
+    format: str,
+    arrays: Mapping[str, Lying],
+    hints: Hints,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    """The rows of a file of named arrays, with the ids that lie beside them.
+
+    Raises:
+        ArgumentError: it is not plain which array holds the rows, or what they are; says what to say.
+        Others: as `plain_table`.
+    """
+    known = {name: lying.found for name, lying in arrays.items()}
+    names = None if hints.inside is not None else _sequence(known, path)
+    if names is None:
+        chosen = [choose(known, path, hints.inside)]
+        lying, where = arrays[chosen[0]], f"{path}::{chosen[0]}"
+    else:
+        chosen, where = names, f"{path}::{names[0]} to {names[-1]}"
+        _refuse_mixture(chosen, arrays, path)
+        lying = joined([arrays[name] for name in chosen])
+        notes = (
+            *notes,
+            f"{len(chosen)} arrays follow each other in the order of their numbers, {chosen[0]} to "
+            f"{chosen[-1]}: {lying.num_rows} rows. If they are other things, name one: "
+            f"{path}::{chosen[0]}",
+        )
+    notes = (*notes, lying.note) if lying.note else notes
+    if lying.is_reversed and hints.transpose is None:
+        hints = replace(hints, transpose=True)
+    table = plain_table(
+        where,
+        format,
+        lying.found,
+        lying.batches,
+        hints,
+        num_rows=lying.num_rows,
+        meta=meta,
+        notes=notes,
+    )
+    folder = _folder(chosen[0]) if names is None else _folder(_head(chosen))
+    beside = {
+        name.removeprefix(folder): _beside(one, table.num_rows)
+        for name, one in arrays.items()
+        if name not in chosen and _folder(name) == folder
+    }
+    return keyed(table, beside, hints)
+
+
+def joined(parts: Sequence[Lying]) -> Lying:
+    """Arrays of one dtype and one shape of row, one after another."""
+    counts = [part.num_rows for part in parts]
+    starts = np.cumsum([0, *counts]).tolist()
+
+    def batches(start: int, rows: int) -> Iterator[Any]:
+        for part, (begin, end) in zip(parts, pairwise(starts), strict=True):
+            if start < end:
+                yield from part.batches(max(start - begin, 0), rows)
+
+    found = parts[0].found
+    return Lying(Found(found.dtype, (starts[-1], *found.shape[1:])), batches)
+
+
+def _sequence(arrays: Mapping[str, Found], where: str) -> list[str] | None:
+    """The names of arrays that follow each other, in order, where all that may be rows are such; else None.
+
+    Raises:
+        ArgumentError: they are numbered, and a number is missing.
+    """
+    names = matrices(arrays)
+    rows = {(arrays[name].dtype, arrays[name].shape[1:]) for name in names}
+    if len(names) < 2 or len(rows) > 1:
+        return None
+    numbers = numbered(names)
+    if numbers is None:
+        return None
+    return [names[i] for i in np.argsort(numbers)]
+
+
+def _refuse_mixture(names: Sequence[str], arrays: Mapping[str, Lying], where: str) -> None:
+    """Refuse numbered arrays of which some hold whole numbers alone, one-hot labels say, and others do not."""
+    whole: dict[str, bool] = {}
+    for name in names:
+        rows = next(arrays[name].batches(0, _LOOKED_AT), None)
+        if rows is not None and len(rows) >= _FEW and rows.dtype.kind == "f":
+            whole[name] = bool((rows == np.rint(rows)).all())
+    if len(set(whole.values())) > 1:
+        odd = [name for name, is_whole in whole.items() if is_whole]
+        others = [name for name, is_whole in whole.items() if not is_whole]
+        raise ArgumentError(
+            f"{where}: {odd[:4]} hold whole numbers alone, and {others[:4]} do not, so they are not rows that "
+            f"follow each other; say which array holds the rows: {where}::{others[0]}"
+        )
+
+
+def _beside(lying: Lying, num_rows: int | None) -> Beside:
+    shape = lying.found.shape
+    what = f"{lying.found.dtype} {shape}"
+    fits = shape in ((num_rows,), (num_rows, 1))
+    return Beside(what, lying.batches if fits else None)
+
+
+def _folder(name: str) -> str:
+    return name[: name.rfind("/") + 1]
+
+
+def _head(names: Sequence[str]) -> str:
+    """What numbered names have in common, up to their number."""
+    first = names[0]
+    at = next((i for i, c in enumerate(first) if any(n[i : i + 1] != c for n in names)), len(first))
+    return first[:at]

@@ -1,0 +1,134 @@
+"""Digests of rows that pass by in order: whole blocks are hashed on other cores while the next rows come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fostore.files.table import Batch, Table
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Array, Schema
+
+_WORKERS = min(os.cpu_count() or 1, 4)
+_SMALL_BYTES = 256 << 10  # below, handing over costs more than hashing
+
+
+class Digester:
+    """The digest of a store of the rows that pass by; `with` ends its threads.
+
+    Batches are kept until they are hashed, at most two a thread.
+    """
+
+    def __init__(self, schema: Schema, num_rows: int | None) -> None:
+        self._header = Header(schema, num_rows, 1, geometry.block_rows(schema.row_bytes))
+        self._hashed = [i for i, column in enumerate(schema.columns) if column.hashed]
+        self._found: list[Array | Future[Array]] = []
+        self._waiting: list[Future[Array]] = []
+        self._partial: list[Any] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self.num_rows = 0
+
+    def update(self, columns: Sequence[Array]) -> None:
+        """The next rows, one array a column of the stored dtype, in schema order."""
+        size, row, rows = self._header.block_rows, 0, len(columns[0])
+        while row < rows:
+            inside = self.num_rows % size
+            whole = (rows - row) // size * size if inside == 0 else 0
+            stop = row + whole if whole else min(rows, row + size - inside)
+            parts = [columns[i][row:stop] for i in self._hashed]
+            if whole:
+                self._blocks(parts, whole // size)
+            else:
+                self._piece(parts, inside)
+            self.num_rows += stop - row
+            row = stop
+
+    def digest(self) -> str:
+        """The digest of all rows so far; nothing may follow.
+
+        Raises:
+            ArgumentError: they are not as many as were planned.
+        """
+        if self._partial:
+            self._end_block()
+        found = [part if isinstance(part, np.ndarray) else part.result() for part in self._found]
+        empty = np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)
+        header = self._header
+        if header.num_samples is None:
+            header = Header(header.schema, self.num_rows, 1, header.block_rows)
+        return digest.store_digest(header, np.concatenate([empty, *found]))
+
+    def _blocks(self, parts: list[Array], count: int) -> None:
+        if _WORKERS < 2 or sum(part.nbytes for part in parts) < _SMALL_BYTES:
+            self._found.append(_hash_blocks(parts, count))
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="fostore-digest")
+        while len(self._waiting) >= 2 * _WORKERS:
+            self._waiting.pop(0).result()
+        job = self._pool.submit(_hash_blocks, parts, count)
+        self._waiting.append(job)
+        self._found.append(job)
+
+    def _piece(self, parts: list[Array], inside: int) -> None:
+        """Part of a block, which is hashed here and now."""
+        self._partial = self._partial or [digest.hasher() for _ in parts]
+        for one, part in zip(self._partial, parts, strict=True):
+            one.update(digest.buffer(part))
+        if inside + len(parts[0]) == self._header.block_rows:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        flat = b"".join(one.digest() for one in self._partial)
+        self._found.append(np.frombuffer(flat, np.uint8).reshape(1, -1, digest.HASH_BYTES))
+        self._partial = []
+
+    def close(self) -> None:
+        """End the threads; again is no error."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> Digester:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _hash_blocks(parts: Sequence[Array], count: int) -> Array:
+    size = len(parts[0]) // count
+    hashes = np.empty((count, len(parts), digest.HASH_BYTES), np.uint8)
+    for block in range(count):
+        for i, part in enumerate(parts):
+            hashes[block, i] = digest.block_hash(part[block * size : (block + 1) * size])
+    return hashes
+
+
+class Passing:
+    """The rows of a table as somebody else reads them, with the digest of all once all have passed."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._digester = Digester(table.schema, table.num_rows)
+
+    def batches(self, start: int, rows: int) -> Iterator[Batch]:
+        """As `Table.batches`; the first reading from row 0 on is hashed."""
+        is_hashed = start == 0 == self._digester.num_rows
+        for batch in self._table.batches(start, rows):
+            if is_hashed:
+                self._digester.update(batch)
+            yield batch
+
+    def digest(self) -> str:
+        """The digest of the table; only after all rows have passed."""
+        return self._digester.digest()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._digester.close()

@@ -1,0 +1,136 @@
+"""The Parquet format: a column of fixed-size lists a column of the store, the header in the file's metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fostore.errors import FormatError
+from fostore.files import Hints, Holds
+from fostore.files._arrowrows import (
+    DTYPES,
+    arrow_schema,
+    record_batch,
+    stored,
+)
+from fostore.files._flat import open_source
+from fostore.files._frames import frame_table
+from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
+from fostore.files._sink import Sink
+from fostore.files.table import Batch, Table
+from fostore.schema.header import Header
+
+_GROUP_BYTES = 16 << 20
+_BUFFER = 1 << 20
+_ERRORS = (pa.ArrowException, OSError, ValueError)
+
+
+class Parquet:
+    """See `fostore.files.FileFormat`."""
+
+    name = "parquet"
+    holds = Holds(header=True, dtypes=DTYPES)
+
+    def read(self, path: Path, hints: Hints) -> Table:
+        """The rows of a column of lists, fixed or all of one length."""
+        where = str(path)
+        file = _open(path)
+        try:
+            metadata, num_rows = file.metadata.metadata or {}, file.metadata.num_rows
+            schema = file.schema_arrow
+        except _ERRORS as error:
+            raise FormatError(f"{where} has a schema that cannot be read: {error}") from error
+        finally:
+            file.close()
+        text = metadata.get(KEY.encode())
+        header = None if text is None else header_of(text, where, hints.inside)
+        if header is not None:
+            columns = header.schema.columns
+
+            def convert(batch: Any, row: int) -> Batch:
+                return [stored(batch.column(i), c, row, where) for i, c in enumerate(columns)]
+
+            def batches(start: int, rows: int) -> Iterator[Batch]:
+                return _batches(path, [c.name for c in columns], start, rows, convert)
+
+            missing = [c.name for c in columns if c.name not in schema.names]
+            if missing:
+                raise FormatError(f"{where} lacks the columns {missing}, which its header names")
+            return headed_table(where, self.name, header, num_rows, batches)
+        return frame_table(
+            where, self.name, schema, hints, num_rows, lambda n, s, r, c: _batches(path, n, s, r, c)
+        )
+
+    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
+        """Write anew, a row group of about 16 MiB after another, compressed with zstd."""
+        schema = arrow_schema(header, with_header=False)
+        passing = Passing(header, batches)
+        with (
+            Sink(path) as sink,
+            pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False) as writer,
+        ):
+            held: list[Any] = []
+            for batch in passing:
+                held.append(record_batch(header, batch, schema))
+                if sum(part.nbytes for part in held) >= _GROUP_BYTES:
+                    writer.write_table(pa.Table.from_batches(held, schema))
+                    held = []
+            if held:
+                writer.write_table(pa.Table.from_batches(held, schema))
+            writer.add_key_value_metadata({KEY: text_of(passing.sealed()).decode()})
+
+    def resume_at(self, path: Path, header: Header) -> int:
+        """0: a Parquet file is none before its end."""
+        return 0
+
+
+def _open(path: Path) -> Any:
+    fd, _ = open_source(path)
+    os.close(fd)
+    try:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
+    except _ERRORS as error:
+        raise FormatError(f"{path} is no Parquet file, or was cut: {error}") from error
+
+
+def _batches(
+    path: Path,
+    names: list[str],
+    start: int,
+    rows: int,
+    convert: Callable[[Any, int], Any],
+) -> Iterator[Any]:
+    file = _open(path)
+    try:
+        row = 0
+        groups: list[int] = []
+        for group in range(file.metadata.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if row + size <= start and not groups:
+                row += size
+            else:
+                groups.append(group)
+        read = file.iter_batches(rows, groups, names, use_threads=False) if groups else iter(())
+        for batch in _named(read, path):
+            skip = max(start - row, 0)
+            if skip < len(batch):
+                part = batch.slice(skip) if skip else batch
+                yield convert(part.select(names), row + skip)
+            row += len(batch)
+    finally:
+        file.close()
+
+
+def _named(batches: Iterator[Any], path: Path) -> Iterator[Any]:
+    try:
+        yield from batches
+    except _ERRORS as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+
+
+FORMAT = Parquet()

@@ -1,0 +1,191 @@
+"""The safetensors format: named tensors one after another behind a JSON header (huggingface/safetensors, Format)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import FormatError, UnsafeError, UnsupportedError
+from fostore.files import Hints, Holds
+from fostore.files._arrays import Lying, arrays_table, unread
+from fostore.files._flat import Flat, open_source
+from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
+from fostore.files._sink import Sink
+from fostore.files._spool import counted
+from fostore.files.guess import Found
+from fostore.files.table import Batch, Table
+from fostore.schema import jsontext
+from fostore.schema.digest import buffer
+from fostore.schema.header import Header
+from fostore.schema.row import Column
+
+_MAX_HEADER = 100_000_000  # the limit of the format's own reader
+_METADATA = "__metadata__"
+_DTYPES = {
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_STORED = {"bfloat16": "uint16"}
+_TENSORS = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+
+
+class Safetensors:
+    """See `fostore.files.FileFormat`; the library of that name is not needed."""
+
+    name = "safetensors"
+    holds = Holds(header=True, dtypes=_TENSORS)
+
+    def read(self, path: Path, hints: Hints) -> Table:
+        """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""
+        where = str(path)
+        tensors, metadata = _read_header(path)
+        header = header_of(metadata[KEY], where, hints.inside) if KEY in metadata else None
+        if header is not None:
+            return self._headed(path, tensors, header)
+        arrays = {}
+        for name, (found, flat) in tensors.items():
+            if flat is None and name == hints.inside:
+                raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
+            arrays[name] = Lying(found, unread if flat is None else flat.batches)
+        return arrays_table(where, self.name, arrays, hints)
+
+    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
+        """Write anew; tensors grow side by side."""
+        with counted(header, batches) as (counted_header, num_rows, rows):
+            passing = Passing(counted_header, rows)
+            columns = header.schema.columns
+            text, offsets = _header_text(passing, num_rows)
+            with Sink(path) as sink:
+                sink.write(text)
+                for batch in passing:
+                    for i, column in enumerate(batch):
+                        sink.fill(buffer(column).data, len(text) + offsets[i])
+                        offsets[i] += len(column) * columns[i].row_bytes
+                sink.fill(passing.fill(text), 0)
+
+    def resume_at(self, path: Path, header: Header) -> int:
+        """0: the tensors grow side by side, so a cut file has no whole rows at its front."""
+        return 0
+
+    def _headed(
+        self, path: Path, tensors: dict[str, tuple[Found, Flat | None]], header: Header
+    ) -> Table:
+        where = str(path)
+        flats: list[Flat] = []
+        for column in header.schema.columns:
+            found, flat = tensors.get(column.name, (None, None))
+            if found is None or flat is None:
+                raise FormatError(f"{where} has no tensor {column.name!r}, which its header names")
+            if (found.dtype, found.shape[1:]) != (_tensor_dtype(column), column.shape):
+                raise FormatError(
+                    f"{where}: tensor {column.name!r} is {found.dtype} {found.shape}, expected "
+                    f"{_tensor_dtype(column)} and rows of {column.shape} by the header"
+                )
+            flats.append(flat)
+        if len({flat.shape[0] for flat in flats}) > 1:
+            raise FormatError(f"{where}: its tensors differ in their number of rows")
+
+        def batches(start: int, rows: int) -> Iterator[Batch]:
+            for arrays in zip(*(flat.batches(start, rows) for flat in flats), strict=True):
+                yield list(arrays)
+
+        return headed_table(where, self.name, header, flats[0].shape[0], batches)
+
+
+def _tensor_dtype(column: Column) -> str:
+    return "uint8" if column.dtype == "utf8" else column.dtype
+
+
+def _header_text(passing: Passing, num_rows: int) -> tuple[bytes, list[int]]:
+    """The bytes before the data, and where each column's data begins behind them: wide numbers first."""
+    columns = passing.header.schema.columns
+    order = sorted(range(len(columns)), key=lambda i: -columns[i].numpy_dtype.itemsize)
+    offsets = [0] * len(columns)
+    entries: dict[str, Any] = {_METADATA: {KEY: text_of(passing.header).decode()}}
+    end = 0
+    for i in order:
+        column = columns[i]
+        offsets[i], end = end, end + num_rows * column.row_bytes
+        entries[column.name] = {
+            "dtype": _NAMES[_tensor_dtype(column)],
+            "shape": [num_rows, *column.shape],
+            "data_offsets": [offsets[i], end],
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > _MAX_HEADER:
+        raise UnsupportedError(
+            f"the header takes {len(text):,} bytes, and safetensors allow {_MAX_HEADER:,}; leave "
+            "metadata out, or choose another format"
+        )
+    return struct.pack("<Q", len(text)) + text, offsets
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[Found, Flat | None]], dict[str, str]]:
+    """The tensors of a file (None where no store has their numbers) and its metadata."""
+    where = str(path)
+    fd, size = open_source(path)
+    with os.fdopen(fd, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > size - 8 or length > _MAX_HEADER:
+            raise UnsafeError(
+                f"{where} claims a header of {length:,} bytes, and has {size:,}: it is no safetensors "
+                "file, or was cut"
+            )
+        entries = jsontext.loads(file.read(length), f"{where}: the header")
+    if not isinstance(entries, dict):
+        raise FormatError(f"{where}: the header is {type(entries).__name__}, expected an object")
+    metadata = entries.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{where}: {_METADATA} must be an object of strings")
+    begin = 8 + length
+    tensors = {
+        name: _tensor(path, name, entry, begin, size - begin) for name, entry in entries.items()
+    }
+    return tensors, metadata
+
+
+def _tensor(
+    path: Path, name: str, entry: Any, begin: int, available: int
+) -> tuple[Found, Flat | None]:
+    where = f"{path}::{name}"
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{where} lacks its dtype, shape or data_offsets") from error
+    if any(type(n) is not int or n < 0 for n in (*shape, start, stop)):
+        raise FormatError(f"{where} has the shape {shape} and the offsets {start} to {stop}")
+    if not start <= stop <= available:
+        raise UnsafeError(
+            f"{where} claims the bytes {start:,} to {stop:,}, and {available:,} are there: the file was "
+            "cut, or its header lies"
+        )
+    if dtype not in _DTYPES:
+        return Found(str(dtype), shape), None
+    known = _DTYPES[dtype]
+    stored = np.dtype(_STORED.get(known, known)).newbyteorder("<")
+    if math.prod(shape) * stored.itemsize != stop - start:
+        raise FormatError(f"{where} has {stop - start:,} bytes for the shape {shape} of {dtype}")
+    return Found(known, shape), Flat(path, begin + start, stored, shape)
+
+
+FORMAT = Safetensors()

@@ -1,0 +1,56 @@
+"""What may be asked of `take`: rows and temperatures, checked, and refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError, UncommittedError
+from fostore.schema.ranges import Ranges, describe
+from fostore.schema.row import Array
+
+_INT64 = np.dtype(np.int64)
+_LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+_MOST_TEMPERATURE = float(np.finfo(np.float32).max)
+
+
+def as_rows(rows: Any) -> Array:
+    """Rows as int64, one axis; raises ArgumentError where they are no integers."""
+    try:
+        wanted = np.asarray(rows)
+    except ValueError as error:
+        raise ArgumentError(f"rows must be a sequence of integers ({error})") from error
+    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and wanted.size):
+        raise ArgumentError(
+            f"rows must be a sequence of integers, {wanted.dtype} of shape {wanted.shape} came"
+        )
+    return wanted.astype(_INT64, copy=False)
+
+
+def refuse_uncommitted(wanted: Array, committed: Ranges, path: Path, *, is_sealed: bool) -> None:
+    """Raise UncommittedError, naming the rows (int64), unless all of them are committed."""
+    starts = np.array([start for start, _ in committed], dtype=np.int64)
+    stops = np.array([stop for _, stop in committed], dtype=np.int64)
+    at = np.searchsorted(starts, wanted, side="right") - 1
+    bad = (at < 0) | (wanted >= stops[at]) if len(stops) else np.ones(len(wanted), bool)
+    if bad.any():
+        named = ", ".join(str(row) for row in wanted[bad][:4])
+        has = f"the {describe(committed)}" if committed else "no rows"
+        raise UncommittedError(
+            f"row {named} was asked for; {path} has {has}"
+            + ("" if is_sealed else " committed so far")
+        )
+
+
+def is_softened(temperature: Any) -> bool:
+    """Whether a temperature changes anything; raises ArgumentError where it is none."""
+    number = isinstance(temperature, (int, float, np.integer, np.floating))
+    number &= not isinstance(temperature, bool)
+    # Beyond these, float32 knows no quotient: 0 / T would be no number.
+    if number and _LEAST_TEMPERATURE <= temperature <= _MOST_TEMPERATURE:
+        return bool(temperature != 1)
+    raise ArgumentError(
+        f"temperature is {temperature!r}, expected a number above 0: above 1 softens, below 1 sharpens"
+    )

@@ -1,0 +1,180 @@
+"""The attributes of a store: its schema, geometry, identity, history and the user's metadata."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
+from fostore.schema import geometry, jsontext
+from fostore.schema.row import Schema, expect
+
+VERSION = "1.0"
+MAX_BYTES = 8 << 20
+"""Bytes of canonical JSON that a header and its metadata may take: parsed in a second, in memory that all have."""
+MAX_TEXT = 2 * MAX_BYTES
+"""Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
+
+CHECKSUM, META_CHECKSUM = "checksum", "meta_checksum"
+_KEYS = frozenset(
+    "version id num_samples unit_rows block_rows identity software created updated sealed digest "
+    "meta_checksum checksum".split()
+)
+_SCHEMA_KEYS = frozenset(
+    "requires row_axis num_classes num_members axes kind encoding columns sum_tolerance temperature "
+    "class_names".split()
+)
+_MAX_ROWS = 1 << 53  # beyond, JSON readers in other languages lose integers
+
+
+def now() -> str:
+    """The time as the attributes hold it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything that a store says of itself.
+
+    `num_samples` is the plan (None while a stream runs). `unit_rows` and `block_rows` are rows.
+    `identity` says what the rows were made from and decides resume; `software`, `created` and
+    `updated` are recorded, never checked. `digest` is set when the store is sealed.
+    `checked` is whether its text carries checksums, which older ones do not; `meta_checksum` is that of
+    the metadata as it was written.
+    `extra` keeps the keys that a newer minor version wrote.
+    """
+
+    schema: Schema
+    num_samples: int | None
+    unit_rows: int
+    block_rows: int
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    software: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=now)
+    updated: str = field(default_factory=now)
+    sealed: bool = False
+    digest: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    version: str = VERSION
+    checked: bool = field(default=True, compare=False)
+    meta_checksum: str | None = field(default=None, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes of the store, with their checksums: {"fostore": {...}, "meta": {...}}.
+
+        Raises:
+            ArgumentError: they take more bytes than readers accept.
+        """
+        meta = jsontext.canonical(dict(self.meta))
+        fostore = {
+            "version": self.version,
+            "id": self.id,
+            "num_samples": self.num_samples,
+            **self.schema.to_json(),
+            "unit_rows": self.unit_rows,
+            "block_rows": self.block_rows,
+            "identity": dict(self.identity),
+            "software": dict(self.software),
+            "created": self.created,
+            "updated": self.updated,
+            "sealed": self.sealed,
+            "digest": self.digest,
+            **self.extra,
+        }
+        if self.checked:
+            fostore[META_CHECKSUM] = jsontext.checksum(meta)
+        described = jsontext.canonical(fostore)
+        if len(meta) + len(described) > MAX_BYTES:
+            raise ArgumentError(
+                f"metadata and identity take {len(meta):,} and {len(described):,} bytes as JSON, and a "
+                f"store keeps at most {MAX_BYTES:,}: keep what is large in a file of its own, and its "
+                "name and hash here"
+            )
+        if self.checked:
+            fostore[CHECKSUM] = jsontext.checksum(described)
+        return {"fostore": fostore, "meta": dict(self.meta)}
+
+    @classmethod
+    def from_json(cls, attributes: Any, where: str) -> Header:
+        """Parse and check what a stranger wrote; `where` names the file in messages.
+
+        Raises:
+            FormatError: a key is missing, has the wrong type, or contradicts another.
+            UnsupportedError: a newer major version, an unknown feature, encoding or dtype.
+            DamageError: it does not have its checksum.
+        """
+        value = expect(attributes, "fostore", dict, f"{where}: the attributes")
+        where = f"{where}: attribute 'fostore'"
+        version = expect(value, "version", str, where)
+        if version.split(".")[0] != VERSION.split(".")[0]:
+            raise UnsupportedError(
+                f"{where} has version {version}; this release reads {VERSION.split('.')[0]}.x"
+            )
+        schema = Schema.from_json(value, where)
+        planned = value.get("num_samples")
+        digest = value.get("digest")
+        header = cls(
+            schema=schema,
+            num_samples=None if planned is None else expect(value, "num_samples", int, where),
+            unit_rows=expect(value, "unit_rows", int, where),
+            block_rows=expect(value, "block_rows", int, where),
+            id=expect(value, "id", str, where),
+            identity=expect(value, "identity", dict, where),
+            software=expect(value, "software", dict, where),
+            created=expect(value, "created", str, where),
+            updated=expect(value, "updated", str, where),
+            sealed=expect(value, "sealed", bool, where),
+            digest=None if digest is None else expect(value, "digest", str, where),
+            meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
+            version=version,
+            checked=CHECKSUM in value,
+            meta_checksum=value.get(META_CHECKSUM),
+            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS},
+        )
+        header._check(where)
+        written = value.get(CHECKSUM)
+        if written is not None:
+            rest = {key: item for key, item in value.items() if key != CHECKSUM}
+            if written != jsontext.checksum(jsontext.canonical(rest)):
+                raise DamageError(
+                    f"{where} does not have its checksum {written!r:.40}: the disk or another program "
+                    "has changed it, so what the rows are is not known. Restore that file from a copy "
+                    "of the store; a program that edits attributes may change 'meta' alone"
+                )
+        return header
+
+    @property
+    def meta_is_sound(self) -> bool:
+        """Whether the metadata is as it was written, as far as that is known; costs a look at all of it."""
+        return self.meta_checksum in (None, jsontext.checksum(jsontext.canonical(dict(self.meta))))
+
+    def _check(self, where: str) -> None:
+        try:
+            uuid.UUID(self.id)
+        except ValueError as error:
+            raise FormatError(f"{where}: the id {self.id!r:.60} is no UUID") from error
+        if self.num_samples is not None and not 0 <= self.num_samples <= _MAX_ROWS:
+            raise FormatError(f"{where}: num_samples is {self.num_samples}")
+        if (
+            self.unit_rows < 1
+            or self.unit_rows & (self.unit_rows - 1)
+            or self.unit_rows > _MAX_ROWS
+        ):
+            raise FormatError(f"{where}: unit_rows is {self.unit_rows}, expected a power of two")
+        sizes = self.schema.row_bytes
+        if self.block_rows != geometry.block_rows(sizes):
+            raise FormatError(
+                f"{where}: block_rows is {self.block_rows}, but rows of these sizes make blocks "
+                f"of {geometry.block_rows(sizes)}"
+            )
+        if self.unit_rows < geometry.smallest_unit_rows(sizes):
+            raise FormatError(f"{where}: unit_rows is {self.unit_rows}, too few for whole pages")
+        if self.sealed and self.num_samples is None:
+            raise FormatError(f"{where}: the store is sealed and has no num_samples")
+        if self.sealed and self.digest is None:
+            raise FormatError(f"{where}: the store is sealed and has no digest")

@@ -1,0 +1,250 @@
+"""What differs between the identity of a store and the one at hand, in a user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fostore.errors import IdentityError
+from fostore.schema.identity.source import is_byte_code, is_comparable
+
+_NAMED = 4
+"""How many differences a message spells out."""
+
+MOVING = "moving"
+"""The entry of what running the model changes (a counter, a cache, what the first call makes)."""
+
+
+def settled(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity whose entries that differ once the model has run say so, and nothing else.
+
+    >>> settled({"output": {"details": {"a": "int 0", "b": "int 1"}}},
+    ...         {"output": {"details": {"a": "int 5", "b": "int 1"}}})
+    {'output': {'details': {'a': 'moving', 'b': 'int 1'}}}
+    """
+    found = dict(before)
+    for key, old in before.items():
+        new: Any = after.get(key)
+        if key in ("details", "tensors") and isinstance(new, Mapping):
+            names = sorted(old.keys() | new.keys()) if key == "details" else old
+            found[key] = {
+                name: MOVING if name in new and old.get(name) != new[name] else old[name]
+                for name in names
+            }
+        elif key == "members":
+            found[key] = [settled(*pair) for pair in zip(old, new, strict=True)]
+        elif key in ("model", "output"):
+            found[key] = settled(old, new)
+    return found
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs between the identity of a store and the one at hand, in a user's words.
+
+    >>> differences({"output": {"mode": "logits"}}, {"output": {"mode": "probs"}})
+    ["the output mode is 'probs', the store has 'logits'"]
+    """
+    found: list[str] = []
+    ours, theirs = given.get("model", {}), stored.get("model", {})
+    members, old_members = ours.get("members"), theirs.get("members")
+    if members is not None and old_members is not None and len(members) == len(old_members):
+        for i, (new, old) in enumerate(zip(members, old_members, strict=True)):
+            found += _model(old, new, f"member {i} of the model")
+    elif (members is None) != (old_members is None) or members != old_members:
+        count = [1 if m is None else len(m) for m in (members, old_members)]
+        found.append(f"the model has {count[0]} members, the store was made by {count[1]}")
+    else:
+        found += _model(theirs, ours, "the model")
+    old_data, new_data = stored.get("dataset", {}), given.get("dataset", {})
+    both_labelled = old_data.get("labels") is not None and new_data.get("labels") is not None
+    found += _plain(
+        old_data,
+        new_data,
+        {
+            "length": "the length of the dataset",
+            **({"labels": "the hash of the labels"} if both_labelled else {}),
+            "ids": "the hash of the ids",
+            "views": "the hash of the views",
+            "fingerprint": "the fingerprint of the dataset",
+            "input_getter": "the input_getter",
+        },
+    )
+    found += _plain(
+        stored.get("output", {}),
+        given.get("output", {}),
+        {
+            "mode": "the output mode",
+            "transform": "the output_transform",
+            "draws": "num_draws",
+            "seed": "the seed of the draws",
+            "batch_size": "the batch_size of the draws",
+        },
+    )
+    return found
+
+
+def _model(stored: Mapping[str, Any], given: Mapping[str, Any], which: str) -> list[str]:
+    if stored.get("fingerprint") is not None or given.get("fingerprint") is not None:
+        return _plain(stored, given, {"fingerprint": f"the fingerprint of {which}"})
+    found = _plain(stored, given, {"class": f"the class of {which}"})
+    old, new = stored.get("tensors") or {}, given.get("tensors") or {}
+    changed = [name for name in new if name in old and old[name] not in (new[name], MOVING)]
+    added, gone = (
+        ([], [])
+        if _only_renamed(old, new)
+        else ([name for name in new if name not in old], [name for name in old if name not in new])
+    )
+    if changed:
+        name = changed[0]
+        found.append(_tensor(name, old[name], new[name], which) + _more(len(changed) - 1))
+    if added:
+        found.append(
+            f"{which} has the tensor {added[0]!r}, which the store's model had not"
+            + _more(len(added) - 1)
+        )
+    if gone:
+        found.append(f"{which} lacks the tensor {gone[0]!r} of the store's" + _more(len(gone) - 1))
+    old_parts, new_parts = stored.get("modules") or {}, given.get("modules") or {}
+    for name in new_parts:
+        if name in old_parts and old_parts[name] != new_parts[name]:
+            found.append(
+                f"part {name!r} of {which} is a {new_parts[name]}, "
+                f"in the store's it was a {old_parts[name]}"
+            )
+            break
+    if not found and list(old_parts.values()) != list(new_parts.values()):
+        found.append(f"{which} is built of other parts than the store's")
+    return found
+
+
+def _tensor(name: str, old: str, new: str, which: str) -> str:
+    old_kind, new_kind = old.rpartition(" ")[0], new.rpartition(" ")[0]
+    if old_kind != new_kind:
+        return f"tensor {name!r} of {which} is {new_kind or new}, the store's was {old_kind or old}"
+    return f"tensor {name!r} of {which} has other values than the store's"
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more)" if count > 0 else ""
+
+
+def _only_renamed(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether the same entries come in the same order: another name changes no output by itself."""
+    return list(old.values()) == list(new.values())
+
+
+def _plain(
+    stored: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str]
+) -> list[str]:
+    """Functions are compared by name and by the arguments of a partial; see `doubts` for their code."""
+    found = []
+    for key, words in names.items():
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if old.get("name") != new.get("name"):
+                found.append(f"{words} is {new.get('name')!r}, the store has {old.get('name')!r}")
+            elif old.get("arguments") != new.get("arguments"):
+                found.append(f"{words} {new.get('name')!r} has other arguments than the store's")
+        elif old != new:
+            old, new = ((v or {}).get("name") if isinstance(v, Mapping) else v for v in (old, new))
+            found.append(f"{words} is {new!r}, the store has {old!r}")
+    return found
+
+
+# ------------------------------------------------------------------ what only the rows can tell
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """What differs and may change no output: code, attributes, globals, captured values.
+
+    Both map what it is to how it differs, in a user's words: `code` in source or values, `byte_code`
+    only in byte code.
+    """
+
+    code: Mapping[str, str] = field(default_factory=dict)
+    byte_code: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.code or self.byte_code)
+
+    def __str__(self) -> str:
+        found = [*self.code.items(), *self.byte_code.items()]
+        words = [f"{name} {how}" for name, how in found[:_NAMED]]
+        return "; ".join(words) + _more(len(found) - _NAMED)
+
+
+def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
+    """What two identities see differently and do not decide by.
+
+    Keys that the store does not have, since an older release wrote it, say nothing.
+
+    >>> old = {"output": {"details": {"the global 'T'": "float 1.0"}}}
+    >>> print(doubts(old, {"output": {"details": {"the global 'T'": "float 2.0"}}}))
+    the global 'T' (output_transform) is 2.0, it was 1.0
+    """
+    code: dict[str, str] = {}
+    byte_code: dict[str, str] = {}
+    for which, old, new in _parts(stored, given):
+        if old.get("fingerprint") is not None:
+            continue
+        for key in ("tensors", "modules"):
+            before, now = old.get(key) or {}, new.get(key) or {}
+            if list(before) != list(now) and _only_renamed(before, now):
+                code[f"the {key}{which}"] = "have other names"
+        before, now = old.get("details"), new.get("details")
+        if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+            continue
+        for name in sorted(before.keys() | now.keys()):
+            one, other = before.get(name), now.get(name)
+            if one == MOVING:
+                continue
+            if one is None or other is None:
+                code[f"{name}{which}"] = "is gone" if other is None else "is new"
+            elif one != other and is_comparable(one, other):
+                found = byte_code if is_byte_code(one) else code
+                found[f"{name}{which}"] = _changed(one, other)
+    data, new_data = stored.get("dataset", {}), given.get("dataset", {})
+    if data.get("input_getter") not in (None, new_data.get("input_getter")):
+        code["the input_getter"] = "has changed"
+    return Doubts(code, byte_code)
+
+
+def is_opaque(made_from: Mapping[str, Any]) -> bool:
+    """Whether something in the model, or in what is done with its output, cannot be hashed."""
+    return any(part.get("opaque") for _, part, _ in _parts(made_from, made_from))
+
+
+def _parts(
+    stored: Mapping[str, Any], given: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    ours, theirs = given.get("model", {}), stored.get("model", {})
+    old, new = theirs.get("members", [theirs]), ours.get("members", [ours])
+    many = len(new) > 1
+    members = [
+        (f" (member {i})" if many else "", *pair)
+        for i, pair in enumerate(zip(old, new, strict=False))
+    ]
+    return [*members, (" (output_transform)", stored.get("output", {}), given.get("output", {}))]
+
+
+def _changed(old: str, new: str) -> str:
+    plain = [text.partition(" ")[2] for text in (old, new)]
+    if all(text.startswith(("float ", "int ", "bool ")) for text in (old, new)):
+        return f"is {plain[1]}, it was {plain[0]}"
+    return "has changed"
+
+
+def refuse(path: object, found: Sequence[str]) -> None:
+    """Raise IdentityError where something differs; nothing was written.
+
+    Raises:
+        IdentityError: `differences` holds `found`.
+    """
+    if found:
+        raise IdentityError(
+            f"{str(path)!r} was made from something else: {'; '.join(found)}. Choose another path, make "
+            "the store anew with exists='overwrite', or go on with accept_differences=True",
+            tuple(found),
+        )

@@ -1,0 +1,1 @@
+"""Columns beside the distributions: what each row says of its sample."""

@@ -1,0 +1,35 @@
+"""How samples were augmented: (seed, view) a row, kept as a column so that a transform can be replayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError, RowError
+from fostore.schema.row import Array, Column
+
+VIEW = Column("view", "int64", "int64", ("seed_view",), (2,), "view")
+"""What a store keeps of a view: the seed of the transform's random numbers, and which view it is."""
+
+
+def encode_views(views: Any, error: type[ArgumentError] | type[RowError] = ArgumentError) -> Array:
+    """(seed, view) of each row, int64 (n, 2); where seeds alone came, (n,), the view is 0.
+
+    Raises:
+        error: no integers, or of another shape.
+    """
+    try:
+        given = np.asarray(views)
+    except (ValueError, OverflowError) as wrong:
+        raise error(f"views make no array of integers: {wrong}") from wrong
+    pairs = given.ndim == 2 and given.shape[1] == 2
+    if given.dtype.kind not in "iu" or not (given.ndim == 1 or pairs):
+        raise error(
+            f"views are {given.dtype} of shape {given.shape}, expected integers: a seed a row (n,), "
+            "or a seed and the number of the view (n, 2)"
+        )
+    if given.dtype == np.uint64 and given.size and given.max() > np.iinfo(np.int64).max:
+        raise error("a seed or view is beyond 63 bits")
+    both = given if pairs else np.stack([given, np.zeros_like(given)], axis=1)
+    return np.ascontiguousarray(both, dtype="<i8")

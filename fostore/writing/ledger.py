@@ -1,0 +1,239 @@
+"""What a writer knows of the rows it wrote: runs and their checksums, block hashes, which units are whole.
+
+Rows pass through `account` once; checksum and hash are taken while they are hot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import DamageError
+from fostore.formats import Run, UnitWriter, WholeUnit
+from fostore.reading.proof import RunCheck
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges, describe
+from fostore.schema.row import Array
+
+_READ_BYTES = 8 << 20
+_GROUP = 32  # units sealed together: their files are open at once
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A run that may still grow: `crcs` holds the running crc32c of each column."""
+
+    start: int
+    stop: int
+    crcs: list[int]
+    recorded: int
+
+
+@dataclass(slots=True)
+class _Unit:
+    """A unit that is not sealed: its runs and the hashes of its blocks, zero where unknown."""
+
+    hashes: Array
+    rows: int = 0
+    runs: dict[int, _Growing] = field(default_factory=dict)
+    """By the row at which they stop, where they may grow."""
+
+    def add(self, run: _Growing) -> None:
+        self.runs[run.stop] = run
+        self.rows += run.stop - run.start
+
+
+class Ledger:
+    """The bookkeeping of one writer over one `UnitWriter`.
+
+    `seal` may run in another thread than `account`, for units whose rows have all been accounted for.
+    """
+
+    def __init__(self, units: UnitWriter) -> None:
+        header = units.header
+        self._files = units
+        self._columns = header.schema.columns
+        self._hashed = [i for i, column in enumerate(self._columns) if column.hashed]
+        self._unit_rows = header.unit_rows
+        self._block_rows = header.block_rows
+        self._open: dict[int, _Unit] = {}
+        self._grown: list[tuple[_Growing, int]] = []
+        self._hashers: list[Any] = []
+        self._hashers_at = -1
+        self._promised: Array | None = None
+
+    def promise(self, hashes: Array) -> None:
+        """Take the block hashes of all rows, (blocks, hashed columns, 32), for those that they will have."""
+        self._promised = hashes
+        for unit, state in self._open.items():
+            unknown = ~state.hashes.any(axis=(1, 2))
+            state.hashes[unknown] = self._promised_of(unit)[unknown]
+
+    def _promised_of(self, unit: int) -> Array:
+        blocks = self._unit_rows // self._block_rows
+        hashes = np.zeros((blocks, len(self._hashed), digest.HASH_BYTES), np.uint8)
+        if self._promised is not None:
+            there = self._promised[unit * blocks : (unit + 1) * blocks]
+            hashes[: len(there)] = there
+        return hashes
+
+    def account(self, start: int, columns: Sequence[Array]) -> None:
+        """Take account of rows of one unit at `start`, one array a column, written before they are committed."""
+        unit, stop = start // self._unit_rows, start + len(columns[0])
+        state = self._unit(unit)
+        there = state.runs.get(stop)
+        if there is not None and there.start <= start:
+            return  # written once more, after an interruption
+        self._hash(unit, state, start, stop, columns)
+        run = state.runs.get(start)
+        known = [0] * len(columns) if run is None else run.crcs
+        crcs = [digest.crc(part, value) for part, value in zip(columns, known, strict=True)]
+        if run is None:
+            state.add(_Growing(start, stop, crcs, start))
+            return
+        del state.runs[start]
+        state.runs[stop] = run
+        state.rows += stop - start
+        run.crcs, run.stop = crcs, stop
+
+    def adopt(self) -> None:
+        """Read the committed rows of units that are not sealed, and check them against their record.
+
+        Raises:
+            DamageError: data that was durable before it was recorded has changed: no crash does that.
+        """
+        for run in sorted(self._files.runs, key=lambda r: r.start):
+            unit = run.start // self._unit_rows
+            state = self._unit(unit)
+            crcs = [0] * len(self._columns)
+            for first, last in self._pieces(run.start, run.stop):
+                parts = self._read(first, last)
+                crcs = [digest.crc(part, value) for part, value in zip(parts, crcs, strict=True)]
+                self._hash(unit, state, first, last, parts)
+            state.add(_Growing(run.start, run.stop, crcs, run.stop))
+            if run.crc is None:
+                lost = self._damaged_blocks(unit, run)
+            elif digest.combine_crcs(crcs) != run.crc:
+                lost = RunCheck(run, self._columns, self._read).damage()
+            else:
+                lost = ()
+            if lost:
+                raise DamageError(
+                    f"{describe(lost)} were committed and their bytes have changed "
+                    "since: the disk or another program damaged them; see `fostore verify`, restore "
+                    "the store from a copy, or make it anew with exists='overwrite'",
+                    lost,
+                )
+
+    def uncommitted(self) -> list[Run]:
+        """The runs that grew since they were last recorded."""
+        grown = [r for u in self._open.values() for r in u.runs.values() if r.stop > r.recorded]
+        self._grown = [(run, run.stop) for run in grown]
+        return [Run(run.start, run.stop, digest.combine_crcs(run.crcs)) for run in grown]
+
+    def recorded(self) -> None:
+        """The runs that `uncommitted` gave last are committed; may run in another thread than `account`."""
+        for run, stop in self._grown:
+            run.recorded = stop
+
+    def whole_units(self, num_samples: int | None) -> list[Range]:
+        """The units, as row ranges, that are wholly written and not sealed."""
+        whole = []
+        for unit, state in self._open.items():
+            start, stop = geometry.unit_range(unit, self._unit_rows, num_samples)
+            if state.rows == stop - start:
+                whole.append((start, stop))
+        return whole
+
+    def seal(self, whole: Sequence[Range]) -> None:
+        """Seal whole units, given as row ranges, whose rows are committed."""
+        for at in range(0, len(whole), _GROUP):
+            group = whole[at : at + _GROUP]
+            units = []
+            for start, stop in group:
+                hashes = self._open[start // self._unit_rows].hashes
+                units.append(self._whole(start, stop, hashes))
+            self._files.seal(units)
+            for start, _ in group:
+                del self._open[start // self._unit_rows]
+
+    def finish(self, header: Header) -> str:
+        """Seal what is left of a store whose every row is committed, and give its digest."""
+        assert header.num_samples is not None
+        self.seal(self.whole_units(header.num_samples))
+        parts = [np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)]
+        for unit in range(-(-header.num_samples // self._unit_rows)):
+            start, stop = geometry.unit_range(unit, self._unit_rows, header.num_samples)
+            stored = self._files.hashes(unit)
+            whole = self._whole(start, stop, np.array(stored))
+            if not np.array_equal(whole.hashes, stored):
+                self._files.seal([whole])
+            parts.append(whole.hashes)
+        return digest.store_digest(header, np.concatenate(parts))
+
+    def _whole(self, start: int, stop: int, hashes: Array) -> WholeUnit:
+        """A whole unit with all its hashes, those that are unknown (zero) computed from its rows."""
+        num_blocks = -(-(stop - start) // self._block_rows)
+        hashes = hashes[:num_blocks]
+        for block in np.flatnonzero(~hashes.any(axis=(1, 2))):
+            first = start + int(block) * self._block_rows
+            hashes[block] = self._block_hashes(first, min(first + self._block_rows, stop))
+        return WholeUnit(start // self._unit_rows, stop - start, hashes)
+
+    def _unit(self, unit: int) -> _Unit:
+        state = self._open.get(unit)
+        if state is None:
+            state = self._open[unit] = _Unit(self._promised_of(unit))
+        return state
+
+    def _hash(self, unit: int, state: _Unit, start: int, stop: int, parts: Sequence[Array]) -> None:
+        """Hash blocks as their rows pass; a block that comes in pieces out of order is left for `seal`."""
+        if self._promised is not None:
+            return
+        hashers, at = self._hashers, self._hashers_at
+        self._hashers_at = -1  # an interruption here leaves no half-fed hasher behind
+        row = start
+        while row < stop:
+            block, inside = divmod(row - unit * self._unit_rows, self._block_rows)
+            end = min(stop, row - inside + self._block_rows)
+            if inside == 0:
+                hashers, at = [digest.hasher() for _ in self._hashed], row
+            if row == at:
+                for i, column in enumerate(self._hashed):
+                    hashers[i].update(digest.buffer(parts[column][row - start : end - start]))
+                    if end - row + inside == self._block_rows:
+                        state.hashes[block, i] = np.frombuffer(hashers[i].digest(), np.uint8)
+                at = end
+            row = end
+        self._hashers, self._hashers_at = hashers, at if at == stop else -1
+
+    def _damaged_blocks(self, unit: int, run: Run) -> tuple[Range, ...]:
+        """The blocks just read from a sealed, partial unit that are not those that it was sealed with."""
+        fresh, stored = self._open[unit].hashes, self._files.hashes(unit)
+        first = unit * self._unit_rows
+        lost = Ranges()
+        for block in np.flatnonzero(stored.any(axis=(1, 2))):
+            start = first + int(block) * self._block_rows
+            stop = min(start + self._block_rows, run.stop)
+            if run.start <= start < stop:
+                known = fresh[block] if fresh[block].any() else self._block_hashes(start, stop)
+                if not np.array_equal(known, stored[block]):
+                    lost = lost.add(start, stop)
+        return lost.items
+
+    def _block_hashes(self, start: int, stop: int) -> Array:
+        columns = self._read(start, stop)
+        return np.stack([digest.block_hash(columns[i]) for i in self._hashed])
+
+    def _read(self, start: int, stop: int) -> list[Array]:
+        return [self._files.read(i, start, stop) for i in range(len(self._columns))]
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Range]:
+        rows = max(_READ_BYTES // max(c.row_bytes for c in self._columns), 1)
+        while start < stop:
+            yield start, min(start + rows, stop)
+            start += rows
