@@ -1,4 +1,4 @@
-"""What an accelerator must not change: rows, their order, random states. Runs on CUDA where there is one, else on the CPU."""
+"""What an accelerator must not change: rows, order, random states. On CUDA where there is one, else on the CPU."""
 
 from __future__ import annotations
 
