@@ -255,10 +255,10 @@ class Store(Mapping[int, Array]):
 
     def _open(self, seen: _Seen) -> Callable[[Array, Array | None], Array]:
         """Map the column of probabilities: what gathers from it from now on."""
-        from fostore.formats.views.view import ArrayView, MappedView
+        from fostore.formats.views.view import ArrayView
 
         view = self.reader.column(0)  # may show more rows than `seen` by now, never fewer
-        if isinstance(view, (MappedView, ArrayView)):
+        if isinstance(view, ArrayView):
             seen.array = view.array
         seen.gather = view.take
         return view.take
