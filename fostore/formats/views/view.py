@@ -10,7 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import stat
 import sys
 import weakref
 from collections import OrderedDict
@@ -21,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
-from fostore.formats import ColumnView, Segment, stranger
+from fostore.errors import ArgumentError, DamageError, UncommittedError
+from fostore.formats import ColumnView, Segment
 from fostore.formats.views.gather import gather_of
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
@@ -271,30 +270,18 @@ def _open_checked(segment: Segment, row_bytes: int) -> int:
     """A descriptor of the file, which is there, is a plain file, and holds all the rows."""
     path, start, stop = segment.path, segment.start, segment.stop
     try:
-        fd = disk.open_file(path)
+        fd, size = disk.open_regular(path)
     except FileNotFoundError as error:
         message = f"{path} is missing, and with it the {describe([(start, stop)])}"
         raise DamageError(message, ((start, stop),)) from error
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise stranger(path, "file") from error
-        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
-            raise UnsafeError(f"{path} is not a regular file") from error
-        raise
-    try:
-        found = os.fstat(fd)
-        needed = segment.offset + (stop - start) * row_bytes
-        if not stat.S_ISREG(found.st_mode):
-            raise UnsafeError(f"{path} is not a regular file")
-        if found.st_size < needed:
-            raise DamageError(
-                f"{path} has {found.st_size:,} bytes, and the {describe([(start, stop)])} need "
-                f"{needed:,}: it was cut",
-                ((start, stop),),
-            )
-    except BaseException:
+    needed = segment.offset + (stop - start) * row_bytes
+    if size < needed:
         os.close(fd)
-        raise
+        raise DamageError(
+            f"{path} has {size:,} bytes, and the {describe([(start, stop)])} need "
+            f"{needed:,}: it was cut",
+            ((start, stop),),
+        )
     return fd
 
 
