@@ -195,7 +195,7 @@ def test_a_file_is_checked_before_it_is_mapped(tmp_path: Path, kind: Any) -> Non
         kind(segments, WIDE, 256)
     segments[1].path.unlink()
     segments[1].path.mkdir()
-    with pytest.raises(UnsafeError, match="not a regular file"):
+    with pytest.raises(UnsafeError, match="no regular file"):
         kind(segments, WIDE, 256)
 
 

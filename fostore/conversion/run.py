@@ -36,7 +36,7 @@ from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table
 from fostore.places import scratch
 from fostore.places.lock import Lock
-from fostore.places.place import destination as resolved
+from fostore.places.names import destination as resolved
 from fostore.progress import Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now

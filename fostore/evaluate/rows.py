@@ -17,7 +17,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.pairing.origin import Origin, origin_of
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema import simplex

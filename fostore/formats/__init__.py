@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
+from fostore.errors import ArgumentError, UnsupportedError
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
@@ -246,17 +246,6 @@ FORMATS = {
 }
 SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
 """By suffix, so that choosing a format imports none of them."""
-
-
-def stranger(path: str | Path, expected: str) -> UnsafeError:
-    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
-    if not os.path.islink(path):
-        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
-    return UnsafeError(
-        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
-        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
-        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
-    )
 
 
 def is_store(path: Path) -> bool:

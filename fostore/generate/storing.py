@@ -29,7 +29,7 @@ from fostore.generate.loop import run
 from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
-from fostore.places.place import destination
+from fostore.places.names import destination
 from fostore.progress import Progress
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store

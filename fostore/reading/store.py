@@ -13,7 +13,7 @@ from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, format_of
-from fostore.places.place import absent, local_path
+from fostore.places.names import absent, local_path
 from fostore.reading.request import as_rows, is_softened, refuse_uncommitted
 from fostore.schema.aligned import ALIGNMENT, aligned_empty
 from fostore.schema.header import Header

@@ -15,7 +15,7 @@ from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError, StoreExistsError, UnsupportedError
 from fostore.formats import UnitWriter, format_of
 from fostore.places.lock import Lock
-from fostore.places.place import destination
+from fostore.places.names import destination
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header, now
 from fostore.schema.jsontext import check_json

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import stat
 import sys
 import weakref
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fostore import disk
-from fostore.errors import DamageError, UnsafeError
-from fostore.formats import Segment, stranger
+from fostore.errors import DamageError
+from fostore.formats import Segment
 from fostore.formats.views.libc import libc
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
@@ -75,31 +74,19 @@ def open_segment(segment: Segment, row_bytes: int) -> int:
     """
     path, rows = segment.path, (segment.start, segment.stop)
     try:
-        fd = disk.open_file(path)
+        fd, size = disk.open_regular(path)
     except FileNotFoundError as error:
         message = f"{path} is missing, and with it the {describe([rows])}"
         raise DamageError(message, (rows,)) from error
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise stranger(path, "file") from error
-        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
-            raise UnsafeError(f"{path} is not a regular file") from error
-        raise
-    try:
-        status = os.fstat(fd)
-        needed = segment.offset + (segment.stop - segment.start) * row_bytes
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafeError(f"{path} is not a regular file")
-        if (
-            status.st_size < needed
-        ):  # a mapping beyond the end of a file is a SIGBUS at its first use
-            raise DamageError(
-                f"{path} has {status.st_size:,} bytes, and the {describe([rows])} need {needed:,}: it was cut",
-                (rows,),
-            )
-    except BaseException:
+    needed = segment.offset + (segment.stop - segment.start) * row_bytes
+    if (
+        size < needed
+    ):  # mapped all the same, it would end the process at its first row that is not there
         os.close(fd)
-        raise
+        raise DamageError(
+            f"{path} has {size:,} bytes, and the {describe([rows])} need {needed:,}: it was cut",
+            (rows,),
+        )
     return fd
 
 

@@ -21,7 +21,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import Run, stranger
+from fostore.formats import Run
 from fostore.formats.zarr.layout import HASHES, Hashes, Shards, parse_array
 from fostore.places.litter import is_litter
 from fostore.schema import geometry, jsontext
@@ -190,7 +190,7 @@ def read_file(path: Path, limit: int) -> bytes:
         UnsafeError: it is a link, no regular file, or too large.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise stranger(path, "file")
+        raise disk.stranger(path, "file")
     fd = disk.open_file(path)
     try:
         size = os.fstat(fd).st_size
@@ -204,7 +204,7 @@ def read_file(path: Path, limit: int) -> bytes:
 def check_directory(path: str | Path) -> None:
     """Refuse a folder of the store that is a link or no folder; none there raises FileNotFoundError."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise stranger(path, "folder")
+        raise disk.stranger(path, "folder")
 
 
 def find_chunk(array: Path, key: str) -> Path | None:
@@ -217,14 +217,14 @@ def find_chunk(array: Path, key: str) -> Path | None:
     mode = 0
     for part in key.split("/"):  # text, not paths: this runs once a unit before a first batch
         if mode and not stat.S_ISDIR(mode):
-            raise stranger(name, "folder")
+            raise disk.stranger(name, "folder")
         name = f"{name}/{part}"
         try:
             mode = os.lstat(name).st_mode
         except FileNotFoundError:
             return None
     if not stat.S_ISREG(mode):
-        raise stranger(name, "file")
+        raise disk.stranger(name, "file")
     return Path(name)
 
 
@@ -255,7 +255,7 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     if not stat.S_ISREG(mode):
-        raise stranger(path, "file")
+        raise disk.stranger(path, "file")
     return True
 
 
