@@ -10,7 +10,7 @@ from typing import NoReturn
 from fostore.errors import ArgumentError
 from fostore.files._arrays import Lying
 from fostore.files.guess import Found, name_of
-from fostore.formats.chunks.foreign import ForeignArray
+from fostore.formats.chunks.array import ForeignArray
 from fostore.schema.row import Array
 
 _LARGE_CHUNK = 64 << 20

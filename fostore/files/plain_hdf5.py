@@ -16,7 +16,7 @@ from fostore.files._arrays import Lying, arrays_table, unread
 from fostore.files._foreign import lying, refuse_writing
 from fostore.files.guess import Found, name_of
 from fostore.files.table import Batch, Table
-from fostore.formats.chunks.foreign import ForeignArray
+from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.chunks.hdf5 import File, open_foreign_dataset, read_foreign_texts
 from fostore.schema.header import Header
 from fostore.schema.row import Array

@@ -8,27 +8,28 @@ a chunk that is not there is damage: the fill value is never read.
 from __future__ import annotations
 
 import math
-import os
-import weakref
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from fostore import disk
-from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
+from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
-from fostore.formats.chunks.codecs import CodecError, Decoder
-from fostore.formats.chunks.foreign import (
+from fostore.formats.chunks.array import (
+    Extent,
     ForeignArray,
-    ForeignReader,
     Index,
+    Packing,
     Survey,
     check_chunks,
-    require_sealed,
+    chunk_rows,
+    damage,
 )
+from fostore.formats.chunks.codecs import CodecError, Decoder
+from fostore.formats.chunks.lzf import lzf
+from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.file import (
     HASHES,
@@ -40,14 +41,18 @@ from fostore.formats.hdf5.file import (
     opened,
     recorded_end,
 )
-from fostore.formats.views.guard import Guard
-from fostore.places.samefile import SameFile
+from fostore.places.local import LocalFile
 from fostore.schema import jsontext
 from fostore.schema.header import Header
-from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+_SHUFFLE = 2
+FILTERS: dict[int, tuple[str, Decoder | None]] = {
+    1: ("gzip", codecs.deflate),
+    _SHUFFLE: ("shuffle", None),  # made for the size of an element
+    3: ("fletcher32", codecs.fletcher32),
+    32000: ("lzf", lzf),
+}
 """The filters that are decoded, by HDF5's numbers; everything else is refused."""
 
 MAX_CHUNKS = 1 << 24
@@ -83,7 +88,7 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
             require_sealed(header, str(path), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
+        return ForeignReader(header, columns, hashes, file)
     except BaseException:
         file.close()
         raise
@@ -92,19 +97,14 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
 class File:
     """An HDF5 file as bytes at offsets: it stays the file that was opened, whatever takes its path.
 
-    Safe for several threads and across forks: nothing but a descriptor is kept.
+    Safe for several threads and across forks: nothing but a descriptor is kept, and no handle of HDF5.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = open_store(path)
-        self._guard = Guard()
-        self._closed = False
-        self._closing = weakref.finalize(self, os.close, self._fd)
-        self._closing.atexit = False
-        self.size = os.fstat(self._fd).st_size
-        self.same = SameFile(path, self._fd)
-        end = recorded_end(self._fd)
+        self._file = LocalFile(path, open_store(path))
+        self.size = self._file.size
+        end = recorded_end(self._file.fd)
         if self.size < end:
             self.close()
             raise DamageError(
@@ -113,27 +113,19 @@ class File:
 
     def root(self) -> Any:
         """A context in which h5py has the root group open."""
-        return opened(self._fd, self.size, self.path)
+        return opened(self._file.fd, self.size, self.path)
 
-    def read(self, offset: int, size: int) -> bytearray:
-        """`size` bytes at `offset`.
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, fewer only where the file ends."""
+        return self._file.read(start, stop - start)
 
-        Raises:
-            CodecError: the file ends before.
-            ArgumentError: the file is closed.
-        """
-        if self._closed:
-            raise ArgumentError(f"the reader of {self.path} is closed; open it again")
-        data = disk.read_at(self._fd, offset, size)
-        if len(data) != size:
-            raise CodecError("it was cut")
-        return data
+    def check(self) -> None:
+        """Refuse to go on where another file has taken the path; see `places.place.File.check`."""
+        self._file.check()
 
     def close(self) -> None:
         """Release the file."""
-        with self._guard:
-            self._closed = True
-            self._closing()
+        self._file.close()
 
 
 def holds_store(path: Path) -> bool:
@@ -195,32 +187,31 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
     shape = tuple(int(n) for n in dataset.shape)
     if not shape:
         raise FormatError(f"{where} is a single number")
-    row_bytes = math.prod(shape[1:]) * stored.itemsize
     plist = dataset.get_create_plist()
-    has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
-    if plist.get_layout() == h5py.h5d.CONTIGUOUS:
-        rows = max(min(_PIECE_BYTES // max(row_bytes, 1), shape[0]), 1)
-        chunk_shape = (rows, *shape[1:])
+    decoders: tuple[Decoder, ...] = ()
+    is_flat = plist.get_layout() == h5py.h5d.CONTIGUOUS
+    if is_flat:
+        row_bytes = math.prod(shape[1:]) * stored.itemsize
+        chunk_shape = (_piece_rows(row_bytes, shape[0]), *shape[1:])
         if math.prod(shape):
             check_chunks(shape, chunk_shape, stored.itemsize, where)
-        flat = _Flat(file, where, stored, shape, chunk_shape, dataset.get_offset())
-        return _array(where, stored, shape, chunk_shape, flat)
-    if plist.get_layout() != h5py.h5d.CHUNKED:
-        raise UnsupportedError(f"{where} has the layout 'compact', expected chunks or contiguous")
-    if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
-        # Older libraries name the places of chunks now with and now without the user block.
-        raise UnsupportedError(f"{where} is chunked behind a user block; {_WITHOUT_USER_BLOCK}")
-    chunk_shape = tuple(int(n) for n in plist.get_chunk())
-    check_chunks(shape, chunk_shape, stored.itemsize, where)
-    filters = _filters(plist, stored, where)
-    table = _table(dataset, shape, chunk_shape, where)
-    return _array(
-        where,
-        stored,
-        shape,
-        chunk_shape,
-        _Chunked(file, where, stored, shape, chunk_shape, filters, table),
-    )
+        table = _flat_table(dataset.get_offset(), row_bytes, shape[0], chunk_shape[0], file, where)
+    else:
+        if plist.get_layout() != h5py.h5d.CHUNKED:
+            raise UnsupportedError(
+                f"{where} has the layout 'compact', expected chunks or contiguous"
+            )
+        has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
+        if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
+            # Older libraries name the places of chunks now with and now without the user block.
+            raise UnsupportedError(f"{where} is chunked behind a user block; {_WITHOUT_USER_BLOCK}")
+        chunk_shape = tuple(int(n) for n in plist.get_chunk())
+        check_chunks(shape, chunk_shape, stored.itemsize, where)
+        decoders = _filters(plist, stored, where)
+        table = _table(dataset, shape, chunk_shape, where)
+    packing = Packing(tuple(range(len(shape))), stored, decoders)
+    container = _Dataset(file, where, shape, chunk_shape, table, is_flat)
+    return ForeignArray(where, shape, chunk_shape, packing, container)
 
 
 def read_foreign_texts(
@@ -248,36 +239,42 @@ def read_foreign_texts(
     return shape[0], [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
 
 
-def _array(
-    where: str,
-    stored: np.dtype[Any],
-    shape: tuple[int, ...],
-    chunk_shape: tuple[int, ...],
-    lying: Any,
-) -> ForeignArray:
-    little = stored.newbyteorder("<")
-    return ForeignArray(where, shape, little, chunk_shape, lying.load, lying.survey)
-
-
 def _filters(plist: Any, stored: np.dtype[Any], where: str) -> tuple[Decoder, ...]:
     """The decoders of a dataset's filters, in the order in which they packed."""
     decoders = []
     for at in range(plist.get_nfilters()):
-        number, _, values, called = plist.get_filter(at)
-        name = FILTERS.get(number)
-        if name is None:
+        number, _, values, name = plist.get_filter(at)
+        if number not in FILTERS:
+            names = sorted(name for name, _ in FILTERS.values())
             raise UnsupportedError(
-                f"{where} has the filter {number} ({called!r:.60}); fostore decodes {sorted(FILTERS.values())}"
+                f"{where} has the filter {number} ({name!r:.60}); fostore decodes {names}"
             )
-        if name == "shuffle":
-            if values and values[0] != stored.itemsize:
-                raise FormatError(f"{where}: the shuffle filter has elements of {values[0]} bytes")
-            decoders.append(codecs.shuffle(stored.itemsize))
-        else:
-            decoders.append(
-                {"gzip": codecs.deflate, "lzf": codecs.lzf}.get(name, codecs.fletcher32)
-            )
+        if number == _SHUFFLE and values and values[0] != stored.itemsize:
+            raise FormatError(f"{where}: the shuffle filter has elements of {values[0]} bytes")
+        decoders.append(FILTERS[number][1] or codecs.shuffle(stored.itemsize))
     return tuple(decoders)
+
+
+def _piece_rows(row_bytes: int, num_rows: int) -> int:
+    """Rows that are read together where there are no chunks: few bytes, but no more than a million pieces."""
+    nbytes = max(_PIECE_BYTES, row_bytes * num_rows >> 20)
+    return max(min(nbytes // max(row_bytes, 1), num_rows), 1)
+
+
+def _flat_table(
+    offset: int | None, row_bytes: int, num_rows: int, piece_rows: int, file: File, where: str
+) -> Array:
+    """Where the pieces of a contiguous dataset lie, as `_table`; none where it has no bytes in the file."""
+    if offset is None:
+        return np.empty((0, 4), np.uint64)
+    end = offset + num_rows * row_bytes
+    if end > file.size:
+        raise UnsafeError(f"{where} claims bytes up to {end:,} of a file of {file.size:,} bytes")
+    starts = np.arange(0, num_rows, piece_rows, dtype=np.int64)
+    sizes = np.minimum(num_rows - starts, piece_rows) * row_bytes
+    numbers = np.arange(len(starts))
+    table = [numbers, offset + starts * row_bytes, sizes, np.zeros_like(starts)]
+    return np.stack(table, axis=1).astype(np.uint64)
 
 
 def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], where: str) -> Array:
@@ -287,7 +284,7 @@ def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], w
     most = min(MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
     if count > most or math.prod(grid) >= 1 << 62:
         raise UnsafeError(f"{where} has {count:,} chunks, expected at most {most:,}")
-    found: list[tuple[int, int, int, int]] = []
+    chunks: list[tuple[int, int, int, int]] = []
 
     def note(info: Any) -> None:
         number = 0
@@ -295,108 +292,47 @@ def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], w
             if at // chunk >= size:
                 return  # beyond the shape: nobody's rows
             number = number * size + at // chunk
-        found.append((number, info.byte_offset, info.size, info.filter_mask))
+        chunks.append((number, info.byte_offset, info.size, info.filter_mask))
 
     if count:
         dataset.chunk_iter(note)
-    table = np.array(found, np.uint64).reshape(-1, 4)
+    table = np.array(chunks, np.uint64).reshape(-1, 4)
     return table[np.unique(table[:, 0], return_index=True)[1]]
 
 
-class _Flat:
-    """A contiguous dataset, in pieces."""
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """A container whose chunks lie where `table` says; `is_flat`: the last one ends with the rows."""
 
-    def __init__(
-        self,
-        file: File,
-        where: str,
-        stored: np.dtype[Any],
-        shape: tuple[int, ...],
-        chunk_shape: tuple[int, ...],
-        offset: int | None,
-    ) -> None:
-        self._file, self._where, self._stored = file, where, stored
-        self._shape, self._piece_rows = shape, chunk_shape[0]
-        self._row_bytes = math.prod(shape[1:]) * stored.itemsize
-        self._offset = offset
-        end = (offset or 0) + shape[0] * self._row_bytes
-        if offset is not None and end > file.size:
-            raise UnsafeError(
-                f"{where} claims bytes up to {end:,} of a file of {file.size:,} bytes"
-            )
+    file: File
+    name: str
+    shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    table: Array
+    is_flat: bool
 
-    def load(self, index: Index) -> Array:
-        start = index[0] * self._piece_rows
-        stop = min(start + self._piece_rows, self._shape[0])
-        try:
-            if self._offset is None:
-                raise CodecError("it has no bytes in the file: nobody wrote it")
-            size = (stop - start) * self._row_bytes
-            data = self._file.read(self._offset + start * self._row_bytes, size)
-        except CodecError as error:
-            raise _damage(self._where, (start, stop), error) from error
-        return _little(data, self._stored, (stop - start, *self._shape[1:]))
+    @property
+    def grid(self) -> Index:
+        return tuple(-(-n // m) for n, m in zip(self.shape, self.chunk_shape, strict=True))
+
+    def where(self, index: Index) -> str:
+        return self.name
+
+    def locate(self, index: Index) -> Extent:
+        number = int(np.ravel_multi_index(index, self.grid))
+        at = int(np.searchsorted(self.table[:, 0], np.uint64(number)))
+        if at == len(self.table) or int(self.table[at, 0]) != number:
+            raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
+        _, start, size, mask = map(int, self.table[at])
+        first, last = chunk_rows(index[0], self.chunk_shape[0], self.shape[0])
+        return Extent("", start, size, mask, last - first if self.is_flat else None)
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        return self.file.read(start, stop)
 
     def survey(self) -> Survey:
-        pieces = -(-self._shape[0] // self._piece_rows) if self._offset is not None else 0
-        present = np.zeros((pieces, len(self._shape)), np.int64)
-        present[:, 0] = np.arange(pieces)
-        return Survey(present)
-
-
-class _Chunked:
-    """A chunked dataset, whose chunks lie where `table` says."""
-
-    def __init__(
-        self,
-        file: File,
-        where: str,
-        stored: np.dtype[Any],
-        shape: tuple[int, ...],
-        chunk_shape: tuple[int, ...],
-        filters: Sequence[Decoder],
-        table: Array,
-    ) -> None:
-        self._file, self._where, self._stored = file, where, stored
-        self._shape, self._chunk_shape = shape, chunk_shape
-        self._filters, self._table = filters, table
-        self._grid = tuple(-(-n // m) for n, m in zip(shape, chunk_shape, strict=True))
-        self._nbytes = math.prod(chunk_shape) * stored.itemsize
-
-    def load(self, index: Index) -> Array:
-        start = index[0] * self._chunk_shape[0]
-        rows = start, min(start + self._chunk_shape[0], self._shape[0])
-        number = int(np.ravel_multi_index(index, self._grid))
-        at = int(np.searchsorted(self._table[:, 0], np.uint64(number)))
-        try:
-            if at == len(self._table) or int(self._table[at, 0]) != number:
-                raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
-            _, offset, size, mask = map(int, self._table[at])
-            filters = [f for bit, f in enumerate(self._filters) if not mask >> bit & 1]
-            if size > (codecs.packed_limit(self._nbytes) if filters else self._nbytes):
-                raise CodecError(f"its chunk {list(index)} has {size:,} bytes")
-            data = codecs.unpack(self._file.read(offset, size), filters, self._nbytes)
-        except CodecError as error:
-            raise _damage(self._where, rows, error) from error
-        return _little(data, self._stored, self._chunk_shape)
-
-    def survey(self) -> Survey:
-        numbers = self._table[:, 0].astype(np.int64)
-        if not len(numbers):
-            return Survey(np.empty((0, len(self._shape)), np.int64))
-        problems: list[tuple[Range | None, str]] = []
-        ends = self._table[:, 1] + self._table[:, 2]
-        for number in numbers[ends > self._file.size].tolist():
-            start = int(np.unravel_index(number, self._grid)[0]) * self._chunk_shape[0]
-            rows = start, min(start + self._chunk_shape[0], self._shape[0])
-            problems.append((rows, _damage(self._where, rows, CodecError("it was cut")).message))
-        return Survey(np.stack(np.unravel_index(numbers, self._grid), axis=1), tuple(problems))
-
-
-def _little(data: Any, stored: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    rows: Array = np.frombuffer(data, stored).reshape(shape)
-    return rows.astype(stored.newbyteorder("<"), copy=False)
-
-
-def _damage(where: str, rows: Range, error: Exception) -> DamageError:
-    return DamageError(f"{where} is damaged: {error} (rows {rows[0]} to {rows[1] - 1})", (rows,))
+        present = np.array(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid)).T
+        cut = present[self.table[:, 1] + self.table[:, 2] > self.file.size, 0].tolist()
+        spans = [chunk_rows(number, self.chunk_shape[0], self.shape[0]) for number in cut]
+        error = CodecError("it was cut")
+        return Survey(present, tuple((rows, str(damage(self.name, rows, error))) for rows in spans))
