@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,11 @@ Index = tuple[int, ...]
 """Where a chunk stands in the grid of its array."""
 
 
+Survey = tuple[Array, Sequence[tuple[Range, str]]]
+"""What a look at the chunks of an array found, without decoding any: int64 (n, axes), where those stand that are
+there, each once; and problems as `(rows, message)`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Where the bytes of a chunk lie: `size` of them from `start` on in the file `name`; None is all of the file.
@@ -41,18 +46,6 @@ class Extent:
     rows: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a look at the chunks of an array found, without decoding any.
-
-    `present` is int64 (n, axes): where the chunks stand that are there, each once. `problems` are
-    `(rows, message)`.
-    """
-
-    present: Array
-    problems: tuple[tuple[Range, str], ...] = ()
-
-
 class Container(Protocol):
     """What one layout knows of an array and no other does. Safe for several threads and across forks."""
 
@@ -64,12 +57,8 @@ class Container(Protocol):
         """Where a chunk lies; raises CodecError where it does not, or nobody can tell."""
         ...
 
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)` of a file, fewer only where it ends; FileNotFoundError where there is none."""
-        ...
-
-    def survey(self) -> Survey:
-        """Which chunks are there."""
+    def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
+        """Which chunks are there, where `rows_of` gives the rows of one."""
         ...
 
 
@@ -84,13 +73,18 @@ class Packing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForeignArray:
-    """An array in chunks of any shape: rows first, decoded on demand. Safe for several threads."""
+    """An array in chunks of any shape: rows first, decoded on demand. Safe for several threads.
+
+    `read_bytes(name, start, stop)` gives bytes of a file, fewer only where it ends, and raises
+    FileNotFoundError where there is none.
+    """
 
     where: str
     shape: tuple[int, ...]
     chunk_shape: tuple[int, ...]
     packing: Packing
     container: Container
+    read_bytes: Callable[[str, int, int], bytes]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -110,7 +104,12 @@ class ForeignArray:
 
     def rows_of(self, index: Index) -> Range:
         """The rows that a chunk holds."""
-        return chunk_rows(index[0], self.chunk_shape[0], self.shape[0])
+        start = index[0] * self.chunk_shape[0]
+        return start, min(start + self.chunk_shape[0], self.shape[0])
+
+    def survey(self) -> Survey:
+        """Which chunks are there."""
+        return self.container.survey(self.rows_of)
 
     def load(self, index: Index) -> Array:
         """One chunk, decoded: its rows may end with the array, other axes have their full size.
@@ -141,15 +140,14 @@ class ForeignArray:
             ) from error
 
     def _read(self, extent: Extent, limit: int) -> bytes:
-        """The bytes of a chunk; none are read where they are more than `limit`."""
-        size = limit + 1 if extent.size is None else extent.size
-        if extent.size is None or size <= limit:
-            data = self.container.read(extent.name, extent.start, extent.start + size)
-            if (extent.size is None and len(data) <= limit) or len(data) == size <= limit:
-                return data
-            if len(data) < size:
-                raise CodecError("it was cut")
-        raise CodecError(f"it has more than {limit:,} bytes")
+        """The bytes of a chunk, which may be `limit`: one more is read at most, whatever is claimed."""
+        most = limit + 1 if extent.size is None else min(extent.size, limit + 1)
+        data = self.read_bytes(extent.name, extent.start, extent.start + most)
+        if len(data) > limit:
+            raise CodecError(f"it has more than {limit:,} bytes")
+        if len(data) < (extent.size or 0):
+            raise CodecError("it was cut")
+        return data
 
     def _laid_out(self, data: Any, shape: tuple[int, ...]) -> Array:
         order = self.packing.order
@@ -196,11 +194,6 @@ class ForeignArray:
         # In ranges, never in chunks: a stranger may claim 2^52 rows.
         gaps = Ranges.of(*runs).missing(int(grid[0]))
         return tuple((first * size, min(last * size, self.shape[0])) for first, last in gaps)
-
-
-def chunk_rows(number: int, size: int, num_rows: int) -> Range:
-    """The rows of the chunk at `number` along the first axis, where each has `size` of `num_rows`."""
-    return number * size, min((number + 1) * size, num_rows)
 
 
 def damage(where: str, rows: Range, error: Exception) -> DamageError:

@@ -8,6 +8,7 @@ a chunk that is not there is damage: the fill value is never read.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,6 @@ from fostore.formats.chunks.array import (
     Packing,
     Survey,
     check_chunks,
-    chunk_rows,
-    damage,
 )
 from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.lzf import lzf
@@ -44,6 +43,7 @@ from fostore.formats.hdf5.file import (
 from fostore.places.local import LocalFile
 from fostore.schema import jsontext
 from fostore.schema.header import Header
+from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
 _SHUFFLE = 2
@@ -115,8 +115,8 @@ class File:
         """A context in which h5py has the root group open."""
         return opened(self._file.fd, self.size, self.path)
 
-    def read(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fewer only where the file ends."""
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, fewer only where the file ends; nothing in it has a `name`."""
         return self._file.read(start, stop - start)
 
     def check(self) -> None:
@@ -185,22 +185,17 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
     if not plain or not dataset.get_type().equal(h5py.h5t.py_create(stored)):
         raise UnsupportedError(f"{where} has the dtype {str(stored)!r:.80}, expected plain numbers")
     shape = tuple(int(n) for n in dataset.shape)
-    if not shape:
-        raise FormatError(f"{where} is a single number")
+    if not shape or not all(shape[1:]):
+        raise FormatError(f"{where} has the shape {shape}, expected rows of numbers")
     plist = dataset.get_create_plist()
     decoders: tuple[Decoder, ...] = ()
-    is_flat = plist.get_layout() == h5py.h5d.CONTIGUOUS
-    if is_flat:
+    row_bytes = 0
+    if plist.get_layout() == h5py.h5d.CONTIGUOUS:
         row_bytes = math.prod(shape[1:]) * stored.itemsize
         chunk_shape = (_piece_rows(row_bytes, shape[0]), *shape[1:])
-        if math.prod(shape):
-            check_chunks(shape, chunk_shape, stored.itemsize, where)
+        check_chunks(shape, chunk_shape, stored.itemsize, where)
         table = _flat_table(dataset.get_offset(), row_bytes, shape[0], chunk_shape[0], file, where)
-    else:
-        if plist.get_layout() != h5py.h5d.CHUNKED:
-            raise UnsupportedError(
-                f"{where} has the layout 'compact', expected chunks or contiguous"
-            )
+    elif plist.get_layout() == h5py.h5d.CHUNKED:
         has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
         if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
             # Older libraries name the places of chunks now with and now without the user block.
@@ -208,10 +203,17 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         chunk_shape = tuple(int(n) for n in plist.get_chunk())
         check_chunks(shape, chunk_shape, stored.itemsize, where)
         decoders = _filters(plist, stored, where)
-        table = _table(dataset, shape, chunk_shape, where)
+        table = _table(dataset, _grid(shape, chunk_shape), chunk_shape, file, where)
+    else:
+        raise UnsupportedError(f"{where} has the layout 'compact', expected chunks or contiguous")
     packing = Packing(tuple(range(len(shape))), stored, decoders)
-    container = _Dataset(file, where, shape, chunk_shape, table, is_flat)
-    return ForeignArray(where, shape, chunk_shape, packing, container)
+    container = _Dataset(where, _grid(shape, chunk_shape), table, row_bytes)
+    return ForeignArray(where, shape, chunk_shape, packing, container, file.read)
+
+
+def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Index:
+    """How many chunks stand along each axis."""
+    return tuple(-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True))
 
 
 def read_foreign_texts(
@@ -277,9 +279,13 @@ def _flat_table(
     return np.stack(table, axis=1).astype(np.uint64)
 
 
-def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], where: str) -> Array:
-    """Where the chunks lie: uint64 (chunks, 4) of number in the grid, offset, size and mask, by number."""
-    grid = [-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True)]
+def _table(
+    dataset: Any, grid: Index, chunk_shape: tuple[int, ...], file: File, where: str
+) -> Array:
+    """Where the chunks lie: uint64 (chunks, 4) of number in the grid, offset, size and mask, by number.
+
+    One that lies beyond the end of the file, or of the shape, is nobody's.
+    """
     count = dataset.get_num_chunks()
     most = min(MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
     if count > most or math.prod(grid) >= 1 << 62:
@@ -287,12 +293,12 @@ def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], w
     chunks: list[tuple[int, int, int, int]] = []
 
     def note(info: Any) -> None:
-        number = 0
-        for at, chunk, size in zip(info.chunk_offset, chunk_shape, grid, strict=True):
-            if at // chunk >= size:
-                return  # beyond the shape: nobody's rows
-            number = number * size + at // chunk
-        chunks.append((number, info.byte_offset, info.size, info.filter_mask))
+        number, is_inside = 0, info.byte_offset + info.size <= file.size
+        for offset, size, length in zip(info.chunk_offset, chunk_shape, grid, strict=True):
+            is_inside &= offset // size < length
+            number = number * length + offset // size
+        if is_inside:
+            chunks.append((number, info.byte_offset, info.size, info.filter_mask))
 
     if count:
         dataset.chunk_iter(note)
@@ -302,18 +308,12 @@ def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], w
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """A container whose chunks lie where `table` says; `is_flat`: the last one ends with the rows."""
+    """A container whose chunks lie where `table` says; `row_bytes` where its last one ends with the rows, else 0."""
 
-    file: File
     name: str
-    shape: tuple[int, ...]
-    chunk_shape: tuple[int, ...]
+    grid: Index
     table: Array
-    is_flat: bool
-
-    @property
-    def grid(self) -> Index:
-        return tuple(-(-n // m) for n, m in zip(self.shape, self.chunk_shape, strict=True))
+    row_bytes: int
 
     def where(self, index: Index) -> str:
         return self.name
@@ -324,15 +324,7 @@ class _Dataset:
         if at == len(self.table) or int(self.table[at, 0]) != number:
             raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
         _, start, size, mask = map(int, self.table[at])
-        first, last = chunk_rows(index[0], self.chunk_shape[0], self.shape[0])
-        return Extent("", start, size, mask, last - first if self.is_flat else None)
+        return Extent("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
 
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        return self.file.read(start, stop)
-
-    def survey(self) -> Survey:
-        present = np.array(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid)).T
-        cut = present[self.table[:, 1] + self.table[:, 2] > self.file.size, 0].tolist()
-        spans = [chunk_rows(number, self.chunk_shape[0], self.shape[0]) for number in cut]
-        error = CodecError("it was cut")
-        return Survey(present, tuple((rows, str(damage(self.name, rows, error))) for rows in spans))
+    def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
+        return np.stack(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid), axis=1), ()

@@ -31,15 +31,10 @@ def require_sealed(header: Header, where: str, why: Exception) -> None:
 
 
 class Opened(Protocol):
-    """What the arrays of a store are read from."""
+    """What the arrays of a store are read from; `check` raises where another store has taken the path."""
 
-    def check(self) -> None:
-        """Raise where another store has taken the path."""
-        ...
-
-    def close(self) -> None:
-        """Drop handles."""
-        ...
+    def check(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class ForeignReader:
@@ -108,9 +103,7 @@ class ForeignReader:
             raise UnsafeError(
                 f"{array.where} claims {array.shape[0]:,} blocks, too many"
             ) from error
-        for number in np.unique(
-            array.container.survey().present[:, 0]
-        ):  # what is there, not what is claimed
+        for number in np.unique(array.survey()[0][:, 0]):  # what is there, not what is claimed
             start, stop = array.rows_of((int(number),))
             if 0 <= start < stop:
                 try:
@@ -123,16 +116,14 @@ class ForeignReader:
         """Chunks that are missing or cut; decodes none."""
         for array, column in zip(self._columns, self.header.schema.columns, strict=True):
             where = f"column {column.name}"
-            survey = array.container.survey()
-            named = Ranges.of(*(rows for rows, _ in survey.problems))
-            for rows, message in survey.problems:
+            present, problems = array.survey()
+            named = Ranges.of(*(rows for rows, _ in problems))
+            for rows, message in problems:
                 yield Finding(where, rows, message)
-            for start, stop in array.missing(survey.present):
+            for start, stop in array.missing(present):
                 for gap in named.missing(stop, start):
-                    yield Finding(
-                        where, gap, f"column {column.name}: chunks of {describe([gap])} are missing"
-                    )
-        for _, message in self._hashes.container.survey().problems:
+                    yield Finding(where, gap, f"{where}: chunks of {describe([gap])} are missing")
+        for _, message in self._hashes.survey()[1]:
             yield Finding("block hashes", None, message)
 
     def close(self) -> None:

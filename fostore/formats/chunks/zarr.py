@@ -6,6 +6,7 @@ chunk or an inner chunk that is not there is damage: the fill value is never rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fostore.formats.chunks import codecs
 from fostore.formats.chunks.array import ForeignArray, Packing, check_chunks
 from fostore.formats.chunks.codecs import Decoder
 from fostore.formats.chunks.reader import ForeignReader, require_sealed
-from fostore.formats.chunks.zarr_files import Files, Root, ShardIndex, Shards, extension
+from fostore.formats.chunks.zarr_files import Files, Root, ShardIndex, extension
 from fostore.formats.zarr.folder import MAX_METADATA, METADATA, parse_header, read_header
 from fostore.formats.zarr.layout import HASHES, check_array
 from fostore.places.local import Local
@@ -120,9 +121,8 @@ def _parse(
     outer = expect(grid, "chunk_shape", list, f"{where}: 'chunk_grid'")
     key = _key_encoding(expect(value, "chunk_key_encoding", object, where), where)
     chain = expect(value, "codecs", list, where)
-    files = Files(root, name, key, len(shape))
-    container: Files | Shards = files
-    inner, inside = outer, where
+    inner, inside, index = outer, where, None
+    per_file: tuple[int, ...] = (1,) * len(shape)
     kinds = [extension(codec, where, "codecs")[0] for codec in chain]
     if "sharding_indexed" not in kinds:
         check_chunks(shape, outer, dtype.itemsize, f"{where}: 'chunk_grid'")
@@ -140,12 +140,12 @@ def _parse(
             raise FormatError(
                 f"{where}: 'chunk_grid' has shards of {outer!r:.80}, which are no multiple of {inner!r:.80}"
             )
-        per_shard = tuple(shard // chunk for shard, chunk in zip(outer, inner, strict=True))
-        index = ShardIndex.parse(sharding, per_shard, inside)
-        container = Shards(files, index, (inner[0], shape[0]))
+        per_file = tuple(shard // chunk for shard, chunk in zip(outer, inner, strict=True))
+        index = ShardIndex.parse(sharding, math.prod(per_file), inside)
         chain = expect(sharding, "codecs", list, inside)
     packing = _packing(chain, len(shape), dtype, inside)
-    return ForeignArray(files.path, tuple(shape), tuple(inner), packing, container)
+    files = Files(root, name, key, per_file, index)
+    return ForeignArray(files.path, tuple(shape), tuple(inner), packing, files, root.read)
 
 
 def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) -> Packing:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, FostoreError, UnsupportedError
 from fostore.formats.chunks import codecs
-from fostore.formats.chunks.array import Extent, Index, Survey, chunk_rows, damage
+from fostore.formats.chunks.array import Extent, Index, Survey, damage
 from fostore.formats.chunks.codecs import CodecError
 from fostore.formats.views.pieces import ArrayCache
 from fostore.formats.zarr.folder import MAX_METADATA, unit_of
@@ -22,6 +23,9 @@ from fostore.schema.row import Array, expect
 
 _INDEX_CACHE = 16 << 20
 _CRC_BYTES = 4
+_MOST = (
+    1 << 53
+)  # more rows has no array; its numbers times those of a shard are still numbers of 64 bits
 
 
 def extension(value: Any, where: str, key: str) -> tuple[Any, dict[str, Any]]:
@@ -65,75 +69,16 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """A container whose chunks are files in a folder ("" is the root): `key` is what their names begin with, and
-    what parts their numbers."""
-
-    root: Root
-    folder: str
-    key: tuple[str, str]
-    num_axes: int
-
-    @property
-    def path(self) -> str:
-        """Where the array lies."""
-        return f"{self.root.place}/{self.folder}" if self.folder else str(self.root.place)
-
-    def name(self, index: Index) -> str:
-        begin, separator = self.key
-        return self._inside(begin + separator.join(map(str, index)))
-
-    def _inside(self, name: str) -> str:
-        return f"{self.folder}/{name}" if self.folder else name
-
-    def where(self, index: Index) -> str:
-        return f"{self.root.place}/{self.name(index)}"
-
-    def locate(self, index: Index) -> Extent:
-        return Extent(self.name(index))
-
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        return self.root.read(name, start, stop)
-
-    def survey(self) -> Survey:
-        begin, separator = self.key
-        if separator == "/":
-            indices = list(self._walk(self._inside(begin), self.num_axes))
-        else:
-            names = [name for name in self._names(self.folder) if name.startswith(begin)]
-            numbers = [map(unit_of, name.removeprefix(begin).split(".")) for name in names]
-            indices = [[n for n in index if n is not None] for index in numbers]
-        held = [index for index in indices if len(index) == self.num_axes and max(index) < 1 << 62]
-        return Survey(np.array(held, np.int64).reshape(-1, self.num_axes))
-
-    def _walk(self, folder: str, depth: int) -> Iterator[list[int]]:
-        for name in self._names(folder):
-            number = unit_of(name)
-            if number is not None and depth == 1:
-                yield [number]
-            elif number is not None:
-                for others in self._walk(f"{folder}{name}/", depth - 1):
-                    yield [number, *others]
-
-    def _names(self, folder: str) -> list[str]:
-        """The names in a folder; none where it is no folder or a link, which reading would refuse."""
-        try:
-            return sorted(self.root.place.names(folder.rstrip("/")))
-        except (FileNotFoundError, FostoreError):
-            return []
-
-
-@dataclass(frozen=True, slots=True)
 class ShardIndex:
     """The index of a shard as it is written: offset and size of every inner chunk."""
 
-    per_shard: tuple[int, ...]
+    num_chunks: int
     entry: np.dtype[Any]
     has_crc: bool
     at_end: bool
 
     @classmethod
-    def parse(cls, sharding: dict[str, Any], per_shard: tuple[int, ...], where: str) -> ShardIndex:
+    def parse(cls, sharding: dict[str, Any], num_chunks: int, where: str) -> ShardIndex:
         chain = [
             extension(codec, where, "index_codecs")
             for codec in expect(sharding, "index_codecs", list, where)
@@ -148,7 +93,7 @@ class ShardIndex:
         if location not in ("start", "end"):
             raise FormatError(f"{where}: 'index_location' is {location!r:.80}")
         entry = np.dtype("u8").newbyteorder("<" if endian == "little" else ">")
-        index = cls(per_shard, entry, len(names) == 2, location == "end")
+        index = cls(num_chunks, entry, len(names) == 2, location == "end")
         if index.nbytes > MAX_METADATA:
             raise UnsupportedError(
                 f"{where}: an index of {index.nbytes:,} bytes; use larger chunks"
@@ -157,7 +102,7 @@ class ShardIndex:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.per_shard) * 16 + _CRC_BYTES * self.has_crc
+        return self.num_chunks * 16 + _CRC_BYTES * self.has_crc
 
     def decode(self, data: Any, size: int) -> Array:
         """Offset and size of each inner chunk, int64 (n, 2), in a shard of `size` bytes; -1 where it is absent.
@@ -182,56 +127,106 @@ class ShardIndex:
 
 
 @dataclass(frozen=True, slots=True)
-class Shards:
-    """A container whose files are shards of many chunks; `rows` are those of a chunk, and of the array."""
+class Files:
+    """A container of files in a folder ("" is the root), each a chunk, or with an `index` a shard of `per_file` chunks.
 
-    files: Files
-    index: ShardIndex
-    rows: tuple[int, int]
-    _indexes: ArrayCache = field(default_factory=lambda: ArrayCache(_INDEX_CACHE))
+    `key` is what their names begin with, and what parts the numbers in them.
+    """
 
-    def _shard(self, index: Index) -> Index:
-        return tuple(n // m for n, m in zip(index, self.index.per_shard, strict=True))
+    root: Root
+    folder: str
+    key: tuple[str, str]
+    per_file: tuple[int, ...]
+    index: ShardIndex | None = None
+    _entries: ArrayCache = field(default_factory=lambda: ArrayCache(_INDEX_CACHE))
+
+    @property
+    def path(self) -> str:
+        """Where the array lies."""
+        return f"{self.root.place}/{self.folder}" if self.folder else str(self.root.place)
 
     def where(self, index: Index) -> str:
-        return self.files.where(self._shard(index))
+        file = list(map(operator.floordiv, index, self.per_file))
+        return f"{self.root.place}/{self._name(file)}"
 
     def locate(self, index: Index) -> Extent:
-        shard, per_shard = self._shard(index), self.index.per_shard
-        inside = tuple(n % m for n, m in zip(index, per_shard, strict=True))
-        entries = self._indexes.get(shard, lambda: self._entries(shard))
-        start, size = map(int, entries[int(np.ravel_multi_index(inside, per_shard))])
+        file, inside = zip(*map(divmod, index, self.per_file), strict=True)
+        name = self._name(file)
+        if self.index is None:
+            return Extent(name)
+        entries = self._entries.get(file, partial(self._read_index, self.index, name))
+        start, size = map(int, entries[int(np.ravel_multi_index(inside, self.per_file))])
         if start < 0:
             raise CodecError(f"its chunk {list(inside)} is missing")
-        return Extent(self.files.name(shard), start, size)
+        return Extent(name, start, size)
 
-    def _entries(self, shard: Index) -> Array:
-        name, nbytes = self.files.name(shard), self.index.nbytes
-        size = self.files.root.place.size(name)
-        if size is None:
-            self.files.root.check()
-            raise FileNotFoundError(name)
-        start = max(size - nbytes, 0) if self.index.at_end else 0
-        return self.index.decode(self.files.read(name, start, start + nbytes), size)
-
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        return self.files.read(name, start, stop)
-
-    def survey(self) -> Survey:
-        per_shard, (size, num_rows) = self.index.per_shard, self.rows
-        present = [np.empty((0, len(per_shard)), np.int64)]
+    def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
+        files = self._present()
+        if self.index is None:
+            return files, ()
+        present = [np.empty((0, len(self.per_file)), np.int64)]
         problems: list[tuple[Range, str]] = []
-        for shard in self.files.survey().present.tolist():
-            rows = chunk_rows(shard[0], per_shard[0] * size, num_rows)
-            if rows[0] >= rows[1]:
+        for file in files:
+            first = file * np.array(self.per_file)
+            start, stop = (
+                rows_of((int(first[0]),))[0],
+                rows_of((int(first[0]) + self.per_file[0] - 1,))[1],
+            )
+            if start >= stop:
                 continue  # beyond the shape: nobody's rows
+            name = self._name(file.tolist())
             try:
-                entries = self._entries(tuple(shard))
+                entries = self._read_index(self.index, name)
             except CodecError as error:
-                problems.append((rows, str(damage(self.files.where(tuple(shard)), rows, error))))
+                where = f"{self.root.place}/{name}"
+                problems.append(((start, stop), str(damage(where, (start, stop), error))))
             except (FormatError, DamageError, FileNotFoundError) as error:
-                problems.append((rows, str(error)))
+                problems.append(((start, stop), str(error)))
             else:
-                held = np.unravel_index(np.flatnonzero(entries[:, 0] >= 0), per_shard)
-                present.append(np.stack(held, axis=1) + np.array(shard) * np.array(per_shard))
-        return Survey(np.concatenate(present), tuple(problems))
+                held = np.unravel_index(np.flatnonzero(entries[:, 0] >= 0), self.per_file)
+                present.append(np.stack(held, axis=1) + first)
+        return np.concatenate(present), problems
+
+    def _read_index(self, index: ShardIndex, name: str) -> Array:
+        size = self.root.place.size(name)
+        if size is None:
+            self.root.check()
+            raise FileNotFoundError(name)
+        start = max(size - index.nbytes, 0) if index.at_end else 0
+        return index.decode(self.root.read(name, start, start + index.nbytes), size)
+
+    def _present(self) -> Array:
+        """Where the files stand that are there, int64 (n, axes)."""
+        begin, separator = self.key
+        num_axes = len(self.per_file)
+        if separator == "/":
+            indices = list(self._walk(self._inside(begin), num_axes))
+        else:
+            names = [name for name in self._names(self.folder) if name.startswith(begin)]
+            numbers = [map(unit_of, name.removeprefix(begin).split(".")) for name in names]
+            indices = [[n for n in index if n is not None] for index in numbers]
+        present = [index for index in indices if len(index) == num_axes and max(index) < _MOST]
+        return np.array(present, np.int64).reshape(-1, num_axes)
+
+    def _walk(self, folder: str, depth: int) -> Iterator[list[int]]:
+        for name in self._names(folder):
+            number = unit_of(name)
+            if number is not None and depth == 1:
+                yield [number]
+            elif number is not None:
+                for others in self._walk(f"{folder}{name}/", depth - 1):
+                    yield [number, *others]
+
+    def _names(self, folder: str) -> list[str]:
+        """The names in a folder; none where it is no folder or a link, which reading would refuse."""
+        try:
+            return sorted(self.root.place.names(folder.rstrip("/")))
+        except (FileNotFoundError, FostoreError):
+            return []
+
+    def _name(self, file: Sequence[int]) -> str:
+        begin, separator = self.key
+        return self._inside(begin + separator.join(map(str, file)))
+
+    def _inside(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.folder else name
