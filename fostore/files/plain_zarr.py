@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import Hints, Holds
+from fostore.files import Hints
 from fostore.files._arrays import Lying, arrays_table, unread
-from fostore.files._foreign import chunk_notes, lying, refuse_writing
+from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, inside_of, lying
 from fostore.files.guess import Found, plain_table
-from fostore.files.table import Batch, Table
+from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.chunks.zarr import open_array, read_metadata
 from fostore.formats.chunks.zarr_files import Root
@@ -20,17 +20,13 @@ from fostore.formats.chunks.zarr_v2 import METADATA as V2
 from fostore.formats.chunks.zarr_v2 import open_v2_array
 from fostore.formats.zarr.folder import METADATA as V3
 from fostore.places.local import Local
-from fostore.schema.header import Header
-
-_DEPTH, _MOST = 6, 1000
-"""How far arrays are looked for in groups."""
 
 
-class PlainZarr:
+class PlainZarr(PlainArrays):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-zarr"
-    holds = Holds(header=False, dtypes=())
+    suffix = ".zarr"
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The array at `path`, or inside the group there; links in it are never followed."""
@@ -52,7 +48,7 @@ class PlainZarr:
         opened: dict[str, ForeignArray] = {}
         arrays: dict[str, Lying] = {}
         why: FormatError | None = None
-        for name in _arrays(root, "", _DEPTH):
+        for name in _arrays(root, "", DEPTH):
             try:
                 opened[name] = _open(root, name)
                 arrays[name] = lying(opened[name])
@@ -68,25 +64,14 @@ class PlainZarr:
         large = [note for array in opened.values() for note in chunk_notes(array)]
         return arrays_table(str(path), self.name, arrays, hints, notes=large[:1])
 
-    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Refused."""
-        refuse_writing(path, ".zarr")
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """Nothing is ever written."""
-        return 0
-
 
 def _inside(root: Root, name: str) -> str:
-    parts = name.strip("/").split("/")
     path = root.place
-    if any(part in ("", ".", "..") or "\\" in part for part in parts):
-        raise ArgumentError(f"{name!r} is no path inside {path}, such as group/probs")
-    inside = "/".join(parts)
+    inside = inside_of(path, name, "\\")  # on Windows it parts names
     try:
         is_array = _is_array(root, inside)
     except FileNotFoundError as error:
-        has = sorted(_arrays(root, "", _DEPTH))
+        has = sorted(_arrays(root, "", DEPTH))
         raise ArgumentError(f"{path} has no array {name!r}; it has {has[:12]}") from error
     if not is_array:
         raise ArgumentError(f"{name!r} in {path} is no array, expected one of a group's arrays")
@@ -110,7 +95,7 @@ def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
     """The arrays below a group, by their names inside it."""
     names = root.place.names(folder)
     children = sorted(name for name, kind in names.items() if kind == "folder")
-    for child in children[:_MOST]:
+    for child in children[:MOST]:
         name = f"{folder}/{child}" if folder else child
         if _is_array(root, name):
             yield name

@@ -123,11 +123,8 @@ class ForeignArray:
             height = self.chunk_shape[0] if extent.rows is None else extent.rows
             shape = (height, *self.chunk_shape[1:])
             size = math.prod(shape) * self.packing.stored.itemsize
-            decoders = [
-                decoder
-                for bit, decoder in enumerate(self.packing.decoders)
-                if not extent.mask >> bit & 1
-            ]
+            packers = enumerate(self.packing.decoders)
+            decoders = [decoder for bit, decoder in packers if not extent.mask >> bit & 1]
             data = self._read(extent, packed_limit(size) if decoders else size)
             return self._laid_out(unpack(data, decoders, size), shape)
         except CodecError as error:
@@ -161,25 +158,17 @@ class ForeignArray:
         Raises:
             DamageError: names the rows of a chunk that is missing or damaged.
         """
-        size = self.chunk_shape[0]
-        first = start // size
-        whole = self.chunk_shape[1:] == self.shape[1:]
-        if whole and start == first * size and start < stop <= start + size:
-            # The one copy that most stores never need: their chunks are whole rows, asked for one by one.
-            return self.load((first, *(0 for _ in self.shape[1:])))[: stop - start]
         out = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
-        for number in range(first, -(-stop // size)):
-            low, high = max(start, number * size), min(stop, (number + 1) * size)
-            for others in itertools.product(*map(range, self.across)):
-                chunk = self.load((number, *others))
-                into = [slice(low - start, high - start)]
-                of = [slice(low - number * size, high - number * size)]
-                for n, length, total in zip(
-                    others, self.chunk_shape[1:], self.shape[1:], strict=True
-                ):
-                    into.append(slice(n * length, min((n + 1) * length, total)))
-                    of.append(slice(0, min(length, total - n * length)))
-                out[tuple(into)] = chunk[tuple(of)]
+        spans = [(start, stop), *((0, size) for size in self.shape[1:])]
+        numbers = range(start // self.chunk_shape[0], -(-stop // self.chunk_shape[0]))
+        for index in itertools.product(numbers, *map(range, self.across)):
+            chunk = self.load(index)
+            into, of = zip(*map(_overlap, index, self.chunk_shape, spans), strict=True)
+            if len(numbers) == math.prod(self.across) == 1:
+                return np.ascontiguousarray(
+                    chunk[of]
+                )  # most chunks are whole rows, and read as such
+            out[into] = chunk[of]
         return out
 
     def missing(self, present: Array) -> tuple[Range, ...]:
@@ -194,6 +183,13 @@ class ForeignArray:
         # In ranges, never in chunks: a stranger may claim 2^52 rows.
         gaps = Ranges.of(*runs).missing(int(grid[0]))
         return tuple((first * size, min(last * size, self.shape[0])) for first, last in gaps)
+
+
+def _overlap(number: int, size: int, span: Range) -> tuple[slice, slice]:
+    """What a chunk has of a span of an axis: where in the span, and where in the chunk."""
+    begin = number * size
+    low, high = max(begin, span[0]), min(begin + size, span[1])
+    return slice(low - span[0], high - span[0]), slice(low - begin, high - begin)
 
 
 def damage(where: str, rows: Range, error: Exception) -> DamageError:

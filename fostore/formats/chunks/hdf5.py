@@ -216,10 +216,8 @@ def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Index:
     return tuple(-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True))
 
 
-def read_foreign_texts(
-    root: Any, name: str, file: File, start: int, stop: int
-) -> tuple[int, list[Any]]:
-    """How many texts a dataset has along its only axis, and those of `[start, stop)`, as bytes.
+def read_texts(root: Any, name: str, file: File, start: int, stop: int) -> list[bytes]:
+    """The texts `[start, stop)` of a dataset of one axis, fewer where it ends.
 
     Texts of any length lie in heaps that only HDF5 itself can read: it reads them here, from the
     descriptor, and with no other filter than those that are decoded.
@@ -230,15 +228,14 @@ def read_foreign_texts(
     """
     where = f"{file.path}, dataset {name!r}"
     dataset = open_dataset(root, name, file.path)
-    shape = tuple(int(n) for n in dataset.shape)
-    if len(shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
+    if len(dataset.shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
         raise UnsupportedError(f"{where} is no list of texts")
     plist = dataset.get_create_plist()
     if plist.get_layout() == h5py.h5d.CHUNKED:
-        check_chunks(shape, plist.get_chunk(), dataset.dtype.itemsize, where)
+        check_chunks(dataset.shape, plist.get_chunk(), dataset.dtype.itemsize, where)
         _filters(plist, dataset.dtype, where)
-    texts = h5py.Dataset(dataset)[start : min(stop, shape[0])]
-    return shape[0], [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
+    texts = h5py.Dataset(dataset)[start : min(stop, dataset.shape[0])]
+    return [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
 
 
 def _filters(plist: Any, stored: np.dtype[Any], where: str) -> tuple[Decoder, ...]:

@@ -23,9 +23,7 @@ from fostore.schema.row import Array, expect
 
 _INDEX_CACHE = 16 << 20
 _CRC_BYTES = 4
-_MOST = (
-    1 << 53
-)  # more rows has no array; its numbers times those of a shard are still numbers of 64 bits
+_MOST = 1 << 40  # files along an axis: times the chunks of a shard, still numbers of 64 bits
 
 
 def extension(value: Any, where: str, key: str) -> tuple[Any, dict[str, Any]]:
@@ -168,10 +166,8 @@ class Files:
         problems: list[tuple[Range, str]] = []
         for file in files:
             first = file * np.array(self.per_file)
-            start, stop = (
-                rows_of((int(first[0]),))[0],
-                rows_of((int(first[0]) + self.per_file[0] - 1,))[1],
-            )
+            height = int(first[0])
+            start, stop = rows_of((height,))[0], rows_of((height + self.per_file[0] - 1,))[1]
             if start >= stop:
                 continue  # beyond the shape: nobody's rows
             name = self._name(file.tolist())
