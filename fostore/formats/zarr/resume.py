@@ -9,12 +9,12 @@ from pathlib import Path
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, StoreExistsError
 from fostore.formats import Run
-from fostore.formats.zarr.folder import METADATA, Folder, group_metadata, is_there, load
+from fostore.formats.zarr.folder import METADATA, Folder
 from fostore.formats.zarr.journal import JournalHeader
-from fostore.formats.zarr.reader import locate
+from fostore.formats.zarr.state import group_metadata, load
 from fostore.formats.zarr.tails import clean
 from fostore.formats.zarr.writer import OWNER, ZarrWriter
-from fostore.schema import jsontext
+from fostore.places.local import Local
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 
@@ -27,12 +27,13 @@ def create(path: Path, header: Header) -> ZarrWriter:
         raise ArgumentError("a new store is not sealed")
     beside = disk.unfinished(path)
     disk.remove(beside)
-    folder = Folder.of(beside, header)
+    folder = Folder.of(Local(beside), header)
     text = group_metadata(header)
     try:
-        for array, layout in folder.arrays():
+        for layout in folder.layouts:
+            array = beside / layout.name
             disk.make_folders(array)
-            disk.write_whole(array / METADATA, jsontext.dumps(layout.metadata(0), indent=2))
+            disk.write_whole(array / METADATA, layout.text(0))
         disk.write_whole(folder.journal(OWNER), JournalHeader.of(header, OWNER).pack())
         disk.write_whole(beside / METADATA, text)
         disk.rename(beside, path)
@@ -41,7 +42,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
             disk.remove(beside)
         raise
     disk.sync_directory(path.parent)
-    return ZarrWriter(load(path, strict=True), Ranges(), ())
+    return ZarrWriter(load(Local(path), strict=True), Ranges(), ())
 
 
 def resume(path: Path) -> ZarrWriter:
@@ -50,9 +51,9 @@ def resume(path: Path) -> ZarrWriter:
     Raises:
         DamageError: the journal is gone or contradicts itself.
     """
-    state = load(path, strict=True)
+    state = load(Local(path), strict=True)
     folder, header = state.folder, state.header
-    if not header.sealed and not any(p == folder.journal(OWNER) for p, _ in state.journals):
+    if not header.sealed and OWNER not in state.journals:
         raise DamageError(
             f"{folder.array(0)} has no journal, so nobody can tell which rows beyond the first "
             f"{state.published} are committed; was the store copied without its hidden files?"
@@ -86,8 +87,6 @@ def resume(path: Path) -> ZarrWriter:
 
 def _is_sealed(folder: Folder, index: int, unit: int) -> bool:
     """Whether a column of a full unit lies in its shard for good."""
-    if is_there(folder.tail(index, unit)):
-        return False
-    path = locate(folder, index, unit, in_progress=False)
-    full = folder.shards[index].shard_bytes(folder.header.unit_rows)
-    return path is not None and path.stat().st_size == full
+    layout, size = folder.shards[index], folder.place.size
+    full = layout.shard_bytes(folder.header.unit_rows)
+    return size(layout.tail(unit)) is None and size(layout.key(unit)) == full

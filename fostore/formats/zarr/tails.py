@@ -11,16 +11,8 @@ from dataclasses import dataclass
 
 from fostore import disk
 from fostore.errors import DamageError
-from fostore.formats.zarr.folder import (
-    JOURNAL,
-    TAIL,
-    Folder,
-    is_temporary,
-    is_there,
-    names_in,
-    unit_of,
-)
-from fostore.formats.zarr.reader import locate
+from fostore.formats.zarr.folder import JOURNAL, Folder, is_temporary, names_in, unit_of
+from fostore.formats.zarr.layout import TAIL
 from fostore.schema.row import Array
 
 MAX_OPEN = 64
@@ -84,9 +76,9 @@ class Tails:
 
     def complete(self, index: int, unit: int, num_rows: int) -> bool:
         """Append the index to the tail of a whole unit, not durable yet; False where there is no tail."""
-        if not is_there(self._folder.tail(index, unit)):
-            return False
         layout = self._folder.shards[index]
+        if self._folder.place.size(layout.tail(unit)) is None:
+            return False
         size = num_rows * layout.column.row_bytes
         with self._used(index, unit) as tail:
             disk.truncate(tail.fd, size)
@@ -160,10 +152,10 @@ class Tails:
             os.close(tail.fd)
 
     def _open_file(self, index: int, unit: int) -> int:
-        path = self._folder.tail(index, unit)
-        if not is_there(path):
+        path, layout = self._folder.tail(index, unit), self._folder.shards[index]
+        if self._folder.place.size(layout.tail(unit)) is None:
             self._new_names.add(index)
-            if locate(self._folder, index, unit, in_progress=False) is not None:
+            if self._folder.place.size(layout.key(unit)) is not None:
                 self._copy_back(index, unit)
         return disk.open_file(path, write=True, create=True)
 
@@ -194,9 +186,9 @@ class Tails:
 
 def clean(folder: Folder, *, keep_units: set[int] | None) -> None:
     """Remove temporary files and tails of other units; None: all tails, and the journals as well."""
-    for array, _ in folder.arrays():
-        removed = False
-        for name in names_in(array):
+    for layout in folder.layouts:
+        array, removed = folder.path / layout.name, False
+        for name in names_in(folder.place, layout.name):
             unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
             stale = is_temporary(name)
             stale |= unit is not None and (keep_units is None or unit not in keep_units)
@@ -206,6 +198,6 @@ def clean(folder: Folder, *, keep_units: set[int] | None) -> None:
                 removed = True
         if removed:
             disk.sync_directory(array)
-    for name in names_in(folder.path):
+    for name in names_in(folder.place):
         if is_temporary(name):
             disk.remove(folder.path / name)

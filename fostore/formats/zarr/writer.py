@@ -17,11 +17,12 @@ from fostore import disk
 from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder, State, group_metadata, is_there
+from fostore.formats.zarr.folder import METADATA, Folder
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.state import State, group_metadata
 from fostore.formats.zarr.tails import Tails, clean
-from fostore.schema import digest, jsontext
+from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
@@ -50,9 +51,9 @@ class ZarrWriter:
         # Published rows of the unit that goes on, until the journal has them with a checksum.
         self._bases = {run.start // self.header.unit_rows: run for run in runs if run.crc is None}
         self._recorded = {run.start // self.header.unit_rows for run in runs if run.crc is not None}
-        own = [found for path, found in state.journals if path == self._folder.journal(OWNER)]
-        self._sequence = own[0].sequence if own else 0
-        self._journal_end = own[0].num_bytes if own else journal.HEADER_BYTES
+        own = state.journals.get(OWNER)
+        self._sequence = own.sequence if own else 0
+        self._journal_end = own.num_bytes if own else journal.HEADER_BYTES
         self._journal: int | None = None
         self._failed = False
         if own:
@@ -87,13 +88,14 @@ class ZarrWriter:
         if start >= stop:
             return rows
         unit = self._unit_of(start, stop)
-        path = locate(self._folder, column, unit, in_progress=True)
+        name = locate(self._folder, column, unit, in_progress=True)
         lost = ((start, stop),)
-        if path is None:
+        if name is None:
             missing = self._folder.shard(column, unit)
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        path = self._folder.path / name
         fd = disk.open_file(path)
         try:
             if disk.read_into(fd, buffer, at) < len(buffer):
@@ -204,7 +206,8 @@ class ZarrWriter:
             paths = [self._folder.shard(index, whole.unit) for whole in units]
             self._sync_names(self._folder.array(index), paths)
             for whole, path in zip(units, paths, strict=True):
-                if not is_there(path) or path.stat().st_size != layout.shard_bytes(whole.num_rows):
+                size = self._folder.place.size(layout.key(whole.unit))
+                if size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
                     raise DamageError(
@@ -346,7 +349,7 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
-        there = is_there(self._folder.hash_chunk(whole.unit))
+        there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
         return there and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
@@ -372,18 +375,17 @@ class ZarrWriter:
         """Raise the shapes to `rows`; they are never lowered."""
         for index, layout in enumerate(self._folder.shards):
             if self._shapes[index] < rows:
-                text = jsontext.dumps(layout.metadata(rows), indent=2)
-                disk.write_whole(self._folder.array(index) / METADATA, text)
+                disk.write_whole(self._folder.array(index) / METADATA, layout.text(rows))
                 self._shapes[index] = rows
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
-            text = jsontext.dumps(self._folder.hashes.metadata(blocks), indent=2)
+            text = self._folder.hashes.text(blocks)
             disk.write_whole(self._folder.hash_array / METADATA, text)
             self._num_blocks = blocks
 
     def _set_header(self, header: Header) -> None:
         self.header = header
-        self._folder = Folder.of(self._folder.path, header)
+        self._folder = Folder.of(self._folder.place, header)
 
     def _open_journal(self) -> None:
         self._journal = disk.open_file(self._folder.journal(OWNER), write=True)
