@@ -404,9 +404,7 @@ class _Run:
 
     def _write_store(self, part: Path) -> str:
         plan = self.plan
-        with create_like(
-            part, plan.header, exists="resume", commit_seconds=_COMMIT_SECONDS
-        ) as writer:
+        with create_like(part, plan.header, commit_seconds=_COMMIT_SECONDS) as writer:
             start = len(writer)
             self._distrust(start)
             promised = self._promised()

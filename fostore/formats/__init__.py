@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError, UnsupportedError
+from fostore.formats.claim import WHOLE, Claim
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
@@ -31,13 +32,15 @@ class Run:
     values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
     A later run with the same start replaces an earlier one. None: covered by block hashes alone.
     `earlier` holds what is still known of those that it replaced, as increasing `(stop, crc)`: they
-    tell where in the run damage lies.
+    tell where in the run damage lies. `grows` says whether a later run may replace it: not where
+    the journal of another writer has it, since two journals would then name the same rows.
     """
 
     start: int
     stop: int
     crc: int | None
     earlier: tuple[tuple[int, int], ...] = field(default=(), compare=False)
+    grows: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ class Reader(Protocol):
 
 
 class UnitWriter(Protocol):
-    """A store opened for writing, by the one process that holds its lock (the caller took it).
+    """A store opened for writing, by the one process that holds the lock of what it claims (the caller took it).
 
     What it does not do: check values, hash, decide when to commit. The order is the caller's:
     `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for units that are
@@ -231,10 +234,13 @@ class Format(Protocol):
         """Make an empty store at `path`, which does not exist; it appears whole or not at all."""
         ...
 
-    def resume(self, path: Path) -> UnitWriter:
+    def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; heals what a kill left behind, without touching committed rows.
 
         A sealed store can be resumed too: its last, partial unit is then in `runs` (crc None), not in `sealed`.
+        A writer that claims some units sees, heals and writes those alone, in a journal of its own.
+
+        Raises UnsupportedError where the format has one writer, and less than all is claimed.
         """
         ...
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fostore import disk
-from fostore.errors import StoreExistsError
+from fostore.errors import StoreExistsError, UnsupportedError
 from fostore.formats import OtherLayoutError, Reader
+from fostore.formats.claim import WHOLE, Claim
 from fostore.schema.header import Header
 
 if TYPE_CHECKING:
@@ -65,8 +66,17 @@ class HDF5:
             os.close(fd)
             raise
 
-    def resume(self, path: Path) -> HDF5Writer:
-        """Open for writing; brings what plain readers see up to the header, and touches no row."""
+    def resume(self, path: Path, claim: Claim = WHOLE) -> HDF5Writer:
+        """Open for writing; brings what plain readers see up to the header, and touches no row.
+
+        Raises:
+            UnsupportedError: less than all is claimed. Both slots name the runs of all units.
+        """
+        if not claim.is_whole:
+            raise UnsupportedError(
+                f"{path} is an HDF5 store, which has one writer: {claim.owner!r} cannot hold the units "
+                f"{claim.units} of it alone; several writers need a .zarr store"
+            )
         from fostore.formats.hdf5.file import open_store
         from fostore.formats.hdf5.writer import HDF5Writer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fostore.formats import OtherLayoutError, Reader, UnitWriter
+from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr.reader import ZarrReader
 from fostore.places.names import place_of
 from fostore.places.place import Place
@@ -36,11 +37,11 @@ class ZarrFormat:
 
         return create(path, header)
 
-    def resume(self, path: Path) -> UnitWriter:
+    def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; see `Format.resume`."""
         from fostore.formats.zarr.resume import resume
 
-        return resume(path)
+        return resume(path, claim)
 
 
 FORMAT = ZarrFormat()

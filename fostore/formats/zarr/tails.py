@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fostore import disk
 from fostore.errors import DamageError
+from fostore.formats.claim import Claim
 from fostore.formats.zarr.folder import JOURNAL, Folder, is_temporary, names_in, unit_of
 from fostore.formats.zarr.layout import TAIL
 from fostore.schema.row import Array
@@ -184,20 +185,28 @@ class Tails:
         disk.rename(temporary, tail)
 
 
-def clean(folder: Folder, *, keep_units: set[int] | None) -> None:
-    """Remove temporary files and tails of other units; None: all tails, and the journals as well."""
+def clean(folder: Folder, claim: Claim, *, keep_units: set[int] | None) -> None:
+    """Remove temporary files, and tails of other units, as far as they are claimed.
+
+    `keep_units` None: all tails, and where all is claimed the journals as well.
+    """
     for layout in folder.layouts:
-        array, removed = folder.path / layout.name, False
-        for name in names_in(folder.place, layout.name):
-            unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
-            stale = is_temporary(name)
-            stale |= unit is not None and (keep_units is None or unit not in keep_units)
-            stale |= keep_units is None and name.startswith(JOURNAL)
-            if stale:
-                disk.remove(array / name)
-                removed = True
-        if removed:
+        array, names = folder.path / layout.name, names_in(folder.place, layout.name)
+        stale = [name for name in names if _is_stale(name, claim, keep_units)]
+        for name in stale:
+            disk.remove(array / name)
+        if stale:
             disk.sync_directory(array)
-    for name in names_in(folder.place):
+    for name in names_in(folder.place) if claim.is_whole else ():
         if is_temporary(name):
             disk.remove(folder.path / name)
+
+
+def _is_stale(name: str, claim: Claim, keep_units: set[int] | None) -> bool:
+    is_tail, unfinished = name.startswith(TAIL), is_temporary(name)
+    unit = unit_of(name.removesuffix(".tmp").removeprefix(TAIL if is_tail else "."))
+    if unit is None:  # of no unit: another writer's journal, or what the header belongs to
+        is_journal = keep_units is None and name.startswith(JOURNAL)
+        return claim.is_whole and (unfinished or is_journal)
+    is_kept = keep_units is not None and unit in keep_units
+    return claim.holds(unit) and (unfinished or (is_tail and not is_kept))
