@@ -135,18 +135,20 @@ class Local:
 
 
 class LocalFile:
-    """A `File` of this machine: `fd` is its descriptor, which is closed with it at the latest.
+    """A `File` of this machine, over the descriptor `fd`.
 
-    Also what a writer has open: then `size` grows.
+    Where it is `owned`, it is closed with this, at the latest when nobody has this any more; else by who opened it.
     """
 
-    def __init__(self, path: str | Path, fd: int) -> None:
+    def __init__(self, path: str | Path, fd: int, *, owned: bool = True) -> None:
         self._path = os.fspath(path)
         self._fd = fd
         self._was = _stamp(os.fstat(fd))
         self._closed = False
-        self._closing = weakref.finalize(self, os.close, fd)
-        self._closing.atexit = False  # another thread may still read then
+        self._owned = owned
+        if owned:
+            self._closing = weakref.finalize(self, os.close, fd)
+            self._closing.atexit = False  # another thread may still read then
 
     @property
     def fd(self) -> int:
@@ -183,7 +185,8 @@ class LocalFile:
     def close(self) -> None:
         """Close the descriptor; again is no error."""
         self._closed = True
-        self._closing()
+        if self._owned:
+            self._closing()
 
     def __str__(self) -> str:
         return self._path
