@@ -17,7 +17,7 @@ from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table, least_checked
-from fostore.places import scratch
+from fostore.places import spool
 from fostore.schema.row import Schema
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
@@ -40,7 +40,7 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 
