@@ -356,9 +356,9 @@ MUTANTS = [
     ),
     Mutant(
         "json-stray-header",
-        "formats/jsonread.py",
-        "        _refuse_stray_header(source, metas[0], places)\n",
-        "        pass\n",
+        "files/json/read.py",
+        "    _refuse_stray_header(scanner, meta, {name: offsets[name] for name in beside})\n",
+        "",
         "test_integrity.py::test_a_json_store_whose_keys_were_damaged_does_not_pass_for_plain_rows",
     ),
     Mutant(

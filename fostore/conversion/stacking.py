@@ -17,7 +17,7 @@ from fostore.encodings import remade
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table, least_checked
-from fostore.places import scratch
+from fostore.places import spool
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 
@@ -39,7 +39,7 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 

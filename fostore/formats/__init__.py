@@ -215,13 +215,10 @@ class UnitWriter(Protocol):
         ...
 
 
-@runtime_checkable
-class Format(Protocol):
-    """A way to lay a store on disk."""
+class Opens(Protocol):
+    """What a store can be opened from: a format, or a file format that keeps all that a store says."""
 
     name: str
-    streams: bool
-    """Whether a store may be begun without knowing num_samples."""
 
     def open(self, path: Path) -> Reader:
         """Open for reading.
@@ -229,6 +226,14 @@ class Format(Protocol):
         Raises FormatError, UnsupportedError, UnsafeError or DamageError; OSError as the system gives it.
         """
         ...
+
+
+@runtime_checkable
+class Format(Opens, Protocol):
+    """A way to lay a store on disk."""
+
+    streams: bool
+    """Whether a store may be begun without knowing num_samples."""
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store at `path`, which does not exist; it appears whole or not at all."""
@@ -245,13 +250,12 @@ class Format(Protocol):
         ...
 
 
-FORMATS = {
-    "zarr": "fostore.formats.zarr",
-    "hdf5": "fostore.formats.hdf5",
-    "json": "fostore.formats.json",
-}
-SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
+FORMATS = {"zarr": "fostore.formats.zarr", "hdf5": "fostore.formats.hdf5"}
+SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
 """By suffix, so that choosing a format imports none of them."""
+
+FILES = {".json": "fostore.files.json"}
+"""Files that open as stores and are written as a whole: the module whose `FORMAT` opens them, by suffix."""
 
 
 def is_store(path: Path) -> bool:
@@ -262,7 +266,7 @@ def is_store(path: Path) -> bool:
     Raises:
         UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
     """
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in FILES:
         return True
     if path.is_dir():
         from fostore.formats.zarr.folder import MAX_METADATA, METADATA, read_file
@@ -276,16 +280,36 @@ def is_store(path: Path) -> bool:
     return holds_store(Path(os.path.realpath(path)))
 
 
-def format_of(path: Path) -> Format:
-    """The format that a path's suffix names.
+def opens(path: Path) -> Opens:
+    """What opens the store at a path, by its suffix.
 
     Raises:
-        ArgumentError: no format has this suffix.
+        ArgumentError: nothing with this suffix is a store.
     """
-    name = SUFFIXES.get(path.suffix.lower())
+    file = FILES.get(path.suffix.lower())
+    if file is None:
+        return format_of(path)
+    chosen: Opens = import_module(file).FORMAT
+    return chosen
+
+
+def format_of(path: Path) -> Format:
+    """The format that a path's suffix names, to write a store in.
+
+    Raises:
+        ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
+    """
+    suffix = path.suffix.lower()
+    if suffix in FILES:
+        raise ArgumentError(
+            f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
+            "store and then fostore.convert(store, path), or keep the rows in a dict and call "
+            "save_distributions"
+        )
+    name = SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
-            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {list(SUFFIXES)}"
+            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {[*SUFFIXES, *FILES]}"
         )
     chosen: Format = import_module(FORMATS[name]).FORMAT
     return chosen

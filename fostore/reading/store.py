@@ -12,7 +12,7 @@ import numpy as np
 from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
-from fostore.formats import Finding, Reader, format_of
+from fostore.formats import Finding, Reader, opens
 from fostore.places.names import absent, local_path
 from fostore.reading.request import as_rows, is_softened, refuse_uncommitted
 from fostore.schema.aligned import ALIGNMENT, aligned_empty
@@ -69,7 +69,7 @@ class Store(Mapping[int, Array]):
         self._place = path.absolute()  # rows are mapped later, perhaps from another folder
         with disk.refusing(path):
             try:
-                format = format_of(path)
+                format = opens(path)
             except ArgumentError as error:
                 if path.exists():
                     raise FormatError(f"{str(path)!r} is not a store: {error}") from error

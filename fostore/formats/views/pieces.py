@@ -16,7 +16,7 @@ import numpy as np
 
 from fostore.errors import UncommittedError
 from fostore.formats.views.guard import Guard
-from fostore.places.scratch import Scratch
+from fostore.places.spool import Scratch
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
