@@ -132,7 +132,7 @@ def _is_there(path: Path) -> bool:
     return os.path.lexists(path) or next(glob.iglob(str(path)), None) is not None
 
 
-def absent(path: Path, what: str = "nothing") -> str:
+def absent(path: str | Path, what: str = "nothing") -> str:
     """Says that there is `what` at `path`, and where its link leads if it is one."""
     led = f", a link to {os.readlink(path)!r}" if os.path.islink(path) else ""
     return f"there is {what} at {str(path)!r}{led}"

@@ -86,6 +86,9 @@ def create(
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
     path = destination(path)  # absolute: a writer may outlive a change of the working folder
+    format = format_of(
+        path
+    )  # first: where no store can be written, it does not matter what is there
     check_exists(path, exists)
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
@@ -142,9 +145,7 @@ def create(
         }
         _check_same(path, units.header, asked)
         check_kept(units.header.schema, sides)
-        if format_of(
-            path
-        ).streams:  # a file of fixed size looks for its room when it is made or grows
+        if format.streams:  # a file of fixed size looks for its room when it is made or grows
             planned = units.header.num_samples if num_samples is None else num_samples
             _require_free(path, units.header, planned, _rows_in(units))
         _replan(path, units, num_samples, checked_meta)

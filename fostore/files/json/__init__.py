@@ -26,6 +26,7 @@ from fostore.files.json.write import DISTRIBUTIONS, export, save, write_document
 from fostore.files.stores import reader_table
 from fostore.files.table import Batch, Table
 from fostore.formats import Reader
+from fostore.places.place import Place
 from fostore.places.spool import Spool
 from fostore.schema import geometry
 from fostore.schema.header import Header
@@ -43,7 +44,7 @@ class Json:
     name = "json"
     holds = Holds(header=True, dtypes=TEXT_DTYPES)
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Read and check the whole file; raises what `load` raises, and UnsafeError for a huge index."""
         file = opened(path)
         return JsonReader(file, read_document(file, Placed))

@@ -112,7 +112,7 @@ class File:
         return data
 
 
-def holds_store(path: Path) -> bool:
+def holds_store(path: Path | Place) -> bool:
     """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
     try:
         file = File(path)
