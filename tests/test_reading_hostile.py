@@ -16,8 +16,8 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, DamageError, UncommittedError
+from fostore.files.json.scan import Scanner
 from fostore.formats.chunks import codecs
-from fostore.formats.jsonsource import Source
 from fostore.formats.views import view
 from fostore.formats.zarr import reader as zarr_reader
 
@@ -157,7 +157,7 @@ def test_json_keys_cost_no_look_at_all_that_comes_before(
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"distributions": {"0": [0.5, 0.5]}, "note": [1], "meta": {"a": 1}}))
     asked: list[int] = []
-    monkeypatch.setattr(Source, "line", lambda self, offset: asked.append(offset) or "")
+    monkeypatch.setattr(Scanner, "line", lambda self, offset: asked.append(offset) or "")
     assert len(fostore.open(path)) == 1
     assert asked == []
 

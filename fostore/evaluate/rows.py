@@ -342,10 +342,10 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 def _of_path(path: Path) -> Rows:
     from fostore.conversion.sources import open_table
-    from fostore.formats import SUFFIXES, is_store
+    from fostore.formats import FILES, SUFFIXES, is_store
 
     with disk.refusing(path):
-        if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
+        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))
     from fostore.evaluate.tables import rows_of_table
 

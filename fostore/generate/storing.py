@@ -19,7 +19,7 @@ from fostore.errors import (
     RowError,
     StoreExistsError,
 )
-from fostore.formats import format_of
+from fostore.formats import FILES, format_of
 from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
@@ -76,16 +76,16 @@ def check_target(target: Target, source: Source) -> None:
     """
     path, samples = target.path, source.num_samples
     destination(path)  # a link that leads nowhere
-    format = format_of(path)
     if target.exists not in ("resume", "fail", "overwrite"):
         raise ArgumentError(
             f"exists is {target.exists!r}, expected 'resume', 'fail' or 'overwrite'"
         )
-    if format.name == "json":
+    if path.suffix.lower() in FILES:
         raise ArgumentError(
             "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
             "store= and then save_distributions(path, distributions)"
         )
+    format = format_of(path)
     if samples is None and not format.streams:
         raise ArgumentError(
             f"{format.name} needs to know the number of samples, and the stream has no length; "

@@ -36,7 +36,11 @@ class File(Protocol):
         ...
 
     def is_current(self) -> bool:
-        """Whether its name still leads to it; what is in it may have changed."""
+        """Whether its name still leads to it; what is in it may have changed.
+
+        Raises:
+            ArgumentError: it is closed.
+        """
         ...
 
     def check(self) -> None:
@@ -137,8 +141,7 @@ class VersionedFile:
         Raises:
             StoreNotFoundError, FormatError: nothing, or another file, lies under its name now.
         """
-        if self._closed:
-            raise ArgumentError(f"the reader of {self} is closed; open it again")
+        self._check_open()
         try:
             ((data, version),) = self._place.read_many([(self._name, offset, offset + size)])
         except FileNotFoundError as error:
@@ -148,11 +151,16 @@ class VersionedFile:
 
     def is_current(self) -> bool:
         """Whether its name still leads to it."""
+        self._check_open()
         return self._place.version(self._name) == self._version
 
     def check(self) -> None:
         """Refuse another file; see `File.check`."""
         self._expect(self._place.version(self._name))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArgumentError(f"the reader of {self} is closed; open it again")
 
     def _expect(self, version: Version) -> None:
         if version is None:

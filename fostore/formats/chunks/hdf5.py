@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import h5py
@@ -30,17 +30,9 @@ from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.lzf import lzf
 from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
-    HASHES,
-    HEADER,
-    HEADER_MAGIC,
-    PROGRESS,
-    open_dataset,
-    open_store,
-    opened,
-    recorded_end,
-)
-from fostore.places.local import LocalFile
+from fostore.formats.hdf5.file import open_dataset, open_store, opened, recorded_end
+from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC, PROGRESS
+from fostore.places.place import File, Place
 from fostore.schema import jsontext
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range
@@ -67,11 +59,11 @@ _WITHOUT_USER_BLOCK = (
 )
 
 
-def open_sealed(path: Path, why: Exception) -> ForeignReader:
+def open_sealed(place: Place, why: Exception) -> ForeignReader:
     """The reader of a sealed store whose datasets lie in a way of their own.
 
     Args:
-        path: the file, links resolved.
+        place: the file.
         why: what is different about it, for the message where that is not allowed.
 
     Raises:
@@ -79,13 +71,13 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
         DamageError: it was cut, or its header is damaged.
         FormatError, UnsafeError: as `fostore.open` has it.
     """
-    file = File(path)
+    file = open_whole(place)
     try:
-        with file.root() as root:
+        with opened(file, file.size) as root:
             if h5py.h5i.get_file_id(root).get_create_plist().get_userblock():
-                raise UnsupportedError(f"{path} has a user block; {_WITHOUT_USER_BLOCK}")
+                raise UnsupportedError(f"{file} has a user block; {_WITHOUT_USER_BLOCK}")
             header = _header(root, file)
-            require_sealed(header, str(path), why)
+            require_sealed(header, str(file), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
         return ForeignReader(header, columns, hashes, file)
@@ -94,48 +86,31 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
         raise
 
 
-class File:
-    """An HDF5 file as bytes at offsets: it stays the file that was opened, whatever takes its path.
+def open_whole(place: Place) -> File:
+    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
 
-    Safe for several threads and across forks: nothing but a descriptor is kept, and no handle of HDF5.
+    Raises:
+        DamageError: it was cut.
+        StoreNotFoundError, FormatError: as `open_store` does.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = LocalFile(path, open_store(path))
-        self.size = self._file.size
-        end = recorded_end(self._file.fd)
-        if self.size < end:
-            self.close()
-            raise DamageError(
-                f"{path} was cut: {self.size:,} bytes are there, {end:,} were written; restore it from a copy"
-            )
-
-    def root(self) -> Any:
-        """A context in which h5py has the root group open."""
-        return opened(self._file.fd, self.size, self.path)
-
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fewer only where the file ends; nothing in it has a `name`."""
-        return self._file.read(start, stop - start)
-
-    def check(self) -> None:
-        """Refuse to go on where another file has taken the path; see `places.place.File.check`."""
-        self._file.check()
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+    file = open_store(place)
+    size, end = file.size, recorded_end(file)
+    if size < end:
+        file.close()
+        raise DamageError(
+            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
+        )
+    return file
 
 
-def holds_store(path: Path) -> bool:
+def holds_store(place: Place) -> bool:
     """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
     try:
-        file = File(path)
+        file = open_whole(place)
     except (FormatError, DamageError):
         return True
     try:
-        with file.root() as root:
+        with opened(file, file.size) as root:
             marked = h5py.h5a.exists(root, b"fostore")
             return bool(
                 marked or all(root.links.exists(name.encode()) for name in (HEADER, PROGRESS))
@@ -147,7 +122,7 @@ def holds_store(path: Path) -> bool:
 
 
 def _header(root: Any, file: File) -> Header:
-    where = f"{file.path}, dataset {HEADER!r}"
+    where = f"{file}, dataset {HEADER!r}"
     array = open_foreign_dataset(root, HEADER, file)
     if len(array.shape) != 2 or array.shape[0] != 2 or array.dtype != np.dtype("u1"):
         raise FormatError(f"{where} is {array.dtype} {array.shape}, expected two slots of bytes")
@@ -178,8 +153,8 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         UnsafeError: links, other files, or chunks that take too much memory.
         FormatError: no such dataset, or one that contradicts itself.
     """
-    where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
+    where = f"{file}, dataset {name!r}"
+    dataset, plist = open_dataset(root, name, str(file))
     stored = dataset.dtype
     plain = stored.kind in _KINDS and stored.itemsize <= 8
     if not plain or not dataset.get_type().equal(h5py.h5t.py_create(stored)):
@@ -187,7 +162,6 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
     shape = tuple(int(n) for n in dataset.shape)
     if not shape or not all(shape[1:]):
         raise FormatError(f"{where} has the shape {shape}, expected rows of numbers")
-    plist = dataset.get_create_plist()
     decoders: tuple[Decoder, ...] = ()
     row_bytes = 0
     if plist.get_layout() == h5py.h5d.CONTIGUOUS:
@@ -208,7 +182,12 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         raise UnsupportedError(f"{where} has the layout 'compact', expected chunks or contiguous")
     packing = Packing(tuple(range(len(shape))), stored, decoders)
     container = _Dataset(where, _grid(shape, chunk_shape), table, row_bytes)
-    return ForeignArray(where, shape, chunk_shape, packing, container, file.read)
+    read = partial(_read, file)
+    return ForeignArray(where, shape, chunk_shape, packing, container, read)
+
+
+def _read(file: File, name: str, start: int, stop: int) -> bytes:
+    return file.read(start, stop - start)  # nothing in the file has a name
 
 
 def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Index:
@@ -226,11 +205,10 @@ def read_texts(root: Any, name: str, file: File, start: int, stop: int) -> list[
         UnsupportedError: more axes, or a filter that is not decoded.
         UnsafeError: links, other files, or chunks that take too much memory.
     """
-    where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
+    where = f"{file}, dataset {name!r}"
+    dataset, plist = open_dataset(root, name, str(file))
     if len(dataset.shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
         raise UnsupportedError(f"{where} is no list of texts")
-    plist = dataset.get_create_plist()
     if plist.get_layout() == h5py.h5d.CHUNKED:
         check_chunks(dataset.shape, plist.get_chunk(), dataset.dtype.itemsize, where)
         _filters(plist, dataset.dtype, where)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from fostore.formats.chunks.array import ForeignArray, Packing, check_chunks
 from fostore.formats.chunks.codecs import Decoder
 from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.chunks.zarr_files import Files, Root, ShardIndex, extension
-from fostore.formats.zarr.folder import MAX_METADATA, METADATA, parse_header, read_header
+from fostore.formats.zarr.folder import MAX_METADATA, METADATA
 from fostore.formats.zarr.layout import HASHES, check_array
-from fostore.places.local import Local
+from fostore.formats.zarr.state import parse_header, read_header
+from fostore.places.place import Place
 from fostore.schema import jsontext
 from fostore.schema.row import expect
 
@@ -43,20 +43,20 @@ _TEXTS = {"fixed_length_utf32": ("U", 4), "null_terminated_bytes": ("S", 1)}
 _MAX_TEXT = 1 << 16
 
 
-def open_sealed(path: Path, why: Exception) -> ForeignReader:
+def open_sealed(place: Place, why: Exception) -> ForeignReader:
     """The reader of a sealed store whose arrays lie in a way of their own.
 
     Args:
-        path: the store.
+        place: the store.
         why: what is different about it, for the message where that is not allowed.
 
     Raises:
         UnsupportedError: it is not sealed, or has a codec outside the allow-list; names it.
         FormatError, UnsafeError: as `fostore.open` has it.
     """
-    root = Root(Local(path))
-    header = parse_header(read_header(path), path / METADATA)
-    require_sealed(header, str(path), why)
+    root = Root(place)
+    header = parse_header(read_header(place), f"{place}/{METADATA}")
+    require_sealed(header, str(place), why)
     schema = header.schema
     columns = [
         open_array(root, column.name, names=[schema.row_axis, *column.axes])

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fostore.formats.views.guard import Guard
-from fostore.places.scratch import Scratch
+from fostore.places.spool import Scratch
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.row import Array, Column
 
