@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -51,11 +51,14 @@ class ForeignReader:
         opened: Opened,
     ) -> None:
         num_samples = header.num_samples or 0
-        for array, column in zip(columns, header.schema.columns, strict=True):
-            _require_shape(array, (num_samples, *column.shape), column.numpy_dtype)
+        expected = [((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns]
         hashed = sum(column.hashed for column in header.schema.columns)
-        blocks = -(-num_samples // header.block_rows)
-        _require_shape(hashes, (blocks, hashed, 32), np.dtype("u1"))
+        expected.append(((-(-num_samples // header.block_rows), hashed, 32), np.dtype("u1")))
+        for array, (shape, dtype) in zip([*columns, hashes], expected, strict=True):
+            if (array.shape, array.dtype) != (shape, dtype):
+                raise FormatError(
+                    f"{array.where} is {array.dtype} {array.shape}, the header asks for {dtype} {shape}"
+                )
         self.header = header
         self.committed = Ranges.of((0, num_samples))
         self._columns = tuple(columns)
@@ -131,15 +134,3 @@ class ForeignReader:
         with self._guard:
             self._views = {}
             self._opened.close()
-
-
-def _require_shape(array: ForeignArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse an array that contradicts the header.
-
-    Raises:
-        FormatError: another shape or dtype.
-    """
-    if (array.shape, array.dtype) != (shape, dtype):
-        raise FormatError(
-            f"{array.where} is {array.dtype} {array.shape}, the header asks for {dtype} {shape}"
-        )

@@ -144,8 +144,8 @@ def _parse(
         index = ShardIndex.parse(sharding, math.prod(per_file), inside)
         chain = expect(sharding, "codecs", list, inside)
     packing = _packing(chain, len(shape), dtype, inside)
-    files = Files(root, name, key, per_file, index)
-    return ForeignArray(files.path, tuple(shape), tuple(inner), packing, files, root.read)
+    files = Files(root, name and f"{name}/", key, per_file, index)
+    return ForeignArray(where, tuple(shape), tuple(inner), packing, files, root.read)
 
 
 def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) -> Packing:

@@ -66,8 +66,8 @@ def open_v2_array(root: Root, name: str, *, texts: bool = False) -> ForeignArray
     check_chunks(shape, chunks, np.dtype(dtype).itemsize, where)
     axes = tuple(range(len(shape)))
     packing = Packing(axes[:: 1 if order == "C" else -1], np.dtype(dtype), _packers(value, where))
-    files = Files(root, name, ("", separator), (1,) * len(shape))
-    return ForeignArray(files.path, tuple(shape), tuple(chunks), packing, files, root.read)
+    files = Files(root, name and f"{name}/", ("", separator), (1,) * len(shape))
+    return ForeignArray(where, tuple(shape), tuple(chunks), packing, files, root.read)
 
 
 def _packers(value: Any, where: str) -> tuple[Decoder, ...]:

@@ -42,6 +42,8 @@ def view_of(segments: Sequence[Segment], column: Column, num_rows: int) -> Colum
                 f"{segment} follows row {end} of {num_rows} in column {column.name!r}"
             )
         end = segment.stop
+    if num_rows == 0:
+        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     if is_mappable(segments, column.row_bytes):
         try:
             return mapped_view(segments, column, num_rows)
@@ -53,16 +55,12 @@ def view_of(segments: Sequence[Segment], column: Column, num_rows: int) -> Colum
 
 def mapped_view(segments: Sequence[Segment], column: Column, num_rows: int) -> ArrayView:
     """A column as one array over its mapped files; see `map_files`."""
-    if num_rows == 0:
-        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     array = map_files(segments, column, num_rows)
     return ArrayView(array, paging_of(array))
 
 
 def segment_view(segments: Sequence[Segment], column: Column, num_rows: int) -> ColumnView:
     """A column as one map a file, for systems and layouts where one address range cannot be had."""
-    if num_rows == 0:
-        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     files = _Files(segments, column)
     if len(segments) == 1 and (segments[0].start, segments[0].stop) == (0, num_rows):
         array = files.load(0)  # a file whose rows begin inside a page is one array all the same
