@@ -14,11 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore.errors import UncommittedError
 from fostore.formats.views.guard import Guard
 from fostore.places.spool import Scratch
 from fostore.schema.aligned import aligned_empty
-from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20
@@ -64,7 +62,7 @@ class Pieces(Protocol):
     """Where rows lie in the pieces of a column; numbers need not begin at 0. Safe for several threads."""
 
     def number_of(self, rows: Any) -> Any:
-        """The piece that each row (int64) lies in, if in any."""
+        """The piece that each row (int64) lies in; raises UncommittedError where one lies in none."""
         ...
 
     def start_of(self, number: int) -> int:
@@ -98,8 +96,7 @@ class EvenPieces:
 class PieceView:
     """A column in pieces, of which those used last are kept: a `ColumnView`.
 
-    Taking rows costs one `load` for each piece that they touch and that is not kept. Rows that lie
-    in no piece raise UncommittedError.
+    Taking rows costs one `load` for each piece that they touch and that is not kept.
     """
 
     def __init__(self, column: Column, num_rows: int, pieces: Pieces, cache: ArrayCache) -> None:
@@ -144,11 +141,13 @@ class PieceView:
         numbers = self._pieces.number_of(rows)
         order = np.argsort(numbers, kind="stable")
         ordered = numbers[order]
-        for at in np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1):
-            if len(at):
-                some = rows[at]
-                start, piece = self._piece_of(some[0], int(some.min()), int(some.max()) + 1)
-                out[at] = piece[some - start]
+        ends = [*(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(rows)]
+        first = 0
+        for last in ends if len(rows) else ():
+            at = order[first:last]
+            start, piece = self._piece(int(ordered[first]))
+            out[at] = piece[rows[at] - start]
+            first = last
         return out
 
     @property
@@ -163,7 +162,7 @@ class PieceView:
         """The rows `[start, stop)`, read-only: a view where one piece holds them, else a copy."""
         out, row = None, start
         while row < stop:
-            first, piece = self._piece_of(row, row, row + 1)
+            first, piece = self._piece(int(self._pieces.number_of(row)))
             end = min(stop, first + len(piece))
             if end - row == stop - start:
                 return piece[row - first : end - first]
@@ -173,16 +172,10 @@ class PieceView:
             row = end
         return _empty(self._column, 0) if out is None else out
 
-    def _piece_of(self, row: int, start: int, stop: int) -> tuple[int, Array]:
-        """The piece that `row` lies in, with its first row; it must hold all of `[start, stop)`."""
-        number = int(self._pieces.number_of(row))
-        first = self._pieces.start_of(number)
+    def _piece(self, number: int) -> tuple[int, Array]:
+        """The first row of a piece, and its rows."""
         piece = self._cache.get(number, lambda: self._pieces.load(number))
-        if start < first or stop > first + len(piece):
-            raise UncommittedError(
-                f"column {self._column.name!r} does not hold all of the {describe([(start, stop)])}"
-            )
-        return first, piece
+        return self._pieces.start_of(number), piece
 
 
 def _empty(column: Column, num_rows: int) -> Array:
