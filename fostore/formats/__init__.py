@@ -289,10 +289,10 @@ def opens(path: Path | Place) -> Opens:
     Raises:
         ArgumentError: nothing with this suffix is a store.
     """
-    file = FILES.get(_suffix(path))
-    if file is None:
-        return format_of(path)
-    chosen: Opens = import_module(file).FORMAT
+    suffix = _suffix(path)
+    chosen: Opens = (
+        import_module(FILES[suffix]).FORMAT if suffix in FILES else _format(path, suffix)
+    )
     return chosen
 
 
@@ -309,6 +309,10 @@ def format_of(path: Path | Place) -> Format:
             "store and then fostore.convert(store, path), or keep the rows in a dict and call "
             "save_distributions"
         )
+    return _format(path, suffix)
+
+
+def _format(path: Path | Place, suffix: str) -> Format:
     name = SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(

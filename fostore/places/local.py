@@ -20,9 +20,9 @@ class Local:
     is_local = True
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = path if isinstance(path, Path) else Path(path)
         # Not normalised: what `..` behind a link means is the system's business.
-        self.url = os.path.join(os.getcwd(), path)
+        self.url = os.path.join(os.getcwd(), str(path))
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file as a whole; see `Place.read`."""
@@ -31,7 +31,8 @@ class Local:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
-            return bytes(disk.read_at(fd, 0, size))
+            data = bytearray(size)
+            return bytes(memoryview(data)[: disk.read_into(fd, data, 0)])
         finally:
             os.close(fd)
 

@@ -35,14 +35,12 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
     Raises:
         ArgumentError: a url of a scheme that this version does not read, or what can name no file.
     """
-    if isinstance(value, Local):
-        return value
     if isinstance(value, str) and (module := SCHEMES.get(value.partition("://")[0])):
         place: Place = import_module(module).place_of_url(value)
         return place
-    if isinstance(value, Place):
+    if not isinstance(value, (str, Path, Local)) and isinstance(value, Place):
         return value
-    return Local(local_path(value))
+    return value if isinstance(value, Local) else Local(local_path(value))
 
 
 def local_path(value: str | os.PathLike[str]) -> Path:

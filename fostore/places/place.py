@@ -123,11 +123,10 @@ class VersionedFile:
     """A `File` of a place that keeps none open: whoever reads is told the version, and refuses another one."""
 
     def __init__(self, place: Place, name: str) -> None:
-        size = place.size(name)
-        if size is None:
-            raise FileNotFoundError(f"there is no {self}")
         self._place, self._name = place, name
         self._version = place.version(name)
+        if self._version is None:
+            raise FileNotFoundError(f"there is no {self}")
         self._closed = False
 
     @property

@@ -106,7 +106,7 @@ def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> 
     Raises:
         FormatError: `value` is no object, the key is missing, or it holds something else.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):  # a dict is known without a call
         raise FormatError(f"{where} is {type(value).__name__}, expected an object")
     if key not in value:
         raise FormatError(f"{where} lacks the key {key!r}")

@@ -37,10 +37,10 @@ class Folder:
         Raises:
             ArgumentError: a column has the name that the block hashes need.
         """
-        if any(column.name == HASHES for column in header.schema.columns):
+        shards = [Shards.of(column, header) for column in header.schema.columns]
+        if HASHES in [layout.name for layout in shards]:
             raise ArgumentError(f"a column cannot be called {HASHES!r}: that is where hashes lie")
-        shards = tuple(Shards.of(column, header) for column in header.schema.columns)
-        return cls(place, header, shards, Hashes.of(header))
+        return cls(place, header, tuple(shards), Hashes.of(header))
 
     @property
     def layouts(self) -> tuple[Shards | Hashes, ...]:
