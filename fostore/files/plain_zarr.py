@@ -88,7 +88,7 @@ def _is_array(root: Root, folder: str) -> bool:
 
 def _open(root: Root, name: str) -> ForeignArray:
     is_v3 = V3 in root.place.names(name)
-    return (open_array if is_v3 else open_v2_array)(root, name, texts=True)
+    return open_array(root, name) if is_v3 else open_v2_array(root, name)
 
 
 def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
