@@ -45,9 +45,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def made(path: Path, spec: Any, *, rows: int = 300, **options: Any) -> np.ndarray:
     """A sealed store of some rows, which are given."""
     values = probs(rows, K)
-    with fostore.create(
-        path, num_samples=rows, num_classes=K, encoding=spec, **options
-    ) as writer:
+    with fostore.create(path, num_samples=rows, num_classes=K, encoding=spec, **options) as writer:
         writer.append(values)
     return values
 
@@ -72,7 +70,7 @@ def test_an_encoding_and_its_parameters_are_kept_by_create_and_resume(
     rows = made(path, scaled)
     assert_is_scaled(path, rows, scaled)
     fostore.create(path, encoding=scaled, exists="resume").close()
-    with pytest.raises(IdentityError, match="encoding is .*'factor': 4.* and .*'factor': 2"):
+    with pytest.raises(IdentityError, match=r"encoding is .*'factor': 4.* and .*'factor': 2"):
         fostore.create(path, encoding={**scaled, "factor": 2}, exists="resume")
     with pytest.raises(IdentityError, match="encoding is"):
         fostore.create(path, encoding="dense", exists="resume")
@@ -97,7 +95,9 @@ def test_a_generator_goes_on_with_an_empty_store_in_its_encoding(
     generator.generate_distributions(inputs, **options).close()  # looks at committed rows again
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".json", ".npz", ".jsonl", ".parquet", ".safetensors"])
+@pytest.mark.parametrize(
+    "suffix", [*SUFFIXES, ".json", ".npz", ".jsonl", ".parquet", ".safetensors"]
+)
 def test_a_conversion_keeps_the_encoding_where_the_format_keeps_a_header(
     scaled: dict[str, Any], tmp_path: Path, suffix: str
 ) -> None:
@@ -222,13 +222,13 @@ def test_a_side_column_goes_through_create_write_resume_convert_and_open(
         given = {"ids": range(20), "weights": None if planned else values[:20]}
         first._write(0, probs(20, K), given)
         again = {"ids": range(20, 40), "weights": values[:20]}
-        with pytest.raises(RowError, match="there already|differ from those of create"):
+        with pytest.raises(RowError, match=r"there already|differ from those of create"):
             first._write(20, probs(20, K, start=20), again)
         if not planned:
             with pytest.raises(RowError, match="20 values of 'weight' were expected, none came"):
                 first._write(20, probs(20, K, start=20), {"ids": range(20, 40)})
     if planned:
-        with pytest.raises(IdentityError, match="the weights given differ .* from row 0 on"):
+        with pytest.raises(IdentityError, match=r"the weights given differ .* from row 0 on"):
             begun(path, sides={"weights": values + 1})
     with writer() as second:
         second._write(20, probs(20, K, start=20), {"ids": range(20, 40), "weights": values[20:]})
@@ -256,7 +256,13 @@ def begun(path: Path, *, sides: Any = None, claim: Claim = WHOLE, rows: int = 40
         return geometry.unit_rows(row_bytes, rows, UNIT)
 
     return begin(
-        path, header, lambda units: None, exists="resume", sides=sides, claim=claim, commit_seconds=0
+        path,
+        header,
+        lambda units: None,
+        exists="resume",
+        sides=sides,
+        claim=claim,
+        commit_seconds=0,
     )
 
 
@@ -391,7 +397,7 @@ def test_a_part_of_a_store_is_claimed_where_it_can_be(tmp_path: Path) -> None:
     part = Claim("one", (0, 1))
     with pytest.raises(ArgumentError, match="a new store is for who holds all units"):
         begun(tmp_path / "a.zarr", claim=part)
-    assert not [name for name in os.listdir(tmp_path) if "a.zarr" == name]
+    assert not [name for name in os.listdir(tmp_path) if name == "a.zarr"]
     made(tmp_path / "a.zarr", None, rows=40)
     with pytest.raises(ArgumentError, match="which is sealed"):
         begun(tmp_path / "a.zarr", claim=part)

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from fostore.encodings.dense import ENCODING as DENSE
 from fostore.errors import ArgumentError
 from fostore.schema.row import FLOATS, Array, Column, Schema

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from fostore.errors import RowError
 from fostore.schema.columns import Array, Column
 from fostore.schema.ranges import Ranges
+from fostore.schema.sides import Side
 
 COLUMN = Column("weight", "float32", "float32", (), (), "weight")
-
-
-class Weights:
-    """See `fostore.schema.sides.Side`."""
-
-    role, keyword = "weight", "weights"
-
-    def column(self, values: Any) -> Column:
-        return COLUMN
-
-    def fits(self, column: Column) -> bool:
-        return column.dtype == "float32"
-
-    def encode(self, values: Any, column: Column, start: int) -> Array:
-        return np.asarray(values, "<f4")
-
-    def decode(self, stored: Array, column: Column) -> Array:
-        return stored
-
-    def known(self, column: Column, read: Callable[[int, int], Array]) -> Seen:
-        return Seen(read)
 
 
 class Seen:
@@ -50,4 +29,11 @@ class Seen:
                 raise RowError(f"a weight of the rows from {start} on is there already")
 
 
-SIDE = Weights()
+SIDE = Side(
+    "weight",
+    "weights",
+    column=lambda values: COLUMN,
+    fits=lambda column: column.dtype == "float32",
+    encode=lambda values, column, start: np.asarray(values, "<f4"),
+    known=lambda column, read: Seen(read),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 from collections.abc import Sequence
@@ -12,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.schema import jsontext
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column
 
 HASH_BYTES = 32
 PREFIX = "blake3:"
 _FEW_BYTES = 8192
-_KNOWN_EXTRAS = ("shift",)
-"""Keys of a column, beyond the core, that say what its numbers mean."""
+_COLUMN_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role", "shift"})
+"""Keys of a column that say what its numbers mean; a newer release may add others, which the digest leaves out."""
 
 
 # ------------------------------------------------------------------ bytes
@@ -150,23 +150,15 @@ def canonical(header: Header) -> bytes:
     role, and "shift" where there is one), class_names and temperature. Never how the rows came
     or lie: units, software, times, identity, metadata.
     """
-    schema = header.schema
-    value = {
-        "num_samples": _num_samples(header),
-        "axes": list(schema.axes),
-        "kind": schema.kind,
-        "encoding": dict(schema.encoding),
-        "columns": [_column(column) for column in hashed_columns(header)],
-        "class_names": None if schema.class_names is None else list(schema.class_names),
-        "temperature": float(schema.temperature),
+    schema = header.schema.to_json()
+    kept = {
+        name: schema[name] for name in ("axes", "kind", "encoding", "class_names", "temperature")
     }
-    try:
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"the schema has no canonical JSON: {error}") from error
+    columns = [
+        {key: value for key, value in column.to_json().items() if key in _COLUMN_KEYS}
+        for column in hashed_columns(header)
+    ]
+    return jsontext.canonical({"num_samples": _num_samples(header), "columns": columns, **kept})
 
 
 def store_digest(header: Header, hashes: Array) -> str:
@@ -197,19 +189,6 @@ def store_digest(header: Header, hashes: Array) -> str:
     for i in range(expected[1]):
         total.update(_blake3()(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
     return f"{PREFIX}{total.hexdigest()}"
-
-
-def _column(column: Column) -> dict[str, Any]:
-    known = {key: column.extra[key] for key in _KNOWN_EXTRAS if key in column.extra}
-    return {
-        "name": column.name,
-        "dtype": column.dtype,
-        "stored": column.stored,
-        "axes": list(column.axes),
-        "shape": list(column.shape),
-        "role": column.role,
-        **known,
-    }
 
 
 def _num_samples(header: Header) -> int:

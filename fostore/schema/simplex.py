@@ -30,11 +30,18 @@ _LISTED_ROWS = 1000
 _LEAST_TOL = 1e-5  # under this the rounding of a float32 sum decides, so only the exact path may
 
 
-def check_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every row is finite, nowhere negative, and sums to 1 within `tol`.
+def check(
+    rows: Array, kind: str, tol: float = 0.0, start: int = 0, *, bfloat16: bool = False
+) -> None:
+    """Raise unless every row is a distribution, as its kind has it.
+
+    Probabilities are finite, nowhere negative, and sum to 1; so do the exponentials of log_probs,
+    of which minus infinity is log 0; logits hold at least one finite number, and beside those only
+    minus infinity, which is a class that a mask excludes.
 
     Args:
         rows: (n, ..., K) float16, float32 or float64, or uint16 bits with `bfloat16`.
+        kind: "probs", "log_probs" or "logits".
         tol: how far a sum may be from 1.
         start: the number of the first row, for the message.
         bfloat16: whether `rows` are the bits of bfloat16 numbers.
@@ -42,52 +49,25 @@ def check_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = Fal
     Raises:
         RowError: names the first bad rows, what they hold, and what to do.
 
-    >>> check_probs(np.float32([[0.25, 0.75]]), 1e-3)
-    >>> check_probs(np.float32([[0.5, 0.5], [140.0, 5.5]]), 1e-3, 512)
+    >>> check(np.float32([[0.25, 0.75]]), "probs", 1e-3)
+    >>> check(np.float32([[0.5, 0.5], [140.0, 5.5]]), "probs", 1e-3, 512)
     Traceback (most recent call last):
     ...
     fostore.errors.RowError: row 513 sums to 145.5, expected 1 within 0.001 (1 of 2 rows): ...
     """
     for part in _chunks(rows):
-        if not (_quick_probs(part, tol, bfloat16) or _all_good(_bad_probs, part, tol, bfloat16)):
-            _refuse(rows, start, bfloat16, _bad_probs, tol, "probs")
-
-
-def check_log_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless the exponentials of every row sum to 1 within `tol`; minus infinity is log 0.
-
-    Parameters and errors are those of `check_probs`.
-    """
-    for part in _chunks(rows):
-        if not (
-            _quick_log_probs(part, tol, bfloat16) or _all_good(_bad_log_probs, part, tol, bfloat16)
-        ):
-            _refuse(rows, start, bfloat16, _bad_log_probs, tol, "log_probs")
-
-
-def check_logits(rows: Array, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every row holds at least one finite number and beside those only minus infinity.
-
-    Minus infinity is a class that a mask excludes. Parameters and errors are those of `check_probs`.
-    """
-    for part in _chunks(rows):
-        if not (_finite(part, bfloat16) or _all_good(_bad_logits, part, 0.0, bfloat16)):
-            _refuse(rows, start, bfloat16, _bad_logits, 0.0, "logits")
-
-
-def check_finite(rows: Array, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every number is finite. Parameters and errors are those of `check_probs`."""
-    for part in _chunks(rows):
-        if not _finite(part, bfloat16):
-            _refuse(rows, start, bfloat16, _not_finite, 0.0, "finite")
+        if not _is_good(part, kind, tol, bfloat16):
+            _refuse(rows, start, bfloat16, tol, kind)
 
 
 def is_probs(rows: Array, tol: float) -> bool:
-    """Whether `check_probs` would accept the rows; reads no further than the first bad chunk."""
-    return all(
-        _quick_probs(part, tol, False) or _all_good(_bad_probs, part, tol, False)
-        for part in _chunks(rows)
-    )
+    """Whether `check` would accept the rows; reads no further than the first bad chunk."""
+    return all(_is_good(part, "probs", tol, False) for part in _chunks(rows))
+
+
+def _is_good(part: Array, kind: str, tol: float, bfloat16: bool) -> bool:
+    quick, bad = _TESTS[kind]
+    return quick(part, tol, bfloat16) or not bad(_exact(part, bfloat16), tol).any()
 
 
 # ------------------------------------------------------------------ the softmax family
@@ -233,7 +213,7 @@ def _quick_log_probs(part: Array, tol: float, bfloat16: bool) -> bool:
     return bool(np.maximum.reduce(sums) <= 1 + slack and np.minimum.reduce(sums) >= 1 - slack)
 
 
-def _finite(part: Array, bfloat16: bool) -> bool:
+def _quick_logits(part: Array, tol: float, bfloat16: bool) -> bool:
     """Whether every number is finite: one signed maximum for the positive, one unsigned for the rest."""
     size = part.dtype.itemsize
     infinity = 0x7F80 if bfloat16 else int(np.array(np.inf, part.dtype).view(_BITS[size]))
@@ -244,7 +224,6 @@ def _finite(part: Array, bfloat16: bool) -> bool:
     )
 
 
-_Bad = Callable[[Array, float], Array]
 _BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED: dict[int, Any] = {2: np.int16, 4: np.int32, 8: np.int64}
 
@@ -282,13 +261,12 @@ def _bad_logits(x: Array, tol: float) -> Array:
     return bad
 
 
-def _not_finite(x: Array, tol: float) -> Array:
-    bad: Array = ~np.logical_and.reduce(np.isfinite(x), axis=-1)
-    return bad
-
-
-def _all_good(bad: _Bad, part: Array, tol: float, bfloat16: bool) -> bool:
-    return not bad(_exact(part, bfloat16), tol).any()
+_TESTS: dict[str, tuple[Callable[[Array, float, bool], bool], Callable[[Array, float], Array]]] = {
+    "probs": (_quick_probs, _bad_probs),
+    "log_probs": (_quick_log_probs, _bad_log_probs),
+    "logits": (_quick_logits, _bad_logits),
+}
+"""By kind: what says yes of good rows cheaply, and what finds the bad ones in float64."""
 
 
 # ------------------------------------------------------------------ messages
@@ -298,14 +276,14 @@ def _refuse(
     rows: Array,
     start: int,
     bfloat16: bool,
-    bad: _Bad,
     tol: float,
     kind: str,
 ) -> NoReturn:
     """Find all bad rows, chunk by chunk, and raise an error that names the first few."""
     num_classes = rows.shape[-1]
     per_row = rows[0].size // num_classes
-    found: list[int] = []
+    bad = _TESTS[kind][1]
+    listed: list[int] = []
     first: Array | None = None
     count = position = 0
     for part in _chunks(rows):
@@ -317,15 +295,15 @@ def _refuse(
                 member = int(position + hits[0]) % per_row
             numbers = np.unique((position + hits) // per_row)
             count += len(numbers)
-            found += (start + numbers[:_LISTED_ROWS]).tolist()
+            listed += (start + numbers[:_LISTED_ROWS]).tolist()
         position += len(x)
     assert first is not None, "the cheap path refused what the exact path accepts"
-    at = f"row {found[0]}" + (f", member {member}" if per_row > 1 else "")
+    at = f"row {listed[0]}" + (f", member {member}" if per_row > 1 else "")
     what, hint = _describe(first, tol, kind)
     bad_rows = f"{count} of {len(rows)} rows"
     if count > 1:
-        listed = Ranges.of(*((row, row + 1) for row in found[:_LISTED_ROWS]))
-        bad_rows += f" are bad: {describe(listed, 3)}"
+        ranges = Ranges.of(*((row, row + 1) for row in listed[:_LISTED_ROWS]))
+        bad_rows += f" are bad: {describe(ranges, 3)}"
     raise RowError(f"{at} {what} ({bad_rows}): {hint}")
 
 

@@ -70,10 +70,10 @@ class SideValues:
             if not (sides.get(side.keyword) is None or is_promise(sides[side.keyword]))
         }
         self._known = [
-            (index, known)
+            (index, side.known(column, partial(read, column.name)))
             for index, (side, column) in enumerate(self._columns, len(schema.content))
             if side.keyword not in self._planned  # of those that come all at once `column` knows
-            and (known := side.known(column, partial(read, column.name))) is not None
+            and side.known is not None
         ]
 
     def encode(self, start: int, stop: int, sides: Sides) -> list[Array]:
