@@ -294,8 +294,8 @@ MUTANTS = [
     Mutant(
         "published-crc-skipped",
         "formats/zarr/writer.py",
-        "        runs = [*self._published_runs(runs), *runs]\n",
-        "",
+        "            runs = [*self._published_runs(runs), *runs]\n",
+        "            pass\n",
         "test_integrity.py::test_published_rows_of_a_unit_that_goes_on_get_a_checksum_of_their_own",
     ),
     Mutant(

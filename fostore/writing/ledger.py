@@ -134,9 +134,14 @@ class Ledger:
 
     def uncommitted(self) -> list[Run]:
         """The runs that grew since they were last recorded."""
-        grown = [r for u in self._open.values() for r in u.runs.values() if r.stop > r.recorded]
-        self._grown = [(run, run.stop) for run in grown]
-        return [Run(run.start, run.stop, digest.combine_crcs(run.crcs)) for run in grown]
+        self._grown = []
+        runs = []
+        for unit in self._open.values():
+            for run in unit.runs.values():
+                if run.stop > run.recorded:
+                    self._grown.append((run, run.stop))
+                    runs.append(Run(run.start, run.stop, digest.combine_crcs(run.crcs)))
+        return runs
 
     def recorded(self) -> None:
         """The runs that `uncommitted` gave last are committed; may run in another thread than `account`."""

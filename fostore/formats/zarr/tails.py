@@ -125,7 +125,8 @@ class Tails:
                 tail = self._open[key] = _Tail(self._open_file(index, unit))
             self._open.move_to_end(key)
             tail.users += 1
-            self._evict()
+            if len(self._open) > MAX_OPEN:
+                self._evict()
         try:
             yield tail
         finally:
