@@ -106,8 +106,8 @@ def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> 
     if key not in value:
         raise FormatError(f"{where} lacks the key {key!r}")
     item = value[key]
-    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
-    if not isinstance(item, wanted) or (isinstance(item, bool) and bool not in wanted):
-        names = " or ".join(kind.__name__ for kind in wanted)
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(item, allowed) or (isinstance(item, bool) and bool not in allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
         raise FormatError(f"{where}: {key!r} is {item!r:.80}, expected {names}")
     return item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from fostore.schema.row import Array, Column
 HASH_BYTES = 32
 PREFIX = "blake3:"
 _FEW_BYTES = 8192
+_READ_BYTES = 8 << 20
 _COLUMN_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role", "shift"})
 """Keys of a column that say what its numbers mean; a newer release may add others, which the digest leaves out."""
 
@@ -85,6 +86,22 @@ def crc(rows: Array, value: int = 0) -> int:
 def combine_crcs(crcs: Sequence[int]) -> int:
     """`Run.crc`: the crc32c over the columns' crc32c's, each a little-endian uint32, in schema order."""
     return checksum(struct.pack(f"<{len(crcs)}I", *crcs))
+
+
+def crc_of_rows(
+    read: Callable[[int, int, int], Array], row_bytes: Sequence[int], start: int, stop: int
+) -> int:
+    """`Run.crc` of the rows `[start, stop)`, in bounded pieces.
+
+    Args:
+        read: (column, start, stop) to rows as they are stored.
+        row_bytes: bytes of one row, one number a column.
+    """
+    crcs, rows = [0] * len(row_bytes), max(_READ_BYTES // max(row_bytes), 1)
+    for first in range(start, stop, rows):
+        last = min(first + rows, stop)
+        crcs = [crc(read(i, first, last), value) for i, value in enumerate(crcs)]
+    return combine_crcs(crcs)
 
 
 def other_crc(crcs: Sequence[int], index: int, combined: int) -> list[int]:

@@ -50,27 +50,29 @@ def smallest_unit_rows(row_bytes: Iterable[int]) -> int:
     return max(block_rows(sizes), *pages)
 
 
-def unit_rows(row_bytes: Iterable[int], num_samples: int | None, wanted: int | None = None) -> int:
+def unit_rows(
+    row_bytes: Iterable[int], num_samples: int | None, explicit: int | None = None
+) -> int:
     """Rows a unit, a power of two: about 32 MiB of the widest column.
 
     Args:
         row_bytes: bytes of one row, one number a column.
         num_samples: rows planned; None where nobody knows yet.
-        wanted: an explicit choice: a power of two, not under `smallest_unit_rows`.
+        explicit: the choice of a user: a power of two, not under `smallest_unit_rows`.
 
     Raises:
-        ArgumentError: `wanted` cannot be used; the message names the smallest that can.
+        ArgumentError: `explicit` cannot be used; the message names the smallest that can.
     """
     sizes = tuple(row_bytes)
     smallest = smallest_unit_rows(sizes)
-    if wanted is not None:
-        number = hasattr(wanted, "__index__")
-        if not number or not smallest <= wanted <= MAX_UNIT_ROWS or wanted & (wanted - 1):
+    if explicit is not None:
+        number = hasattr(explicit, "__index__")
+        if not number or not smallest <= explicit <= MAX_UNIT_ROWS or explicit & (explicit - 1):
             raise ArgumentError(
-                f"unit_rows is {wanted!r}; it must be a power of two and at least {smallest} "
+                f"unit_rows is {explicit!r}; it must be a power of two and at least {smallest} "
                 f"for rows of {max(sizes)} bytes"
             )
-        return wanted
+        return explicit
     rows = max(smallest, nearest_power_of_two(UNIT_BYTES / max(sizes)))
     if num_samples is not None:
         while num_samples > rows * MAX_UNITS:
@@ -97,10 +99,10 @@ def split_at_units(start: int, stop: int, unit_rows: int) -> list[tuple[int, int
     >>> split_at_units(6, 17, 8)
     [(0, 6, 8), (1, 8, 16), (2, 16, 17)]
     """
-    parts = []
+    pieces = []
     while start < stop:
         unit = start // unit_rows
         end = min(stop, (unit + 1) * unit_rows)
-        parts.append((unit, start, end))
+        pieces.append((unit, start, end))
         start = end
-    return parts
+    return pieces

@@ -55,19 +55,19 @@ def check(
     ...
     fostore.errors.RowError: row 513 sums to 145.5, expected 1 within 0.001 (1 of 2 rows): ...
     """
-    for part in _chunks(rows):
-        if not _is_good(part, kind, tol, bfloat16):
+    for chunk in _chunks(rows):
+        if not _is_good(chunk, kind, tol, bfloat16):
             _refuse(rows, start, bfloat16, tol, kind)
 
 
 def is_probs(rows: Array, tol: float) -> bool:
     """Whether `check` would accept the rows; reads no further than the first bad chunk."""
-    return all(_is_good(part, "probs", tol, False) for part in _chunks(rows))
+    return all(_is_good(chunk, "probs", tol, False) for chunk in _chunks(rows))
 
 
-def _is_good(part: Array, kind: str, tol: float, bfloat16: bool) -> bool:
+def _is_good(chunk: Array, kind: str, tol: float, bfloat16: bool) -> bool:
     quick, bad = _TESTS[kind]
-    return quick(part, tol, bfloat16) or not bad(_exact(part, bfloat16), tol).any()
+    return quick(chunk, tol, bfloat16) or not bad(_exact(chunk, bfloat16), tol).any()
 
 
 # ------------------------------------------------------------------ the softmax family
@@ -186,41 +186,41 @@ def _probs_plan(char: str, num_classes: int, tol: float) -> tuple[int, Array, fl
     return limit, ones, 1 - slack, 1 + slack
 
 
-def _quick_probs(part: Array, tol: float, bfloat16: bool) -> bool:
+def _quick_probs(chunk: Array, tol: float, bfloat16: bool) -> bool:
     """True where the rows are good for sure; False where the exact path must decide."""
     if tol < _LEAST_TOL:
         return False
-    char = "bfloat16" if bfloat16 else part.dtype.char
-    limit, ones, least, most = _probs_plan(char, part.shape[1], tol)
-    bits = part.view(_BITS[part.dtype.itemsize])
+    char = "bfloat16" if bfloat16 else chunk.dtype.char
+    limit, ones, least, most = _probs_plan(char, chunk.shape[1], tol)
+    bits = chunk.view(_BITS[chunk.dtype.itemsize])
     if np.maximum.reduce(bits, axis=None) > limit:
         return False
     if bits.dtype == np.uint16:
         wide = bits.astype(np.uint32)
         np.left_shift(wide, 16 if bfloat16 else 13, out=wide)
-        part = wide.view(np.float32)
-    sums = part.dot(ones)
+        chunk = wide.view(np.float32)
+    sums = chunk.dot(ones)
     return bool(np.maximum.reduce(sums) <= most and np.minimum.reduce(sums) >= least)
 
 
-def _quick_log_probs(part: Array, tol: float, bfloat16: bool) -> bool:
+def _quick_log_probs(chunk: Array, tol: float, bfloat16: bool) -> bool:
     if tol < _LEAST_TOL:
         return False
-    x = _widen(part, bfloat16)
+    x = _widen(chunk, bfloat16)
     with np.errstate(under="ignore", over="ignore"):
         sums = np.exp(x).dot(np.ones(x.shape[1], x.dtype))
     slack = 0.75 * tol
     return bool(np.maximum.reduce(sums) <= 1 + slack and np.minimum.reduce(sums) >= 1 - slack)
 
 
-def _quick_logits(part: Array, tol: float, bfloat16: bool) -> bool:
+def _quick_logits(chunk: Array, tol: float, bfloat16: bool) -> bool:
     """Whether every number is finite: one signed maximum for the positive, one unsigned for the rest."""
-    size = part.dtype.itemsize
-    infinity = 0x7F80 if bfloat16 else int(np.array(np.inf, part.dtype).view(_BITS[size]))
+    size = chunk.dtype.itemsize
+    infinity = 0x7F80 if bfloat16 else int(np.array(np.inf, chunk.dtype).view(_BITS[size]))
     sign = 1 << (8 * size - 1)
     return bool(
-        np.maximum.reduce(part.view(_SIGNED[size]), axis=None) < infinity
-        and np.maximum.reduce(part.view(_BITS[size]), axis=None) < infinity + sign
+        np.maximum.reduce(chunk.view(_SIGNED[size]), axis=None) < infinity
+        and np.maximum.reduce(chunk.view(_BITS[size]), axis=None) < infinity + sign
     )
 
 
@@ -228,17 +228,17 @@ _BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED: dict[int, Any] = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
-def _widen(part: Array, bfloat16: bool) -> Array:
+def _widen(chunk: Array, bfloat16: bool) -> Array:
     if bfloat16:
-        return bfloat16_to_float32(part)
-    return part if part.dtype.itemsize >= 4 else float16_to_float32(part)
+        return bfloat16_to_float32(chunk)
+    return chunk if chunk.dtype.itemsize >= 4 else float16_to_float32(chunk)
 
 
 # ------------------------------------------------------------------ the exact path
 
 
-def _exact(part: Array, bfloat16: bool) -> Array:
-    return (bfloat16_to_float32(part) if bfloat16 else part).astype(np.float64)
+def _exact(chunk: Array, bfloat16: bool) -> Array:
+    return (bfloat16_to_float32(chunk) if bfloat16 else chunk).astype(np.float64)
 
 
 def _bad_probs(x: Array, tol: float) -> Array:
@@ -286,8 +286,8 @@ def _refuse(
     listed: list[int] = []
     first: Array | None = None
     count = position = 0
-    for part in _chunks(rows):
-        x = _exact(part, bfloat16)
+    for chunk in _chunks(rows):
+        x = _exact(chunk, bfloat16)
         hits = np.flatnonzero(bad(x, tol))
         if len(hits):
             if first is None:

@@ -99,19 +99,19 @@ class SideValues:
             arrays.append(np.ascontiguousarray(array))
         return arrays
 
-    def add(self, start: int, columns: Sequence[Array], there: Ranges) -> None:
+    def add(self, start: int, columns: Sequence[Array], written: Ranges) -> None:
         """Take note of rows that come, one array a column of the store, before they are written.
 
         Raises:
             RowError: a value that may not repeat is there already. None was taken.
         """
         for index, known in self._known:
-            known.add(start, columns[index], there)
+            known.add(start, columns[index], written)
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
         for _, known in self._known:
-            known.load(there)
+            known.load(written)
 
     def check_planned(self, written: Ranges, path: Path) -> None:
         """Raise IdentityError where rows that are written have other values than were planned."""

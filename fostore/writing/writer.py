@@ -318,8 +318,8 @@ class Writer:
             raise RowError(f"{describe(gaps)} are not written")
         self._rows.drain()
         index = self.schema.index(name)
-        parts = geometry.split_at_units(start, stop, self._header.unit_rows)
-        arrays = [self._units.read(index, first, last) for _, first, last in parts]
+        pieces = geometry.split_at_units(start, stop, self._header.unit_rows)
+        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
         column = self.schema.columns[index]
         empty = np.empty((0, *column.shape), column.numpy_dtype)
         return np.concatenate([empty, *arrays])

@@ -225,17 +225,17 @@ def locate(fd: int, layout: Layout) -> Layout:
     for start, stop in [*extents, (os.fstat(fd).st_size, 0)]:
         gaps.append((position, max(start - position, 0)))
         position = max(position, stop)
-    found = {}
+    located = {}
     small = sum(size for _, size in gaps) <= _MAX_SEARCH
     pieces = (
         [(start, bytes(disk.read_at(fd, start, size))) for start, size in gaps] if small else []
     )
     for name, mirror in layout.mirrors.items():
         if mirror.offset != -1:
-            found[name] = mirror
+            located[name] = mirror
             continue
         hits = [(start, piece) for start, piece in pieces if mirror.text in piece]
         once = len(hits) == 1 and hits[0][1].count(mirror.text) == 1
         offset = hits[0][0] + hits[0][1].find(mirror.text) if once else None
-        found[name] = Mirror(offset, mirror.text)
-    return replace(layout, mirrors=found)
+        located[name] = Mirror(offset, mirror.text)
+    return replace(layout, mirrors=located)

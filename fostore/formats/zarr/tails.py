@@ -184,8 +184,8 @@ class Tails:
             target = disk.open_file(temporary, write=True, create=True)
             try:
                 for at in range(0, size, _COPY_BYTES):
-                    part = disk.read_at(source, at, min(_COPY_BYTES, size - at))
-                    disk.write_at(target, part, at)
+                    data = disk.read_at(source, at, min(_COPY_BYTES, size - at))
+                    disk.write_at(target, data, at)
                 disk.sync_data(target)
             finally:
                 os.close(target)

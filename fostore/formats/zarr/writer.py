@@ -27,8 +27,6 @@ from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
 
-_READ_BYTES = 8 << 20
-
 
 class ZarrWriter:
     """A `UnitWriter` of a Zarr store; see `fostore.formats.UnitWriter`."""
@@ -55,7 +53,7 @@ class ZarrWriter:
         self._writable: set[int] = set()  # units that were looked at by `_reopen`
         self._claim = claim
         path = self._folder.journal(claim.owner)
-        own = next((kept for there, kept in state.journals if there == path), None)
+        own = next((kept for name, kept in state.journals if name == path), None)
         self._sequence = 0 if own is None else own.sequence
         self._journal_end = journal.HEADER_BYTES if own is None else own.num_bytes
         self._journal: int | None = None
@@ -165,15 +163,8 @@ class ZarrWriter:
                 continue
             if any(run.start <= base.start and base.stop <= run.stop for run in runs):
                 continue
-            crcs = []
-            for index, layout in enumerate(self._folder.shards):
-                step = max(_READ_BYTES // layout.column.row_bytes, 1)
-                crc = 0
-                for start in range(base.start, base.stop, step):
-                    rows = self.read(index, start, min(start + step, base.stop))
-                    crc = digest.crc(rows, crc)
-                crcs.append(crc)
-            published.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
+            crc = digest.crc_of_rows(self.read, self.header.schema.row_bytes, base.start, base.stop)
+            published.append(Run(base.start, base.stop, crc))
         return published
 
     # Sealed
@@ -356,8 +347,7 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
-        there = is_there(self._folder.hash_chunk(whole.unit))
-        return there and np.array_equal(
+        return is_there(self._folder.hash_chunk(whole.unit)) and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
 

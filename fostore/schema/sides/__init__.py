@@ -21,15 +21,15 @@ Read = Callable[[int, int], Array]
 class Known(Protocol):
     """The values of a side column that are there, where none may come twice."""
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Take those of the rows that are there already; once.
 
         Raises RowError where two of them have one value.
         """
         ...
 
-    def add(self, start: int, stored: Array, there: Ranges) -> None:
-        """Take those of the rows from `start` on, where the rows `there` were taken before.
+    def add(self, start: int, stored: Array, written: Ranges) -> None:
+        """Take those of the rows from `start` on, where the rows `written` were taken before.
 
         Raises RowError, and takes none, where one came before.
         """
