@@ -46,16 +46,16 @@ def checksum(data: bytes | memoryview, value: int = 0) -> int:
     '0xe3069283'
     """
     if len(data) <= _FEW_BYTES and "crc32c" not in sys.modules:
-        return small_checksum(data, value)
+        return _small_checksum(data, value)
     return int(_crc32c()(data, value))
 
 
-def small_checksum(data: bytes | memoryview, value: int = 0) -> int:
+def _small_checksum(data: bytes | memoryview, value: int = 0) -> int:
     """The same in plain Python: loading the package costs 25 ms, a whole open of a sealed store less.
 
     Source: RFC 3720, appendix B.4; the polynomial is 0x1EDC6F41, here with its bits reversed.
 
-    >>> hex(small_checksum(b"123456789"))
+    >>> hex(_small_checksum(b"123456789"))
     '0xe3069283'
     """
     table = _crc_table()

@@ -20,7 +20,7 @@ from fostore.schema.sides import SIDES, Side, is_promise, side_of
 Sides = Mapping[str, Any]
 """Values by keyword; None, or False, where there are none."""
 
-ReadSide = Callable[[str, int, int], Array]
+_ReadSide = Callable[[str, int, int], Array]
 """(name of a column, start, stop) to written rows as they are stored."""
 
 _COMPARED_ROWS = 1 << 16
@@ -59,7 +59,7 @@ class SideValues:
         read: gives rows that are written.
     """
 
-    def __init__(self, schema: Schema, sides: Sides, read: ReadSide) -> None:
+    def __init__(self, schema: Schema, sides: Sides, read: _ReadSide) -> None:
         self._read = read
         self._columns = [
             (side_of(column.role), column) for column in schema.columns if column.role != "content"

@@ -24,9 +24,9 @@ from fostore.formats.zarr.folder import (
 from fostore.formats.zarr.reader import locate
 from fostore.schema.row import Array
 
-MAX_OPEN = 64
+_MAX_OPEN = 64
 _COPY_BYTES = 4 << 20
-Key = tuple[int, int]
+_Key = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Tails:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._open: OrderedDict[Key, _Tail] = OrderedDict()
+        self._open: OrderedDict[_Key, _Tail] = OrderedDict()
         self._new_names: set[int] = set()
         self._guard = threading.Lock()
         self._error: OSError | None = None
@@ -125,7 +125,7 @@ class Tails:
                 tail = self._open[key] = _Tail(self._open_file(index, unit))
             self._open.move_to_end(key)
             tail.users += 1
-            if len(self._open) > MAX_OPEN:
+            if len(self._open) > _MAX_OPEN:
                 self._evict()
         try:
             yield tail
@@ -135,7 +135,7 @@ class Tails:
 
     def _evict(self) -> None:
         for key, tail in list(self._open.items()):
-            if len(self._open) <= MAX_OPEN:
+            if len(self._open) <= _MAX_OPEN:
                 return
             if tail.users == 0:
                 try:
