@@ -210,8 +210,8 @@ MUTANTS = [
     Mutant(
         "class-names-ignored",
         "writing/create.py",
-        "        if value is not None and value != have[name]\n",
-        '        if value is not None and name != "class_names" and value != have[name]\n',
+        "        if value is not None and value != stored:\n",
+        '        if value is not None and name != "class_names" and value != stored:\n',
         "test_writer.py",
     ),
     Mutant(

@@ -23,6 +23,11 @@ _READ_BYTES = 8 << 20
 _GROUP = 32  # units sealed together: their files are open at once
 
 
+def rows_in(units: UnitWriter) -> Ranges:
+    """The rows that a store had when it was opened for writing."""
+    return Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+
+
 @dataclass(slots=True)
 class _Growing:
     """A run that may still grow: `crcs` holds the running crc32c of each column."""
