@@ -28,7 +28,7 @@ from fostore.formats import Run, WholeUnit
 from fostore.formats.zarr import FORMAT
 from fostore.formats.zarr import reader as zarr_reader
 from fostore.formats.zarr.layout import Shards
-from fostore.formats.zarr.tails import MAX_OPEN
+from fostore.formats.zarr.tails import _MAX_OPEN
 from fostore.schema.ranges import Ranges
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
@@ -200,11 +200,11 @@ def test_a_run_in_progress_lies_inside_the_column_folders(path: Path, filler: Fi
 
 
 def test_rows_of_many_units_keep_few_files_open(path: Path) -> None:
-    units = MAX_OPEN + 10
+    units = _MAX_OPEN + 10
     filler = Filler(FORMAT.create(path, header_of("one column", units * UNIT)))
     runs = [run for unit in range(units) for run in filler.write(unit * UNIT, unit * UNIT + 2)]
     tails = [link for link in Path("/proc/self/fd").iterdir() if ".tail." in str(link.resolve())]
-    assert len(tails) <= MAX_OPEN
+    assert len(tails) <= _MAX_OPEN
     filler.writer.sync()
     filler.writer.commit(runs)
     for unit in range(units):

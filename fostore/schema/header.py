@@ -13,12 +13,12 @@ from fostore.schema import geometry, jsontext
 from fostore.schema.row import Schema, expect
 
 VERSION = "1.0"
-MAX_BYTES = 8 << 20
+_MAX_BYTES = 8 << 20
 """Bytes of canonical JSON that a header and its metadata may take: parsed in a second, in memory that all have."""
-MAX_TEXT = 2 * MAX_BYTES
+MAX_TEXT = 2 * _MAX_BYTES
 """Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
 
-CHECKSUM, META_CHECKSUM = "checksum", "meta_checksum"
+CHECKSUM, _META_CHECKSUM = "checksum", "meta_checksum"
 _KEYS = frozenset(
     "version id num_samples unit_rows block_rows identity software created updated sealed digest "
     "meta_checksum checksum".split()
@@ -87,12 +87,12 @@ class Header:
             **self.extra,
         }
         if self.checked:
-            fostore[META_CHECKSUM] = jsontext.checksum(meta)
+            fostore[_META_CHECKSUM] = jsontext.checksum(meta)
         described = jsontext.canonical(fostore)
-        if len(meta) + len(described) > MAX_BYTES:
+        if len(meta) + len(described) > _MAX_BYTES:
             raise ArgumentError(
                 f"metadata and identity take {len(meta):,} and {len(described):,} bytes as JSON, and a "
-                f"store keeps at most {MAX_BYTES:,}: keep what is large in a file of its own, and its "
+                f"store keeps at most {_MAX_BYTES:,}: keep what is large in a file of its own, and its "
                 "name and hash here"
             )
         if self.checked:
@@ -133,7 +133,7 @@ class Header:
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
             version=version,
             checked=CHECKSUM in value,
-            meta_checksum=value.get(META_CHECKSUM),
+            meta_checksum=value.get(_META_CHECKSUM),
             extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS},
         )
         header._check(where)
