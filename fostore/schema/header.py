@@ -10,7 +10,8 @@ from typing import Any
 
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.schema import geometry, jsontext
-from fostore.schema.row import Schema, expect
+from fostore.schema.columns import expect, expect_all
+from fostore.schema.row import Schema
 
 VERSION = "1.0"
 _MAX_BYTES = 8 << 20
@@ -19,10 +20,18 @@ MAX_TEXT = 2 * _MAX_BYTES
 """Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
 
 CHECKSUM, _META_CHECKSUM = "checksum", "meta_checksum"
-_KEYS = frozenset(
-    "version id num_samples unit_rows block_rows identity software created updated sealed digest "
-    "meta_checksum checksum".split()
-)
+_KEYS = frozenset("version num_samples digest meta_checksum checksum".split())
+_KINDS = {
+    "unit_rows": int,
+    "block_rows": int,
+    "id": str,
+    "identity": dict,
+    "software": dict,
+    "created": str,
+    "updated": str,
+    "sealed": bool,
+}
+"""What is there in every header, under the name that it has here."""
 _SCHEMA_KEYS = frozenset(
     "requires row_axis num_classes num_members axes kind encoding columns sum_tolerance temperature "
     "class_names".split()
@@ -121,20 +130,13 @@ class Header:
         header = cls(
             schema=schema,
             num_samples=None if planned is None else expect(value, "num_samples", int, where),
-            unit_rows=expect(value, "unit_rows", int, where),
-            block_rows=expect(value, "block_rows", int, where),
-            id=expect(value, "id", str, where),
-            identity=expect(value, "identity", dict, where),
-            software=expect(value, "software", dict, where),
-            created=expect(value, "created", str, where),
-            updated=expect(value, "updated", str, where),
-            sealed=expect(value, "sealed", bool, where),
+            **dict(zip(_KINDS, expect_all(value, _KINDS, where), strict=True)),
             digest=None if digest is None else expect(value, "digest", str, where),
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
             version=version,
             checked=CHECKSUM in value,
             meta_checksum=value.get(_META_CHECKSUM),
-            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS},
+            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS | _KINDS.keys()},
         )
         header._check(where)
         written = value.get(CHECKSUM)
