@@ -12,7 +12,7 @@ from fostore.conversion import changes as change
 from fostore.conversion.changes import Changes, Encoded
 from fostore.conversion.sources import STREAM
 from fostore.conversion.unwritten import Watch, watched
-from fostore.encodings import default_tolerance
+from fostore.encodings import default_encoding, default_tolerance
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat
 from fostore.files.hashing import Passing
@@ -231,6 +231,7 @@ def _left_out(
     found = [column.name for column in sides if column.role != "id" or not holds.ids]
     parts = {
         "class_names": schema.class_names is not None and not holds.names,
+        "encoding": schema.encoding != default_encoding(schema.kind),
         "temperature": schema.temperature != 1.0,
         "sum tolerance": schema.sum_tolerance
         > default_tolerance(schema.kind, schema.dtype, schema.num_classes),

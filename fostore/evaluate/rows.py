@@ -151,9 +151,8 @@ class Rows:
                 row = start + int(np.argwhere(~np.isfinite(numbers))[0][0])
                 raise RowError(f"{self.where}: row {row} holds a number that is not finite")
             return Piece(start, numbers)
-        check = simplex.check_log_probs if self.in_logs else simplex.check_probs
         try:
-            check(part, self.tol, start)
+            simplex.check(part, "log_probs" if self.in_logs else "probs", self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
         wide = np.array(widen(part, part.dtype.name), np.float64)

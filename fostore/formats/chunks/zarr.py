@@ -25,13 +25,13 @@ from fostore.places.place import Place
 from fostore.schema import jsontext
 from fostore.schema.row import expect
 
-PACKERS: dict[str, Decoder] = {
+_PACKERS: dict[str, Decoder] = {
     "gzip": codecs.gzip,
     "zstd": codecs.zstd,
     "blosc": codecs.blosc,
     "crc32c": codecs.crc32c,
 }
-ALLOWED = ("sharding_indexed", "bytes", "transpose", *PACKERS)
+_ALLOWED = ("sharding_indexed", "bytes", "transpose", *_PACKERS)
 """The codecs that are decoded; everything else is refused by name."""
 
 _DTYPES = frozenset(
@@ -151,9 +151,9 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
     packers = []
     for codec in chain:
         name, configuration = extension(codec, where, "codecs")
-        if name not in ALLOWED:
+        if name not in _ALLOWED:
             raise UnsupportedError(
-                f"{where} has the codec {name!r:.80}; fostore decodes {list(ALLOWED)} alone"
+                f"{where} has the codec {name!r:.80}; fostore decodes {list(_ALLOWED)} alone"
             )
         if name == "transpose" and stored is None:
             axes = expect(configuration, "order", list, f"{where}: 'transpose'")
@@ -167,8 +167,8 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
             if endian not in ("little", "big"):
                 raise FormatError(f"{where}: 'bytes' has the endian {endian!r:.80}")
             stored = dtype.newbyteorder("<" if endian == "little" else ">")
-        elif name in PACKERS and stored is not None:
-            packers.append(PACKERS[name])
+        elif name in _PACKERS and stored is not None:
+            packers.append(_PACKERS[name])
         else:
             raise UnsupportedError(f"{where}: 'codecs' has {name!r} in a place that is not decoded")
     if stored is None:

@@ -20,7 +20,7 @@ from fostore.formats.chunks.zarr_files import Files, Root
 from fostore.schema.row import expect
 
 METADATA = ".zarray"
-COMPRESSORS: dict[str, Decoder] = {
+_COMPRESSORS: dict[str, Decoder] = {
     "zlib": codecs.deflate,
     "gzip": codecs.gzip,
     "zstd": codecs.zstd,
@@ -70,8 +70,8 @@ def _packers(value: Any, where: str) -> tuple[Decoder, ...]:
     if compressor is None:
         return ()
     name = expect(compressor, "id", str, f"{where}: 'compressor'")
-    if name not in COMPRESSORS:
+    if name not in _COMPRESSORS:
         raise UnsupportedError(
-            f"{where} has the compressor {name!r:.80}; fostore decodes {list(COMPRESSORS)} alone"
+            f"{where} has the compressor {name!r:.80}; fostore decodes {list(_COMPRESSORS)} alone"
         )
-    return (COMPRESSORS[name],)
+    return (_COMPRESSORS[name],)

@@ -109,7 +109,7 @@ def load(place: Place, *, strict: bool) -> State:
 
 
 def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
-    where = f"{place}/{METADATA}"
+    where = f"{place.url}/{METADATA}"
     folder = Folder.of(place, parse_header(text, where))
     header = folder.header
     journals: dict[str, Journal] = {}
@@ -123,7 +123,7 @@ def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
             array = place.read(metadata, MAX_METADATA)
         except FileNotFoundError as error:
             raise _missing(place, layout.name) from error
-        sizes.append(parse_array(array, layout, f"{place}/{metadata}"))
+        sizes.append(parse_array(array, layout, f"{place.url}/{metadata}"))
     *shapes, num_blocks = sizes
     _check_sizes(folder, shapes, num_blocks)
     runs = [run for journal in journals.values() for run in journal.runs]
