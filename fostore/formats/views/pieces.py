@@ -8,15 +8,18 @@ from __future__ import annotations
 import mmap
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from fostore.errors import UncommittedError
+from fostore.formats import ColumnView, Segment
 from fostore.formats.views.guard import Guard
 from fostore.places.spool import Scratch
 from fostore.schema.aligned import aligned_empty
+from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20
@@ -93,7 +96,31 @@ class EvenPieces:
         return self.read(start, min(start + self.piece_rows, self.num_rows))
 
 
-class PieceView:
+class SegmentIndex:
+    """Which of the segments of a column holds a row."""
+
+    def __init__(self, segments: Sequence[Segment], column: Column) -> None:
+        self._name = column.name
+        self._starts = np.array([segment.start for segment in segments], np.int64)
+        # One more: what number -1, that of rows before all segments, leads to.
+        self._stops = np.array([*(segment.stop for segment in segments), 0], np.int64)
+
+    def number_of(self, rows: Any) -> Any:
+        """The number of the segment of each row; see `Pieces`.
+
+        Raises:
+            UncommittedError: a row lies in none.
+        """
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        if np.any(rows >= self._stops[numbers]):
+            span = (int(np.min(rows)), int(np.max(rows)) + 1)
+            raise UncommittedError(
+                f"column {self._name!r} does not hold all of the {describe([span])}"
+            )
+        return numbers
+
+
+class PieceView(ColumnView):
     """A column in pieces, of which those used last are kept: a `ColumnView`.
 
     Taking rows costs one `load` for each piece that they touch and that is not kept.
@@ -149,14 +176,6 @@ class PieceView:
             out[at] = piece[rows[at] - start]
             first = last
         return out
-
-    @property
-    def is_cold(self) -> bool:
-        """False: nothing is announced here."""
-        return False
-
-    def announce(self, rows: Array) -> None:
-        """Nothing."""
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, read-only: a view where one piece holds them, else a copy."""
