@@ -140,12 +140,12 @@ class Reader(Protocol):
         ...
 
     def segments(self, index: int) -> Sequence[Segment]:
-        """Where the committed rows of a column lie, in order; empty for formats without raw bytes."""
-        ...
+        """Where the committed rows of a column lie, in order; none, by default, for lack of raw bytes."""
+        return ()
 
     def runs(self) -> Sequence[Run]:
-        """Committed runs of units that are not sealed yet (what the journal or the slots hold)."""
-        ...
+        """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
+        return ()
 
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""

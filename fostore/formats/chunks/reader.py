@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Finding, Reader
 from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.pieces import CACHE_BYTES, ArrayCache, EvenPieces, PieceView
@@ -37,11 +37,8 @@ class Opened(Protocol):
     def close(self) -> None: ...
 
 
-class ForeignReader:
+class ForeignReader(Reader):
     """A `Reader` of a sealed store over its `ForeignArray`s; nothing of it can be written."""
-
-    header: Header
-    committed: Ranges
 
     def __init__(
         self,
@@ -84,14 +81,6 @@ class ForeignReader:
                     ArrayCache(CACHE_BYTES // len(self._columns)),
                 )
             return view
-
-    def segments(self, index: int) -> Sequence[Segment]:
-        """None: no raw rows lie anywhere."""
-        return []
-
-    def runs(self) -> Sequence[Run]:
-        """None: all units are sealed."""
-        return []
 
     def block_hashes(self) -> Array:
         """Block hashes, uint8 (blocks, hashed columns, 32); zero where their chunk is missing or damaged.

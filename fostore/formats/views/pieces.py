@@ -5,7 +5,6 @@ The same results as a mapped column (view.py), at the cost of getting pieces.
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from fostore.errors import UncommittedError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.guard import Guard
-from fostore.places.spool import Scratch
+from fostore.places.spool import Spool
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
@@ -133,32 +132,21 @@ class PieceView(ColumnView):
 
     @property
     def array(self) -> Array:
-        """The column as one read-only array, mapped from a file without a name into which all rows are read once.
+        """The column as one read-only array, into which all rows are read once: mapped from a file without a name.
 
-        Takes room for them in the temporary folder, and memory for a piece and 4 MiB.
+        Takes room for them in the temporary folder, and memory for a piece and 8 MiB.
 
         Raises:
             SpaceError: the disk of temporary files is full; names its folder.
             DamageError: a piece is missing or damaged.
         """
-        if self._whole is None:
-            self._whole = self._spooled()
-        return self._whole
-
-    def _spooled(self) -> Array:
-        column, row_bytes = self._column, self._column.row_bytes
-        if not self._num_rows:
-            return _empty(column, 0)
-        file = Scratch(f"column {column.name!r}")
-        step = max(_SPOOLED_BYTES // row_bytes, 1)
-        try:
+        if self._whole is None and self._num_rows:
+            spool = Spool(f"column {self._column.name!r}")
+            step = max(_SPOOLED_BYTES // self._column.row_bytes, 1)
             for start in range(0, self._num_rows, step):
-                rows = np.ascontiguousarray(self.read(start, min(start + step, self._num_rows)))
-                file.write(rows.reshape(-1).view(np.uint8).data, start * row_bytes)
-            mapped = mmap.mmap(file.fd, self._num_rows * row_bytes, access=mmap.ACCESS_READ)
-        finally:
-            file.close()
-        return np.frombuffer(mapped, column.numpy_dtype).reshape(-1, *column.shape)
+                spool.append(self.read(start, min(start + step, self._num_rows)))
+            self._whole = spool.array()
+        return _empty(self._column, 0) if self._whole is None else self._whole
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
