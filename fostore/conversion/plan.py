@@ -16,7 +16,7 @@ from fostore.conversion.sources import STREAM, Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError
-from fostore.files import FileFormat, Hints
+from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable
 from fostore.files.stores import guarded
 from fostore.files.table import Table
@@ -30,15 +30,11 @@ from fostore.schema.row import Schema
 from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
-_COPIES = 8  # of a batch in memory at once, decoded and encoded: measured under 6
-_TEXT = ("json", "jsonl", "csv")
 _WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
-_LIBRARY_BYTES = {"pt": 170 << 20, "parquet": 110 << 20, "arrow": 60 << 20}
-"""What else the libraries of a format take, measured."""
-_TEXT_COPIES = {"json": 16, "csv": 24, "jsonl": 36}
-"""Of a batch, where its numbers become objects or text: measured."""
+_STORE = Home("")
+"""What a store costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class Plan:
     @property
     def is_text(self) -> bool:
         """Whether a row in the middle of the destination is found by reading those before."""
-        return self.format in _TEXT
+        return files.FILES.get(self.format, _STORE).is_text
 
     @property
     def num_bytes(self) -> int | None:
@@ -198,8 +194,9 @@ def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> 
 
 def _takes(*formats: str) -> tuple[int, int]:
     """The bytes that are taken without any rows, and the copies of a batch."""
-    libraries = sum(_LIBRARY_BYTES.get(name, 0) for name in set(formats))
-    return _BASE_BYTES + libraries, max(_TEXT_COPIES.get(name, _COPIES) for name in formats)
+    homes = {name: files.FILES.get(name, _STORE) for name in formats}
+    libraries = sum(home.library_bytes for home in homes.values())
+    return _BASE_BYTES + libraries, max(home.copies for home in homes.values())
 
 
 def _format_of(destination: str) -> str:

@@ -16,7 +16,7 @@ from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
-from fostore.files._header import KEY, Passing
+from fostore.files._header import KEY, Sealing
 from fostore.files._spool import Spooled, counted
 from fostore.files.guess import Found, plain_table
 from fostore.files.stores import store_table
@@ -137,7 +137,7 @@ class Json:
         if KEY in header.meta:
             raise ArgumentError(f"the metadata has the key {KEY!r}, which JSON needs; rename it")
         with counted(header, batches) as (counted_header, _, rows):
-            passing = Passing(counted_header, rows)
+            passing = Sealing(counted_header, rows)
             reader = _Once(passing)
             try:
                 export(disk.unfinished(path), reader, in_place=True)
@@ -155,7 +155,7 @@ class Json:
 class _Once:
     """Rows that pass once, as the reader of a store whose first column is read from front to back, then the others."""
 
-    def __init__(self, passing: Passing) -> None:
+    def __init__(self, passing: Sealing) -> None:
         self.header = passing.header
         rows = self.header.num_samples or 0
         self.committed = Ranges(((0, rows),) if rows else ())
@@ -179,7 +179,7 @@ class _Once:
 class _First:
     """The first column, which can be read once, in order."""
 
-    def __init__(self, passing: Passing, others: Sequence[Spooled]) -> None:
+    def __init__(self, passing: Sealing, others: Sequence[Spooled]) -> None:
         self._batches = iter(passing)
         self._others = others
         self._held: list[Array] = []
