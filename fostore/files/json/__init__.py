@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,17 @@ import numpy as np
 from fostore import disk
 from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import TEXT_DTYPES, Hints, Holds, refuse_inside
-from fostore.files._header import KEY, Passing
-from fostore.files._spool import counted
+from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
+from fostore.files._header import KEY, Sealing
+from fostore.files._spool import counted, keep, spools_of
 from fostore.files.guess import Found, plain_table
 from fostore.files.json.read import read_document
 from fostore.files.json.rows import LOGS, Section
 from fostore.files.json.store import JsonReader, Placed, load, opened
-from fostore.files.json.write import DISTRIBUTIONS, export, save, write_document
+from fostore.files.json.write import DISTRIBUTIONS, Rows, export, save, write_document
 from fostore.files.stores import reader_table
 from fostore.files.table import Batch, Table
 from fostore.formats import Reader
-from fostore.places.spool import Spool
-from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.ranges import describe
 from fostore.schema.row import FLOATS, Array
@@ -37,7 +36,7 @@ __all__ = ["FORMAT", "export", "load", "save"]
 _BATCH_BYTES = 1 << 20
 
 
-class Json:
+class Json(FileFormat):
     """See `fostore.files.FileFormat` and `fostore.formats.Opens`."""
 
     name = "json"
@@ -98,32 +97,27 @@ class Json:
         """
         if KEY in header.meta:
             raise ArgumentError(f"the metadata has the key {KEY!r}, which JSON needs; rename it")
-        columns = header.schema.columns
-        waiting = [Spool(f"column {column.name!r}") for column in columns[1:]]
-        with counted(header, batches) as (counted_header, _, rows):
-            passing = Passing(counted_header, rows)
+        header, _, batches = counted(header, batches)
+        spools, passing = spools_of(header.schema.columns[1:]), Sealing(header, batches)
 
-            def rows_of(column: int) -> Iterator[tuple[int, Array]]:
-                if column:
-                    spool = waiting[column - 1]
-                    step = max(1, _BATCH_BYTES // columns[column].row_bytes)
-                    for _, first, last in geometry.split_at_units(0, spool.num_rows, step):
-                        yield first, spool.read(first, last)
-                    return
-                index = 0
-                for first_column, *others in passing:
-                    for spool, rows in zip(waiting, others, strict=True):
-                        spool.append(rows)
-                    yield index, first_column
-                    index += len(first_column)
+        def passed() -> Iterator[Array]:
+            for first, *others in passing:
+                keep(spools, others)
+                yield first
 
-            write_document(disk.unfinished(path), passing.header, rows_of)
+        waiting = (spool.batches(max(1, _BATCH_BYTES // spool.row_bytes)) for spool in spools)
+        columns = map(_numbered, chain([passed()], waiting))
+        write_document(disk.unfinished(path), passing.header, columns)
         passing.fill_file(disk.unfinished(path))
         disk.rename(disk.unfinished(path), path)
 
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: a document is none before its end."""
-        return 0
+
+def _numbered(batches: Iterator[Array]) -> Rows:
+    """Rows from 0 on with the index of the first of each batch."""
+    start = 0
+    for rows in batches:
+        yield start, rows
+        start += len(rows)
 
 
 def _rounded(

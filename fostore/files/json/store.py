@@ -197,7 +197,7 @@ class Placed:
     def array(self) -> Array:
         """All rows up to the last, of which there is one, as an array; what is not there is NaN, or zero bytes."""
         spool = self._spool
-        if spool.dtype.kind == "f":
+        if spool.dtype is not None and spool.dtype.kind == "f":
             nothing = np.full(
                 (max(1, _FILLED_BYTES // spool.row_bytes), *spool.shape), np.nan, spool.dtype
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +17,14 @@ from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, RowError
 from fostore.files._header import KEY
+from fostore.files._sink import Sink
 from fostore.files._text import bare_cells, indices, woven
 from fostore.files.json.rows import MAX_INDEX
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json, dumps
 from fostore.schema.ranges import Range, Ranges
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import Array, Column, Schema
 
 DISTRIBUTIONS = "distributions"
 """The key of the rows of probabilities."""
@@ -32,8 +33,8 @@ _BATCH_NUMBERS = 1 << 16
 _TEXT_NUMBERS = 1 << 12  # more text at once is memory that the system hands out afresh each time
 _WRITTEN_BYTES = 1 << 20
 
-Rows = Callable[[int], Iterator[tuple[int, Array]]]
-"""Of a column: its rows from front to back, some at a time, each time with the index of the first."""
+Rows = Iterable[tuple[int, Array]]
+"""The rows of a column from front to back, some at a time, each time with the index of the first."""
 
 
 def save(
@@ -253,15 +254,14 @@ def _replace(
         read: (column, start, stop) to the stored rows of that column.
     """
 
-    def rows_of(column: int) -> Iterator[tuple[int, Array]]:
-        numbers = math.prod(header.schema.columns[column].shape)
-        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // numbers)):
-            yield start, read(column, start, stop)
+    def rows_of(i: int, column: Column) -> Iterator[tuple[int, Array]]:
+        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // math.prod(column.shape))):
+            yield start, read(i, start, stop)
 
     disk.make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        write_document(temporary, header, rows_of)
+        write_document(temporary, header, starmap(rows_of, enumerate(header.schema.columns)))
         disk.rename(temporary, path)
     except BaseException:
         disk.remove(temporary)
@@ -269,35 +269,30 @@ def _replace(
     disk.sync_directory(path.parent)
 
 
-def write_document(path: Path, header: Header, rows_of: Rows) -> None:
+def write_document(path: Path, header: Header, columns: Iterable[Rows]) -> None:
     """Write a document at `path`, over what is there, and make its bytes durable.
 
-    The columns are asked for one after the other. An error or a kill leaves half of a document.
+    Each column is read through before the next one. An error or a kill leaves half of a document.
     """
-    fd = disk.open_file(path, write=True, create=True)
-    try:
-        disk.truncate(fd, 0)
-        offset, texts, size = 0, list[bytes](), 0
-        for text in _texts(header, rows_of):
+    texts, size = list[bytes](), 0
+    with Sink(path) as sink:
+        for text in _texts(header, columns):
             texts.append(text)
             size += len(text)
             if size >= _WRITTEN_BYTES:  # which is worth a system call
-                disk.write_at(fd, b"".join(texts), offset)
-                offset, texts, size = offset + size, [], 0
-        disk.write_at(fd, b"".join(texts), offset)
-        disk.sync_data(fd)
-    finally:
-        os.close(fd)
+                sink.write(b"".join(texts))
+                texts, size = [], 0
+        sink.write(b"".join(texts))
 
 
-def _texts(header: Header, rows_of: Rows) -> Iterator[bytes]:
+def _texts(header: Header, columns: Iterable[Rows]) -> Iterator[bytes]:
     attributes = header.to_json()
     yield b'{"meta": ' + dumps({**attributes["meta"], KEY: attributes[KEY]})
-    for i, column in enumerate(header.schema.columns):
+    for i, (column, batches) in enumerate(zip(header.schema.columns, columns, strict=True)):
         yield b',\n"%s": {' % table_name(header.schema, i).encode()
         step = max(1, _TEXT_NUMBERS // math.prod(column.shape))
         is_first = True
-        for start, rows in rows_of(i):
+        for start, rows in batches:
             for at in range(0, len(rows), step):
                 opening, texts, closing = bare_cells(column, rows[at : at + step])
                 keys = indices(start + at, start + at + len(texts))

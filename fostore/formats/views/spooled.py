@@ -24,7 +24,9 @@ def spooled(
     """
     if not num_rows * column.row_bytes:
         return np.empty((num_rows, *column.shape), column.numpy_dtype)
-    spool = Spool(f"column {column.name!r}")
+    spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
     for start in range(0, num_rows, block_rows):
         spool.append(read(start, min(start + block_rows, num_rows)))
-    return spool.array()
+    array = spool.array()
+    array.setflags(write=False)
+    return array
