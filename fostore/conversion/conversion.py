@@ -235,9 +235,7 @@ class Conversion:
 
     def _write_store(self, part: Path) -> str:
         plan = self._plan
-        with create_like(
-            part, plan.header, exists="resume", commit_seconds=_COMMIT_SECONDS
-        ) as writer:
+        with create_like(part, plan.header, commit_seconds=_COMMIT_SECONDS) as writer:
             row = start = len(writer)
             self._distrust(start)
             promised = self._promised()

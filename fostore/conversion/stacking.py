@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fostore.conversion.changes import altered
 from fostore.conversion.conversion import convert
 from fostore.conversion.destination import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import open_table
+from fostore.encodings import remade
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Cut, Table, several
@@ -60,7 +60,7 @@ def stacked(tables: Sequence[Table]) -> Table:
     first = tables[0]
     for other in tables:
         _check(first, other)
-    schema = altered(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
+    schema = remade(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
     content = len(first.schema.content)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:

@@ -15,18 +15,14 @@ from fostore.places.place import Version
 
 
 class Local:
-    """A `Place` of this machine; `path` is its root, which may be a link."""
+    """A `Place` of this machine. `path` is its root as it was named, which may be a link; `url` is absolute."""
 
     is_local = True
 
     def __init__(self, path: str | Path) -> None:
+        self.path = path if isinstance(path, Path) else Path(path)
         # Not normalised: what `..` behind a link means is the system's business.
-        self.url = os.path.join(os.getcwd(), path)
-
-    @property
-    def path(self) -> Path:
-        """Its root, absolute."""
-        return Path(self.url)
+        self.url = os.path.join(os.getcwd(), str(path))
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file as a whole; see `Place.read`."""
@@ -35,7 +31,8 @@ class Local:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
-            return bytes(disk.read_at(fd, 0, size))
+            data = bytearray(size)
+            return bytes(memoryview(data)[: disk.read_into(fd, data, 0)])
         finally:
             os.close(fd)
 
@@ -135,18 +132,20 @@ class Local:
 
 
 class LocalFile:
-    """A `File` of this machine: `fd` is its descriptor, which is closed with it at the latest.
+    """A `File` of this machine, over the descriptor `fd`.
 
-    Also what a writer has open: then `size` grows.
+    Where it is `owned`, it is closed with this, at the latest when nobody has this any more; else by who opened it.
     """
 
-    def __init__(self, path: str | Path, fd: int) -> None:
+    def __init__(self, path: str | Path, fd: int, *, owned: bool = True) -> None:
         self._path = os.fspath(path)
         self._fd = fd
         self._was = _stamp(os.fstat(fd))
         self._closed = False
-        self._closing = weakref.finalize(self, os.close, fd)
-        self._closing.atexit = False  # another thread may still read then
+        self._owned = owned
+        if owned:
+            self._closing = weakref.finalize(self, os.close, fd)
+            self._closing.atexit = False  # another thread may still read then
 
     @property
     def fd(self) -> int:
@@ -167,7 +166,7 @@ class LocalFile:
     def is_current(self) -> bool:
         """Whether its path still names it."""
         try:
-            return _stamp(os.stat(self._path))[:2] == self._was[:2]
+            return os.path.samestat(os.stat(self._path), os.fstat(self.fd))
         except FileNotFoundError:
             return False
 
@@ -183,7 +182,8 @@ class LocalFile:
     def close(self) -> None:
         """Close the descriptor; again is no error."""
         self._closed = True
-        self._closing()
+        if self._owned:
+            self._closing()
 
     def __str__(self) -> str:
         return self._path

@@ -31,6 +31,8 @@ from fostore.files.table import Batch, Table
 from fostore.formats import ColumnView, Finding, Reader, Run, Segment
 from fostore.formats.views.view import ArrayView
 from fostore.places.local import LocalFile
+from fostore.places.names import place_of
+from fostore.places.place import File, Place
 from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import describe
@@ -41,14 +43,17 @@ __all__ = ["FORMAT", "export", "load", "save"]
 _BATCH_BYTES = 1 << 20
 
 
-def opened(path: Path) -> LocalFile:
+def opened(path: Path | Place) -> File:
     """The file that a user named; a link is followed, and nothing but a regular file is opened.
 
     Raises:
         StoreNotFoundError: there is no such file.
         FormatError: it is a folder, or no regular file.
     """
-    return LocalFile(path, disk.open_named(path, "a JSON file")[0])
+    place = place_of(path)
+    if not place.is_local:
+        return place.open()
+    return LocalFile(str(path), disk.open_named(str(path), "a JSON file")[0])
 
 
 def load(path: str | Path) -> tuple[dict[int, Array], dict[str, Any]]:
@@ -79,7 +84,7 @@ def load(path: str | Path) -> tuple[dict[int, Array], dict[str, Any]]:
 class JsonReader:
     """See `fostore.formats.Reader`; all rows of the document were checked and placed when it was read."""
 
-    def __init__(self, file: LocalFile, document: Document[Placed]) -> None:
+    def __init__(self, file: File, document: Document[Placed]) -> None:
         if document.header is None:
             raise FormatError(f"{file} holds no distributions, so its number of classes is unknown")
         self.header = document.header
@@ -132,7 +137,7 @@ class Json(FileFormat):
     name = "json"
     holds = Holds(header=True, dtypes=TEXT_DTYPES)
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Read and check the whole file; raises what `load` raises, and UnsafeError for a huge index."""
         file = opened(path)
         return JsonReader(file, read_document(file, Placed))
