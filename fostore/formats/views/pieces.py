@@ -5,7 +5,6 @@ The same results as a mapped column (view.py), at the cost of getting pieces.
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fostore.formats.views.guard import Guard
-from fostore.places.spool import Scratch
+from fostore.places.spool import Spool
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.row import Array, Column
 
@@ -106,7 +105,7 @@ class PieceView:
 
     @property
     def array(self) -> Array:
-        """The column as one read-only array, mapped from a file without a name into which all rows are read once.
+        """The column as one read-only array, from a spool into which all rows are read once.
 
         Takes room for them in the temporary folder, and memory for a piece and 4 MiB.
 
@@ -119,19 +118,14 @@ class PieceView:
         return self._whole
 
     def _spooled(self) -> Array:
-        column, row_bytes = self._column, self._column.row_bytes
-        if not self._num_rows:
-            return _empty(column, 0)
-        file = Scratch(f"column {column.name!r}")
-        step = max(_SPOOLED_BYTES // row_bytes, 1)
-        try:
-            for start in range(0, self._num_rows, step):
-                rows = np.ascontiguousarray(self.read(start, min(start + step, self._num_rows)))
-                file.write(rows.reshape(-1).view(np.uint8).data, start * row_bytes)
-            mapped = mmap.mmap(file.fd, self._num_rows * row_bytes, access=mmap.ACCESS_READ)
-        finally:
-            file.close()
-        return np.frombuffer(mapped, column.numpy_dtype).reshape(-1, *column.shape)
+        column = self._column
+        spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
+        step = max(_SPOOLED_BYTES // column.row_bytes, 1)
+        for start in range(0, self._num_rows, step):
+            spool.append(self.read(start, min(start + step, self._num_rows)))
+        array = spool.array()
+        array.setflags(write=False)
+        return array
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
