@@ -265,8 +265,8 @@ MUTANTS = [
     ),
     Mutant(
         "distrust-ignored",
-        "conversion/run.py",
-        '            self._level = "full"\n\n    def _end',
+        "conversion/conversion.py",
+        '            self._verify_level = "full"\n\n    def _end',
         "            pass\n\n    def _end",
         "test_conversion_resume.py",
     ),

@@ -132,7 +132,7 @@ class PieceView(ColumnView):
 
     @property
     def array(self) -> Array:
-        """The column as one read-only array, into which all rows are read once: mapped from a file without a name.
+        """The column as one read-only array, from a spool into which all rows are read once.
 
         Takes room for them in the temporary folder, and memory for a piece and 8 MiB.
 
@@ -140,13 +140,15 @@ class PieceView(ColumnView):
             SpaceError: the disk of temporary files is full; names its folder.
             DamageError: a piece is missing or damaged.
         """
-        if self._whole is None and self._num_rows:
-            spool = Spool(f"column {self._column.name!r}")
-            step = max(_SPOOLED_BYTES // self._column.row_bytes, 1)
+        if self._whole is None:
+            column = self._column
+            spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
+            step = max(_SPOOLED_BYTES // column.row_bytes, 1)
             for start in range(0, self._num_rows, step):
                 spool.append(self.read(start, min(start + step, self._num_rows)))
             self._whole = spool.array()
-        return _empty(self._column, 0) if self._whole is None else self._whole
+            self._whole.setflags(write=False)
+        return self._whole
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
