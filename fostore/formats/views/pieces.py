@@ -16,7 +16,6 @@ import numpy as np
 from fostore.errors import UncommittedError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.guard import Guard
-from fostore.places.spool import Spool
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
@@ -141,6 +140,8 @@ class PieceView(ColumnView):
             DamageError: a piece is missing or damaged.
         """
         if self._whole is None:
+            from fostore.places.spool import Spool  # tempfile, 5 ms: opening a store does without
+
             column = self._column
             spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
             step = max(_SPOOLED_BYTES // column.row_bytes, 1)
