@@ -65,9 +65,9 @@ class Local:
             raise disk.stranger(path, "folder")
         with os.scandir(path) as entries:
             return {
-                entry.name: "file"
-                if entry.is_file(follow_symlinks=False)
-                else "folder" * entry.is_dir(follow_symlinks=False)
+                entry.name: "folder"
+                if entry.is_dir(follow_symlinks=False)
+                else "file" * entry.is_file(follow_symlinks=False)
                 for entry in entries
             }
 
