@@ -290,7 +290,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
+    """Swap two paths, at once where the kernel can (renameat2); else by renames over `_aside`."""
     with refusing(other):
         import ctypes  # only who overwrites a store needs it
 
@@ -302,7 +302,7 @@ def exchange(one: Path, other: Path) -> None:
             code = ctypes.get_errno()
             if code not in (errno.EINVAL, errno.ENOSYS):  # else the file system cannot
                 raise OSError(code, os.strerror(code), str(one), None, str(other))
-        away = aside(other)
+        away = _aside(other)
         os.rename(other, away)
         os.rename(one, other)
         os.rename(away, one)
@@ -313,14 +313,14 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def aside(path: Path) -> Path:
+def _aside(path: Path) -> Path:
     """Where an exchange by renames keeps what was at `path` for a moment."""
     return path.with_name(f".{path.name}.old")
 
 
 def mend_exchange(path: Path) -> None:
     """Undo an exchange by renames that a kill cut in two, or end it; nobody else may be at work on `path`."""
-    away = aside(path)
+    away = _aside(path)
     if not path.exists() and away.exists():
         rename(away, path)
         sync_directory(path.parent)

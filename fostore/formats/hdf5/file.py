@@ -103,7 +103,7 @@ def inspect(file: File) -> Layout:
         raise DamageError(
             f"{cut}; rows {lost[0]} to {lost[1] - 1} are lost: restore it from a copy", rows=(lost,)
         )
-    check_extents(layout.extents, size, str(file))
+    _check_extents(layout.extents, size, str(file))
     return layout
 
 
@@ -235,7 +235,7 @@ def _read_text(root: Any, name: str, path: str) -> bytes | None:
     return text.tobytes()
 
 
-def check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
+def _check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
     """Refuse datasets that reach beyond the file or lie on each other."""
     position, before = 0, ""
     for name, extent in sorted(extents.items(), key=lambda item: item[1].offset):
