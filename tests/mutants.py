@@ -376,6 +376,27 @@ MUTANTS = [
         "test_integrity.py::test_a_strangers_metadata_does_not_command_the_terminal",
     ),
     Mutant(
+        "short-chunk-taken",
+        "formats/chunks/codecs.py",
+        "    if nbytes != size:\n",
+        "    if nbytes > size:\n",
+        "test_foreign.py::test_a_chunk_that_unpacks_to_more_than_it_may_is_refused[zstd]",
+    ),
+    Mutant(
+        "lzf-length-not-counted",
+        "formats/chunks/lzf.py",
+        "    length = _length(data)\n",
+        "    length = size\n",
+        "test_foreign.py::test_lzf_that_is_short_or_long_never_shows_what_the_memory_held",
+    ),
+    Mutant(
+        "chunk-of-another-folder",
+        "formats/chunks/zarr_files.py",
+        "            self.check()  # afterwards",
+        "            pass  # afterwards",
+        "test_foreign.py::test_rows_of_another_store_at_the_same_path_are_never_mixed_in[zarr: zstd]",
+    ),
+    Mutant(
         "run-of-another-grown",
         "formats/zarr/resume.py",
         "run if run.start in own else replace(run, grows=False)",
