@@ -12,7 +12,7 @@ from fostore.conversion import changes as change
 from fostore.conversion.changes import Changes, Encoded
 from fostore.conversion.sources import STREAM
 from fostore.conversion.unwritten import Watch, watched
-from fostore.encodings import default_encoding, default_tolerance
+from fostore.encodings import default_encoding, default_tolerance, encoding_of
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat
 from fostore.files.hashing import Passing
@@ -76,7 +76,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
-        widest = max(sum(self.source.schema.row_bytes), sum(self.header.schema.row_bytes))
+        widest = max(map(_row_bytes, (self.source.schema, self.header.schema)))
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
@@ -152,7 +152,7 @@ def make_plan(
         meta=merged,
         extra=extra,
     )
-    widest = max(sum(source.schema.row_bytes), sum(schema.row_bytes))
+    widest = max(map(_row_bytes, (source.schema, schema)))
     base, copies = _takes(source.format, name)
     least = base + copies * widest
     if max_memory < least:
@@ -176,6 +176,11 @@ def make_plan(
         tuple(what for step in steps for what in step.lost),
         watch,
     )
+
+
+def _row_bytes(schema: Schema) -> int:
+    """What a row takes in memory, stored or decoded."""
+    return max(sum(schema.row_bytes), encoding_of(schema).decoded_bytes(schema))
 
 
 def _takes(*formats: str) -> tuple[int, int]:

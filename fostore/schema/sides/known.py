@@ -20,6 +20,15 @@ _RECENT = 1 << 16
 _READ_ROWS = 1 << 16
 
 
+def only_grow(keys: Array, last: int | None) -> bool:
+    """Whether integers that follow `last` grow from each to the next: then none of them came before.
+
+    Compared, not subtracted: a difference of 64-bit integers may wrap around.
+    """
+    after = last is None or not len(keys) or last < int(keys[0])
+    return after and bool((keys[1:] > keys[:-1]).all())
+
+
 class KnownIds:
     """The ids of one store; used by its writer.
 
@@ -65,7 +74,7 @@ class KnownIds:
         if not len(stored):
             return
         if self._grows:
-            if (self._last is None or self._last < stored[0]) and (stored[1:] > stored[:-1]).all():
+            if only_grow(stored, self._last):
                 self._last = int(stored[-1])
                 return
             self._grows = False
