@@ -179,20 +179,14 @@ class HDF5Writer:
         Hashes that lie there tell nothing of themselves: a write that failed leaves half of one.
         """
         known = []
-        place = self._layout.places[HASHES]
         for whole in units:
-            hashes = whole.hashes
-            expected = (-(-whole.num_rows // self.header.block_rows), *place.shape[1:])
-            if hashes.shape != expected or hashes.dtype != np.uint8:
-                raise ArgumentError(
-                    f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
-                )
-            data = np.ascontiguousarray(hashes).reshape(-1)
+            whole.check(self.header)
+            data = np.ascontiguousarray(whole.hashes).reshape(-1)
             disk.write_at(self._fd, data, self._hashes_at(whole.unit))
             start = whole.unit * self.header.unit_rows
             with self._guard:
                 self.sealed = self.sealed.add(start, start + whole.num_rows)
-            if hashes.any(axis=2).all():  # else one is unknown: the runs keep their checksums
+            if whole.hashes.any(axis=2).all():  # else one is unknown: the runs keep their checksums
                 known.append(whole.unit)
         if not known:
             return

@@ -223,13 +223,7 @@ class ZarrWriter:
         start = whole.unit * self.header.unit_rows
         stop = start + whole.num_rows
         self._unit_of(start, stop)
-        held = -(-whole.num_rows // self.header.block_rows)
-        expected = (held, *self._folder.hashes.chunk_shape[1:])
-        if whole.hashes.shape != expected or whole.hashes.dtype != np.uint8:
-            raise ArgumentError(
-                f"unit {whole.unit} has {whole.num_rows} rows and hashes of shape {expected}, "
-                f"{whole.hashes.dtype} of {whole.hashes.shape} came"
-            )
+        whole.check(self.header)
         with self._guard:
             missing = self._committed.missing(stop, start)
         if missing:
