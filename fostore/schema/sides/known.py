@@ -14,7 +14,7 @@ from fostore.errors import RowError
 from fostore.schema.columns import Array, Column
 from fostore.schema.identity import row_hashes
 from fostore.schema.ranges import Ranges
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import side_of
 
 _RECENT = 1 << 16
 _READ_ROWS = 1 << 16
@@ -126,7 +126,7 @@ class KnownIds:
             for at in np.flatnonzero(np.isin(of, again)).tolist():
                 row, key = first + at, ids[at].tobytes()
                 if key in rows:
-                    shown = decode_ids(ids[at : at + 1], self._column)[0].item()
+                    shown = side_of("id").decode(ids[at : at + 1], self._column)[0].item()
                     raise RowError(
                         f"row {row} has the id {shown!r}, which row {rows[key]} has already; an id names "
                         "one sample, and nothing of this batch was written"
