@@ -233,7 +233,7 @@ class Writer:
             )
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
-        if self._num_content < len(columns) and not self._is_promised:
+        if self._sides.known and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
         if self._header.sealed:  # the first row after the last one: the store goes on as a stream
             self._change(num_samples=None, sealed=False, digest=None, updated=now())
