@@ -176,7 +176,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
             "this sample"
         )
     lowest = _LOWEST[schema.dtype]
-    if float(shifted.min()) < lowest:
+    if float(shifted.min()) < lowest:  # kept finite: minus infinity is a class that was masked
         masked = x == -np.inf
         np.maximum(shifted, lowest, out=shifted)
         shifted[masked] = -np.inf

@@ -322,7 +322,7 @@ class Writer:
         if self._closed:
             return
         try:
-            if self._pid == os.getpid():
+            if self._pid == os.getpid():  # a forked child has the rows, and no right to write them
                 self._rows.commit()
         finally:
             self._release()
@@ -379,7 +379,7 @@ class Writer:
                 f"the writer of {self.path} takes rows from one thread, which is {writing.name!r}, and "
                 f"{own.name!r} called; hand rows to that thread (queue.Queue), or end it first"
             )
-        self._thread = own
+        self._thread = own  # one that has ended may be followed by another
 
     def _check_open(self) -> None:
         if self._closed:

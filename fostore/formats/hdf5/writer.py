@@ -101,6 +101,7 @@ class HDF5Writer:
             ArgumentError: a run crosses a unit or the end of the store.
         """
         with self._guard:
+            # Before the record: no reader may find a hash of fewer rows than a unit has by then.
             for unit in {run.start // self.header.unit_rows for run in runs}:
                 self._reopen(unit)
             new = dict(self._open)
@@ -259,6 +260,7 @@ class HDF5Writer:
             old, new = self._layout.places[HASHES].nbytes, layout.places[HASHES].nbytes
             self._copy(fd, layout, HASHES, 0, min(old, new))
 
+        # A new file: a contiguous dataset cannot grow.
         fd = make(self._path, header, entries, fill)
         old = self._fd
         self._adopt(fd)

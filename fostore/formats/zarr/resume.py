@@ -27,6 +27,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
         raise StoreExistsError(f"{str(path)!r} exists")
     if header.sealed:
         raise ArgumentError("a new store is not sealed")
+    # Beside, and renamed when it is whole: no kill leaves half a store under its name.
     beside = disk.unfinished(path)
     disk.remove(beside)
     folder = Folder.of(beside, header)
@@ -71,6 +72,7 @@ def resume(path: Path, claim: Claim = WHOLE) -> ZarrWriter:
         if path == folder.journal(claim.owner)
         for run in journal.runs
     }
+    # Units below are sealed: what a journal still says of them is of no use.
     full = state.published // header.unit_rows * header.unit_rows
     sealed, runs = [(0, full)], []
     units: dict[int, list[Run]] = {}

@@ -99,6 +99,7 @@ class ZarrWriter:
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        # Opened anew each time: the thread that seals may rename the file.
         fd = disk.open_file(path)
         try:
             if disk.read_into(fd, buffer, at) < len(buffer):
@@ -182,6 +183,7 @@ class ZarrWriter:
             self._check_whole(whole)
         columns = range(len(self._folder.shards))
         hashes = [(w.unit, self._stage_hashes(w)) for w in units if not self._has_hashes(w)]
+        # The index goes behind the rows: a tail becomes a shard where it lies, nothing is copied.
         complete = [
             (index, whole.unit)
             for whole in units
@@ -198,6 +200,7 @@ class ZarrWriter:
         for (_, temporary), chunk in zip(hashes, chunks, strict=True):
             disk.rename(temporary, chunk)
         self._sync_names(self._folder.hash_array, chunks)
+        # Shards after hashes: a kill in between leaves hashes without rows, which nobody reads.
         for index, unit in complete:
             self._tails.place(index, unit)
         for index, layout in enumerate(self._folder.shards):
@@ -341,6 +344,7 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
+        # Compared, not only looked for: a kill may have left those of a unit that was shorter.
         return is_there(self._folder.hash_chunk(whole.unit)) and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
@@ -374,6 +378,7 @@ class ZarrWriter:
                 text = jsontext.dumps(layout.metadata(rows), indent=2)
                 disk.write_whole(self._folder.array(index) / METADATA, text)
                 self._shapes[index] = rows
+        # Last: whoever finds a hash finds the rows that it is of.
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
             text = jsontext.dumps(self._folder.hashes.metadata(blocks), indent=2)
