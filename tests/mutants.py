@@ -424,6 +424,34 @@ MUTANTS = [
         "default_encoding(kind)",
         "test_seams.py",
     ),
+    Mutant(
+        "place-follows-a-link",
+        "places/local.py",
+        "            if not stat.S_ISDIR(os.lstat(path).st_mode):\n",
+        "            if not os.path.isdir(path):\n",
+        "test_places.py::test_nothing_but_files_is_read_and_no_link_is_followed",
+    ),
+    Mutant(
+        "fetched-rows-of-another-store",
+        "formats/views/fetched.py",
+        "            self._recheck()\n            for name, version",
+        "            for name, version",
+        "test_place_reads.py::test_a_store_that_changes_under_the_reader_gives_no_row_of_the_other",
+    ),
+    Mutant(
+        "fetched-rows-of-another-file",
+        "formats/views/fetched.py",
+        "if self._versions.setdefault(name, version) != version:",
+        "if self._versions.setdefault(name, version) is None:",
+        "test_place_reads.py::test_a_file_that_changes_alone_is_refused",
+    ),
+    Mutant(
+        "fetched-rows-cut",
+        "formats/views/fetched.py",
+        "            if len(data) != last - first:\n",
+        "            if len(data) > last - first:\n",
+        "test_place_reads.py::test_a_short_read_is_damage_and_no_row",
+    ),
 ]
 
 

@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from fostore.errors import ArgumentError, UnsupportedError
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.names import place_of
@@ -55,6 +57,16 @@ class WholeUnit:
     unit: int
     num_rows: int
     hashes: Array
+
+    def check(self, header: Header) -> None:
+        """Raise ArgumentError unless there is one hash for each block and hashed column."""
+        blocks = -(-self.num_rows // header.block_rows)
+        expected = (blocks, sum(column.hashed for column in header.schema.columns), 32)
+        if self.hashes.shape != expected or self.hashes.dtype != np.uint8:
+            raise ArgumentError(
+                f"unit {self.unit} has {self.num_rows} rows and hashes of shape {expected}, "
+                f"{self.hashes.dtype} of {self.hashes.shape} came"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,12 @@ class FetchedView(ColumnView):
                 self._recheck()
                 message = f"{self._place}/{name} was cut, and with it the {describe([rows])}"
                 raise DamageError(message, (rows,))
-        seen = {name: version for name, (_, version) in zip(names, pieces, strict=True)}
-        if not seen.items() <= self._versions.items():
+        # Pairs: a file may be replaced between two ranges of it.
+        seen = {(name, version) for name, (_, version) in zip(names, pieces, strict=True)}
+        if not seen <= self._versions.items():
             # After the rows were read: if the store is still the one that was opened, so are they.
             self._recheck()
-            for name, version in seen.items():
+            for name, version in seen:
                 if self._versions.setdefault(name, version) != version:
                     raise DamageError(
                         f"{self._place}/{name} is not the file any more that it was: a writer has gone on "

@@ -15,7 +15,7 @@ from fostore.places.place import Place
 from fostore.schema.header import Header
 
 
-class ZarrFormat:
+class _Zarr:
     """A store as a Zarr group: one sharded array a column, a shard a unit."""
 
     name = "zarr"
@@ -33,15 +33,15 @@ class ZarrFormat:
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""
-        from fostore.formats.zarr.resume import create
+        from fostore.formats.zarr.resume import create  # readers need no part that writes
 
         return create(path, header)
 
     def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; see `Format.resume`."""
-        from fostore.formats.zarr.resume import resume
+        from fostore.formats.zarr.resume import resume  # as above
 
         return resume(path, claim)
 
 
-FORMAT = ZarrFormat()
+FORMAT = _Zarr()
