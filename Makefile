@@ -42,7 +42,7 @@ test: setup ## run the suite
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 .PHONY: check
-check: lint types layers doctest docs ## format, lint, types, layers, doctests of docstrings and README, the site
+check: lint types layers doctest docs house ## format, lint, types, layers, doctests of docstrings and README, the site
 
 .PHONY: lint
 lint: setup
@@ -65,6 +65,10 @@ doctest: setup
 docs: setup ## build the documentation site into build/site; a warning is an error
 	# --quiet would drop warnings before they are counted.
 	said=$$($(BIN)/mkdocs build --strict 2>&1) || { echo "$$said" >&2; exit 1; }
+
+.PHONY: house
+house: setup ## the house in numbers (files, imports, names, comments, calls): a report, no gate
+	$(BIN)/python benchmarks/house.py $(ARGS)
 
 .PHONY: format
 format: setup ## format the code and apply the safe fixes of the linter
