@@ -1,18 +1,28 @@
-"""How a command ends: every error as one line on stderr and an exit code, the same for one reason in every command."""
+"""How a command speaks and ends: results as lines or JSON, every error as one line on stderr and an exit code.
+
+The exit code is the same for one reason in every command.
+"""
 
 from __future__ import annotations
 
 import errno
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
+
+StorePath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ArgumentError, USAGE),
@@ -37,6 +47,13 @@ def show(text: str) -> None:
     typer.echo(plain(text))
 
 
+def show_facts(facts: Any, lines: Iterable[str], as_json: bool) -> None:
+    """Print facts, as JSON or as lines for people."""
+    from fostore.schema.jsontext import dumps  # loads NumPy
+
+    show(dumps(facts, indent=2).decode() if as_json else "\n".join(lines))
+
+
 def say(message: str) -> None:
     """Tell the user something that is no result."""
     typer.echo(plain(message), err=True)
@@ -47,7 +64,7 @@ def plain(text: str) -> str:
 
     Such characters come as JSON writes them, so that JSON stays JSON.
     """
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _UNSHOWN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def exit_code(error: BaseException) -> int:

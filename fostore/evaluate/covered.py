@@ -1,4 +1,4 @@
-"""Coverage: which share of samples a credal set covers, and how sure that number is."""
+"""Which share of samples their credal sets cover, how sure that number is, and sets that say it of one sample."""
 
 from __future__ import annotations
 

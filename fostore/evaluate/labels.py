@@ -94,6 +94,7 @@ def _read(path: Path, rows: Rows) -> Array:
 
 def _of_npy(path: Path, raw: bytes) -> Array:
     """The array of a file; NumPy would first take what its header claims."""
+    # Only labels from a file need a reader of files.
     from fostore.files._flat import Flat
     from fostore.files.npy import read_header
 
@@ -107,10 +108,10 @@ def _of_npy(path: Path, raw: bytes) -> Array:
 def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:
     """Class numbers; where classes are named by digits ("1", "2", "3"), names if they can be nothing else."""
     numbers = np.array([int(line) for line in lines], np.int64)
-    places = {name: i for i, name in enumerate(rows.class_names or ())}
-    if not all(line in places for line in lines):
+    by_name = {name: i for i, name in enumerate(rows.class_names or ())}
+    if not all(line in by_name for line in lines):
         return numbers
-    named = np.array([places[line] for line in lines], np.int64)
+    named = np.array([by_name[line] for line in lines], np.int64)
     if (numbers < rows.num_classes).all() and (numbers != named).any():
         row = int(np.argmax(numbers != named))
         raise ArgumentError(

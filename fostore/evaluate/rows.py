@@ -138,19 +138,19 @@ class Rows:
         Raises:
             RowError: a row is no distribution (or holds NaN); names it.
         """
-        part = self.read(start, stop)
+        kept = self.read(start, stop)
         if self.tol is None:
-            numbers = np.asarray(part, np.float64)
+            numbers = np.asarray(kept, np.float64)
             if not np.isfinite(numbers).all():
                 row = start + int(np.argwhere(~np.isfinite(numbers))[0][0])
                 raise RowError(f"{self.where}: row {row} holds a number that is not finite")
             return Piece(start, numbers)
         check = simplex.check_log_probs if self.in_logs else simplex.check_probs
         try:
-            check(part, self.tol, start)
+            check(kept, self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
-        wide = np.array(widen(part, part.dtype.name), np.float64)
+        wide = np.array(widen(kept, kept.dtype.name), np.float64)
         if not self.in_logs:
             wide /= np.add.reduce(wide, axis=-1, keepdims=True)
             return Piece(start, wide)

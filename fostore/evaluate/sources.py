@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fostore.places.place import local_path
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema.ranges import describe
-from fostore.schema.row import Array, sum_tolerance
+from fostore.schema.row import Array, Schema, sum_tolerance
 from fostore.schema.sides.ids import decode_ids
 
 
@@ -46,7 +46,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     if isinstance(source, Store):
         return _of_store(source)
     if isinstance(source, Selection):
-        return _of_selection(source)
+        return _of_take(source, f"{source.store.path} ({len(source)} rows)")
     if isinstance(source, Mapping):
         return _of_mapping(source, name)
     if holds_sources(source):
@@ -85,22 +85,22 @@ def numbers_of(source: Any, name: str, *, classes: bool = True) -> Rows:
             f"{name} has the shape {shape}, expected (num_samples, num_classes) or (num_samples, "
             f"num_members, num_classes){hint}"
         )
-    found = str(getattr(source, "dtype", "float64")).rpartition(".")[2]  # torch.float32 as well
+    dtype = str(getattr(source, "dtype", "float64")).rpartition(".")[2]  # torch.float32 as well
     return Rows(
         where=name,
         count=shape[0],
         row_shape=shape[1:],
         read=lambda start, stop: _as_numbers(source[start:stop], name),
-        roundoff=ROUNDOFF.get(found, ROUNDOFF["float64"]),
+        roundoff=ROUNDOFF.get(dtype, ROUNDOFF["float64"]),
     )
 
 
-def _as_numbers(part: Any, name: str) -> Array:
-    if hasattr(part, "detach"):  # a torch tensor
-        part = part.detach().cpu()
-        if str(part.dtype) == "torch.bfloat16":
-            part = part.float()
-    array = np.asarray(part)
+def _as_numbers(rows: Any, name: str) -> Array:
+    if hasattr(rows, "detach"):  # a torch tensor
+        rows = rows.detach().cpu()
+        if str(rows.dtype) == "torch.bfloat16":
+            rows = rows.float()
+    array = np.asarray(rows)
     if array.dtype.kind in "iub" or array.dtype.name == "bfloat16" or array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
@@ -116,28 +116,31 @@ def _of_store(store: Store) -> Rows:
         )
     missing = store.missing()
     unfinished = f"{describe(missing)} of {store.path} are not committed" if missing else ""
-    return replace(_of_take(store, str(store.path), len(store)), unfinished=unfinished)
+    return replace(_of_take(store, str(store.path)), unfinished=unfinished)
 
 
-def _of_selection(selection: Selection) -> Rows:
-    where = f"{selection.store.path} ({len(selection)} rows)"
-    return _of_take(selection, where, len(selection))
+def _of_take(source: Store | Selection, where: str) -> Rows:
+    def read(start: int, stop: int, kind: str) -> Array:
+        return source.take(np.arange(start, stop), as_kind=kind)
+
+    rows = _of_schema(source.schema, where, len(source), read)
+    return replace(rows, origin=origin_of(source))
 
 
-def _of_take(source: Store | Selection, where: str, count: int) -> Rows:
-    schema = source.schema
+def _of_schema(
+    schema: Schema, where: str, count: int, read: Callable[[int, int, str], Array]
+) -> Rows:
     in_logs = schema.kind in ("log_probs", "logits")
     kind = "log_probs" if in_logs else "probs"
     return Rows(
         where=where,
         count=count,
         row_shape=schema.row_shape,
-        read=lambda start, stop: source.take(np.arange(start, stop), as_kind=kind),
+        read=lambda start, stop: read(start, stop, kind),
         in_logs=in_logs,
-        tol=max(schema.sum_tolerance, 1e-3),
+        tol=max(schema.sum_tolerance, 1e-3),  # of counts and of softmaxes in float32 as well
         roundoff=ROUNDOFF.get(schema.dtype, ROUNDOFF["float32"]),
         class_names=schema.class_names,
-        origin=origin_of(source),
     )
 
 
@@ -157,14 +160,13 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
         )
 
     def read(start: int, stop: int) -> Array:
-        wanted = indices[start:stop].tolist()
-        parts = [np.asarray(mapping[key]) for key in wanted]
-        for key, part in zip(wanted, parts, strict=True):
-            if part.shape != shape:
+        rows = {key: np.asarray(mapping[key]) for key in indices[start:stop].tolist()}
+        for key, row in rows.items():
+            if row.shape != shape:
                 raise ArgumentError(
-                    f"{name}[{key}] has the shape {part.shape}, {name}[{keys[0]}] has {shape}"
+                    f"{name}[{key}] has the shape {row.shape}, {name}[{keys[0]}] has {shape}"
                 )
-        return _as_numbers(np.stack(parts), name)
+        return _as_numbers(np.stack(list(rows.values())), name)
 
     return Rows(
         where=name,
@@ -178,6 +180,7 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 
 def _of_path(path: Path) -> Rows:
+    # Arrays and stores, most of what comes, need no reader of files.
     from fostore.conversion.sources import open_table
     from fostore.formats import SUFFIXES, is_store
 
@@ -194,32 +197,22 @@ def _of_table(table: Table) -> Rows:
             f"{table.where} does not say how many rows it has; convert it to a store first"
         )
     schema = table.schema
-    in_logs = schema.kind in ("log_probs", "logits")
-    kind = "log_probs" if in_logs else "probs"
     encoding, content, reader = encoding_of(schema), len(schema.content), _Reader(table)
 
-    def read(start: int, stop: int) -> Array:
+    def read(start: int, stop: int, kind: str) -> Array:
         columns = reader.read(start, stop)[:content]
         encoding.check(columns, schema, start)
         return encoding.decode(columns, schema, kind)
 
-    named, id_reader = schema.role("id"), _Reader(table)  # a reader of its own: ids are read first
+    rows = _of_schema(schema, table.where, table.num_rows, read)
+    column, id_reader = schema.role("id"), _Reader(table)  # of its own: ids are read first
+    if column is None:
+        return rows
 
     def ids(start: int, stop: int) -> Array:
-        assert named is not None, "handed out only where there is such a column"
-        return decode_ids(id_reader.read(start, stop)[schema.index(named.name)], named)
+        return decode_ids(id_reader.read(start, stop)[schema.index(column.name)], column)
 
-    return Rows(
-        where=table.where,
-        count=table.num_rows,
-        row_shape=schema.row_shape,
-        read=read,
-        in_logs=in_logs,
-        tol=max(schema.sum_tolerance, 1e-3),
-        roundoff=2.0**-11 if schema.dtype == "float16" else 2.0**-24,
-        class_names=schema.class_names,
-        ids=None if named is None else ids,
-    )
+    return replace(rows, ids=ids)
 
 
 class _Reader:
@@ -272,8 +265,8 @@ def members_of(sources: Any, *, check: str = "auto") -> Rows:
     in_logs = all(one.in_logs for one in members)
 
     def read(start: int, stop: int) -> Array:
-        parts = [one.piece(start, stop) for one in members]
-        return np.stack([part.logs if in_logs else part.probs for part in parts], axis=1)
+        group = [one.piece(start, stop) for one in members]
+        return np.stack([piece.logs if in_logs else piece.probs for piece in group], axis=1)
 
     return replace(
         first,

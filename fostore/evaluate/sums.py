@@ -53,8 +53,7 @@ class Sums:
     def total(self) -> Array:
         """The sums, each rounded once to float64."""
         whole = 1 << -_LOWEST
-        found = [one / whole for one in self._fold()]
-        return np.array(found, np.float64).reshape(self._shape)
+        return np.array([one / whole for one in self._fold()], np.float64).reshape(self._shape)
 
     def _carry(self, unit: int, sums: Any) -> None:
         """Add a block's sums, which are whole numbers of 2^unit."""

@@ -173,7 +173,8 @@ def entropy_of(piece: Piece) -> Array:
 
 def least_confidence_of(piece: Piece) -> Array:
     """See `least_confidence`."""
-    return np.asarray(1.0 - piece.mean.max(axis=-1))
+    least: Array = 1.0 - piece.mean.max(axis=-1)
+    return least
 
 
 def margin_of(piece: Piece) -> Array:
@@ -182,18 +183,21 @@ def margin_of(piece: Piece) -> Array:
     if probs.shape[-1] == 1:
         return np.zeros(len(probs))
     two = np.partition(probs, -2, axis=-1)[:, -2:]
-    return np.asarray(1.0 - (two[:, 1] - two[:, 0]))
+    gap: Array = 1.0 - (two[:, 1] - two[:, 0])
+    return gap
 
 
 def aleatoric_of(piece: Piece) -> Array:
     """The mean entropy of the members."""
     members = piece.members
-    return over_classes(shannon(members.probs, members.logs)) / members.probs.shape[1]
+    mean: Array = over_classes(shannon(members.probs, members.logs)) / members.probs.shape[1]
+    return mean
 
 
 def epistemic_of(piece: Piece) -> Array:
     """The mutual information of prediction and member: total minus aleatoric."""
-    return np.maximum(entropy_of(piece) - aleatoric_of(piece), 0.0)
+    shared: Array = np.maximum(entropy_of(piece) - aleatoric_of(piece), 0.0)
+    return shared
 
 
 SCORES: dict[str, Score] = {
