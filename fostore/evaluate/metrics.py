@@ -52,7 +52,7 @@ class Labelled:
     """
 
     def __init__(self, num_classes: int, bins: int = NUM_BINS) -> None:
-        self._means = {right_of: Mean(), nll_of: Mean(), brier_of: Mean()}
+        self._means = {_right_of: Mean(), _nll_of: Mean(), _brier_of: Mean()}
         self._calibration = Calibration(bins)
         self._classwise = ClasswiseCalibration(num_classes, bins)
 
@@ -123,7 +123,7 @@ def accuracy(store: Any, labels: Any) -> float:
     >>> accuracy([[0.5, 0.5], [0.4, 0.6]], [0, 0])
     0.5
     """
-    return _mean(right_of, store, labels)
+    return _mean(_right_of, store, labels)
 
 
 def nll(store: Any, labels: Any) -> float:
@@ -137,7 +137,7 @@ def nll(store: Any, labels: Any) -> float:
     >>> round(nll([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
     0.4904
     """
-    return _mean(nll_of, store, labels)
+    return _mean(_nll_of, store, labels)
 
 
 def brier(store: Any, labels: Any) -> float:
@@ -151,7 +151,7 @@ def brier(store: Any, labels: Any) -> float:
     >>> brier([[0.5, 0.5]], [0])
     0.5
     """
-    return _mean(brier_of, store, labels)
+    return _mean(_brier_of, store, labels)
 
 
 def _mean(function: Any, store: Any, labels: Any) -> float:
@@ -164,17 +164,17 @@ def _mean(function: Any, store: Any, labels: Any) -> float:
 # ------------------------------------------------------------------ of a piece and its labels
 
 
-def right_of(piece: Piece, labels: Array) -> Array:
+def _right_of(piece: Piece, labels: Array) -> Array:
     """1.0 where the most probable class is the label, else 0.0."""
     return np.asarray(piece.mean.argmax(axis=-1) == labels, np.float64)
 
 
-def nll_of(piece: Piece, labels: Array) -> Array:
+def _nll_of(piece: Piece, labels: Array) -> Array:
     """See `nll`."""
     return np.maximum(-piece.mean_logs[np.arange(len(labels)), labels], 0.0)
 
 
-def brier_of(piece: Piece, labels: Array) -> Array:
+def _brier_of(piece: Piece, labels: Array) -> Array:
     """See `brier`."""
     off = piece.mean.copy()
     off[np.arange(len(labels)), labels] -= 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,10 @@ class Piece:
     logarithms were, so that no tiny probability is lost.
     """
 
-    __slots__ = ("_logs", "_mean", "_mean_logs", "probs", "start")
-
     def __init__(self, start: int, probs: Array, logs: Array | None = None) -> None:
         self.start = start
         self.probs = probs
-        self._logs = logs
-        self._mean: Array | None = None
-        self._mean_logs: Array | None = None
+        self._stored_logs = logs
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -50,44 +47,41 @@ class Piece:
         """The row after the last one."""
         return self.start + len(self)
 
-    @property
+    @cached_property
     def logs(self) -> Array:
         """Logarithms of `probs`; minus infinity for 0."""
-        if self._logs is None:
-            self._logs = _log(self.probs)
-        return self._logs
+        return _log(self.probs) if self._stored_logs is None else self._stored_logs
 
     @property
     def members(self) -> Piece:
         """The piece with a member axis, (n, M, K); a single distribution is one member."""
         if self.probs.ndim == 3:
             return self
-        logs = None if self._logs is None else self._logs[:, None]
+        logs = None if self._stored_logs is None else self._stored_logs[:, None]
         return Piece(self.start, self.probs[:, None], logs)
 
-    @property
+    @cached_property
     def mean(self) -> Array:
         """The average over members, (n, K)."""
         if self.probs.ndim == 2:
             return self.probs
-        if self._mean is None:
-            self._mean = np.add.reduce(self.probs, axis=1) / self.probs.shape[1]
-        return self._mean
+        mean: Array = np.add.reduce(self.probs, axis=1) / self.probs.shape[1]
+        return mean
 
-    @property
+    @cached_property
     def mean_logs(self) -> Array:
         """The logarithm of the average over members, (n, K)."""
         if self.probs.ndim == 2:
             return self.logs
-        if self._mean_logs is None:
-            if self._logs is None:
-                self._mean_logs = _log(self.mean)
-            else:
-                top = np.maximum(self._logs.max(axis=1), np.finfo(np.float64).min)
-                with np.errstate(under="ignore", divide="ignore"):
-                    total = np.add.reduce(np.exp(self._logs - top[:, None]), axis=1)
-                    self._mean_logs = np.log(total / self._logs.shape[1]) + top
-        return self._mean_logs
+        if self._stored_logs is None:
+            return _log(self.mean)
+        # The logarithm of a sum of exponentials, around the largest: so no member's tiny
+        # probability is lost, and a class that all members exclude is no infinity minus itself.
+        top = np.maximum(self.logs.max(axis=1), np.finfo(np.float64).min)
+        with np.errstate(under="ignore"):
+            total = np.add.reduce(np.exp(self.logs - top[:, None]), axis=1)
+        mean_logs: Array = _log(total / self.logs.shape[1]) + top
+        return mean_logs
 
 
 @dataclass(frozen=True, slots=True)

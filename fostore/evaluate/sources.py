@@ -49,7 +49,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
         return _of_take(source, f"{source.store.path} ({len(source)} rows)")
     if isinstance(source, Mapping):
         return _of_mapping(source, name)
-    if holds_sources(source):
+    if _holds_sources(source):
         raise ArgumentError(
             f"{name} is a list of stores (or paths, mappings, arrays): ensemble_uncertainty and "
             "others that say so take one a member; arrays become one by np.stack(arrays, axis=1)"
@@ -59,7 +59,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     return replace(rows, tol=sum_tolerance(dtype, rows.num_classes))
 
 
-def holds_sources(source: Any) -> bool:
+def _holds_sources(source: Any) -> bool:
     """Whether it is a list of sources, such as one store a member, and not a list of rows."""
     if not isinstance(source, (list, tuple)) or not source:
         return False
@@ -251,7 +251,7 @@ def members_of(sources: Any, *, check: str = "auto") -> Rows:
     """
     if isinstance(sources, (list, tuple)) and not sources:
         raise ArgumentError("no member was given, expected a list of at least one store")
-    if not holds_sources(sources):
+    if not _holds_sources(sources):
         return rows_of(sources)
     members = [rows_of(source, f"member {i}") for i, source in enumerate(sources)]
     for one in members:

@@ -69,7 +69,7 @@ def least_confidence(store: Any) -> Array:
     >>> least_confidence([[0.25, 0.75], [1.0, 0.0]]).tolist()
     [0.25, 0.0]
     """
-    return per_row(least_confidence_of, rows_of(store))
+    return per_row(_least_confidence_of, rows_of(store))
 
 
 def margin(store: Any) -> Array:
@@ -86,7 +86,7 @@ def margin(store: Any) -> Array:
     >>> margin([[0.25, 0.75], [0.5, 0.5]]).tolist()
     [0.5, 1.0]
     """
-    return per_row(margin_of, rows_of(store))
+    return per_row(_margin_of, rows_of(store))
 
 
 class Uncertainty(NamedTuple):
@@ -171,13 +171,13 @@ def entropy_of(piece: Piece) -> Array:
     return shannon(piece.mean, piece.mean_logs)
 
 
-def least_confidence_of(piece: Piece) -> Array:
+def _least_confidence_of(piece: Piece) -> Array:
     """See `least_confidence`."""
     least: Array = 1.0 - piece.mean.max(axis=-1)
     return least
 
 
-def margin_of(piece: Piece) -> Array:
+def _margin_of(piece: Piece) -> Array:
     """See `margin`."""
     probs = piece.mean
     if probs.shape[-1] == 1:
@@ -202,8 +202,8 @@ def epistemic_of(piece: Piece) -> Array:
 
 SCORES: dict[str, Score] = {
     "entropy": entropy_of,
-    "least_confidence": least_confidence_of,
-    "margin": margin_of,
+    "least_confidence": _least_confidence_of,
+    "margin": _margin_of,
     "epistemic": epistemic_of,
     "aleatoric": aleatoric_of,
 }
