@@ -17,7 +17,7 @@ from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Table
 from fostore.pairing.origin import origin_of
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema.ranges import describe
@@ -182,10 +182,10 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 def _of_path(path: Path) -> Rows:
     # Arrays and stores, most of what comes, need no reader of files.
     from fostore.conversion.sources import open_table
-    from fostore.formats import SUFFIXES, is_store
+    from fostore.formats import FILES, SUFFIXES, is_store
 
     with disk.refusing(path):
-        if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
+        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))
     return _of_table(open_table(path))
 

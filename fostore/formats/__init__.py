@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
+from fostore.errors import ArgumentError, UnsupportedError
+from fostore.formats.claim import WHOLE, Claim
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
@@ -31,13 +32,15 @@ class Run:
     values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
     A later run with the same start replaces an earlier one. None: covered by block hashes alone.
     `earlier` holds what is still known of those that it replaced, as increasing `(stop, crc)`: they
-    tell where in the run damage lies.
+    tell where in the run damage lies. `grows` says whether a later run may replace it: not where
+    the journal of another writer has it, since two journals would then name the same rows.
     """
 
     start: int
     stop: int
     crc: int | None
     earlier: tuple[tuple[int, int], ...] = field(default=(), compare=False)
+    grows: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ class Reader(Protocol):
 
 
 class UnitWriter(Protocol):
-    """A store opened for writing, by the one process that holds its lock (the caller took it).
+    """A store opened for writing, by the one process that holds the lock of what it claims (the caller took it).
 
     What it does not do: check values, hash, decide when to commit. The order is the caller's:
     `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for units that are
@@ -212,13 +215,10 @@ class UnitWriter(Protocol):
         ...
 
 
-@runtime_checkable
-class Format(Protocol):
-    """A way to lay a store on disk."""
+class Opens(Protocol):
+    """What a store can be opened from: a format, or a file format that keeps all that a store says."""
 
     name: str
-    streams: bool
-    """Whether a store may be begun without knowing num_samples."""
 
     def open(self, path: Path) -> Reader:
         """Open for reading.
@@ -227,36 +227,35 @@ class Format(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Format(Opens, Protocol):
+    """A way to lay a store on disk."""
+
+    streams: bool
+    """Whether a store may be begun without knowing num_samples."""
+
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store at `path`, which does not exist; it appears whole or not at all."""
         ...
 
-    def resume(self, path: Path) -> UnitWriter:
+    def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; heals what a kill left behind, without touching committed rows.
 
         A sealed store can be resumed too: its last, partial unit is then in `runs` (crc None), not in `sealed`.
+        A writer that claims some units sees, heals and writes those alone, in a journal of its own.
+
+        Raises UnsupportedError where the format has one writer, and less than all is claimed.
         """
         ...
 
 
-FORMATS = {
-    "zarr": "fostore.formats.zarr",
-    "hdf5": "fostore.formats.hdf5",
-    "json": "fostore.formats.json",
-}
-SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
+FORMATS = {"zarr": "fostore.formats.zarr", "hdf5": "fostore.formats.hdf5"}
+SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
 """By suffix, so that choosing a format imports none of them."""
 
-
-def stranger(path: str | Path, expected: str) -> UnsafeError:
-    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
-    if not os.path.islink(path):
-        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
-    return UnsafeError(
-        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
-        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
-        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
-    )
+FILES = {".json": "fostore.files.json"}
+"""Files that open as stores and are written as a whole: the module whose `FORMAT` opens them, by suffix."""
 
 
 def is_store(path: Path) -> bool:
@@ -267,7 +266,7 @@ def is_store(path: Path) -> bool:
     Raises:
         UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
     """
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in FILES:
         return True
     if path.is_dir():
         from fostore.formats.zarr.folder import MAX_METADATA, METADATA, read_file
@@ -281,16 +280,36 @@ def is_store(path: Path) -> bool:
     return holds_store(Path(os.path.realpath(path)))
 
 
-def format_of(path: Path) -> Format:
-    """The format that a path's suffix names.
+def opens(path: Path) -> Opens:
+    """What opens the store at a path, by its suffix.
 
     Raises:
-        ArgumentError: no format has this suffix.
+        ArgumentError: nothing with this suffix is a store.
     """
-    name = SUFFIXES.get(path.suffix.lower())
+    file = FILES.get(path.suffix.lower())
+    if file is None:
+        return format_of(path)
+    chosen: Opens = import_module(file).FORMAT
+    return chosen
+
+
+def format_of(path: Path) -> Format:
+    """The format that a path's suffix names, to write a store in.
+
+    Raises:
+        ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
+    """
+    suffix = path.suffix.lower()
+    if suffix in FILES:
+        raise ArgumentError(
+            f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
+            "store and then fostore.convert(store, path), or keep the rows in a dict and call "
+            "save_distributions"
+        )
+    name = SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
-            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {list(SUFFIXES)}"
+            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {[*SUFFIXES, *FILES]}"
         )
     chosen: Format = import_module(FORMATS[name]).FORMAT
     return chosen
