@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fostore.cli.report import reporting, show
+from fostore.schema.jsontext import dumps
 
 EXAMPLES = """
 Examples:
@@ -53,12 +54,12 @@ def head(
 def _lines(
     source: str, number: int, kind: str | None, as_json: bool, format: str | None
 ) -> Iterator[str]:
+    # Libraries for reading files, and NumPy, which other commands never need.
     import numpy as np
 
     from fostore.conversion.sources import open_table
     from fostore.encodings import encoding_of
     from fostore.files import Hints
-    from fostore.schema.jsontext import dumps
     from fostore.schema.sides.ids import decode_ids
 
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+import fostore
 from fostore.cli import options
 from fostore.cli.report import AsJson, StorePath, reporting, show_facts
 from fostore.errors import ArgumentError
+from fostore.schema.ranges import describe
 
 EXAMPLES = """
 Examples:
@@ -36,8 +38,6 @@ Examples:
 def info(path: StorePath, as_json: AsJson = False) -> None:
     """Say what a store is, how complete, what it was made from and how large; reads no rows."""
     with reporting():
-        import fostore
-
         facts = _facts_of(fostore.open(path))
         show_facts(facts, _lines(facts), as_json)
 
@@ -55,8 +55,6 @@ def meta(
 ) -> None:
     """Print the metadata of a store as JSON; with --set change it. The digest stays as it is."""
     with reporting():
-        import fostore
-
         if values:
             new = options.parse_meta(values, None, option="--set")
             with fostore.open(path) as store:  # or is refused before it is locked
@@ -136,8 +134,6 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
     if rows["missing"]:
-        from fostore.schema.ranges import describe
-
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
+from fostore.schema.jsontext import dumps
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -49,8 +50,6 @@ def show(text: str) -> None:
 
 def show_facts(facts: Any, lines: Iterable[str], as_json: bool) -> None:
     """Print facts, as JSON or as lines for people."""
-    from fostore.schema.jsontext import dumps  # loads NumPy
-
     show(dumps(facts, indent=2).decode() if as_json else "\n".join(lines))
 
 

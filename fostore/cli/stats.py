@@ -66,10 +66,7 @@ def stats(
 ) -> None:
     """Say how uncertain the distributions of a store are, and with --labels how right; one pass."""
     with reporting():
-        from fostore.evaluate.plots import plot_summary
-        from fostore.evaluate.summary import summarize
-
-        _show(lambda: summarize(path, labels, bins=bins), _lines, as_json, plot, plot_summary)
+        _show("summarize", (path, labels), {"bins": bins}, _lines, as_json, plot)
 
 
 def compare(
@@ -94,32 +91,26 @@ def compare(
 ) -> None:
     """Say how far two stores of the same samples are apart: divergences and agreement; one pass."""
     with reporting():
-        from fostore.evaluate import summary
-        from fostore.evaluate.plots import plot_comparison
-
-        _show(
-            lambda: summary.compare(first, second, check=check),
-            _lines_of_two,
-            as_json,
-            plot,
-            plot_comparison,
-        )
+        _show("compare", (first, second), {"check": check}, _lines_of_two, as_json, plot)
 
 
 def _show(
-    compute: Callable[[], Any],
+    function: str,
+    sources: tuple[Any, Any],
+    options: dict[str, Any],
     lines: Callable[[Any], Iterator[str]],
     as_json: bool,
     plot: Path | None,
-    draw: Callable[[Any, Path], None],
 ) -> None:
-    from fostore.evaluate.plots import check_plot
+    """Print, and draw, what a function of `fostore.evaluate.summary` says."""
+    from fostore.evaluate import plots, summary  # load NumPy
 
     if plot is not None:
-        check_plot(plot)  # before the long pass
-    figures = compute()
+        plots.check_plot(plot)  # before the long pass
+    figures = getattr(summary, function)(*sources, **options)
     show_facts(figures.to_json(), lines(figures), as_json)
     if plot is not None:
+        draw = plots.plot_summary if function == "summarize" else plots.plot_comparison
         draw(figures, plot)
         say(f"drew {plot}")
 

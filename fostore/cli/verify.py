@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import fostore
 from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
 from fostore.errors import DamageError
+from fostore.schema.ranges import describe
 
 EXAMPLES = """
 Examples:
@@ -62,8 +64,7 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
 
     A store so damaged that it does not open is a finding, its state is then unknown (None).
     """
-    import fostore
-    from fostore.formats import Finding
+    from fostore.formats import Finding  # loads NumPy, which half of the commands never need
 
     try:
         store = fostore.open(path)
@@ -79,8 +80,6 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def _line(finding: dict[str, Any]) -> str:
-    from fostore.schema.ranges import describe
-
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
     prefix = "warning: " if finding["severity"] == "warning" else ""
     return f"{prefix}{finding['where']}: {finding['message']}{rows}"

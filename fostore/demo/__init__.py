@@ -17,9 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import fostore
 from fostore import disk
 from fostore.errors import ArgumentError, FostoreError
 from fostore.progress import Progress
@@ -148,12 +148,12 @@ def _show(folder: Path) -> None:
         f"""
 What a student learns from a store: {len(outcomes)} seeds, each with a teacher of {len(train)} labelled scans,
 a store of its distributions of {unlabelled} unlabelled ones, and {test} scans to test on (means):
-  {"teacher's accuracy":<32}{mean(accuracy for accuracy, _, _ in outcomes):.3f}
+  {"teacher's accuracy":<32}{sum(accuracy for accuracy, _, _ in outcomes) / len(outcomes):.3f}
   {"student (a small perceptron)":<32}distilled  teacher's class"""
     )
     for place, (name, better) in enumerate(students.MEASURES.items()):
         pairs = [(distilled[place], twin[place]) for _, distilled, twin in outcomes]
-        ours, theirs = map(mean, zip(*pairs, strict=True))
+        ours, theirs = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
         wins = sum((one - other) * better > 0 for one, other in pairs)
         words = f"distilled better in {wins} of {len(pairs)} seeds" if better else ""
         print(f"  {name:<32}{ours:<11.3f}{theirs:<16.3f}{words}".rstrip())
@@ -161,8 +161,6 @@ a store of its distributions of {unlabelled} unlabelled ones, and {test} scans t
 
 def _kill_and_resume(folder: Path, teacher: Teacher, scans: Scans) -> None:
     """Stream, die, go on, and prove that the result is what an undisturbed run gives."""
-    import fostore
-
     child = f"import fostore.demo; fostore.demo._stream_and_die({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", child], stdout=-1, check=False)
     ran = len(done.stdout.splitlines())
@@ -201,7 +199,7 @@ def _kill_and_resume(folder: Path, teacher: Teacher, scans: Scans) -> None:
 
 def _stream(teacher: Teacher, scans: Scans, path: Path, note: Callable[[int], Any]) -> Store:
     """The call that a user would write; `note` gets the first row of each batch, once it has run."""
-    from fostore.torch import FirstOrderDataGenerator
+    from fostore.torch import FirstOrderDataGenerator  # as above
 
     def after(_module: Any, inputs: Any, _output: Any) -> None:
         note(int((scans.scans == inputs[0][0]).flatten(1).all(1).nonzero()[0]))
@@ -223,7 +221,7 @@ def _stream(teacher: Teacher, scans: Scans, path: Path, note: Callable[[int], An
 
 def _stream_and_die(folder: str) -> None:
     """The process that dies: half of the batches, each noted on stdout, then SIGKILL."""
-    from fostore.torch.digits import Scans, Teacher, one_thread
+    from fostore.torch.digits import Scans, Teacher, one_thread  # as above
 
     scans = Scans("rest")
 
@@ -250,7 +248,7 @@ def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
 
 def _write_twins(folder: Path, scans: Scans) -> None:
     """The same distributions as HDF5 and as JSON, and what all three answer."""
-    import fostore
+    # evaluation loads NumPy, and every call of `fostore` loads this module
     from fostore.cli.info import human_bytes, size_on_disk
     from fostore.evaluate import accuracy
 

@@ -265,9 +265,8 @@ def distance(vertices: Array, target: Array) -> float:
     Raises:
         ArgumentError: SciPy is not installed.
     """
-    # SciPy is an extra, and most rows are decided without it
     try:
-        from scipy.optimize import linprog
+        from scipy.optimize import linprog  # an extra, without which most rows are decided
     except ImportError as error:
         raise ArgumentError(
             "a convex hull needs SciPy: pip install 'fostore[evaluate]' (or scipy)"

@@ -43,7 +43,7 @@ def as_first_order_dataset(
     side: type[PairedDataset] = FirstOrderDataset
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(base, torch.utils.data.Dataset):
-        from fostore.torch.dataset import FirstOrderDataset as OfTorch
+        from fostore.torch.dataset import FirstOrderDataset as OfTorch  # torch is loaded already
 
         side = OfTorch
     return side(base, store, input_getter, **options).as_pairs()

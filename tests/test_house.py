@@ -1,0 +1,152 @@
+"""The house keeps its plan: layers and glossary are those of CONTRIBUTING, and what is counted only falls.
+
+The numbers here are ratchets: what is better than its number lowers the number, nothing raises it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_SPEC = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
+assert _SPEC is not None and _SPEC.loader is not None
+house = importlib.util.module_from_spec(_SPEC)
+sys.modules["house"] = house  # where its dataclasses look for their module
+_SPEC.loader.exec_module(house)
+
+MODULES = house.modules_of(ROOT / "fostore")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+LONG: dict[str, int] = {}
+"""Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
+CIRCLES: list[set[str]] = []
+"""Groups of modules that import each other still."""
+UNEXPLAINED = 0
+"""Imports in functions without a reason beside them: an optional library, or what importing costs."""
+VAGUE: dict[str, int] = {}
+"""Names that say nothing of what they name, and how often they are used still."""
+TWICE: dict[str, int] = {}
+"""Words of the glossary that more than one class has for its name still."""
+
+
+def test_no_file_is_longer_than_can_be_read_at_once() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): path.read_bytes().count(b"\n") for path, _ in MODULES.values()
+    }
+    long = {name: count for name, count in lines.items() if count > 400}
+    assert set(long) == set(LONG), "a file left or joined the list"
+    assert {name: count for name, count in long.items() if count > LONG[name]} == {}
+
+
+def test_no_module_imports_itself_back() -> None:
+    assert [set(group) for group in house.circles(MODULES)] == CIRCLES
+
+
+def test_a_circle_is_seen_also_where_it_goes_through_a_function(tmp_path: Path) -> None:
+    package = tmp_path / "fostore"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("from fostore import two\n")
+    (package / "two.py").write_text("def late():\n    from fostore.one import nothing\n")
+    modules = house.modules_of(package)
+    assert house.circles(modules) == [{"fostore.one", "fostore.two"}]
+    (package / "two.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fostore import one\n"
+    )
+    assert house.circles(house.modules_of(package)) == []
+
+
+def _unexplained() -> list[str]:
+    """Imports in functions without a comment in their line, before them, or before those they follow."""
+    places = []
+    for path, tree in MODULES.values():
+        lines = path.read_text().splitlines()
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+        imports = {
+            node.lineno: node.end_lineno or node.lineno
+            for function in functions
+            for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        explained: set[int] = set()  # last lines
+        for start, stop in sorted(imports.items()):
+            own = any("#" in line for line in lines[start - 1 : stop])
+            if own or lines[start - 2].lstrip().startswith("#") or start - 1 in explained:
+                explained.add(stop)
+            else:
+                places.append(f"{path.relative_to(ROOT)}:{start}")
+    return places
+
+
+def test_an_import_in_a_function_has_its_reason_beside_it() -> None:
+    assert len(_unexplained()) <= UNEXPLAINED, "\n".join(_unexplained())
+
+
+@pytest.mark.parametrize("name", sorted(VAGUE))
+def test_names_say_what_they_name(name: str) -> None:
+    uses = sum(house.uses(name, tree) for _, tree in MODULES.values())
+    assert uses <= VAGUE[name]
+
+
+def test_a_word_of_the_glossary_is_one_class_at_most() -> None:
+    table = CONTRIBUTING.partition("## Glossary")[2].partition("\n## ")[0]
+    words = {word.capitalize() for word in re.findall(r"\*\*(\w+)\*\*", table)}
+    assert {"Store", "Place", "Selection", "Plan", "Source", "Samples", "Table", "Batch"} <= words
+    classes = Counter(
+        node.name
+        for _, tree in MODULES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    )
+    twice = {word: classes[word] for word in words if classes[word] > 1}
+    assert twice == TWICE
+
+
+def test_the_layers_of_contributing_are_those_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    picture = CONTRIBUTING.partition("## Layers")[2].partition("\n## ")[0]
+    drawn = re.findall(r"^    (\w+(?: [|:] \w+)*)(?:  .*)?$", picture, re.MULTILINE)
+    assert drawn == layers
+    entries = {path.stem for path in (ROOT / "fostore").iterdir() if path.suffix in ("", ".py")}
+    assert entries - {"__init__", "__pycache__"} == set(re.findall(r"\w+", " ".join(layers)))
+
+
+def test_files_that_contributing_names_exist() -> None:
+    """Those that a change would add are marked as new."""
+    named = re.findall(
+        r"`(fostore/[\w/.]+|tests/[\w/.]+|benchmarks/[\w/.]+)`( \(new\))?", CONTRIBUTING
+    )
+    assert len(named) > 20
+    assert [path for path, new in named if (ROOT / path).exists() == bool(new)] == []
+
+
+def test_eight_of_ten_changes_touch_four_files_or_fewer() -> None:
+    section = CONTRIBUTING.partition("## Ten changes")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!change|---)(.+?) \| (.+?) \|", section, re.MULTILINE)
+    files = {
+        change: len(re.findall(r"`(?:fostore|pyproject)[\w/.]*`", cell)) for change, cell in rows
+    }
+    assert len(files) == 10
+    assert sum(1 <= count <= 4 for count in files.values()) >= 8, files
+
+
+def test_the_report_has_every_measure() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "house.py"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert list(figures) == list(house.GOALS)
+    assert all(value >= 0 for value in figures.values())
+    for measure in ("modules", "batch written: calls", "open(x)[5]: calls"):
+        assert figures[measure] > 0
