@@ -19,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 _SPEC = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
-assert _SPEC is not None and _SPEC.loader is not None
+assert _SPEC is not None
+assert _SPEC.loader is not None
 house = importlib.util.module_from_spec(_SPEC)
 sys.modules["house"] = house  # where its dataclasses look for their module
 _SPEC.loader.exec_module(house)
