@@ -28,16 +28,55 @@ _SPEC.loader.exec_module(house)
 MODULES = house.modules_of(ROOT / "fostore")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
-LONG: dict[str, int] = {}
+LONG: dict[str, int] = {
+    "fostore/containers/rows.py": 420,
+    "fostore/conversion/run.py": 578,
+    "fostore/disk.py": 441,
+    "fostore/files/csv.py": 428,
+    "fostore/files/guess.py": 438,
+    "fostore/files/jsonl.py": 433,
+    "fostore/formats/zarr/writer.py": 417,
+    "fostore/generate/engine.py": 524,
+    "fostore/generate/framework.py": 409,
+    "fostore/generate/generator.py": 548,
+    "fostore/generate/storing.py": 511,
+    "fostore/nested.py": 407,
+    "fostore/pairing/dataset.py": 432,
+    "fostore/reading/store.py": 545,
+    "fostore/writing/writer.py": 412,
+}
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
-CIRCLES: list[set[str]] = []
+CIRCLES: list[set[str]] = [
+    {
+        "fostore.formats",
+        "fostore.formats.chunks.foreign",
+        "fostore.formats.chunks.hdf5",
+        "fostore.formats.hdf5.file",
+        "fostore.formats.hdf5.records",
+        "fostore.formats.hdf5.slots",
+        "fostore.formats.zarr.folder",
+        "fostore.formats.zarr.layout",
+    },
+    {"fostore.schema.sides.ids", "fostore.schema.sides.known"},
+    {"fostore.pairing.dataset", "fostore.pairing.pairs"},
+    {"fostore.formats.zarr.findings", "fostore.formats.zarr.reader"},
+]
 """Groups of modules that import each other still."""
-UNEXPLAINED = 0
+UNEXPLAINED = 47
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""
-VAGUE: dict[str, int] = {}
+VAGUE: dict[str, int] = {
+    "found": 565,
+    "part": 390,
+    "there": 80,
+    "wanted": 122,
+    "told": 18,
+    "said": 73,
+}
 """Names that say nothing of what they name, and how often they are used still."""
-TWICE: dict[str, int] = {}
+TWICE: dict[str, int] = {"Plan": 2, "Selection": 2}
 """Words of the glossary that more than one class has for its name still."""
+COMING: set[str] = {"fostore/generate/options.py", "fostore/generate/provenance.py"}
+"""Files that CONTRIBUTING names, and that are not there yet."""
 
 
 def test_no_file_is_longer_than_can_be_read_at_once() -> None:
@@ -125,19 +164,18 @@ def test_the_layers_of_contributing_are_those_that_are_checked() -> None:
 
 def test_files_that_contributing_names_exist() -> None:
     """Those that a change would add are marked as new."""
-    named = re.findall(
-        r"`(fostore/[\w/.]+|tests/[\w/.]+|benchmarks/[\w/.]+)`( \(new\))?", CONTRIBUTING
-    )
-    assert len(named) > 20
-    assert [path for path, new in named if (ROOT / path).exists() == bool(new)] == []
+    paths = r"`((?:fostore|tests|benchmarks)/[\w/.]+)`( \(new\))?"
+    wrong = {
+        path for path, new in re.findall(paths, CONTRIBUTING) if (ROOT / path).exists() == bool(new)
+    }
+    assert len(re.findall(paths, CONTRIBUTING)) > 40
+    assert wrong - COMING == set()
 
 
 def test_eight_of_ten_changes_touch_four_files_or_fewer() -> None:
     section = CONTRIBUTING.partition("## Ten changes")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?!change|---)(.+?) \| (.+?) \|", section, re.MULTILINE)
-    files = {
-        change: len(re.findall(r"`(?:fostore|pyproject)[\w/.]*`", cell)) for change, cell in rows
-    }
+    files = {change: len(re.findall(r"`[\w/]+\.\w+`", cell)) for change, cell in rows}
     assert len(files) == 10
     assert sum(1 <= count <= 4 for count in files.values()) >= 8, files
 
