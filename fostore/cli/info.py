@@ -116,11 +116,13 @@ def size_on_disk(path: Path) -> dict[str, int]:
     if path.is_file():
         files = [path]
     else:
+        # What a link leads to is no part of the store, which has none.
         files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
     stats = [file.stat() for file in files]
     return {
         "files": len(files),
         "bytes": sum(s.st_size for s in stats),
+        # Windows does not tell how many blocks a file has.
         "allocated": sum(getattr(s, "st_blocks", -(-s.st_size // 512)) * 512 for s in stats),
     }
 

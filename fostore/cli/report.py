@@ -84,6 +84,7 @@ def reporting(*, with_traceback: bool = False) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # `fostore info x.zarr | head -1` ends quietly: typer sees to it
+    # Anything else is a bug of ours, whose traceback helps who reports it.
     except (FostoreError, OSError) as error:
         if with_traceback:
             say("".join(traceback.format_exception(error)).rstrip())

@@ -70,7 +70,7 @@ class _Bins:
         size = int(bins) * (1 if num_classes is None else num_classes)
         self.count = np.zeros(size, np.int64)
         self.hits = np.zeros(size, np.int64)
-        self.mass = Sums((size,))
+        self.mass = Sums((size,))  # exact: any cut into pieces and ranks gives the same bits
 
     def add(self, probs: Array, hits: tuple[Any, Any]) -> None:
         """Add probabilities (n, classes); `hits` says where among them the label is."""
@@ -88,8 +88,8 @@ class _Bins:
             raise ArgumentError(
                 f"accumulators of {self.shape} and {other.shape} (bins, classes) cannot be merged"
             )
-        self.count = self.count + other.count
-        self.hits = self.hits + other.hits
+        self.count += other.count
+        self.hits += other.hits
         self.mass.merge(other.mass)
 
 
@@ -117,7 +117,7 @@ class Calibration:
     def result(self) -> Reliability:
         """The table."""
         edges, count = np.linspace(0.0, 1.0, self.bins + 1), self._bins.count.copy()
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # an empty bin: 0 / 0 is NaN, as it should be
             confidence, accuracy = self._bins.mass.total() / count, self._bins.hits / count
         return Reliability(edges[:-1], edges[1:], count, confidence, accuracy)
 
@@ -201,7 +201,7 @@ def labelled(store: Any, labels: Any) -> Iterator[tuple[Piece, Array]]:
         ArgumentError: no samples, or labels that do not fit.
     """
     rows = rows_of(store)
-    classes = labels_of(labels, rows)
+    classes = labels_of(labels, rows)  # all of them, before a row is read
     refuse_empty(rows, "metrics")
     for (piece,) in pieces(rows):
         yield piece, classes[piece.start : piece.stop]

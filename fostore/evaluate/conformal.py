@@ -123,6 +123,7 @@ def _counts(sizes: Sequence[int | float], num_samples: int) -> list[int]:
         )
     if not shares[0]:
         return [int(size) for size in sizes]
+    # Ends are rounded, and not sizes, so that shares which sum to 1 use every sample.
     ends = [round(num_samples * min(float(end), 1.0)) for end in np.cumsum(sizes)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 

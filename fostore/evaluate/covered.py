@@ -53,11 +53,12 @@ class Coverage(float):
         middle = (share + z * z / (2 * num_samples)) / shrink
         half = share * (1 - share) / num_samples + z * z / (4 * num_samples * num_samples)
         spread = z / shrink * half**0.5
+        # There the formula gives 0 and 1 but for rounding.
         self.low = 0.0 if num_covered == 0 else middle - spread
         self.high = 1.0 if num_covered == num_samples else middle + spread
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
+    def __getnewargs__(self) -> tuple[Any, ...]:  # or a float pickles as its value alone
         return self.num_covered, self.num_samples, self.confidence_level
 
     def merge(self, other: Coverage) -> Coverage:

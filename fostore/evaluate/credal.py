@@ -294,6 +294,7 @@ def _bounds(bound: Any, name: str) -> Rows:
         raise ArgumentError(f"{name} has members, expected the shape (num_samples, num_classes)")
     if not isinstance(bound, Bound):
         return rows
+    # To read a bound is to read its members: pieces are sized, and tolerances chosen, by those.
     members = bound.members.rows
     return replace(
         rows, numbers=members.numbers_a_row, roundoff=members.roundoff, keys=members.keys

@@ -82,7 +82,7 @@ def _of_two(function: Any, p: Any, q: Any, check: str) -> Array:
 def kl_of(p: Piece, q: Piece) -> Array:
     """See `kl`."""
     probs = p.mean
-    ratio = np.zeros_like(probs)
+    ratio = np.zeros_like(probs)  # where p is 0 its term is 0, and the logarithms are infinite
     np.subtract(p.mean_logs, q.mean_logs, out=ratio, where=probs > 0)
     divergence = over_classes(probs * ratio)
     near = divergence < _NEAR
@@ -94,7 +94,7 @@ def kl_of(p: Piece, q: Piece) -> Array:
 
 def tv_of(p: Piece, q: Piece) -> Array:
     """See `tv`."""
-    return np.minimum(over_classes(np.abs(p.mean - q.mean)) / 2, 1.0)
+    return np.minimum(over_classes(np.abs(p.mean - q.mean)) / 2, 1.0)  # rounding goes beyond
 
 
 def js_of(p: Piece, q: Piece) -> Array:

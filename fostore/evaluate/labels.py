@@ -47,6 +47,7 @@ def labels_of(labels: Any, rows: Rows) -> Array:
         )
     if array.dtype.kind == "U":
         return _numbers_of_names(array, rows)
+    # Floats are refused even where they are whole: a column of probabilities begins with 0.0 as well.
     if array.dtype.kind not in "iub" and len(array):
         hint = ""
         if array.dtype.kind == "f" and np.isnan(array).any():
@@ -86,6 +87,7 @@ def _read(path: Path, rows: Rows) -> Array:
         text = raw.decode("utf-8")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"labels cannot be read from {str(path)!r}: {error}") from error
+    # Numbers may stand several to a line, names may hold spaces.
     lines = text.split()
     if all(line.removeprefix("-").isdecimal() for line in lines):
         return _numbers_of_digits(lines, rows, path)

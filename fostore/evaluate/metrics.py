@@ -171,6 +171,7 @@ def _right_of(piece: Piece, labels: Array) -> Array:
 
 def _nll_of(piece: Piece, labels: Array) -> Array:
     """See `nll`."""
+    # Rounding may leave the logarithm of 1 above 0.
     return np.maximum(-piece.mean_logs[np.arange(len(labels)), labels], 0.0)
 
 

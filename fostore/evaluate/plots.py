@@ -112,6 +112,7 @@ def _draw(panels: list[Any], title: str, path: str | Path) -> None:
         ):
             panel(axes)
         drawn = io.BytesIO()
+        # The same numbers are the same bytes: matplotlib would write the time into both.
         dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
         figure.savefig(drawn, format=kind, dpi=160, metadata=dated)
     disk.write_whole(path, drawn.getvalue())
@@ -130,7 +131,7 @@ def _entropies(summary: Summary, axes: Any) -> None:
 
 def _bars(axes: Any, histogram: Histogram, color: str, **options: Any) -> None:
     axes.stairs(histogram.count, histogram.edges, fill=True, color=color, **options)
-    axes.set_xlim(histogram.least, max(histogram.most, 1e-9))
+    axes.set_xlim(histogram.least, max(histogram.most, 1e-9))  # no width is a warning
     axes.set_ylim(bottom=0)
 
 
@@ -232,7 +233,7 @@ def _ternary(summary: Summary, axes: Any) -> None:
         alpha=0.45,
         linewidths=0,
         zorder=3,
-        rasterized=True,
+        rasterized=True,  # thousands of points as vectors take seconds to show
     )
     what = "predicted class" if summary.point_labels is None else "label"
     shown = "" if len(summary.points) == summary.num_samples else f", {len(summary.points):,} shown"

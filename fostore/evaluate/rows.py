@@ -139,15 +139,18 @@ class Rows:
                 row = start + int(np.argwhere(~np.isfinite(numbers))[0][0])
                 raise RowError(f"{self.where}: row {row} holds a number that is not finite")
             return Piece(start, numbers)
+        # Checked before the division, which would hide a sum that is off.
         check = simplex.check_log_probs if self.in_logs else simplex.check_probs
         try:
             check(kept, self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
+        # A copy: what a store gives may be its mapped file.
         wide = np.array(widen(kept, kept.dtype.name), np.float64)
         if not self.in_logs:
             wide /= np.add.reduce(wide, axis=-1, keepdims=True)
             return Piece(start, wide)
+        # Taken from the logarithms, since a probability under 1e-308 is left in them alone.
         with np.errstate(under="ignore"):
             wide -= np.log(np.add.reduce(np.exp(wide), axis=-1, keepdims=True))
             return Piece(start, np.exp(wide), wide)
@@ -158,6 +161,7 @@ def pieces(*sources: Rows) -> Iterator[tuple[Piece, ...]]:
 
     The sources must have as many rows as the first one. Memory depends on `BUDGET` alone.
     """
+    # Pieces of all sources are in memory together.
     numbers = sum(rows.numbers_a_row for rows in sources)
     step = max(BUDGET // max(numbers, 1), 1)
     for start in range(0, sources[0].count, step):
@@ -172,10 +176,10 @@ def per_row(
     shape: tuple[int, ...] = (),
 ) -> Array:
     """What `function` says of each row, (n, *shape): of one piece a source, never looking across rows."""
-    said = np.empty((sources[0].count, *shape), dtype)
+    results = np.empty((sources[0].count, *shape), dtype)
     for group in pieces(*sources):
-        said[group[0].start : group[0].stop] = function(*group)
-    return said
+        results[group[0].start : group[0].stop] = function(*group)
+    return results
 
 
 def aligned(*sources: Rows) -> None:

@@ -61,6 +61,7 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
     for other in others:
         differences, advice = [], _CLASSES
         ours, theirs = first.class_names, other.class_names
+        # Other classes make a comparison of samples idle, and have another cure.
         if ours is not None and theirs is not None and not same(ours, theirs):
             differences = [difference(ours, theirs, ("in the one", "in the other"))]
         elif check == "auto":
@@ -102,6 +103,7 @@ def _rows(one: Rows, other: Rows) -> list[str]:
     if one.origin is None or other.origin is None:
         return []
     ids = None if second is None else first
+    # A label that differs says more to people than a hash does.
     return _labels(one.origin, other.origin, ids) or _hashes(one.origin, other.origin, ids)
 
 
@@ -161,6 +163,6 @@ def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
         "the models saw other inputs for every row: the same samples prepared in another way, or "
         f"other samples; {'ids' if ids else 'their lengths and labels'} alone say which. "
         "check='length' says that this is meant",
-        stacklevel=5,
+        stacklevel=5,  # who called kl(), compare() ...
     )
     return []

@@ -38,6 +38,7 @@ class Top:
             index = np.asarray(indices)[np.isnan(scores)][0]
             raise ArgumentError(f"the score of sample {index} is NaN")
         if len(self._heap) >= self.n > 0:
+            # Most rows end here, without Python; an equal score may have the lower index.
             good = scores >= self._heap[0][0]
             indices, scores = np.asarray(indices)[good], scores[good]
         for index, score in zip(np.asarray(indices).tolist(), scores.tolist(), strict=True):

@@ -43,6 +43,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
         return source
     if isinstance(source, (str, os.PathLike)):
         return _of_path(local_path(source))
+    # Stores and selections are mappings as well, so that they come before those.
     if isinstance(source, Store):
         return _of_store(source)
     if isinstance(source, Selection):
@@ -55,6 +56,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
             "others that say so take one a member; arrays become one by np.stack(arrays, axis=1)"
         )
     rows = numbers_of(source, name)
+    # Integers, lists and long doubles have come as float64, whatever they were.
     dtype = next(dtype for dtype, u in ROUNDOFF.items() if u == rows.roundoff)
     return replace(rows, tol=sum_tolerance(dtype, rows.num_classes))
 
@@ -65,7 +67,7 @@ def _holds_sources(source: Any) -> bool:
         return False
     if isinstance(source[0], (str, os.PathLike, Store, Selection, Mapping, Rows)):
         return True
-    return len(getattr(source[0], "shape", ())) > 1
+    return len(getattr(source[0], "shape", ())) > 1  # of one axis it is a row
 
 
 def numbers_of(source: Any, name: str, *, classes: bool = True) -> Rows:
@@ -98,7 +100,7 @@ def numbers_of(source: Any, name: str, *, classes: bool = True) -> Rows:
 def _as_numbers(rows: Any, name: str) -> Array:
     if hasattr(rows, "detach"):  # a torch tensor
         rows = rows.detach().cpu()
-        if str(rows.dtype) == "torch.bfloat16":
+        if str(rows.dtype) == "torch.bfloat16":  # which NumPy does not have
             rows = rows.float()
     array = np.asarray(rows)
     if array.dtype.kind in "iub" or array.dtype.name == "bfloat16" or array.dtype.itemsize > 8:
@@ -109,6 +111,7 @@ def _as_numbers(rows: Any, name: str) -> Array:
 
 
 def _of_store(store: Store) -> Rows:
+    # With a gap, the i-th row that is there is not row i; without one, they are the first rows.
     if store.committed.prefix != len(store):
         raise UncommittedError(
             f"{describe(store.missing())} of {store.path} are not committed; finish the store, or "
@@ -152,7 +155,9 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
             f"{name} has the key {odd!r}; keys are dataset indices (integers), as "
             "generate_distributions and load_distributions return them"
         )
-    indices = np.sort(np.array(keys, np.int64))
+    indices = np.sort(
+        np.array(keys, np.int64)
+    )  # two dicts of the same samples may be filled in turn
     shape = np.shape(mapping[keys[0]]) if keys else (0,)
     if len(shape) not in (1, 2):
         raise ArgumentError(
@@ -184,6 +189,7 @@ def _of_path(path: Path) -> Rows:
     from fostore.conversion.sources import open_table
     from fostore.formats import FILES, SUFFIXES, is_store
 
+    # A path that is not there is a store's, whose error says more than that of a file.
     with disk.refusing(path):
         if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))

@@ -48,6 +48,7 @@ class Histogram:
     def add(self, values: Array) -> None:
         """Count numbers into their bins; what rounding puts outside belongs to the outermost."""
         width = (self.most - self.least) / len(self.count)
+        # No width: of one class alone, all entropies are 0.
         at = (values - self.least) / width if width else np.zeros(len(values))
         at = np.clip(at, 0, len(self.count) - 1).astype(np.int64)
         self.count[:] += np.bincount(at, minlength=len(self.count))
@@ -129,6 +130,7 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         if labelled is not None and classes is not None:
             labelled.add(piece, classes[piece.start : piece.stop])
         if rows.num_classes == 3:
+            # Counted from row 0 on, whatever the pieces; a copy, or the whole piece would stay.
             points.append(piece.mean[-piece.start % every :: every].copy())
     return Summary(
         where=rows.where,

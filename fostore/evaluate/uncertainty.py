@@ -126,6 +126,7 @@ def ensemble_uncertainty(store: Any, *, check: str = "auto") -> Uncertainty:
     def both(piece: Piece) -> Array:
         return np.stack([entropy_of(piece), aleatoric_of(piece)], axis=1)
 
+    # One pass, since reading costs more than both.
     total, aleatoric = per_row(both, members_of(store, check=check), shape=(2,)).T.copy()
     return Uncertainty(total, aleatoric, np.maximum(total - aleatoric, 0.0))
 
@@ -163,7 +164,7 @@ def shannon(probs: Array, logs: Array) -> Array:
     """Entropy in nats along the last axis; 0 ln 0 is 0."""
     terms = np.zeros_like(probs)
     np.multiply(probs, logs, out=terms, where=probs > 0)
-    return np.maximum(-over_classes(terms), 0.0)
+    return np.maximum(-over_classes(terms), 0.0)  # certain is 0, not -0 or what rounding leaves
 
 
 def entropy_of(piece: Piece) -> Array:

@@ -77,11 +77,11 @@ def _student(
 
 def _measured(student: nn.Module, test: Scans, known: Mapping[int, Any], seed: int) -> list[float]:
     generator = FirstOrderDataGenerator(student, output_mode="logits")
-    said = generator.generate_distributions(test, progress=False)
-    calibrating, others = evaluate.split(said, [0.5, 0.5], seed)
+    predicted = generator.generate_distributions(test, progress=False)
+    calibrating, others = evaluate.split(predicted, [0.5, 0.5], seed)
     calibrating_known, others_known = evaluate.split(known, [0.5, 0.5], seed)
     radius = evaluate.conformal_radius(calibrating, calibrating_known, confidence_level=_CONFIDENCE)
-    labelled = evaluate.label_metrics(said, test.labels)
-    divergence = float(evaluate.kl(known, said).mean())
+    labelled = evaluate.label_metrics(predicted, test.labels)
+    divergence = float(evaluate.kl(known, predicted).mean())
     covered = float(evaluate.tv_ball_covered(others, radius, others_known).mean())
     return [labelled.accuracy, divergence, labelled.ece, labelled.nll, covered, radius]
