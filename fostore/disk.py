@@ -131,8 +131,13 @@ def open_file(path: str | Path, *, write: bool = False, create: bool = False) ->
     """
     flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    with refusing(path):
+    try:
         return os.open(path, flags | _PLAIN, 0o666)
+    except OSError as error:  # what `refusing` does, without its calls: a store opens many files
+        refused = refusal(error, str(path))
+        if refused is None:
+            raise
+        raise refused from error
 
 
 def open_regular(path: str | Path) -> tuple[int, int]:

@@ -31,47 +31,44 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 LONG: dict[str, int] = {
     "fostore/containers/rows.py": 420,
-    "fostore/conversion/run.py": 578,
-    "fostore/disk.py": 441,
-    "fostore/files/csv.py": 428,
+    "fostore/conversion/conversion.py": 414,
+    "fostore/disk.py": 446,
+    "fostore/files/csv.py": 427,
     "fostore/files/guess.py": 438,
-    "fostore/files/jsonl.py": 433,
-    "fostore/formats/zarr/writer.py": 417,
+    "fostore/formats/zarr/writer.py": 411,
     "fostore/generate/engine.py": 524,
     "fostore/generate/framework.py": 409,
     "fostore/generate/generator.py": 548,
     "fostore/generate/storing.py": 511,
     "fostore/nested.py": 407,
     "fostore/pairing/dataset.py": 432,
-    "fostore/reading/store.py": 545,
-    "fostore/writing/writer.py": 412,
+    "fostore/reading/store.py": 549,
+    "fostore/writing/writer.py": 401,
 }
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
 CIRCLES: list[set[str]] = [
     {
-        "fostore.formats",
-        "fostore.formats.chunks.foreign",
-        "fostore.formats.chunks.hdf5",
         "fostore.formats.hdf5.file",
-        "fostore.formats.hdf5.records",
         "fostore.formats.hdf5.slots",
-        "fostore.formats.zarr.folder",
-        "fostore.formats.zarr.layout",
+        "fostore.formats",
+        "fostore.formats.hdf5.records",
+        "fostore.formats.chunks.hdf5",
+        "fostore.formats.chunks.reader",
     },
-    {"fostore.schema.sides.ids", "fostore.schema.sides.known"},
+    {"fostore.schema.sides.known", "fostore.schema.sides.ids"},
     {"fostore.pairing.dataset", "fostore.pairing.pairs"},
-    {"fostore.formats.zarr.findings", "fostore.formats.zarr.reader"},
+    {"fostore.formats.zarr.reader", "fostore.formats.zarr.findings"},
 ]
 """Groups of modules that import each other still."""
-UNEXPLAINED = 47
+UNEXPLAINED = 37
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""
 VAGUE: dict[str, int] = {
-    "found": 565,
-    "part": 390,
-    "there": 80,
-    "wanted": 122,
-    "told": 18,
-    "said": 73,
+    "found": 484,
+    "part": 293,
+    "there": 40,
+    "wanted": 85,
+    "told": 16,
+    "said": 40,
 }
 """Names that say nothing of what they name, and how often they are used still."""
 TWICE: dict[str, int] = {"Plan": 2, "Selection": 2}

@@ -171,7 +171,7 @@ def failing(_: int) -> None:
 def test_a_tail_is_durable_before_its_descriptor_is_given_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
-    monkeypatch.setattr(zarr_tails, "MAX_OPEN", 1)
+    monkeypatch.setattr(zarr_tails, "_MAX_OPEN", 1)
     writer = begin(tmp_path / "s.zarr")
     events.clear()
     for unit in range(3):

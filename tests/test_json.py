@@ -23,10 +23,10 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.files.json import FORMAT, export, load, save
+from fostore.files.json import FORMAT, export, load, opened, save
+from fostore.files.json.kept import Gathered
 from fostore.files.json.read import read_document
 from fostore.files.json.rows import Section
-from fostore.files.json.store import Gathered, opened
 from fostore.formats import format_of
 from fostore.formats.views.view import ArrayView
 from fostore.schema import geometry
@@ -34,6 +34,7 @@ from fostore.schema.halves import bfloat16_to_float32
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import COUNTS, FLOATS, Array, Column
 from fostore.schema.simplex import softmax
+from support import saved_as
 
 DATA = Path(__file__).parent / "data"
 INCUMBENTS = ("general", "torch", "jax")
@@ -516,7 +517,7 @@ def test_every_kind_reads_back_bit_for_bit(
     }[kind]
     schema = make_schema(3, kind=kind, dtype=dtype, num_members=members, temperature=1.5)
     path = tmp_path / "x.json"
-    save(path, dict(enumerate(rows)), {}, schema)
+    saved_as(path, rows, schema)
 
     reader = FORMAT.open(path)
     assert reader.header.schema == schema
@@ -537,7 +538,7 @@ def test_every_kind_reads_back_bit_for_bit(
 
 def test_bfloat16_is_written_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
     schema = make_schema(2, dtype="bfloat16")
-    save(tmp_path / "x.json", {0: [0.1, 0.9]}, {}, schema)
+    saved_as(tmp_path / "x.json", np.array([[0.1, 0.9]]), schema)
     bits = FORMAT.open(tmp_path / "x.json").column(0).array
     plain = json.loads((tmp_path / "x.json").read_text())
     assert np.float32(plain["distributions"]["0"]).tolist() == bfloat16_to_float32(bits)[0].tolist()
@@ -650,21 +651,6 @@ def test_a_store_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
     edit(path, lambda d: d["meta"]["fostore"].update(version="2.0"))
     with pytest.raises(UnsupportedError, match=r"version 2\.0"):
         load(path)
-
-
-def test_a_header_hands_on_its_identity(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    save(path, {0: [0.5, 0.5]})
-    header = replace(FORMAT.open(path).header, identity={"model": {"hash": "1"}}, num_samples=4)
-    save(path, {0: [0.5, 0.5], 1: [0.5, 0.5]}, {"a": 1}, header)
-    found = FORMAT.open(path).header
-    assert (found.identity, found.id) == (header.identity, header.id)
-    assert (found.num_samples, found.sealed, found.meta) == (4, False, {"a": 1})
-
-
-def test_rows_alone_cannot_fill_side_columns(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="side columns"):
-        save(tmp_path / "x.json", {0: [1.0]}, {}, make_schema(1, side_columns=SIDE))
 
 
 def test_a_json_file_does_not_grow_row_by_row(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ from fostore.encodings import encoding_of, make_schema
 from fostore.errors import FormatError, SpaceError, UnsafeError
 from fostore.files.json import FORMAT, export, load, save, scan
 from fostore.files.json import rows as json_rows
-from fostore.files.json.store import Placed, Present
+from fostore.files.json.kept import Placed
 from fostore.places import spool
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import COUNTS, FLOATS, Array
 from fostore.schema.simplex import softmax
+from support import saved_as
 
 KINDS = [(kind, dtype) for kind in ("probs", "log_probs", "logits") for dtype in FLOATS]
 KINDS += [("counts", dtype) for dtype in COUNTS]
@@ -145,7 +146,7 @@ def test_every_kind_and_dtype_survives_slices_files_and_any_order(
         rows = logits - level if kind == "log_probs" else logits
     schema = make_schema(3, kind=kind, dtype=dtype, num_members=members)
     path = tmp_path / "x.json"
-    save(path, dict(enumerate(rows)), {"a": 1}, schema)
+    saved_as(path, rows, schema, {"a": 1})
     header = FORMAT.open(path).header
     if not meta_first:
         plain = json.loads(path.read_text())
@@ -370,15 +371,14 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 200), min_size=1, max_size=20, unique=True), max_size=12))
 def test_indices_are_present_once_each(batches: list[list[int]]) -> None:
-    present, seen = Present(), set[int]()
+    placed, seen = Placed("x", 1), set[int]()
     for batch in batches:
-        index = np.array(sorted(batch))
-        twice = present.add(index)
+        twice = placed.put(np.array(batch), np.array(batch))
         assert twice in seen.intersection(batch) if seen.intersection(batch) else twice is None
         if twice is None:
             seen.update(batch)
-    assert present.ranges() == Ranges.of(*((i, i + 1) for i in seen))
-    assert present.count == len(seen)
+    assert placed.ranges == Ranges.of(*((i, i + 1) for i in seen))
+    assert all(placed.read(i, i + 1).tolist() == [i] for i in seen)
 
 
 def test_rows_beyond_the_memory_go_to_a_file_that_nobody_sees(

@@ -69,13 +69,12 @@ class Dense:
         rows = as_floats(rows, start)
         if schema.kind == "logits":
             return _encode_logits(rows, schema, start)
-        check = simplex.check_probs if schema.kind == "probs" else simplex.check_log_probs
-        tol, halves = schema.sum_tolerance, schema.dtype == "bfloat16"
+        kind, tol = schema.kind, schema.sum_tolerance
         stored = round_to(rows, schema.dtype)
         if stored.dtype != rows.dtype:  # first the numbers that the caller knows
-            check(rows, tol, start)
+            simplex.check(rows, kind, tol, start)
         try:
-            check(stored, tol, start, bfloat16=halves)
+            simplex.check(stored, kind, tol, start, bfloat16=schema.dtype == "bfloat16")
         except RowError as error:
             if stored.dtype == rows.dtype:
                 raise
@@ -89,13 +88,10 @@ class Dense:
         from fostore.schema import simplex
 
         check_columns(columns, schema, start)
-        halves = schema.dtype == "bfloat16"
-        if schema.kind == "probs":
-            simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
-        elif schema.kind == "log_probs":
-            simplex.check_log_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
-        else:
-            _check_logits(columns, schema, start)
+        halves, tol = schema.dtype == "bfloat16", schema.sum_tolerance
+        simplex.check(columns[0], schema.kind, tol, start, bfloat16=halves)
+        if schema.kind == "logits" and len(columns[0]):
+            _check_shifted(columns, schema, start)
 
     def decode(
         self,
@@ -172,7 +168,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
         x = x.astype(np.float64)
     if len(x) == 0:
         return [round_to(x, schema.dtype), round_to(x[..., 0], schema.content[1].dtype)]
-    simplex.check_logits(rows, start)
+    simplex.check(rows, "logits", start=start)
     shifted, lse = simplex.shift(x)
     side = round_to(lse, schema.content[1].dtype)
     if not np.isfinite(side).all():
@@ -189,13 +185,8 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
     return [round_to(shifted, schema.dtype), side]
 
 
-def _check_logits(columns: Sequence[Array], schema: Schema, start: int) -> None:
-    from fostore.schema import simplex
-
+def _check_shifted(columns: Sequence[Array], schema: Schema, start: int) -> None:
     stored, lse = columns
-    if len(stored) == 0:
-        return
-    simplex.check_logits(stored, start, bfloat16=schema.dtype == "bfloat16")
     top = np.max(widen(stored, schema.dtype), axis=-1)
     if top.any():
         at = int(np.argwhere(top)[0][0])

@@ -140,9 +140,8 @@ class Rows:
                 raise RowError(f"{self.where}: row {row} holds a number that is not finite")
             return Piece(start, numbers)
         # Checked before the division, which would hide a sum that is off.
-        check = simplex.check_log_probs if self.in_logs else simplex.check_probs
         try:
-            check(kept, self.tol, start)
+            simplex.check(kept, "log_probs" if self.in_logs else "probs", self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
         # A copy: what a store gives may be its mapped file.

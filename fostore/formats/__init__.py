@@ -1,6 +1,6 @@
 """How units lie on disk: the seam between what a store is and how a format keeps it.
 
-A format is one file in this folder and one line in `FORMATS`. It knows files; it knows nothing of
+A format is one folder in this one and one line in `FORMATS`. It knows files; it knows nothing of
 kinds, encodings, models or loaders. One conformance suite (tests/test_formats.py) runs over all.
 """
 
@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError, UnsupportedError
 from fostore.formats.claim import WHOLE, Claim
-from fostore.schema.header import Header
+from fostore.places.names import place_of
+from fostore.places.place import Place
+from fostore.schema.header import MAX_TEXT, Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
@@ -59,7 +61,7 @@ class WholeUnit:
 class Segment:
     """Rows `[start, stop)` of a column as they lie in a file: row-major, little-endian, at `offset` bytes."""
 
-    path: str | Path  # text where a store has one file a unit: a thousand paths cost milliseconds
+    path: str  # in a place that is not local a name. Text: a thousand paths cost milliseconds
     offset: int
     start: int
     stop: int
@@ -220,7 +222,7 @@ class Opens(Protocol):
 
     name: str
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Open for reading.
 
         Raises FormatError, UnsupportedError, UnsafeError or DamageError; OSError as the system gives it.
@@ -250,15 +252,15 @@ class Format(Opens, Protocol):
         ...
 
 
-FORMATS = {"zarr": "fostore.formats.zarr", "hdf5": "fostore.formats.hdf5"}
-SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
-"""By suffix, so that choosing a format imports none of them."""
+FORMATS = {"zarr": (".zarr",), "hdf5": (".h5", ".hdf5")}
+"""The suffixes of each format, which is the folder here of that name; choosing one imports no other."""
+SUFFIXES = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes}
 
 FILES = {".json": "fostore.files.json"}
 """Files that open as stores and are written as a whole: the module whose `FORMAT` opens them, by suffix."""
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Path | Place) -> bool:
     """Whether a path with a store's suffix holds a store, and not just an array of the same format.
 
     Looks at nothing but regular files of bounded size; links inside a store are never followed.
@@ -266,50 +268,60 @@ def is_store(path: Path) -> bool:
     Raises:
         UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
     """
-    if path.suffix.lower() in FILES:
+    if _suffix(path) in FILES:
         return True
-    if path.is_dir():
-        from fostore.formats.zarr.folder import MAX_METADATA, METADATA, read_file
-
-        try:
-            return b'"fostore"' in read_file(path / METADATA, MAX_METADATA)
-        except FileNotFoundError:
+    place = place_of(path)
+    try:
+        return b'"fostore"' in place.read("zarr.json", MAX_TEXT)
+    except FileNotFoundError:
+        if os.path.isdir(place.url):
             return False
-    from fostore.formats.chunks.hdf5 import holds_store
+    except NotADirectoryError:
+        pass
+    from fostore.formats.chunks.hdf5 import holds_store  # h5py is not needed for the others
 
-    return holds_store(Path(os.path.realpath(path)))
+    return holds_store(place)
 
 
-def opens(path: Path) -> Opens:
+def opens(path: Path | Place) -> Opens:
     """What opens the store at a path, by its suffix.
 
     Raises:
         ArgumentError: nothing with this suffix is a store.
     """
-    file = FILES.get(path.suffix.lower())
-    if file is None:
-        return format_of(path)
-    chosen: Opens = import_module(file).FORMAT
+    suffix = _suffix(path)
+    chosen: Opens = (
+        import_module(FILES[suffix]).FORMAT if suffix in FILES else _format(path, suffix)
+    )
     return chosen
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path | Place) -> Format:
     """The format that a path's suffix names, to write a store in.
 
     Raises:
         ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
     """
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix in FILES:
         raise ArgumentError(
             f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
             "store and then fostore.convert(store, path), or keep the rows in a dict and call "
             "save_distributions"
         )
+    return _format(path, suffix)
+
+
+def _format(path: Path | Place, suffix: str) -> Format:
     name = SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
-            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {[*SUFFIXES, *FILES]}"
+            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
+            f"{[*SUFFIXES, *FILES]}"
         )
-    chosen: Format = import_module(FORMATS[name]).FORMAT
+    chosen: Format = import_module(f"fostore.formats.{name}").FORMAT
     return chosen
+
+
+def _suffix(path: Path | Place) -> str:
+    return os.path.splitext(str(path))[1].lower()

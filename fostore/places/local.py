@@ -15,18 +15,14 @@ from fostore.places.place import Version
 
 
 class Local:
-    """A `Place` of this machine; `path` is its root, which may be a link."""
+    """A `Place` of this machine. `path` is its root as it was named, which may be a link; `url` is absolute."""
 
     is_local = True
 
     def __init__(self, path: str | Path) -> None:
+        self.path = path if isinstance(path, Path) else Path(path)
         # Not normalised: what `..` behind a link means is the system's business.
-        self.url = os.path.join(os.getcwd(), path)
-
-    @property
-    def path(self) -> Path:
-        """Its root, absolute."""
-        return Path(self.url)
+        self.url = os.path.join(os.getcwd(), str(path))
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file as a whole; see `Place.read`."""
@@ -35,7 +31,8 @@ class Local:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
-            return bytes(disk.read_at(fd, 0, size))
+            data = bytearray(size)
+            return bytes(memoryview(data)[: disk.read_into(fd, data, 0)])
         finally:
             os.close(fd)
 
@@ -169,7 +166,7 @@ class LocalFile:
     def is_current(self) -> bool:
         """Whether its path still names it."""
         try:
-            return _stamp(os.stat(self._path))[:2] == self._was[:2]
+            return os.path.samestat(os.stat(self._path), os.fstat(self.fd))
         except FileNotFoundError:
             return False
 

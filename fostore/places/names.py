@@ -35,14 +35,12 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
     Raises:
         ArgumentError: a url of a scheme that this version does not read, or what can name no file.
     """
-    if isinstance(value, Local):
-        return value
     if isinstance(value, str) and (module := SCHEMES.get(value.partition("://")[0])):
         place: Place = import_module(module).place_of_url(value)
         return place
-    if isinstance(value, Place):
+    if not isinstance(value, (str, Path, Local)) and isinstance(value, Place):
         return value
-    return Local(local_path(value))
+    return value if isinstance(value, Local) else Local(local_path(value))
 
 
 def local_path(value: str | os.PathLike[str]) -> Path:
@@ -132,7 +130,7 @@ def _is_there(path: Path) -> bool:
     return os.path.lexists(path) or next(glob.iglob(str(path)), None) is not None
 
 
-def absent(path: Path, what: str = "nothing") -> str:
+def absent(path: str | Path, what: str = "nothing") -> str:
     """Says that there is `what` at `path`, and where its link leads if it is one."""
     led = f", a link to {os.readlink(path)!r}" if os.path.islink(path) else ""
     return f"there is {what} at {str(path)!r}{led}"

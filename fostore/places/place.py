@@ -36,7 +36,11 @@ class File(Protocol):
         ...
 
     def is_current(self) -> bool:
-        """Whether its name still leads to it; what is in it may have changed."""
+        """Whether its name still leads to it; what is in it may have changed.
+
+        Raises:
+            ArgumentError: it is closed.
+        """
         ...
 
     def check(self) -> None:
@@ -119,11 +123,10 @@ class VersionedFile:
     """A `File` of a place that keeps none open: whoever reads is told the version, and refuses another one."""
 
     def __init__(self, place: Place, name: str) -> None:
-        size = place.size(name)
-        if size is None:
-            raise FileNotFoundError(f"there is no {self}")
         self._place, self._name = place, name
         self._version = place.version(name)
+        if self._version is None:
+            raise FileNotFoundError(f"there is no {self}")
         self._closed = False
 
     @property
@@ -137,8 +140,7 @@ class VersionedFile:
         Raises:
             StoreNotFoundError, FormatError: nothing, or another file, lies under its name now.
         """
-        if self._closed:
-            raise ArgumentError(f"the reader of {self} is closed; open it again")
+        self._check_open()
         try:
             ((data, version),) = self._place.read_many([(self._name, offset, offset + size)])
         except FileNotFoundError as error:
@@ -148,11 +150,16 @@ class VersionedFile:
 
     def is_current(self) -> bool:
         """Whether its name still leads to it."""
+        self._check_open()
         return self._place.version(self._name) == self._version
 
     def check(self) -> None:
         """Refuse another file; see `File.check`."""
         self._expect(self._place.version(self._name))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArgumentError(f"the reader of {self} is closed; open it again")
 
     def _expect(self, version: Version) -> None:
         if version is None:

@@ -82,23 +82,23 @@ class Scratch:
 
 
 class Spool:
-    """Rows of one shape and dtype, which the first ones say: written anywhere, and read anywhere afterwards.
+    """Rows of one shape and dtype: written anywhere, and read anywhere afterwards.
 
     Args:
         what: names the rows in errors.
+        dtype, shape: of a row; by default what the first ones say.
 
     Raises:
         SpaceError: by whatever writes; the disk is full. Names the folder.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(
+        self, what: str, dtype: np.dtype[Any] | None = None, shape: tuple[int, ...] = ()
+    ) -> None:
         self._what = what
         self._held: _Array | None = None  # in memory; of more rows than there are
         self._file: Scratch | None = None
-        self.dtype: np.dtype[Any] = np.dtype("u1")
-        self.shape: tuple[int, ...] = ()
-        self.row_bytes = 0
-        """Bytes of a row; 0 before the first."""
+        self.dtype, self.shape = dtype, shape
         self.num_rows = 0
         """Rows up to the last one that was written."""
 
@@ -122,9 +122,21 @@ class Spool:
             assert self._held is not None
             self._held[index] = rows
             return
+        rows, size = np.ascontiguousarray(rows), self.row_bytes
         cuts = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
         for begin, end in pairwise(cuts):
-            self.write(rows[begin:end], int(index[begin]))
+            self._file.write(rows[begin:end], int(index[begin]) * size)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        assert self.dtype is not None, "a row was written"
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def batches(self, count: int) -> Iterator[_Array]:
+        """All rows, at most `count` at a time."""
+        for start in range(0, self.num_rows, count):
+            yield self.read(start, min(start + count, self.num_rows))
 
     def read(self, start: int, stop: int) -> _Array:
         """The rows `[start, stop)`, all of which were written."""
@@ -135,31 +147,32 @@ class Spool:
         return np.frombuffer(raw, self.dtype).reshape(-1, *self.shape)
 
     def array(self) -> _Array:
-        """All rows as one read-only array, mapped where they lie in a file; what nobody wrote is zero bytes."""
-        if self._held is not None:
-            rows = self._held[: self.num_rows]
-            rows.setflags(write=False)
-            return rows
-        assert self._file is not None
-        mapped = mmap.mmap(self._file.fd, self.num_rows * self.row_bytes, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, self.dtype).reshape(-1, *self.shape)
+        """All rows as one array, on the pages of the file where there is one; what nobody wrote is zero bytes.
+
+        It outlives the spool. Private memory is taken by neither.
+        """
+        if self._file is not None:
+            pages = mmap.mmap(self._file.fd, self.num_rows * self.row_bytes)
+            return np.frombuffer(pages, self.dtype).reshape(-1, *self.shape)
+        if self._held is None:
+            return np.empty((0, *self.shape), self.dtype)
+        return self._held[: self.num_rows]
 
     def _reserve(self, rows: _Array, stop: int) -> None:
         """Room for rows up to `stop`, among which are `rows`."""
-        if not self.row_bytes:
+        if self.dtype is None:
             self.dtype, self.shape = rows.dtype, rows.shape[1:]
-            self.row_bytes = rows.dtype.itemsize * math.prod(self.shape)
         self.num_rows = max(self.num_rows, stop)
-        if self._file is not None:
-            return
         held = self._held
+        if self._file is not None or (held is not None and stop <= len(held)):
+            return
         # Without pwrite (Windows) rows stay in memory.
         if stop * self.row_bytes > MEMORY and hasattr(os, "pwrite"):
             self._file, self._held = Scratch(self._what), None
             if held is not None:
                 self._file.write(held, 0)
-        elif held is None or len(held) < stop:
-            count = max(stop, min(0 if held is None else 2 * len(held), MEMORY // self.row_bytes))
-            self._held = np.zeros((count, *self.shape), self.dtype)
-            if held is not None:
-                self._held[: len(held)] = held
+            return
+        count = max(stop, min(2 * stop, MEMORY // self.row_bytes))
+        self._held = np.zeros((count, *self.shape), self.dtype)
+        if held is not None:
+            self._held[: len(held)] = held

@@ -13,7 +13,9 @@ from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.formats import Finding, Reader, opens
-from fostore.places.names import absent, local_path
+from fostore.places.local import Local
+from fostore.places.names import absent, place_of
+from fostore.places.place import Place
 from fostore.reading.request import as_rows, is_softened, refuse_uncommitted
 from fostore.schema.aligned import ALIGNMENT, aligned_empty
 from fostore.schema.header import Header
@@ -26,7 +28,7 @@ _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def open(path: str | Path) -> Store:
+def open(path: str | Path | Place) -> Store:
     """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
@@ -41,7 +43,7 @@ def open(path: str | Path) -> Store:
         PlaceError: the file system does not let it be read.
         DamageError: a file of the store is cut or missing.
     """
-    return Store(local_path(path))
+    return Store(place_of(path))
 
 
 class Store(Mapping[int, Array]):
@@ -64,23 +66,25 @@ class Store(Mapping[int, Array]):
     fostore.errors.UncommittedError: row 3 was asked for; ...coin.zarr has the rows 0 to 2
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
-        self._place = path.absolute()  # rows are mapped later, perhaps from another folder
-        with disk.refusing(path):
+        self._place = place = place_of(
+            path
+        )  # absolute: rows are mapped later, perhaps from elsewhere
+        self.path: Any = place.path if isinstance(place, Local) else place.url
+        with disk.refusing(self.path):
             try:
-                format = opens(path)
+                format = opens(place)
             except ArgumentError as error:
-                if path.exists():
-                    raise FormatError(f"{str(path)!r} is not a store: {error}") from error
-                raise StoreNotFoundError(f"{absent(path, 'no store')}: {error}") from error
+                if place.version() is not None:
+                    raise FormatError(f"{str(self.path)!r} is not a store: {error}") from error
+                raise StoreNotFoundError(f"{absent(self.path, 'no store')}: {error}") from error
             try:
-                self.reader: Reader = format.open(self._place)
+                self.reader: Reader = format.open(place)
             except FileNotFoundError as error:
-                if path.exists():
+                if place.version() is not None:
                     raise
-                raise StoreNotFoundError(absent(path, "no store")) from error
-        self.path = path
+                raise StoreNotFoundError(absent(self.path, "no store")) from error
         self._format = format.name
         self._encoding = encoding_of(self.schema)
         self._seen: _Seen | None = None

@@ -22,7 +22,7 @@ _STORED = FLOATS | COUNTS | _OTHERS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _MAX_ROW_BYTES = 1 << 30
-_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role"})
+_KINDS = {"name": str, "dtype": str, "stored": str, "axes": list, "shape": list, "role": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class Column:
     shape: tuple[int, ...]
     role: str = "content"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    numpy_dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
+    """The dtype on disk."""
+    row_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of one row."""
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * self.numpy_dtype.itemsize
-
-    @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype on disk."""
-        return np.dtype(self.stored).newbyteorder("<")
+    def __post_init__(self) -> None:
+        # Worked out once: every batch that passes asks for both, several times.
+        dtype = np.dtype(self.stored).newbyteorder("<")
+        object.__setattr__(self, "numpy_dtype", dtype)
+        object.__setattr__(self, "row_bytes", math.prod(self.shape) * dtype.itemsize)
 
     @property
     def hashed(self) -> bool:
@@ -73,31 +73,34 @@ class Column:
     @classmethod
     def from_json(cls, value: Any, where: str) -> Column:
         """Parse and check what a stranger wrote."""
-        column = cls(
-            name=expect(value, "name", str, where),
-            dtype=expect(value, "dtype", str, where),
-            stored=expect(value, "stored", str, where),
-            axes=tuple(expect(value, "axes", list, where)),
-            shape=tuple(expect(value, "shape", list, where)),
-            role=expect(value, "role", str, where),
-            extra={k: v for k, v in value.items() if k not in _KEYS},
-        )
-        if not _NAME.match(column.name):
-            raise FormatError(
-                f"{where}: column name {column.name!r} is not a plain lower-case name"
-            )
-        if _STORED.get(column.dtype) != column.stored:
+        name, dtype, stored, axes, shape, role = expect_all(value, _KINDS, where)
+        if not _NAME.match(name):
+            raise FormatError(f"{where}: column name {name!r} is not a plain lower-case name")
+        if _STORED.get(dtype) != stored:
             raise UnsupportedError(
-                f"{where}: column {column.name!r} has dtype {column.dtype!r} stored as "
-                f"{column.stored!r}; this release reads {sorted(_STORED)}"
+                f"{where}: column {name!r} has dtype {dtype!r} stored as {stored!r}; this release "
+                f"reads {sorted(_STORED)}"
             )
-        sizes_fit = all(type(n) is int and n > 0 for n in column.shape)
-        names_fit = all(isinstance(axis, str) for axis in column.axes)
-        if len(column.axes) != len(column.shape) or not sizes_fit or not names_fit:
-            raise FormatError(f"{where}: column {column.name!r} has axes and shape that disagree")
+        kinds_fit = set(map(type, shape)) <= {int} and set(map(type, axes)) <= {str}
+        if not kinds_fit or len(axes) != len(shape) or min(shape, default=1) < 1:
+            raise FormatError(f"{where}: column {name!r} has axes and shape that disagree")
+        extra = {key: item for key, item in value.items() if key not in _KINDS}
+        column = cls(name, dtype, stored, tuple(axes), tuple(shape), role, extra)
         if column.row_bytes > _MAX_ROW_BYTES:
-            raise FormatError(f"{where}: column {column.name!r} has rows of over 1 GiB")
+            raise FormatError(f"{where}: column {name!r} has rows of over 1 GiB")
         return column
+
+
+def expect_all(value: Any, kinds: Mapping[str, type], where: str) -> list[Any]:
+    """What `value` has under keys, each of its kind; see `expect`.
+
+    One call for all that are plain: opening a store would otherwise make thirty.
+    """
+    is_plain = type(value) is dict
+    return [
+        value[key] if is_plain and type(value.get(key)) is kind else expect(value, key, kind, where)
+        for key, kind in kinds.items()
+    ]
 
 
 def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
@@ -106,13 +109,13 @@ def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> 
     Raises:
         FormatError: `value` is no object, the key is missing, or it holds something else.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):  # a dict is known without a call
         raise FormatError(f"{where} is {type(value).__name__}, expected an object")
     if key not in value:
         raise FormatError(f"{where} lacks the key {key!r}")
     item = value[key]
-    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
-    if not isinstance(item, wanted) or (isinstance(item, bool) and bool not in wanted):
-        names = " or ".join(kind.__name__ for kind in wanted)
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(item, allowed) or (isinstance(item, bool) and bool not in allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
         raise FormatError(f"{where}: {key!r} is {item!r:.80}, expected {names}")
     return item

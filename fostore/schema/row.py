@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.columns import COUNTS, FLOATS, Array, Column, expect
+from fostore.schema.columns import COUNTS, FLOATS, Array, Column, expect, expect_all
 from fostore.schema.sides import SIDES, side_of
 
 __all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "sum_tolerance"]
@@ -50,6 +50,9 @@ def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
     if kind == "log_probs":
         return 1e-3 + _UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
     return 1e-3 + _UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
+
+
+_KINDS = {"columns": list, "num_classes": int, "kind": str, "encoding": dict, "row_axis": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +145,19 @@ class Schema:
             )
         names = value.get("class_names")
         members = value.get("num_members")
-        columns = expect(value, "columns", list, where)
+        columns, num_classes, kind, encoding, row_axis = expect_all(value, _KINDS, where)
         schema = cls(
-            num_classes=expect(value, "num_classes", int, where),
+            num_classes=num_classes,
             num_members=None if members is None else expect(value, "num_members", int, where),
-            kind=expect(value, "kind", str, where),
-            encoding=expect(value, "encoding", dict, where),
+            kind=kind,
+            encoding=encoding,
             columns=tuple(
-                Column.from_json(c, f"{where}, column {i}") for i, c in enumerate(columns)
+                [Column.from_json(c, f"{where}, column {i}") for i, c in enumerate(columns)]
             ),
             sum_tolerance=float(expect(value, "sum_tolerance", (int, float), where)),
             temperature=float(expect(value, "temperature", (int, float), where)),
             class_names=None if names is None else tuple(expect(value, "class_names", list, where)),
-            row_axis=expect(value, "row_axis", str, where),
+            row_axis=row_axis,
             requires=requires,
         )
         schema.check(where, FormatError)

@@ -22,6 +22,7 @@ from fostore.schema.header import VERSION, Header, now
 from fostore.schema.jsontext import check_json
 from fostore.schema.ranges import Ranges
 from fostore.version import __version__
+from fostore.writing.ledger import rows_in
 from fostore.writing.sides import Sides, check_kept, side_columns
 from fostore.writing.target import Target, check_exists
 from fostore.writing.writer import Writer
@@ -86,6 +87,9 @@ def create(
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
     path = destination(path)  # absolute: a writer may outlive a change of the working folder
+    format = format_of(
+        path
+    )  # first: where no store can be written, it does not matter what is there
     check_exists(path, exists)
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
@@ -142,11 +146,10 @@ def create(
         }
         _check_same(path, units.header, asked)
         check_kept(units.header.schema, sides)
-        if format_of(
-            path
-        ).streams:  # a file of fixed size looks for its room when it is made or grows
+        # A file of fixed size looks for its room when it is made or grows.
+        if format.streams:
             planned = units.header.num_samples if num_samples is None else num_samples
-            _require_free(path, units.header, planned, _rows_in(units))
+            _require_free(path, units.header, planned, rows_in(units))
         _replan(path, units, num_samples, checked_meta)
 
     return begin(
@@ -216,9 +219,9 @@ def begin(
             go_on(units)
         else:
             claim.check_whole("a new store")
-            header = header or new_header()
+            header, lies_at = header or new_header(), target.begin(exists)
             _require_free(path, header, header.num_samples, Ranges())
-            units = format.create(target.begin(exists), header)
+            units = format.create(lies_at, header)
         grows = grows and format.streams and units.header.sealed
         return Writer(
             target,
@@ -245,10 +248,6 @@ def software() -> dict[str, str]:
     }
 
 
-def _rows_in(units: UnitWriter) -> Ranges:
-    return Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
-
-
 def _require_free(path: Path, header: Header, planned: int | None, written: Ranges) -> None:
     if planned is None:
         return  # a stream has no known size
@@ -262,23 +261,11 @@ def _check_same(path: Path, header: Header, asked: Mapping[str, Any]) -> None:
             f"{str(path)!r} was written by version {header.version} of the format; this release "
             f"writes {VERSION} and could break what is new there: go on with a newer fostore"
         )
-    schema = header.schema
-    have = {
-        "num_classes": schema.num_classes,
-        "num_members": schema.num_members,
-        "dtype": schema.dtype,
-        "kind": schema.kind,
-        "class_names": schema.class_names,
-        "temperature": schema.temperature,
-        "sum_tolerance": schema.sum_tolerance,
-        "encoding": dict(schema.encoding),
-        "unit_rows": header.unit_rows,
-    }
-    differences = [
-        f"{name} is {have[name]!r} in the store and {value!r} was asked for"
-        for name, value in asked.items()
-        if value is not None and value != have[name]
-    ]
+    differences = []
+    for name, value in asked.items():
+        stored = header.unit_rows if name == "unit_rows" else getattr(header.schema, name)
+        if value is not None and value != stored:
+            differences.append(f"{name} is {stored!r} in the store and {value!r} was asked for")
     if differences:
         raise IdentityError(
             f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, "

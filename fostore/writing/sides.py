@@ -20,7 +20,7 @@ from fostore.schema.sides import SIDES, Side, is_promise, side_of
 Sides = Mapping[str, Any]
 """Values by keyword; None, or False, where there are none."""
 
-ReadSide = Callable[[str, int, int], Array]
+_ReadSide = Callable[[str, int, int], Array]
 """(name of a column, start, stop) to written rows as they are stored."""
 
 _COMPARED_ROWS = 1 << 16
@@ -59,7 +59,7 @@ class SideValues:
         read: gives rows that are written.
     """
 
-    def __init__(self, schema: Schema, sides: Sides, read: ReadSide) -> None:
+    def __init__(self, schema: Schema, sides: Sides, read: _ReadSide) -> None:
         self._read = read
         self._columns = [
             (side_of(column.role), column) for column in schema.columns if column.role != "content"
@@ -70,10 +70,10 @@ class SideValues:
             if not (sides.get(side.keyword) is None or is_promise(sides[side.keyword]))
         }
         self._known = [
-            (index, known)
+            (index, side.known(column, partial(read, column.name)))
             for index, (side, column) in enumerate(self._columns, len(schema.content))
             if side.keyword not in self._planned  # of those that come all at once `column` knows
-            and (known := side.known(column, partial(read, column.name))) is not None
+            and side.known is not None
         ]
 
     def encode(self, start: int, stop: int, sides: Sides) -> list[Array]:
@@ -99,19 +99,19 @@ class SideValues:
             arrays.append(np.ascontiguousarray(array))
         return arrays
 
-    def add(self, start: int, columns: Sequence[Array], there: Ranges) -> None:
+    def add(self, start: int, columns: Sequence[Array], written: Ranges) -> None:
         """Take note of rows that come, one array a column of the store, before they are written.
 
         Raises:
             RowError: a value that may not repeat is there already. None was taken.
         """
         for index, known in self._known:
-            known.add(start, columns[index], there)
+            known.add(start, columns[index], written)
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
         for _, known in self._known:
-            known.load(there)
+            known.load(written)
 
     def check_planned(self, written: Ranges, path: Path) -> None:
         """Raise IdentityError where rows that are written have other values than were planned."""

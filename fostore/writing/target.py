@@ -12,7 +12,7 @@ from pathlib import Path
 from fostore import disk
 from fostore.errors import ArgumentError, StoreExistsError
 
-EXISTS = ("fail", "resume", "overwrite")
+_EXISTS = ("fail", "resume", "overwrite")
 
 
 def check_exists(path: Path, exists: str) -> None:
@@ -21,7 +21,7 @@ def check_exists(path: Path, exists: str) -> None:
     Raises:
         ArgumentError, StoreExistsError: nothing was written.
     """
-    if exists not in EXISTS:
+    if exists not in _EXISTS:
         raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
     if exists == "fail" and path.exists():
         raise StoreExistsError(

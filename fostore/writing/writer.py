@@ -26,6 +26,7 @@ from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_json
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
+from fostore.writing.ledger import rows_in
 from fostore.writing.pipeline import Pipeline
 from fostore.writing.sides import Sides, SideValues
 from fostore.writing.target import Target
@@ -72,7 +73,7 @@ class Writer:
         """What a row is."""
         self._encoding = encoding_of(self.schema)
         self._num_content = len(self.schema.content)
-        written = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+        written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
         self._position = written.prefix
         self._sides = SideValues(self.schema, sides, self.read_side)
@@ -234,8 +235,8 @@ class Writer:
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
         if self._num_content < len(columns) and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
-        if self._header.sealed:
-            self._unseal()
+        if self._header.sealed:  # the first row after the last one: the store goes on as a stream
+            self._change(num_samples=None, sealed=False, digest=None, updated=now())
         self._rows.put(start, columns)
         self._position = stop
 
@@ -267,20 +268,15 @@ class Writer:
         self._sides.load(self._rows.accepted)
         num_samples = self._rows.end if self.num_samples is None else self.num_samples
         digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
-        self._header = replace(
-            self._header, num_samples=num_samples, sealed=True, digest=digest, updated=now()
-        )
-        self._units.finish(self._header)
+        self._change(num_samples=num_samples, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
             self._units.close()
             self._target.publish()
 
-    def _unseal(self) -> None:
-        """The first row after the last one of a sealed store: it goes on as a stream."""
-        self._header = replace(
-            self._header, num_samples=None, sealed=False, digest=None, updated=now()
-        )
-        self._units.replan(self._header)
+    def _change(self, **fields: Any) -> None:
+        """Replace what the store says of itself; durable when it returns."""
+        self._header = replace(self._header, **fields)
+        (self._units.finish if self._header.sealed else self._units.replan)(self._header)
 
     # What goes with the rows
 
@@ -289,8 +285,7 @@ class Writer:
         self._check_open()
         if self._header.sealed:
             raise ArgumentError(f"{self.path} is sealed, and its identity stays as it is")
-        self._header = replace(self._header, identity=check_json(dict(identity), "identity"))
-        self._units.replan(self._header)
+        self._change(identity=check_json(dict(identity), "identity"))
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
         """Add or replace keys of the metadata; durable when it returns.
@@ -299,11 +294,7 @@ class Writer:
         """
         self._check_open()
         checked = check_json(dict(meta))
-        self._header = replace(self._header, meta={**self._header.meta, **checked}, updated=now())
-        if self._header.sealed:
-            self._units.finish(self._header)
-        else:
-            self._units.replan(self._header)
+        self._change(meta={**self._header.meta, **checked}, updated=now())
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""
@@ -318,8 +309,8 @@ class Writer:
             raise RowError(f"{describe(gaps)} are not written")
         self._rows.drain()
         index = self.schema.index(name)
-        parts = geometry.split_at_units(start, stop, self._header.unit_rows)
-        arrays = [self._units.read(index, first, last) for _, first, last in parts]
+        pieces = geometry.split_at_units(start, stop, self._header.unit_rows)
+        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
         column = self.schema.columns[index]
         empty = np.empty((0, *column.shape), column.numpy_dtype)
         return np.concatenate([empty, *arrays])
@@ -399,9 +390,7 @@ class Writer:
 
 
 def _as_array(rows: Any) -> Array:
-    """Rows as NumPy: arrays as they are, lists by NumPy, tensors through their own conversion."""
-    if isinstance(rows, np.ndarray):
-        return rows
+    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
     if hasattr(rows, "detach") and hasattr(rows, "cpu"):
         rows = rows.detach().cpu()
     try:

@@ -6,28 +6,34 @@ depend on its size: stores that grow or stream are Zarr or HDF5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fostore import disk
+from fostore.encodings import encoding_of
 from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import TEXT_DTYPES, Hints, Holds, refuse_inside
-from fostore.files._header import KEY, Passing
-from fostore.files._spool import counted
+from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
+from fostore.files._header import KEY, Sealing
+from fostore.files._spool import counted, keep, spools_of
 from fostore.files.guess import Found, plain_table
-from fostore.files.json.read import read_document
+from fostore.files.json.kept import Gathered, Placed
+from fostore.files.json.read import Document, read_document
 from fostore.files.json.rows import LOGS, Section
-from fostore.files.json.store import JsonReader, Placed, load, opened
-from fostore.files.json.write import DISTRIBUTIONS, export, save, write_document
+from fostore.files.json.write import DISTRIBUTIONS, Rows, export, save, write_document
 from fostore.files.stores import reader_table
 from fostore.files.table import Batch, Table
-from fostore.formats import Reader
-from fostore.places.spool import Spool
-from fostore.schema import geometry
+from fostore.formats import ColumnView, Finding, Reader, Run, Segment
+from fostore.formats.views.view import ArrayView
+from fostore.places.local import LocalFile
+from fostore.places.names import place_of
+from fostore.places.place import File, Place
+from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import describe
 from fostore.schema.row import FLOATS, Array
@@ -37,13 +43,101 @@ __all__ = ["FORMAT", "export", "load", "save"]
 _BATCH_BYTES = 1 << 20
 
 
-class Json:
+def opened(path: Path | Place) -> File:
+    """The file that a user named; a link is followed, and nothing but a regular file is opened.
+
+    Raises:
+        StoreNotFoundError: there is no such file.
+        FormatError: it is a folder, or no regular file.
+    """
+    place = place_of(path)
+    if not place.is_local:
+        return place.open()
+    return LocalFile(str(path), disk.open_named(str(path), "a JSON file")[0])
+
+
+def load(path: str | Path) -> tuple[dict[int, Array], dict[str, Any]]:
+    """Distributions by sample index, and metadata: what `save` was given, or what the guide's code wrote.
+
+    All rows are in memory; `fostore.open` needs no more memory for many rows than for few.
+
+    Returns:
+        A dict in increasing order of rows (num_classes,) or (num_members, num_classes), as
+        probabilities of the dtype that was saved (float64 where the file does not say), and the
+        metadata.
+
+    Raises:
+        StoreNotFoundError: there is no such file.
+        FormatError: the file is not strictly of this layout, or a row is no distribution; names the
+            file and the key or line. Nothing is loaded by halves.
+    """
+    document = read_document(opened(Path(path)), Gathered)
+    if document.header is None or not len(document.ranges):
+        return {}, dict(document.meta)
+    schema = document.header.schema
+    index = document.columns[0].in_order()[0].tolist()
+    rows = [column.in_order()[1] for column in document.columns[: len(schema.content)]]
+    decoded = encoding_of(schema).decode(rows, schema)
+    return dict(zip(index, decoded, strict=True)), dict(document.meta)
+
+
+class JsonReader:
+    """See `fostore.formats.Reader`; all rows of the document were checked and placed when it was read."""
+
+    def __init__(self, file: File, document: Document[Placed]) -> None:
+        if document.header is None:
+            raise FormatError(f"{file} holds no distributions, so its number of classes is unknown")
+        self.header = document.header
+        self.committed = document.ranges
+        self._views = [
+            ArrayView(
+                kept.array()
+                if len(self.committed)
+                else np.empty((0, *column.shape), column.numpy_dtype)
+            )
+            for kept, column in zip(document.columns, self.header.schema.columns, strict=True)
+        ]
+        self._file = file
+        file.close()  # of which only the name is looked at from now on
+
+    def refresh(self) -> None:
+        """A file does not grow; raises where another one lies at the path now. The rows can still be read."""
+        self._file.check()
+
+    def column(self, index: int) -> ColumnView:
+        """The view of a column; see `Reader`."""
+        return self._views[index]
+
+    def segments(self, index: int) -> Sequence[Segment]:
+        """None: rows lie as text."""
+        return ()
+
+    def runs(self) -> Sequence[Run]:
+        """None: a file has no run in progress."""
+        return ()
+
+    def block_hashes(self) -> Array:
+        """All unknown: the file keeps the digest alone."""
+        blocks = -(-(self.header.num_samples or 0) // self.header.block_rows)
+        return np.zeros(
+            (blocks, len(digest.hashed_columns(self.header)), digest.HASH_BYTES), np.uint8
+        )
+
+    def findings(self) -> Iterator[Finding]:
+        """None: what is wrong with a file is an error when it is opened."""
+        return iter(())
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Json(FileFormat):
     """See `fostore.files.FileFormat` and `fostore.formats.Opens`."""
 
     name = "json"
     holds = Holds(header=True, dtypes=TEXT_DTYPES)
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Read and check the whole file; raises what `load` raises, and UnsafeError for a huge index."""
         file = opened(path)
         return JsonReader(file, read_document(file, Placed))
@@ -98,32 +192,27 @@ class Json:
         """
         if KEY in header.meta:
             raise ArgumentError(f"the metadata has the key {KEY!r}, which JSON needs; rename it")
-        columns = header.schema.columns
-        waiting = [Spool(f"column {column.name!r}") for column in columns[1:]]
-        with counted(header, batches) as (counted_header, _, rows):
-            passing = Passing(counted_header, rows)
+        header, _, batches = counted(header, batches)
+        spools, passing = spools_of(header.schema.columns[1:]), Sealing(header, batches)
 
-            def rows_of(column: int) -> Iterator[tuple[int, Array]]:
-                if column:
-                    spool = waiting[column - 1]
-                    step = max(1, _BATCH_BYTES // columns[column].row_bytes)
-                    for _, first, last in geometry.split_at_units(0, spool.num_rows, step):
-                        yield first, spool.read(first, last)
-                    return
-                index = 0
-                for first_column, *others in passing:
-                    for spool, rows in zip(waiting, others, strict=True):
-                        spool.append(rows)
-                    yield index, first_column
-                    index += len(first_column)
+        def passed() -> Iterator[Array]:
+            for first, *others in passing:
+                keep(spools, others)
+                yield first
 
-            write_document(disk.unfinished(path), passing.header, rows_of)
+        waiting = (spool.batches(max(1, _BATCH_BYTES // spool.row_bytes)) for spool in spools)
+        columns = map(_numbered, chain([passed()], waiting))
+        write_document(disk.unfinished(path), passing.header, columns)
         passing.fill_file(disk.unfinished(path))
         disk.rename(disk.unfinished(path), path)
 
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: a document is none before its end."""
-        return 0
+
+def _numbered(batches: Iterator[Array]) -> Rows:
+    """Rows from 0 on with the index of the first of each batch."""
+    start = 0
+    for rows in batches:
+        yield start, rows
+        start += len(rows)
 
 
 def _rounded(

@@ -10,19 +10,26 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fostore.encodings import encoding_of, make_schema
+from fostore.encodings import encoding_of
 from fostore.encodings.rows import round_to
 from fostore.errors import DamageError, FormatError, RowError
 from fostore.files._header import KEY
+from fostore.files.json.kept import Gathered, Placed
 from fostore.files.json.rows import LOGS, Put, Section, read_rows
 from fostore.files.json.scan import Scanner
-from fostore.files.json.write import DISTRIBUTIONS, pieces, table_name
+from fostore.files.json.write import (
+    DISTRIBUTIONS,
+    header_of_probs,
+    pieces,
+    sealed_if_whole,
+    table_name,
+)
 from fostore.places.place import File
-from fostore.schema import digest, geometry
+from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import FLOATS, Array, Column
@@ -31,24 +38,8 @@ _CHECKED_BYTES = 1 << 20
 _PROBS = Section(DISTRIBUTIONS, np.dtype("f8"))
 
 
-class Kept(Protocol):
-    """Where the rows of a column are put while a document is read."""
-
-    @property
-    def ranges(self) -> Ranges:
-        """The indices that are there."""
-        ...
-
-    def put(self, index: Array, rows: Array) -> int | None:
-        """Keep rows under different indices; gives an index that was there before, if any."""
-        ...
-
-    def read(self, start: int, stop: int) -> Array:
-        """The rows `[start, stop)`, all of which are there."""
-        ...
-
-
-K = TypeVar("K", bound=Kept)
+Kept = Placed | Gathered
+K = TypeVar("K", Placed, Gathered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +232,12 @@ def _guess_header(
 ) -> Header:
     """What a file without a header is: probabilities; its numbers are doubles, as Python wrote them."""
     first, stop = ranges.items[0][0], ranges.items[-1][1]
-    row = columns[0].read(first, first + 1)
-    members = row.shape[1] if row.ndim == 3 else None
-    schema = make_schema(row.shape[-1], num_members=members, dtype="float64")
-    header = Header(
-        schema,
-        stop,
-        geometry.unit_rows(schema.row_bytes, stop),
-        geometry.block_rows(schema.row_bytes),
-        created="",
-        updated="",
-        meta=meta,
-    )
+    shape = columns[0].read(first, first + 1).shape[1:]
+    header = header_of_probs(shape, "float64", stop, created="", updated="", meta=meta)
     hashes = _check_rows(header, ranges, columns, where, hashed=True)
     # The same rows and metadata are the same store, however the text is laid out.
     content = digest.hasher()
     content.update(json.dumps([meta, ranges.items], sort_keys=True).encode())
     content.update(hashes.tobytes())
     header = replace(header, id=str(uuid.UUID(bytes=content.digest()[:16])))
-    if len(ranges) < stop:
-        return header
-    return replace(header, sealed=True, digest=digest.store_digest(header, hashes))
+    return sealed_if_whole(header, ranges, hashes)

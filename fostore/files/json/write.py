@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +17,15 @@ from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, RowError
 from fostore.files._header import KEY
+from fostore.files._sink import Sink
 from fostore.files._text import bare_cells, indices, woven
+from fostore.files.json.kept import ranges_of
 from fostore.files.json.rows import MAX_INDEX
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json, dumps
 from fostore.schema.ranges import Range, Ranges
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import Array, Column, Schema
 
 DISTRIBUTIONS = "distributions"
 """The key of the rows of probabilities."""
@@ -32,27 +34,23 @@ _BATCH_NUMBERS = 1 << 16
 _TEXT_NUMBERS = 1 << 12  # more text at once is memory that the system hands out afresh each time
 _WRITTEN_BYTES = 1 << 20
 
-Rows = Callable[[int], Iterator[tuple[int, Array]]]
-"""Of a column: its rows from front to back, some at a time, each time with the index of the first."""
+Rows = Iterable[tuple[int, Array]]
+"""The rows of a column from front to back, some at a time, each time with the index of the first."""
 
 
 def save(
-    path: str | Path,
-    distributions: Mapping[int, Any],
-    meta: Mapping[str, Any] | None = None,
-    schema: Schema | Header | None = None,
+    path: str | Path, distributions: Mapping[int, Any], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Write distributions by sample index, with metadata, in the guide's layout; replaces the file at once.
 
-    Every number is written in the shortest form that reads back exactly in its dtype.
+    Every number is written in the shortest form that reads back exactly in its dtype: the widest
+    among the rows, float64 for lists.
 
     Args:
         path: missing parent folders are made.
         distributions: index (0, 1, ..., gaps are allowed) to row: a list, or an array of NumPy, torch
             or JAX, (num_classes,) or (num_members, num_classes). A store works too.
         meta: any JSON with string keys; "fostore" is taken.
-        schema: what the rows are; by default probabilities of the widest dtype among the rows, float64
-            for lists. A header hands on its identity too.
 
     Raises:
         ArgumentError: no distributions, a key that is no index, or metadata that JSON cannot hold.
@@ -61,21 +59,21 @@ def save(
     """
     checked = _checked_meta(meta)
     given = _Given(distributions)
-    header = _header_for(given, schema, checked)
+    first, stop = given.indices.items[0][0], given.indices.items[-1][1]
+    shape, dtype = given.rows(first, first + 1).shape[1:], given.dtype()
+    known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
+    header = header_of_probs(shape, known, stop, meta=checked)
     encoding = encoding_of(header.schema)
 
     def read(column: int, start: int, stop: int) -> Array:
-        rows = given.rows(start, stop, header.schema)
+        rows = given.rows(start, stop, header.schema.row_shape)
         return encoding.encode(rows, header.schema, start)[column]
 
-    columns = range(len(header.schema.columns))
     hashes = [
-        [digest.block_hash(read(column, start, stop)) for column in columns]
+        [digest.block_hash(read(0, start, stop))]
         for start, stop in pieces(given.indices, header.block_rows)
     ]
-    if len(given.indices) == header.num_samples:
-        whole = digest.store_digest(header, np.array(hashes, np.uint8))
-        header = replace(header, sealed=True, digest=whole)
+    header = sealed_if_whole(header, given.indices, np.array(hashes, np.uint8))
     _replace(Path(path), header, given.indices, read)
 
 
@@ -98,16 +96,6 @@ def _checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
     if KEY in checked:
         raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
     return checked
-
-
-def ranges_of(index: Array) -> Ranges:
-    """Increasing indices as ranges."""
-    if not len(index):
-        return Ranges()
-    cuts = np.flatnonzero(np.diff(index) != 1)
-    starts = index[np.concatenate(([0], cuts + 1))]
-    stops = index[np.concatenate((cuts, [len(index) - 1]))] + 1
-    return Ranges(tuple(zip(starts.tolist(), stops.tolist(), strict=True)))
 
 
 def table_name(schema: Schema, column: int) -> str:
@@ -142,19 +130,18 @@ class _Given:
         self._keys = keys
         self._take = getattr(mapping, "take", None)
         self.indices = ranges_of(np.array(sorted(keys), np.int64))
-        self.first = self.indices.items[0][0]
 
-    def rows(self, start: int, stop: int, schema: Schema | None) -> Array:
-        """The rows `[start, stop)`, all of one shape: the schema's where there is one."""
+    def rows(self, start: int, stop: int, shape: tuple[int, ...] | None = None) -> Array:
+        """The rows `[start, stop)`, all of one shape: by default the first one's."""
         if self._take is not None:
             return np.asarray(self._take(np.arange(start, stop)))
         given = [self._mapping[self._keys[i]] for i in range(start, stop)]
         kinds = {_plain(row) for row in given}
         plain = kinds.pop() if len(kinds) == 1 else None
-        if plain is not None and (schema is None or plain[1] == schema.row_shape):
+        if plain is not None and shape in (None, plain[1]):
             return np.concatenate(given).reshape(len(given), *plain[1])
         arrays = [_array(row, start + i) for i, row in enumerate(given)]
-        shape = arrays[0].shape if schema is None else schema.row_shape
+        shape = arrays[0].shape if shape is None else shape
         for i, row in enumerate(arrays):
             if row.shape != shape:
                 raise RowError(f"row {start + i} has shape {row.shape}, expected {shape}")
@@ -163,7 +150,8 @@ class _Given:
     def dtype(self) -> str:
         """The widest dtype among the rows."""
         if self._take is not None:
-            return str(self.rows(self.first, self.first + 1, None).dtype)
+            first = self.indices.items[0][0]
+            return str(self.rows(first, first + 1).dtype)
         dtypes = {
             plain[0] if (plain := _plain(row)) else _array(row, 0).dtype
             for row in self._mapping.values()
@@ -211,26 +199,20 @@ def _array(row: Any, index: int) -> Array:
     return array
 
 
-def _header_for(given: _Given, schema: Schema | Header | None, meta: dict[str, Any]) -> Header:
-    stop = given.indices.items[-1][1]
-    header = schema if isinstance(schema, Header) else None
-    if header is not None:
-        schema = header.schema
-        stop = max(stop, header.num_samples or 0)
-    elif schema is None:
-        shape = given.rows(given.first, given.first + 1, None).shape[1:]
-        dtype = given.dtype()
-        members = shape[0] if len(shape) > 1 else None
-        known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
-        schema = make_schema(shape[-1], num_members=members, dtype=known)
-    assert isinstance(schema, Schema)
-    if schema.content != schema.columns:
-        raise ArgumentError("rows alone cannot fill side columns; use fostore.convert on the store")
-    units = geometry.unit_rows(schema.row_bytes, stop)
-    blocks = geometry.block_rows(schema.row_bytes)
-    if header is None:
-        return Header(schema, stop, units, blocks, meta=meta)
-    return replace(header, num_samples=stop, unit_rows=units, meta=meta, sealed=False, digest=None)
+def header_of_probs(shape: tuple[int, ...], dtype: str, stop: int, **others: Any) -> Header:
+    """The header of probabilities, rows of `shape`, up to index `stop`."""
+    schema = make_schema(shape[-1], num_members=shape[0] if len(shape) > 1 else None, dtype=dtype)
+    sizes = schema.row_bytes
+    return Header(
+        schema, stop, geometry.unit_rows(sizes, stop), geometry.block_rows(sizes), **others
+    )
+
+
+def sealed_if_whole(header: Header, ranges: Ranges, hashes: Array) -> Header:
+    """The header with the digest of these rows, if they are all that it plans."""
+    if len(ranges) < (header.num_samples or 0):
+        return header
+    return replace(header, sealed=True, digest=digest.store_digest(header, hashes))
 
 
 # ------------------------------------------------------------------ a document as text
@@ -253,15 +235,14 @@ def _replace(
         read: (column, start, stop) to the stored rows of that column.
     """
 
-    def rows_of(column: int) -> Iterator[tuple[int, Array]]:
-        numbers = math.prod(header.schema.columns[column].shape)
-        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // numbers)):
-            yield start, read(column, start, stop)
+    def rows_of(i: int, column: Column) -> Iterator[tuple[int, Array]]:
+        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // math.prod(column.shape))):
+            yield start, read(i, start, stop)
 
     disk.make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        write_document(temporary, header, rows_of)
+        write_document(temporary, header, starmap(rows_of, enumerate(header.schema.columns)))
         disk.rename(temporary, path)
     except BaseException:
         disk.remove(temporary)
@@ -269,35 +250,30 @@ def _replace(
     disk.sync_directory(path.parent)
 
 
-def write_document(path: Path, header: Header, rows_of: Rows) -> None:
+def write_document(path: Path, header: Header, columns: Iterable[Rows]) -> None:
     """Write a document at `path`, over what is there, and make its bytes durable.
 
-    The columns are asked for one after the other. An error or a kill leaves half of a document.
+    Each column is read through before the next one. An error or a kill leaves half of a document.
     """
-    fd = disk.open_file(path, write=True, create=True)
-    try:
-        disk.truncate(fd, 0)
-        offset, texts, size = 0, list[bytes](), 0
-        for text in _texts(header, rows_of):
+    texts, size = list[bytes](), 0
+    with Sink(path) as sink:
+        for text in _texts(header, columns):
             texts.append(text)
             size += len(text)
             if size >= _WRITTEN_BYTES:  # which is worth a system call
-                disk.write_at(fd, b"".join(texts), offset)
-                offset, texts, size = offset + size, [], 0
-        disk.write_at(fd, b"".join(texts), offset)
-        disk.sync_data(fd)
-    finally:
-        os.close(fd)
+                sink.write(b"".join(texts))
+                texts, size = [], 0
+        sink.write(b"".join(texts))
 
 
-def _texts(header: Header, rows_of: Rows) -> Iterator[bytes]:
+def _texts(header: Header, columns: Iterable[Rows]) -> Iterator[bytes]:
     attributes = header.to_json()
     yield b'{"meta": ' + dumps({**attributes["meta"], KEY: attributes[KEY]})
-    for i, column in enumerate(header.schema.columns):
+    for i, (column, batches) in enumerate(zip(header.schema.columns, columns, strict=True)):
         yield b',\n"%s": {' % table_name(header.schema, i).encode()
         step = max(1, _TEXT_NUMBERS // math.prod(column.shape))
         is_first = True
-        for start, rows in rows_of(i):
+        for start, rows in batches:
             for at in range(0, len(rows), step):
                 opening, texts, closing = bare_cells(column, rows[at : at + step])
                 keys = indices(start + at, start + at + len(texts))

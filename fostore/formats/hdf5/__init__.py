@@ -46,7 +46,7 @@ class HDF5:
         except OtherLayoutError as other:
             from fostore.formats.chunks.hdf5 import open_sealed  # few stores need the codecs
 
-            return open_sealed(Path(os.path.realpath(place.url)), other)
+            return open_sealed(place, other)
 
     def create(self, path: Path, header: Header) -> HDF5Writer:
         """Make an empty store, its room on the disk taken; it appears whole or not at all.

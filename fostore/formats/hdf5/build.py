@@ -41,9 +41,9 @@ from fostore.schema import jsontext
 from fostore.schema.header import CHECKSUM, Header
 
 PAGE = 4096
-MAX_ATTRIBUTE = 60_000
+_MAX_ATTRIBUTE = 60_000
 """Bytes: object headers of libver earliest take messages of less than 64 kB."""
-SPARE_RUNS = 64
+_SPARE_RUNS = 64
 
 _SECTOR = 512
 _STATE = ("sealed", "digest", "updated", CHECKSUM)
@@ -75,10 +75,10 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
     first = header_record(header, 1)
     header_room = _pages(slots.HEAD.size + 2 * len(first.payload) + _SPARE_BYTES)
     units = -(-num_samples // header.unit_rows)
-    runs_room = _pages(slots.HEAD.size + slots.ENTRY.size * (units + SPARE_RUNS))
-    texts = mirror_texts(header)
+    runs_room = _pages(slots.HEAD.size + slots.ENTRY.size * (units + _SPARE_RUNS))
+    texts = _mirror_texts(header)
     rooms = {name: len(text) * 3 // 2 + _SPARE_BYTES for name, text in texts.items()}
-    short = [name for name, text in texts.items() if len(text) + _SECTOR <= MAX_ATTRIBUTE]
+    short = [name for name, text in texts.items() if len(text) + _SECTOR <= _MAX_ATTRIBUTE]
 
     uint8 = np.dtype("u1")
     datasets: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
@@ -92,7 +92,7 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         fd, "w"
     ) as hdf5:  # everything that describes comes first in the file, close together
         for name in short:
-            _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], MAX_ATTRIBUTE)))
+            _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], _MAX_ATTRIBUTE)))
         for name, (shape, dtype) in datasets.items():
             _describe(hdf5, name, shape, dtype)
         for column in header.schema.columns:
@@ -178,7 +178,7 @@ def header_record(header: Header, sequence: int) -> slots.Record:
     return slots.Record(sequence, jsontext.dumps(header.to_json()))
 
 
-def mirror_texts(header: Header) -> dict[str, bytes]:
+def _mirror_texts(header: Header) -> dict[str, bytes]:
     """The JSON of the mirrors: the state of the run first, in a fixed number of bytes."""
     attributes = header.to_json()
     fostore = attributes["fostore"]
@@ -197,7 +197,7 @@ def plan_mirrors(fd: int, layout: Layout, header: Header) -> list[tuple[int, byt
     """
     changes = []
     mirrors = locate(fd, layout).mirrors
-    for name, text in mirror_texts(header).items():
+    for name, text in _mirror_texts(header).items():
         mirror = mirrors.get(name)
         if mirror is None or mirror.offset is None:
             return None
@@ -224,17 +224,17 @@ def locate(fd: int, layout: Layout) -> Layout:
     for start, stop in [*extents, (os.fstat(fd).st_size, 0)]:
         gaps.append((position, max(start - position, 0)))
         position = max(position, stop)
-    found = {}
+    located = {}
     small = sum(size for _, size in gaps) <= _MAX_SEARCH
     pieces = (
         [(start, bytes(disk.read_at(fd, start, size))) for start, size in gaps] if small else []
     )
     for name, mirror in layout.mirrors.items():
         if mirror.offset != -1:
-            found[name] = mirror
+            located[name] = mirror
             continue
         hits = [(start, piece) for start, piece in pieces if mirror.text in piece]
         once = len(hits) == 1 and hits[0][1].count(mirror.text) == 1
         offset = hits[0][0] + hits[0][1].find(mirror.text) if once else None
-        found[name] = Mirror(offset, mirror.text)
-    return replace(layout, mirrors=found)
+        located[name] = Mirror(offset, mirror.text)
+    return replace(layout, mirrors=located)

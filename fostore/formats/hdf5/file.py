@@ -142,9 +142,17 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
         elif (text := _read_text(root, name, path)) is not None:
             mirrors[name] = Mirror(-1, text)
     foreign = [name for name in names if name not in extents]
-    num_attributes = h5py.h5a.get_num_attrs(root)
-    for i in range(min(num_attributes, _MAX_MEMBERS)):
-        name = h5py.h5a.open(root, index=i).name.decode("utf-8", "backslashreplace")
+    attributes: list[bytes] = []
+
+    def note(name: bytes) -> bool | None:
+        attributes.append(name)
+        return (
+            len(attributes) == _MAX_MEMBERS or None
+        )  # True ends it: a stranger's file may have any number
+
+    h5py.h5a.iterate(root, note)
+    for raw in attributes:
+        name = raw.decode("utf-8", "backslashreplace")
         if name not in MIRRORS or name in extents:
             foreign.append(f"attribute {name}")
     return Layout(header, record.sequence, extents, mirrors, tuple(foreign), end)
@@ -172,9 +180,10 @@ def _extent(
         if kind.equal(_type_of(dtype.newbyteorder(">"))):
             raise OtherLayoutError(f"{where} has another dtype, big-endian; {_ONLY_OURS}")
         raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
-    lying = tuple(int(n) for n in dataset.shape)
-    if len(lying) != len(shape) or any(
-        a not in (b, None) for a, b in zip(shape, lying, strict=True)
+    lying = tuple(map(int, dataset.shape))
+    fits = len(lying) == len(shape)
+    if not fits or lying != tuple(
+        [b if a is None else a for a, b in zip(shape, lying, strict=True)]
     ):
         expected = tuple("any" if n is None else n for n in shape)
         raise FormatError(f"{where} has the shape {lying}, expected {expected}")
@@ -265,6 +274,8 @@ def opened(file: File, size: int) -> Iterator[Any]:
     except FostoreError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # what the system says of the file; the library's own errors have no number
         if stream.error is None:
             raise FormatError(f"{file} cannot be read as HDF5 ({error}); {_ADVICE}") from error
     if isinstance(stream.error, UnsafeError):

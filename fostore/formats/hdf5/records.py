@@ -26,6 +26,7 @@ HEADER, PROGRESS, HASHES = "header", "progress", "block_hashes"
 MIRRORS = ("fostore", "meta")
 MAX_SLOT = 256 << 20
 _ATTEMPTS = 5
+_FRONT_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,13 @@ def read_slots(file: File, extent: Extent) -> tuple[bytes, bytes]:
     room = extent.shape[1]
 
     def read(offset: int) -> bytes:
-        head = file.read(offset, slots.HEAD.size)
-        used = slots.payload_bytes(head) if len(head) == slots.HEAD.size else 0
+        data = file.read(offset, min(room, _FRONT_BYTES))  # head and payload at once, of nearly all
+        used = slots.payload_bytes(data) if len(data) >= slots.HEAD.size else 0
         used = used if used <= min(room - slots.HEAD.size, MAX_SLOT) else 0
-        return head + file.read(offset + slots.HEAD.size, used)
+        left = slots.HEAD.size + used - len(data)
+        if left > 0 and len(data) == _FRONT_BYTES:
+            data += file.read(offset + len(data), left)
+        return data[: slots.HEAD.size + used]
 
     return read(extent.offset), read(extent.offset + room)
 

@@ -158,13 +158,7 @@ class HDF5Writer:
         return extent.offset + block * extent.shape[1] * extent.shape[2]
 
     def _crc(self, run: Run) -> int:
-        columns = self.header.schema.columns
-        crcs = [0] * len(columns)
-        rows = max(_COPY_BYTES // max(self.header.schema.row_bytes), 1)
-        for start in range(run.start, run.stop, rows):
-            stop = min(start + rows, run.stop)
-            crcs = [digest.crc(self.read(i, start, stop), crcs[i]) for i in range(len(columns))]
-        return digest.combine_crcs(crcs)
+        return digest.crc_of_rows(self.read, self.header.schema.row_bytes, run.start, run.stop)
 
     def _entries(self, open_units: dict[int, tuple[Run, ...]]) -> list[Run]:
         """All that is committed: sealed rows, and the runs of open units."""

@@ -153,7 +153,7 @@ def page_ranges(
     fresh = np.empty(len(rows), bool)
     fresh[:1] = True
     np.logical_or(starts[1:] < starts[:-1], starts[1:] > stops[:-1], out=fresh[1:])
-    first = np.flatnonzero(fresh)
+    first = fresh.nonzero()[0]
     starts = starts[first]
     return starts, np.maximum.reduceat(stops, first) - starts
 
@@ -174,7 +174,8 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
     global _at_once
     if sys.platform != "linux" or not _at_once:
         return False
-    vectors = np.stack([starts, sizes], axis=1).astype(np.uintp)  # struct iovec
+    vectors = np.empty((len(starts), 2), np.uintp)  # struct iovec
+    vectors[:, 0], vectors[:, 1] = starts, sizes
     library = libc()
     try:
         # Opened each time: nothing is left that a fork could hand to a child, whose rows lie elsewhere.

@@ -5,7 +5,6 @@ The same results as a mapped column (view.py), at the cost of getting pieces.
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -14,11 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore.errors import UncommittedError
 from fostore.formats.views.guard import Guard
-from fostore.places.spool import Scratch
+from fostore.places.spool import Spool
 from fostore.schema.aligned import aligned_empty
-from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20
@@ -64,7 +61,7 @@ class Pieces(Protocol):
     """Where rows lie in the pieces of a column; numbers need not begin at 0. Safe for several threads."""
 
     def number_of(self, rows: Any) -> Any:
-        """The piece that each row (int64) lies in, if in any."""
+        """The piece that each row (int64) lies in; raises UncommittedError where one lies in none."""
         ...
 
     def start_of(self, number: int) -> int:
@@ -98,8 +95,7 @@ class EvenPieces:
 class PieceView:
     """A column in pieces, of which those used last are kept: a `ColumnView`.
 
-    Taking rows costs one `load` for each piece that they touch and that is not kept. Rows that lie
-    in no piece raise UncommittedError.
+    Taking rows costs one `load` for each piece that they touch and that is not kept.
     """
 
     def __init__(self, column: Column, num_rows: int, pieces: Pieces, cache: ArrayCache) -> None:
@@ -109,7 +105,7 @@ class PieceView:
 
     @property
     def array(self) -> Array:
-        """The column as one read-only array, mapped from a file without a name into which all rows are read once.
+        """The column as one read-only array, from a spool into which all rows are read once.
 
         Takes room for them in the temporary folder, and memory for a piece and 4 MiB.
 
@@ -122,19 +118,14 @@ class PieceView:
         return self._whole
 
     def _spooled(self) -> Array:
-        column, row_bytes = self._column, self._column.row_bytes
-        if not self._num_rows:
-            return _empty(column, 0)
-        file = Scratch(f"column {column.name!r}")
-        step = max(_SPOOLED_BYTES // row_bytes, 1)
-        try:
-            for start in range(0, self._num_rows, step):
-                rows = np.ascontiguousarray(self.read(start, min(start + step, self._num_rows)))
-                file.write(rows.reshape(-1).view(np.uint8).data, start * row_bytes)
-            mapped = mmap.mmap(file.fd, self._num_rows * row_bytes, access=mmap.ACCESS_READ)
-        finally:
-            file.close()
-        return np.frombuffer(mapped, column.numpy_dtype).reshape(-1, *column.shape)
+        column = self._column
+        spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
+        step = max(_SPOOLED_BYTES // column.row_bytes, 1)
+        for start in range(0, self._num_rows, step):
+            spool.append(self.read(start, min(start + step, self._num_rows)))
+        array = spool.array()
+        array.setflags(write=False)
+        return array
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
@@ -144,11 +135,13 @@ class PieceView:
         numbers = self._pieces.number_of(rows)
         order = np.argsort(numbers, kind="stable")
         ordered = numbers[order]
-        for at in np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1):
-            if len(at):
-                some = rows[at]
-                start, piece = self._piece_of(some[0], int(some.min()), int(some.max()) + 1)
-                out[at] = piece[some - start]
+        ends = [*(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(rows)]
+        first = 0
+        for last in ends if len(rows) else ():
+            at = order[first:last]
+            start, piece = self._piece(int(ordered[first]))
+            out[at] = piece[rows[at] - start]
+            first = last
         return out
 
     @property
@@ -163,7 +156,7 @@ class PieceView:
         """The rows `[start, stop)`, read-only: a view where one piece holds them, else a copy."""
         out, row = None, start
         while row < stop:
-            first, piece = self._piece_of(row, row, row + 1)
+            first, piece = self._piece(int(self._pieces.number_of(row)))
             end = min(stop, first + len(piece))
             if end - row == stop - start:
                 return piece[row - first : end - first]
@@ -173,16 +166,10 @@ class PieceView:
             row = end
         return _empty(self._column, 0) if out is None else out
 
-    def _piece_of(self, row: int, start: int, stop: int) -> tuple[int, Array]:
-        """The piece that `row` lies in, with its first row; it must hold all of `[start, stop)`."""
-        number = int(self._pieces.number_of(row))
-        first = self._pieces.start_of(number)
+    def _piece(self, number: int) -> tuple[int, Array]:
+        """The first row of a piece, and its rows."""
         piece = self._cache.get(number, lambda: self._pieces.load(number))
-        if start < first or stop > first + len(piece):
-            raise UncommittedError(
-                f"column {self._column.name!r} does not hold all of the {describe([(start, stop)])}"
-            )
-        return first, piece
+        return self._pieces.start_of(number), piece
 
 
 def _empty(column: Column, num_rows: int) -> Array:

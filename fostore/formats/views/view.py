@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, DamageError
+from fostore.errors import ArgumentError, DamageError, UncommittedError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.gather import gather_of
 from fostore.formats.views.mapping import is_mappable, map_file, map_files, open_segment
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
 from fostore.formats.views.pieces import ArrayCache, PieceView
 from fostore.schema.aligned import aligned_empty
+from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 _OPEN_MAPS = 64
@@ -128,7 +129,9 @@ class _Files:
 
     def __init__(self, segments: Sequence[Segment], column: Column) -> None:
         self._segments, self._column = tuple(segments), column
-        self._starts = np.array([segment.start for segment in segments], dtype=np.int64)
+        self._starts = np.array([segment.start for segment in segments], np.int64)
+        # One more: what number -1, that of rows before all files, leads to.
+        self._stops = np.array([*(segment.stop for segment in segments), 0], np.int64)
         self._files: list[tuple[int, int]] = []  # what the paths named, since others may take them
         for segment in segments:
             fd = open_segment(segment, column.row_bytes)
@@ -136,7 +139,13 @@ class _Files:
             os.close(fd)
 
     def number_of(self, rows: Any) -> Any:
-        return np.maximum(np.searchsorted(self._starts, rows, side="right") - 1, 0)
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        if np.any(rows >= self._stops[numbers]):
+            span = (int(np.min(rows)), int(np.max(rows)) + 1)
+            raise UncommittedError(
+                f"column {self._column.name!r} does not hold all of the {describe([span])}"
+            )
+        return numbers
 
     def start_of(self, number: int) -> int:
         return self._segments[number].start

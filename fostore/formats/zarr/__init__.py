@@ -29,7 +29,7 @@ class ZarrFormat:
         except OtherLayoutError as other:
             from fostore.formats.chunks.zarr import open_sealed  # few stores need the codecs
 
-            return open_sealed(Path(place.url), other)
+            return open_sealed(place, other)
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""

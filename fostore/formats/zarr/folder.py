@@ -11,7 +11,6 @@ from pathlib import Path
 from fostore.errors import ArgumentError
 from fostore.formats.zarr.layout import HASHES, Hashes, Shards
 from fostore.places.litter import is_litter
-from fostore.places.local import Local
 from fostore.places.place import Place
 from fostore.schema import geometry
 from fostore.schema.header import MAX_TEXT, Header
@@ -37,10 +36,10 @@ class Folder:
         Raises:
             ArgumentError: a column has the name that the block hashes need.
         """
-        if any(column.name == HASHES for column in header.schema.columns):
+        shards = [Shards.of(column, header) for column in header.schema.columns]
+        if HASHES in [layout.name for layout in shards]:
             raise ArgumentError(f"a column cannot be called {HASHES!r}: that is where hashes lie")
-        shards = tuple(Shards.of(column, header) for column in header.schema.columns)
-        return cls(place, header, shards, Hashes.of(header))
+        return cls(place, header, tuple(shards), Hashes.of(header))
 
     @property
     def layouts(self) -> tuple[Shards | Hashes, ...]:
@@ -110,19 +109,3 @@ def units_in(place: Place, array: str) -> tuple[set[int], list[str]]:
         return set(), []
     units = {unit for unit in named.values() if unit is not None}
     return units, [name for name, unit in named.items() if unit is None]
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """For the readers of foreign chunks, until they take a Place."""
-    return Local(path.parent).read(path.name, limit)
-
-
-def check_directory(path: str | Path) -> None:
-    """For the readers of foreign chunks, until they take a Place."""
-    path = Path(path)
-    Local(path.parent).names(path.name)
-
-
-def find_chunk(array: Path, key: str) -> Path | None:
-    """For the readers of foreign chunks, until they take a Place."""
-    return array / key if Local(array).size(key) is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
@@ -34,7 +34,7 @@ _ONLY_OURS = (
 )
 _PIECE = 1 << 16  # index entries handled at once
 _MAX_ROWS = 1 << 53  # beyond, JSON readers in other languages lose integers
-_SHOWN = re.compile(rb'"shape": \[\n    (\d{1,16}),')
+_SHOWN = re.compile(rb'"shape": \[\n    (\d{1,16})\b')
 _CODECS = ("sharding_indexed", "bytes", "crc32c")
 _ARRAY_KEYS = frozenset(
     "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs "
@@ -50,11 +50,14 @@ _LITTLE = """{
         "endian": "little"
       }
     }"""
+_SHORT, _LONG = ",\n    ", ",\n        "
 _INNER = _LITTLE.replace("\n", "\n      ")
 _SHARDING = f"""{{
       "name": "sharding_indexed",
       "configuration": {{
-        "chunk_shape": %s,
+        "chunk_shape": [
+          %s
+        ],
         "codecs": [
           {_INNER}
         ],
@@ -137,9 +140,9 @@ class Shards:
     def text(self, num_rows: int) -> bytes:
         """The zarr.json of the array while it shows `num_rows` rows."""
         column = self.column
-        codec = _SHARDING % _list([self.inner_rows, *column.shape], 8)
-        shape, shard = [num_rows, *column.shape], [self.unit_rows, *column.shape]
-        axes = [encode_basestring(axis) for axis in (self.row_axis, *column.axes)]
+        codec = _SHARDING % ",\n          ".join(map(str, (self.inner_rows, *column.shape)))
+        shape, shard = (num_rows, *column.shape), (self.unit_rows, *column.shape)
+        axes = map(encode_basestring, (self.row_axis, *column.axes))
         return _text(shape, column.stored, shard, _fill(column)[0], codec, axes)
 
 
@@ -177,29 +180,32 @@ class Hashes:
 
     def text(self, num_blocks: int) -> bytes:
         """The zarr.json of the array while it shows `num_blocks` blocks."""
-        axes = ['"block"', '"column"', '"byte"']
-        shape = [num_blocks, *self.chunk_shape[1:]]
-        return _text(shape, "uint8", list(self.chunk_shape), 0, _LITTLE, axes)
+        chunk, axes = self.chunk_shape, ('"block"', '"column"', '"byte"')
+        return _text((num_blocks, *chunk[1:]), "uint8", chunk, 0, _LITTLE, axes)
 
 
 def _text(
-    shape: list[int],
+    shape: tuple[int, ...],
     data_type: str,
-    chunk_shape: list[int],
+    chunk_shape: tuple[int, ...],
     fill_value: int | str,
     codec: str,
-    dimension_names: list[str],
+    dimension_names: Iterable[str],
 ) -> bytes:
-    """Metadata as `json.dumps(..., indent=2)` spells it: that takes a hundred calls, and this two."""
+    """Metadata as `json.dumps(..., indent=2)` spells it, which takes a hundred calls."""
     return f"""{{
   "zarr_format": 3,
   "node_type": "array",
-  "shape": {_list(shape, 2)},
+  "shape": [
+    {_SHORT.join(map(str, shape))}
+  ],
   "data_type": "{data_type}",
   "chunk_grid": {{
     "name": "regular",
     "configuration": {{
-      "chunk_shape": {_list(chunk_shape, 6)}
+      "chunk_shape": [
+        {_LONG.join(map(str, chunk_shape))}
+      ]
     }}
   }},
   "chunk_key_encoding": {{
@@ -213,14 +219,11 @@ def _text(
     {codec}
   ],
   "attributes": {{}},
-  "dimension_names": {_list(dimension_names, 2)},
+  "dimension_names": [
+    {_SHORT.join(dimension_names)}
+  ],
   "storage_transformers": []
 }}""".encode()
-
-
-def _list(items: list[Any], indent: int) -> str:
-    before = "\n" + " " * indent
-    return f"[{before}  " + f",{before}  ".join(map(str, items)) + f"{before}]"
 
 
 def parse_array(text: bytes, layout: Shards | Hashes, where: str) -> int:

@@ -123,7 +123,7 @@ class ZarrReader:
         layout = folder.shards[index]
         row_bytes, depth = layout.column.row_bytes, len(layout.column.shape)
         chunks, end = f"{layout.name}/c", "/0" * depth
-        begin = f"{self.place}/" if self.place.is_local else ""
+        begin = f"{self.place.url}/" if self.place.is_local else ""
         # One list for all units. Of deeper shards it tells too little: each is looked up.
         kinds = _kinds(self.place, chunks) if depth < 2 and self.committed else {}
         expected = "folder" if depth else "file"

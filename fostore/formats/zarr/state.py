@@ -109,7 +109,7 @@ def load(place: Place, *, strict: bool) -> State:
 
 
 def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
-    where = f"{place}/{METADATA}"
+    where = f"{place.url}/{METADATA}"
     folder = Folder.of(place, parse_header(text, where))
     header = folder.header
     journals: dict[str, Journal] = {}
@@ -123,7 +123,7 @@ def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
             array = place.read(metadata, MAX_METADATA)
         except FileNotFoundError as error:
             raise _missing(place, layout.name) from error
-        sizes.append(parse_array(array, layout, f"{place}/{metadata}"))
+        sizes.append(parse_array(array, layout, f"{place.url}/{metadata}"))
     *shapes, num_blocks = sizes
     _check_sizes(folder, shapes, num_blocks)
     runs = [run for journal in journals.values() for run in journal.runs]
@@ -169,16 +169,17 @@ def parse_header(text: bytes, where: str) -> Header:
     group = jsontext.loads(text, where)
     if expect(group, "zarr_format", int, where) != 3 or group.get("node_type") != "group":
         raise FormatError(f"{where} is not the metadata of a Zarr v3 group")
-    unknown = sorted(
+    unknown = [
         key
         for key, value in group.items()
         if key not in _GROUP_KEYS
         and not (isinstance(value, dict) and value.get("must_understand") is False)
-    )
+    ]
     if unknown:
+        unknown.sort()
         raise UnsupportedError(f"{where} needs {unknown!r:.80}, which this release does not have")
     header = Header.from_json(expect(group, "attributes", dict, where), where)
-    if any(column.name == HASHES for column in header.schema.columns):
+    if HASHES in [column.name for column in header.schema.columns]:
         raise FormatError(f"{where}: a column is called {HASHES!r}, where the hashes lie")
     return header
 
@@ -226,15 +227,17 @@ def _load_journals(
 
 def _check_sizes(folder: Folder, shapes: list[int], num_blocks: int) -> None:
     header = folder.header
-    names = [layout.column.name for layout in folder.shards]
-    shown = ", ".join(f"{name} {rows}" for name, rows in zip(names, shapes, strict=True))
+
+    def shown() -> str:
+        return ", ".join(f"{s.name} {rows}" for s, rows in zip(folder.shards, shapes, strict=True))
+
     if header.sealed and set(shapes) != {header.num_samples}:
         raise FormatError(
-            f"{folder.place} is sealed with {header.num_samples} rows, and its arrays show: {shown}"
+            f"{folder.place} is sealed with {header.num_samples} rows, and its arrays show: {shown()}"
         )
     if header.num_samples is not None and max(shapes) > header.num_samples:
         raise FormatError(
-            f"{folder.place} plans {header.num_samples} rows, and its arrays show: {shown}"
+            f"{folder.place} plans {header.num_samples} rows, and its arrays show: {shown()}"
         )
     if header.sealed and num_blocks != -(-max(shapes) // header.block_rows):
         raise FormatError(

@@ -16,9 +16,9 @@ from fostore.formats.zarr.folder import JOURNAL, Folder, is_temporary, names_in,
 from fostore.formats.zarr.layout import TAIL
 from fostore.schema.row import Array
 
-MAX_OPEN = 64
+_MAX_OPEN = 64
 _COPY_BYTES = 4 << 20
-Key = tuple[int, int]
+_Key = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Tails:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._open: OrderedDict[Key, _Tail] = OrderedDict()
+        self._open: OrderedDict[_Key, _Tail] = OrderedDict()
         self._new_names: set[int] = set()
         self._guard = threading.Lock()
         self._error: OSError | None = None
@@ -117,7 +117,8 @@ class Tails:
                 tail = self._open[key] = _Tail(self._open_file(index, unit))
             self._open.move_to_end(key)
             tail.users += 1
-            self._evict()
+            if len(self._open) > _MAX_OPEN:
+                self._evict()
         try:
             yield tail
         finally:
@@ -126,7 +127,7 @@ class Tails:
 
     def _evict(self) -> None:
         for key, tail in list(self._open.items()):
-            if len(self._open) <= MAX_OPEN:
+            if len(self._open) <= _MAX_OPEN:
                 return
             if tail.users == 0:
                 try:
@@ -175,8 +176,8 @@ class Tails:
             target = disk.open_file(temporary, write=True, create=True)
             try:
                 for at in range(0, size, _COPY_BYTES):
-                    part = disk.read_at(source, at, min(_COPY_BYTES, size - at))
-                    disk.write_at(target, part, at)
+                    data = disk.read_at(source, at, min(_COPY_BYTES, size - at))
+                    disk.write_at(target, data, at)
                 disk.sync_data(target)
             finally:
                 os.close(target)

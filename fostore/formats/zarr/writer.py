@@ -28,8 +28,6 @@ from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
 
-_READ_BYTES = 8 << 20
-
 
 class ZarrWriter:
     """A `UnitWriter` of a Zarr store; see `fostore.formats.UnitWriter`."""
@@ -53,6 +51,7 @@ class ZarrWriter:
         # Published rows of the unit that goes on, until the journal has them with a checksum.
         self._bases = {run.start // self.header.unit_rows: run for run in runs if run.crc is None}
         self._recorded = {run.start // self.header.unit_rows for run in runs if run.crc is not None}
+        self._writable: set[int] = set()  # units that were looked at by `_reopen`
         self._claim = claim
         own = state.journals.get(claim.owner)
         self._sequence = own.sequence if own else 0
@@ -77,8 +76,8 @@ class ZarrWriter:
         if not len(rows):
             return
         unit = self._unit_of(start, start + len(rows))
-        self._check_writable("write", unit)
-        self._reopen(unit)
+        if unit not in self._writable:
+            self._reopen(unit)
         offset = (start - unit * self.header.unit_rows) * layout.row_bytes
         self._tails.write(column, unit, digest.buffer(rows), offset)
 
@@ -127,15 +126,18 @@ class ZarrWriter:
         if self._failed:
             raise DamageError("a commit failed halfway before; close the store and resume it")
         for run in runs:
-            self._check_writable("commit", self._unit_of(run.start, run.stop))
-        runs = [*self._published_runs(runs), *runs]
+            unit = self._unit_of(run.start, run.stop)
+            if unit not in self._writable:
+                self._check_claimed("commit", unit)
+        if self._bases:
+            runs = [*self._published_runs(runs), *runs]
         for at in range(0, len(runs), journal.MAX_RECORDS):
             self._append(runs[at : at + journal.MAX_RECORDS])
         with self._guard:
             for run in runs:
                 self._bases.pop(run.start // self.header.unit_rows, None)
                 self._recorded.add(run.start // self.header.unit_rows)
-            self._committed = self._committed.union((run.start, run.stop) for run in runs)
+                self._committed = self._committed.add(run.start, run.stop)
 
     def _append(self, runs: Sequence[Run]) -> None:
         assert self._journal is not None
@@ -162,15 +164,8 @@ class ZarrWriter:
                 continue
             if any(run.start <= base.start and base.stop <= run.stop for run in runs):
                 continue
-            crcs = []
-            for index, layout in enumerate(self._folder.shards):
-                step = max(_READ_BYTES // layout.column.row_bytes, 1)
-                crc = 0
-                for start in range(base.start, base.stop, step):
-                    rows = self.read(index, start, min(start + step, base.stop))
-                    crc = digest.crc(rows, crc)
-                crcs.append(crc)
-            published.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
+            crc = digest.crc_of_rows(self.read, self.header.schema.row_bytes, base.start, base.stop)
+            published.append(Run(base.start, base.stop, crc))
         return published
 
     # Sealed
@@ -222,6 +217,7 @@ class ZarrWriter:
                 start = whole.unit * self.header.unit_rows
                 self.sealed = self.sealed.add(start, start + whole.num_rows)
                 self._recorded.discard(whole.unit)
+                self._writable.discard(whole.unit)
             prefix = self.sealed.prefix
         self._publish(prefix)
 
@@ -247,7 +243,11 @@ class ZarrWriter:
         """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
         start = unit * self.header.unit_rows
         rows = len(
-            Ranges(self.sealed.union([(0, min(self._shapes))]).overlap(start, self._end(unit)))
+            Ranges(
+                self.sealed.union([(0, min(self._shapes))]).overlap(
+                    start, start + self.header.unit_rows
+                )
+            )
         )
         if not rows:
             rows = self._folder.unit_stop(unit) - start
@@ -311,24 +311,16 @@ class ZarrWriter:
     # How
 
     def _unit_of(self, start: int, stop: int) -> int:
-        unit = start // self.header.unit_rows
-        plan = self.header.num_samples
-        if (
-            start < 0
-            or start >= stop
-            or stop > self._end(unit)
-            or (plan is not None and stop > plan)
-        ):
+        unit_rows, plan = self.header.unit_rows, self.header.num_samples
+        unit = start // unit_rows
+        if not 0 <= start < stop <= (unit + 1) * unit_rows or (plan is not None and stop > plan):
             raise ArgumentError(
-                f"rows {start} to {stop - 1} are empty, straddle a unit of {self.header.unit_rows} "
-                f"rows or exceed the plan of {plan}"
+                f"rows {start} to {stop - 1} are empty, straddle a unit of {unit_rows} rows or "
+                f"exceed the plan of {plan}"
             )
         return unit
 
-    def _end(self, unit: int) -> int:
-        return (unit + 1) * self.header.unit_rows
-
-    def _check_writable(self, what: str, unit: int) -> None:
+    def _check_claimed(self, what: str, unit: int) -> None:
         if self.header.sealed:
             raise ArgumentError(f"{what}: the store is sealed; replan it first")
         if not self._claim.holds(unit):
@@ -337,18 +329,19 @@ class ZarrWriter:
             )
 
     def _reopen(self, unit: int) -> None:
-        """A write to a sealed unit: refused where it is full; a partial one is in progress again."""
-        start, stop = unit * self.header.unit_rows, self._end(unit)
+        """The first write to a unit: refused where it is sealed and full; a partial one goes on."""
+        self._check_claimed("write", unit)
+        start, stop = unit * self.header.unit_rows, (unit + 1) * self.header.unit_rows
         with self._guard:
-            there = self.sealed.overlap(start, stop)
-            if not there:
-                return
-            if there == ((start, stop),):
+            sealed = self.sealed.overlap(start, stop)
+            if sealed == ((start, stop),):
                 raise ArgumentError(f"unit {unit} is sealed, and a sealed row never changes")
-            self._bases[unit] = Run(there[0][0], there[-1][1], None)
-            kept = [(first, min(last, start)) for first, last in self.sealed if first < start]
-            beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
-            self.sealed = Ranges.of(*kept, *beyond)
+            if sealed:
+                self._bases[unit] = Run(sealed[0][0], sealed[-1][1], None)
+                kept = [(first, min(last, start)) for first, last in self.sealed if first < start]
+                beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
+                self.sealed = Ranges.of(*kept, *beyond)
+            self._writable.add(unit)
 
     def _hash_chunk(self, whole: WholeUnit) -> Array:
         chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
@@ -356,8 +349,8 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
-        there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
-        return there and np.array_equal(
+        is_there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
+        return is_there and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
 
@@ -397,6 +390,7 @@ class ZarrWriter:
 
     def _set_header(self, header: Header) -> None:
         self.header = header
+        self._writable = set()
         self._folder = Folder.of(self._folder.place, header)
 
     def _begin_journal(self, header: Header) -> None:

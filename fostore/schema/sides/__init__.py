@@ -6,6 +6,7 @@ A side column is one file in this folder and one line in `SIDES`. Nobody else as
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -13,26 +14,34 @@ from typing import Any, Protocol
 from fostore.schema.columns import Array, Column
 from fostore.schema.ranges import Ranges
 
+Read = Callable[[int, int], Array]
+"""(start, stop) to rows that are there, as they are stored."""
+
 
 class Known(Protocol):
     """The values of a side column that are there, where none may come twice."""
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Take those of the rows that are there already; once.
 
         Raises RowError where two of them have one value.
         """
         ...
 
-    def add(self, start: int, stored: Array, there: Ranges) -> None:
-        """Take those of the rows from `start` on, where the rows `there` were taken before.
+    def add(self, start: int, stored: Array, written: Ranges) -> None:
+        """Take those of the rows from `start` on, where the rows `written` were taken before.
 
         Raises RowError, and takes none, where one came before.
         """
         ...
 
 
-class Side(Protocol):
+def _as_stored(stored: Array, column: Column) -> Array:
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
     """What the values of one role are, and how they lie in their column; a store has one such column at most.
 
     Values come with a batch, or all at once when the store is made: then a text or True promises
@@ -42,32 +51,19 @@ class Side(Protocol):
     role: str
     keyword: str
     """The parameter of `create`, `append` and `write` that brings the values."""
+    column: Callable[[Any], Column]
+    """The column that keeps values, or values as they are promised.
 
-    def column(self, values: Any) -> Column:
-        """The column that keeps `values`, or values as they are promised.
-
-        Raises ArgumentError where they cannot be kept, or one comes twice that may not.
-        """
-        ...
-
-    def fits(self, column: Column) -> bool:
-        """Whether a store may have this column in the role."""
-        ...
-
-    def encode(self, values: Any, column: Column, start: int) -> Array:
-        """Values of the rows from `start` on, as the column stores them; raises RowError."""
-        ...
-
-    def decode(self, stored: Array, column: Column) -> Array:
-        """What a user sees of stored rows; raises DamageError."""
-        ...
-
-    def known(self, column: Column, read: Callable[[int, int], Array]) -> Known | None:
-        """What refuses a value that came before; None where values may repeat.
-
-        `read`: (start, stop) to rows that are there, as they are stored.
-        """
-        ...
+    Raises ArgumentError where they cannot be kept, or one comes twice that may not.
+    """
+    fits: Callable[[Column], bool]
+    """Whether a store may have this column in the role."""
+    encode: Callable[[Any, Column, int], Array]
+    """(values, column, first row) to what the column stores; raises RowError."""
+    decode: Callable[[Array, Column], Array] = _as_stored
+    """What a user sees of stored rows; raises DamageError."""
+    known: Callable[[Column, Read], Known] | None = None
+    """What refuses a value that came before; None where values may repeat."""
 
 
 SIDES = {

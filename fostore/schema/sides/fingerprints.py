@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from fostore.schema.columns import Array, Column
+from fostore.schema.columns import Column
+from fostore.schema.sides import Side
 
 
-class HashSide:
-    """A side column of 64-bit hashes, not checked: see `fostore.schema.sides.Side`."""
-
-    def __init__(self, role: str, keyword: str, name: str) -> None:
-        self.role, self.keyword = role, keyword
-        self._column = Column(name, "uint64", "uint64", (), (), role)
-
-    def column(self, values: Any) -> Column:
-        """One column, whatever the hashes are."""
-        return self._column
-
-    def fits(self, column: Column) -> bool:
-        """One number a row, whatever its name."""
-        return (column.dtype, column.shape) == ("uint64", ())
-
-    def encode(self, values: Any, column: Column, start: int) -> Array:
-        """Hashes as they are."""
-        return np.asarray(values, dtype="<u8")
-
-    def decode(self, stored: Array, column: Column) -> Array:
-        """Hashes as they are."""
-        return stored
-
-    def known(self, column: Column, read: Callable[[int, int], Array]) -> None:
-        """Equal inputs, and equal labels, have equal hashes."""
+def hashes(role: str, keyword: str, name: str) -> Side:
+    """A side column of 64-bit hashes, taken as they come."""
+    made = Column(name, "uint64", "uint64", (), (), role)
+    return Side(
+        role,
+        keyword,
+        column=lambda values: made,
+        fits=lambda column: (column.dtype, column.shape) == (made.dtype, made.shape),
+        encode=lambda values, column, start: np.asarray(values, dtype="<u8"),
+    )
 
 
-SIDE = HashSide("fingerprint", "fingerprints", "input_hash")
+SIDE = hashes("fingerprint", "fingerprints", "input_hash")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, RowError
 from fostore.schema.columns import Array, Column
-from fostore.schema.sides import Known
+from fostore.schema.sides import Known, Read, Side
 
 MAX_WIDTH = 4096
 _NUMBERS = Column("sample_id", "int64", "int64", (), (), "id")
@@ -116,23 +116,14 @@ def _keys(ids: Any, error: type[ArgumentError] | type[RowError]) -> list[Any]:
     return keys
 
 
-class _Ids:
-    """See `fostore.schema.sides.Side`."""
-
-    role, keyword = "id", "ids"
-    column = staticmethod(id_column)
-    encode = staticmethod(encode_ids)
-    decode = staticmethod(decode_ids)
-
-    def fits(self, column: Column) -> bool:
-        """Integers, or text of fixed width."""
-        return (column.dtype, len(column.shape)) in (("int64", 0), ("utf8", 1))
-
-    def known(self, column: Column, read: Callable[[int, int], Array]) -> Known:
-        """An id names one sample."""
-        from fostore.schema.sides.known import KnownIds  # opening a store needs no hashes of text
-
-        return KnownIds(column, read)
+def _fits(column: Column) -> bool:
+    return (column.dtype, len(column.shape)) in (("int64", 0), ("utf8", 1))
 
 
-SIDE = _Ids()
+def _known(column: Column, read: Read) -> Known:
+    from fostore.schema.sides.known import KnownIds  # opening a store needs no hashes of text
+
+    return KnownIds(column, read)
+
+
+SIDE = Side("id", "ids", id_column, _fits, encode_ids, decode_ids, _known)

@@ -38,7 +38,7 @@ class KnownIds:
         self._runs: list[Array] = []  # sorted, each more than twice as long as the next
         self._recent: set[int] = set()
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Take those of the rows that are there already; once.
 
         Raises:
@@ -47,19 +47,19 @@ class KnownIds:
         if self._is_loaded:
             return
         before = Ranges()
-        for start, stop in _pieces(there):
+        for start, stop in _pieces(written):
             self._add(start, self._read(start, stop), before)
             before = before.add(start, stop)
         self._is_loaded = True
 
-    def add(self, start: int, stored: Array, there: Ranges) -> None:
-        """Take those of the rows from `start` on, where the rows `there` were taken before.
+    def add(self, start: int, stored: Array, written: Ranges) -> None:
+        """Take those of the rows from `start` on, where the rows `written` were taken before.
 
         Raises:
             RowError: an id came before, or twice in these rows; names both rows. None was taken.
         """
-        self.load(there)
-        self._add(start, stored, there)
+        self.load(written)
+        self._add(start, stored, written)
 
     def _add(self, start: int, stored: Array, before: Ranges) -> None:
         if not len(stored):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.columns import Array, Column
+from fostore.schema.sides import Side
 
 VIEW = Column("view", "int64", "int64", ("seed_view",), (2,), "view")
 """What a store keeps of a view: the seed of the transform's random numbers, and which view it is."""
@@ -36,31 +37,16 @@ def encode_views(views: Any, error: type[ArgumentError] | type[RowError] = Argum
     return np.ascontiguousarray(both, dtype="<i8")
 
 
-class _Views:
-    """See `fostore.schema.sides.Side`."""
-
-    role, keyword = "view", "views"
-
-    def column(self, values: Any) -> Column:
-        """One column, whatever the seeds are."""
-        if values is not True:
-            encode_views(values)
-        return VIEW
-
-    def fits(self, column: Column) -> bool:
-        """A seed and a view, and nothing else."""
-        return (column.dtype, column.axes, column.shape) == (VIEW.dtype, VIEW.axes, VIEW.shape)
-
-    def encode(self, values: Any, column: Column, start: int) -> Array:
-        """See `encode_views`."""
-        return encode_views(values, RowError)
-
-    def decode(self, stored: Array, column: Column) -> Array:
-        """(seed, view) of each row, as they are stored."""
-        return stored
-
-    def known(self, column: Column, read: Callable[[int, int], Array]) -> None:
-        """Many samples may be augmented alike."""
+def _column(views: Any) -> Column:
+    if views is not True:
+        encode_views(views)
+    return VIEW
 
 
-SIDE = _Views()
+SIDE = Side(
+    "view",
+    "views",
+    _column,
+    fits=lambda column: replace(column, name=VIEW.name, extra=VIEW.extra) == VIEW,
+    encode=lambda views, column, start: encode_views(views, RowError),
+)
