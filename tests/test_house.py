@@ -46,18 +46,18 @@ LONG: dict[str, int] = {
     "fostore/writing/writer.py": 401,
 }
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
-CIRCLES: list[set[str]] = [
-    {
-        "fostore.formats.hdf5.file",
-        "fostore.formats.hdf5.slots",
+CIRCLES: list[list[str]] = [
+    [
         "fostore.formats",
-        "fostore.formats.hdf5.records",
         "fostore.formats.chunks.hdf5",
         "fostore.formats.chunks.reader",
-    },
-    {"fostore.schema.sides.known", "fostore.schema.sides.ids"},
-    {"fostore.pairing.dataset", "fostore.pairing.pairs"},
-    {"fostore.formats.zarr.reader", "fostore.formats.zarr.findings"},
+        "fostore.formats.hdf5.file",
+        "fostore.formats.hdf5.records",
+        "fostore.formats.hdf5.slots",
+    ],
+    ["fostore.schema.sides.ids", "fostore.schema.sides.known"],
+    ["fostore.pairing.dataset", "fostore.pairing.pairs"],
+    ["fostore.formats.zarr.findings", "fostore.formats.zarr.reader"],
 ]
 """Groups of modules that import each other still."""
 UNEXPLAINED = 37
@@ -88,7 +88,7 @@ def test_no_file_is_longer_than_can_be_read_at_once() -> None:
 
 
 def test_no_module_imports_itself_back() -> None:
-    assert [set(group) for group in house.circles(MODULES)] == CIRCLES
+    assert [sorted(group) for group in house.circles(MODULES)] == CIRCLES
 
 
 def test_a_circle_is_seen_also_where_it_goes_through_a_function(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_report_has_every_measure() -> None:
 if __name__ == "__main__":
     for name, ratchet in {
         "LONG": _long(),
-        "CIRCLES": [set(group) for group in house.circles(MODULES)],
+        "CIRCLES": [sorted(group) for group in house.circles(MODULES)],
         "UNEXPLAINED": len(_unexplained()),
         "VAGUE": {name: _uses(name) for name in VAGUE},
         "TWICE": _twice(),
