@@ -382,7 +382,6 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--root", type=Path, nargs="+", help="checkouts, default: this one")
     options.add_argument("--json", action="store_true", help="print JSON, a checkout an object")
-    options.add_argument("--quick", action="store_true", help="as the other benchmarks; no effect")
     arguments = options.parse_args()
     roots = arguments.root or [Path(__file__).resolve().parent.parent]
     columns = [measure(root) for root in roots]
