@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fostore.errors import (
     FormatError,
@@ -89,6 +89,14 @@ def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreErr
     return None
 
 
+def refuse(error: OSError, place: str, needed: int | None = None) -> NoReturn:
+    """Raise what `refusal` makes of the error, or else the error itself."""
+    refused = refusal(error, place, needed)
+    if refused is None:
+        raise error
+    raise refused from error
+
+
 class refusing:
     """Let what the file system refuses in the block out as a SpaceError or PlaceError that names `place`.
 
@@ -105,9 +113,7 @@ class refusing:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, FostoreError):
             place = self._place
-            refused = refusal(error, name_of(place) if isinstance(place, int) else str(place))
-            if refused is not None:
-                raise refused from error
+            refuse(error, name_of(place) if isinstance(place, int) else str(place))
 
 
 def name_of(fd: int) -> str:
@@ -134,10 +140,7 @@ def open_file(path: str | Path, *, write: bool = False, create: bool = False) ->
     try:
         return os.open(path, flags | _PLAIN, 0o666)
     except OSError as error:  # what `refusing` does, without its calls: a store opens many files
-        refused = refusal(error, str(path))
-        if refused is None:
-            raise
-        raise refused from error
+        refuse(error, str(path))
 
 
 def open_regular(path: str | Path) -> tuple[int, int]:
@@ -192,9 +195,9 @@ def open_named(path: str | Path, expected: str) -> tuple[int, int]:
         try:
             if stat.S_ISREG(os.stat(path).st_mode):
                 fd = os.open(path, _READ | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-                there = os.fstat(fd)
-                if stat.S_ISREG(there.st_mode):
-                    return fd, there.st_size
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode):
+                    return fd, status.st_size
                 os.close(fd)
             what = "a folder" if os.path.isdir(path) else "no regular file"
         except FileNotFoundError as error:
@@ -257,10 +260,7 @@ def write_at(fd: int, data: Buffer, offset: int) -> None:
             view = view[written:]
             offset += written
     except OSError as error:
-        told = refusal(error, name_of(fd), len(view))
-        if told is None:
-            raise
-        raise told from error
+        refuse(error, name_of(fd), len(view))
 
 
 def sync_data(fd: int) -> None:
@@ -303,20 +303,22 @@ def truncate(fd: int, size: int) -> None:
 
 def allocate(fd: int, offset: int, size: int) -> None:
     """Reserve bytes, so that writing them later cannot find the disk full."""
-    if not hasattr(os, "posix_fallocate"):
-        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
-        return
-    try:
-        os.posix_fallocate(fd, offset, size)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise SpaceError(
-                f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
-                f"({error.strerror}); free some space, or choose another disk"
-            ) from error
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, offset, size)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise SpaceError(
+                    f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
+                    f"({error.strerror}); free some space, or choose another disk"
+                ) from error
+            if error.errno not in (
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            ):  # no such call on this file system
+                raise
+    os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
 def make_directory(path: Path) -> None:
@@ -353,25 +355,20 @@ def rename(source: Path, target: Path) -> None:
 def exchange(one: Path, other: Path) -> None:
     """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
     with refusing(other):
-        _exchange(one, other)
+        import ctypes  # only who overwrites a store needs it
 
-
-def _exchange(one: Path, other: Path) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
         if hasattr(libc, "renameat2"):
             names = os.fsencode(one), os.fsencode(other)
             if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
                 return
             code = ctypes.get_errno()
-            if code not in (errno.EINVAL, errno.ENOSYS):
+            if code not in (errno.EINVAL, errno.ENOSYS):  # else the file system cannot
                 raise OSError(code, os.strerror(code), str(one), None, str(other))
-    away = aside(other)
-    os.rename(other, away)
-    os.rename(one, other)
-    os.rename(away, one)
+        away = aside(other)
+        os.rename(other, away)
+        os.rename(one, other)
+        os.rename(away, one)
 
 
 def unfinished(path: Path) -> Path:

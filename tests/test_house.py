@@ -32,7 +32,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LONG: dict[str, int] = {
     "fostore/containers/rows.py": 420,
     "fostore/conversion/conversion.py": 414,
-    "fostore/disk.py": 446,
+    "fostore/disk.py": 443,
     "fostore/files/csv.py": 427,
     "fostore/files/guess.py": 438,
     "fostore/formats/zarr/writer.py": 411,
@@ -60,15 +60,15 @@ CIRCLES: list[list[str]] = [
     ["fostore.formats.zarr.findings", "fostore.formats.zarr.reader"],
 ]
 """Groups of modules that import each other still."""
-UNEXPLAINED = 37
+UNEXPLAINED = 36
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""
 VAGUE: dict[str, int] = {
-    "found": 484,
-    "part": 293,
-    "there": 40,
+    "found": 475,
+    "part": 288,
+    "there": 23,
     "wanted": 85,
-    "told": 16,
-    "said": 40,
+    "told": 5,
+    "said": 36,
 }
 """Names that say nothing of what they name, and how often they are used still."""
 TWICE: dict[str, int] = {"Plan": 2, "Selection": 2}

@@ -290,9 +290,15 @@ def opens(path: Path | Place) -> Opens:
         ArgumentError: nothing with this suffix is a store.
     """
     suffix = _suffix(path)
-    chosen: Opens = (
-        import_module(FILES[suffix]).FORMAT if suffix in FILES else _format(path, suffix)
-    )
+    module = FILES.get(suffix)
+    if suffix in SUFFIXES:
+        module = f"fostore.formats.{SUFFIXES[suffix]}"
+    if module is None:
+        raise ArgumentError(
+            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
+            f"{[*SUFFIXES, *FILES]}"
+        )
+    chosen: Opens = import_module(module).FORMAT
     return chosen
 
 
@@ -302,24 +308,13 @@ def format_of(path: Path | Place) -> Format:
     Raises:
         ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
     """
-    suffix = _suffix(path)
-    if suffix in FILES:
+    chosen = opens(path)
+    if not isinstance(chosen, Format):
         raise ArgumentError(
-            f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
+            f"{str(path)!r}: a {chosen.name.upper()} file cannot grow row by row. Write to a .zarr or .h5 "
             "store and then fostore.convert(store, path), or keep the rows in a dict and call "
             "save_distributions"
         )
-    return _format(path, suffix)
-
-
-def _format(path: Path | Place, suffix: str) -> Format:
-    name = SUFFIXES.get(suffix)
-    if name is None:
-        raise ArgumentError(
-            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
-            f"{[*SUFFIXES, *FILES]}"
-        )
-    chosen: Format = import_module(f"fostore.formats.{name}").FORMAT
     return chosen
 
 

@@ -15,7 +15,7 @@ from fostore.places.place import Version
 
 
 class Local:
-    """A `Place` of this machine. `path` is its root as it was named, which may be a link; `url` is absolute."""
+    """See `Place`. `path` is its root as it was named, which may be a link; `url` is absolute."""
 
     is_local = True
 
@@ -25,7 +25,6 @@ class Local:
         self.url = os.path.join(os.getcwd(), str(path))
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file as a whole; see `Place.read`."""
         path, fd = self._open(name)
         try:
             size = os.fstat(fd).st_size
@@ -37,7 +36,6 @@ class Local:
             os.close(fd)
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
-        """Bytes of files with their versions; see `Place.read_many`."""
         pieces: list[tuple[bytes, Version]] = []
         for name, start, stop in ranges:
             _, fd = self._open(name)
@@ -49,11 +47,9 @@ class Local:
         return pieces
 
     def open(self, name: str = "") -> LocalFile:
-        """A file that will be read more than once; see `Place.open`."""
         return LocalFile(*self._open(name))
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where there is none."""
         try:
             path, status = self._look(name)
         except FileNotFoundError:
@@ -63,10 +59,7 @@ class Local:
         return status.st_size
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """What lies in a folder; see `Place.names`.
-
-        The kind of each comes with its name: a look at each would cost more than to map its file.
-        """
+        # The kind of each comes with its name: a look at each would cost more than to map its file.
         path, status = self._look(folder)
         if not stat.S_ISDIR(status.st_mode):
             raise disk.stranger(path, "folder")
@@ -79,7 +72,6 @@ class Local:
             }
 
     def version(self, name: str = "") -> Version:
-        """Device, number, and of a file its size and the time of its last change; None where there is nothing."""
         try:
             status = self._look(name)[1]
         except FileNotFoundError:
@@ -132,7 +124,7 @@ class Local:
 
 
 class LocalFile:
-    """A `File` of this machine, over the descriptor `fd`.
+    """See `File`; it is read through the descriptor `fd`.
 
     Where it is `owned`, it is closed with this, at the latest when nobody has this any more; else by who opened it.
     """
@@ -156,22 +148,18 @@ class LocalFile:
 
     @property
     def size(self) -> int:
-        """Its bytes, now."""
         return os.fstat(self.fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`; see `File.read`."""
         return bytes(disk.read_at(self.fd, offset, size))
 
     def is_current(self) -> bool:
-        """Whether its path still names it."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self.fd))
         except FileNotFoundError:
             return False
 
     def check(self) -> None:
-        """Refuse another or a changed file; see `File.check`."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError as error:
@@ -180,7 +168,6 @@ class LocalFile:
             raise FormatError(f"{self} is another store than before; open it again")
 
     def close(self) -> None:
-        """Close the descriptor; again is no error."""
         self._closed = True
         if self._owned:
             self._closing()

@@ -83,11 +83,10 @@ class FetchedView:
 
     @property
     def is_cold(self) -> bool:
-        """False: nothing is announced here."""
         return False
 
     def announce(self, rows: Array) -> None:
-        """Nothing."""
+        pass
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, a copy."""
