@@ -68,6 +68,7 @@ class _Bins:
             raise ArgumentError(f"bins is {bins!r}, expected an integer of at least 1")
         self.shape = (int(bins), num_classes)
         size = int(bins) * (1 if num_classes is None else num_classes)
+        self.samples = 0
         self.count = np.zeros(size, np.int64)
         self.hits = np.zeros(size, np.int64)
         self.mass = Sums((size,))  # exact: any cut into pieces and ranks gives the same bits
@@ -78,7 +79,9 @@ class _Bins:
         at = np.ceil(probs * bins)
         at -= 1  # b/bins < p <= (b + 1)/bins, and 0 lies in the first
         at = np.clip(at, 0, bins - 1).astype(np.int64) + np.arange(probs.shape[1]) * bins
-        self.count += np.bincount(at.ravel(), minlength=len(self.count))
+        self.samples += len(probs)
+        if self.shape[1] is None:  # of each class all samples count: a tenth of the time is saved
+            self.count += np.bincount(at.ravel(), minlength=len(self.count))
         self.hits += np.bincount(at[hits], minlength=len(self.hits))
         self.mass.add_at(at.ravel(), probs.ravel())
 
@@ -88,6 +91,7 @@ class _Bins:
             raise ArgumentError(
                 f"accumulators of {self.shape} and {other.shape} (bins, classes) cannot be merged"
             )
+        self.samples += other.samples
         self.count += other.count
         self.hits += other.hits
         self.mass.merge(other.mass)
@@ -139,9 +143,8 @@ class ClasswiseCalibration:
 
     def result(self) -> Array:
         """The error of each class, float64 (num_classes,); their mean is the classwise ECE."""
-        shape = (self.num_classes, self.bins)
-        gaps = np.abs(self._bins.mass.total() - self._bins.hits).reshape(shape)
-        return np.asarray(over_classes(gaps) / self._bins.count.reshape(shape).sum(axis=1))
+        gaps = np.abs(self._bins.mass.total() - self._bins.hits)
+        return over_classes(gaps.reshape(self.num_classes, self.bins)) / self._bins.samples
 
 
 def reliability(store: Any, labels: Any, bins: int = NUM_BINS) -> Reliability:
