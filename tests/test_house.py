@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from mutants import MUTANTS
+
 ROOT = Path(__file__).parent.parent
 _SPEC = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
 assert _SPEC is not None
@@ -183,6 +185,12 @@ def test_eight_of_ten_changes_touch_four_files_or_fewer() -> None:
     files = {change: len(re.findall(r"`[\w/]+\.\w+`", cell)) for change, cell in rows}
     assert len(files) == 10
     assert sum(1 <= count <= 4 for count in files.values()) >= 8, files
+
+
+def test_every_mutant_finds_the_line_that_it_breaks() -> None:
+    texts = {mutant.file: (ROOT / "fostore" / mutant.file).read_text() for mutant in MUTANTS}
+    lost = [mutant.name for mutant in MUTANTS if texts[mutant.file].count(mutant.old) != 1]
+    assert lost == []
 
 
 def test_the_report_has_every_measure() -> None:
