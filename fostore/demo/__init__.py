@@ -170,7 +170,7 @@ def _kill_and_resume(folder: Path, teacher: Teacher, scans: Scans) -> None:
         committed = len(store)
     print(
         f"Killed: a process streamed its distributions over the other {len(scans):,} scans and killed "
-        f"itself (SIGKILL) after {ran} batches; {-(-committed // BATCH_SIZE)} of them ({committed:,} "
+        f"itself (SIGKILL) after {ran} batches; {committed // BATCH_SIZE} of them ({committed:,} "
         "rows) are committed."
     )
     after: list[int] = []
