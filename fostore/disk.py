@@ -13,14 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fostore.errors import (
-    FormatError,
-    FostoreError,
-    PlaceError,
-    SpaceError,
-    StoreNotFoundError,
-    UnsafeError,
-)
+from fostore.errors import FormatError, FostoreError, SpaceError, StoreNotFoundError, UnsafeError
+from fostore.errors import refusal as refusal  # called as `disk.refusal`, as the rest here is
 
 Buffer = Any
 """Whatever `memoryview` takes."""
@@ -30,63 +24,6 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 _RENAME_EXCHANGE = 2
 _READ_BYTES = 1 << 30  # Linux takes at most 2 GiB in one call
 _AT_FDCWD = -100
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (
-    "choose a folder of your own, or have its owner give you the right (chmod, chgrp, setfacl)"
-)
-_WHY = {
-    errno.EROFS: (
-        "lies on a file system that is read-only here",
-        "write to another disk; reading a store needs neither a lock nor the right to write",
-    ),
-    errno.EACCES: ("is not yours to use", _NO_RIGHT),
-    errno.EPERM: ("is not yours to use", _NO_RIGHT),
-    errno.ENAMETOOLONG: (
-        "has a name that is too long: most file systems take 255 bytes, and files beside a store add "
-        "to its name",
-        "choose a shorter one",
-    ),
-    errno.ELOOP: ("is a symbolic link that leads nowhere, or where none is followed", "remove it"),
-    errno.ENOTDIR: ("would lie in a file", "choose a path whose parents are folders"),
-    errno.EISDIR: ("is a folder", "choose the path of a file, or remove it"),
-    errno.ESTALE: (
-        "is no longer known to its file server: it was removed or replaced there",
-        "open the store again; a writer goes on with exists='resume'",
-    ),
-}
-"""What a file system refuses for good, and what to do."""
-_LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-
-
-def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreError | None:
-    """What the file system said about `place`, in a user's words; None where it is not one of its refusals.
-
-    `needed` is how many bytes it would not take, where that is known.
-    """
-    code = error.errno
-    if code in _FULL:
-        what = "the quota is used up" if code == errno.EDQUOT else "the disk is full"
-        left = "" if needed is None else f"{needed:,} bytes were left to write"
-        where = f"{left} to {place!r}" if left and place else left or f"no room for {place!r}"
-        return SpaceError(
-            f"{what}: {where}; free some space (bytes and files: df -h, df -i, quota) and call again, "
-            "what was committed is safe"
-        )
-    if code in _LOCKLESS:
-        return PlaceError(
-            code,
-            f"the file system of {place!r} lacks what a writer needs, locks among it "
-            f"({error.strerror}): without them two writers could mix their rows. Write the store on a "
-            "local disk, such as the node's own, and copy or convert it to here when it is sealed; "
-            "reading needs no locks",
-            place,
-        )
-    if code in _WHY:
-        what, cure = _WHY[code]
-        return PlaceError(code, f"{place!r} {what} ({error.strerror}): {cure}", place)
-    return None
 
 
 def refuse(error: OSError, place: str, needed: int | None = None) -> NoReturn:
@@ -353,7 +290,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
+    """Swap two paths, at once where the kernel can (renameat2); else by renames over `_aside`."""
     with refusing(other):
         import ctypes  # only who overwrites a store needs it
 
@@ -365,7 +302,7 @@ def exchange(one: Path, other: Path) -> None:
             code = ctypes.get_errno()
             if code not in (errno.EINVAL, errno.ENOSYS):  # else the file system cannot
                 raise OSError(code, os.strerror(code), str(one), None, str(other))
-        away = aside(other)
+        away = _aside(other)
         os.rename(other, away)
         os.rename(one, other)
         os.rename(away, one)
@@ -376,14 +313,14 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def aside(path: Path) -> Path:
+def _aside(path: Path) -> Path:
     """Where an exchange by renames keeps what was at `path` for a moment."""
     return path.with_name(f".{path.name}.old")
 
 
 def mend_exchange(path: Path) -> None:
     """Undo an exchange by renames that a kill cut in two, or end it; nobody else may be at work on `path`."""
-    away = aside(path)
+    away = _aside(path)
     if not path.exists() and away.exists():
         rename(away, path)
         sync_directory(path.parent)

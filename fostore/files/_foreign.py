@@ -20,7 +20,7 @@ DEPTH, MOST = 6, 1000
 _LARGE_CHUNK = 64 << 20
 
 
-def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
+def chunked(array: ForeignArray) -> Lying:
     """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
@@ -33,7 +33,7 @@ def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]
 
-    return Lying(Found(name_of(array.dtype), array.shape), batches, is_reversed)
+    return Lying(Found(name_of(array.dtype), array.shape), batches)
 
 
 def chunk_notes(array: ForeignArray) -> list[str]:

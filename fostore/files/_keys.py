@@ -17,6 +17,7 @@ from fostore.files import Hints
 from fostore.files.table import Batch, Cut, Table
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import MAX_WIDTH, encode_ids, id_column
+from fostore.schema.sides.known import only_grow
 
 IDS = tuple(
     "id ids sample_id sample_ids image_id image_ids img_id example_id item_id doc_id record_id uid uuid guid".split()
@@ -192,8 +193,7 @@ class Profile:
         if not self._grow:
             self._hashes.append(keys)
         elif len(keys):
-            begins = self._last is None or self._last < int(keys[0])
-            self.has_missed = not (begins and bool((np.diff(keys) > 0).all()))
+            self.has_missed = not only_grow(keys, self._last)
             self._last = int(keys[-1])
 
     def has_twins(self) -> bool:

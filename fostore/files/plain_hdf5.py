@@ -13,7 +13,7 @@ import h5py
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.files import Hints
 from fostore.files._arrays import Lying, arrays_table, unread
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, inside_of, lying
+from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
 from fostore.files.guess import Found, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
@@ -61,7 +61,7 @@ def _lying(file: File, name: str, dataset: Any) -> Lying:
     def batches(start: int, rows: int) -> Iterator[Array]:
         if not held:
             with opened(file, file.size) as root:
-                held.append(lying(_open(root, name, file)))
+                held.append(chunked(_open(root, name, file)))
         return held[0].batches(start, rows)
 
     is_matlab = h5py.h5a.exists(dataset, b"MATLAB_class")

@@ -11,10 +11,10 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
-from fostore.places.place import Version
+from fostore.places.place import ByUrl, Version
 
 
-class Local:
+class Local(ByUrl):
     """See `Place`. `path` is its root as it was named, which may be a link; `url` is absolute."""
 
     is_local = True
@@ -65,9 +65,9 @@ class Local:
             raise disk.stranger(path, "folder")
         with os.scandir(path) as entries:
             return {
-                entry.name: "file"
-                if entry.is_file(follow_symlinks=False)
-                else "folder" * entry.is_dir(follow_symlinks=False)
+                entry.name: "folder"
+                if entry.is_dir(follow_symlinks=False)
+                else "file" * entry.is_file(follow_symlinks=False)
                 for entry in entries
             }
 
@@ -86,12 +86,14 @@ class Local:
         once a unit before a first batch.
 
         Raises:
-            UnsafeError: a part that is to hold others is no folder.
+            UnsafeError: a part that is to hold others is no folder, or leads out.
         """
         path = self.url
         if not name:  # what the user named may be a link; nothing inside may
             return path, os.stat(path)
         *folders, last = name.split("/")
+        if last == ".." or ".." in folders:
+            raise UnsafeError(f"{name!r} leads out of {self}")
         for folder in folders:
             path = f"{path}/{folder}"
             if not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -106,18 +108,6 @@ class Local:
             raise disk.stranger(path, "file")
         path = path if name else os.path.realpath(path)
         return path, disk.open_regular(path)[0]
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __repr__(self) -> str:
-        return f"Local({self.url!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Local) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Local, (self.url,)
@@ -134,9 +124,8 @@ class LocalFile:
         self._fd = fd
         self._was = _stamp(os.fstat(fd))
         self._closed = False
-        self._owned = owned
-        if owned:
-            self._closing = weakref.finalize(self, os.close, fd)
+        self._closing = weakref.finalize(self, os.close, fd) if owned else None
+        if self._closing is not None:
             self._closing.atexit = False  # another thread may still read then
 
     @property
@@ -161,15 +150,15 @@ class LocalFile:
 
     def check(self) -> None:
         try:
-            status = os.stat(self._path)
+            is_same = _stamp(os.stat(self._path)) == self._was
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"there is no store at {str(self)!r} any more") from error
-        if _stamp(status) != self._was:
+        if not is_same:
             raise FormatError(f"{self} is another store than before; open it again")
 
     def close(self) -> None:
         self._closed = True
-        if self._owned:
+        if self._closing is not None:
             self._closing()
 
     def __str__(self) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fostore.errors import ArgumentError, UnsafeError
-from fostore.places.place import Version, VersionedFile
+from fostore.places.place import ByUrl, Version, VersionedFile
 
 _places: WeakValueDictionary[str, Memory] = WeakValueDictionary()
 
 
-class Memory:
+class Memory(ByUrl):
     """A `Place` of bytes by their names; `files` may be changed while a reader is at work.
 
     A file is another one where its bytes are other ones. The place is found by its url while somebody holds it.
@@ -66,15 +66,6 @@ class Memory:
         if name not in self.files:
             raise FileNotFoundError(f"there is no {self}/{name}")
         return self.files[name]
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Memory) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return place_of_url, (self.url,)

@@ -119,6 +119,24 @@ class Place(Protocol):
         ...
 
 
+class ByUrl:
+    """What is equal to another of its kind, and shown, by its url."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+
 class VersionedFile:
     """A `File` of a place that keeps none open: whatever is read has a version, and another one is refused."""
 

@@ -23,7 +23,7 @@ from fostore.schema.row import Array, Column
 _READ_BYTES = 8 << 20
 _MAX_GUESSES = 16
 
-ReadRows = Callable[[int, int], Sequence[Array]]
+_ReadRows = Callable[[int, int], Sequence[Array]]
 """(start, stop) to the rows as they lie, one array a column."""
 
 
@@ -35,7 +35,7 @@ class RunCheck:
     with several, on the assumption that one of them was damaged, which the next checksum proves.
     """
 
-    def __init__(self, run: Run, columns: Sequence[Column], read: ReadRows) -> None:
+    def __init__(self, run: Run, columns: Sequence[Column], read: _ReadRows) -> None:
         assert run.crc is not None
         self._run = run
         self._columns = columns
