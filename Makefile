@@ -42,7 +42,7 @@ test: setup ## run the suite
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 .PHONY: check
-check: lint types layers doctest docs ## format, lint, types, layers, doctests of docstrings and README, the site
+check: lint types layers doctest docs house ## format, lint, types, layers, doctests of docstrings and README, the site
 
 .PHONY: lint
 lint: setup
@@ -66,6 +66,10 @@ docs: setup ## build the documentation site into build/site; a warning is an err
 	# --quiet would drop warnings before they are counted.
 	said=$$($(BIN)/mkdocs build --strict 2>&1) || { echo "$$said" >&2; exit 1; }
 
+.PHONY: house
+house: setup ## the house in numbers (files, imports, names, comments, calls): a report, no gate
+	$(BIN)/python benchmarks/house.py $(ARGS)
+
 .PHONY: format
 format: setup ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --quiet --fix-only .
@@ -87,7 +91,8 @@ torture: setup mutants ## the long forms: power cuts, faults, flipped bits (an h
 
 .PHONY: bench
 bench: setup ## run every benchmark in benchmarks/
-	set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(ARGS); done
+	set -e; for file in $(filter-out benchmarks/house.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	  echo "== $$file" >&2; $(BIN)/python $$file $(ARGS); done
 
 .PHONY: clean
 clean: ## remove the environment, caches and build products

@@ -20,7 +20,7 @@ from fostore import evaluate
 from fostore.errors import ArgumentError, IdentityError, RowError
 from fostore.evaluate import credal
 from fostore.evaluate import rows as rows_module
-from fostore.evaluate.hull import distance
+from fostore.evaluate.credal import distance
 from support import SUFFIXES, probs
 
 N, K, M = 30, 4, 3

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fostore import __version__
-from fostore.cli import compare, convert, demo, generate, head, info, meta, stats, verify
+from fostore.cli import convert, demo, generate, head, info, stats, verify
 
 EXIT_CODES = """
 Exit codes: 0 done, 1 failed (verify: findings), 2 wrong usage, 3 the store cannot be read, 130 interrupted.
@@ -29,8 +29,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"fostore {__version__}")
         raise typer.Exit
 
@@ -53,9 +53,9 @@ app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=convert.STACK_EXAMPLES)(convert.stack)
 app.command(epilog=head.EXAMPLES)(head.head)
-app.command(epilog=meta.EXAMPLES)(meta.meta)
+app.command(epilog=info.META_EXAMPLES)(info.meta)
 app.command(epilog=stats.EXAMPLES)(stats.stats)
-app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=stats.COMPARE_EXAMPLES)(stats.compare)
 app.command()(demo.demo)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fostore.cli.report import reporting
+from fostore.places.names import local_path
 
 
 def demo(
@@ -23,7 +24,6 @@ def demo(
     Needs torch and scikit-learn; takes half a minute or so on two cores.
     """
     with reporting():
-        from fostore.demo import run
-        from fostore.places.names import local_path
+        from fostore.demo import run  # loads subprocess and others that no other command needs
 
         run(local_path(folder), keep=keep)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import typer
 
 from fostore.cli.report import reporting, show
+from fostore.schema.jsontext import dumps
 
 EXAMPLES = """
 Examples:
@@ -45,51 +47,42 @@ def head(
 ) -> None:
     """Show the first rows: the largest classes of each, or with --json all numbers."""
     with reporting():
-        for line in lines(source, number, kind, as_json, source_format):
+        for line in _lines(source, number, kind, as_json, source_format):
             show(line)
 
 
-def lines(
-    source: str, number: int, kind: str | None, as_json: bool, format: str | None = None
-) -> list[str]:
-    """The lines that the command prints."""
+def _lines(
+    source: str, number: int, kind: str | None, as_json: bool, format: str | None
+) -> Iterator[str]:
+    # Libraries for reading files, and NumPy, which other commands never need.
     import numpy as np
 
     from fostore.conversion.sources import open_table
     from fostore.encodings import encoding_of
     from fostore.files import Hints
-    from fostore.schema.jsontext import dumps
     from fostore.schema.sides.ids import decode_ids
 
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
     schema = table.schema
     batch: Any = next(iter(table.batches(0, number)), None) if number else None
     if batch is None:
-        return []
+        return
     batch = [column[:number] for column in batch]
-    content = len(schema.content)
-    encoding_of(schema).check(batch[:content], schema, 0)
-    rows = encoding_of(schema).decode(batch[:content], schema)
+    content = batch[: len(schema.content)]
+    encoding_of(schema).check(content, schema, 0)
+    rows = encoding_of(schema).decode(content, schema)
     column = schema.role("id")
     ids = None if column is None else decode_ids(batch[schema.index(column.name)], column)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    found = []
+    more = "" if schema.num_classes <= _SHOWN else f"  and {schema.num_classes - _SHOWN} more"
     for i, row in enumerate(rows):
         key = {} if ids is None else {"id": ids[i].item()}
         if as_json:
-            found.append(dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode())
+            yield dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode()
             continue
-        members = row if row.ndim == 2 else row[None]
-        for member, one in enumerate(members):
-            label = (
-                f"{i}"
-                + (f" ({key['id']})" if key else "")
-                + (f" member {member}" if row.ndim == 2 else "")
-            )
+        label = f"{i} ({key['id']})" if key else f"{i}"
+        for member, one in enumerate(row if row.ndim == 2 else row[None]):
+            of_whom = f" member {member}" if row.ndim == 2 else ""
             top = np.argsort(-one, kind="stable")[:_SHOWN]
             shown = "  ".join(f"{names[k]} {one[k]:.4f}" for k in top)
-            more = (
-                "" if schema.num_classes <= _SHOWN else f"  and {schema.num_classes - _SHOWN} more"
-            )
-            found.append(f"{label}: {shown}{more}")
-    return found
+            yield f"{label}{of_whom}: {shown}{more}"

@@ -1,4 +1,4 @@
-"""`fostore info`: what a store is, how complete it is, and what it was made from."""
+"""`fostore info` and `fostore meta`: what a store says of itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from fostore.cli.report import reporting, show
+import fostore
+from fostore.cli import options
+from fostore.cli.report import AsJson, StorePath, reporting, show_facts
+from fostore.errors import ArgumentError
+from fostore.schema.ranges import describe
 
 EXAMPLES = """
 Examples:
@@ -22,26 +26,53 @@ _SHORT = 72
 _MANY = 6
 
 
-def info(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
-) -> None:
+META_EXAMPLES = """
+Examples:
+
+`fostore meta digits.zarr`
+
+`fostore meta digits.zarr --set license=MIT --set 'authors=["Ada"]'`
+"""
+
+
+def info(path: StorePath, as_json: AsJson = False) -> None:
     """Say what a store is, how complete, what it was made from and how large; reads no rows."""
     with reporting():
-        import fostore
-        from fostore.schema import jsontext
-
-        facts = facts_of(fostore.open(path))
-        if as_json:
-            show(jsontext.dumps(facts, indent=2).decode())
-        else:
-            show("\n".join(_lines(facts)))
+        facts = _facts_of(fostore.open(path))
+        show_facts(facts, _lines(facts), as_json)
 
 
-def facts_of(store: Any) -> dict[str, Any]:
+def meta(
+    path: StorePath,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Add or replace; the value is JSON, or text where it is not. Repeat for more.",
+        ),
+    ] = None,
+) -> None:
+    """Print the metadata of a store as JSON; with --set change it. The digest stays as it is."""
+    with reporting():
+        if values:
+            new = options.parse_meta(values, None, option="--set")
+            with fostore.open(path) as store:  # or is refused before it is locked
+                if store.format == "json":
+                    raise ArgumentError(
+                        f"{str(path)!r} is JSON, which is only written as a whole: `fostore convert` it "
+                        "to another path with --meta KEY=VALUE"
+                    )
+            # Not in a `with` block, which would seal a stream that somebody means to go on with.
+            writer = fostore.create(path, exists="resume", meta=new)
+            try:
+                writer.update_meta(new)
+            finally:
+                writer.close()
+        show_facts(dict(fostore.open(path).meta), (), as_json=True)
+
+
+def _facts_of(store: Any) -> dict[str, Any]:
     """What `fostore info --json` prints."""
     header, schema, path = store.header, store.schema, Path(store.path)
     planned = store.num_samples
@@ -85,11 +116,13 @@ def size_on_disk(path: Path) -> dict[str, int]:
     if path.is_file():
         files = [path]
     else:
+        # What a link leads to is no part of the store, which has none.
         files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
     stats = [file.stat() for file in files]
     return {
         "files": len(files),
         "bytes": sum(s.st_size for s in stats),
+        # Windows does not tell how many blocks a file has.
         "allocated": sum(getattr(s, "st_blocks", -(-s.st_size // 512)) * 512 for s in stats),
     }
 
@@ -103,8 +136,6 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
     if rows["missing"]:
-        from fostore.schema.ranges import describe
-
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")

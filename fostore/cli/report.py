@@ -1,18 +1,29 @@
-"""How a command ends: every error as one line on stderr and an exit code, the same for one reason in every command."""
+"""How a command speaks and ends: results as lines or JSON, every error as one line on stderr and an exit code.
+
+The exit code is the same for one reason in every command.
+"""
 
 from __future__ import annotations
 
 import errno
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
+from fostore.schema.jsontext import dumps
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
+
+StorePath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ArgumentError, USAGE),
@@ -37,6 +48,11 @@ def show(text: str) -> None:
     typer.echo(plain(text))
 
 
+def show_facts(facts: Any, lines: Iterable[str], as_json: bool) -> None:
+    """Print facts, as JSON or as lines for people."""
+    show(dumps(facts, indent=2).decode() if as_json else "\n".join(lines))
+
+
 def say(message: str) -> None:
     """Tell the user something that is no result."""
     typer.echo(plain(message), err=True)
@@ -47,7 +63,7 @@ def plain(text: str) -> str:
 
     Such characters come as JSON writes them, so that JSON stays JSON.
     """
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _UNSHOWN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def exit_code(error: BaseException) -> int:
@@ -68,6 +84,7 @@ def reporting(*, with_traceback: bool = False) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # `fostore info x.zarr | head -1` ends quietly: typer sees to it
+    # Anything else is a bug of ours, whose traceback helps who reports it.
     except (FostoreError, OSError) as error:
         if with_traceback:
             say("".join(traceback.format_exception(error)).rstrip())

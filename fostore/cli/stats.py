@@ -1,14 +1,14 @@
-"""`fostore stats`: how uncertain the distributions of a store are, and with labels how right."""
+"""`fostore stats` and `fostore compare`: how uncertain, how right, and how far apart distributions are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import reporting, say, show
+from fostore.cli.report import AsJson, reporting, say, show_facts
 
 EXAMPLES = """
 Examples:
@@ -20,10 +20,20 @@ Examples:
 `fostore stats softmax.npy --labels labels.txt --json | jq .labels.ece`
 """
 
+COMPARE_EXAMPLES = """
+Examples:
+
+`fostore compare teacher.zarr student.zarr`
+
+`fostore compare float32.zarr float16.zarr --json | jq .kl.most`
+
+`fostore compare teacher.zarr student.zarr --plot distance.png`
+"""
+
 _CLASSES = 10
 """Classes that the table shows."""
 
-Plot = Annotated[
+_Plot = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
@@ -51,25 +61,58 @@ def stats(
     bins: Annotated[
         int, typer.Option(min=1, help="Bins of the calibration errors, of equal width.")
     ] = 15,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
-    plot: Plot = None,
+    as_json: AsJson = False,
+    plot: _Plot = None,
 ) -> None:
     """Say how uncertain the distributions of a store are, and with --labels how right; one pass."""
     with reporting():
-        from fostore.evaluate.plots import check_plot, plot_summary
-        from fostore.evaluate.summary import summarize
-        from fostore.schema import jsontext
+        _show("summarize", (path, labels), {"bins": bins}, _lines, as_json, plot)
 
-        if plot is not None:
-            check_plot(plot)
-        summary = summarize(path, labels, bins=bins)
-        if as_json:
-            show(jsontext.dumps(summary.to_json(), indent=2).decode())
-        else:
-            show("\n".join(_lines(summary)))
-        if plot is not None:
-            plot_summary(summary, plot)
-            say(f"drew {plot}")
+
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A store, or what `fostore convert` reads.", show_default=False
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="Another, of the same samples.", show_default=False)
+    ],
+    check: Annotated[
+        Literal["auto", "length"],
+        typer.Option(
+            help="auto refuses stores whose class names, ids, labels or inputs differ; length looks "
+            "at indices and classes alone."
+        ),
+    ] = "auto",
+    as_json: AsJson = False,
+    plot: _Plot = None,
+) -> None:
+    """Say how far two stores of the same samples are apart: divergences and agreement; one pass."""
+    with reporting():
+        _show("compare", (first, second), {"check": check}, _lines_of_two, as_json, plot)
+
+
+def _show(
+    function: str,
+    sources: tuple[Any, Any],
+    options: dict[str, Any],
+    lines: Callable[[Any], Iterator[str]],
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Print, and draw, what a function of `fostore.evaluate.summary` says."""
+    from fostore.evaluate import plots, summary  # load NumPy
+
+    if plot is not None:
+        plots.check_plot(plot)  # before the long pass
+    figures = getattr(summary, function)(*sources, **options)
+    show_facts(figures.to_json(), lines(figures), as_json)
+    if plot is not None:
+        draw = plots.plot_summary if function == "summarize" else plots.plot_comparison
+        draw(figures, plot)
+        say(f"drew {plot}")
 
 
 def _lines(summary: Any) -> Iterator[str]:
@@ -79,7 +122,7 @@ def _lines(summary: Any) -> Iterator[str]:
     yield ""
     uncertainty = "total" if summary.num_members else "entropy"
     most = f"nats, at most ln {summary.num_classes} = {summary.histogram.most:.4g}"
-    yield from table(
+    yield from _table(
         [
             (uncertainty, summary.entropy, most),
             ("aleatoric", summary.aleatoric, "nats, the members' own"),
@@ -94,15 +137,15 @@ def _lines(summary: Any) -> Iterator[str]:
         yield from _metrics(summary.metrics)
 
 
-def table(rows: list[tuple[str, Any, str]]) -> Iterator[str]:
+def _table(rows: list[tuple[str, Any, str]]) -> Iterator[str]:
     """Moments as a table of mean, standard deviation, least and most."""
     yield f"  {'':<12}{'mean':>10}{'std':>10}{'least':>10}{'most':>10}"
-    for name, found, unit in rows:
-        if found is None:
+    for name, moments, unit in rows:
+        if moments is None:
             continue
-        numbers = (found.mean, found.std, found.least, found.most)
+        numbers = (moments.mean, moments.std, moments.least, moments.most)
         cells = "".join(f"{number:>10.4g}" for number in numbers)
-        infinite = f" (infinite for {found.num_infinite:,})" if found.num_infinite else ""
+        infinite = f" (infinite for {moments.num_infinite:,})" if moments.num_infinite else ""
         yield f"  {name:<12}{cells}   {unit}{infinite}"
 
 
@@ -133,12 +176,34 @@ def _metrics(metrics: Any) -> Iterator[str]:
     yield f"  {'classwise ECE':<15}{metrics.classwise_ece:.4g}"
     yield ""
     yield f"  {'confidence':<16}{'samples':>9}{'confidence':>12}{'accuracy':>10}{'gap':>8}"
-    found = metrics.reliability
-    for b in range(bins):
-        if found.count[b]:
-            edges = f"{found.lower[b]:.3f} to {found.upper[b]:.3f}"
-            gap = found.accuracy[b] - found.confidence[b]
-            yield (
-                f"  {edges:<16}{found.count[b]:>9,}{found.confidence[b]:>12.3f}"
-                f"{found.accuracy[b]:>10.3f}{gap:>+8.3f}"
-            )
+    table = metrics.reliability
+    columns = (table.lower, table.upper, table.count, table.confidence, table.accuracy)
+    for lower, upper, count, confidence, accuracy in zip(*columns, strict=True):
+        if count:
+            edges = f"{lower:.3f} to {upper:.3f}"
+            gap = accuracy - confidence
+            yield f"  {edges:<16}{count:>9,}{confidence:>12.3f}{accuracy:>10.3f}{gap:>+8.3f}"
+
+
+def _lines_of_two(comparison: Any) -> Iterator[str]:
+    yield f"A  {comparison.first}"
+    yield f"B  {comparison.second}"
+    yield f"  {comparison.num_samples:,} samples, {comparison.num_classes:,} classes"
+    differ = round((1 - comparison.agreement) * comparison.num_samples)
+    others = f" ({differ:,} differ)" if differ else ""
+    yield f"  the same top class for {comparison.agreement:.2%}{others}"
+    yield ""
+    yield from _table(
+        [
+            ("KL(A || B)", comparison.kl, "nats"),
+            ("KL(B || A)", comparison.kl_reverse, "nats"),
+            ("JS", comparison.js, "nats, at most ln 2 = 0.6931"),
+            ("TV", comparison.tv, "0 to 1"),
+            ("entropy A", comparison.entropies[0], "nats"),
+            ("entropy B", comparison.entropies[1], "nats"),
+        ]
+    )
+    if comparison.furthest and comparison.furthest[0][1] > 0:
+        shown = ", ".join(f"{index} ({far:.4g})" for index, far in comparison.furthest if far > 0)
+        yield ""
+        yield f"  furthest apart, by TV: samples {shown}"

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import FAILED, reporting, say, show
+import fostore
+from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
 from fostore.errors import DamageError
+from fostore.schema.ranges import describe
 
 EXAMPLES = """
 Examples:
@@ -29,10 +31,7 @@ _HELD = {
 
 
 def verify(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
-    ],
+    path: StorePath,
     level: Annotated[
         Literal["structure", "checksums", "full"],
         typer.Option(
@@ -44,57 +43,43 @@ def verify(
 ) -> None:
     """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
     with reporting():
-        from fostore.schema import jsontext
-
-        state, findings = check(path, level)
+        state, findings = _check(path, level)
         damage = [finding for finding in findings if finding["severity"] == "damage"]
         if state["sealed"] is False:
             planned = "" if state["planned"] is None else f" of {state['planned']:,}"
             say(f"{path} is not finished: {state['rows']:,}{planned} rows are committed")
-        if as_json:
-            report = {"path": str(path), "level": level, **state, "findings": findings}
-            show(jsontext.dumps(report, indent=2).decode())
-        else:
-            for finding in findings:
-                show(_line(finding))
-            if not damage:
-                rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
-                show(f"{path}: {rows}, {_HELD[level]}")
+        facts = {"path": str(path), "level": level, **state, "findings": findings}
+        lines = [_line(finding) for finding in findings]
+        if not damage:
+            rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
+            lines.append(f"{path}: {rows}, {_HELD[level]}")
+        show_facts(facts, lines, as_json)
         if damage:
             say(f"{len(damage)} finding{'s' if len(damage) > 1 else ''}")
             raise typer.Exit(FAILED)
 
 
-def check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """How far a store is, and what is wrong with it.
 
     A store so damaged that it does not open is a finding, its state is then unknown (None).
     """
-    import fostore
-    from fostore.formats import Finding
+    from fostore.formats import Finding  # loads NumPy, which half of the commands never need
 
     try:
         store = fostore.open(path)
     except DamageError as error:
-        where, message = str(path), str(error)
-        state = {"rows": None, "planned": None, "sealed": None}
-        return state, [_plain(Finding(where, rows, message)) for rows in error.rows or (None,)]
-    findings = [_plain(finding) for finding in store.verify(level=level)]
-    return {
-        "rows": len(store),
-        "planned": store.num_samples,
-        "sealed": store.is_sealed,
-    }, findings
-
-
-def _plain(finding: Any) -> dict[str, Any]:
-    rows = None if finding.rows is None else list(finding.rows)
-    return {**asdict(finding), "rows": rows}
+        state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
+        findings = [Finding(str(path), rows, str(error)) for rows in error.rows or (None,)]
+    else:
+        state = {"rows": len(store), "planned": store.num_samples, "sealed": store.is_sealed}
+        findings = store.verify(level=level)
+    return state, [
+        {**asdict(finding), "rows": finding.rows and list(finding.rows)} for finding in findings
+    ]
 
 
 def _line(finding: dict[str, Any]) -> str:
-    from fostore.schema.ranges import describe
-
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
     prefix = "warning: " if finding["severity"] == "warning" else ""
     return f"{prefix}{finding['where']}: {finding['message']}{rows}"

@@ -7,6 +7,7 @@ Every figure that it prints was measured in the run that prints it.
 
 from __future__ import annotations
 
+import filecmp
 import importlib.util
 import os
 import shutil
@@ -14,34 +15,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fostore
 from fostore import disk
 from fostore.errors import ArgumentError, FostoreError
+from fostore.progress import Progress
 
 if TYPE_CHECKING:
     from fostore.reading.store import Store
     from fostore.torch.digits import Scans, Teacher
-    from fostore.torch.students import Figures, Outcome
 
 BATCH_SIZE = 32
-COMMIT_SECONDS = 0.2
-DELAY_SECONDS = (
-    0.06  # a batch, in the run that dies: without it the middle would last a millisecond
-)
-
 MARK = ".fostore-demo"
 STORE, WHOLE, HDF5, JSON = "digits.zarr", "uninterrupted.zarr", "digits.h5", "digits.json"
-WEIGHTS, MODULE, LOG = "teacher.pt", "teacher.py", "batches.log"
-SEEDS = 5
-LEARNED = tuple(f"learned-{seed}.zarr" for seed in range(SEEDS))
-MADE = (STORE, WHOLE, HDF5, JSON, WEIGHTS, MODULE, LOG, *LEARNED)
+LEARNED = tuple(f"learned-{seed}.zarr" for seed in range(5))
+MADE = (STORE, WHOLE, HDF5, JSON, "teacher.pt", "teacher.py", *LEARNED)
 
-MODULE_TEXT = '''\
+_MODULE = '''\
 """The demo's teacher and scans, as `fostore generate` finds them."""
 
 from pathlib import Path
@@ -49,14 +42,9 @@ from pathlib import Path
 from fostore.torch.digits import Scans, Teacher
 
 
-def teacher():
-    """The three networks as one model."""
-    return Teacher.load(Path(__file__).with_name("teacher.pt"))
-
-
 def members():
-    """The three networks, each for itself: a store of them has a member axis."""
-    return list(teacher().members)
+    """The three networks of the teacher, each for itself: a store of them has a member axis."""
+    return list(Teacher.load(Path(__file__).with_name("teacher.pt")).members)
 
 
 def scans():
@@ -64,13 +52,19 @@ def scans():
     return Scans("rest")
 '''
 
+_NEXT = """
+Try next:
+  {bin}fostore info {folder}/digits.zarr
+  {bin}fostore verify {folder}/digits.h5
+  {bin}fostore generate {folder}/teacher.py:members {folder}/teacher.py:scans -o {folder}/members.zarr
+      (the three networks as an ensemble: a member axis)
+  {bin}python -c "import fostore; s = fostore.open('{folder}/digits.zarr'); print(s, s[0], s.take([5, 3, 5]).shape)"
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch that a model has run: its first row and how many rows it had."""
-
-    start: int
-    rows: int
+Without fostore:
+  {bin}python -c "import zarr; print(zarr.open('{folder}/digits.zarr', mode='r')['probs'][:2])"
+  {bin}python -c "import h5py; print(h5py.File('{folder}/digits.h5')['probs'][:2])"
+  {bin}python -c "import json; print(json.load(open('{folder}/digits.json'))['distributions']['0'])"\
+"""
 
 
 def run(folder: Path, *, keep: bool = True) -> None:
@@ -85,15 +79,18 @@ def run(folder: Path, *, keep: bool = True) -> None:
     needed = {"torch": "torch", "sklearn": "scikit-learn"}
     lacking = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
     if lacking:
-        names = " and ".join(lacking)
         raise FostoreError(
-            f"the demo needs {names} beside fostore: pip install {' '.join(lacking)}"
+            f"the demo needs {' and '.join(lacking)} beside fostore: pip install {' '.join(lacking)}"
         )
     _prepare(folder)
     try:
         _show(folder)
         if keep:
-            _show_next(folder)
+            programs = Path(sys.executable).parent
+            active = shutil.which("fostore") == str(programs / "fostore")
+            if programs.is_relative_to(Path.cwd()):
+                programs = programs.relative_to(Path.cwd())
+            print(_NEXT.format(folder=folder, bin="" if active else f"{programs}/"))
     finally:
         if not keep:
             _clear(folder)
@@ -116,157 +113,126 @@ def _prepare(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     for name in MADE:
-        disk.remove(folder / name)
-        for beside in folder.glob(f".{name}.*"):
-            disk.remove(beside)
+        for path in (folder / name, *folder.glob(f".{name}.*")):
+            disk.remove(path)
 
 
 def _show(folder: Path) -> None:
-    from fostore.torch import digits
+    # torch takes seconds to load, and `run` says first when it is missing
+    from fostore.torch import digits, students
 
+    epochs = digits.EPOCHS * digits.NUM_MEMBERS
     with digits.one_thread():
-        scans = _train(folder)
-        stores = [_kill_and_resume(folder, scans), *_write_twins(folder)]
-        _print_stores(stores, scans)
-        _print_outcomes(_teach(folder))
-
-
-def _train(folder: Path) -> Scans:
-    from fostore.torch import digits
-
-    began = time.perf_counter()
-    scans, rest = digits.Scans("train"), digits.Scans("rest")
-    with _bar("training", digits.EPOCHS * digits.NUM_MEMBERS, "epoch") as bar:
-        teacher = digits.train(scans, step=bar.update)
-    teacher.save(folder / WEIGHTS)
-    disk.write_whole(folder / MODULE, MODULE_TEXT.encode())
-    parameters = sum(p.numel() for p in teacher.members[0].parameters())
-    _print(
-        f"Teacher: {len(teacher.members)} residual CNNs of {parameters:,} parameters, trained on "
-        f"{len(scans):,} scans of digits in {time.perf_counter() - began:.1f} s."
+        began = time.perf_counter()
+        with Progress(True, epochs, name="training", unit="epochs") as bar:
+            teacher = digits.train(digits.Scans("train"), step=lambda: bar.add(1))
+        parameters = sum(p.numel() for p in teacher.members[0].parameters())
+        print(
+            f"Teacher: {len(teacher.members)} residual CNNs of {parameters:,} parameters, trained on "
+            f"{len(digits.Scans('train')):,} scans of digits in {time.perf_counter() - began:.1f} s."
+        )
+        teacher.save(folder / "teacher.pt")
+        disk.write_whole(folder / "teacher.py", _MODULE.encode())
+        scans = digits.Scans("rest")
+        _kill_and_resume(folder, teacher, scans)
+        _write_twins(folder, scans)
+        outcomes = [students.compare(teacher, 0, folder / LEARNED[0])]
+        total = epochs * (len(LEARNED) - 1)
+        with Progress(True, total, name="teachers and students", unit="epochs") as bar:
+            for seed, name in list(enumerate(LEARNED))[1:]:
+                train = digits.Scans("train", seed)
+                teacher = digits.train(train, seed=seed, step=lambda: bar.add(1))
+                outcomes.append(students.compare(teacher, seed, folder / name))
+    unlabelled, test = len(digits.Scans("unlabelled")), len(digits.Scans("test"))
+    print(
+        f"""
+What a student learns from a store: {len(outcomes)} seeds, each with a teacher of {len(train)} labelled scans,
+a store of its distributions of {unlabelled} unlabelled ones, and {test} scans to test on (means):
+  {"teacher's accuracy":<32}{sum(accuracy for accuracy, _, _ in outcomes) / len(outcomes):.3f}
+  {"student (a small perceptron)":<32}distilled  teacher's class"""
     )
-    return rest
+    for place, (name, better) in enumerate(students.MEASURES.items()):
+        pairs = [(distilled[place], twin[place]) for _, distilled, twin in outcomes]
+        ours, theirs = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+        wins = sum((one - other) * better > 0 for one, other in pairs)
+        words = f"distilled better in {wins} of {len(pairs)} seeds" if better else ""
+        print(f"  {name:<32}{ours:<11.3f}{theirs:<16.3f}{words}".rstrip())
 
 
-def _kill_and_resume(folder: Path, scans: Scans) -> Store:
+def _kill_and_resume(folder: Path, teacher: Teacher, scans: Scans) -> None:
     """Stream, die, go on, and prove that the result is what an undisturbed run gives."""
-    import fostore
-    from fostore.torch.digits import Teacher
-
-    before = _die_in_the_middle(folder, len(scans))
+    child = f"import fostore.demo; fostore.demo._stream_and_die({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", child], stdout=-1, check=False)
+    ran = len(done.stdout.splitlines())
+    if done.returncode != -signal.SIGKILL:
+        raise FostoreError("the run that should have been killed ended by itself")
     with fostore.open(folder / STORE) as store:
         committed = len(store)
-    finished = sum(batch.start + batch.rows <= committed for batch in before)
-    _print(
+    print(
         f"Killed: a process streamed its distributions over the other {len(scans):,} scans and killed "
-        f"itself (SIGKILL) after {len(before)} batches; {finished} of them ({committed:,} rows) are "
-        "committed."
+        f"itself (SIGKILL) after {ran} batches; {committed // BATCH_SIZE} of them ({committed:,} "
+        "rows) are committed."
     )
-    after: list[Batch] = []
-    with _listening(Teacher.load(folder / WEIGHTS), scans, after.append) as teacher:
-        store = _stream(teacher, scans, folder / STORE, progress=True)
-    again = [batch for batch in after if batch.start < committed]
-    first = min((batch.start for batch in after[len(again) :]), default=len(scans))
-    _print(
-        f"Resumed: {len(after) - len(again)} batches, from row {first:,} on; "
-        f"{len(again)} of the committed batches ran again, to be compared."
+    after: list[int] = []
+    store = _stream(teacher, scans, folder / STORE, after.append)
+    new = [start for start in after if start >= committed]
+    again = len(after) - len(new)
+    print(
+        f"Resumed: {len(new)} batches, from row {min(new):,} on; "
+        f"{again} of the committed batches ran again, to be compared."
     )
-    whole: list[Batch] = []
-    with _listening(Teacher.load(folder / WEIGHTS), scans, whole.append) as teacher:
-        other = _stream(teacher, scans, folder / WHOLE, progress=True)
+    whole: list[int] = []
+    other = _stream(teacher, scans, folder / WHOLE, whole.append)
     files, differing = _compare(folder / STORE, folder / WHOLE)
-    same = store.digest() == other.digest() and not differing
-    _print(
+    equal = store.digest() == other.digest()
+    print(
         f"Compared with an uninterrupted run ({len(whole)} batches): digests "
-        f"{'equal' if store.digest() == other.digest() else 'DIFFER'}, "
-        f"{files - len(differing)} of {files} data files bit-identical."
+        f"{'equal' if equal else 'DIFFER'}, {files - len(differing)} of {files} data files "
+        "bit-identical."
     )
-    if len(again) != 1 or not same:
+    if again != 1 or differing or not equal:
         raise FostoreError(
-            f"the resumed store is not what it should be: ran again {again}, differing {differing}"
+            f"the resumed store is not what it should be: {again} batches ran again, differing "
+            f"{differing}"
         )
-    return store
 
 
-def _stream(teacher: Teacher, scans: Scans, path: Path, *, progress: bool) -> Store:
-    """The call that a user would write."""
-    from fostore.torch import FirstOrderDataGenerator
-
-    generator = FirstOrderDataGenerator(
-        teacher, batch_size=BATCH_SIZE, output_mode="probs", model_name="three residual CNNs"
-    )
-    store: Store = generator.generate_distributions(
-        scans,
-        progress=progress,
-        store=path,
-        meta={"dataset": "scikit-learn digits", "part": "the scans that the teacher has not seen"},
-        commit_seconds=COMMIT_SECONDS,
-    )
-    return store
-
-
-def _die_in_the_middle(folder: Path, num_samples: int) -> list[Batch]:
-    """Let a process of its own begin the store; returns the batches that it ran before it died."""
-    import fostore
-
-    command = [sys.executable, "-m", "fostore.demo", str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    try:
-        with _bar("committed by the run that will die", num_samples, "row") as bar:
-            store = None
-            while child.poll() is None:
-                time.sleep(0.05)
-                if store is None and (folder / STORE).exists():
-                    store = fostore.open(folder / STORE)
-                if store is not None:
-                    store.refresh()
-                    bar.update(len(store) - bar.n)
-    finally:
-        child.kill()
-        words = child.stderr.read()
-        child.stderr.close()
-        child.wait()
-    log = folder / LOG
-    if child.returncode != -signal.SIGKILL or not log.exists():
-        raise FostoreError(f"the run that should have been killed ended by itself: {words.strip()}")
-    return [Batch(*map(int, line.split())) for line in log.read_text().splitlines()]
-
-
-def stream_and_die(folder: Path) -> None:
-    """What the process of `_die_in_the_middle` does: half of the batches, each noted, then SIGKILL."""
-    from fostore.torch.digits import Scans, Teacher, one_thread
-
-    scans = Scans("rest")
-    batches = 0
-
-    def note(batch: Batch) -> None:
-        nonlocal batches
-        batches += 1
-        with (folder / LOG).open("a") as log:
-            log.write(f"{batch.start} {batch.rows}\n")
-        time.sleep(DELAY_SECONDS)
-        if batches > len(scans) / BATCH_SIZE / 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with one_thread(), _listening(Teacher.load(folder / WEIGHTS), scans, note) as teacher:
-        _stream(teacher, scans, folder / STORE, progress=False)
-
-
-@contextmanager
-def _listening(teacher: Teacher, scans: Scans, heard: Callable[[Batch], None]) -> Iterator[Teacher]:
-    """The teacher, calling `heard` after each batch that it runs; the scans tell which one it was."""
-    row_of = {scan.numpy().tobytes(): row for row, scan in enumerate(scans.scans)}
+def _stream(teacher: Teacher, scans: Scans, path: Path, note: Callable[[int], Any]) -> Store:
+    """The call that a user would write; `note` gets the first row of each batch, once it has run."""
+    from fostore.torch import FirstOrderDataGenerator  # as above
 
     def after(_module: Any, inputs: Any, _output: Any) -> None:
-        (batch,) = inputs
-        heard(Batch(row_of[batch[0].numpy().tobytes()], len(batch)))
+        note(int((scans.scans == inputs[0][0]).flatten(1).all(1).nonzero()[0]))
 
     handle = teacher.register_forward_hook(after)
     try:
-        yield teacher
+        store: Store = FirstOrderDataGenerator(
+            teacher, batch_size=BATCH_SIZE, output_mode="probs", model_name="three residual CNNs"
+        ).generate_distributions(
+            scans,
+            store=path,
+            meta={"dataset": "scikit-learn digits", "part": "the scans that were not trained on"},
+            commit_seconds=0.2,
+        )
     finally:
         handle.remove()
+    return store
+
+
+def _stream_and_die(folder: str) -> None:
+    """The process that dies: half of the batches, each noted on stdout, then SIGKILL."""
+    from fostore.torch.digits import Scans, Teacher, one_thread  # as above
+
+    scans = Scans("rest")
+
+    def note(start: int) -> None:
+        print(start, flush=True)
+        time.sleep(0.06)  # without it the middle would last a millisecond
+        if start > len(scans) / 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with one_thread():
+        _stream(Teacher.load(f"{folder}/teacher.pt"), scans, Path(folder, STORE), note)
 
 
 def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
@@ -274,153 +240,30 @@ def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
 
     The attributes of the group are left out: they hold the store's own id and the times.
     """
-
-    def files(store: Path) -> dict[str, Path]:
-        found = {str(p.relative_to(store)): p for p in store.rglob("*") if p.is_file()}
-        return {name: path for name, path in found.items() if name != "zarr.json"}
-
-    ours, theirs = files(one), files(other)
-    names = sorted(ours.keys() | theirs.keys())
-    differing = [
-        name
-        for name in names
-        if name not in ours
-        or name not in theirs
-        or ours[name].read_bytes() != theirs[name].read_bytes()
-    ]
-    return len(names), differing
+    files = [(root, path) for root in (one, other) for path in root.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(root)) for root, path in files} - {"zarr.json"}
+    _, differing, alone = filecmp.cmpfiles(one, other, names, shallow=False)
+    return len(names), sorted(differing + alone)
 
 
-def _write_twins(folder: Path) -> list[Store]:
-    """The same distributions as HDF5, through the writer, and as the guide's JSON."""
-    import fostore
-    from fostore.torch import FirstOrderDataGenerator
-    from fostore.torch.digits import Teacher
-
-    source = fostore.open(folder / STORE)
-    with fostore.create(
-        folder / HDF5,
-        num_samples=len(source),
-        num_classes=source.num_classes,
-        meta=source.meta,
-    ) as writer:
-        for start in range(0, len(source), BATCH_SIZE):
-            writer.append(source[start : start + BATCH_SIZE])
-    generator = FirstOrderDataGenerator(Teacher.load(folder / WEIGHTS))
-    generator.save_distributions(folder / JSON, source, meta=dict(source.meta))
-    return [fostore.open(folder / HDF5), fostore.open(folder / JSON)]
-
-
-def _print_stores(stores: list[Store], scans: Scans) -> None:
+def _write_twins(folder: Path, scans: Scans) -> None:
+    """The same distributions as HDF5 and as JSON, and what all three answer."""
+    # evaluation loads NumPy, and every call of `fostore` loads this module
     from fostore.cli.info import human_bytes, size_on_disk
+    from fostore.evaluate import accuracy
 
-    _print("\nThe same distributions in three formats, opened and asked:")
-    _print(
+    print("\nThe same distributions in three formats, opened and asked:")
+    print(
         f"  {'store':<14}{'shape':<12}{'dtype':<10}{'on disk':<11}{'accuracy':<10}digest (begins with)"
     )
-    for store in stores:
-        rows = store.take(range(len(store)))
-        accuracy = float((rows.argmax(axis=1) == scans.labels).mean())
-        size = human_bytes(size_on_disk(store.path)["bytes"])
+    for name in (STORE, HDF5, JSON):
+        if name != STORE:
+            fostore.convert(folder / STORE, folder / name)
+        store = fostore.open(folder / name)
         shape = " x ".join(f"{n:,}" for n in store.shape)
-        digest = store.digest()[:23] if store.is_sealed else "none"
-        _print(
-            f"  {store.path.name:<14}{shape:<12}{store.schema.dtype:<10}{size:<11}"
-            f"{accuracy:<10.1%}{digest}"
+        size = human_bytes(size_on_disk(store.path)["bytes"])
+        print(
+            f"  {name:<14}{shape:<12}{store.schema.dtype:<10}{size:<11}"
+            f"{accuracy(store, scans.labels):<10.1%}{store.digest()[:23]}"
         )
-    _print(f"  (accuracy: the teacher's, on these {len(scans):,} scans, which it has not seen)")
-
-
-def _teach(folder: Path) -> list[Outcome]:
-    """A teacher and two students for each seed; the first teacher is the one that is there already."""
-    from fostore.torch import digits, students
-
-    found = []
-    epochs = digits.EPOCHS * digits.NUM_MEMBERS * (SEEDS - 1)
-    with _bar("teachers and students", epochs, "epoch") as bar:
-        for seed, name in enumerate(LEARNED):
-            if seed == 0:
-                teacher = digits.Teacher.load(folder / WEIGHTS)
-            else:
-                teacher = digits.train(digits.Scans("train", seed), seed=seed, step=bar.update)
-            found.append(students.compare(teacher, seed, folder / name))
-    return found
-
-
-def _print_outcomes(outcomes: list[Outcome]) -> None:
-    from fostore.torch import digits, students
-
-    def mean(numbers: Iterable[float]) -> float:
-        return sum(numbers) / len(outcomes)
-
-    def row(name: str, of: Callable[[Figures], float], better: int) -> str:
-        pairs = [(of(one.distilled), of(one.by_class)) for one in outcomes]
-        ours, theirs = (mean(pair[i] for pair in pairs) for i in (0, 1))
-        wins = sum((a - b) * better > 0 for a, b in pairs)
-        words = f"distilled better in {wins} of {len(pairs)} seeds" if better else ""
-        return f"  {name:<32}{ours:<11.3f}{theirs:<16.3f}{words}".rstrip()
-
-    test = len(digits.Scans("test"))
-    _print(
-        f"""
-What a student learns from a store: {len(outcomes)} seeds, each with a teacher of {digits.NUM_TRAIN} labelled scans,
-a store of its distributions of {digits.NUM_UNLABELLED} unlabelled ones, and {test} scans to test on (means):
-  teacher's accuracy              {mean(one.teacher for one in outcomes):.3f}
-  student (a small perceptron)    distilled  teacher's class"""
-    )
-    for line in (
-        row("accuracy", lambda f: f.accuracy, 1),
-        row("KL(teacher || student), nats", lambda f: f.kl, -1),
-        row("ECE", lambda f: f.ece, -1),
-        row("NLL, nats", lambda f: f.nll, -1),
-        row(f"covered by {students.CONFIDENCE:.0%} TV balls", lambda f: f.covered, 0),
-        row("  of this radius", lambda f: f.radius, 0),
-    ):
-        _print(line)
-
-
-def _show_next(folder: Path) -> None:
-    command, python = _programs()
-    zarr, h5 = folder / STORE, folder / HDF5
-    _print(
-        f"""
-Try next:
-  {command} info {zarr}
-  {command} verify {h5}
-  {command} generate {folder / MODULE}:members {folder / MODULE}:scans -o {folder / "members.zarr"}
-      (the three networks as an ensemble: a member axis)
-  {python} -c "import fostore; s = fostore.open('{zarr}'); print(s, s[0], s.take([5, 3, 5]).shape)"
-
-Without fostore:
-  {python} -c "import zarr; print(zarr.open('{zarr}', mode='r')['probs'][:2])"
-  {python} -c "import h5py; print(h5py.File('{h5}')['probs'][:2])"
-  {python} -c "import json; print(json.load(open('{folder / JSON}'))['distributions']['0'])"
-""".rstrip()
-    )
-
-
-def _programs() -> tuple[str, str]:
-    """How to call fostore and python of this environment from the current folder."""
-
-    def called(path: Path) -> str:
-        if shutil.which(path.name) == str(path):
-            return path.name
-        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-    python = Path(sys.executable)
-    script = python.with_name("fostore")
-    if not script.exists():  # fostore is on the path of modules, not installed
-        return f"{called(python)} -m fostore.cli", called(python)
-    return called(script), called(python)
-
-
-@contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=title, unit=unit, leave=False, file=sys.stderr) as bar:
-        yield bar
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
+    print(f"  (accuracy: the teacher's, on these {len(scans):,} scans, which it has not seen)")

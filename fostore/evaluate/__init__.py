@@ -20,12 +20,8 @@ from fostore.evaluate.calibration import (
     reliability,
 )
 from fostore.evaluate.conformal import conformal_radius, split
-from fostore.evaluate.covered import Coverage, coverage
+from fostore.evaluate.covered import Ball, Coverage, Hull, Interval, compute_coverage, coverage
 from fostore.evaluate.credal import (
-    Ball,
-    Hull,
-    Interval,
-    compute_coverage,
     hull_covered,
     interval,
     interval_covered,
@@ -33,16 +29,18 @@ from fostore.evaluate.credal import (
     tv_ball_covered,
 )
 from fostore.evaluate.divergence import js, kl, tv
-from fostore.evaluate.ensemble import (
-    Uncertainty,
-    compute_prediction_entropy,
-    ensemble_uncertainty,
-)
 from fostore.evaluate.metrics import Labelled, Metrics, accuracy, brier, label_metrics, nll
-from fostore.evaluate.scores import entropy, least_confidence, margin
 from fostore.evaluate.selecting import Top, select_uncertain_samples
 from fostore.evaluate.summary import Comparison, Summary, compare, summarize
 from fostore.evaluate.sums import Mean, Moments
+from fostore.evaluate.uncertainty import (
+    Uncertainty,
+    compute_prediction_entropy,
+    ensemble_uncertainty,
+    entropy,
+    least_confidence,
+    margin,
+)
 
 __all__ = [
     "Ball",

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.evaluate.figures import figures
 from fostore.evaluate.labels import labels_of
-from fostore.evaluate.rows import Piece, pieces, refuse_empty, rows_of
+from fostore.evaluate.rows import Piece, over_classes, pieces, refuse_empty
+from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Sums
 from fostore.schema.row import Array
 
@@ -52,22 +54,47 @@ class Reliability:
 
     def to_json(self) -> dict[str, Any]:
         """The table as JSON: null where a bin is empty."""
-        rows = zip(
-            self.lower.tolist(),
-            self.upper.tolist(),
-            self.count.tolist(),
-            self.confidence.tolist(),
-            self.accuracy.tolist(),
-            strict=True,
-        )
         names = ("lower", "upper", "count", "confidence", "accuracy")
-        return {
-            "ece": self.ece,
-            "mce": self.mce,
-            "bins": [
-                {k: None if v != v else v for k, v in zip(names, row, strict=True)} for row in rows
-            ],
-        }
+        columns = [figures(getattr(self, name)) for name in names]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {"ece": self.ece, "mce": self.mce, "bins": rows}
+
+
+class _Bins:
+    """Samples, hits and the exact sum of probabilities in each bin, of one class or of each."""
+
+    def __init__(self, bins: Any, num_classes: int | None = None) -> None:
+        if not isinstance(bins, (int, np.integer)) or bins < 1:
+            raise ArgumentError(f"bins is {bins!r}, expected an integer of at least 1")
+        self.shape = (int(bins), num_classes)
+        size = int(bins) * (1 if num_classes is None else num_classes)
+        self.samples = 0
+        self.count = np.zeros(size, np.int64)
+        self.hits = np.zeros(size, np.int64)
+        self.mass = Sums((size,))  # exact: any cut into pieces and ranks gives the same bits
+
+    def add(self, probs: Array, hits: tuple[Any, Any]) -> None:
+        """Add probabilities (n, classes); `hits` says where among them the label is."""
+        bins = self.shape[0]
+        at = np.ceil(probs * bins)
+        at -= 1  # b/bins < p <= (b + 1)/bins, and 0 lies in the first
+        at = np.clip(at, 0, bins - 1).astype(np.int64) + np.arange(probs.shape[1]) * bins
+        self.samples += len(probs)
+        if self.shape[1] is None:  # of each class all samples count: a tenth of the time is saved
+            self.count += np.bincount(at.ravel(), minlength=len(self.count))
+        self.hits += np.bincount(at[hits], minlength=len(self.hits))
+        self.mass.add_at(at.ravel(), probs.ravel())
+
+    def merge(self, other: _Bins) -> None:
+        """Add what another of the same shape has."""
+        if self.shape != other.shape:
+            raise ArgumentError(
+                f"accumulators of {self.shape} and {other.shape} (bins, classes) cannot be merged"
+            )
+        self.samples += other.samples
+        self.count += other.count
+        self.hits += other.hits
+        self.mass.merge(other.mass)
 
 
 class Calibration:
@@ -79,68 +106,45 @@ class Calibration:
     """
 
     def __init__(self, bins: int = NUM_BINS) -> None:
-        self.bins = _check_bins(bins)
-        self._count = np.zeros(bins, np.int64)
-        self._hits = np.zeros(bins, np.int64)
-        self._confidence = Sums((bins,))
+        self._bins = _Bins(bins)
+        self.bins = self._bins.shape[0]
 
     def update(self, probs: Array, labels: Array) -> None:
         """Add samples: (n, K) probabilities that sum to 1, and their classes (n,)."""
-        confidence = probs.max(axis=-1)
-        right = probs.argmax(axis=-1) == labels
-        at = bin_of(confidence, self.bins)
-        self._count += np.bincount(at, minlength=self.bins)
-        self._hits += np.bincount(at[right], minlength=self.bins)
-        self._confidence.add_at(at, confidence)
+        right = np.flatnonzero(probs.argmax(axis=-1) == labels)
+        self._bins.add(probs.max(axis=-1, keepdims=True), (right, 0))
 
     def merge(self, other: Calibration) -> None:
         """Add what another, of as many bins, has accumulated."""
-        _check_merge(self, other)
-        self._count = self._count + other._count
-        self._hits = self._hits + other._hits
-        self._confidence.merge(other._confidence)
+        self._bins.merge(other._bins)
 
     def result(self) -> Reliability:
         """The table."""
-        edges = np.linspace(0.0, 1.0, self.bins + 1)
-        with np.errstate(invalid="ignore"):
-            confidence = self._confidence.total() / self._count
-            accuracy = self._hits / self._count
-        return Reliability(edges[:-1], edges[1:], self._count.copy(), confidence, accuracy)
+        edges, count = np.linspace(0.0, 1.0, self.bins + 1), self._bins.count.copy()
+        with np.errstate(invalid="ignore"):  # an empty bin: 0 / 0 is NaN, as it should be
+            confidence, accuracy = self._bins.mass.total() / count, self._bins.hits / count
+        return Reliability(edges[:-1], edges[1:], count, confidence, accuracy)
 
 
 class ClasswiseCalibration:
     """Accumulates the calibration error of each class; memory for num_classes x bins numbers."""
 
     def __init__(self, num_classes: int, bins: int = NUM_BINS) -> None:
-        self.bins = _check_bins(bins)
-        self.num_classes = num_classes
-        self._samples = 0
-        self._hits = np.zeros(num_classes * bins, np.int64)
-        self._probability = Sums((num_classes * bins,))
+        self._bins = _Bins(bins, num_classes)
+        self.bins, self.num_classes = self._bins.shape[0], num_classes
 
     def update(self, probs: Array, labels: Array) -> None:
         """Add samples: (n, K) probabilities that sum to 1, and their classes (n,)."""
-        at = bin_of(probs, self.bins)
-        at += np.arange(self.num_classes) * self.bins
-        self._samples += len(probs)
-        self._probability.add_at(at.ravel(), probs.ravel())
-        self._hits += np.bincount(
-            at[np.arange(len(labels)), labels], minlength=self.num_classes * self.bins
-        )
+        self._bins.add(probs, (np.arange(len(labels)), labels))
 
     def merge(self, other: ClasswiseCalibration) -> None:
         """Add what another, of as many classes and bins, has accumulated."""
-        _check_merge(self, other)
-        self._samples += other._samples
-        self._hits = self._hits + other._hits
-        self._probability.merge(other._probability)
+        self._bins.merge(other._bins)
 
     def result(self) -> Array:
         """The error of each class, float64 (num_classes,); their mean is the classwise ECE."""
-        gaps = np.abs(self._probability.total() - self._hits).reshape(self.num_classes, self.bins)
-        found: Array = np.add.reduce(gaps, axis=1) / self._samples
-        return found
+        gaps = np.abs(self._bins.mass.total() - self._bins.hits)
+        return over_classes(gaps.reshape(self.num_classes, self.bins)) / self._bins.samples
 
 
 def reliability(store: Any, labels: Any, bins: int = NUM_BINS) -> Reliability:
@@ -161,10 +165,10 @@ def reliability(store: Any, labels: Any, bins: int = NUM_BINS) -> Reliability:
     >>> table.count.tolist(), round(table.ece, 4)
     ([0, 0, 1, 1, 1], 0.3333)
     """
-    found = Calibration(bins)
-    for piece, part in labelled(store, labels):
-        found.update(piece.mean, part)
-    return found.result()
+    table = Calibration(bins)
+    for piece, classes in labelled(store, labels):
+        table.update(piece.mean, classes)
+    return table.result()
 
 
 def ece(store: Any, labels: Any, bins: int = NUM_BINS) -> float:
@@ -187,10 +191,10 @@ def classwise_ece(store: Any, labels: Any, bins: int = NUM_BINS) -> float:
     0.0
     """
     rows = rows_of(store)
-    found = ClasswiseCalibration(rows.num_classes, bins)
-    for piece, part in labelled(rows, labels):
-        found.update(piece.mean, part)
-    return float(found.result().mean())
+    table = ClasswiseCalibration(rows.num_classes, bins)
+    for piece, classes in labelled(rows, labels):
+        table.update(piece.mean, classes)
+    return float(table.result().mean())
 
 
 def labelled(store: Any, labels: Any) -> Iterator[tuple[Piece, Array]]:
@@ -200,27 +204,7 @@ def labelled(store: Any, labels: Any) -> Iterator[tuple[Piece, Array]]:
         ArgumentError: no samples, or labels that do not fit.
     """
     rows = rows_of(store)
-    classes = labels_of(labels, rows)
+    classes = labels_of(labels, rows)  # all of them, before a row is read
     refuse_empty(rows, "metrics")
     for (piece,) in pieces(rows):
         yield piece, classes[piece.start : piece.stop]
-
-
-def bin_of(probs: Array, bins: int) -> Array:
-    """The bin of each probability: b/bins < p <= (b + 1)/bins, and 0 in the first; int64."""
-    at = np.ceil(probs * bins)
-    at -= 1
-    found: Array = np.clip(at, 0, bins - 1).astype(np.int64)
-    return found
-
-
-def _check_bins(bins: Any) -> int:
-    if not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise ArgumentError(f"bins is {bins!r}, expected an integer of at least 1")
-    return int(bins)
-
-
-def _check_merge(one: Any, other: Any) -> None:
-    ours, theirs = ((a.bins, getattr(a, "num_classes", None)) for a in (one, other))
-    if ours != theirs:
-        raise ArgumentError(f"accumulators of {ours} and {theirs} (bins, classes) cannot be merged")

@@ -103,12 +103,11 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
     num_samples = len(store)
     counts = _counts(sizes, num_samples)
     order = Plan(num_samples, 1, shuffle=True, seed=seed).order(0, 0, sum(counts))
-    parts: list[Any] = []
-    start = 0
-    for count in counts:
-        parts.append(_part(store, np.sort(order[start : start + count])))
-        start += count
-    return tuple(parts)
+    ends = np.cumsum(counts).tolist()
+    return tuple(
+        _part(store, np.sort(order[end - count : end]))
+        for count, end in zip(counts, ends, strict=True)
+    )
 
 
 def _counts(sizes: Sequence[int | float], num_samples: int) -> list[int]:
@@ -124,6 +123,7 @@ def _counts(sizes: Sequence[int | float], num_samples: int) -> list[int]:
         )
     if not shares[0]:
         return [int(size) for size in sizes]
+    # Ends are rounded, and not sizes, so that shares which sum to 1 use every sample.
     ends = [round(num_samples * min(float(end), 1.0)) for end in np.cumsum(sizes)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 

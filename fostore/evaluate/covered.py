@@ -1,13 +1,19 @@
-"""Coverage: which share of samples a credal set covers, and how sure that number is."""
+"""Which share of samples their credal sets cover, how sure that number is, and sets that say it of one sample."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.evaluate.credal import SLACK, hull_covered, interval_covered, tv_ball_covered
+from fostore.evaluate.rows import pieces
+from fostore.evaluate.sources import rows_of
+from fostore.schema.row import Array
 
 
 class Coverage(float):
@@ -47,11 +53,12 @@ class Coverage(float):
         middle = (share + z * z / (2 * num_samples)) / shrink
         half = share * (1 - share) / num_samples + z * z / (4 * num_samples * num_samples)
         spread = z / shrink * half**0.5
+        # There the formula gives 0 and 1 but for rounding.
         self.low = 0.0 if num_covered == 0 else middle - spread
         self.high = 1.0 if num_covered == num_samples else middle + spread
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
+    def __getnewargs__(self) -> tuple[Any, ...]:  # or a float pickles as its value alone
         return self.num_covered, self.num_samples, self.confidence_level
 
     def merge(self, other: Coverage) -> Coverage:
@@ -96,3 +103,94 @@ def check_level(confidence_level: float) -> None:
         raise ArgumentError(
             f"confidence_level is {confidence_level!r}, expected a number between 0 and 1, such as 0.9"
         )
+
+
+# ------------------------------------------------------------------ one set a sample
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The distributions between `lower` and `upper` (num_classes,) in every class."""
+
+    lower: Any
+    upper: Any
+    tol: float = SLACK
+
+    def contains(self, target: Any) -> bool:
+        """Whether one distribution (num_classes,) is among them."""
+        lower, upper, row = _one(self.lower), _one(self.upper), _one(target)
+        return bool(interval_covered(lower, upper, row, self.tol)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Ball:
+    """The distributions at most `radius` in total variation from `center` (num_classes,)."""
+
+    center: Any
+    radius: float
+
+    def contains(self, target: Any) -> bool:
+        """Whether one distribution (num_classes,) is among them."""
+        return bool(tv_ball_covered(_one(self.center), self.radius, _one(target))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Hull:
+    """The mixtures of `vertices` (num_vertices, num_classes)."""
+
+    vertices: Any
+    tol: float = 5e-4
+
+    def contains(self, target: Any) -> bool:
+        """Whether one distribution (num_classes,) is among them."""
+        return bool(hull_covered(_one(self.vertices), _one(target), self.tol)[0])
+
+
+def compute_coverage(credal_sets: Any, ground_truth: Any) -> Coverage:
+    """The share of samples whose ground truth their credal set contains, as in the guide.
+
+    Args:
+        credal_sets: `credal_sets[index]` is an object with `contains(distribution)`: an `Interval`, a
+            `Ball`, a `Hull`, or yours.
+        ground_truth: distributions, by index; each is handed over as float64 (num_classes,).
+
+    Returns:
+        A float, with the bounds of its 95 % confidence interval: `low` and `high`.
+
+    Raises:
+        ArgumentError: a sample has no credal set, it has no `contains`, or there is no sample.
+        RowError: a ground truth is no distribution.
+
+    >>> sets = {0: Ball([0.5, 0.5], 0.2), 1: Interval([0.0, 0.8], [0.2, 1.0])}
+    >>> compute_coverage(sets, {0: [0.6, 0.4], 1: [0.5, 0.5]})
+    Coverage(0.5, 1 of 2, 95 % interval 0.09453 to 0.9055)
+    """
+    rows = rows_of(ground_truth, "ground_truth")
+    if len(rows.row_shape) != 1:
+        raise ArgumentError(f"{rows.where} has members, expected one distribution a sample")
+    if not isinstance(credal_sets, Mapping) and len(credal_sets) != rows.count:
+        raise ArgumentError(f"{len(credal_sets)} credal sets for {rows.count} samples")
+    indices = rows.indices.tolist()
+    covered = 0
+    for (piece,) in pieces(rows):
+        for index, target in zip(indices[piece.start : piece.stop], piece.probs, strict=True):
+            covered += _contains(credal_sets, index, target)
+    return Coverage(covered, rows.count)
+
+
+def _contains(credal_sets: Any, index: int, target: Array) -> bool:
+    try:
+        one = credal_sets[index]
+    except (LookupError, TypeError) as error:
+        raise ArgumentError(f"sample {index} has no credal set") from error
+    contains = getattr(one, "contains", None)
+    if contains is None:
+        raise ArgumentError(
+            f"the credal set of sample {index} is a {type(one).__name__}, which has no contains(); "
+            "fostore.evaluate.Hull(members), Interval(lower, upper) and Ball(center, radius) have one"
+        )
+    return bool(contains(target))
+
+
+def _one(row: Any) -> Array:
+    return np.asarray(row, np.float64)[None]

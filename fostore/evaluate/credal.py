@@ -7,23 +7,20 @@ bins where `fostore.evaluate.ece` has 15, as the paper has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from fostore.errors import ArgumentError
-from fostore.evaluate.covered import Coverage
 from fostore.evaluate.divergence import tv_of
-from fostore.evaluate.ensemble import members_of
-from fostore.evaluate.hull import distance
-from fostore.evaluate.rows import Piece, Rows, aligned, numbers_of, per_row, pieces, rows_of
+from fostore.evaluate.rows import Piece, Rows, aligned, over_classes, per_row
 from fostore.evaluate.same import check_same
+from fostore.evaluate.sources import members_of, numbers_of, rows_of
 from fostore.schema.row import Array
 
-_SLACK = 1e-6
+SLACK = 1e-6
 """What arithmetic in float32 may move a probability by; the rounding of the stored dtype comes on top."""
 
 
@@ -35,7 +32,7 @@ class Bound(NDArrayOperatorsMixin):
     this package takes bounds, it reads them piece by piece.
     """
 
-    def __init__(self, members: Members, side: int) -> None:
+    def __init__(self, members: _Members, side: int) -> None:
         self.members = members
         self._side = side
         self.shape = (members.rows.count, members.rows.num_classes)
@@ -51,16 +48,17 @@ class Bound(NDArrayOperatorsMixin):
             if step == 1:
                 return self.members.bounds(start, max(start, stop))[self._side]
             rows = np.arange(start, stop, step)
-        wanted = np.arange(len(self))[rows]
-        if wanted.ndim == 0:
-            found: Array = self[int(wanted) : int(wanted) + 1][0]
-            return found
-        parts = [self[row : row + 1] for row in wanted.tolist()]
-        return np.concatenate([np.empty((0, self.shape[1])), *parts])
+        chosen = np.arange(len(self))[rows]
+        if chosen.ndim == 0:
+            return np.asarray(self[int(chosen) : int(chosen) + 1][0])
+        each = [self[row : row + 1] for row in chosen.tolist()]
+        return np.concatenate([np.empty((0, self.shape[1])), *each])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        found = per_piece(self.members.rows, self.shape[1], lambda p: _bounds_of(p)[self._side])
-        return found if dtype is None else found.astype(dtype, copy=False)
+        bound = per_row(
+            lambda piece: _bounds_of(piece)[self._side], self.members.rows, shape=self.shape[1:]
+        )
+        return bound if dtype is None else bound.astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [np.asarray(x) if isinstance(x, Bound) else x for x in inputs]
@@ -71,7 +69,7 @@ class Bound(NDArrayOperatorsMixin):
         return f"<{side} bound of {self.members.rows.where}, {self.shape}>"
 
 
-class Members:
+class _Members:
     """Members that two bounds share, so that reading both reads each row once."""
 
     def __init__(self, rows: Rows) -> None:
@@ -89,14 +87,6 @@ class Members:
 def _bounds_of(piece: Piece) -> tuple[Array, Array]:
     members = piece.members.probs
     return members.min(axis=1), members.max(axis=1)
-
-
-def per_piece(rows: Rows, width: int, function: Any) -> Array:
-    """What `function` makes of each piece, (num_samples, width) float64."""
-    found = np.empty((rows.count, width))
-    for (piece,) in pieces(rows):
-        found[piece.start : piece.stop] = function(piece)
-    return found
 
 
 def interval(store: Any) -> tuple[Bound, Bound]:
@@ -117,7 +107,7 @@ def interval(store: Any) -> tuple[Bound, Bound]:
     >>> lower[0].tolist(), upper[0].tolist()
     ([0.2, 0.6], [0.4, 0.8])
     """
-    members = Members(members_of(store))
+    members = _Members(members_of(store))
     return Bound(members, 0), Bound(members, 1)
 
 
@@ -145,20 +135,19 @@ def interval_covered(
     >>> interval_covered(lower, upper, [[0.3, 0.7]]).tolist()
     [True]
     """
-    low, high, wanted = _bounds(lower, "lower"), _bounds(upper, "upper"), rows_of(target, "target")
-    aligned(low, high, wanted)
+    low, high, goal = _bounds(lower, "lower"), _bounds(upper, "upper"), rows_of(target, "target")
+    aligned(low, high, goal)
     for bound in (lower, upper):
         if isinstance(bound, Bound):
-            check_same(bound.members.rows, wanted, check=check)
-    slack = _tolerance(tol, low, high, wanted)
+            check_same(bound.members.rows, goal, check=check)
+    slack = _tolerance(tol, low, high, goal)
 
     def covered(a: Piece, b: Piece, t: Piece) -> Array:
         _refuse_crossed(a, b)
         inside = (t.mean >= a.probs - slack) & (t.mean <= b.probs + slack)
-        found: Array = np.logical_and.reduce(inside, axis=-1)
-        return found
+        return np.asarray(inside.all(axis=-1))
 
-    return per_row(covered, low, high, wanted, dtype=np.bool_)
+    return per_row(covered, low, high, goal, dtype=np.bool_)
 
 
 def interval_width(lower: Any, upper: Any) -> Array:
@@ -174,8 +163,7 @@ def interval_width(lower: Any, upper: Any) -> Array:
 
     def width(a: Piece, b: Piece) -> Array:
         _refuse_crossed(a, b)
-        found: Array = np.add.reduce(b.probs - a.probs, axis=-1) / a.probs.shape[-1]
-        return found
+        return np.asarray(over_classes(b.probs - a.probs) / a.probs.shape[-1])
 
     low, high = _bounds(lower, "lower"), _bounds(upper, "upper")
     aligned(low, high)
@@ -203,22 +191,20 @@ def tv_ball_covered(
     >>> tv_ball_covered([[0.5, 0.5]], 0.2, [[0.6, 0.4]]).tolist()
     [True]
     """
-    first, wanted = rows_of(center, "center"), rows_of(target, "target")
-    check_same(first, wanted, check=check)
+    middle, goal = rows_of(center, "center"), rows_of(target, "target")
+    check_same(middle, goal, check=check)
     radii = np.asarray(radius, np.float64)
-    if radii.ndim and radii.shape != (first.count,):
+    if radii.ndim and radii.shape != (middle.count,):
         raise ArgumentError(
-            f"radius has the shape {radii.shape}, expected one number or ({first.count},)"
+            f"radius has the shape {radii.shape}, expected one number or ({middle.count},)"
         )
     if not (radii >= 0).all():
         raise ArgumentError("a radius is negative or NaN, expected 0 or more")
 
     def covered(c: Piece, t: Piece) -> Array:
-        part = radii[c.start : c.stop] if radii.ndim else radii
-        found: Array = tv_of(c, t) <= part + tol
-        return found
+        return tv_of(c, t) <= tol + (radii[c.start : c.stop] if radii.ndim else radii)
 
-    return per_row(covered, first, wanted, dtype=np.bool_)
+    return per_row(covered, middle, goal, dtype=np.bool_)
 
 
 def hull_covered(vertices: Any, target: Any, tol: float = 5e-4, *, check: str = "auto") -> Array:
@@ -246,122 +232,60 @@ def hull_covered(vertices: Any, target: Any, tol: float = 5e-4, *, check: str = 
     >>> hull_covered(corners, [[0.3, 0.7, 0.0]]).tolist(), hull_covered(corners, [[0.3, 0.6, 0.1]]).tolist()
     ([True], [False])
     """
-    corners, wanted = members_of(vertices, check=check), rows_of(target, "target")
-    check_same(corners, wanted, check=check)
+    corners, goal = members_of(vertices, check=check), rows_of(target, "target")
+    check_same(corners, goal, check=check)
     if not tol >= 0:
         raise ArgumentError(f"tol is {tol!r}, expected 0 or more")
 
     def covered(v: Piece, t: Piece) -> Array:
-        members, goal = v.members.probs, t.mean
-        outside = goal < members.min(axis=1) - tol
-        outside |= goal > members.max(axis=1) + tol
+        members, targets = v.members.probs, t.mean
+        outside = targets < members.min(axis=1) - tol
+        outside |= targets > members.max(axis=1) + tol
         known = np.concatenate([members, v.mean[:, None]], axis=1)
-        near: Array = np.abs(known - goal[:, None]).max(axis=-1).min(axis=1) <= tol
+        near: Array = np.abs(known - targets[:, None]).max(axis=-1).min(axis=1) <= tol
         undecided = np.flatnonzero(~near & ~outside.any(axis=-1))
         if members.shape[-1] <= 2:  # a hull of two classes is an interval
             near[undecided] = True
             return near
         for row in undecided.tolist():
-            near[row] = distance(members[row], goal[row]) <= tol
+            near[row] = distance(members[row], targets[row]) <= tol
         return near
 
-    return per_row(covered, corners, wanted, dtype=np.bool_)
+    return per_row(covered, corners, goal, dtype=np.bool_)
 
 
-# ------------------------------------------------------------------ one set a sample
+# ------------------------------------------------------------------ what they share
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The distributions between `lower` and `upper` (num_classes,) in every class."""
+def distance(vertices: Array, target: Array) -> float:
+    """The least, over mixtures of `vertices` (M, K), of the largest difference to `target` (K,).
 
-    lower: Any
-    upper: Any
-    tol: float = _SLACK
-
-    def contains(self, target: Any) -> bool:
-        """Whether one distribution (num_classes,) is among them."""
-        lower, upper, row = _one(self.lower), _one(self.upper), _one(target)
-        return bool(interval_covered(lower, upper, row, self.tol)[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Ball:
-    """The distributions at most `radius` in total variation from `center` (num_classes,)."""
-
-    center: Any
-    radius: float
-
-    def contains(self, target: Any) -> bool:
-        """Whether one distribution (num_classes,) is among them."""
-        return bool(tv_ball_covered(_one(self.center), self.radius, _one(target))[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Hull:
-    """The mixtures of `vertices` (num_vertices, num_classes)."""
-
-    vertices: Any
-    tol: float = 5e-4
-
-    def contains(self, target: Any) -> bool:
-        """Whether one distribution (num_classes,) is among them."""
-        return bool(hull_covered(_one(self.vertices), _one(target), self.tol)[0])
-
-
-def compute_coverage(credal_sets: Any, ground_truth: Any) -> Coverage:
-    """The share of samples whose ground truth their credal set contains, as in the guide.
-
-    Args:
-        credal_sets: `credal_sets[index]` is an object with `contains(distribution)`: an `Interval`, a
-            `Ball`, a `Hull`, or yours.
-        ground_truth: distributions, by index; each is handed over as float64 (num_classes,).
-
-    Returns:
-        A float, with the bounds of its 95 % confidence interval: `low` and `high`.
+    min s subject to |sum_m w_m v_mk - t_k| <= s for every class k, w >= 0, sum_m w_m = 1.
 
     Raises:
-        ArgumentError: a sample has no credal set, it has no `contains`, or there is no sample.
-        RowError: a ground truth is no distribution.
-
-    >>> sets = {0: Ball([0.5, 0.5], 0.2), 1: Interval([0.0, 0.8], [0.2, 1.0])}
-    >>> compute_coverage(sets, {0: [0.6, 0.4], 1: [0.5, 0.5]})
-    Coverage(0.5, 1 of 2, 95 % interval 0.09453 to 0.9055)
+        ArgumentError: SciPy is not installed.
     """
-    rows = rows_of(ground_truth, "ground_truth")
-    if len(rows.row_shape) != 1:
-        raise ArgumentError(f"{rows.where} has members, expected one distribution a sample")
-    if not isinstance(credal_sets, Mapping) and len(credal_sets) != rows.count:
-        raise ArgumentError(f"{len(credal_sets)} credal sets for {rows.count} samples")
-    indices = rows.indices
-    covered = 0
-    for (piece,) in pieces(rows):
-        for index, target in zip(
-            indices[piece.start : piece.stop].tolist(), piece.probs, strict=True
-        ):
-            covered += _contains(credal_sets, index, target)
-    return Coverage(covered, rows.count)
-
-
-def _contains(credal_sets: Any, index: int, target: Array) -> bool:
     try:
-        one = credal_sets[index]
-    except (LookupError, TypeError) as error:
-        raise ArgumentError(f"sample {index} has no credal set") from error
-    contains = getattr(one, "contains", None)
-    if contains is None:
+        from scipy.optimize import linprog  # an extra, without which most rows are decided
+    except ImportError as error:
         raise ArgumentError(
-            f"the credal set of sample {index} is a {type(one).__name__}, which has no contains(); "
-            "fostore.evaluate.Hull(members), Interval(lower, upper) and Ball(center, radius) have one"
+            "a convex hull needs SciPy: pip install 'fostore[evaluate]' (or scipy)"
+        ) from error
+    members = len(vertices)
+    slack = np.full((len(target), 1), -1.0)
+    program = linprog(
+        np.append(np.zeros(members), 1.0),
+        A_ub=np.block([[vertices.T, slack], [-vertices.T, slack]]),
+        b_ub=np.concatenate([target, -target]),
+        A_eq=np.append(np.ones(members), 0.0)[None],
+        b_eq=[1.0],
+        method="highs",
+    )
+    if program.status != 0:
+        raise ArgumentError(
+            f"the linear program of a convex hull was not solved: {program.message}"
         )
-    return bool(contains(target))
-
-
-# ------------------------------------------------------------------ small things
-
-
-def _one(row: Any) -> Array:
-    return np.asarray(row, np.float64)[None]
+    return float(program.fun)
 
 
 def _bounds(bound: Any, name: str) -> Rows:
@@ -370,6 +294,7 @@ def _bounds(bound: Any, name: str) -> Rows:
         raise ArgumentError(f"{name} has members, expected the shape (num_samples, num_classes)")
     if not isinstance(bound, Bound):
         return rows
+    # To read a bound is to read its members: pieces are sized, and tolerances chosen, by those.
     members = bound.members.rows
     return replace(
         rows, numbers=members.numbers_a_row, roundoff=members.roundoff, keys=members.keys
@@ -385,7 +310,7 @@ def _refuse_crossed(low: Piece, high: Piece) -> None:
 
 def _tolerance(tol: float | None, *sources: Rows) -> float:
     if tol is None:
-        return _SLACK + max(rows.roundoff for rows in sources)
+        return SLACK + max(rows.roundoff for rows in sources)
     if not tol >= 0:
         raise ArgumentError(f"tol is {tol!r}, expected 0 or more")
     return tol

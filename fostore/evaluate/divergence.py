@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fostore.evaluate.rows import Piece, per_row, rows_of
+from fostore.evaluate.rows import Piece, over_classes, per_row
 from fostore.evaluate.same import check_same
-from fostore.evaluate.scores import shannon
+from fostore.evaluate.sources import rows_of
+from fostore.evaluate.uncertainty import shannon
 from fostore.schema.row import Array
 
 _NEAR = 1e-4
@@ -81,20 +82,19 @@ def _of_two(function: Any, p: Any, q: Any, check: str) -> Array:
 def kl_of(p: Piece, q: Piece) -> Array:
     """See `kl`."""
     probs = p.mean
-    ratio = np.zeros_like(probs)
+    ratio = np.zeros_like(probs)  # where p is 0 its term is 0, and the logarithms are infinite
     np.subtract(p.mean_logs, q.mean_logs, out=ratio, where=probs > 0)
-    found: Array = np.add.reduce(probs * ratio, axis=-1)
-    near = found < _NEAR
+    divergence = over_classes(probs * ratio)
+    near = divergence < _NEAR
     if near.any():
         difference = probs[near] - q.mean[near]
-        found[near] = _of_near(probs[near], ratio[near], difference)
-    return found
+        divergence[near] = _of_near(probs[near], ratio[near], difference)
+    return divergence
 
 
 def tv_of(p: Piece, q: Piece) -> Array:
     """See `tv`."""
-    found: Array = np.add.reduce(np.abs(p.mean - q.mean), axis=-1) / 2
-    return np.minimum(found, 1.0)
+    return np.minimum(over_classes(np.abs(p.mean - q.mean)) / 2, 1.0)  # rounding goes beyond
 
 
 def js_of(p: Piece, q: Piece) -> Array:
@@ -102,17 +102,17 @@ def js_of(p: Piece, q: Piece) -> Array:
     middle = (p.mean + q.mean) / 2
     with np.errstate(divide="ignore"):
         logs = np.log(middle)
-    parts = shannon(p.mean, p.mean_logs) + shannon(q.mean, q.mean_logs)
-    found: Array = np.minimum(shannon(middle, logs) - parts / 2, np.log(2.0))
-    near = found < _NEAR
+    entropies = shannon(p.mean, p.mean_logs) + shannon(q.mean, q.mean_logs)
+    divergence: Array = np.minimum(shannon(middle, logs) - entropies / 2, np.log(2.0))
+    near = divergence < _NEAR
     if near.any():  # the mean of KL(p || m) and KL(q || m)
         half = (p.mean[near] - q.mean[near]) / 2
-        found[near] = 0.0
+        divergence[near] = 0.0
         for one, difference in ((p, half), (q, -half)):
             probs, ratio = one.mean[near], np.zeros_like(half)
             np.subtract(one.mean_logs[near], logs[near], out=ratio, where=probs > 0)
-            found[near] += _of_near(probs, ratio, difference) / 2
-    return found
+            divergence[near] += _of_near(probs, ratio, difference) / 2
+    return divergence
 
 
 def _of_near(p: Array, ratio: Array, difference: Array) -> Array:
@@ -125,5 +125,4 @@ def _of_near(p: Array, ratio: Array, difference: Array) -> Array:
     close = np.abs(difference) < _CLOSE * p
     t = -difference[close] / p[close]
     terms[close] = p[close] * t * t * np.polynomial.polynomial.polyval(t, _SERIES)
-    found: Array = np.maximum(np.add.reduce(terms, axis=-1), 0.0)
-    return found
+    return np.maximum(over_classes(terms), 0.0)

@@ -47,6 +47,7 @@ def labels_of(labels: Any, rows: Rows) -> Array:
         )
     if array.dtype.kind == "U":
         return _numbers_of_names(array, rows)
+    # Floats are refused even where they are whole: a column of probabilities begins with 0.0 as well.
     if array.dtype.kind not in "iub" and len(array):
         hint = ""
         if array.dtype.kind == "f" and np.isnan(array).any():
@@ -86,6 +87,7 @@ def _read(path: Path, rows: Rows) -> Array:
         text = raw.decode("utf-8")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"labels cannot be read from {str(path)!r}: {error}") from error
+    # Numbers may stand several to a line, names may hold spaces.
     lines = text.split()
     if all(line.removeprefix("-").isdecimal() for line in lines):
         return _numbers_of_digits(lines, rows, path)
@@ -94,6 +96,7 @@ def _read(path: Path, rows: Rows) -> Array:
 
 def _of_npy(path: Path, raw: bytes) -> Array:
     """The array of a file; NumPy would first take what its header claims."""
+    # Only labels from a file need a reader of files.
     from fostore.files._flat import Flat
     from fostore.files.npy import read_header
 
@@ -107,10 +110,10 @@ def _of_npy(path: Path, raw: bytes) -> Array:
 def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:
     """Class numbers; where classes are named by digits ("1", "2", "3"), names if they can be nothing else."""
     numbers = np.array([int(line) for line in lines], np.int64)
-    places = {name: i for i, name in enumerate(rows.class_names or ())}
-    if not all(line in places for line in lines):
+    by_name = {name: i for i, name in enumerate(rows.class_names or ())}
+    if not all(line in by_name for line in lines):
         return numbers
-    named = np.array([places[line] for line in lines], np.int64)
+    named = np.array([by_name[line] for line in lines], np.int64)
     if (numbers < rows.num_classes).all() and (numbers != named).any():
         row = int(np.argmax(numbers != named))
         raise ArgumentError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from fostore.evaluate.calibration import (
     Reliability,
     labelled,
 )
-from fostore.evaluate.rows import Piece, rows_of
+from fostore.evaluate.figures import figures
+from fostore.evaluate.rows import Piece, over_classes
+from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Mean
 from fostore.schema.row import Array
 
@@ -35,16 +37,7 @@ class Metrics:
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as JSON; an infinite `nll` is null."""
-        return {
-            "num_samples": self.num_samples,
-            "accuracy": self.accuracy,
-            "nll": None if self.num_impossible else self.nll,
-            "brier": self.brier,
-            "ece": self.ece,
-            "classwise_ece": self.classwise_ece,
-            "num_impossible": self.num_impossible,
-            "reliability": self.reliability.to_json(),
-        }
+        return {field.name: figures(getattr(self, field.name)) for field in fields(self)}
 
 
 class Labelled:
@@ -59,20 +52,19 @@ class Labelled:
     """
 
     def __init__(self, num_classes: int, bins: int = NUM_BINS) -> None:
-        self._right, self._nll, self._brier = Mean(), Mean(), Mean()
+        self._means = {_right_of: Mean(), _nll_of: Mean(), _brier_of: Mean()}
         self._calibration = Calibration(bins)
         self._classwise = ClasswiseCalibration(num_classes, bins)
 
     def update(self, distributions: Any, labels: Any) -> None:
         """Add distributions (a store, a batch of rows ...) and one label each."""
-        for piece, part in labelled(distributions, labels):
-            self.add(piece, part)
+        for piece, classes in labelled(distributions, labels):
+            self.add(piece, classes)
 
     def add(self, piece: Piece, labels: Array) -> None:
         """Add a piece and its labels, int64 (n,)."""
-        self._right.update(right_of(piece, labels))
-        self._nll.update(nll_of(piece, labels))
-        self._brier.update(brier_of(piece, labels))
+        for function, mean in self._means.items():
+            mean.update(function(piece, labels))
         self._calibration.update(piece.mean, labels)
         self._classwise.update(piece.mean, labels)
 
@@ -80,18 +72,18 @@ class Labelled:
         """Add what another rank has accumulated."""
         self._calibration.merge(other._calibration)
         self._classwise.merge(other._classwise)
-        self._right.merge(other._right)
-        self._nll.merge(other._nll)
-        self._brier.merge(other._brier)
+        for function, mean in self._means.items():
+            mean.merge(other._means[function])
 
     def result(self) -> Metrics:
         """The metrics of all samples so far, at least one."""
-        table, nll = self._calibration.result(), self._nll.result()
+        table = self._calibration.result()
+        right, nll, brier = (mean.result() for mean in self._means.values())
         return Metrics(
             num_samples=nll.num_samples,
-            accuracy=self._right.result().mean,
+            accuracy=right.mean,
             nll=nll.mean,
-            brier=self._brier.result().mean,
+            brier=brier.mean,
             ece=table.ece,
             classwise_ece=float(self._classwise.result().mean()),
             num_impossible=nll.num_infinite,
@@ -115,9 +107,9 @@ def label_metrics(store: Any, labels: Any, bins: int = NUM_BINS) -> Metrics:
     0.5
     """
     rows = rows_of(store)
-    found = Labelled(rows.num_classes, bins)
-    found.update(rows, labels)
-    return found.result()
+    metrics = Labelled(rows.num_classes, bins)
+    metrics.update(rows, labels)
+    return metrics.result()
 
 
 def accuracy(store: Any, labels: Any) -> float:
@@ -131,7 +123,7 @@ def accuracy(store: Any, labels: Any) -> float:
     >>> accuracy([[0.5, 0.5], [0.4, 0.6]], [0, 0])
     0.5
     """
-    return _mean(right_of, store, labels)
+    return _mean(_right_of, store, labels)
 
 
 def nll(store: Any, labels: Any) -> float:
@@ -145,7 +137,7 @@ def nll(store: Any, labels: Any) -> float:
     >>> round(nll([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
     0.4904
     """
-    return _mean(nll_of, store, labels)
+    return _mean(_nll_of, store, labels)
 
 
 def brier(store: Any, labels: Any) -> float:
@@ -159,36 +151,33 @@ def brier(store: Any, labels: Any) -> float:
     >>> brier([[0.5, 0.5]], [0])
     0.5
     """
-    return _mean(brier_of, store, labels)
+    return _mean(_brier_of, store, labels)
 
 
 def _mean(function: Any, store: Any, labels: Any) -> float:
-    found = Mean()
-    for piece, part in labelled(store, labels):
-        found.update(function(piece, part))
-    return found.result().mean
+    mean = Mean()
+    for piece, classes in labelled(store, labels):
+        mean.update(function(piece, classes))
+    return mean.result().mean
 
 
 # ------------------------------------------------------------------ of a piece and its labels
 
 
-def right_of(piece: Piece, labels: Array) -> Array:
+def _right_of(piece: Piece, labels: Array) -> Array:
     """1.0 where the most probable class is the label, else 0.0."""
-    found: Array = (piece.mean.argmax(axis=-1) == labels).astype(np.float64)
-    return found
+    return np.asarray(piece.mean.argmax(axis=-1) == labels, np.float64)
 
 
-def nll_of(piece: Piece, labels: Array) -> Array:
+def _nll_of(piece: Piece, labels: Array) -> Array:
     """See `nll`."""
-    logs = piece.mean_logs[np.arange(len(labels)), labels]
-    found: Array = np.maximum(-logs, 0.0)
-    return found
+    # Rounding may leave the logarithm of 1 above 0.
+    return np.maximum(-piece.mean_logs[np.arange(len(labels)), labels], 0.0)
 
 
-def brier_of(piece: Piece, labels: Array) -> Array:
+def _brier_of(piece: Piece, labels: Array) -> Array:
     """See `brier`."""
     off = piece.mean.copy()
     off[np.arange(len(labels)), labels] -= 1.0
     off *= off
-    found: Array = np.add.reduce(off, axis=-1)
-    return found
+    return over_classes(off)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.summary import Comparison, Histogram, Summary
 from fostore.places.names import destination, local_path
-from fostore.schema.row import Array
 
-SUFFIXES = (".png", ".pdf", ".svg")
+_SUFFIXES = (".png", ".pdf", ".svg")
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#5F6670"
@@ -56,13 +56,14 @@ def plot_summary(summary: Summary, path: str | Path) -> None:
     Raises:
         ArgumentError: matplotlib is missing, or another suffix; nothing was written.
     """
-    panels = [lambda axes: _entropies(axes, summary)]
+    panels = [partial(_entropies, summary)]
     if summary.metrics is not None:
-        table = summary.metrics.reliability
-        panels.append(lambda axes: _reliability(axes, table))
+        panels.append(partial(_reliability, summary.metrics.reliability))
     if summary.num_classes == 3:
-        panels.append(lambda axes: _ternary(axes, summary))
-    _draw(panels, _title(summary), path)
+        panels.append(partial(_ternary, summary))
+    members = f", {summary.num_members} members" if summary.num_members else ""
+    size = f"{summary.num_samples:,} samples, {summary.num_classes:,} classes{members}"
+    _draw(panels, f"{Path(summary.where).name}: {size}", path)
 
 
 def plot_comparison(comparison: Comparison, path: str | Path) -> None:
@@ -71,24 +72,15 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     Parameters and errors are those of `plot_summary`.
     """
     title = f"{Path(comparison.first).name} and {Path(comparison.second).name}"
-    panels = [
-        lambda axes: _distances(axes, comparison),
-        lambda axes: _two_entropies(axes, comparison),
-    ]
+    panels = [partial(_distances, comparison), partial(_two_entropies, comparison)]
     _draw(panels, f"{title}, {comparison.num_samples:,} samples", path)
-
-
-def _title(summary: Summary) -> str:
-    members = f", {summary.num_members} members" if summary.num_members else ""
-    name = Path(summary.where).name
-    return f"{name}: {summary.num_samples:,} samples, {summary.num_classes:,} classes{members}"
 
 
 def check_plot(path: str | Path) -> None:
     """Raise ArgumentError where a plot cannot be drawn to `path`: before a long pass, not after it."""
-    if local_path(path).suffix.lower() not in SUFFIXES:
+    if local_path(path).suffix.lower() not in _SUFFIXES:
         raise ArgumentError(
-            f"a plot goes to a file that ends in one of {list(SUFFIXES)}, {str(path)!r} came"
+            f"a plot goes to a file that ends in one of {list(_SUFFIXES)}, {str(path)!r} came"
         )
     if not destination(path).parent.is_dir():
         raise ArgumentError(f"a plot goes to {str(path)!r}, and there is no such folder; make it")
@@ -102,7 +94,7 @@ def check_plot(path: str | Path) -> None:
 
 def _draw(panels: list[Any], title: str, path: str | Path) -> None:
     check_plot(path)
-    import matplotlib as mpl
+    import matplotlib as mpl  # an extra, and half a second
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -120,6 +112,7 @@ def _draw(panels: list[Any], title: str, path: str | Path) -> None:
         ):
             panel(axes)
         drawn = io.BytesIO()
+        # The same numbers are the same bytes: matplotlib would write the time into both.
         dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
         figure.savefig(drawn, format=kind, dpi=160, metadata=dated)
     disk.write_whole(path, drawn.getvalue())
@@ -128,7 +121,7 @@ def _draw(panels: list[Any], title: str, path: str | Path) -> None:
 # ------------------------------------------------------------------ panels
 
 
-def _entropies(axes: Any, summary: Summary) -> None:
+def _entropies(summary: Summary, axes: Any) -> None:
     _bars(axes, summary.histogram, _BLUE)
     _mark(axes, summary.entropy.mean, f"mean {summary.entropy.mean:.3g}")
     _limit(axes, summary.num_classes)
@@ -138,13 +131,13 @@ def _entropies(axes: Any, summary: Summary) -> None:
 
 def _bars(axes: Any, histogram: Histogram, color: str, **options: Any) -> None:
     axes.stairs(histogram.count, histogram.edges, fill=True, color=color, **options)
-    axes.set_xlim(histogram.least, max(histogram.most, 1e-9))
+    axes.set_xlim(histogram.least, max(histogram.most, 1e-9))  # no width is a warning
     axes.set_ylim(bottom=0)
 
 
 def _mark(axes: Any, at: float, text: str, color: str = _ORANGE) -> None:
     if not math.isfinite(at):
-        return
+        return  # an infinite divergence has no place on an axis
     axes.axvline(at, color=color, linewidth=1.6)
     left, right = axes.get_xlim()
     beyond = at > left + 0.7 * (right - left)
@@ -173,25 +166,17 @@ def _limit(axes: Any, num_classes: int) -> None:
     )
 
 
-def _reliability(axes: Any, table: Reliability) -> None:
-    width = table.upper - table.lower
-    middle = table.lower + width / 2
+def _reliability(table: Reliability, axes: Any) -> None:
     full = table.count > 0
+    width = (table.upper - table.lower)[full]
+    middle, accuracy = table.lower[full] + width / 2, table.accuracy[full]
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+    axes.bar(middle, accuracy, width * 0.92, color=_BLUE, alpha=0.85, label="accuracy")
     axes.bar(
-        middle[full],
-        table.accuracy[full],
-        width[full] * 0.92,
-        color=_BLUE,
-        alpha=0.85,
-        label="accuracy",
-    )
-    gap = table.confidence[full] - table.accuracy[full]
-    axes.bar(
-        middle[full],
-        gap,
-        width[full] * 0.92,
-        bottom=table.accuracy[full],
+        middle,
+        table.confidence[full] - accuracy,
+        width * 0.92,
+        bottom=accuracy,
         facecolor="none",
         edgecolor=_ORANGE,
         linewidth=1,
@@ -219,7 +204,7 @@ def _reliability(axes: Any, table: Reliability) -> None:
     axes.legend(loc="upper left", fontsize=8.5, title=f"ECE {table.ece:.3f}", alignment="left")
 
 
-def _ternary(axes: Any, summary: Summary) -> None:
+def _ternary(summary: Summary, axes: Any) -> None:
     height = math.sqrt(3) / 2
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, height]])
     axes.set(title="Distributions", xlim=(-0.14, 1.14), ylim=(-0.14, height + 0.1))
@@ -242,25 +227,20 @@ def _ternary(axes: Any, summary: Summary) -> None:
     colors = np.array([_BLUE, _ORANGE, _GREEN])[groups]
     size = float(np.clip(6000 / max(len(summary.points), 1), 4, 26))
     axes.scatter(
-        *_on_plane(summary.points, corners).T,
+        *(summary.points @ corners).T,
         s=size,
         c=colors,
         alpha=0.45,
         linewidths=0,
         zorder=3,
-        rasterized=True,
+        rasterized=True,  # thousands of points as vectors take seconds to show
     )
     what = "predicted class" if summary.point_labels is None else "label"
     shown = "" if len(summary.points) == summary.num_samples else f", {len(summary.points):,} shown"
     axes.text(0.5, -0.14, f"coloured by {what}{shown}", ha="center", fontsize=8, color=_GREY)
 
 
-def _on_plane(points: Array, corners: Array) -> Array:
-    found: Array = points @ corners
-    return found
-
-
-def _distances(axes: Any, comparison: Comparison) -> None:
+def _distances(comparison: Comparison, axes: Any) -> None:
     _bars(axes, comparison.histogram, _BLUE)
     _mark(axes, comparison.tv.mean, f"mean {comparison.tv.mean:.3g}")
     axes.set(
@@ -270,18 +250,12 @@ def _distances(axes: Any, comparison: Comparison) -> None:
     )
 
 
-def _two_entropies(axes: Any, comparison: Comparison) -> None:
+def _two_entropies(comparison: Comparison, axes: Any) -> None:
     names = (Path(comparison.first).name, Path(comparison.second).name)
-    for side, name, histogram, moments, color in zip(
-        "AB",
-        names,
-        comparison.entropy_histograms,
-        comparison.entropies,
-        (_BLUE, _ORANGE),
-        strict=True,
-    ):  # a label that begins with an underscore, as a name may, is left out of a legend
-        label = f"{side}: {name}, mean {moments.mean:.3g}"
-        _bars(axes, histogram, color, alpha=0.55, label=label)
+    for i, (side, color) in enumerate(zip("AB", (_BLUE, _ORANGE), strict=True)):
+        # A label that begins with an underscore, as a name may, is left out of a legend.
+        label = f"{side}: {names[i]}, mean {comparison.entropies[i].mean:.3g}"
+        _bars(axes, comparison.entropy_histograms[i], color, alpha=0.55, label=label)
     _limit(axes, comparison.num_classes)
     axes.set(title="Uncertainty", xlabel="entropy of each sample (nats)", ylabel="samples")
     axes.set_ylim(top=1.2 * max(int(h.count.max()) for h in comparison.entropy_histograms))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fostore.generate.labels import differ as labels_differ
 from fostore.pairing.origin import Origin
 from fostore.schema.class_names import difference, same
 from fostore.schema.row import Array, Column
+from fostore.schema.sides.ids import decode_ids
 
 LEVELS = ("auto", "length")
 _PIECE = 1 << 16
@@ -58,36 +59,31 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
         raise ArgumentError(f"check is {check!r}, expected one of {list(LEVELS)}")
     aligned(first, *others)
     for other in others:
-        found, advice = _class_names(first, other), _CLASSES
-        if check == "auto" and not found:
-            advice = _SAMPLES
-            if first.origin is not None and other.origin is not None:
-                found += _datasets(first.origin, other.origin)
-            found += _rows(first, other)
-        if found:
+        differences, advice = [], _CLASSES
+        ours, theirs = first.class_names, other.class_names
+        # Other classes make a comparison of samples idle, and have another cure.
+        if ours is not None and theirs is not None and not same(ours, theirs):
+            differences = [difference(ours, theirs, ("in the one", "in the other"))]
+        elif check == "auto":
+            differences, advice = [*_datasets(first, other), *_rows(first, other)], _SAMPLES
+        if differences:
             raise IdentityError(
-                f"{first.where} and {other.where} cannot be compared: {'; '.join(found)}. {advice}",
-                tuple(found),
+                f"{first.where} and {other.where} cannot be compared: {'; '.join(differences)}. "
+                f"{advice}",
+                tuple(differences),
             )
 
 
-def _class_names(one: Rows, other: Rows) -> list[str]:
-    ours, theirs = one.class_names, other.class_names
-    if ours is None or theirs is None or same(ours, theirs):
-        return []
-    return [difference(ours, theirs, ("in the one", "in the other"))]
-
-
-def _datasets(one: Origin, other: Origin) -> list[str]:
+def _datasets(first: Rows, other: Rows) -> Iterator[str]:
     """What was recorded of the datasets; a part of a store has other facts than the whole."""
-    if one.chosen is not None or other.chosen is not None:
-        return []
-    found = []
+    if first.origin is None or other.origin is None:
+        return
+    if first.origin.chosen is not None or other.origin.chosen is not None:
+        return
     for key, words in _FACTS.items():
-        a, b = one.dataset.get(key), other.dataset.get(key)
+        a, b = first.origin.dataset.get(key), other.origin.dataset.get(key)
         if a is not None and b is not None and a != b:
-            found.append(f"{words} differ ({a!r} and {b!r})")
-    return found
+            yield f"{words} differ ({a!r} and {b!r})"
 
 
 def _rows(one: Rows, other: Rows) -> list[str]:
@@ -107,12 +103,11 @@ def _rows(one: Rows, other: Rows) -> list[str]:
     if one.origin is None or other.origin is None:
         return []
     ids = None if second is None else first
+    # A label that differs says more to people than a hash does.
     return _labels(one.origin, other.origin, ids) or _hashes(one.origin, other.origin, ids)
 
 
 def _ids_of(rows: Rows) -> _Ids | None:
-    from fostore.schema.sides.ids import decode_ids
-
     origin = rows.origin
     if origin is None:
         return rows.ids
@@ -123,10 +118,10 @@ def _ids_of(rows: Rows) -> _Ids | None:
 
 
 def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
-    found = _different(one, other, "label")
-    if found is None:
+    labels = _different(one, other, "label")
+    if labels is None:
         return []
-    at = int(np.argmax(found[0]))
+    at = int(np.argmax(labels[0]))
     return [f"{_name(at, ids)} has another label in the one than in the other"]
 
 
@@ -136,8 +131,11 @@ def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Co
     if ours is None or theirs is None:
         return None
     are_other = labels_differ if role == "label" else np.not_equal
-    parts = [are_other(one.take(ours, part), other.take(theirs, part)) for part in _cut(one.places)]
-    differ = np.concatenate(parts or [np.zeros(0, bool)])
+    every = one.places
+    cuts = [every[start : start + _PIECE] for start in range(0, len(every), _PIECE)]
+    differ = np.concatenate(
+        [np.zeros(0, bool), *(are_other(one.take(ours, at), other.take(theirs, at)) for at in cuts)]
+    )
     return (differ, ours, theirs) if differ.any() else None
 
 
@@ -146,10 +144,10 @@ def _name(row: int, ids: _Ids | None) -> str:
 
 
 def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
-    found = _different(one, other, "fingerprint")
-    if found is None:
+    inputs = _different(one, other, "fingerprint")
+    if inputs is None:
         return []
-    differ, *columns = found
+    differ, *columns = inputs
     at = int(np.argmax(differ))
     value = int(one.take(columns[0], np.array([at]))[0])
     elsewhere = other.find(columns[1], value)
@@ -165,10 +163,6 @@ def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
         "the models saw other inputs for every row: the same samples prepared in another way, or "
         f"other samples; {'ids' if ids else 'their lengths and labels'} alone say which. "
         "check='length' says that this is meant",
-        stacklevel=5,
+        stacklevel=5,  # who called kl(), compare() ...
     )
     return []
-
-
-def _cut(places: Array) -> list[Array]:
-    return [places[start : start + _PIECE] for start in range(0, len(places), _PIECE)]

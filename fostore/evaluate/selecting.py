@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.evaluate.ensemble import members_of
 from fostore.evaluate.rows import Piece, pieces
-from fostore.evaluate.scores import SCORES, Score
+from fostore.evaluate.sources import members_of
+from fostore.evaluate.uncertainty import SCORES, Score
 from fostore.schema.row import Array
 
 
@@ -38,6 +38,7 @@ class Top:
             index = np.asarray(indices)[np.isnan(scores)][0]
             raise ArgumentError(f"the score of sample {index} is NaN")
         if len(self._heap) >= self.n > 0:
+            # Most rows end here, without Python; an equal score may have the lower index.
             good = scores >= self._heap[0][0]
             indices, scores = np.asarray(indices)[good], scores[good]
         for index, score in zip(np.asarray(indices).tolist(), scores.tolist(), strict=True):
@@ -100,11 +101,11 @@ def _score_of(score: str | Callable[[Array], Array]) -> Score:
         return SCORES[score]
 
     def own(piece: Piece) -> Array:
-        found = np.asarray(score(piece.mean), np.float64)
-        if found.shape != (len(piece),):
+        scores = np.asarray(score(piece.mean), np.float64)
+        if scores.shape != (len(piece),):
             raise ArgumentError(
-                f"score gave the shape {found.shape} for {len(piece)} rows, expected one number a row"
+                f"score gave the shape {scores.shape} for {len(piece)} rows, expected one number a row"
             )
-        return found
+        return scores
 
     return own

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fostore.evaluate.calibration import NUM_BINS
 from fostore.evaluate.divergence import js_of, kl_of, tv_of
+from fostore.evaluate.figures import figures
 from fostore.evaluate.labels import labels_of
 from fostore.evaluate.metrics import Labelled, Metrics
-from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty, rows_of
+from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty
 from fostore.evaluate.same import check_same
-from fostore.evaluate.scores import aleatoric_of, entropy_of, epistemic_of
 from fostore.evaluate.selecting import Top
+from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Mean, Moments, Sums
+from fostore.evaluate.uncertainty import aleatoric_of, entropy_of, epistemic_of
 from fostore.schema.row import Array
 
 _HISTOGRAM = 60
@@ -45,6 +48,7 @@ class Histogram:
     def add(self, values: Array) -> None:
         """Count numbers into their bins; what rounding puts outside belongs to the outermost."""
         width = (self.most - self.least) / len(self.count)
+        # No width: of one class alone, all entropies are 0.
         at = (values - self.least) / width if width else np.zeros(len(values))
         at = np.clip(at, 0, len(self.count) - 1).astype(np.int64)
         self.count[:] += np.bincount(at, minlength=len(self.count))
@@ -82,21 +86,12 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON."""
-        return {
-            "path": self.where,
-            "num_samples": self.num_samples,
-            "num_classes": self.num_classes,
-            "num_members": self.num_members,
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "entropy": asdict(self.entropy),
-            "aleatoric": None if self.aleatoric is None else asdict(self.aleatoric),
-            "epistemic": None if self.epistemic is None else asdict(self.epistemic),
-            "confidence": asdict(self.confidence),
-            "mean_probs": self.mean_probs.tolist(),
-            "predicted": self.predicted.tolist(),
-            "entropy_histogram": self.histogram.to_json(),
-            "labels": None if self.metrics is None else self.metrics.to_json(),
-        }
+        names = (
+            "num_samples num_classes num_members class_names entropy aleatoric epistemic confidence"
+        )
+        others = {name: getattr(self, name) for name in f"{names} mean_probs predicted".split()}
+        ends = {"entropy_histogram": self.histogram, "labels": self.metrics}
+        return {"path": self.where, **figures(others), **figures(ends)}
 
 
 def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summary:
@@ -119,16 +114,13 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
     refuse_empty(rows, "statistics")
     classes = None if labels is None else labels_of(labels, rows)
     labelled = None if classes is None else Labelled(rows.num_classes, bins)
-    entropy, aleatoric, epistemic, confidence = Mean(), Mean(), Mean(), Mean()
+    entropies, aleatoric, epistemic, confidence = _Entropies(rows), Mean(), Mean(), Mean()
     mass, predicted = Sums((rows.num_classes,)), np.zeros(rows.num_classes, np.int64)
-    histogram = Histogram.empty(0.0, math.log(rows.num_classes))
     has_members = len(rows.row_shape) == 2
     every = -(-rows.count // _POINTS)
     points: list[Array] = [np.empty((0, rows.num_classes))]
     for (piece,) in pieces(rows):
-        found = entropy_of(piece)
-        entropy.update(found)
-        histogram.add(found)
+        entropies.update(piece)
         confidence.update(piece.mean.max(axis=-1))
         mass.add(piece.mean)
         predicted += np.bincount(piece.mean.argmax(axis=-1), minlength=rows.num_classes)
@@ -138,6 +130,7 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         if labelled is not None and classes is not None:
             labelled.add(piece, classes[piece.start : piece.stop])
         if rows.num_classes == 3:
+            # Counted from row 0 on, whatever the pieces; a copy, or the whole piece would stay.
             points.append(piece.mean[-piece.start % every :: every].copy())
     return Summary(
         where=rows.where,
@@ -145,13 +138,13 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         num_classes=rows.num_classes,
         num_members=rows.row_shape[0] if has_members else None,
         class_names=rows.class_names,
-        entropy=entropy.result(),
+        entropy=entropies.mean.result(),
         aleatoric=aleatoric.result() if has_members else None,
         epistemic=epistemic.result() if has_members else None,
         confidence=confidence.result(),
         mean_probs=mass.total() / rows.count,
         predicted=predicted,
-        histogram=histogram,
+        histogram=entropies.histogram,
         metrics=None if labelled is None else labelled.result(),
         points=np.concatenate(points),
         point_labels=None if classes is None else classes[::every],
@@ -183,15 +176,10 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON; an infinite divergence is null."""
-        kinds = {"kl": self.kl, "kl_reverse": self.kl_reverse, "js": self.js, "tv": self.tv}
+        names = "first second num_samples num_classes agreement kl kl_reverse js tv".split()
         return {
-            "first": self.first,
-            "second": self.second,
-            "num_samples": self.num_samples,
-            "num_classes": self.num_classes,
-            "agreement": self.agreement,
-            **{name: _finite(asdict(found)) for name, found in kinds.items()},
-            "entropy": [asdict(one) for one in self.entropies],
+            **{name: figures(getattr(self, name)) for name in names},
+            "entropy": figures(self.entropies),
             "furthest": [{"index": index, "tv": far} for index, far in self.furthest],
             "tv_histogram": self.histogram.to_json(),
         }
@@ -214,17 +202,18 @@ def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
     p, q = rows_of(first, "first"), rows_of(second, "second")
     check_same(p, q, check=check)
     refuse_empty(p, "comparison")
-    functions = (kl_of, lambda a, b: kl_of(b, a), js_of, tv_of)
+    functions: list[Callable[[Piece, Piece], Array]]
+    functions = [kl_of, lambda a, b: kl_of(b, a), js_of, tv_of]
     means = [Mean() for _ in functions]
     agreement, top, spread = Mean(), Top(_FURTHEST), Histogram.empty(0.0, 1.0)
     entropies = [_Entropies(rows) for rows in (p, q)]
     indices = p.indices
     for a, b in pieces(p, q):
-        found = [function(a, b) for function in functions]
-        for mean, values in zip(means, found, strict=True):
-            mean.update(values)
-        spread.add(found[3])
-        top.update(indices[a.start : a.stop], found[3])
+        for mean, function in zip(means, functions, strict=True):
+            distances = function(a, b)
+            mean.update(distances)
+        spread.add(distances)  # the last: total variation
+        top.update(indices[a.start : a.stop], distances)
         agreement.update(a.mean.argmax(axis=-1) == b.mean.argmax(axis=-1))
         for entropy, piece in zip(entropies, (a, b), strict=True):
             entropy.update(piece)
@@ -252,13 +241,6 @@ class _Entropies:
         self.histogram = Histogram.empty(0.0, math.log(rows.num_classes))
 
     def update(self, piece: Piece) -> None:
-        found = entropy_of(piece)
-        self.mean.update(found)
-        self.histogram.add(found)
-
-
-def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in numbers.items()
-    }
+        entropies = entropy_of(piece)
+        self.mean.update(entropies)
+        self.histogram.add(entropies)

@@ -31,16 +31,16 @@ class Sums:
     def add(self, values: Array) -> None:
         """Add up (n, *shape) along the first axis."""
         for start in range(0, len(values), _BLOCK):
-            for unit, part in _parts(values[start : start + _BLOCK]):
+            for unit, whole in _parts(values[start : start + _BLOCK]):
                 # einsum adds narrow rows up in a third of the time that add.reduce takes.
-                self._carry(unit, np.einsum("i...->...", part))
+                self._carry(unit, np.einsum("i...->...", whole))
 
     def add_at(self, index: Array, values: Array) -> None:
         """Add each of `values` (n,) to the sum that `index` (n,) names; `shape` has one axis."""
         for start in range(0, len(values), _BLOCK):
             at = index[start : start + _BLOCK]
-            for unit, part in _parts(values[start : start + _BLOCK]):
-                self._carry(unit, np.bincount(at, part, len(self._exact)))
+            for unit, whole in _parts(values[start : start + _BLOCK]):
+                self._carry(unit, np.bincount(at, whole, len(self._exact)))
 
     def merge(self, other: Sums) -> None:
         """Add what another has added up."""
@@ -52,9 +52,8 @@ class Sums:
 
     def total(self) -> Array:
         """The sums, each rounded once to float64."""
-        whole = 1 << -_LOWEST
-        found = [one / whole for one in self._fold()]
-        return np.array(found, np.float64).reshape(self._shape)
+        unit = 1 << -_LOWEST
+        return np.array([one / unit for one in self._fold()], np.float64).reshape(self._shape)
 
     def _carry(self, unit: int, sums: Any) -> None:
         """Add a block's sums, which are whole numbers of 2^unit."""
@@ -88,10 +87,10 @@ def _parts(values: Array) -> Iterator[tuple[int, Array]]:
     while rest.any():
         # Beside 1.5 * 2^52 units float64 keeps whole units, and nothing less.
         high = math.ldexp(1.5, 52 + unit)
-        part = rest + high
-        part -= high
-        yield unit, part
-        rest -= part
+        whole = rest + high
+        whole -= high
+        yield unit, whole
+        rest -= whole
         unit -= step
 
 
@@ -154,8 +153,8 @@ class Mean:
     def _add(self, scale: int, values: Array) -> None:
         numbers, squares = self._sums.setdefault(scale, (Sums(), Sums()))
         numbers.add(values)
-        for part in _squared(values):
-            squares.add(part)
+        for terms in _squared(values):
+            squares.add(terms)
 
     def merge(self, other: Mean) -> None:
         """Add what another accumulated."""

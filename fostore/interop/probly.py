@@ -5,6 +5,7 @@ For probly 0.9 and newer (Python 3.12), which is imported when a function here i
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array
 
-Source = Store | Selection | str | os.PathLike[str]
+_Stored = Store | Selection | str | os.PathLike[str]
 
-CREDAL_SETS = {
+_CREDAL_SETS = {
     "discrete": "ArrayDiscreteCredalSet",
     "convex": "ArrayConvexCredalSet",
     "intervals": "ArrayProbabilityIntervalsCredalSet",
@@ -28,7 +29,7 @@ CREDAL_SETS = {
 }
 
 
-def to_categorical(store: Source) -> Any:
+def to_categorical(store: _Stored) -> Any:
     """A store as probly's categorical distribution, of batch shape (N,) or (N, num_members).
 
     Stored floating probabilities, log-probabilities and logits stay where they are: the result
@@ -48,7 +49,7 @@ def to_categorical(store: Source) -> Any:
     return distribution.create_categorical_distribution(array)
 
 
-def to_sample(store: Source) -> Any:
+def to_sample(store: _Stored) -> Any:
     """An ensemble's store as probly's sample of categorical distributions; members are its sample axis, 1.
 
     Nothing is copied that `to_categorical` does not copy.
@@ -67,7 +68,7 @@ def to_sample(store: Source) -> Any:
     return array_sample(array=to_categorical(source), sample_axis=1)
 
 
-def to_credal_set(store: Source, kind: str = "convex", *, radius: Any = None) -> Any:
+def to_credal_set(store: _Stored, kind: str = "convex", *, radius: Any = None) -> Any:
     """A store as one of probly's credal sets, one a sample.
 
     Args:
@@ -82,13 +83,13 @@ def to_credal_set(store: Source, kind: str = "convex", *, radius: Any = None) ->
         ArgumentError: an unknown kind, a radius that does not fit, or no member axis.
         FostoreError: probly is not installed.
     """
-    if kind not in CREDAL_SETS:
-        raise ArgumentError(f"kind is {kind!r}, expected one of {list(CREDAL_SETS)}")
+    if kind not in _CREDAL_SETS:
+        raise ArgumentError(f"kind is {kind!r}, expected one of {list(_CREDAL_SETS)}")
     source = _opened(store)
     if radius is not None:
         return _balls(source, kind, radius)
     sample = to_sample(source)
-    credal = getattr(_module("credal_set.array"), CREDAL_SETS[kind])
+    credal = getattr(_module("credal_set.array"), _CREDAL_SETS[kind])
     return credal.from_array_sample(sample)
 
 
@@ -116,7 +117,7 @@ def _numbers(source: Store | Selection) -> tuple[Array, bool]:
     return source.take(np.arange(len(source))), False
 
 
-def _opened(store: Source) -> Store | Selection:
+def _opened(store: _Stored) -> Store | Selection:
     if isinstance(store, (Store, Selection)):
         return store
     if isinstance(store, (str, os.PathLike)):
@@ -126,8 +127,6 @@ def _opened(store: Source) -> Store | Selection:
 
 def _module(name: str) -> Any:
     """A module of `probly.representation`."""
-    import importlib
-
     try:
         return importlib.import_module(f"probly.representation.{name}")
     except ModuleNotFoundError as error:

@@ -7,7 +7,6 @@ distilled from the distributions, a twin learns the teacher's most probable clas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,102 +15,73 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fostore import evaluate
-from fostore.reading.store import Store
-from fostore.schema.row import Array
 from fostore.torch.digits import NUM_CLASSES, Scans, Teacher
 from fostore.torch.distillation import distillation_loss
 from fostore.torch.generator import FirstOrderDataGenerator
 from fostore.torch.loader import output_dataloader
 
-EPOCHS = 40
-CONFIDENCE = 0.9
-_HIDDEN = 64
-_BATCH = 50
-_RATE = 0.01
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """How a student does on the scans for the test.
-
-    `kl` is the mean KL(teacher ‖ student) in nats. `covered` is the share of the scans whose teacher's
-    distribution lies in the ball around the student's, of a radius in total variation (`radius`)
-    that 298 other scans were enough to set.
-    """
-
-    accuracy: float
-    kl: float
-    ece: float
-    nll: float
-    radius: float
-    covered: float
+_CONFIDENCE = 0.9
+MEASURES = {
+    "accuracy": 1,
+    "KL(teacher || student), nats": -1,
+    "ECE": -1,
+    "NLL, nats": -1,
+    f"covered by {_CONFIDENCE:.0%} TV balls": 0,
+    "  of this radius": 0,
+}
+"""What is measured of a student, and whether more (1) or less (-1) of it is better. Covered is the
+share of scans whose teacher's distribution lies in the ball around the student's, of the radius in
+total variation that 298 other scans were enough to set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One seed: the teacher's accuracy on the test, and the two students."""
+def compare(teacher: Teacher, seed: int, store: Path) -> tuple[float, list[float], list[float]]:
+    """The teacher's accuracy on the test, and the measures of the distilled student and of its twin.
 
-    teacher: float
-    distilled: Figures
-    by_class: Figures
-
-
-def by_distribution(logits: Tensor, rows: Tensor) -> Tensor:
-    """The loss of the distilled student."""
-    return distillation_loss(logits, rows)
-
-
-def by_class(logits: Tensor, rows: Tensor) -> Tensor:
-    """The loss of its twin, which learns the teacher's most probable class."""
-    return functional.cross_entropy(logits, rows.argmax(dim=-1))
-
-
-def compare(teacher: Teacher, seed: int, store: Path) -> Outcome:
-    """Train both students on the store that the teacher fills, and measure them.
-
-    `store` is made, or continued. The random state of torch is as it was, afterwards.
+    Both learn from `store`, which the teacher fills: it is made, or continued. The random state of
+    torch is as it was, afterwards.
     """
     unlabelled, test = Scans("unlabelled", seed), Scans("test", seed)
-    asked = FirstOrderDataGenerator(teacher, output_mode="probs", model_name="three residual CNNs")
-    rows = asked.generate_distributions(unlabelled, progress=False, store=store)
-    known = asked.generate_distributions(test, progress=False)
-    students = [train(unlabelled, rows, loss, seed) for loss in (by_distribution, by_class)]
-    distilled, twin = (_measure(student, test, known, seed) for student in students)
-    return Outcome(evaluate.accuracy(known, test.labels), distilled, twin)
+    generator = FirstOrderDataGenerator(
+        teacher, output_mode="probs", model_name="three residual CNNs"
+    )
+    rows = generator.generate_distributions(unlabelled, progress=False, store=store)
+    known = generator.generate_distributions(test, progress=False)
+    distilled, twin = (
+        _measured(_student(unlabelled, rows, seed, loss), test, known, seed)
+        for loss in (
+            distillation_loss,
+            lambda logits, probs: functional.cross_entropy(logits, probs.argmax(dim=-1)),
+        )
+    )
+    return evaluate.accuracy(known, test.labels), distilled, twin
 
 
-def train(scans: Scans, store: Store, loss: Loss, seed: int) -> nn.Module:
-    """A perceptron of one hidden layer, trained on what a store says of the scans; in eval mode."""
-    loader = output_dataloader(scans, store, _BATCH, shuffle=True, seed=seed)
+def _student(
+    scans: Scans, rows: Mapping[int, Any], seed: int, loss: Callable[[Tensor, Tensor], Tensor]
+) -> nn.Module:
+    """A perceptron of one hidden layer, trained on what a store says of the scans."""
+    loader = output_dataloader(scans, rows, 50, shuffle=True, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, NUM_CLASSES)
+            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, NUM_CLASSES)
         )
-        optimizer = torch.optim.AdamW(student.parameters(), lr=_RATE, weight_decay=0.01)
-        for _ in range(EPOCHS):
-            for inputs, _label, rows in loader:
+        optimizer = torch.optim.AdamW(student.parameters(), lr=0.01, weight_decay=0.01)
+        for _ in range(40):
+            for inputs, _label, probs in loader:
                 optimizer.zero_grad()
-                loss(student(inputs), rows).backward()  # type: ignore[no-untyped-call]
+                loss(student(inputs), probs).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     return student.eval()
 
 
-def _measure(student: nn.Module, test: Scans, known: Mapping[int, Array], seed: int) -> Figures:
+def _measured(student: nn.Module, test: Scans, known: Mapping[int, Any], seed: int) -> list[float]:
     generator = FirstOrderDataGenerator(student, output_mode="logits")
-    said = generator.generate_distributions(test, progress=False)
-    halves = [0.5, 0.5]
-    parts: Any = [evaluate.split(rows, halves, seed) for rows in (said, known)]
-    (calibrating, others), (calibrating_known, others_known) = parts
-    radius = evaluate.conformal_radius(calibrating, calibrating_known, confidence_level=CONFIDENCE)
-    labelled = evaluate.label_metrics(said, test.labels)
-    return Figures(
-        accuracy=labelled.accuracy,
-        kl=float(evaluate.kl(known, said).mean()),
-        ece=labelled.ece,
-        nll=labelled.nll,
-        radius=radius,
-        covered=float(evaluate.tv_ball_covered(others, radius, others_known).mean()),
-    )
+    predicted = generator.generate_distributions(test, progress=False)
+    calibrating, others = evaluate.split(predicted, [0.5, 0.5], seed)
+    calibrating_known, others_known = evaluate.split(known, [0.5, 0.5], seed)
+    radius = evaluate.conformal_radius(calibrating, calibrating_known, confidence_level=_CONFIDENCE)
+    labelled = evaluate.label_metrics(predicted, test.labels)
+    divergence = float(evaluate.kl(known, predicted).mean())
+    covered = float(evaluate.tv_ball_covered(others, radius, others_known).mean())
+    return [labelled.accuracy, divergence, labelled.ece, labelled.nll, covered, radius]

@@ -1,0 +1,285 @@
+"""What distributions come from: a store, a selection, a path, a mapping, an array, or one of them a member."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore import disk
+from fostore.encodings import encoding_of
+from fostore.errors import ArgumentError, UncommittedError
+from fostore.evaluate.rows import ROUNDOFF, Rows
+from fostore.evaluate.same import check_same
+from fostore.files.table import Batch, Table
+from fostore.pairing.origin import origin_of
+from fostore.places.names import local_path
+from fostore.reading.store import Selection, Store
+from fostore.reading.store import open as open_store
+from fostore.schema.ranges import describe
+from fostore.schema.row import Array, Schema, sum_tolerance
+from fostore.schema.sides.ids import decode_ids
+
+
+def rows_of(source: Any, name: str = "store") -> Rows:
+    """The distributions of a store, a selection, a path, a mapping of integers or an array.
+
+    Args:
+        source: a `Store` or `Selection`; the path of a store or of any file that `convert` reads; a
+            mapping of dataset indices, read in their order; anything with a `shape` of (N, K) or
+            (N, M, K) that can be sliced (NumPy, a memory map, h5py, zarr, torch on the CPU), or
+            lists of that shape.
+        name: what messages call it.
+
+    Raises:
+        ArgumentError: none of those.
+        UncommittedError: a store with gaps.
+    """
+    if isinstance(source, Rows):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _of_path(local_path(source))
+    # Stores and selections are mappings as well, so that they come before those.
+    if isinstance(source, Store):
+        return _of_store(source)
+    if isinstance(source, Selection):
+        return _of_take(source, f"{source.store.path} ({len(source)} rows)")
+    if isinstance(source, Mapping):
+        return _of_mapping(source, name)
+    if _holds_sources(source):
+        raise ArgumentError(
+            f"{name} is a list of stores (or paths, mappings, arrays): ensemble_uncertainty and "
+            "others that say so take one a member; arrays become one by np.stack(arrays, axis=1)"
+        )
+    rows = numbers_of(source, name)
+    # Integers, lists and long doubles have come as float64, whatever they were.
+    dtype = next(dtype for dtype, u in ROUNDOFF.items() if u == rows.roundoff)
+    return replace(rows, tol=sum_tolerance(dtype, rows.num_classes))
+
+
+def _holds_sources(source: Any) -> bool:
+    """Whether it is a list of sources, such as one store a member, and not a list of rows."""
+    if not isinstance(source, (list, tuple)) or not source:
+        return False
+    if isinstance(source[0], (str, os.PathLike, Store, Selection, Mapping, Rows)):
+        return True
+    return len(getattr(source[0], "shape", ())) > 1  # of one axis it is a row
+
+
+def numbers_of(source: Any, name: str, *, classes: bool = True) -> Rows:
+    """Rows of plain numbers, such as bounds: nothing is asked of them but to be finite.
+
+    `classes`: each row has (at least) a class axis.
+    """
+    if not (hasattr(source, "shape") and hasattr(source, "__getitem__")):
+        try:
+            source = np.asarray(source)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{name} makes no array: {error}") from error
+    shape = tuple(int(n) for n in source.shape)
+    if len(shape) not in ((2, 3) if classes else (1, 2, 3)):
+        hint = "; one row alone is row[None]" if len(shape) == 1 else ""
+        raise ArgumentError(
+            f"{name} has the shape {shape}, expected (num_samples, num_classes) or (num_samples, "
+            f"num_members, num_classes){hint}"
+        )
+    dtype = str(getattr(source, "dtype", "float64")).rpartition(".")[2]  # torch.float32 as well
+    return Rows(
+        where=name,
+        count=shape[0],
+        row_shape=shape[1:],
+        read=lambda start, stop: _as_numbers(source[start:stop], name),
+        roundoff=ROUNDOFF.get(dtype, ROUNDOFF["float64"]),
+    )
+
+
+def _as_numbers(rows: Any, name: str) -> Array:
+    if hasattr(rows, "detach"):  # a torch tensor
+        rows = rows.detach().cpu()
+        if str(rows.dtype) == "torch.bfloat16":  # which NumPy does not have
+            rows = rows.float()
+    array = np.asarray(rows)
+    if array.dtype.kind in "iub" or array.dtype.name == "bfloat16" or array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise ArgumentError(f"{name} holds {array.dtype}, expected numbers")
+    return array
+
+
+def _of_store(store: Store) -> Rows:
+    # With a gap, the i-th row that is there is not row i; without one, they are the first rows.
+    if store.committed.prefix != len(store):
+        raise UncommittedError(
+            f"{describe(store.missing())} of {store.path} are not committed; finish the store, or "
+            "evaluate a part of it: store.select(rows)"
+        )
+    missing = store.missing()
+    unfinished = f"{describe(missing)} of {store.path} are not committed" if missing else ""
+    return replace(_of_take(store, str(store.path)), unfinished=unfinished)
+
+
+def _of_take(source: Store | Selection, where: str) -> Rows:
+    def read(start: int, stop: int, kind: str) -> Array:
+        return source.take(np.arange(start, stop), as_kind=kind)
+
+    rows = _of_schema(source.schema, where, len(source), read)
+    return replace(rows, origin=origin_of(source))
+
+
+def _of_schema(
+    schema: Schema, where: str, count: int, read: Callable[[int, int, str], Array]
+) -> Rows:
+    in_logs = schema.kind in ("log_probs", "logits")
+    kind = "log_probs" if in_logs else "probs"
+    return Rows(
+        where=where,
+        count=count,
+        row_shape=schema.row_shape,
+        read=lambda start, stop: read(start, stop, kind),
+        in_logs=in_logs,
+        tol=max(schema.sum_tolerance, 1e-3),  # of counts and of softmaxes in float32 as well
+        roundoff=ROUNDOFF.get(schema.dtype, ROUNDOFF["float32"]),
+        class_names=schema.class_names,
+    )
+
+
+def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
+    keys = list(mapping)
+    odd = next((key for key in keys if not isinstance(key, (int, np.integer))), None)
+    if odd is not None:
+        raise ArgumentError(
+            f"{name} has the key {odd!r}; keys are dataset indices (integers), as "
+            "generate_distributions and load_distributions return them"
+        )
+    indices = np.sort(
+        np.array(keys, np.int64)
+    )  # two dicts of the same samples may be filled in turn
+    shape = np.shape(mapping[keys[0]]) if keys else (0,)
+    if len(shape) not in (1, 2):
+        raise ArgumentError(
+            f"{name}[{keys[0]}] has the shape {shape}, expected (num_classes,) or (num_members, num_classes)"
+        )
+
+    def read(start: int, stop: int) -> Array:
+        rows = {key: np.asarray(mapping[key]) for key in indices[start:stop].tolist()}
+        for key, row in rows.items():
+            if row.shape != shape:
+                raise ArgumentError(
+                    f"{name}[{key}] has the shape {row.shape}, {name}[{keys[0]}] has {shape}"
+                )
+        return _as_numbers(np.stack(list(rows.values())), name)
+
+    return Rows(
+        where=name,
+        count=len(keys),
+        row_shape=shape,
+        read=read,
+        tol=sum_tolerance("float16", shape[-1]),  # lists do not say what they were rounded to
+        roundoff=ROUNDOFF["float32"],
+        keys=None if np.array_equal(indices, np.arange(len(keys))) else indices,
+    )
+
+
+def _of_path(path: Path) -> Rows:
+    # Arrays and stores, most of what comes, need no reader of files.
+    from fostore.conversion.sources import open_table
+    from fostore.formats import FILES, SUFFIXES, is_store
+
+    # A path that is not there is a store's, whose error says more than that of a file.
+    with disk.refusing(path):
+        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
+            return _of_store(open_store(path))
+    return _of_table(open_table(path))
+
+
+def _of_table(table: Table) -> Rows:
+    """A file that `convert` reads, read once, from front to back."""
+    if table.num_rows is None:
+        raise ArgumentError(
+            f"{table.where} does not say how many rows it has; convert it to a store first"
+        )
+    schema = table.schema
+    encoding, content, reader = encoding_of(schema), len(schema.content), _Reader(table)
+
+    def read(start: int, stop: int, kind: str) -> Array:
+        columns = reader.read(start, stop)[:content]
+        encoding.check(columns, schema, start)
+        return encoding.decode(columns, schema, kind)
+
+    rows = _of_schema(schema, table.where, table.num_rows, read)
+    column, id_reader = schema.role("id"), _Reader(table)  # of its own: ids are read first
+    if column is None:
+        return rows
+
+    def ids(start: int, stop: int) -> Array:
+        return decode_ids(id_reader.read(start, stop)[schema.index(column.name)], column)
+
+    return replace(rows, ids=ids)
+
+
+class _Reader:
+    """Batches cut to the rows asked for; asking in order reads the file once."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._batches: Iterator[Batch] = iter(())
+        self._left: Batch | None = None
+        self._next = -1
+
+    def read(self, start: int, stop: int) -> Batch:
+        """The rows from `start` to `stop`."""
+        if start != self._next:
+            self._batches, self._left = self._table.batches(start, max(stop - start, 1)), None
+        self._next = stop
+        batches: list[Batch] = []
+        missing = stop - start
+        while missing:
+            batch = self._left if self._left is not None else next(self._batches)
+            batches.append([column[:missing] for column in batch])
+            rest = [column[missing:] for column in batch]
+            self._left = rest if len(rest[0]) else None
+            missing -= len(batches[-1][0])
+        if len(batches) == 1:
+            return batches[0]
+        return [np.concatenate(columns) for columns in zip(*batches, strict=True)]
+
+
+def members_of(sources: Any, *, check: str = "auto") -> Rows:
+    """One source with a member axis; of a list of sources, member i is the i-th.
+
+    Raises:
+        ArgumentError: the list is empty, or one of several has members already.
+        IdentityError: they are of other samples.
+    """
+    if isinstance(sources, (list, tuple)) and not sources:
+        raise ArgumentError("no member was given, expected a list of at least one store")
+    if not _holds_sources(sources):
+        return rows_of(sources)
+    members = [rows_of(source, f"member {i}") for i, source in enumerate(sources)]
+    for one in members:
+        if len(one.row_shape) != 1:
+            raise ArgumentError(
+                f"{one.where} has members of its own, expected one distribution a sample; pass "
+                "a store of ensembles by itself, not in a list"
+            )
+    first = members[0]
+    check_same(first, *members[1:], check=check)
+    in_logs = all(one.in_logs for one in members)
+
+    def read(start: int, stop: int) -> Array:
+        group = [one.piece(start, stop) for one in members]
+        return np.stack([piece.logs if in_logs else piece.probs for piece in group], axis=1)
+
+    return replace(
+        first,
+        where=" + ".join(one.where for one in members),
+        row_shape=(len(members), *first.row_shape),
+        read=read,
+        in_logs=in_logs,
+        tol=1e-6,  # each was checked and renormalised as it was read
+        roundoff=max(one.roundoff for one in members),
+    )
