@@ -135,7 +135,7 @@ def _member(table: Table, member: int) -> Table:
         raise ArgumentError(f"{table.where} has no members, and member {member} was asked for")
     if not 0 <= member < schema.num_members:
         raise ArgumentError(f"member is {member}, expected 0 to {schema.num_members - 1}")
-    single = altered(schema, num_members=None)
+    single = _schema(schema, num_members=None)
     content = len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
@@ -158,7 +158,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
         )
     names = schema.class_names
     chosen = None if names is None else tuple(names[i] for i in numbers)
-    fewer = altered(schema, num_classes=len(numbers), class_names=chosen)
+    fewer = _schema(schema, num_classes=len(numbers), class_names=chosen)
     before, after, content = encoding_of(schema), encoding_of(fewer), len(schema.content)
     at = np.array(numbers)
 
@@ -225,7 +225,7 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
             "the rows become; if they are votes in the source, say source_kind='counts' (--source-kind "
             "counts)"
         )
-    made = altered(schema, kind=kind, dtype=dtype)
+    made = _schema(schema, kind=kind, dtype=dtype)
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
@@ -276,7 +276,7 @@ def _narrows(old: str, new: str) -> bool:
     return False
 
 
-def altered(schema: Schema, **changed: Any) -> Schema:
+def _schema(schema: Schema, **changed: Any) -> Schema:
     """The schema with some of what a user says changed, made anew; as tolerant as it was at least."""
     kind = changed.get("kind", schema.kind)
     parameters: dict[str, Any] = {

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from fostore.conversion.changes import altered
 from fostore.conversion.conversion import convert
 from fostore.conversion.destination import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import open_table
+from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Cut, Table, several
 from fostore.places import scratch
+from fostore.schema.row import Schema
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 
@@ -60,7 +61,7 @@ def stacked(tables: Sequence[Table]) -> Table:
     first = tables[0]
     for other in tables:
         _check(first, other)
-    schema = altered(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
+    schema = _with_members(first.schema, len(tables))
     content = len(first.schema.content)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
@@ -88,6 +89,19 @@ def stacked(tables: Sequence[Table]) -> Table:
             *(f"member {i} is {table.where}" for i, table in enumerate(tables)),
             *(note for table in tables for note in table.notes),
         ),
+    )
+
+
+def _with_members(schema: Schema, members: int) -> Schema:
+    return make_schema(
+        schema.num_classes,
+        num_members=members,
+        kind=schema.kind,
+        dtype=schema.dtype,
+        class_names=schema.class_names,
+        temperature=schema.temperature,
+        tol=schema.sum_tolerance,
+        side_columns=schema.columns[len(schema.content) :],
     )
 
 

@@ -20,8 +20,16 @@ _RECENT = 1 << 16
 _READ_ROWS = 1 << 16
 
 
+class TwiceError(RowError):
+    """One id came twice; `rows` are the two that have it."""
+
+    def __init__(self, message: str, rows: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 class KnownIds:
-    """The ids of one store; used by its writer.
+    """The ids of one store; used by its writer, and by whoever looks whether keys are ids.
 
     Args:
         column: that of the ids.
@@ -118,9 +126,10 @@ class KnownIds:
                 row, key = first + at, ids[at].tobytes()
                 if key in rows:
                     shown = decode_ids(ids[at : at + 1], self._column)[0].item()
-                    raise RowError(
+                    raise TwiceError(
                         f"row {row} has the id {shown!r}, which row {rows[key]} has already; an id names "
-                        "one sample, and nothing of this batch was written"
+                        "one sample, and nothing of this batch was written",
+                        (rows[key], row),
                     )
                 rows[key] = row
 
