@@ -75,7 +75,7 @@ class Safetensors(FileFormat):
                     for i, column in enumerate(batch):
                         sink.fill(buffer(column).data, len(text) + offsets[i])
                         offsets[i] += len(column) * columns[i].row_bytes
-                sink.fill(passing.fill(text), 0)
+            passing.fill_file(path)
 
 
 def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:

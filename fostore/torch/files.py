@@ -59,7 +59,11 @@ class TorchFile(FileFormat):
         text = content.get(KEY)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
-            return _mapping_table(where, rows, hints, meta, notes, size)
+            lying = _of_rows(_in_order(rows, where), where, size)
+            return plain_table(
+                where, self.name, lying.found, lying.batches, hints,
+                num_rows=lying.num_rows, meta=meta, notes=notes,
+            )  # fmt: skip
         arrays = {
             str(name): _lying(value, f"{where}::{name}", size)
             for name, value in content.items()
@@ -163,14 +167,8 @@ def _distributions(
     return meta, notes, rows if is_mapping else None
 
 
-def _mapping_table(
-    where: str,
-    rows: dict[Any, Any],
-    hints: Hints,
-    meta: dict[str, Any],
-    notes: list[str],
-    size: int,
-) -> Table:
+def _in_order(rows: dict[Any, Any], where: str) -> list[Any]:
+    """The rows of a mapping by their indices, none missing and none twice."""
     ordered: list[Any] = [None] * len(rows)
     for key, row in rows.items():
         index = int(key)
@@ -180,25 +178,7 @@ def _mapping_table(
                 f"{len(rows) - 1}, each once"
             )
         ordered[index] = row
-    first = _row(ordered[0], 0, where, size)
-    dtype, shape = first
-
-    def batches(start: int, count: int) -> Iterator[Array]:
-        for begin in range(start, len(ordered), count):
-            part = ordered[begin : begin + count]
-            for i, row in enumerate(part, begin):
-                if _row(row, i, where, size) != first:
-                    raise FormatError(
-                        f"{where}: row {i} is {_row(row, i, where, size)}, row 0 is {first}"
-                    )
-            yield np.stack(
-                [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in part]
-            )
-
-    found = Found(dtype, (len(ordered), *shape))
-    return plain_table(
-        where, "pt", found, batches, hints, num_rows=len(ordered), meta=meta, notes=notes
-    )
+    return ordered
 
 
 def _lying(value: Any, where: str, size: int) -> Lying:
@@ -219,7 +199,7 @@ def _lying(value: Any, where: str, size: int) -> Lying:
 
         return Lying(Found("text" if isinstance(value[0], str) else "keys", (len(value),)), keys)
     if all(isinstance(one, list) for one in value):
-        return _listed(value, where, size)
+        return _of_rows(value, where, size)
     return Lying(Found(f"a list of {type(value[0]).__name__}", ()), unread)
 
 
@@ -229,43 +209,39 @@ def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
     Raises:
         FormatError: they differ in their rows; names the first that does.
     """
-    parts = [tensor.unsqueeze(0) if value[0].ndim == 1 else tensor for tensor in value]
-    first = (_dtype_of(parts[0]), tuple(parts[0].shape[1:]))
-    for i, part in enumerate(parts):
-        if (_dtype_of(part), tuple(part.shape[1:])) != first:
+    is_row = value[0].ndim == 1
+    first = (value[0].dtype, value[0].shape[0 if is_row else 1 :])
+    for i, tensor in enumerate(value):
+        if (tensor.dtype, tensor.shape[0 if is_row else 1 :]) != first:
             raise FormatError(
-                f"{where}: tensor {i} of the list is {part.dtype} {tuple(value[i].shape)}, tensor 0 "
+                f"{where}: tensor {i} of the list is {tensor.dtype} {tuple(tensor.shape)}, tensor 0 "
                 f"is {value[0].dtype} {tuple(value[0].shape)}; tensors that follow each other have rows of "
                 "one shape and dtype. If they are other things, save a dict: torch.save({'probs': ...}, path)"
             )
-    if value[0].ndim == 1:  # a row each: gathered by batches
-
-        def rows(start: int, count: int) -> Iterator[Array]:
-            for begin in range(start, len(value), count):
-                some = [_checked(row, where, size) for row in value[begin : begin + count]]
-                yield _array(torch.stack(some))
-
-        return Lying(Found(first[0], (len(value), *first[1])), rows)
-    whole = joined([_lying(part, f"{where}, tensor {i}", size) for i, part in enumerate(parts)])
-    note = f"{len(parts)} tensors of a list follow each other: {whole.num_rows} rows"
+    if is_row:
+        return _of_rows(value, where, size)
+    whole = joined([_lying(tensor, f"{where}, tensor {i}", size) for i, tensor in enumerate(value)])
+    note = f"{len(value)} tensors of a list follow each other: {whole.num_rows} rows"
     return replace(
         whole, note=f"{note}. If they are members of an ensemble, save torch.stack(them, 1)"
     )
 
 
-def _listed(value: Sequence[list[Any]], where: str, size: int) -> Lying:
-    """Rows that are lists of numbers: doubles, as they are in Python."""
-    dtype, shape = _row(value[0], 0, where, size)
+def _of_rows(value: Sequence[Any], where: str, size: int) -> Lying:
+    """Rows that are a tensor or a list of numbers each."""
+    first = dtype, shape = _row(value[0], 0, where, size)
 
-    def rows(start: int, count: int) -> Iterator[Array]:
-        for begin in range(start, len(value), count):
-            part = value[begin : begin + count]
-            for i, row in enumerate(part, begin):
-                if _row(row, i, where, size) != (dtype, shape):
-                    raise FormatError(f"{where}: row {i} has another shape than row 0, {shape}")
-            yield np.array(part, dtype)
+    def batches(start: int, rows: int) -> Iterator[Array]:
+        for begin in range(start, len(value), rows):
+            some = value[begin : begin + rows]
+            for i, row in enumerate(some, begin):
+                if (other := _row(row, i, where, size)) != first:
+                    raise FormatError(f"{where}: row {i} is {other}, row 0 is {first}")
+            yield np.stack(
+                [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in some]
+            )
 
-    return Lying(Found(dtype, (len(value), *shape)), rows)
+    return Lying(Found(dtype, (len(value), *shape)), batches)
 
 
 def _pieces(tensor: torch.Tensor, where: str, size: int, start: int, rows: int) -> Iterator[Array]:
