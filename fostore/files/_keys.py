@@ -14,7 +14,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError
 from fostore.files import Hints
-from fostore.files.table import Batch, Cut, Table, in_turn
+from fostore.files.table import Batch, Cut, Table, changed, in_turn
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import MAX_WIDTH, encode_ids, id_column
@@ -331,15 +331,12 @@ def _stored_ids(table: Table) -> Callable[[int, int], Iterator[Keys]]:
     """The keys of a table that has them, as texts or numbers."""
     at = _id_at(table)
 
-    def read(start: int, rows: int) -> Iterator[Keys]:
-        for batch in table.batches(start, rows):
-            column = batch[at]
-            # As NumPy's bytes, which end where a text does: shards may keep their texts in other widths.
-            yield (
-                column if column.ndim == 1 else column.view(f"S{column.shape[1]}").ravel().tolist()
-            )
+    def keys(batch: Batch, start: int) -> Keys:
+        column = batch[at]
+        # As NumPy's bytes, which end where a text does: shards may keep their texts in other widths.
+        return column if column.ndim == 1 else column.view(f"S{column.shape[1]}").ravel().tolist()
 
-    return read
+    return changed(table.batches, keys)
 
 
 def _id_at(table: Table) -> int:
@@ -348,16 +345,11 @@ def _id_at(table: Table) -> int:
 
 def _without_ids(table: Table, note: str) -> Table:
     at = _id_at(table)
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        for batch in table.batches(start, rows):
-            yield [*batch[:at], *batch[at + 1 :]]
-
     columns = (*table.schema.columns[:at], *table.schema.columns[at + 1 :])
     return replace(
         table,
         schema=replace(table.schema, columns=columns),
-        batches=batches,
+        batches=changed(table.batches, lambda batch, start: [*batch[:at], *batch[at + 1 :]]),
         adopted=None,
         notes=(*(n for n in table.notes if not n.startswith(_TAKEN)), note),
     )
