@@ -245,8 +245,8 @@ def _left_out(
 ) -> tuple[str, ...]:
     """What a format without a header would drop, in a user's words."""
     sides = schema.columns[len(schema.content) :]
-    found = [column.name for column in sides if column.role != "id" or not holds.ids]
-    parts = {
+    dropped = [column.name for column in sides if column.role != "id" or not holds.ids]
+    has = {
         "class_names": schema.class_names is not None and not holds.names,
         "temperature": schema.temperature != 1.0,
         "sum tolerance": schema.sum_tolerance
@@ -255,4 +255,4 @@ def _left_out(
         "identity": bool(identity),
         "keys of a newer version": bool(extra),
     }
-    return (*(name for name, there in parts.items() if there), *(f"column {n}" for n in found))
+    return (*(name for name, is_set in has.items() if is_set), *(f"column {n}" for n in dropped))

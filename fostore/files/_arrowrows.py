@@ -80,7 +80,7 @@ def _arrow(rows: Array, column: Column) -> Any:
 
 def found_in(schema: Any) -> dict[str, Found]:
     """The columns of lists of numbers, with their shapes; 0 stands for a length that the rows say."""
-    found: dict[str, Found] = {}
+    arrays: dict[str, Found] = {}
     for field in schema:
         shape: list[int] = [0]
         kind = _plain(field.type)
@@ -88,8 +88,8 @@ def found_in(schema: Any) -> dict[str, Found]:
             shape.append(size)
             kind = _plain(kind.value_type)
         if kind in _NUMBERS and len(shape) > 1:
-            found[field.name] = Found(_NUMBERS[kind], tuple(shape))
-    return found
+            arrays[field.name] = Found(_NUMBERS[kind], tuple(shape))
+    return arrays
 
 
 def number_type(kind: Any) -> str | None:

@@ -97,17 +97,17 @@ def _list_table(
     batches_of: Batches,
 ) -> Table:
     """The rows of one column of lists; the first row says how long they are."""
-    where, found = f"{path}::{name}", lists[name]
+    where, rows_of = f"{path}::{name}", lists[name]
     first = next(batches_of([name], 0, 1, lambda batch, row: batch.column(0)), None)
-    shape = found.shape[1:] if first is None or not len(first) else row_shape(first, where)
+    shape = rows_of.shape[1:] if first is None or not len(first) else row_shape(first, where)
 
     def convert(batch: Any, row: int) -> Array:
-        return numbers(batch.column(0), found.dtype, shape, row, where)
+        return numbers(batch.column(0), rows_of.dtype, shape, row, where)
 
     def batches(start: int, rows: int) -> Iterator[Array]:
         return batches_of([name], start, rows, convert)
 
-    full = Found(found.dtype, (num_rows, *shape))
+    full = Found(rows_of.dtype, (num_rows, *shape))
     return plain_table(where, format, full, batches, hints, num_rows=num_rows)
 
 
@@ -175,8 +175,8 @@ def _first_numbers(
             for i, name in enumerate(known)
         ]
 
-    parts = next(batches_of(known, 0, rows, convert), [np.empty(0) for _ in known])
-    values = {name: np.asarray(part, np.float64) for name, part in zip(known, parts, strict=True)}
+    first = next(batches_of(known, 0, rows, convert), [np.empty(0) for _ in known])
+    values = {name: np.asarray(one, np.float64) for name, one in zip(known, first, strict=True)}
     return [values.get(name) for name in names]
 
 
@@ -218,8 +218,8 @@ def _range(values: range, num_rows: int) -> Callable[[int, int], Iterator[Array]
 
     def read(start: int, rows: int) -> Iterator[Array]:
         for first in range(start, num_rows, rows):
-            part = values[first : first + rows]
-            yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
+            some = values[first : first + rows]
+            yield np.arange(some.start, some.stop, some.step, dtype=np.int64)
 
     return read
 

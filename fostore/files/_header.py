@@ -64,10 +64,10 @@ def headed_table(
     Raises:
         FormatError: the file has another number of rows than its header says.
     """
-    said = header.num_samples
-    if said is not None and num_rows is not None and said != num_rows:
+    planned = header.num_samples
+    if planned is not None and num_rows is not None and planned != num_rows:
         raise FormatError(
-            f"{where} holds {num_rows} rows, and its header says {said}: the file was cut or edited"
+            f"{where} holds {num_rows} rows, and its header says {planned}: the file was cut or edited"
         )
     return Table(
         where=where,

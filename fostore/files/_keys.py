@@ -31,7 +31,7 @@ FILES = tuple(
 """Names that mean keys, and may be those of classes where whole numbers stand under them."""
 INDEX = ("index", "indices", "idx", "", "unnamed: 0", "__index_level_0__", "rownames", "row_names")
 """Names of a frame's index, which is no key where it counts the rows: pandas and R name theirs with nothing."""
-_SCANNED = 1 << 14
+_SCANNED = 1 << 16
 _SHOWN = 12
 _TAKEN = "the ids are"
 Keys = Array | list[str]
@@ -214,10 +214,10 @@ class _Profile:
             self.why_not = f"rows {twins[0]} and {twins[1]} both have {key!r:.60}"
         self.num_rows += len(keys)
 
-    def column(self, said: str | None) -> Column:
+    def column(self, dtype: str | None) -> Column:
         """The column that keeps such keys."""
-        if said is not None:
-            return id_column(said)
+        if dtype is not None:
+            return id_column(dtype)
         return id_column(f"S{self.longest + -self.longest % 8}" if self.is_text else "int64")
 
 

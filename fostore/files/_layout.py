@@ -78,8 +78,8 @@ def layout_of(text: Text, hints: Hints) -> Layout:
         _check_widths(lines, text)
     plain = [plain_name(name) for name in names]
     dropped = {name.strip() for name in hints.drop}
-    said = {*dropped, hints.id_column}
-    index = 0 if plain[0] == "index" and not said & {names[0], "index"} else None
+    named = {*dropped, hints.id_column}
+    index = 0 if plain[0] == "index" and not named & {names[0], "index"} else None
     asked_of = hints
     if index is not None and hints.columns is None:
         asked_of = replace(hints, drop=(*hints.drop, names[0]))

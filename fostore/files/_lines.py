@@ -49,8 +49,8 @@ class Text:
     def first(self, count: int) -> list[list[str]]:
         """The first two lines, and more up to so many while they are short."""
         lines: list[list[str]] = []
-        for _, part in self.batches(0, 0, 1, lambda number, line: line):
-            lines += part
+        for _, line in self.batches(0, 0, 1, lambda number, line: line):
+            lines += line
             if len(lines) == count or (len(lines) > 1 and sum(map(len, lines)) > _FIRST_FIELDS):
                 break
         return lines

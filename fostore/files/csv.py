@@ -107,11 +107,11 @@ class Csv(FileFormat):
             if file.read(len(first)) != first:
                 return 0
             at = size = len(first)
-            while part := file.read(1 << 20):
-                lines += part.count(b"\n")
-                if b"\n" in part:
-                    size = at + part.rindex(b"\n") + 1
-                at += len(part)
+            while piece := file.read(1 << 20):
+                lines += piece.count(b"\n")
+                if b"\n" in piece:
+                    size = at + piece.rindex(b"\n") + 1
+                at += len(piece)
         with Sink(path, size):
             return lines
 

@@ -102,18 +102,23 @@ class KnownIds:
             at = np.minimum(np.searchsorted(run, ordered), len(run) - 1)
             is_again |= run[at] == ordered
         again = ordered[is_again]
-        recent = self._recent.intersection(numbers.tolist())
+        recent = self._recent.intersection(numbers.tolist()) if self._recent else None
         return np.unique(np.append(again, np.array(list(recent), np.uint64))) if recent else again
 
     def _keep(self, numbers: Array) -> None:
-        self._recent.update(numbers.tolist())
-        if len(self._recent) < _RECENT:
-            return
-        run = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
+        if (
+            len(numbers) >= _RECENT
+        ):  # a run of its own: a set takes 150 ns a number, sorting them 10
+            run = np.sort(numbers)
+        else:
+            self._recent.update(numbers.tolist())
+            if len(self._recent) < _RECENT:
+                return
+            run = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
+            self._recent = set()
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
         self._runs.append(run)
-        self._recent = set()
 
     def _compare(
         self, start: int, stored: Array, numbers: Array, again: Array, before: Ranges
