@@ -18,7 +18,7 @@ from fostore.cli import options
 from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import PANELS, RUN, Options, flag_of
 from fostore.errors import ArgumentError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 
 EXAMPLES = """
 Examples:

@@ -31,9 +31,9 @@ from fostore.files import Hints
 from fostore.files.hashing import Digester
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table
-from fostore.places import scratch
+from fostore.places import spool
 from fostore.places.lock import Lock
-from fostore.places.place import destination as resolved
+from fostore.places.names import destination as resolved
 from fostore.progress import Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
@@ -150,7 +150,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
         )
     if record is not None:
         refuse_receipt(record, target, plan.source)
-    with scratch.beside(target), Conversion(plan) as conversion:
+    with spool.beside(target), Conversion(plan) as conversion:
         if target is None:
             conversion.stream()
         else:
@@ -235,9 +235,7 @@ class Conversion:
 
     def _write_store(self, part: Path) -> str:
         plan = self._plan
-        with create_like(
-            part, plan.header, exists="resume", commit_seconds=_COMMIT_SECONDS
-        ) as writer:
+        with create_like(part, plan.header, commit_seconds=_COMMIT_SECONDS) as writer:
             row = start = len(writer)
             self._distrust(start)
             promised = self._promised()

@@ -10,7 +10,7 @@ from fostore.errors import ArgumentError
 from fostore.files.table import Table
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.place import destination, inside
+from fostore.places.names import destination, inside
 
 
 def target_of(path: str | os.PathLike[str]) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 from fostore import disk
 from fostore.conversion.plan import Plan
 from fostore.errors import FormatError
-from fostore.places.place import inside
+from fostore.places.names import inside
 from fostore.schema.digest import hasher
 from fostore.schema.header import CHECKSUM
 from fostore.schema.jsontext import dumps, loads

@@ -14,15 +14,15 @@ from fostore.conversion.destination import target_of
 from fostore.conversion.options import HINTS, Options
 from fostore.conversion.sources import STREAM, Source, open_table
 from fostore.conversion.unwritten import Watch, watched
-from fostore.encodings import default_tolerance
+from fostore.encodings import default_encoding, default_tolerance
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable
 from fostore.files.stores import guarded
 from fostore.files.table import Table
+from fostore.formats import FORMATS, format_of
 from fostore.formats import SUFFIXES as STORES
-from fostore.formats import format_of
-from fostore.places import scratch
+from fostore.places import spool
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json
@@ -30,7 +30,6 @@ from fostore.schema.row import Schema
 from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
-_WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
 _STORE = Home("")
@@ -66,7 +65,7 @@ class Plan:
     @property
     def file_format(self) -> FileFormat | None:
         """The format of a single file; None where the destination is a store."""
-        return None if self.format in _WRITABLE_STORES else files.file_format(self.format)
+        return None if self.format in FORMATS else files.file_format(self.format)
 
     @property
     def is_text(self) -> bool:
@@ -111,7 +110,7 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     Raises:
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         table = open_table(source, _hints(options), options.rows)
     if options.class_names is not None and tuple(options.class_names) == table.schema.class_names:
         options = replace(options, class_names=None)  # which changes nothing
@@ -136,7 +135,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
     left_out: tuple[str, ...] = ()
     meta = {**selected.meta, **check_json(dict(options.meta or {}))}
     identity, extra = selected.identity, selected.extra
-    if name not in _WRITABLE_STORES:
+    if name not in FORMATS:
         holds = files.file_format(name).holds
         _check_holds(name, holds, steps[-1].schema)
         if not holds.header:
@@ -203,8 +202,7 @@ def _format_of(destination: str) -> str:
     if destination == STREAM:
         return "jsonl"
     suffix = Path(destination).suffix.lower()
-    store = STORES.get(suffix)
-    name = store if store in _WRITABLE_STORES else files.SUFFIXES.get(suffix)
+    name = STORES.get(suffix) or files.SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
             f"the destination {destination!r} has the suffix {suffix!r}, expected one of "
@@ -248,6 +246,7 @@ def _left_out(
     dropped = [column.name for column in sides if column.role != "id" or not holds.ids]
     has = {
         "class_names": schema.class_names is not None and not holds.names,
+        "encoding": schema.encoding != default_encoding(schema.kind),
         "temperature": schema.temperature != 1.0,
         "sum tolerance": schema.sum_tolerance
         > default_tolerance(schema.kind, schema.dtype, schema.num_classes),

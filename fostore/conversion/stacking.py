@@ -12,12 +12,11 @@ from fostore.conversion.conversion import convert
 from fostore.conversion.destination import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import open_table
-from fostore.encodings import make_schema
+from fostore.encodings import remade
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Cut, Table, several
-from fostore.places import scratch
-from fostore.schema.row import Schema
+from fostore.places import spool
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 
@@ -39,7 +38,7 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 
@@ -61,7 +60,7 @@ def stacked(tables: Sequence[Table]) -> Table:
     first = tables[0]
     for other in tables:
         _check(first, other)
-    schema = _with_members(first.schema, len(tables))
+    schema = remade(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
     content = len(first.schema.content)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
@@ -89,19 +88,6 @@ def stacked(tables: Sequence[Table]) -> Table:
             *(f"member {i} is {table.where}" for i, table in enumerate(tables)),
             *(note for table in tables for note in table.notes),
         ),
-    )
-
-
-def _with_members(schema: Schema, members: int) -> Schema:
-    return make_schema(
-        schema.num_classes,
-        num_members=members,
-        kind=schema.kind,
-        dtype=schema.dtype,
-        class_names=schema.class_names,
-        temperature=schema.temperature,
-        tol=schema.sum_tolerance,
-        side_columns=schema.columns[len(schema.content) :],
     )
 
 

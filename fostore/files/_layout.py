@@ -10,7 +10,7 @@ import numpy as np
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
 from fostore.files._keys import IDS, INDEX, plain_name
-from fostore.files._lines import COMMA, Text
+from fostore.files._text import COMMA, Text
 from fostore.files._wide import layout, numbered
 from fostore.schema.row import Array
 

@@ -22,9 +22,8 @@ from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
 from fostore.files._keys import Beside, keyed
 from fostore.files._layout import MISSING, Layout, layout_of
-from fostore.files._lines import COMMA, Text
 from fostore.files._sink import Sink
-from fostore.files._text import cells
+from fostore.files._text import COMMA, Text, cells
 from fostore.files._wide import nameless
 from fostore.files.guess import Found, plain_table
 from fostore.files.table import Batch, Table

@@ -14,7 +14,7 @@ from fostore.files import Hints
 from fostore.files._header import checked
 from fostore.files._kind import kind_of
 from fostore.files._numbers import SIGNED, Found, columns_of, hundredths, name_of, votes
-from fostore.files._swap import Swapped
+from fostore.files._spool import Swapped
 from fostore.files.table import Table, changed
 from fostore.schema.row import COUNTS, FLOATS, Array
 

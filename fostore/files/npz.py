@@ -22,7 +22,7 @@ from fostore.files._arrays import Lying, arrays_table
 from fostore.files._flat import Flat, fill, open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
-from fostore.files._spool import counted, keep, spooled
+from fostore.files._spool import counted, keep, spools_of
 from fostore.files.guess import Found, name_of
 from fostore.files.npy import DTYPES, header_text, read_header
 from fostore.files.table import Batch, Table
@@ -62,13 +62,9 @@ class Npz(FileFormat):
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew; an archive takes one member at a time, so columns behind the first wait in temporary files."""
         first, *others = header.schema.columns
-        with (
-            counted(header, batches) as (counted_header, num_rows, rows),
-            spooled(others) as spools,
-            Sink(path) as sink,
-            _new_archive(sink) as archive,
-        ):
-            passing = Sealing(counted_header, rows)
+        header, num_rows, batches = counted(header, batches)
+        spools, passing = spools_of(others), Sealing(header, batches)
+        with Sink(path) as sink, _new_archive(sink) as archive:
             with _new_member(archive, *_as_array(first, num_rows)) as member:
                 for batch in passing:
                     member.write(buffer(batch[0]).data)

@@ -65,17 +65,17 @@ class Safetensors(FileFormat):
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew; tensors grow side by side."""
-        with counted(header, batches) as (counted_header, num_rows, rows):
-            passing = Sealing(counted_header, rows)
-            columns = header.schema.columns
-            text, offsets = _header_text(passing, num_rows)
-            with Sink(path) as sink:
-                sink.write(text)
-                for batch in passing:
-                    for i, column in enumerate(batch):
-                        sink.fill(buffer(column).data, len(text) + offsets[i])
-                        offsets[i] += len(column) * columns[i].row_bytes
-            passing.fill_file(path)
+        header, num_rows, batches = counted(header, batches)
+        passing = Sealing(header, batches)
+        columns = header.schema.columns
+        text, offsets = _header_text(passing, num_rows)
+        with Sink(path) as sink:
+            sink.write(text)
+            for batch in passing:
+                for i, column in enumerate(batch):
+                    sink.fill(buffer(column).data, len(text) + offsets[i])
+                    offsets[i] += len(column) * columns[i].row_bytes
+        passing.fill_file(path)
 
 
 def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:

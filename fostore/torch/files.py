@@ -21,7 +21,7 @@ from fostore.files._arrays import Lying, arrays_table, joined, unread
 from fostore.files._flat import open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
-from fostore.files._spool import keep, spooled
+from fostore.files._spool import keep, spools_of
 from fostore.files.guess import Found, plain_table
 from fostore.files.npz import open_zip
 from fostore.files.table import Batch, Table
@@ -77,16 +77,16 @@ class TorchFile(FileFormat):
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew with torch.save, from tensors that lie on the pages of temporary files."""
         passing = Sealing(header, batches)
-        with spooled(header.schema.columns) as spools:
-            for batch in passing:
-                keep(spools, batch)
-            content: dict[str, Any] = {
-                column.name: _tensor(spool.mapped(), column)
-                for column, spool in zip(header.schema.columns, spools, strict=True)
-            }
-            content[KEY] = text_of(passing.sealed()).decode()
-            with Sink(path) as sink:
-                _save(content, sink)
+        spools = spools_of(header.schema.columns)
+        for batch in passing:
+            keep(spools, batch)
+        content: dict[str, Any] = {
+            column.name: _tensor(spool.array(), column)
+            for column, spool in zip(header.schema.columns, spools, strict=True)
+        }
+        content[KEY] = text_of(passing.sealed()).decode()
+        with Sink(path) as sink:
+            _save(content, sink)
 
 
 def _save(content: dict[str, Any], sink: Sink) -> None:
