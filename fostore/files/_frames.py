@@ -15,7 +15,8 @@ from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, 
 from fostore.files._header import KEY, headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import layout
-from fostore.files.guess import Found, choose, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import choose, plain_table
 from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
 from fostore.schema.header import Header
@@ -91,7 +92,7 @@ def _list_table(
     path: str,
     format: str,
     name: str,
-    lists: Mapping[str, Found],
+    lists: Mapping[str, FileArray],
     hints: Hints,
     num_rows: int,
     batches_of: Batches,
@@ -107,8 +108,8 @@ def _list_table(
     def batches(start: int, rows: int) -> Iterator[Array]:
         return batches_of([name], start, rows, convert)
 
-    full = Found(rows_of.dtype, (num_rows, *shape))
-    return plain_table(where, format, full, batches, hints, num_rows=num_rows)
+    array = FileArray(rows_of.dtype, (num_rows, *shape), batches)
+    return plain_table(where, format, array, hints)
 
 
 def _wide_table(
@@ -152,10 +153,8 @@ def _wide_table(
     table = plain_table(
         path,
         format,
-        Found(dtype, (num_rows, len(classes))),
-        batches,
+        FileArray(dtype, (num_rows, len(classes)), batches),
         hints,
-        num_rows=num_rows,
         class_names=wide.class_names,
         notes=wide.notes,
     )

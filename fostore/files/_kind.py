@@ -9,7 +9,8 @@ import numpy as np
 
 from fostore.errors import ArgumentError, DamageError
 from fostore.files import Hints
-from fostore.files._numbers import Found, numbers
+from fostore.files._numbers import numbers
+from fostore.files.array import FileArray
 from fostore.schema.row import Array, sum_tolerance
 from fostore.schema.simplex import is_probs
 
@@ -31,12 +32,12 @@ def _first_rows(batches: Callable[[int, int], Iterator[Array]], count: int) -> A
 
 def kind_of(
     where: str,
-    found: Found,
-    batches: Callable[[int, int], Iterator[Array]],
+    array: FileArray,
     first: Array | None,
     kind: str | None,
     hints: Hints,
-    num_rows: int | None,
+    *,
+    is_stream: bool,
 ) -> tuple[str, str]:
     """The kind of floats after a look at the first rows: probabilities, or what the user says that they are.
 
@@ -45,19 +46,19 @@ def kind_of(
     Raises:
         ArgumentError: nothing says what they are, or the axes are swapped; names the way out.
     """
-    size = math.prod(found.shape[1:]) * _ITEM_BYTES.get(found.dtype, 8)
+    size = math.prod(array.shape[1:]) * _ITEM_BYTES.get(array.dtype, 8)
     if first is None:
-        first = _first_rows(batches, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size)))
+        first = _first_rows(array.batches, max(1, min(_FIRST_ROWS, _FIRST_BYTES // size)))
     if first is None or not len(first):
         if kind is not None:
             return kind, ""
         raise ArgumentError(f"{where} has no rows that would say what they are; {_ADVICE}")
-    values = numbers(first, found.dtype)
-    tol = sum_tolerance(found.dtype, found.shape[-1]) if hints.tol is None else hints.tol
+    values = numbers(first, array.dtype)
+    tol = sum_tolerance(array.dtype, array.shape[-1]) if hints.tol is None else hints.tol
     if kind != "percent" and is_probs(values, tol):
         return kind or "probs", _OF_PROBS if kind == "logits" else ""
     if hints.transpose is None or (hints.transpose and kind is None):
-        _refuse_swapped(where, found, batches, values, num_rows, hints)
+        _refuse_swapped(where, array, values, hints, is_stream=is_stream)
     if kind is not None:
         return kind, ""
     with np.errstate(invalid="ignore"):
@@ -122,36 +123,36 @@ def _up(off: float) -> float:
 
 def _refuse_swapped(
     where: str,
-    found: Found,
-    batches: Callable[[int, int], Iterator[Array]],
+    array: FileArray,
     first: Array,
-    num_rows: int | None,
     hints: Hints,
+    *,
+    is_stream: bool,
 ) -> None:
     """Refuse an array whose columns sum to 1, or to 100, and its rows do not: its axes are swapped.
 
     Reading stops at the first column whose sum goes beyond, which of rows that are none is soon.
     """
-    if num_rows is None or len(found.shape) < 2 or not bool((first >= 0).all()):
+    if is_stream or len(array.shape) < 2 or not bool((first >= 0).all()):
         return
     whole = 1.0 if bool((first <= 1.001).all()) else 100.0
     off = 1e-2 * whole
-    sums = np.zeros(found.shape[1:])
-    for batch in batches(0, max(1, _FIRST_BYTES // (math.prod(found.shape[1:]) * 8))):
-        values = numbers(batch, found.dtype)
+    sums = np.zeros(array.shape[1:])
+    for batch in array.batches(0, max(1, _FIRST_BYTES // (math.prod(array.shape[1:]) * 8))):
+        values = numbers(batch, array.dtype)
         with np.errstate(invalid="ignore"):
             sums += values.sum(axis=0, dtype=np.float64)
         if not bool((sums <= whole + off).all()):
             return
     if bool((abs(sums - whole) <= off).all()):
-        swapped = found.shape[::-1]
+        swapped = array.shape[::-1]
         how = (
             "transpose=False (--no-transpose)"
             if hints.transpose
             else "transpose=True (--transpose)"
         )
         raise ArgumentError(
-            f"{where} has the shape {found.shape}, expected (sample, class): its rows do not sum to "
+            f"{where} has the shape {array.shape}, expected (sample, class): its rows do not sum to "
             f"{whole:g}, and every column does, so its axes are swapped. Say {how}, and they are read as "
             f"{swapped}"
             + (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from fostore.encodings import encoding_of
@@ -12,33 +9,7 @@ from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import FormatError, RowError
 from fostore.files.table import Batch
 from fostore.schema.halves import widen
-from fostore.schema.row import COUNTS, FLOATS, Array, Schema
-
-SIGNED = {"int8": "uint8", "int16": "uint16", "int32": "uint32", "int64": "uint64"}
-"""Whole numbers with a sign, of which votes have none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An array in a file: the name of its dtype ("bfloat16" included, whose rows come as bits) and its shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def is_float(self) -> bool:
-        """Whether it may hold probabilities or logits."""
-        return self.dtype in FLOATS
-
-    @property
-    def is_count(self) -> bool:
-        """Whether it may hold votes."""
-        return self.dtype in COUNTS or self.dtype in SIGNED
-
-
-def name_of(dtype: np.dtype[Any]) -> str:
-    """The name of a dtype in any byte order."""
-    return dtype.newbyteorder("=").name
+from fostore.schema.row import FLOATS, Array, Schema
 
 
 def _in_order(array: Array, dtype: str) -> Array:

@@ -25,7 +25,8 @@ from fostore.files._layout import MISSING, Layout, layout_of
 from fostore.files._sink import Sink
 from fostore.files._text import COMMA, Text, cells
 from fostore.files._wide import nameless
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
 from fostore.schema.row import COUNTS, FLOATS, Array
@@ -59,10 +60,8 @@ class Csv(FileFormat):
         table = plain_table(
             where,
             self.name,
-            Found(layout.dtype, (num_rows, layout.num_classes)),
-            batches,
+            FileArray(layout.dtype, (num_rows, layout.num_classes), batches),
             replace(hints, dtype=None, kind=layout.kind),
-            num_rows=num_rows,
             class_names=layout.class_names,
             notes=layout.notes,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,11 @@ from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
 from fostore.files import Hints
 from fostore.files._header import checked
 from fostore.files._kind import kind_of
-from fostore.files._numbers import SIGNED, Found, columns_of, hundredths, name_of, votes
+from fostore.files._numbers import columns_of, hundredths, votes
 from fostore.files._spool import Swapped
+from fostore.files.array import SIGNED, FileArray
 from fostore.files.table import Table, changed
 from fostore.schema.row import COUNTS, FLOATS, Array
-
-__all__ = ["Found", "choose", "matrices", "name_of", "plain_table"]
 
 _MAX_ROW_BYTES = 1 << 30
 _BITS = "void16"
@@ -31,7 +31,7 @@ _IDLE = {"logits": frozenset({"tol"}), "counts": frozenset({"tol", "temperature"
 """And those of them that can change nothing of a kind."""
 
 
-def choose(arrays: Mapping[str, Found], where: str, inside: str | None) -> str:
+def choose(arrays: Mapping[str, FileArray], where: str, inside: str | None) -> str:
     """The name of the array that holds the rows: the only one of floats with two or three axes, else of integers.
 
     Raises:
@@ -45,7 +45,7 @@ def choose(arrays: Mapping[str, Found], where: str, inside: str | None) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        is_table = any(found.dtype == "records" for found in arrays.values())
+        is_table = any(array.dtype == "records" for array in arrays.values())
         cure = "; tables of records, as to_hdf writes, are not read: write frame.to_parquet(path)"
         raise ArgumentError(
             f"{where} has no array of numbers with the axes (sample, class) or (sample, member, "
@@ -58,21 +58,20 @@ def choose(arrays: Mapping[str, Found], where: str, inside: str | None) -> str:
     )
 
 
-def matrices(arrays: Mapping[str, Found]) -> list[str]:
+def matrices(arrays: Mapping[str, FileArray]) -> list[str]:
     """The names of the arrays that may be rows: floats with two or three axes, else integers."""
-    shaped = {name: found for name, found in arrays.items() if len(found.shape) in (2, 3)}
-    floats = [name for name, found in shaped.items() if found.is_float]
-    return floats or [name for name, found in shaped.items() if found.is_count]
+    shaped = {name: array for name, array in arrays.items() if len(array.shape) in (2, 3)}
+    floats = [name for name, array in shaped.items() if array.is_float]
+    return floats or [name for name, array in shaped.items() if array.is_count]
 
 
 def plain_table(
     where: str,
     format: str,
-    found: Found,
-    batches: Callable[[int, int], Iterator[Array]],
+    array: FileArray,
     hints: Hints,
     *,
-    num_rows: int | None,
+    is_stream: bool = False,
     class_names: Sequence[str] | None = None,
     meta: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -83,11 +82,9 @@ def plain_table(
     Args:
         where: names the array in messages.
         format: the name of the format.
-        found: its dtype and shape; the first axis is not looked at.
-        batches: (first row, rows at a time) to the raw rows from there on, in any byte order;
-            bfloat16 as uint16 bits.
+        array: the rows; its first axis is not looked at.
         hints: what the user says.
-        num_rows: None for a stream.
+        is_stream: whether nobody knows how many rows there are.
         class_names, meta, notes: what the file says besides.
         first: the first rows of a stream, which can be read once.
 
@@ -96,59 +93,57 @@ def plain_table(
         UnsupportedError: numbers or axes that no store has.
         UnsafeError: a row would take more than 1 GiB.
     """
-    found, notes = _hinted(where, found, hints, notes)
+    array, notes = _hinted(where, array, hints, notes)
     if hints.transpose:
-        if num_rows is None or class_names is not None:
+        if is_stream or class_names is not None:
             raise ArgumentError(
-                f"{where} has {'no known length' if num_rows is None else 'names for its columns'}, so "
+                f"{where} has {'no known length' if is_stream else 'names for its columns'}, so "
                 "its axes cannot be swapped; leave transpose= (--transpose) out"
             )
-        found = Found(found.dtype, found.shape[::-1])
-        batches, num_rows = Swapped(found.shape, batches).batches, found.shape[0]
-        notes = (*notes, f"the axes were swapped: they are read last first, as {found.shape}")
-    if len(found.shape) not in (2, 3) or min(found.shape[1:]) < 1:
+        shape = array.shape[::-1]
+        array = FileArray(array.dtype, shape, Swapped(shape, array.batches).batches)
+        notes = (*notes, f"the axes were swapped: they are read last first, as {shape}")
+    if len(array.shape) not in (2, 3) or min(array.shape[1:]) < 1:
         raise UnsupportedError(
-            f"{where} has the shape {found.shape}, expected (samples, classes) or (samples, members, "
+            f"{where} has the shape {array.shape}, expected (samples, classes) or (samples, members, "
             "classes), at least one of each"
         )
-    if math.prod(found.shape[1:]) * 8 > _MAX_ROW_BYTES:
-        raise UnsafeError(f"{where} has rows of {found.shape[1:]} numbers, which is over 1 GiB")
-    if not (found.is_float or found.is_count):
-        hint = '; if they are bfloat16, say source_dtype="bfloat16"' if found.dtype == _BITS else ""
+    if math.prod(array.shape[1:]) * 8 > _MAX_ROW_BYTES:
+        raise UnsafeError(f"{where} has rows of {array.shape[1:]} numbers, which is over 1 GiB")
+    if not (array.is_float or array.is_count):
+        hint = '; if they are bfloat16, say source_dtype="bfloat16"' if array.dtype == _BITS else ""
         raise UnsupportedError(
-            f"{where} holds {found.dtype}, expected one of {[*FLOATS, *COUNTS, *SIGNED]}{hint}"
+            f"{where} holds {array.dtype}, expected one of {[*FLOATS, *COUNTS, *SIGNED]}{hint}"
         )
-    kind = hints.kind or ("counts" if found.is_count else None)
-    if kind != "counts" and found.is_float:
-        kind, note = kind_of(where, found, batches, first, kind, hints, num_rows)
+    kind = hints.kind or ("counts" if array.is_count else None)
+    if kind != "counts" and array.is_float:
+        kind, note = kind_of(where, array, first, kind, hints, is_stream=is_stream)
         if note:
             warnings.warn(f"{where}: {note}", stacklevel=2)
             notes = (*notes, note)
     if kind == "percent":
         notes = (*notes, "percentages were divided by 100")
-        if found.is_count:
-            notes = (*notes, f"{found.dtype} became float64")
-            batches = changed(batches, lambda rows, start: rows.astype("<f8"))
-            found = Found("float64", found.shape)
-        batches, kind = changed(batches, partial(hundredths, found.dtype)), "probs"
-    if hints.kind == "counts" and found.is_float:
-        notes = (*notes, f"{found.dtype} votes became uint64")
-        batches = changed(batches, partial(votes, found.dtype, where))
-        found = Found("uint64", found.shape)
-    if (kind == "counts") != found.is_count:
+        if array.is_count:
+            notes = (*notes, f"{array.dtype} became float64")
+            array = _made(array, "float64", lambda rows, start: rows.astype("<f8"))
+        array, kind = _made(array, array.dtype, partial(hundredths, array.dtype)), "probs"
+    if hints.kind == "counts" and array.is_float:
+        notes = (*notes, f"{array.dtype} votes became uint64")
+        array = _made(array, "uint64", partial(votes, array.dtype, where))
+    if (kind == "counts") != array.is_count:
         numbers = "integers" if kind == "counts" else "floating-point numbers"
         raise ArgumentError(
-            f"{where} holds {found.dtype}, and {kind} are {numbers}; say what its rows are: source_kind= "
+            f"{where} holds {array.dtype}, and {kind} are {numbers}; say what its rows are: source_kind= "
             "(--source-kind); kind= (--kind) is what they become"
         )
-    dtype = SIGNED.get(found.dtype, found.dtype)
-    if dtype != found.dtype:
-        notes = (*notes, f"{found.dtype} votes became {dtype}")
+    dtype = SIGNED.get(array.dtype, array.dtype)
+    if dtype != array.dtype:
+        notes = (*notes, f"{array.dtype} votes became {dtype}")
     assert kind is not None
     has_sums = kind in ("probs", "log_probs")
     schema = make_schema(
-        found.shape[-1],
-        num_members=found.shape[1] if len(found.shape) == 3 else None,
+        array.shape[-1],
+        num_members=array.shape[1] if len(array.shape) == 3 else None,
         kind=kind,
         dtype=dtype,
         class_names=hints.class_names if class_names is None else class_names,
@@ -156,12 +151,12 @@ def plain_table(
         tol=hints.tol if has_sums else None,
     )
 
-    stored = changed(batches, partial(columns_of, schema, where))
+    stored = changed(array.batches, partial(columns_of, schema, where))
     return Table(
         where=where,
         format=format,
         schema=schema,
-        num_rows=num_rows,
+        num_rows=None if is_stream else array.num_rows,
         batches=lambda start, rows: checked(stored(start, rows), schema, start, where),
         meta=dict(meta or {}),
         trusted=True,
@@ -170,23 +165,31 @@ def plain_table(
     )
 
 
+def _made(array: FileArray, dtype: str, change: Callable[[Array, int], Array]) -> FileArray:
+    """The same rows in other numbers."""
+    return FileArray(dtype, array.shape, changed(array.batches, change))
+
+
 def _hinted(
-    where: str, found: Found, hints: Hints, notes: Sequence[str]
-) -> tuple[Found, Sequence[str]]:
+    where: str, array: FileArray, hints: Hints, notes: Sequence[str]
+) -> tuple[FileArray, Sequence[str]]:
     """A hint of the dtype says what the bits are; it changes none."""
     dtype = hints.dtype
-    if dtype is None or dtype == found.dtype:
-        return found, notes
-    if dtype == "bfloat16" and found.dtype in ("uint16", _BITS):
-        return Found("bfloat16", found.shape), (*notes, "16-bit numbers are bfloat16, as was said")
-    if SIGNED.get(found.dtype) == dtype:
-        return found, notes
+    if dtype is None or dtype == array.dtype:
+        return array, notes
+    if dtype == "bfloat16" and array.dtype in ("uint16", _BITS):
+        return replace(array, dtype="bfloat16"), (
+            *notes,
+            "16-bit numbers are bfloat16, as was said",
+        )
+    if SIGNED.get(array.dtype) == dtype:
+        return array, notes
     raise ArgumentError(
-        f"{where} holds {found.dtype}, and source_dtype says {dtype!r}; to change numbers give "
+        f"{where} holds {array.dtype}, and source_dtype says {dtype!r}; to change numbers give "
         "dtype= (--dtype)"
     )
 
 
-def _shown(arrays: Mapping[str, Found]) -> str:
-    shown = [f"{name} ({found.dtype} {found.shape})" for name, found in list(arrays.items())[:12]]
+def _shown(arrays: Mapping[str, FileArray]) -> str:
+    shown = [f"{name} ({array.dtype} {array.shape})" for name, array in list(arrays.items())[:12]]
     return ", ".join(shown) if shown else "none"

@@ -14,12 +14,12 @@ import numpy as np
 
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrays import Lying, arrays_table, unread
+from fostore.files._arrays import arrays_table
 from fostore.files._flat import Flat, open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import counted
-from fostore.files.guess import Found
+from fostore.files.array import FileArray
 from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
 from fostore.schema.digest import buffer
@@ -55,12 +55,12 @@ class Safetensors(FileFormat):
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""
         where = str(path)
-        tensors, metadata = _read_header(path)
-        arrays = {}
-        for name, (found, flat) in tensors.items():
-            if flat is None and name == hints.inside:
-                raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
-            arrays[name] = Lying(found, unread if flat is None else flat.batches)
+        arrays, metadata = _read_header(path)
+        named = arrays.get(hints.inside or "")
+        if named is not None and named.dtype not in _NAMES:
+            raise UnsupportedError(
+                f"{where}::{hints.inside} holds {named.dtype}, which no store has"
+            )
         return arrays_table(where, self.name, arrays, hints, header_text=metadata.get(KEY))
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
@@ -103,8 +103,8 @@ def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
     return struct.pack("<Q", len(text)) + text, offsets
 
 
-def _read_header(path: Path) -> tuple[dict[str, tuple[Found, Flat | None]], dict[str, str]]:
-    """The tensors of a file (None where no store has their numbers) and its metadata."""
+def _read_header(path: Path) -> tuple[dict[str, FileArray], dict[str, str]]:
+    """The tensors of a file and its metadata."""
     where = str(path)
     fd, size = open_source(path)
     with os.fdopen(fd, "rb") as file:
@@ -128,9 +128,7 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[Found, Flat | None]], dict
     return tensors, metadata
 
 
-def _tensor(
-    path: Path, name: str, entry: Any, begin: int, available: int
-) -> tuple[Found, Flat | None]:
+def _tensor(path: Path, name: str, entry: Any, begin: int, available: int) -> FileArray:
     where = f"{path}::{name}"
     try:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -144,12 +142,12 @@ def _tensor(
             "cut, or its header lies"
         )
     if dtype not in _DTYPES:
-        return Found(str(dtype), shape), None
+        return FileArray(str(dtype), shape)
     known = _DTYPES[dtype]
     stored = np.dtype(_STORED.get(known, known)).newbyteorder("<")
     if math.prod(shape) * stored.itemsize != stop - start:
         raise FormatError(f"{where} has {stop - start:,} bytes for the shape {shape} of {dtype}")
-    return Found(known, shape), Flat(path, begin + start, stored, shape)
+    return FileArray(known, shape, Flat(path, begin + start, stored, shape).batches)
 
 
 FORMAT = Safetensors()

@@ -17,12 +17,13 @@ import torch
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrays import Lying, arrays_table, joined, unread
+from fostore.files._arrays import arrays_table, joined
 from fostore.files._flat import open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import keep, spools_of
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.npz import open_zip
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
@@ -59,13 +60,10 @@ class TorchFile(FileFormat):
         text = content.get(KEY)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
-            lying = _of_rows(_in_order(rows, where), where, size)
-            return plain_table(
-                where, self.name, lying.found, lying.batches, hints,
-                num_rows=lying.num_rows, meta=meta, notes=notes,
-            )  # fmt: skip
+            array = _of_rows(_in_order(rows, where), where, size)
+            return plain_table(where, self.name, array, hints, meta=meta, notes=notes)
         arrays = {
-            str(name): _lying(value, f"{where}::{name}", size)
+            str(name): _file_array(value, f"{where}::{name}", size)
             for name, value in content.items()
             if not (name == "meta" and isinstance(value, dict))
         }
@@ -181,14 +179,13 @@ def _in_order(rows: dict[Any, Any], where: str) -> list[Any]:
     return ordered
 
 
-def _lying(value: Any, where: str, size: int) -> Lying:
+def _file_array(value: Any, where: str, size: int) -> FileArray:
     """A value of a file as one of its arrays: a tensor, or a list of tensors or keys."""
     if isinstance(value, torch.Tensor):
-        return Lying(
-            Found(_dtype_of(value), tuple(value.shape)), partial(_pieces, value, where, size)
-        )
+        pieces = partial(_pieces, value, where, size)
+        return FileArray(_dtype_of(value), tuple(value.shape), pieces)
     if not isinstance(value, (list, tuple)) or not value:
-        return Lying(Found(type(value).__name__, ()), unread)
+        return FileArray(type(value).__name__, ())
     if all(isinstance(one, torch.Tensor) for one in value):
         return _of_tensors(value, where, size)
     if all(type(one) in (int, str) for one in value):
@@ -197,13 +194,13 @@ def _lying(value: Any, where: str, size: int) -> Lying:
             for first in range(start, len(value), rows):
                 yield list(value[first : first + rows])
 
-        return Lying(Found("text" if isinstance(value[0], str) else "keys", (len(value),)), keys)
+        return FileArray("text" if isinstance(value[0], str) else "keys", (len(value),), keys)
     if all(isinstance(one, list) for one in value):
         return _of_rows(value, where, size)
-    return Lying(Found(f"a list of {type(value[0]).__name__}", ()), unread)
+    return FileArray(f"a list of {type(value[0]).__name__}", ())
 
 
-def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
+def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> FileArray:
     """Tensors one after another: batches, or rows where each is one.
 
     Raises:
@@ -220,14 +217,16 @@ def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
             )
     if is_row:
         return _of_rows(value, where, size)
-    whole = joined([_lying(tensor, f"{where}, tensor {i}", size) for i, tensor in enumerate(value)])
+    whole = joined(
+        [_file_array(tensor, f"{where}, tensor {i}", size) for i, tensor in enumerate(value)]
+    )
     note = f"{len(value)} tensors of a list follow each other: {whole.num_rows} rows"
     return replace(
         whole, note=f"{note}. If they are members of an ensemble, save torch.stack(them, 1)"
     )
 
 
-def _of_rows(value: Sequence[Any], where: str, size: int) -> Lying:
+def _of_rows(value: Sequence[Any], where: str, size: int) -> FileArray:
     """Rows that are a tensor or a list of numbers each."""
     first = dtype, shape = _row(value[0], 0, where, size)
 
@@ -241,7 +240,7 @@ def _of_rows(value: Sequence[Any], where: str, size: int) -> Lying:
                 [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in some]
             )
 
-    return Lying(Found(dtype, (len(value), *shape)), batches)
+    return FileArray(dtype, (len(value), *shape), batches)
 
 
 def _pieces(tensor: torch.Tensor, where: str, size: int, start: int, rows: int) -> Iterator[Array]:

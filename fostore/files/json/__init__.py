@@ -21,7 +21,8 @@ from fostore.errors import ArgumentError, FormatError
 from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
 from fostore.files._header import KEY, Sealing
 from fostore.files._spool import counted, keep, spools_of
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.json.kept import Gathered, Placed
 from fostore.files.json.read import Document, read_document
 from fostore.files.json.rows import LOGS, Section
@@ -177,10 +178,12 @@ class Json(FileFormat):
         return plain_table(
             str(path),
             self.name,
-            Found(hints.dtype or dtype.name, (count, *array.shape[1:])),
-            _rounded(batches, hints.dtype),
+            FileArray(
+                hints.dtype or dtype.name,
+                (count, *array.shape[1:]),
+                _rounded(batches, hints.dtype),
+            ),
             replace(hints, dtype=None),
-            num_rows=count,
             meta=document.meta,
             notes=document.notes,
         )
