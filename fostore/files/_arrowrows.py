@@ -119,6 +119,7 @@ def numbers(array: Any, dtype: str, shape: tuple[int, ...], row: int, where: str
     """
     count = len(array)
     try:
+        # Offsets and lengths come from the file; without this Arrow follows them out of its memory.
         array.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
         raise FormatError(f"{where}, from row {row} on: {error}") from error

@@ -100,6 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     if not size:
         raise FormatError(f"{path} is empty")
     try:
+        # Mapped, so that the columns that nobody wants are never read.
         with pa.memory_map(str(path)) as mapped:
             is_file = begin == _MAGIC
             reader = pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)

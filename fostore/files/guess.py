@@ -108,6 +108,7 @@ def plain_table(
             f"{where} has the shape {array.shape}, expected (samples, classes) or (samples, members, "
             "classes), at least one of each"
         )
+    # A shape is what a stranger's header claims: one row is the least that is held in memory.
     if math.prod(array.shape[1:]) * 8 > _MAX_ROW_BYTES:
         raise UnsafeError(f"{where} has rows of {array.shape[1:]} numbers, which is over 1 GiB")
     if not (array.is_float or array.is_count):

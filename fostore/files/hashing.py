@@ -69,6 +69,7 @@ class Digester:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="fostore-digest")
+        # A job keeps its rows in memory, so only so many wait.
         while len(self._waiting) >= 2 * _WORKERS:
             self._waiting.pop(0).result()
         job = self._pool.submit(_hash_blocks, pieces, count)

@@ -122,6 +122,7 @@ def header_text(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     rows = str(shape[0]) + ("," if len(shape) == 1 else "")
     others = "".join(f", {size}" for size in shape[1:])
     text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': ({rows}{others}), }}"
+    # Room for the largest number of rows, as NumPy leaves it: a stream's is written over what stands here.
     longest = len(text) - len(str(shape[0])) + _ROW_DIGITS
     size = _PREFIX + 2 + longest + 1
     padded = text.ljust(longest + -size % _ALIGN) + "\n"

@@ -63,6 +63,7 @@ class Parquet(FileFormat):
                     held = []
             if held:
                 writer.write_table(pa.Table.from_batches(held, schema))
+            # Parquet has its metadata at the end, where the digest is known.
             writer.add_key_value_metadata({KEY: text_of(passing.sealed()).decode()})
 
 
@@ -70,6 +71,7 @@ def _open(path: Path) -> Any:
     fd, _ = open_source(path)
     os.close(fd)
     try:
+        # By default whole row groups are read ahead, and a stranger's group may be the file.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
     except _ERRORS as error:
         raise FormatError(f"{path} is no Parquet file, or was cut: {error}") from error

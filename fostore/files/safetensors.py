@@ -81,6 +81,7 @@ class Safetensors(FileFormat):
 def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
     """The bytes before the data, and where each column's data begins behind them: wide numbers first."""
     columns = passing.header.schema.columns
+    # The format wants no gaps, and readers in C want numbers at multiples of their width.
     order = sorted(range(len(columns)), key=lambda i: -columns[i].numpy_dtype.itemsize)
     offsets = [0] * len(columns)
     entries: dict[str, Any] = {_METADATA: {KEY: text_of(passing.header).decode()}}
@@ -94,7 +95,7 @@ def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
             "data_offsets": [offsets[i], end],
         }
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8
     if len(text) > _MAX_HEADER:
         raise UnsupportedError(
             f"the header takes {len(text):,} bytes, and safetensors allow {_MAX_HEADER:,}; leave "

@@ -116,6 +116,7 @@ def _load(path: Path) -> tuple[int, Any]:
             f"{path} is no file of torch.save since torch 1.6, or was cut. If it is an older one, load "
             "and save it anew: torch.save(torch.load(path, weights_only=True), path)"
         )
+    # Before torch maps it: each entry is held against the bytes that are there.
     with open_zip(path, size) as archive:
         for info in archive.infolist():
             if info.compress_type != 0:
