@@ -376,6 +376,27 @@ MUTANTS = [
         "test_integrity.py::test_a_strangers_metadata_does_not_command_the_terminal",
     ),
     Mutant(
+        "short-chunk-taken",
+        "formats/chunks/codecs.py",
+        "    if nbytes != size:\n",
+        "    if nbytes > size:\n",
+        "test_foreign.py::test_a_chunk_that_unpacks_to_more_than_it_may_is_refused[zstd]",
+    ),
+    Mutant(
+        "lzf-length-not-counted",
+        "formats/chunks/lzf.py",
+        "    length = _length(data)\n",
+        "    length = size\n",
+        "test_foreign.py::test_lzf_that_is_short_or_long_never_shows_what_the_memory_held",
+    ),
+    Mutant(
+        "chunk-of-another-folder",
+        "formats/chunks/zarr_files.py",
+        "            self.check()  # afterwards",
+        "            pass  # afterwards",
+        "test_foreign.py::test_rows_of_another_store_at_the_same_path_are_never_mixed_in[zarr: zstd]",
+    ),
+    Mutant(
         "run-of-another-grown",
         "formats/zarr/resume.py",
         "run if run.start in own else replace(run, grows=False)",
@@ -402,6 +423,34 @@ MUTANTS = [
         "default_encoding(kind) if is_default else schema.encoding",
         "default_encoding(kind)",
         "test_seams.py",
+    ),
+    Mutant(
+        "place-follows-a-link",
+        "places/local.py",
+        "            if not stat.S_ISDIR(os.lstat(path).st_mode):\n",
+        "            if not os.path.isdir(path):\n",
+        "test_places.py::test_nothing_but_files_is_read_and_no_link_is_followed",
+    ),
+    Mutant(
+        "fetched-rows-of-another-store",
+        "formats/views/fetched.py",
+        "            self._recheck()\n            for name, version",
+        "            for name, version",
+        "test_place_reads.py::test_a_store_that_changes_under_the_reader_gives_no_row_of_the_other",
+    ),
+    Mutant(
+        "fetched-rows-of-another-file",
+        "formats/views/fetched.py",
+        "if self._versions.setdefault(name, version) != version:",
+        "if self._versions.setdefault(name, version) is None:",
+        "test_place_reads.py::test_a_file_that_changes_alone_is_refused",
+    ),
+    Mutant(
+        "fetched-rows-cut",
+        "formats/views/fetched.py",
+        "            if len(data) != last - first:\n",
+        "            if len(data) > last - first:\n",
+        "test_place_reads.py::test_a_short_read_is_damage_and_no_row",
     ),
 ]
 

@@ -28,7 +28,7 @@ from fostore.errors import (
 from fostore.formats import Run
 from fostore.formats.hdf5 import FORMAT
 from fostore.formats.hdf5.build import locate
-from fostore.formats.hdf5.file import check_extents, inspect
+from fostore.formats.hdf5.file import _check_extents, inspect
 from fostore.formats.hdf5.records import HEADER, PROGRESS, Extent
 from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.formats.hdf5.writer import HDF5Writer
@@ -758,8 +758,8 @@ def test_bytes_after_the_end_are_found_and_harmless(path: Path) -> None:
 def test_a_dataset_that_claims_bytes_beyond_the_file_is_refused(path: Path) -> None:
     for offset in (4096, 10_000, 2**60):
         with pytest.raises(UnsafeError, match="claims bytes"):
-            check_extents({"probs": Extent(offset, (1000, 3), 4)}, 16_095, str(path))
-    check_extents({"probs": Extent(4096, (1000, 3), 4)}, 16_096, str(path))
+            _check_extents({"probs": Extent(offset, (1000, 3), 4)}, 16_095, str(path))
+    _check_extents({"probs": Extent(4096, (1000, 3), 4)}, 16_096, str(path))
 
 
 def test_metadata_that_claims_a_huge_piece_gets_no_memory(path: Path) -> None:

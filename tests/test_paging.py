@@ -29,7 +29,7 @@ from fostore.formats.views.paging import (
     paging_of,
     will_need,
 )
-from fostore.formats.views.view import ArrayView, mapped_view, segment_view
+from fostore.formats.views.view import ArrayView, mapped_view, segment_view, view_of
 from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (250,))
@@ -427,7 +427,7 @@ def test_views_that_are_no_mapping_take_the_hint_and_do_nothing(tmp_path: Path) 
     for view in (
         segment_view([Segment(tmp_path / "rows", n * 1000, n, n + 5) for n in (0, 5)], WIDE, 10),
         ArrayView(np.zeros((10, 250), np.float32)),
-        mapped_view([], WIDE, 0),
+        view_of([], WIDE, 0),
     ):
         assert not view.is_cold
         view.announce(np.arange(3))

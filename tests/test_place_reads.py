@@ -239,6 +239,21 @@ def test_a_file_that_changes_alone_is_refused(tmp_path: Path) -> None:
     store.take([5000])
 
 
+def test_a_file_that_changes_between_two_ranges_is_refused(tmp_path: Path) -> None:
+    place = Faulty.of("memory://two.zarr", store_at(tmp_path / "s.zarr", rows_of()))
+    store = fostore.open(place)
+    read_many = place.read_many
+
+    def change(ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
+        first = read_many(ranges[:1])
+        place.files["probs/c/0/0"] = bytes(len(place.files["probs/c/0/0"]))
+        return [*first, *read_many(ranges[1:])]
+
+    place.read_many = change  # type: ignore[method-assign]
+    with pytest.raises(DamageError, match="is not the file any more that it was"):
+        store.take([1, 4000])
+
+
 def test_what_is_no_store_is_said_of_every_place() -> None:
     with pytest.raises(StoreNotFoundError, match="no store"):
         fostore.open(Memory("memory://empty.zarr", {}))

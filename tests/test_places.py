@@ -160,6 +160,17 @@ def test_nothing_but_files_is_read_and_no_link_is_followed(tmp_path: Path, kind:
             place.names(name)
 
 
+@pytest.mark.parametrize("name", ["..", "../b", "a/../../b", "a/.."])
+def test_no_name_leads_out(tmp_path: Path, name: str) -> None:
+    for folder in ("in/a", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+    place = Local(tmp_path / "in")
+    with pytest.raises(UnsafeError, match="leads out"):
+        place.names(name)
+    with pytest.raises(UnsafeError, match="leads out"):
+        place.size(name)
+
+
 def test_the_root_may_be_a_link_for_the_user_named_it(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("x")

@@ -14,7 +14,7 @@ from fostore.conversion.destination import target_of
 from fostore.conversion.options import HINTS, Options
 from fostore.conversion.sources import STREAM, Source, open_table
 from fostore.conversion.unwritten import Watch, watched
-from fostore.encodings import default_encoding, default_tolerance
+from fostore.encodings import default_encoding, default_tolerance, encoding_of
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable
@@ -81,7 +81,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
-        widest = max(sum(self.source.schema.row_bytes), sum(self.header.schema.row_bytes))
+        widest = max(map(_row_bytes, (self.source.schema, self.header.schema)))
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
@@ -178,7 +178,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
 
 def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> int:
     """Rows of a batch: whole blocks where that many fit, so that each is hashed at once."""
-    widest = max(sum(source.schema.row_bytes), sum(header.schema.row_bytes))
+    widest = max(map(_row_bytes, (source.schema, header.schema)))
     base, copies = _takes(source.format, name)
     least = base + copies * widest
     if max_memory < least:
@@ -189,6 +189,11 @@ def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> 
     fitting = (max_memory - base) // (copies * widest)
     rows = min(max(_BATCH_BYTES // widest, 1), fitting)
     return rows // header.block_rows * header.block_rows or rows
+
+
+def _row_bytes(schema: Schema) -> int:
+    """What a row takes in memory, stored or decoded."""
+    return max(sum(schema.row_bytes), encoding_of(schema).decoded_bytes(schema))
 
 
 def _takes(*formats: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import as_counts, check_columns, check_shape
+from fostore.encodings.rows import as_counts, check_columns, check_shape, converted
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import COUNTS, Array, Column, Schema
 
@@ -54,24 +54,10 @@ class Counts:
         temperature: float = 1.0,
     ) -> Array:
         """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
-        if as_kind not in ("probs", "log_probs", "logits"):
-            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
-        if as_kind != "probs" or temperature != 1:
-            with np.errstate(divide="ignore"):
-                np.log(votes, out=votes)
-        if temperature != 1:
-            from fostore.schema import simplex
-
-            change = {
-                "probs": simplex.softmax,
-                "log_probs": simplex.log_softmax,
-                "logits": simplex.scale,
-            }
-            votes = change[as_kind](votes, temperature)
         with np.errstate(over="ignore", under="ignore"):
-            return votes.astype(np.float32)
+            return converted(votes, "probs", as_kind, temperature).astype(np.float32)
 
     def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
         """The votes."""

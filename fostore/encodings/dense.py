@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to
+from fostore.encodings.rows import (
+    as_floats,
+    check_as_kind,
+    check_columns,
+    check_shape,
+    converted,
+    round_to,
+)
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
 from fostore.schema.row import FLOATS, Array, Column, Schema
@@ -106,30 +113,21 @@ class Dense:
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
         stored = columns[0]
-        plain = temperature == 1
-        if plain and as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
+        if as_kind == schema.kind == "probs" and temperature == 1 and schema.dtype != "bfloat16":
             return stored
+        x = widen(stored, schema.dtype)
+        if schema.kind != "logits":
+            return converted(x, schema.kind, as_kind, temperature)
+        check_as_kind(as_kind)
         from fostore.schema import simplex
 
-        x = widen(stored, schema.dtype)
-        if as_kind not in ("probs", "log_probs", "logits"):
-            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
-        if plain and as_kind == schema.kind != "logits":
-            return x
-        if plain and as_kind == "probs" and schema.kind == "log_probs":
-            return np.exp(x)
-        if schema.kind == "probs":
-            with np.errstate(divide="ignore"):
-                x = np.log(x)
         if as_kind == "probs":
             return simplex.softmax(x, temperature)
-        if schema.kind != "logits" and (plain or as_kind == "logits"):
-            return x if plain else simplex.scale(x, temperature)
         if as_kind == "log_probs":
             return simplex.log_softmax(x, temperature)
         logits = simplex.log_softmax(x)
         logits += columns[1][..., None]
-        return logits if plain else simplex.scale(logits, temperature)
+        return logits if temperature == 1 else simplex.scale(logits, temperature)
 
     def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
         """Logits come with the level of their row, in float64: a softmax of some of them renormalises."""
@@ -178,7 +176,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
             "this sample"
         )
     lowest = _LOWEST[schema.dtype]
-    if float(shifted.min()) < lowest:
+    if float(shifted.min()) < lowest:  # kept finite: minus infinity is a class that was masked
         masked = x == -np.inf
         np.maximum(shifted, lowest, out=shifted)
         shifted[masked] = -np.inf

@@ -19,7 +19,7 @@ DEPTH, MOST = 6, 1000
 _LARGE_CHUNK = 64 << 20
 
 
-def lying(array: ForeignArray, *, is_reversed: bool = False) -> FileArray:
+def chunked(array: ForeignArray) -> FileArray:
     """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
@@ -32,7 +32,7 @@ def lying(array: ForeignArray, *, is_reversed: bool = False) -> FileArray:
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]
 
-    return FileArray(name_of(array.dtype), array.shape, batches, is_reversed)
+    return FileArray(name_of(array.dtype), array.shape, batches)
 
 
 def chunk_notes(array: ForeignArray) -> list[str]:

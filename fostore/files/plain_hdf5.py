@@ -13,7 +13,7 @@ import h5py
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.files import Hints
 from fostore.files._arrays import arrays_table
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, inside_of, lying
+from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
 from fostore.files.array import FileArray, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
@@ -39,7 +39,7 @@ class PlainHdf5(PlainArrays):
             with opened(file, file.size) as root:
                 if inside is not None:
                     _open(root, inside, file)  # says why, where it cannot be read
-                arrays = {name: _lying(file, name, dataset) for name, dataset in _datasets(root)}
+                arrays = {name: _file_array(file, name, dataset) for name, dataset in _datasets(root)}
             if not arrays:
                 raise FormatError(f"{file} is not a store, and holds no dataset of numbers")
             return arrays_table(str(file), self.name, arrays, hints)
@@ -48,7 +48,7 @@ class PlainHdf5(PlainArrays):
             raise
 
 
-def _lying(file: File, name: str, dataset: Any) -> FileArray:
+def _file_array(file: File, name: str, dataset: Any) -> FileArray:
     """A dataset as one of a file's arrays; it is opened when its rows are asked for."""
     shape = tuple(int(n) for n in dataset.shape)
     kind = dataset.get_type().get_class()
@@ -61,7 +61,7 @@ def _lying(file: File, name: str, dataset: Any) -> FileArray:
     def batches(start: int, rows: int) -> Iterator[Array]:
         if not held:
             with opened(file, file.size) as root:
-                held.append(lying(_open(root, name, file)))
+                held.append(chunked(_open(root, name, file)))
         return held[0].batches(start, rows)
 
     is_matlab = h5py.h5a.exists(dataset, b"MATLAB_class")

@@ -10,7 +10,7 @@ from pathlib import Path
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
 from fostore.files._arrays import arrays_table
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, inside_of, lying
+from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, chunked, inside_of
 from fostore.files.array import FileArray
 from fostore.files.guess import plain_table
 from fostore.files.table import Table
@@ -39,7 +39,9 @@ class PlainZarr(PlainArrays):
             if hints.inside is not None:
                 _inside(root, hints.inside)
             array = _open(root, "")
-            return plain_table(str(path), self.name, lying(array), hints, notes=chunk_notes(array))
+            return plain_table(
+                str(path), self.name, chunked(array), hints, notes=chunk_notes(array)
+            )
         if hints.inside is not None:
             hints = replace(hints, inside=_inside(root, hints.inside))
         opened: dict[str, ForeignArray] = {}
@@ -48,7 +50,7 @@ class PlainZarr(PlainArrays):
         for name in _arrays(root, "", DEPTH):
             try:
                 opened[name] = _open(root, name)
-                arrays[name] = lying(opened[name])
+                arrays[name] = chunked(opened[name])
             except FormatError as error:  # texts, dates: not rows
                 if name == hints.inside:
                     raise
@@ -65,27 +67,28 @@ class PlainZarr(PlainArrays):
 def _inside(root: Root, name: str) -> str:
     path = root.place
     inside = inside_of(path, name, "\\")  # on Windows it parts names
-    try:
-        is_array = _is_array(root, inside)
-    except FileNotFoundError as error:
+    if path.version(inside) is None:
         has = sorted(_arrays(root, "", DEPTH))
-        raise ArgumentError(f"{path} has no array {name!r}; it has {has[:12]}") from error
-    if not is_array:
+        raise ArgumentError(f"{path} has no array {name!r}; it has {has[:12]}")
+    if not _is_array(root, inside):
         raise ArgumentError(f"{name!r} in {path} is no array, expected one of a group's arrays")
     return inside
 
 
+def _has(root: Root, folder: str, name: str) -> bool:
+    # Not by listing the folder: a million chunks may lie in it.
+    return root.place.size(f"{folder}/{name}" if folder else name) is not None
+
+
 def _is_array(root: Root, folder: str) -> bool:
-    names = root.place.names(folder)
-    if V2 in names or V3 not in names:
-        return V2 in names
+    if _has(root, folder, V2) or not _has(root, folder, V3):
+        return _has(root, folder, V2)
     value, _ = read_metadata(root, folder, V3)
     return isinstance(value, dict) and value.get("node_type") == "array"
 
 
 def _open(root: Root, name: str) -> ForeignArray:
-    is_v3 = V3 in root.place.names(name)
-    return (open_array if is_v3 else open_v2_array)(root, name, texts=True)
+    return open_array(root, name) if _has(root, name, V3) else open_v2_array(root, name)
 
 
 def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
         name = f"{folder}/{child}" if folder else child
         if _is_array(root, name):
             yield name
-        elif depth and not {V3, ".zgroup"}.isdisjoint(root.place.names(name)):
+        elif depth and (_has(root, name, V3) or _has(root, name, ".zgroup")):
             yield from _arrays(root, name, depth - 1)
 
 

@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from fostore.errors import ArgumentError, UnsupportedError
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.names import place_of
@@ -56,6 +58,16 @@ class WholeUnit:
     num_rows: int
     hashes: Array
 
+    def check(self, header: Header) -> None:
+        """Raise ArgumentError unless there is one hash for each block and hashed column."""
+        blocks = -(-self.num_rows // header.block_rows)
+        expected = (blocks, sum(column.hashed for column in header.schema.columns), 32)
+        if self.hashes.shape != expected or self.hashes.dtype != np.uint8:
+            raise ArgumentError(
+                f"unit {self.unit} has {self.num_rows} rows and hashes of shape {expected}, "
+                f"{self.hashes.dtype} of {self.hashes.shape} came"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -86,6 +98,7 @@ class ColumnView(Protocol):
     """One column of a store for reading; rows that are not committed must not be asked for.
 
     Safe for several threads. Crosses neither fork-unsafe handles nor pickles: a store pickles as its path.
+    A view that says so is one of these, and announces nothing where it does not say how.
     """
 
     @property
@@ -100,7 +113,7 @@ class ColumnView(Protocol):
     @property
     def is_cold(self) -> bool:
         """Whether `announce` does something now. Costs nothing to ask."""
-        ...
+        return False
 
     def announce(self, rows: Array) -> None:
         """A hint that these rows (int64, checked by the caller) will be taken next: the system begins to read them.
@@ -109,7 +122,7 @@ class ColumnView(Protocol):
         where there is no such call. `take` announces its own rows, so a caller announces only
         what comes after: each batch once, one or two ahead, by the thread that takes, and then takes it.
         """
-        ...
+        return
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, a read-only view where that costs nothing, else a copy."""
@@ -139,12 +152,12 @@ class Reader(Protocol):
         ...
 
     def segments(self, index: int) -> Sequence[Segment]:
-        """Where the committed rows of a column lie, in order; empty for formats without raw bytes."""
-        ...
+        """Where the committed rows of a column lie, in order; none, by default, for lack of raw bytes."""
+        return ()
 
     def runs(self) -> Sequence[Run]:
-        """Committed runs of units that are not sealed yet (what the journal or the slots hold)."""
-        ...
+        """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
+        return ()
 
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""
@@ -290,9 +303,15 @@ def opens(path: Path | Place) -> Opens:
         ArgumentError: nothing with this suffix is a store.
     """
     suffix = _suffix(path)
-    chosen: Opens = (
-        import_module(FILES[suffix]).FORMAT if suffix in FILES else _format(path, suffix)
-    )
+    module = FILES.get(suffix)
+    if suffix in SUFFIXES:
+        module = f"fostore.formats.{SUFFIXES[suffix]}"
+    if module is None:
+        raise ArgumentError(
+            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
+            f"{[*SUFFIXES, *FILES]}"
+        )
+    chosen: Opens = import_module(module).FORMAT
     return chosen
 
 
@@ -302,24 +321,13 @@ def format_of(path: Path | Place) -> Format:
     Raises:
         ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
     """
-    suffix = _suffix(path)
-    if suffix in FILES:
+    chosen = opens(path)
+    if not isinstance(chosen, Format):
         raise ArgumentError(
-            f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
+            f"{str(path)!r}: a {chosen.name.upper()} file cannot grow row by row. Write to a .zarr or .h5 "
             "store and then fostore.convert(store, path), or keep the rows in a dict and call "
             "save_distributions"
         )
-    return _format(path, suffix)
-
-
-def _format(path: Path | Place, suffix: str) -> Format:
-    name = SUFFIXES.get(suffix)
-    if name is None:
-        raise ArgumentError(
-            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
-            f"{[*SUFFIXES, *FILES]}"
-        )
-    chosen: Format = import_module(f"fostore.formats.{name}").FORMAT
     return chosen
 
 

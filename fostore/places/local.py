@@ -11,11 +11,11 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
-from fostore.places.place import Version
+from fostore.places.place import ByUrl, Version
 
 
-class Local:
-    """A `Place` of this machine. `path` is its root as it was named, which may be a link; `url` is absolute."""
+class Local(ByUrl):
+    """See `Place`. `path` is its root as it was named, which may be a link; `url` is absolute."""
 
     is_local = True
 
@@ -25,7 +25,6 @@ class Local:
         self.url = os.path.join(os.getcwd(), str(path))
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file as a whole; see `Place.read`."""
         path, fd = self._open(name)
         try:
             size = os.fstat(fd).st_size
@@ -37,7 +36,6 @@ class Local:
             os.close(fd)
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
-        """Bytes of files with their versions; see `Place.read_many`."""
         pieces: list[tuple[bytes, Version]] = []
         for name, start, stop in ranges:
             _, fd = self._open(name)
@@ -49,11 +47,9 @@ class Local:
         return pieces
 
     def open(self, name: str = "") -> LocalFile:
-        """A file that will be read more than once; see `Place.open`."""
         return LocalFile(*self._open(name))
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where there is none."""
         try:
             path, status = self._look(name)
         except FileNotFoundError:
@@ -63,23 +59,19 @@ class Local:
         return status.st_size
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """What lies in a folder; see `Place.names`.
-
-        The kind of each comes with its name: a look at each would cost more than to map its file.
-        """
+        # The kind of each comes with its name: a look at each would cost more than to map its file.
         path, status = self._look(folder)
         if not stat.S_ISDIR(status.st_mode):
             raise disk.stranger(path, "folder")
         with os.scandir(path) as entries:
             return {
-                entry.name: "file"
-                if entry.is_file(follow_symlinks=False)
-                else "folder" * entry.is_dir(follow_symlinks=False)
+                entry.name: "folder"
+                if entry.is_dir(follow_symlinks=False)
+                else "file" * entry.is_file(follow_symlinks=False)
                 for entry in entries
             }
 
     def version(self, name: str = "") -> Version:
-        """Device, number, and of a file its size and the time of its last change; None where there is nothing."""
         try:
             status = self._look(name)[1]
         except FileNotFoundError:
@@ -94,12 +86,14 @@ class Local:
         once a unit before a first batch.
 
         Raises:
-            UnsafeError: a part that is to hold others is no folder.
+            UnsafeError: a part that is to hold others is no folder, or leads out.
         """
         path = self.url
         if not name:  # what the user named may be a link; nothing inside may
             return path, os.stat(path)
         *folders, last = name.split("/")
+        if last == ".." or ".." in folders:
+            raise UnsafeError(f"{name!r} leads out of {self}")
         for folder in folders:
             path = f"{path}/{folder}"
             if not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -115,24 +109,12 @@ class Local:
         path = path if name else os.path.realpath(path)
         return path, disk.open_regular(path)[0]
 
-    def __str__(self) -> str:
-        return self.url
-
-    def __repr__(self) -> str:
-        return f"Local({self.url!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Local) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Local, (self.url,)
 
 
 class LocalFile:
-    """A `File` of this machine, over the descriptor `fd`.
+    """See `File`; it is read through the descriptor `fd`.
 
     Where it is `owned`, it is closed with this, at the latest when nobody has this any more; else by who opened it.
     """
@@ -142,9 +124,8 @@ class LocalFile:
         self._fd = fd
         self._was = _stamp(os.fstat(fd))
         self._closed = False
-        self._owned = owned
-        if owned:
-            self._closing = weakref.finalize(self, os.close, fd)
+        self._closing = weakref.finalize(self, os.close, fd) if owned else None
+        if self._closing is not None:
             self._closing.atexit = False  # another thread may still read then
 
     @property
@@ -156,33 +137,28 @@ class LocalFile:
 
     @property
     def size(self) -> int:
-        """Its bytes, now."""
         return os.fstat(self.fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`; see `File.read`."""
         return bytes(disk.read_at(self.fd, offset, size))
 
     def is_current(self) -> bool:
-        """Whether its path still names it."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self.fd))
         except FileNotFoundError:
             return False
 
     def check(self) -> None:
-        """Refuse another or a changed file; see `File.check`."""
         try:
-            status = os.stat(self._path)
+            is_same = _stamp(os.stat(self._path)) == self._was
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"there is no store at {str(self)!r} any more") from error
-        if _stamp(status) != self._was:
+        if not is_same:
             raise FormatError(f"{self} is another store than before; open it again")
 
     def close(self) -> None:
-        """Close the descriptor; again is no error."""
         self._closed = True
-        if self._owned:
+        if self._closing is not None:
             self._closing()
 
     def __str__(self) -> str:

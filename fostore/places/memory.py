@@ -8,12 +8,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fostore.errors import ArgumentError, UnsafeError
-from fostore.places.place import Version, VersionedFile
+from fostore.places.place import ByUrl, Version, VersionedFile
 
 _places: WeakValueDictionary[str, Memory] = WeakValueDictionary()
 
 
-class Memory:
+class Memory(ByUrl):
     """A `Place` of bytes by their names; `files` may be changed while a reader is at work.
 
     A file is another one where its bytes are other ones. The place is found by its url while somebody holds it.
@@ -34,27 +34,22 @@ class Memory:
         return cls(url, {"" if name == "." else name: data for name, data in named.items()})
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file as a whole; see `Place.read`."""
         data = self._file(name)
         if len(data) > limit:
             raise UnsafeError(f"{self}/{name} has {len(data):,} bytes, expected at most {limit:,}")
         return data
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
-        """Bytes of files with their versions; see `Place.read_many`."""
         files = [(self._file(name), start, stop) for name, start, stop in ranges]
         return [(data[start:stop], hash(data)) for data, start, stop in files]
 
     def open(self, name: str = "") -> VersionedFile:
-        """A file that will be read more than once; see `Place.open`."""
         return VersionedFile(self, name)
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where there is none."""
         return len(self.files[name]) if name in self.files else None
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """What lies in a folder, each with its kind; see `Place.names`."""
         begin = f"{folder}/" if folder else ""
         inside = [name.removeprefix(begin) for name in self.files if name.startswith(begin)]
         if not inside:
@@ -71,15 +66,6 @@ class Memory:
         if name not in self.files:
             raise FileNotFoundError(f"there is no {self}/{name}")
         return self.files[name]
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Memory) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return place_of_url, (self.url,)

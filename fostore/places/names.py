@@ -61,19 +61,19 @@ def local_path(value: str | os.PathLike[str]) -> Path:
     text = os.fsdecode(value)
     if not text or "\0" in text:
         raise ArgumentError(f"a path is {text!r:.80}, which can name no file")
-    url = _URL.match(text)
-    if url is not None or _CHAIN.match(text):
-        collapsed = url[1] if url is not None else None
-        said = text if collapsed is None else text.replace(collapsed, f"{collapsed}/", 1)
+    matched = _URL.match(text)
+    if matched is not None or _CHAIN.match(text):
+        collapsed = matched[1] if matched is not None else None
+        url = text if collapsed is None else text.replace(collapsed, f"{collapsed}/", 1)
         cure = (
-            f"give the path alone: {said[7:]!r}"
-            if said[:8].lower() == "file:///"
+            f"give the path alone: {url[7:]!r}"
+            if url[:8].lower() == "file:///"
             else "copy it to this machine first, or mount it, and give that path"
         )
         if collapsed is not None:
             cure += f"; of a folder that is called {collapsed[:-1]!r} give the absolute path"
         raise ArgumentError(
-            f"{said!r} is a url, and this version reads and writes local paths alone: {cure}"
+            f"{url!r} is a url, and this version reads and writes local paths alone: {cure}"
         )
     return Path(text).expanduser() if text[0] == "~" else Path(text)
 
@@ -121,7 +121,7 @@ def inside(value: str | os.PathLike[str]) -> tuple[Path, str]:
     whole, text = local_path(value), os.fsdecode(value)
     if "::" not in text or _is_there(whole):
         return whole, ""
-    cuts = [found.start() for found in re.finditer("::", text)]
+    cuts = [match.start() for match in re.finditer("::", text)]
     cut = next((cut for cut in reversed(cuts) if _is_there(local_path(text[:cut]))), cuts[0])
     return local_path(text[:cut]), text[cut + 2 :]
 

@@ -119,8 +119,26 @@ class Place(Protocol):
         ...
 
 
+class ByUrl:
+    """What is equal to another of its kind, and shown, by its url."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+
 class VersionedFile:
-    """A `File` of a place that keeps none open: whoever reads is told the version, and refuses another one."""
+    """A `File` of a place that keeps none open: whatever is read has a version, and another one is refused."""
 
     def __init__(self, place: Place, name: str) -> None:
         self._place, self._name = place, name
@@ -131,15 +149,9 @@ class VersionedFile:
 
     @property
     def size(self) -> int:
-        """Its bytes, now."""
         return self._place.size(self._name) or 0
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`; see `File.read`.
-
-        Raises:
-            StoreNotFoundError, FormatError: nothing, or another file, lies under its name now.
-        """
         self._check_open()
         try:
             ((data, version),) = self._place.read_many([(self._name, offset, offset + size)])
@@ -149,12 +161,10 @@ class VersionedFile:
         return data
 
     def is_current(self) -> bool:
-        """Whether its name still leads to it."""
         self._check_open()
         return self._place.version(self._name) == self._version
 
     def check(self) -> None:
-        """Refuse another file; see `File.check`."""
         self._expect(self._place.version(self._name))
 
     def _check_open(self) -> None:
@@ -168,7 +178,6 @@ class VersionedFile:
             raise FormatError(f"{self} is another store than before; open it again")
 
     def close(self) -> None:
-        """Nothing is open; but nothing is read any more."""
         self._closed = True
 
     def __str__(self) -> str:

@@ -7,12 +7,12 @@ from math import gcd
 
 from fostore.errors import ArgumentError
 
-PAGE_BYTES = 4096
-_UNIT_BYTES = 32 << 20
-_INNER_BYTES = 256 << 10
-_BLOCK_BYTES = 4 << 20
+PAGE_BYTES = 4096  # what a memory map begins at
+_UNIT_BYTES = 32 << 20  # few enough files for a large store, each mapped as one piece
+_INNER_BYTES = 256 << 10  # what a remote reader fetches for one row
+_BLOCK_BYTES = 4 << 20  # what is read to check one row
 _BLOCK_ROWS = 1024
-_MAX_UNITS = 16_384
+_MAX_UNITS = 16_384  # files a folder, and maps a process (Linux: 65,530)
 _MAX_UNIT_ROWS = 1 << 53
 
 

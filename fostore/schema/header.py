@@ -169,6 +169,7 @@ class Header:
         ):
             raise FormatError(f"{where}: unit_rows is {self.unit_rows}, expected a power of two")
         sizes = self.schema.row_bytes
+        # The digest depends on blocks, and memory maps on whole pages: neither is a free choice.
         if self.block_rows != geometry.block_rows(sizes):
             raise FormatError(
                 f"{where}: block_rows is {self.block_rows}, but rows of these sizes make blocks "

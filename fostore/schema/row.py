@@ -161,6 +161,7 @@ class Schema:
             requires=requires,
         )
         schema.check(where, FormatError)
+        # Said twice, for readers of other languages: a contradiction is no store.
         if value.get("axes") != list(schema.axes):
             raise FormatError(
                 f"{where}: axes are {value.get('axes')}, expected {list(schema.axes)}"

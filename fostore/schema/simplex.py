@@ -188,7 +188,7 @@ def _probs_plan(char: str, num_classes: int, tol: float) -> tuple[int, Array, fl
 
 def _quick_probs(chunk: Array, tol: float, bfloat16: bool) -> bool:
     """True where the rows are good for sure; False where the exact path must decide."""
-    if tol < _LEAST_TOL:
+    if tol < _LEAST_TOL:  # the rounding of a float32 sum would decide
         return False
     char = "bfloat16" if bfloat16 else chunk.dtype.char
     limit, ones, least, most = _probs_plan(char, chunk.shape[1], tol)

@@ -208,6 +208,7 @@ def begin(
     # A new store is refused before its folder is made.
     header = None if goes_on and path.exists() else new_header()
     disk.make_folders(path.parent)
+    # From here on nobody else makes, cleans or goes on with these units.
     lock = Lock.acquire(path, claim.units)
     units: UnitWriter | None = None
     try:
@@ -232,7 +233,7 @@ def begin(
             claim=claim,
             grows=grows,
         )
-    except BaseException:
+    except BaseException:  # Ctrl-C as well: a lock that is not given back lasts as long as we do
         if units is not None:
             units.close()
         lock.release()

@@ -94,6 +94,7 @@ class Ledger:
         if known is not None and known.start <= start:
             return  # written once more, after an interruption
         self._hash(unit, state, start, stop, columns)
+        # Rows behind a run grow it: what is written in order is one record a unit at each commit.
         run = state.runs.get(start)
         before = [0] * len(columns) if run is None else run.crcs
         crcs = [digest.crc(column, value) for column, value in zip(columns, before, strict=True)]
@@ -185,6 +186,7 @@ class Ledger:
             start, stop = geometry.unit_range(unit, self._unit_rows, header.num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
+            # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])
             pieces.append(whole.hashes)

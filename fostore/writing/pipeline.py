@@ -71,7 +71,9 @@ class Pipeline:
         self._torn = True  # an interruption in here leaves nobody knowing how far it came
         rows, few = len(columns[0]), self._gathered
         is_small = rows * self._row_bytes < _LARGE_BYTES
-        if few.count and not (is_small and few.stop == start and few.has_room(rows)):
+        if few.count and not (
+            is_small and few.start + few.count == start and few.count + rows <= few.capacity
+        ):
             self._write_gathered()
         if is_small:
             few.add(start, columns)
@@ -140,7 +142,7 @@ class _Gathered:
 
     def __init__(self, schema: Schema) -> None:
         self._columns = schema.columns
-        self._capacity = _GATHERED_BYTES // sum(schema.row_bytes)
+        self.capacity = _GATHERED_BYTES // sum(schema.row_bytes)
         self._buffers: list[Array] = []
         self.start = 0
         self.count = 0
@@ -149,12 +151,9 @@ class _Gathered:
     def stop(self) -> int:
         return self.start + self.count
 
-    def has_room(self, rows: int) -> bool:
-        return self.count + rows <= self._capacity
-
     def add(self, start: int, columns: Sequence[Array]) -> None:
         if not self._buffers:
-            shapes = [((self._capacity, *c.shape), c.numpy_dtype) for c in self._columns]
+            shapes = [((self.capacity, *c.shape), c.numpy_dtype) for c in self._columns]
             self._buffers = [np.empty(shape, dtype) for shape, dtype in shapes]
         if not self.count:
             self.start = start

@@ -69,7 +69,7 @@ class SideValues:
             for side, column in self._columns
             if not (sides.get(side.keyword) is None or is_promise(sides[side.keyword]))
         }
-        self._known = [
+        self.known = [
             (index, side.known(column, partial(read, column.name)))
             for index, (side, column) in enumerate(self._columns, len(schema.content))
             if side.keyword not in self._planned  # of those that come all at once `column` knows
@@ -105,12 +105,12 @@ class SideValues:
         Raises:
             RowError: a value that may not repeat is there already. None was taken.
         """
-        for index, known in self._known:
+        for index, known in self.known:
             known.add(start, columns[index], written)
 
     def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
-        for _, known in self._known:
+        for _, known in self.known:
             known.load(written)
 
     def check_planned(self, written: Ranges, path: Path) -> None:

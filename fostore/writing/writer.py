@@ -233,7 +233,7 @@ class Writer:
             )
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
-        if self._num_content < len(columns) and not self._is_promised:
+        if self._sides.known and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
         if self._header.sealed:  # the first row after the last one: the store goes on as a stream
             self._change(num_samples=None, sealed=False, digest=None, updated=now())
@@ -322,7 +322,7 @@ class Writer:
         if self._closed:
             return
         try:
-            if self._pid == os.getpid():
+            if self._pid == os.getpid():  # a forked child has the rows, and no right to write them
                 self._rows.commit()
         finally:
             self._release()
@@ -379,7 +379,7 @@ class Writer:
                 f"the writer of {self.path} takes rows from one thread, which is {writing.name!r}, and "
                 f"{own.name!r} called; hand rows to that thread (queue.Queue), or end it first"
             )
-        self._thread = own
+        self._thread = own  # one that has ended may be followed by another
 
     def _check_open(self) -> None:
         if self._closed:

@@ -19,7 +19,7 @@ from fostore.formats.chunks.codecs import CodecError, Decoder, packed_limit, unp
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
-MAX_CHUNK_BYTES = 1 << 30
+_MAX_CHUNK_BYTES = 1 << 30
 """Decoded bytes of one chunk, and of the whole rows that a row of chunks makes."""
 
 Index = tuple[int, ...]
@@ -204,7 +204,7 @@ def check_chunks(
 
     Raises:
         FormatError: no sizes, or not one for each axis.
-        UnsafeError: larger than `MAX_CHUNK_BYTES`, one chunk or the rows of it as a whole.
+        UnsafeError: larger than `_MAX_CHUNK_BYTES`, one chunk or the rows of it as a whole.
     """
     sizes = all(type(n) is int and n > 0 for n in chunk_shape)
     if not shape or len(shape) != len(chunk_shape) or not sizes:
@@ -213,8 +213,8 @@ def check_chunks(
         )
     chunk = math.prod(chunk_shape) * itemsize
     rows = min(chunk_shape[0], max(shape[0], 1)) * math.prod(shape[1:]) * itemsize
-    if max(chunk, rows) > MAX_CHUNK_BYTES:
+    if max(chunk, rows) > _MAX_CHUNK_BYTES:
         raise UnsafeError(
             f"{where}: a chunk of {list(chunk_shape)} takes {max(chunk, rows):,} bytes when it is read, "
-            f"expected at most {MAX_CHUNK_BYTES:,}; copy the store with smaller chunks"
+            f"expected at most {_MAX_CHUNK_BYTES:,}; copy the store with smaller chunks"
         )

@@ -165,7 +165,8 @@ def shuffle(itemsize: int) -> Decoder:
         flat = np.frombuffer(data, np.uint8)
         # What is left over at the end was left alone: a checksum before it may have made it odd.
         whole = len(flat) // itemsize * itemsize
-        out = flat.copy()
+        out = np.empty_like(flat)
+        out[whole:] = flat[whole:]
         if whole:
             _library("shuffle").Shuffle(itemsize).decode(flat[:whole], out[:whole])
         return out

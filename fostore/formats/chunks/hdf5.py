@@ -1,7 +1,7 @@
 """HDF5 datasets in chunks and filters, decoded by fostore itself (spec/hdf5.md, other layouts).
 
 h5py says where the chunks lie and which filters they went through, while the file is opened and never
-later. Filters come from an allow-list and none of HDF5's runs, so that no plugin can be loaded, and
+later. Filters come from an allow-list, and HDF5 runs none on the file, so that no plugin can be loaded;
 a chunk that is not there is damage: the fill value is never read.
 """
 
@@ -39,7 +39,7 @@ from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
 _SHUFFLE = 2
-FILTERS: dict[int, tuple[str, Decoder | None]] = {
+_FILTERS: dict[int, tuple[str, Decoder | None]] = {
     1: ("gzip", codecs.deflate),
     _SHUFFLE: ("shuffle", None),  # made for the size of an element
     3: ("fletcher32", codecs.fletcher32),
@@ -47,7 +47,7 @@ FILTERS: dict[int, tuple[str, Decoder | None]] = {
 }
 """The filters that are decoded, by HDF5's numbers; everything else is refused."""
 
-MAX_CHUNKS = 1 << 24
+_MAX_CHUNKS = 1 << 24
 """Chunks of one dataset: a record of 32 bytes is kept for each."""
 
 _MAX_HEADER = 64 << 20
@@ -221,14 +221,14 @@ def _filters(plist: Any, stored: np.dtype[Any], where: str) -> tuple[Decoder, ..
     decoders = []
     for at in range(plist.get_nfilters()):
         number, _, values, name = plist.get_filter(at)
-        if number not in FILTERS:
-            names = sorted(name for name, _ in FILTERS.values())
+        if number not in _FILTERS:
+            names = sorted(name for name, _ in _FILTERS.values())
             raise UnsupportedError(
                 f"{where} has the filter {number} ({name!r:.60}); fostore decodes {names}"
             )
         if number == _SHUFFLE and values and values[0] != stored.itemsize:
             raise FormatError(f"{where}: the shuffle filter has elements of {values[0]} bytes")
-        decoders.append(FILTERS[number][1] or codecs.shuffle(stored.itemsize))
+        decoders.append(_FILTERS[number][1] or codecs.shuffle(stored.itemsize))
     return tuple(decoders)
 
 
@@ -262,7 +262,7 @@ def _table(
     One that lies beyond the end of the file, or of the shape, is nobody's.
     """
     count = dataset.get_num_chunks()
-    most = min(MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
+    most = min(_MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
     if count > most or math.prod(grid) >= 1 << 62:
         raise UnsafeError(f"{where} has {count:,} chunks, expected at most {most:,}")
     chunks: list[tuple[int, int, int, int]] = []

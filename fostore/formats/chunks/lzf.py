@@ -17,7 +17,7 @@ def lzf(data: Buffer, size: int) -> Buffer:
     HDF5 unpacks it, in a file in memory that holds this chunk alone: HDF5 lets nobody call a filter otherwise. Its
     filter has no bounds: it asks for more memory until all fits, 88 times the data, and where there is less than it
     has room for, rows end with whatever the memory held. So the room is counted first. That and HDF5
-    take a quarter of the time that unpacking in Python does (40 to 85 MB/s where that has 10 to 30).
+    take a quarter of the time that unpacking in Python does (36 to 84 MB/s where that has 10 to 31).
 
     Raises:
         CodecError: it is damaged, or unpacks to more.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Finding, Reader
 from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.pieces import CACHE_BYTES, ArrayCache, EvenPieces, PieceView
@@ -37,11 +37,8 @@ class Opened(Protocol):
     def close(self) -> None: ...
 
 
-class ForeignReader:
+class ForeignReader(Reader):
     """A `Reader` of a sealed store over its `ForeignArray`s; nothing of it can be written."""
-
-    header: Header
-    committed: Ranges
 
     def __init__(
         self,
@@ -51,11 +48,14 @@ class ForeignReader:
         opened: Opened,
     ) -> None:
         num_samples = header.num_samples or 0
-        for array, column in zip(columns, header.schema.columns, strict=True):
-            _require_shape(array, (num_samples, *column.shape), column.numpy_dtype)
+        expected = [((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns]
         hashed = sum(column.hashed for column in header.schema.columns)
-        blocks = -(-num_samples // header.block_rows)
-        _require_shape(hashes, (blocks, hashed, 32), np.dtype("u1"))
+        expected.append(((-(-num_samples // header.block_rows), hashed, 32), np.dtype("u1")))
+        for array, (shape, dtype) in zip([*columns, hashes], expected, strict=True):
+            if (array.shape, array.dtype) != (shape, dtype):
+                raise FormatError(
+                    f"{array.where} is {array.dtype} {array.shape}, the header asks for {dtype} {shape}"
+                )
         self.header = header
         self.committed = Ranges.of((0, num_samples))
         self._columns = tuple(columns)
@@ -81,14 +81,6 @@ class ForeignReader:
                     ArrayCache(CACHE_BYTES // len(self._columns)),
                 )
             return view
-
-    def segments(self, index: int) -> Sequence[Segment]:
-        """None: no raw rows lie anywhere."""
-        return []
-
-    def runs(self) -> Sequence[Run]:
-        """None: all units are sealed."""
-        return []
 
     def block_hashes(self) -> Array:
         """Block hashes, uint8 (blocks, hashed columns, 32); zero where their chunk is missing or damaged.
@@ -131,15 +123,3 @@ class ForeignReader:
         with self._guard:
             self._views = {}
             self._opened.close()
-
-
-def _require_shape(array: ForeignArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse an array that contradicts the header.
-
-    Raises:
-        FormatError: another shape or dtype.
-    """
-    if (array.shape, array.dtype) != (shape, dtype):
-        raise FormatError(
-            f"{array.where} is {array.dtype} {array.shape}, the header asks for {dtype} {shape}"
-        )

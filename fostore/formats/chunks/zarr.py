@@ -25,13 +25,13 @@ from fostore.places.place import Place
 from fostore.schema import jsontext
 from fostore.schema.row import expect
 
-PACKERS: dict[str, Decoder] = {
+_PACKERS: dict[str, Decoder] = {
     "gzip": codecs.gzip,
     "zstd": codecs.zstd,
     "blosc": codecs.blosc,
     "crc32c": codecs.crc32c,
 }
-ALLOWED = ("sharding_indexed", "bytes", "transpose", *PACKERS)
+_ALLOWED = ("sharding_indexed", "bytes", "transpose", *_PACKERS)
 """The codecs that are decoded; everything else is refused by name."""
 
 _DTYPES = frozenset(
@@ -59,8 +59,7 @@ def open_sealed(place: Place, why: Exception) -> ForeignReader:
     require_sealed(header, str(place), why)
     schema = header.schema
     columns = [
-        open_array(root, column.name, names=[schema.row_axis, *column.axes])
-        for column in schema.columns
+        open_array(root, column.name, [schema.row_axis, *column.axes]) for column in schema.columns
     ]
     return ForeignReader(header, columns, open_array(root, HASHES), root)
 
@@ -80,16 +79,13 @@ def read_metadata(root: Root, folder: str, name: str) -> tuple[Any, str]:
         raise FormatError(f"{where} is missing") from error
 
 
-def open_array(
-    root: Root, name: str, *, names: Sequence[str] | None = None, texts: bool = False
-) -> ForeignArray:
-    """A Zarr v3 array of numbers, after all that it asks for was checked; reads its zarr.json alone.
+def open_array(root: Root, name: str, names: Sequence[str] | None = None) -> ForeignArray:
+    """A Zarr v3 array of numbers or texts of one width, all that it asks for checked; reads its zarr.json alone.
 
     Args:
         root: the folder that it lies in.
         name: where in it, its parts joined by "/"; "" is the folder itself.
         names: what its dimensions must be called, where they have names.
-        texts: whether it may hold texts of one width as well.
 
     Raises:
         UnsupportedError: a codec, chunk grid, key encoding or dtype that is not decoded here; names it.
@@ -98,20 +94,20 @@ def open_array(
     """
     value, where = read_metadata(root, name, METADATA)
     try:
-        return _parse(root, name, value, where, names, texts)
+        return _parse(root, name, value, where, names)
     except RecursionError as error:
         raise FormatError(f"{where} is nested too deeply") from error
 
 
 def _parse(
-    root: Root, name: str, value: Any, where: str, names: Sequence[str] | None, texts: bool
+    root: Root, name: str, value: Any, where: str, names: Sequence[str] | None
 ) -> ForeignArray:
     if expect(value, "zarr_format", int, where) != 3 or value.get("node_type") != "array":
         raise FormatError(f"{where} is not the metadata of a Zarr v3 array")
     shape = check_array(value, where)
     if not all(type(n) is int and n > 0 for n in shape[1:]):
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
-    dtype = _dtype(value.get("data_type"), where, texts)
+    dtype = _dtype(value.get("data_type"), where)
     axes = value.get("dimension_names")
     if names is not None and axes is not None and axes != list(names):
         raise FormatError(f"{where}: 'dimension_names' are {axes!r:.200}, expected {list(names)}")
@@ -144,8 +140,8 @@ def _parse(
         index = ShardIndex.parse(sharding, math.prod(per_file), inside)
         chain = expect(sharding, "codecs", list, inside)
     packing = _packing(chain, len(shape), dtype, inside)
-    files = Files(root, name, key, per_file, index)
-    return ForeignArray(files.path, tuple(shape), tuple(inner), packing, files, root.read)
+    files = Files(root, name and f"{name}/", key, per_file, index)
+    return ForeignArray(where, tuple(shape), tuple(inner), packing, files, root.read)
 
 
 def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) -> Packing:
@@ -155,9 +151,9 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
     packers = []
     for codec in chain:
         name, configuration = extension(codec, where, "codecs")
-        if name not in ALLOWED:
+        if name not in _ALLOWED:
             raise UnsupportedError(
-                f"{where} has the codec {name!r:.80}; fostore decodes {list(ALLOWED)} alone"
+                f"{where} has the codec {name!r:.80}; fostore decodes {list(_ALLOWED)} alone"
             )
         if name == "transpose" and stored is None:
             axes = expect(configuration, "order", list, f"{where}: 'transpose'")
@@ -171,8 +167,8 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
             if endian not in ("little", "big"):
                 raise FormatError(f"{where}: 'bytes' has the endian {endian!r:.80}")
             stored = dtype.newbyteorder("<" if endian == "little" else ">")
-        elif name in PACKERS and stored is not None:
-            packers.append(PACKERS[name])
+        elif name in _PACKERS and stored is not None:
+            packers.append(_PACKERS[name])
         else:
             raise UnsupportedError(f"{where}: 'codecs' has {name!r} in a place that is not decoded")
     if stored is None:
@@ -180,10 +176,10 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
     return Packing(order, stored, tuple(packers))
 
 
-def _dtype(value: Any, where: str, texts: bool) -> np.dtype[Any]:
+def _dtype(value: Any, where: str) -> np.dtype[Any]:
     if isinstance(value, str) and value in _DTYPES:
         return np.dtype(value).newbyteorder("<")
-    if texts and isinstance(value, dict) and value.get("name") in _TEXTS:
+    if isinstance(value, dict) and value.get("name") in _TEXTS:
         name, configuration = extension(value, where, "data_type")
         size = expect(configuration, "length_bytes", int, f"{where}: 'data_type'")
         letter, width = _TEXTS[name]

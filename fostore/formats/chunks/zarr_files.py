@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -55,7 +55,7 @@ class Root:
             raise DamageError(f"another store has taken the place of {self.place}; open it again")
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes of a file; see `Container.read`."""
+        """Bytes of a file; see `ForeignArray`."""
         try:
             ((data, _),) = self.place.read_many([(name, start, stop)])
         finally:
@@ -126,9 +126,9 @@ class ShardIndex:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A container of files in a folder ("" is the root), each a chunk, or with an `index` a shard of `per_file` chunks.
+    """A container of files, each a chunk, or with an `index` a shard of `per_file` chunks.
 
-    `key` is what their names begin with, and what parts the numbers in them.
+    Their names are `folder` ("" or what ends in "/"), then `key`: what they begin with, and what parts their numbers.
     """
 
     root: Root
@@ -138,14 +138,8 @@ class Files:
     index: ShardIndex | None = None
     _entries: ArrayCache = field(default_factory=lambda: ArrayCache(_INDEX_CACHE))
 
-    @property
-    def path(self) -> str:
-        """Where the array lies."""
-        return f"{self.root.place}/{self.folder}" if self.folder else str(self.root.place)
-
     def where(self, index: Index) -> str:
-        file = list(map(operator.floordiv, index, self.per_file))
-        return f"{self.root.place}/{self._name(file)}"
+        return f"{self.root.place}/{self._name(map(operator.floordiv, index, self.per_file))}"
 
     def locate(self, index: Index) -> Extent:
         file, inside = zip(*map(divmod, index, self.per_file), strict=True)
@@ -170,24 +164,22 @@ class Files:
             start, stop = rows_of((height,))[0], rows_of((height + self.per_file[0] - 1,))[1]
             if start >= stop:
                 continue  # beyond the shape: nobody's rows
-            name = self._name(file.tolist())
             try:
-                entries = self._read_index(self.index, name)
-            except CodecError as error:
-                where = f"{self.root.place}/{name}"
-                problems.append(((start, stop), str(damage(where, (start, stop), error))))
-            except (FormatError, DamageError, FileNotFoundError) as error:
-                problems.append(((start, stop), str(error)))
-            else:
+                entries = self._read_index(self.index, self._name(file))
                 held = np.unravel_index(np.flatnonzero(entries[:, 0] >= 0), self.per_file)
                 present.append(np.stack(held, axis=1) + first)
+            except CodecError as error:
+                broken = damage(self.where(first.tolist()), (start, stop), error)
+                problems.append(((start, stop), str(broken)))
+            except (FormatError, DamageError, FileNotFoundError) as error:
+                problems.append(((start, stop), str(error)))
         return np.concatenate(present), problems
 
     def _read_index(self, index: ShardIndex, name: str) -> Array:
         size = self.root.place.size(name)
         if size is None:
             self.root.check()
-            raise FileNotFoundError(name)
+            raise FileNotFoundError(f"there is no {self.root.place}/{name}")
         start = max(size - index.nbytes, 0) if index.at_end else 0
         return index.decode(self.root.read(name, start, start + index.nbytes), size)
 
@@ -196,7 +188,7 @@ class Files:
         begin, separator = self.key
         num_axes = len(self.per_file)
         if separator == "/":
-            indices = list(self._walk(self._inside(begin), num_axes))
+            indices = list(self._walk(self.folder + begin, num_axes))
         else:
             names = [name for name in self._names(self.folder) if name.startswith(begin)]
             numbers = [map(unit_of, name.removeprefix(begin).split(".")) for name in names]
@@ -220,9 +212,6 @@ class Files:
         except (FileNotFoundError, FostoreError):
             return []
 
-    def _name(self, file: Sequence[int]) -> str:
+    def _name(self, file: Iterable[int]) -> str:
         begin, separator = self.key
-        return self._inside(begin + separator.join(map(str, file)))
-
-    def _inside(self, name: str) -> str:
-        return f"{self.folder}/{name}" if self.folder else name
+        return f"{self.folder}{begin}{separator.join(map(str, file))}"

@@ -20,23 +20,21 @@ from fostore.formats.chunks.zarr_files import Files, Root
 from fostore.schema.row import expect
 
 METADATA = ".zarray"
-COMPRESSORS: dict[str, Decoder] = {
+_COMPRESSORS: dict[str, Decoder] = {
     "zlib": codecs.deflate,
     "gzip": codecs.gzip,
     "zstd": codecs.zstd,
     "blosc": codecs.blosc,
 }
-_NUMBERS = re.compile(r"[<>|][fiu][1248]\Z")
-_TEXTS = re.compile(r"[<>|][US]\d{1,4}\Z")
+_DTYPES = re.compile(r"[<>|]([iu][1248]|f[248]|[US][1-9]\d{0,3})\Z")
 
 
-def open_v2_array(root: Root, name: str, *, texts: bool = False) -> ForeignArray:
-    """A Zarr v2 array of numbers, after all that it asks for was checked; reads its .zarray alone.
+def open_v2_array(root: Root, name: str) -> ForeignArray:
+    """A Zarr v2 array of numbers or texts of one width, all that it asks for checked; reads its .zarray alone.
 
     Args:
         root: the folder that it lies in.
         name: where in it, its parts joined by "/"; "" is the folder itself.
-        texts: whether it may hold texts of one width as well.
 
     Raises:
         UnsupportedError: a compressor, filter or dtype that is not decoded here; names it.
@@ -51,10 +49,7 @@ def open_v2_array(root: Root, name: str, *, texts: bool = False) -> ForeignArray
     if not shape or type(shape[0]) is not int or not 0 <= shape[0] <= 1 << 53 or not sizes:
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
     dtype = value.get("dtype")
-    is_text = texts and isinstance(dtype, str) and _TEXTS.match(dtype)
-    if not is_text and (
-        not isinstance(dtype, str) or not _NUMBERS.match(dtype) or dtype[1:] == "f1"
-    ):
+    if not isinstance(dtype, str) or not _DTYPES.match(dtype):
         raise UnsupportedError(f"{where}: 'dtype' is {dtype!r:.80}, expected plain numbers")
     if value.get("filters"):
         raise UnsupportedError(
@@ -66,8 +61,8 @@ def open_v2_array(root: Root, name: str, *, texts: bool = False) -> ForeignArray
     check_chunks(shape, chunks, np.dtype(dtype).itemsize, where)
     axes = tuple(range(len(shape)))
     packing = Packing(axes[:: 1 if order == "C" else -1], np.dtype(dtype), _packers(value, where))
-    files = Files(root, name, ("", separator), (1,) * len(shape))
-    return ForeignArray(files.path, tuple(shape), tuple(chunks), packing, files, root.read)
+    files = Files(root, name and f"{name}/", ("", separator), (1,) * len(shape))
+    return ForeignArray(where, tuple(shape), tuple(chunks), packing, files, root.read)
 
 
 def _packers(value: Any, where: str) -> tuple[Decoder, ...]:
@@ -75,8 +70,8 @@ def _packers(value: Any, where: str) -> tuple[Decoder, ...]:
     if compressor is None:
         return ()
     name = expect(compressor, "id", str, f"{where}: 'compressor'")
-    if name not in COMPRESSORS:
+    if name not in _COMPRESSORS:
         raise UnsupportedError(
-            f"{where} has the compressor {name!r:.80}; fostore decodes {list(COMPRESSORS)} alone"
+            f"{where} has the compressor {name!r:.80}; fostore decodes {list(_COMPRESSORS)} alone"
         )
-    return (COMPRESSORS[name],)
+    return (_COMPRESSORS[name],)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fostore.formats.hdf5.writer import HDF5Writer
 
 
-class HDF5:
+class _HDF5:
     """HDF5 files whose datasets are contiguous; see `fostore.formats.Format`.
 
     Reading imports no part that writes.
@@ -98,4 +98,4 @@ class HDF5:
             raise
 
 
-FORMAT = HDF5()
+FORMAT = _HDF5()

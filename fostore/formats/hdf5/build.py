@@ -31,13 +31,11 @@ from fostore.formats.hdf5.records import (
     PROGRESS,
     RUNS_MAGIC,
     Extent,
-    num_blocks,
-    num_hashed,
     write_record,
 )
 from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.places.local import LocalFile
-from fostore.schema import jsontext
+from fostore.schema import digest, jsontext
 from fostore.schema.header import CHECKSUM, Header
 
 PAGE = 4096
@@ -84,7 +82,7 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
     datasets: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         HEADER: ((2, header_room), uint8),
         PROGRESS: ((2, runs_room), uint8),
-        HASHES: ((num_blocks(header), num_hashed(header), 32), uint8),
+        HASHES: ((digest.num_blocks(header), len(digest.hashed_columns(header)), 32), uint8),
         **{name: ((rooms[name],), uint8) for name in MIRRORS if name not in short},
         **{c.name: ((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns},
     }

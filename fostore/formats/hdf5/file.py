@@ -33,13 +33,11 @@ from fostore.formats.hdf5.records import (
     MIRRORS,
     PROGRESS,
     Extent,
-    num_blocks,
-    num_hashed,
     read_record,
 )
 from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.places.place import File, Place
-from fostore.schema import jsontext
+from fostore.schema import digest, jsontext
 from fostore.schema.header import MAX_TEXT, Header
 
 _ONLY_OURS = (
@@ -105,7 +103,7 @@ def inspect(file: File) -> Layout:
         raise DamageError(
             f"{cut}; rows {lost[0]} to {lost[1] - 1} are lost: restore it from a copy", rows=(lost,)
         )
-    check_extents(layout.extents, size, str(file))
+    _check_extents(layout.extents, size, str(file))
     return layout
 
 
@@ -126,7 +124,7 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
     if header.num_samples is None:
         raise FormatError(f"{where}: num_samples is null, which an HDF5 store cannot have")
     extents[PROGRESS] = _extent(root, PROGRESS, _UINT8, (2, None), path)
-    hashes = (num_blocks(header), num_hashed(header), 32)
+    hashes = (digest.num_blocks(header), len(digest.hashed_columns(header)), digest.HASH_BYTES)
     extents[HASHES] = _extent(root, HASHES, _UINT8, hashes, path)
     for column in header.schema.columns:
         if column.name in extents or column.name in MIRRORS:
@@ -237,7 +235,7 @@ def _read_text(root: Any, name: str, path: str) -> bytes | None:
     return text.tobytes()
 
 
-def check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
+def _check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
     """Refuse datasets that reach beyond the file or lie on each other."""
     position, before = 0, ""
     for name, extent in sorted(extents.items(), key=lambda item: item[1].offset):

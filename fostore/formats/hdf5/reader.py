@@ -246,13 +246,13 @@ class HDF5Reader:
 def _says_of_before(text: bytes, value: Mapping[str, Any]) -> bool:
     """Whether a mirror is of the same store and of the same rows, as a kill before it was brought up leaves it."""
     try:
-        there = jsontext.loads(text.rstrip(b"\0"), "")
+        mirror = jsontext.loads(text.rstrip(b"\0"), "")
     except FormatError:
         return False
-    if not isinstance(there, dict):
+    if not isinstance(mirror, dict):
         return False
-    names = (there.keys() | value.keys()) - _CHANGING if "id" in value else ()
-    return all(_plain(there.get(name)) == _plain(value.get(name)) for name in names)
+    names = (mirror.keys() | value.keys()) - _CHANGING if "id" in value else ()
+    return all(_plain(mirror.get(name)) == _plain(value.get(name)) for name in names)
 
 
 def _plain(value: object) -> object:
@@ -264,7 +264,6 @@ def _says(text: bytes, value: object) -> bool:
     if len(text) > MAX_TEXT:
         return False
     try:
-        there = jsontext.loads(text, "")
+        return bool(jsontext.loads(text, "") == _plain(value))
     except FormatError:
         return False
-    return bool(there == _plain(value))

@@ -17,7 +17,6 @@ from fostore.errors import DamageError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
 from fostore.places.place import File
-from fostore.schema.header import Header
 from fostore.schema.row import Array
 
 HEADER_MAGIC = b"FOheader"
@@ -41,16 +40,6 @@ class Extent:
     def nbytes(self) -> int:
         """The bytes of all elements."""
         return math.prod(self.shape) * self.itemsize
-
-
-def num_blocks(header: Header) -> int:
-    """How many blocks the planned rows make."""
-    return -(-(header.num_samples or 0) // header.block_rows)
-
-
-def num_hashed(header: Header) -> int:
-    """How many columns have block hashes."""
-    return sum(column.hashed for column in header.schema.columns)
 
 
 def read_hashes(file: File, extent: Extent, block_rows: int, start: int, stop: int) -> Array:

@@ -104,6 +104,7 @@ class HDF5Writer:
             ArgumentError: a run crosses a unit or the end of the store.
         """
         with self._guard:
+            # Before the record: no reader may find a hash of fewer rows than a unit has by then.
             for unit in {run.start // self.header.unit_rows for run in runs}:
                 self._reopen(unit)
             new = dict(self._open)
@@ -186,20 +187,14 @@ class HDF5Writer:
         Hashes that lie there tell nothing of themselves: a write that failed leaves half of one.
         """
         known = []
-        extent = self._layout.extents[HASHES]
         for whole in units:
-            hashes = whole.hashes
-            expected = (-(-whole.num_rows // self.header.block_rows), *extent.shape[1:])
-            if hashes.shape != expected or hashes.dtype != np.uint8:
-                raise ArgumentError(
-                    f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
-                )
-            data = np.ascontiguousarray(hashes).reshape(-1)
+            whole.check(self.header)
+            data = np.ascontiguousarray(whole.hashes).reshape(-1)
             disk.write_at(self._fd, data, self._hashes_at(whole.unit))
             start = whole.unit * self.header.unit_rows
             with self._guard:
                 self.sealed = self.sealed.add(start, start + whole.num_rows)
-            if hashes.any(axis=2).all():  # else one is unknown: the runs keep their checksums
+            if whole.hashes.any(axis=2).all():  # else one is unknown: the runs keep their checksums
                 known.append(whole.unit)
         if not known:
             return
@@ -272,6 +267,7 @@ class HDF5Writer:
             old, new = self._layout.extents[HASHES].nbytes, layout.extents[HASHES].nbytes
             self._copy(fd, layout, HASHES, 0, min(old, new))
 
+        # A new file: a contiguous dataset cannot grow.
         fd = make(self._path, header, entries, fill)
         old = self._fd
         self._adopt(fd)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fostore.errors import DamageError, UncommittedError
-from fostore.formats import Segment
-from fostore.formats.views.pieces import ArrayCache, EvenPieces, PieceView
+from fostore.errors import DamageError
+from fostore.formats import ColumnView, Segment
+from fostore.formats.views.pieces import ArrayCache, EvenPieces, PieceView, SegmentIndex
 from fostore.places.place import Place, Version
 from fostore.schema.aligned import aligned_empty
 from fostore.schema.ranges import Range, describe
@@ -22,7 +22,7 @@ _BATCH_BYTES = 64 << 20
 """Bytes that are asked for at once, so that a take of everything does not lie in memory twice."""
 
 
-class FetchedView:
+class FetchedView(ColumnView):
     """A `ColumnView` over `segments`, whose paths are names in `place`; nothing is kept of what was fetched.
 
     Args:
@@ -40,7 +40,7 @@ class FetchedView:
     ) -> None:
         self._place, self._column, self._num_rows = place, column, num_rows
         self._segments = tuple(segments)
-        self._starts = np.array([segment.start for segment in segments], np.int64)
+        self._number_of = SegmentIndex(segments, column).number_of
         self._recheck = recheck
         self._versions: dict[str, Version] = {}
         step = max(_RANGE_BYTES // column.row_bytes, 1)
@@ -63,7 +63,7 @@ class FetchedView:
             out = aligned_empty((len(rows), *self._column.shape), self._column.numpy_dtype)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        numbers = np.searchsorted(self._starts, ordered, side="right") - 1
+        numbers = self._number_of(ordered)
         row_bytes = self._column.row_bytes
         step = max(_RANGE_BYTES // row_bytes, 1)
         cut = (numbers[1:] != numbers[:-1]) | ((np.diff(ordered) - 1) * row_bytes > _GAP_BYTES)
@@ -73,34 +73,15 @@ class FetchedView:
         for first in range(0, len(groups), at_once):
             some = groups[first : first + at_once]
             ranges = [(int(ordered[g[0]]), int(ordered[g[-1]]) + 1) for g in some]
-            segments = [
-                self._segment(int(numbers[g[0]]), r) for g, r in zip(some, ranges, strict=True)
-            ]
+            segments = [self._segments[numbers[group[0]]] for group in some]
             fetched = self._fetch(segments, ranges)
             for group, (start, _), array in zip(some, ranges, fetched, strict=True):
                 out[order[group]] = array[ordered[group] - start]
         return out
 
-    @property
-    def is_cold(self) -> bool:
-        """False: nothing is announced here."""
-        return False
-
-    def announce(self, rows: Array) -> None:
-        """Nothing."""
-
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, a copy."""
         return self.take(np.arange(start, stop))
-
-    def _segment(self, number: int, rows: Range) -> Segment:
-        if number >= 0:
-            segment = self._segments[number]
-            if segment.start <= rows[0] and rows[1] <= segment.stop:
-                return segment
-        raise UncommittedError(
-            f"column {self._column.name!r} does not hold all of the {describe([rows])}"
-        )
 
     def _fetch(self, segments: Sequence[Segment], ranges: Sequence[Range]) -> list[Array]:
         """The rows of each range, which lie in the segment beside it."""
@@ -124,11 +105,12 @@ class FetchedView:
                 self._recheck()
                 message = f"{self._place}/{name} was cut, and with it the {describe([rows])}"
                 raise DamageError(message, (rows,))
-        seen = {name: version for name, (_, version) in zip(names, pieces, strict=True)}
-        if not seen.items() <= self._versions.items():
+        # Pairs: a file may be replaced between two ranges of it.
+        seen = {(name, version) for name, (_, version) in zip(names, pieces, strict=True)}
+        if not seen <= self._versions.items():
             # After the rows were read: if the store is still the one that was opened, so are they.
             self._recheck()
-            for name, version in seen.items():
+            for name, version in seen:
                 if self._versions.setdefault(name, version) != version:
                     raise DamageError(
                         f"{self._place}/{name} is not the file any more that it was: a writer has gone on "

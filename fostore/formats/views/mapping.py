@@ -79,9 +79,7 @@ def open_segment(segment: Segment, row_bytes: int) -> int:
         message = f"{path} is missing, and with it the {describe([rows])}"
         raise DamageError(message, (rows,)) from error
     needed = segment.offset + (segment.stop - segment.start) * row_bytes
-    if (
-        size < needed
-    ):  # mapped all the same, it would end the process at its first row that is not there
+    if size < needed:  # mapped all the same, it would end the process at its first missing row
         os.close(fd)
         raise DamageError(
             f"{path} has {size:,} bytes, and the {describe([rows])} need {needed:,}: it was cut",

@@ -176,7 +176,6 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
         return False
     vectors = np.empty((len(starts), 2), np.uintp)  # struct iovec
     vectors[:, 0], vectors[:, 1] = starts, sizes
-    library = libc()
     try:
         # Opened each time: nothing is left that a fork could hand to a child, whose rows lie elsewhere.
         process = os.pidfd_open(os.getpid())
@@ -185,12 +184,9 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
         return False
     try:
         for first in range(0, len(vectors), _MAX_RANGES):
-            part = vectors[first : first + _MAX_RANGES]
-            advice = mmap.MADV_WILLNEED
-            if (
-                library.syscall(_PROCESS_MADVISE, process, part.ctypes.data, len(part), advice, 0)
-                < 0
-            ):
+            some = vectors[first : first + _MAX_RANGES]
+            call = (_PROCESS_MADVISE, process, some.ctypes.data, len(some), mmap.MADV_WILLNEED, 0)
+            if libc().syscall(*call) < 0:
                 _at_once = False
                 break
     finally:

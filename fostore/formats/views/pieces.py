@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from fostore.errors import UncommittedError
+from fostore.formats import ColumnView, Segment
 from fostore.formats.views.guard import Guard
-from fostore.places.spool import Spool
 from fostore.schema.aligned import aligned_empty
+from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20
@@ -92,7 +94,31 @@ class EvenPieces:
         return self.read(start, min(start + self.piece_rows, self.num_rows))
 
 
-class PieceView:
+class SegmentIndex:
+    """Which of the segments of a column holds a row."""
+
+    def __init__(self, segments: Sequence[Segment], column: Column) -> None:
+        self._name = column.name
+        self._starts = np.array([segment.start for segment in segments], np.int64)
+        # One more: what number -1, that of rows before all segments, leads to.
+        self._stops = np.array([*(segment.stop for segment in segments), 0], np.int64)
+
+    def number_of(self, rows: Any) -> Any:
+        """The number of the segment of each row; see `Pieces`.
+
+        Raises:
+            UncommittedError: a row lies in none.
+        """
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        if np.any(rows >= self._stops[numbers]):
+            span = (int(np.min(rows)), int(np.max(rows)) + 1)
+            raise UncommittedError(
+                f"column {self._name!r} does not hold all of the {describe([span])}"
+            )
+        return numbers
+
+
+class PieceView(ColumnView):
     """A column in pieces, of which those used last are kept: a `ColumnView`.
 
     Taking rows costs one `load` for each piece that they touch and that is not kept.
@@ -107,25 +133,23 @@ class PieceView:
     def array(self) -> Array:
         """The column as one read-only array, from a spool into which all rows are read once.
 
-        Takes room for them in the temporary folder, and memory for a piece and 4 MiB.
+        Takes room for them in the temporary folder, and memory for a piece and 8 MiB.
 
         Raises:
             SpaceError: the disk of temporary files is full; names its folder.
             DamageError: a piece is missing or damaged.
         """
         if self._whole is None:
-            self._whole = self._spooled()
-        return self._whole
+            from fostore.places.spool import Spool  # tempfile, 5 ms: opening a store does without
 
-    def _spooled(self) -> Array:
-        column = self._column
-        spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
-        step = max(_SPOOLED_BYTES // column.row_bytes, 1)
-        for start in range(0, self._num_rows, step):
-            spool.append(self.read(start, min(start + step, self._num_rows)))
-        array = spool.array()
-        array.setflags(write=False)
-        return array
+            column = self._column
+            spool = Spool(f"column {column.name!r}", column.numpy_dtype, column.shape)
+            step = max(_SPOOLED_BYTES // column.row_bytes, 1)
+            for start in range(0, self._num_rows, step):
+                spool.append(self.read(start, min(start + step, self._num_rows)))
+            self._whole = spool.array()
+            self._whole.setflags(write=False)
+        return self._whole
 
     def take(self, rows: Array, out: Array | None = None) -> Array:
         """A fresh, 64-byte-aligned array of the rows, or `out`, filled in the order asked for."""
@@ -143,14 +167,6 @@ class PieceView:
             out[at] = piece[rows[at] - start]
             first = last
         return out
-
-    @property
-    def is_cold(self) -> bool:
-        """False: nothing is announced here."""
-        return False
-
-    def announce(self, rows: Array) -> None:
-        """Nothing."""
 
     def read(self, start: int, stop: int) -> Array:
         """The rows `[start, stop)`, read-only: a view where one piece holds them, else a copy."""

@@ -6,18 +6,16 @@ import errno
 import os
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, DamageError, UncommittedError
+from fostore.errors import ArgumentError, DamageError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.gather import gather_of
 from fostore.formats.views.mapping import is_mappable, map_file, map_files, open_segment
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
-from fostore.formats.views.pieces import ArrayCache, PieceView
+from fostore.formats.views.pieces import ArrayCache, PieceView, SegmentIndex
 from fostore.schema.aligned import aligned_empty
-from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 _OPEN_MAPS = 64
@@ -42,6 +40,8 @@ def view_of(segments: Sequence[Segment], column: Column, num_rows: int) -> Colum
                 f"{segment} follows row {end} of {num_rows} in column {column.name!r}"
             )
         end = segment.stop
+    if num_rows == 0:
+        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     if is_mappable(segments, column.row_bytes):
         try:
             return mapped_view(segments, column, num_rows)
@@ -53,16 +53,12 @@ def view_of(segments: Sequence[Segment], column: Column, num_rows: int) -> Colum
 
 def mapped_view(segments: Sequence[Segment], column: Column, num_rows: int) -> ArrayView:
     """A column as one array over its mapped files; see `map_files`."""
-    if num_rows == 0:
-        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     array = map_files(segments, column, num_rows)
     return ArrayView(array, paging_of(array))
 
 
 def segment_view(segments: Sequence[Segment], column: Column, num_rows: int) -> ColumnView:
     """A column as one map a file, for systems and layouts where one address range cannot be had."""
-    if num_rows == 0:
-        return ArrayView(np.empty((0, *column.shape), column.numpy_dtype))
     files = _Files(segments, column)
     if len(segments) == 1 and (segments[0].start, segments[0].stop) == (0, num_rows):
         array = files.load(0)  # a file whose rows begin inside a page is one array all the same
@@ -129,23 +125,12 @@ class _Files:
 
     def __init__(self, segments: Sequence[Segment], column: Column) -> None:
         self._segments, self._column = tuple(segments), column
-        self._starts = np.array([segment.start for segment in segments], np.int64)
-        # One more: what number -1, that of rows before all files, leads to.
-        self._stops = np.array([*(segment.stop for segment in segments), 0], np.int64)
+        self.number_of = SegmentIndex(segments, column).number_of
         self._files: list[tuple[int, int]] = []  # what the paths named, since others may take them
         for segment in segments:
             fd = open_segment(segment, column.row_bytes)
             self._files.append(_identity(fd))
             os.close(fd)
-
-    def number_of(self, rows: Any) -> Any:
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        if np.any(rows >= self._stops[numbers]):
-            span = (int(np.min(rows)), int(np.max(rows)) + 1)
-            raise UncommittedError(
-                f"column {self._column.name!r} does not hold all of the {describe([span])}"
-            )
-        return numbers
 
     def start_of(self, number: int) -> int:
         return self._segments[number].start

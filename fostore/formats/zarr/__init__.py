@@ -15,7 +15,7 @@ from fostore.places.place import Place
 from fostore.schema.header import Header
 
 
-class ZarrFormat:
+class _Zarr:
     """A store as a Zarr group: one sharded array a column, a shard a unit."""
 
     name = "zarr"
@@ -44,4 +44,4 @@ class ZarrFormat:
         return resume(path, claim)
 
 
-FORMAT = ZarrFormat()
+FORMAT = _Zarr()

@@ -41,7 +41,7 @@ _ARRAY_KEYS = frozenset(
     "attributes dimension_names storage_transformers".split()
 )
 _FREE_KEYS = frozenset("chunk_grid chunk_key_encoding fill_value codecs dimension_names".split())
-"""Keys that say how an array lies, not what it holds: other tools may choose them (zarr_foreign.py)."""
+"""Keys that say how an array lies, not what it holds: other tools may choose them (chunks/zarr.py)."""
 
 
 _LITTLE = """{

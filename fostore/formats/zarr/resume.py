@@ -27,6 +27,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
         raise StoreExistsError(f"{str(path)!r} exists")
     if header.sealed:
         raise ArgumentError("a new store is not sealed")
+    # Beside, and renamed when it is whole: no kill leaves half a store under its name.
     beside = disk.unfinished(path)
     disk.remove(beside)
     folder = Folder.of(Local(beside), header)
@@ -68,6 +69,7 @@ def resume(path: Path, claim: Claim = WHOLE) -> ZarrWriter:
         )
     journal = state.journals.get(claim.owner)
     own = {run.start for run in journal.runs} if journal else set()
+    # Units below are sealed: what a journal still says of them is of no use.
     full = state.published // header.unit_rows * header.unit_rows
     sealed, runs = [(0, full)], []
     units: dict[int, list[Run]] = {}

@@ -23,7 +23,7 @@ from fostore.schema.row import expect
 if TYPE_CHECKING:
     from fostore.formats.zarr.journal import Journal
 
-MAX_JOURNAL = 1 << 30
+_MAX_JOURNAL = 1 << 30
 _GROUP_KEYS = ("zarr_format", "node_type", "attributes", "consolidated_metadata")
 _READABLE_BYTES = 64 << 10
 _ATTEMPTS = 5
@@ -208,7 +208,7 @@ def _load_journals(
     for name in sorted(name for name in names if name.startswith(JOURNAL)):
         owner, path = name.removeprefix(JOURNAL), f"{place}/{array}/{name}"
         try:
-            data = place.read(f"{array}/{name}", MAX_JOURNAL)
+            data = place.read(f"{array}/{name}", _MAX_JOURNAL)
         except FileNotFoundError:
             continue  # the writer has finished since
         try:

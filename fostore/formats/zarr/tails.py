@@ -16,7 +16,7 @@ from fostore.formats.zarr.folder import JOURNAL, Folder, is_temporary, names_in,
 from fostore.formats.zarr.layout import TAIL
 from fostore.schema.row import Array
 
-_MAX_OPEN = 64
+_MAX_OPEN = 64  # descriptors, one a column and open unit: a process has 1,024 by default
 _COPY_BYTES = 4 << 20
 _Key = tuple[int, int]
 
@@ -96,6 +96,7 @@ class Tails:
     def place(self, index: int, unit: int) -> None:
         """Give a tail that is complete and durable the name of its shard, whose folder is there."""
         self._forget(index, unit)
+        # Within one file system: the rows keep their file, and whoever has it mapped keeps them.
         disk.rename(self._folder.tail(index, unit), self._folder.shard(index, unit))
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ class Tails:
     @staticmethod
     def _let_go(tail: _Tail) -> None:
         tail.users -= 1
-        if tail.forgotten and tail.users == 0:
+        if tail.forgotten and tail.users == 0:  # not while another thread writes through it
             os.close(tail.fd)
 
     def _open_file(self, index: int, unit: int) -> int:

@@ -99,6 +99,7 @@ class ZarrWriter:
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        # Opened anew each time: the thread that seals may rename the file.
         path = self._folder.path / name
         fd = disk.open_file(path)
         try:
@@ -183,6 +184,7 @@ class ZarrWriter:
             self._check_whole(whole)
         columns = range(len(self._folder.shards))
         hashes = [(w.unit, self._stage_hashes(w)) for w in units if not self._has_hashes(w)]
+        # The index goes behind the rows: a tail becomes a shard where it lies, nothing is copied.
         complete = [
             (index, whole.unit)
             for whole in units
@@ -199,6 +201,7 @@ class ZarrWriter:
         for (_, temporary), chunk in zip(hashes, chunks, strict=True):
             disk.rename(temporary, chunk)
         self._sync_names(self._folder.hash_array, chunks)
+        # Shards after hashes: a kill in between leaves hashes without rows, which nobody reads.
         for index, unit in complete:
             self._tails.place(index, unit)
         for index, layout in enumerate(self._folder.shards):
@@ -225,13 +228,7 @@ class ZarrWriter:
         start = whole.unit * self.header.unit_rows
         stop = start + whole.num_rows
         self._unit_of(start, stop)
-        held = -(-whole.num_rows // self.header.block_rows)
-        expected = (held, *self._folder.hashes.chunk_shape[1:])
-        if whole.hashes.shape != expected or whole.hashes.dtype != np.uint8:
-            raise ArgumentError(
-                f"unit {whole.unit} has {whole.num_rows} rows and hashes of shape {expected}, "
-                f"{whole.hashes.dtype} of {whole.hashes.shape} came"
-            )
+        whole.check(self.header)
         with self._guard:
             missing = self._committed.missing(stop, start)
         if missing:
@@ -349,6 +346,7 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
+        # Compared, not only looked for: a kill may have left those of a unit that was shorter.
         is_there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
         return is_there and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
@@ -382,6 +380,7 @@ class ZarrWriter:
             if self._shapes[index] < rows:
                 disk.write_whole(self._folder.array(index) / METADATA, layout.text(rows))
                 self._shapes[index] = rows
+        # Last: whoever finds a hash finds the rows that it is of.
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
             text = self._folder.hashes.text(blocks)

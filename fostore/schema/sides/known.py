@@ -14,7 +14,7 @@ from fostore.errors import RowError
 from fostore.schema.columns import Array, Column
 from fostore.schema.identity import row_hashes
 from fostore.schema.ranges import Ranges
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import side_of
 
 _RECENT = 1 << 16
 _READ_ROWS = 1 << 16
@@ -26,6 +26,15 @@ class TwiceError(RowError):
     def __init__(self, message: str, rows: tuple[int, int]) -> None:
         super().__init__(message)
         self.rows = rows
+
+
+def only_grow(keys: Array, last: int | None) -> bool:
+    """Whether integers that follow `last` grow from each to the next: then none of them came before.
+
+    Compared, not subtracted: a difference of 64-bit integers may wrap around.
+    """
+    after = last is None or not len(keys) or last < int(keys[0])
+    return after and bool((keys[1:] > keys[:-1]).all())
 
 
 class KnownIds:
@@ -73,7 +82,7 @@ class KnownIds:
         if not len(stored):
             return
         if self._grows:
-            if (self._last is None or self._last < stored[0]) and (stored[1:] > stored[:-1]).all():
+            if only_grow(stored, self._last):
                 self._last = int(stored[-1])
                 return
             self._grows = False
@@ -130,7 +139,7 @@ class KnownIds:
             for at in np.flatnonzero(np.isin(of, again)).tolist():
                 row, key = first + at, ids[at].tobytes()
                 if key in rows:
-                    shown = decode_ids(ids[at : at + 1], self._column)[0].item()
+                    shown = side_of("id").decode(ids[at : at + 1], self._column)[0].item()
                     raise TwiceError(
                         f"row {row} has the id {shown!r}, which row {rows[key]} has already; an id names "
                         "one sample, and nothing of this batch was written",
