@@ -122,6 +122,8 @@ class Reader(Protocol):
     Opening reads metadata only. Links are never followed, nothing is allocated by what metadata
     claims beyond the bytes that are there, no plugin is loaded. A writer may be at work: `committed`
     is what was committed at the last `refresh`, and those rows never change.
+
+    A class that says so is one of these, and has what it does not define itself from here.
     """
 
     header: Header
@@ -140,11 +142,11 @@ class Reader(Protocol):
 
     def segments(self, index: int) -> Sequence[Segment]:
         """Where the committed rows of a column lie, in order; empty for formats without raw bytes."""
-        ...
+        return ()
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet (what the journal or the slots hold)."""
-        ...
+        return ()
 
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""
@@ -152,11 +154,11 @@ class Reader(Protocol):
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage: files that are missing, cut, torn, unexpected or contradictory. Reads no rows."""
-        ...
+        return iter(())
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""
-        ...
+        return
 
 
 class UnitWriter(Protocol):

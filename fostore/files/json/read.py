@@ -35,7 +35,7 @@ from fostore.schema.ranges import Ranges
 from fostore.schema.row import FLOATS, Array, Column
 
 _CHECKED_BYTES = 1 << 20
-_PROBS = Section(DISTRIBUTIONS, np.dtype("f8"))
+_PROBS = Column("probs", "float64", "float64", (), ())
 
 
 Kept = Placed | Gathered
@@ -57,7 +57,7 @@ class Document(Generic[K]):
 
 
 def read_document(
-    file: File, keep: Callable[[str, int], K], plain: Section | None = None
+    file: File, keep: Callable[[str, int], K], plain: Column | None = None
 ) -> Document[K]:
     """Read a document whole, from its beginning to its end, and check every row.
 
@@ -82,18 +82,19 @@ def read_document(
     offsets: dict[str, int] = {}
     notes: list[str] = []
 
+    def expect(section: Section, column: Column) -> None:
+        columns.append(keep(where, scanner.size))
+        sections[section.name] = (section, partial(_put, columns[-1], column))
+
     def expect_sections() -> None:
         """Take from `meta` what the document must hold."""
         nonlocal header
         if KEY not in meta:
-            columns.append(keep(where, scanner.size))
-            sections[DISTRIBUTIONS] = (plain or _PROBS, columns[0].put)
+            expect(replace(_section(DISTRIBUTIONS, plain or _PROBS), shape=None), plain or _PROBS)
             return
         header = Header.from_json({KEY: meta.pop(KEY), "meta": meta}, where)
         for i, column in enumerate(header.schema.columns):
-            columns.append(keep(where, scanner.size))
-            section = _section(table_name(header.schema, i), column)
-            sections[section.name] = (section, partial(_put, columns[i], column))
+            expect(_section(table_name(header.schema, i), column), column)
 
     try:
         for name, offset in scanner.entries():
@@ -107,7 +108,7 @@ def read_document(
         if DISTRIBUTIONS in offsets and "meta" not in offsets:
             # Something open in a row that was stepped over hides where they end: name that row.
             scanner.seek(offsets[DISTRIBUTIONS])
-            read_rows(scanner, _PROBS, lambda index, rows: None)
+            read_rows(scanner, Section(DISTRIBUTIONS, np.dtype("f8")), lambda index, rows: None)
         raise
     if "meta" not in offsets:
         expect_sections()
