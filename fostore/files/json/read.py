@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.encodings.rows import round_to
-from fostore.errors import DamageError, FormatError, RowError
+from fostore.errors import DamageError, FormatError, RowError, UnsafeError
 from fostore.files._header import KEY
 from fostore.files.json.kept import Gathered, Placed
 from fostore.files.json.rows import LOGS, Put, Section, read_rows
@@ -119,8 +120,7 @@ def read_document(
         read_rows(scanner, *section)
     ranges = columns[0].ranges
     if header is not None:
-        _check_rows_alike(header, columns, where)
-        _check_plan(header, ranges, where)
+        _check_plan(header, columns, where)
         _check_rows(header, ranges, columns, where)
         return Document(header, meta, ranges, columns)
     beside = [name for name in offsets if name not in ("meta", DISTRIBUTIONS)]
@@ -174,9 +174,10 @@ def _refuse_stray_header(
     stray = [f"meta.{name}" for name, value in meta.items() if _is_header(value)]
     for name, offset in beside.items():
         scanner.seek(offset)
-        if scanner.peek() == b"{" and scanner.holds(b'"fostore"'):
-            scanner.seek(offset)
-            stray += [name] * _is_header(scanner.value(name).get(KEY))
+        with suppress(UnsafeError):  # too large for a header
+            if scanner.peek() == b"{" and b'"fostore"' in scanner.text(name):
+                scanner.seek(offset)
+                stray += [name] * _is_header(scanner.value(name).get(KEY))
     if stray:
         raise DamageError(
             f"{scanner.where} keeps the header of a store under the key {stray[0]!r}, and a store keeps it "
@@ -188,15 +189,14 @@ def _is_header(value: object) -> bool:
     return isinstance(value, dict) and value.keys() >= {"num_classes", "columns", "unit_rows"}
 
 
-def _check_rows_alike(header: Header, columns: Sequence[Kept], where: str) -> None:
+def _check_plan(header: Header, columns: Sequence[Kept], where: str) -> None:
+    """Refuse columns of different rows, and rows that the header does not plan."""
+    ranges, planned = columns[0].ranges, header.num_samples
     for i, kept in enumerate(columns):
-        if kept.ranges != columns[0].ranges:
+        if kept.ranges != ranges:
             names = [table_name(header.schema, n) for n in (i, 0)]
             raise FormatError(f"{where}: {names[0]!r} and {names[1]!r} do not hold the same rows")
-
-
-def _check_plan(header: Header, ranges: Ranges, where: str) -> None:
-    planned, stop = header.num_samples, ranges.items[-1][1] if ranges.items else 0
+    stop = ranges.items[-1][1] if ranges else 0
     if planned is not None and stop > planned:
         raise FormatError(f"{where} holds row {stop - 1}, but its num_samples is {planned}")
     if header.sealed and len(ranges) != planned:

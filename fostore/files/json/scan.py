@@ -119,6 +119,12 @@ class Scanner:
         """
         self.peek()
         begin = self.offset
+        return self._loads(self.text(name), repr(name), begin, strange)
+
+    def text(self, name: str) -> bytes:
+        """The text of the value at the cursor; raises as `value` does."""
+        self.peek()
+        begin = self.offset
         self.skip()
         size = self.offset - begin
         if size > MAX_VALUE:
@@ -129,15 +135,7 @@ class Scanner:
         text = self._file.read(begin, size)
         if len(text) < size:
             self.fail(f"the text ends inside {name!r}", begin + len(text))
-        return self._loads(text, repr(name), begin, strange)
-
-    def holds(self, mark: bytes) -> bool:
-        """Whether a text stands in the value at the cursor, if it is no larger than one that is parsed."""
-        self.peek()
-        begin = self.offset
-        self.skip()
-        size = self.offset - begin
-        return size <= MAX_VALUE and mark in self._file.read(begin, size)
+        return text
 
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
