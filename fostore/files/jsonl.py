@@ -87,6 +87,7 @@ class JsonLines(FileFormat):
             old = parse(lines.first_text(), str(lines))
         except FormatError:
             return 0
+        # Not the whole header: its id and times are another conversion's.
         if any(getattr(old, n) != getattr(header, n) for n in ("schema", "num_samples", "meta")):
             return 0
         _, ended, size = lines.measure()

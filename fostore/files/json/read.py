@@ -116,7 +116,7 @@ def read_document(
     for name, section in sections.items():
         if name not in offsets:
             raise FormatError(f"{where} has no {name!r}; its keys are {list(offsets)[:8]}")
-        scanner.seek(offsets[name])
+        scanner.seek(offsets[name])  # it stood before `meta`
         read_rows(scanner, *section)
     ranges = columns[0].ranges
     if header is not None:
@@ -211,6 +211,7 @@ def _check_rows(
 ) -> Array:
     """Check all rows, some blocks at a time; gives the hash of every block and column where it is asked for."""
     schema, block = header.schema, header.block_rows
+    # Few enough to stay in the processor's cache from the check to the hash
     together = max(1, _CHECKED_BYTES // (block * max(schema.row_bytes))) * block
     hashes = []
     try:
@@ -234,6 +235,7 @@ def _guess_header(
     """What a file without a header is: probabilities; its numbers are doubles, as Python wrote them."""
     first, stop = ranges.items[0][0], ranges.items[-1][1]
     shape = columns[0].read(first, first + 1).shape[1:]
+    # Without times: whoever opens the file, and when, it is the same store.
     header = header_of_probs(shape, "float64", stop, created="", updated="", meta=meta)
     hashes = _check_rows(header, ranges, columns, where, hashed=True)
     # The same rows and metadata are the same store, however the text is laid out.

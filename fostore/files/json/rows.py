@@ -64,6 +64,7 @@ class Section:
         if self.dtype is not None and (b"t" in text or b"f" in text):  # true and false, as numbers
             return None
         try:
+            # It refuses NaN, and gives integers beyond 64 bits as floats, which no integer column takes.
             rows: dict[str, Any] = orjson.loads(text)
         except (ValueError, RecursionError):
             return None
@@ -111,6 +112,7 @@ def read_rows(scanner: Scanner, section: Section, put: Put) -> None:
         end = len(text) if is_last else _comma(text)
         rows = None
         if end is not None:
+            # One copy of the slice, not one for each brace
             rows = section.array(b"".join((b"{", memoryview(text)[:end], b"}")), shape)
         if rows is None:
             piece.blame(shape)
@@ -145,7 +147,7 @@ def _cut_numbers(scanner: Scanner, section: Section) -> tuple[bytes, bool]:
         if cut > at:
             scanner.at = cut
             return data[at:cut], False
-        scanned = len(data) - at
+        scanned = len(data) - at  # in which there is no brace: a long row is looked through once
         if scanned > MAX_ROW:
             raise UnsafeError(
                 f"{scanner.where}{scanner.line(scanner.offset)}: a row of {section.name!r} goes on for "
@@ -190,7 +192,9 @@ def packed(
     try:
         if not shape:
             return np.frombuffer(Struct(f"{len(values)}{native.char}").pack(*values), native)
-        if len(shape) == 2:
+        if (
+            len(shape) == 2
+        ):  # of the right number of numbers in all, one row may have a list of another
             if set(map(len, values)) != {shape[0]}:
                 return None
             lists = list(chain.from_iterable(values))
@@ -253,6 +257,7 @@ class _Slice:
     def first_shape(self) -> tuple[int, ...]:
         """The shape of the first row, which all rows have."""
         match = _ROW.match(self.text)
+        # By json, which takes NaN: then the number is blamed, and not the shape.
         shape = None if match is None else _shape(match.group(2).strip(SPACE).removesuffix(b","))
         if shape is None or len(shape) not in (1, 2) or 0 in shape:
             self.blame(None)
@@ -291,6 +296,7 @@ class _Slice:
 
     def refuse_twice(self, index: int) -> NoReturn:
         """Raise for a row that an earlier slice held."""
+        # It was not told by the parser, whose dict ends with the slice.
         key = re.search(rb'"%d"[ \t\r\n]*:' % index, self.text)
         self.refuse(str(index), self.begin + (key.start() if key else 0), "comes twice")
 

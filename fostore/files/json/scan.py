@@ -50,6 +50,7 @@ class Scanner:
         self.at = 0
         begin = file.read(0, len(BOM))
         self._start = len(BOM) if begin == BOM else 0
+        # Editors on Windows save UTF-16, in which every second byte of JSON is NUL.
         is_wide = begin[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin
         self._hint = "; this is not UTF-8: save it as UTF-8" if is_wide else ""
 
@@ -65,6 +66,7 @@ class Scanner:
     def fill(self) -> bool:
         """Take more of the file in hand, at least as much again; False where it ends."""
         self.data, self.at, self._start = self.data[self.at :], 0, self.offset
+        # Twice as much each time: what is long is looked through a few times, and not once a chunk.
         more = self._file.read(self._start + len(self.data), max(self.chunk, len(self.data)))
         self.data += more
         return bool(more)
@@ -155,7 +157,7 @@ class Scanner:
             if after is not None:
                 depth, size = after, min(2 * size, self.chunk)
                 self.at += len(piece)
-            elif len(piece) > 2048:
+            elif len(piece) > 2048:  # the value ends in it: all up to there can still go at once
                 size = len(piece) // 2
             else:  # near the end, or where a closer look is needed
                 for _ in range(256):
@@ -166,6 +168,7 @@ class Scanner:
 
     def line(self, offset: int) -> str:
         """`, line 7` of an offset; reads the file up to there."""
+        # Counted for a message alone: to count on the way would cost every document for one that is wrong.
         lines, step = 1, 1 << 20
         for begin in range(0, offset, step):
             lines += self._file.read(begin, min(step, offset - begin)).count(b"\n")
@@ -222,5 +225,6 @@ def _depth_after(piece: bytes, depth: int) -> int | None:
         marks = b"".join(marks.split(b'"')[::2])
     if not marks:
         return depth
+    # int8 would wrap at 128 brackets
     depths = np.cumsum(_DEPTH[np.frombuffer(marks, np.uint8)], dtype=np.int64)
     return None if depth + int(depths.min()) <= 0 else depth + int(depths[-1])

@@ -84,7 +84,7 @@ def export(path: Path, reader: Readable, meta: Mapping[str, Any] | None = None) 
     except BaseException:
         disk.remove(temporary)
         raise
-    disk.sync_directory(path.parent)
+    disk.sync_directory(path.parent)  # or a power cut takes the new name back
 
 
 def table_name(schema: Schema, column: int) -> str:
@@ -122,6 +122,7 @@ class _Given:
         dtype = str(np.result_type(*{_array(row, i).dtype for i, row in rows}))
         known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
         self.header = header_of_probs(self._shape, known, stop)
+        # The digest stands before the rows, so they are read twice: a copy would take as much memory again.
         hashes = [
             [digest.block_hash(self.read(start, stop))]
             for start, stop in pieces(self.committed, self.header.block_rows)
