@@ -117,6 +117,9 @@ class Spool:
 
     def scatter(self, rows: _Array, index: _Array) -> None:
         """Keep rows (n, ...) under increasing indices."""
+        if int(index[-1]) - int(index[0]) == len(index) - 1:  # as most come: copied at once
+            self.write(rows, int(index[0]))
+            return
         self._reserve(rows, int(index[-1]) + 1)
         if self._file is None:
             assert self._held is not None
