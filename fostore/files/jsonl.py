@@ -88,6 +88,7 @@ class JsonLines(FileFormat):
             old = parse(lines.first_text(), str(lines))
         except FormatError:
             return 0
+        # Not the whole header: its id and times are another conversion's.
         if any(getattr(old, n) != getattr(header, n) for n in ("schema", "num_samples", "meta")):
             return 0
         _, ended, size = lines.measure()
@@ -196,18 +197,10 @@ def _numbers(
     dtype = np.dtype("f8") if is_float else column.numpy_dtype
     array = None
     if column.shape or bool not in map(type, values):  # which no parser took for a number
-        array = packed(values, dtype, column.shape)
-    if array is None and nulls:
-        array = packed(_without_nulls(values), dtype, column.shape)
+        array = packed(values, dtype, column.shape, _MINUS_INFINITY if nulls else ())
     if array is None:
         _refuse(values, column, number, where, nulls)
     return round_to(array, column.dtype) if is_float else array
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return -np.inf if value in _MINUS_INFINITY else value
 
 
 def _refuse(values: list[Any], column: Column, number: int, where: str, nulls: bool) -> NoReturn:

@@ -39,7 +39,9 @@ class PlainHdf5(PlainArrays):
             with opened(file, file.size) as root:
                 if inside is not None:
                     _open(root, inside, file)  # says why, where it cannot be read
-                arrays = {name: _file_array(file, name, dataset) for name, dataset in _datasets(root)}
+                arrays = {
+                    name: _file_array(file, name, dataset) for name, dataset in _datasets(root)
+                }
             if not arrays:
                 raise FormatError(f"{file} is not a store, and holds no dataset of numbers")
             return arrays_table(str(file), self.name, arrays, hints)

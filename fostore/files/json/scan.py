@@ -50,6 +50,7 @@ class Scanner:
         self.at = 0
         begin = file.read(0, len(BOM))
         self._start = len(BOM) if begin == BOM else 0
+        # Editors on Windows save UTF-16, in which every second byte of JSON is NUL.
         is_wide = begin[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin
         self._hint = "; this is not UTF-8: save it as UTF-8" if is_wide else ""
 
@@ -65,6 +66,7 @@ class Scanner:
     def fill(self) -> bool:
         """Take more of the file in hand, at least as much again; False where it ends."""
         self.data, self.at, self._start = self.data[self.at :], 0, self.offset
+        # Twice as much each time: what is long is looked through a few times, and not once a chunk.
         more = self._file.read(self._start + len(self.data), max(self.chunk, len(self.data)))
         self.data += more
         return bool(more)
@@ -119,6 +121,12 @@ class Scanner:
         """
         self.peek()
         begin = self.offset
+        return self._loads(self.text(name), repr(name), begin, strange)
+
+    def text(self, name: str) -> bytes:
+        """The text of the value at the cursor; raises as `value` does."""
+        self.peek()
+        begin = self.offset
         self.skip()
         size = self.offset - begin
         if size > MAX_VALUE:
@@ -129,15 +137,7 @@ class Scanner:
         text = self._file.read(begin, size)
         if len(text) < size:
             self.fail(f"the text ends inside {name!r}", begin + len(text))
-        return self._loads(text, repr(name), begin, strange)
-
-    def holds(self, mark: bytes) -> bool:
-        """Whether a text stands in the value at the cursor, if it is no larger than one that is parsed."""
-        self.peek()
-        begin = self.offset
-        self.skip()
-        size = self.offset - begin
-        return size <= MAX_VALUE and mark in self._file.read(begin, size)
+        return text
 
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
@@ -157,7 +157,7 @@ class Scanner:
             if after is not None:
                 depth, size = after, min(2 * size, self.chunk)
                 self.at += len(piece)
-            elif len(piece) > 2048:
+            elif len(piece) > 2048:  # the value ends in it: all up to there can still go at once
                 size = len(piece) // 2
             else:  # near the end, or where a closer look is needed
                 for _ in range(256):
@@ -168,6 +168,7 @@ class Scanner:
 
     def line(self, offset: int) -> str:
         """`, line 7` of an offset; reads the file up to there."""
+        # Counted for a message alone: to count on the way would cost every document for one that is wrong.
         lines, step = 1, 1 << 20
         for begin in range(0, offset, step):
             lines += self._file.read(begin, min(step, offset - begin)).count(b"\n")
@@ -224,5 +225,6 @@ def _depth_after(piece: bytes, depth: int) -> int | None:
         marks = b"".join(marks.split(b'"')[::2])
     if not marks:
         return depth
+    # int8 would wrap at 128 brackets
     depths = np.cumsum(_DEPTH[np.frombuffer(marks, np.uint8)], dtype=np.int64)
     return None if depth + int(depths.min()) <= 0 else depth + int(depths[-1])
