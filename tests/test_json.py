@@ -26,7 +26,6 @@ from fostore.errors import (
 from fostore.files.json import FORMAT, export, load, opened, save
 from fostore.files.json.kept import Gathered
 from fostore.files.json.read import read_document
-from fostore.files.json.rows import Section
 from fostore.formats import format_of
 from fostore.formats.views.view import ArrayView
 from fostore.schema import geometry
@@ -257,7 +256,7 @@ def test_what_is_ambiguous_or_broken_is_refused_with_its_place(
 
 def rows_in(path: Path) -> dict[int, list[float]]:
     """The rows of a document as they stand, whether they are distributions or not."""
-    plain = Section("distributions", np.dtype("f8"))
+    plain = Column("probs", "float64", "float64", (), ())
     document = read_document(opened(path), Gathered, plain)
     if not document.ranges:
         return {}

@@ -197,8 +197,8 @@ def _parse_size(text: str) -> int:
     return int(number) << shift
 
 
-def _parse_progress(wanted: bool | None) -> bool:
-    return sys.stderr.isatty() if wanted is None else wanted
+def _parse_progress(is_shown: bool | None) -> bool:
+    return sys.stderr.isatty() if is_shown is None else is_shown
 
 
 _TEXTS: dict[str, Callable[[Any], Any]] = {

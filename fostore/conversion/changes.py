@@ -11,7 +11,7 @@ import numpy as np
 from fostore.conversion.options import Options
 from fostore.encodings import default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, changed
 from fostore.schema.row import Schema
 from fostore.schema.sides.ids import encode_ids, id_column
 
@@ -271,9 +271,4 @@ def _narrows(old: str, new: str) -> bool:
 
 
 def _stepped(table: Table, schema: Schema, step: Step) -> Table:
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        for batch in table.batches(start, rows):
-            yield step(batch, start)
-            start += len(batch[0])
-
-    return table.remade(schema, batches)
+    return table.remade(schema, changed(table.batches, step))

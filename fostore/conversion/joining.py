@@ -24,6 +24,7 @@ def joined(tables: Sequence[Table]) -> Table:
         if not tables:
             raise ArgumentError("no source was given")
         return tables[0]
+    # Nobody compares a digest of one shard when all pass as one, so each is held against its own.
     tables = agreed([guarded(table) for table in tables])
     first = tables[0]
     for other in tables[1:]:

@@ -51,6 +51,8 @@ class Part:
         disk.remove(self._record)
         disk.sync_directory(self.target.parent)
         if self.target.exists() and (self.target.is_dir() or self.path.is_dir()):
+            # One system call: a rename cannot replace a folder that is not empty, and between two renames a
+            # kill would leave no store under the name.
             disk.exchange(self.path, self.target)
             disk.sync_directory(self.target.parent)
             disk.remove(self.path)
@@ -92,4 +94,6 @@ def _stamp(name: str) -> list[int] | None:
         stat = os.stat(inside(name)[0])
     except OSError:
         return None
+    # Not the time of the last look, which reading changes; the inode tells a file that was replaced by a rename
+    # and got the times of the old one, as rsync -t and cp -p do.
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]

@@ -248,8 +248,8 @@ def _left_out(
 ) -> tuple[str, ...]:
     """What a format without a header would drop, in a user's words."""
     sides = schema.columns[len(schema.content) :]
-    found = [column.name for column in sides if column.role != "id" or not holds.ids]
-    parts = {
+    dropped = [column.name for column in sides if column.role != "id" or not holds.ids]
+    has = {
         "class_names": schema.class_names is not None and not holds.names,
         "encoding": schema.encoding != default_encoding(schema.kind),
         "temperature": schema.temperature != 1.0,
@@ -259,4 +259,4 @@ def _left_out(
         "identity": bool(identity),
         "keys of a newer version": bool(extra),
     }
-    return (*(name for name, there in parts.items() if there), *(f"column {n}" for n in found))
+    return (*(name for name, is_set in has.items() if is_set), *(f"column {n}" for n in dropped))

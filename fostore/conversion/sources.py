@@ -54,7 +54,7 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     if isinstance(source, Selection):
         return _agreeing(selection_table(source), hints)
     if isinstance(source, (list, tuple)):
-        return joined([open_table(part, hints) for part in source])
+        return joined([open_table(one, hints) for one in source])
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) == STREAM:
         return _agreeing(files.file_format("jsonl").read(Path(STREAM), hints), hints)
     path, name = inside(source)  # type: ignore[arg-type]  # which refuses all else
@@ -164,4 +164,4 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _natural(name: str) -> list[Any]:
     """Sorts shard-2 before shard-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(run), "") if run.isdigit() else (-1, run) for run in re.split(r"(\d+)", name)]

@@ -65,6 +65,7 @@ def stacked(tables: Sequence[Table]) -> Table:
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
         assert first.num_rows is not None
+        # Each source cuts its batches where its units or blocks end.
         cuts = [Cut(table.batches(start, rows)) for table in tables]
         for begin in range(start, first.num_rows, rows):
             count = min(rows, first.num_rows - begin)

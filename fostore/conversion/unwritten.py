@@ -77,16 +77,16 @@ class Watch:
         Raises:
             RowError: some seem to be unwritten, and that was not allowed; names them.
         """
-        found = [*self._constant_rows(), *self._same_rows()]
-        if found and not self._is_allowed:
-            what, since = found[0]
+        unwritten = [*self._constant_rows(), *self._same_rows()]
+        if unwritten and not self._is_allowed:
+            what, since = unwritten[0]
             cure = f"leave them out with rows=slice({self.first}, {since}) (--rows {self.first}:{since}), "
             raise RowError(
                 f"{self._where}: {what}, as in an array that was made before it was filled; "
                 f"{cure if self.first < since else ''}write them, or say allow_constant=True "
                 "(--allow-constant) if they are meant"
             )
-        self.notes = tuple(f"{what}, which was allowed" for what, _ in found)
+        self.notes = tuple(f"{what}, which was allowed" for what, _ in unwritten)
 
     def _count(self, content: Batch) -> None:
         """How often each row comes, of those at the beginning."""
@@ -147,8 +147,8 @@ def watched(table: Table, rows: slice | None, *, is_allowed: bool) -> tuple[Tabl
     """
     first, last = 0, table.num_rows
     if rows is not None and table.num_rows is not None:
-        wanted = range(table.num_rows)[rows]
-        first, last = (wanted[0], wanted[-1] + 1) if wanted else (0, 0)
+        chosen = range(table.num_rows)[rows]
+        first, last = (chosen[0], chosen[-1] + 1) if chosen else (0, 0)
     watch = Watch(table.schema, table.where, first, is_allowed=is_allowed)
 
     def batches(start: int, size: int) -> Iterator[Batch]:
@@ -170,10 +170,10 @@ def watched(table: Table, rows: slice | None, *, is_allowed: bool) -> tuple[Tabl
 
 def _constant(rows: Array) -> Array:
     """Which rows hold one number for all classes, in any member."""
-    found = rows[..., 0] == rows[..., -1]
-    if found.any():
-        found[found] = (rows[found] == rows[found][..., :1]).all(axis=-1)
-    any_member: Array = found.reshape(len(rows), -1).any(axis=1)
+    same = rows[..., 0] == rows[..., -1]
+    if same.any():
+        same[same] = (rows[same] == rows[same][..., :1]).all(axis=-1)
+    any_member: Array = same.reshape(len(rows), -1).any(axis=1)
     return any_member
 
 
@@ -183,20 +183,20 @@ def _unwritten(content: Batch, same: Array) -> Array:
     Two numbers that were rounded may be equal; nobody wrote those that are zeros, or the same again.
     """
     rows, levels = content[0], content[1]
-    found, marks = _constant(rows), np.zeros(len(rows) + 1, bool)
+    constant, marks = _constant(rows), np.zeros(len(rows) + 1, bool)
     if rows.shape[-1] == 2:
         are_zeros = (abs(levels - np.log(2)) < 1e-6).reshape(len(rows), -1).any(axis=1)
-        marks[:-1] = again = found & same
-        found &= again | are_zeros
-    marks[1:] |= found
+        marks[:-1] = again = constant & same
+        constant &= again | are_zeros
+    marks[1:] |= constant
     return marks
 
 
 def _hashed(columns: Sequence[Array]) -> Array:
     """A number for each row, the same for equal rows."""
-    found = row_hashes(((str(at), column) for at, column in enumerate(columns)), len(columns[0]))
-    assert found is not None  # numbers have bytes
-    return found
+    hashes = row_hashes(((str(at), column) for at, column in enumerate(columns)), len(columns[0]))
+    assert hashes is not None  # numbers have bytes
+    return hashes
 
 
 def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:
@@ -205,11 +205,11 @@ def _as_before(columns: Sequence[Array], before: Sequence[Array]) -> Array:
     same = np.zeros(count, bool)
     first = columns[0].reshape(count, -1)
     same[1:] = first[1:, 0] == first[:-1, 0]
-    places = np.flatnonzero(same)
+    at = np.flatnonzero(same)
     for column in columns:
-        if len(places):
+        if len(at):
             flat = column.reshape(count, -1)
-            same[places] &= (flat[places] == flat[places - 1]).all(axis=1)
+            same[at] &= (flat[at] == flat[at - 1]).all(axis=1)
     if before:
         same[0] = all(np.array_equal(c[:1], b) for c, b in zip(columns, before, strict=True))
     return same

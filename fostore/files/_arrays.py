@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from fostore.files import Hints
 from fostore.files._header import headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import numbered
-from fostore.files.guess import Found, choose, matrices, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import choose, matrices, plain_table
 from fostore.files.table import Batch, Table, in_turn
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column
@@ -22,32 +23,10 @@ _LOOKED_AT, _FEW = 64, 8
 """Rows that are looked at, and under which nothing is concluded from them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lying:
-    """An array in a file: what it is, and how its rows are read piece by piece."""
-
-    found: Found
-    batches: Callable[[int, int], Iterator[Any]]
-    is_reversed: bool = False
-    """Whether the file says that its axes come last first."""
-    note: str = ""
-    """What a receipt says of how its rows were found."""
-
-    @property
-    def num_rows(self) -> int:
-        """How many there are along its first axis."""
-        return self.found.shape[0] if self.found.shape else 0
-
-
-def unread(start: int, rows: int) -> Iterator[Any]:
-    """The rows of an array that no store can have."""
-    yield from ()
-
-
 def arrays_table(
     path: str,
     format: str,
-    arrays: Mapping[str, Lying],
+    arrays: Mapping[str, FileArray],
     hints: Hints,
     *,
     meta: Mapping[str, Any] | None = None,
@@ -64,34 +43,24 @@ def arrays_table(
     header = None if header_text is None else header_of(header_text, path, hints.inside)
     if header is not None:
         return _headed(path, format, header, arrays)
-    known = {name: lying.found for name, lying in arrays.items()}
-    names = None if hints.inside is not None else _sequence(known, path)
+    names = None if hints.inside is not None else _sequence(arrays)
     if names is None:
-        chosen = [choose(known, path, hints.inside)]
-        lying, where = arrays[chosen[0]], f"{path}::{chosen[0]}"
+        chosen = [choose(arrays, path, hints.inside)]
+        array, where = arrays[chosen[0]], f"{path}::{chosen[0]}"
     else:
         chosen, where = names, f"{path}::{names[0]} to {names[-1]}"
         _refuse_mixture(chosen, arrays, path)
-        lying = joined([arrays[name] for name in chosen])
+        array = joined([arrays[name] for name in chosen])
         notes = (
             *notes,
             f"{len(chosen)} arrays follow each other in the order of their numbers, {chosen[0]} to "
-            f"{chosen[-1]}: {lying.num_rows} rows. If they are other things, name one: "
+            f"{chosen[-1]}: {array.num_rows} rows. If they are other things, name one: "
             f"{path}::{chosen[0]}",
         )
-    notes = (*notes, lying.note) if lying.note else notes
-    if lying.is_reversed and hints.transpose is None:
+    notes = (*notes, array.note) if array.note else notes
+    if array.is_reversed and hints.transpose is None:
         hints = replace(hints, transpose=True)
-    table = plain_table(
-        where,
-        format,
-        lying.found,
-        lying.batches,
-        hints,
-        num_rows=lying.num_rows,
-        meta=meta,
-        notes=notes,
-    )
+    table = plain_table(where, format, array, hints, meta=meta, notes=notes)
     folder = _folder(chosen[0]) if names is None else _folder(_head(chosen))
     beside = {
         name.removeprefix(folder): _beside(one, table.num_rows)
@@ -101,17 +70,17 @@ def arrays_table(
     return keyed(table, beside, hints)
 
 
-def _headed(path: str, format: str, header: Header, arrays: Mapping[str, Lying]) -> Table:
+def _headed(path: str, format: str, header: Header, arrays: Mapping[str, FileArray]) -> Table:
     """The columns that a header names, each of which must be as it says."""
     columns = header.schema.columns
     for column in columns:
-        lying = arrays.get(column.name)
-        if lying is None:
+        array = arrays.get(column.name)
+        if array is None:
             raise FormatError(f"{path} has no array {column.name!r}, which its header names")
-        shape = lying.found.shape
-        if (lying.found.dtype, shape[1:]) not in _ways(column):
+        shape = array.shape
+        if (array.dtype, shape[1:]) not in _ways(column):
             raise FormatError(
-                f"{path}: array {column.name!r} is {lying.found.dtype} {shape}, expected "
+                f"{path}: array {column.name!r} is {array.dtype} {shape}, expected "
                 f"{column.stored} and rows of {column.shape} by the header"
             )
     counts = {arrays[column.name].num_rows for column in columns}
@@ -138,17 +107,14 @@ def _stored(array: Array, column: Column) -> Array:
     return np.ascontiguousarray(array, column.numpy_dtype)
 
 
-def joined(arrays: Sequence[Lying]) -> Lying:
+def joined(arrays: Sequence[FileArray]) -> FileArray:
     """Arrays of one dtype and one shape of row, one after another."""
     counts = [array.num_rows for array in arrays]
-    first = arrays[0].found
-    return Lying(
-        Found(first.dtype, (sum(counts), *first.shape[1:])),
-        in_turn([array.batches for array in arrays], counts),
-    )
+    shape = (sum(counts), *arrays[0].shape[1:])
+    return FileArray(arrays[0].dtype, shape, in_turn([array.batches for array in arrays], counts))
 
 
-def _sequence(arrays: Mapping[str, Found], where: str) -> list[str] | None:
+def _sequence(arrays: Mapping[str, FileArray]) -> list[str] | None:
     """The names of arrays that follow each other, in order, where all that may be rows are such; else None.
 
     Raises:
@@ -164,7 +130,7 @@ def _sequence(arrays: Mapping[str, Found], where: str) -> list[str] | None:
     return [names[i] for i in np.argsort(numbers)]
 
 
-def _refuse_mixture(names: Sequence[str], arrays: Mapping[str, Lying], where: str) -> None:
+def _refuse_mixture(names: Sequence[str], arrays: Mapping[str, FileArray], where: str) -> None:
     """Refuse numbered arrays of which some hold whole numbers alone, one-hot labels say, and others do not."""
     whole: dict[str, bool] = {}
     for name in names:
@@ -180,11 +146,11 @@ def _refuse_mixture(names: Sequence[str], arrays: Mapping[str, Lying], where: st
         )
 
 
-def _beside(lying: Lying, num_rows: int | None) -> Beside:
-    shape = lying.found.shape
-    what = f"{lying.found.dtype} {shape}"
+def _beside(array: FileArray, num_rows: int | None) -> Beside:
+    shape = array.shape
+    what = f"{array.dtype} {shape}"
     fits = shape in ((num_rows,), (num_rows, 1))
-    return Beside(what, lying.batches if fits else None)
+    return Beside(what, array.batches if fits else None)
 
 
 def _folder(name: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from fostore.encodings.rows import round_to
 from fostore.errors import FormatError, RowError
 from fostore.files._header import KEY, text_of
-from fostore.files.guess import Found
+from fostore.files.array import FileArray
 from fostore.schema.halves import widen
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column
@@ -78,9 +78,9 @@ def _arrow(rows: Array, column: Column) -> Any:
 # ------------------------------------------------------------------ reading
 
 
-def found_in(schema: Any) -> dict[str, Found]:
+def found_in(schema: Any) -> dict[str, FileArray]:
     """The columns of lists of numbers, with their shapes; 0 stands for a length that the rows say."""
-    found: dict[str, Found] = {}
+    arrays: dict[str, FileArray] = {}
     for field in schema:
         shape: list[int] = [0]
         kind = _plain(field.type)
@@ -88,8 +88,8 @@ def found_in(schema: Any) -> dict[str, Found]:
             shape.append(size)
             kind = _plain(kind.value_type)
         if kind in _NUMBERS and len(shape) > 1:
-            found[field.name] = Found(_NUMBERS[kind], tuple(shape))
-    return found
+            arrays[field.name] = FileArray(_NUMBERS[kind], tuple(shape))
+    return arrays
 
 
 def number_type(kind: Any) -> str | None:
@@ -119,6 +119,7 @@ def numbers(array: Any, dtype: str, shape: tuple[int, ...], row: int, where: str
     """
     count = len(array)
     try:
+        # Offsets and lengths come from the file; without this Arrow follows them out of its memory.
         array.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
         raise FormatError(f"{where}, from row {row} on: {error}") from error

@@ -82,6 +82,7 @@ class Flat:
             return
         fd, size = open_source(self.path)
         try:
+            # Also before mapping: behind the end of a file the system kills whoever reads (SIGBUS).
             if size < self.offset + self.num_bytes:
                 raise FormatError(f"{self.path} has become shorter while it was read")
             pieces = self._columns(fd, start, rows) if self.fortran else self._rows(fd, start, rows)
@@ -101,6 +102,8 @@ class Flat:
                 yield batch
 
     def _columns(self, fd: int, start: int, rows: int) -> Iterator[Array]:
+        # A row lies in as many places as it has numbers: mapped, since a call for each would cost more than
+        # the row. Pages are given back after each batch, or the whole file would count as ours.
         with mmap.mmap(fd, self.offset + self.num_bytes, access=mmap.ACCESS_READ) as mapped:
             for first in range(start, self.shape[0], rows):
                 whole = np.ndarray(self.shape, self.dtype, mapped, self.offset, order="F")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from fostore.errors import ArgumentError
 from fostore.files import Holds
-from fostore.files._arrays import Lying
-from fostore.files.guess import Found, name_of
+from fostore.files.array import FileArray, name_of
 from fostore.files.table import Batch
 from fostore.formats.chunks.array import ForeignArray
 from fostore.schema.header import Header
@@ -20,7 +19,7 @@ DEPTH, MOST = 6, 1000
 _LARGE_CHUNK = 64 << 20
 
 
-def chunked(array: ForeignArray) -> Lying:
+def chunked(array: ForeignArray) -> FileArray:
     """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
@@ -33,7 +32,7 @@ def chunked(array: ForeignArray) -> Lying:
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]
 
-    return Lying(Found(name_of(array.dtype), array.shape), batches)
+    return FileArray(name_of(array.dtype), array.shape, batches)
 
 
 def chunk_notes(array: ForeignArray) -> list[str]:

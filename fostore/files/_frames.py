@@ -1,4 +1,4 @@
-"""Arrow tables without a header: rows in a column of lists, or a column a class; shared by Parquet and Arrow files."""
+"""Tables of Arrow columns: rows in a column of lists, or a column a class; shared by Parquet and Arrow files."""
 
 from __future__ import annotations
 
@@ -11,37 +11,47 @@ import pyarrow as pa
 
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
-from fostore.files._arrowrows import found_in, number_type, numbers, row_shape
+from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, stored
+from fostore.files._header import KEY, headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import layout
-from fostore.files.guess import Found, choose, plain_table
-from fostore.files.table import Table
+from fostore.files.array import FileArray
+from fostore.files.guess import choose, plain_table
+from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
+from fostore.schema.header import Header
 from fostore.schema.row import Array
 
 _FIRST_ROWS = 64
 _FIRST_VALUES = 1 << 16
-Batches = Callable[[list[str], int, int, Callable[[Any, int], Any]], Iterator[Any]]
-"""(names, first row, rows at a time, what is made of a batch and its first row) to what was made."""
+Convert = Callable[[Any, int], Any]
+"""What is made of a record batch, and the number of its first row."""
+Batches = Callable[[list[str], int, int, Convert], Iterator[Any]]
+"""(names, first row, rows at a time, convert) to what was made of each batch."""
 
 
-def frame_table(
+def arrow_table(
     path: str, format: str, schema: Any, hints: Hints, num_rows: int, batches_of: Batches
 ) -> Table:
-    """The rows of a file without a header, with the ids that lie beside them.
+    """The rows of a file of Arrow columns: those that its header names, else what is found, with the ids beside them.
 
     Args:
         path: names the file in messages.
         format: the name of the format.
-        schema: Arrow's, with what pandas says of the index.
+        schema: Arrow's, with the file's metadata: a header of ours, what pandas says of the index.
         hints: what the user says.
         num_rows: how many there are.
         batches_of: reads columns by their names.
 
     Raises:
+        FormatError: the columns are not what the header says.
         ArgumentError: it is not plain which columns hold the rows; says what to say.
         Others: as `plain_table`.
     """
+    text = (schema.metadata or {}).get(KEY.encode())
+    header = None if text is None else header_of(text, path, hints.inside)
+    if header is not None:
+        return _headed(path, format, schema, header, num_rows, batches_of)
     lists = found_in(schema)
     index, counted = _index(schema)
     if hints.columns is not None or (not lists and hints.inside is None):
@@ -60,28 +70,46 @@ def frame_table(
     return keyed(table, beside, hints)
 
 
+def _headed(
+    path: str, format: str, schema: Any, header: Header, num_rows: int, batches_of: Batches
+) -> Table:
+    columns = header.schema.columns
+    names = [column.name for column in columns]
+    missing = [name for name in names if name not in schema.names]
+    if missing:
+        raise FormatError(f"{path} lacks the columns {missing}, which its header names")
+
+    def convert(batch: Any, row: int) -> Batch:
+        return [stored(batch.column(i), column, row, path) for i, column in enumerate(columns)]
+
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        return batches_of(names, start, rows, convert)
+
+    return headed_table(path, format, header, num_rows, batches)
+
+
 def _list_table(
     path: str,
     format: str,
     name: str,
-    lists: Mapping[str, Found],
+    lists: Mapping[str, FileArray],
     hints: Hints,
     num_rows: int,
     batches_of: Batches,
 ) -> Table:
     """The rows of one column of lists; the first row says how long they are."""
-    where, found = f"{path}::{name}", lists[name]
+    where, rows_of = f"{path}::{name}", lists[name]
     first = next(batches_of([name], 0, 1, lambda batch, row: batch.column(0)), None)
-    shape = found.shape[1:] if first is None or not len(first) else row_shape(first, where)
+    shape = rows_of.shape[1:] if first is None or not len(first) else row_shape(first, where)
 
     def convert(batch: Any, row: int) -> Array:
-        return numbers(batch.column(0), found.dtype, shape, row, where)
+        return numbers(batch.column(0), rows_of.dtype, shape, row, where)
 
     def batches(start: int, rows: int) -> Iterator[Array]:
         return batches_of([name], start, rows, convert)
 
-    full = Found(found.dtype, (num_rows, *shape))
-    return plain_table(where, format, full, batches, hints, num_rows=num_rows)
+    array = FileArray(rows_of.dtype, (num_rows, *shape), batches)
+    return plain_table(where, format, array, hints)
 
 
 def _wide_table(
@@ -125,10 +153,8 @@ def _wide_table(
     table = plain_table(
         path,
         format,
-        Found(dtype, (num_rows, len(classes))),
-        batches,
+        FileArray(dtype, (num_rows, len(classes)), batches),
         hints,
-        num_rows=num_rows,
         class_names=wide.class_names,
         notes=wide.notes,
     )
@@ -148,8 +174,8 @@ def _first_numbers(
             for i, name in enumerate(known)
         ]
 
-    parts = next(batches_of(known, 0, rows, convert), [np.empty(0) for _ in known])
-    values = {name: np.asarray(part, np.float64) for name, part in zip(known, parts, strict=True)}
+    first = next(batches_of(known, 0, rows, convert), [np.empty(0) for _ in known])
+    values = {name: np.asarray(one, np.float64) for name, one in zip(known, first, strict=True)}
     return [values.get(name) for name in names]
 
 
@@ -191,8 +217,8 @@ def _range(values: range, num_rows: int) -> Callable[[int, int], Iterator[Array]
 
     def read(start: int, rows: int) -> Iterator[Array]:
         for first in range(start, num_rows, rows):
-            part = values[first : first + rows]
-            yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
+            some = values[first : first + rows]
+            yield np.arange(some.start, some.stop, some.step, dtype=np.int64)
 
     return read
 

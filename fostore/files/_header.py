@@ -64,10 +64,10 @@ def headed_table(
     Raises:
         FormatError: the file has another number of rows than its header says.
     """
-    said = header.num_samples
-    if said is not None and num_rows is not None and said != num_rows:
+    planned = header.num_samples
+    if planned is not None and num_rows is not None and planned != num_rows:
         raise FormatError(
-            f"{where} holds {num_rows} rows, and its header says {said}: the file was cut or edited"
+            f"{where} holds {num_rows} rows, and its header says {planned}: the file was cut or edited"
         )
     return Table(
         where=where,
@@ -139,22 +139,16 @@ class Sealing:
         fd = disk.open_file(path, write=True)
         try:
             with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as mapped:
-                places = {mapped.find(mark), mapped.rfind(mark)}
-                writes = [(place, digest) for place in places]
+                # Of a large file only the end is looked through, since a mark may stand at the front alone.
+                marks = {mapped.find(mark), mapped.rfind(mark, max(len(mapped) - 2 * MAX_TEXT, 0))}
+                writes = [(at, digest) for at in marks if at >= 0]
                 for old, new in checksums:  # which stands behind the digest in the same text
-                    writes += [(mapped.find(old, place), new) for place in places]
-            for place, text in writes:
-                disk.write_at(fd, text, place)
+                    writes += [(mapped.find(old, at), new) for at in marks if at >= 0]
+            for at, text in writes:
+                disk.write_at(fd, text, at)
             disk.sync_data(fd)
         finally:
             os.close(fd)
-
-    def fill(self, text: bytes) -> bytes:
-        """A header that holds the mark, with the digest of all rows in its place, and its checksum."""
-        if self.header.digest == self.mark:
-            for old, new in self._changes():
-                text = text.replace(old, new)
-        return text
 
     def _changes(self) -> list[tuple[bytes, bytes]]:
         """What stands in the header, and what is to stand there: the digest, and the checksum where there is one."""

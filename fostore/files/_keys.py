@@ -14,10 +14,11 @@ import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError
 from fostore.files import Hints
-from fostore.files.table import Batch, Cut, Table
+from fostore.files.table import Batch, Cut, Table, changed, in_turn
+from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import MAX_WIDTH, encode_ids, id_column
-from fostore.schema.sides.known import only_grow
+from fostore.schema.sides.known import KnownIds, TwiceError
 
 IDS = tuple(
     "id ids sample_id sample_ids image_id image_ids img_id example_id item_id doc_id record_id uid uuid guid".split()
@@ -30,7 +31,7 @@ FILES = tuple(
 """Names that mean keys, and may be those of classes where whole numbers stand under them."""
 INDEX = ("index", "indices", "idx", "", "unnamed: 0", "__index_level_0__", "rownames", "row_names")
 """Names of a frame's index, which is no key where it counts the rows: pandas and R name theirs with nothing."""
-_SCANNED = 1 << 14
+_SCANNED = 1 << 16
 _SHOWN = 12
 _TAKEN = "the ids are"
 Keys = Array | list[str]
@@ -77,25 +78,25 @@ def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
     notes: list[str] = []
     if hints.id_column is not None:
         one = left.pop(hints.id_column)
-        found = profile(table, one)
-        if found.why_not is not None:
+        look = _profile(table, one)
+        if look.why_not is not None:
             raise ArgumentError(
-                f"{table.where}: {hints.id_column!r} cannot be the ids: {found.why_not}; give them "
+                f"{table.where}: {hints.id_column!r} cannot be the ids: {look.why_not}; give them "
                 "with ids= (--ids @FILE), or choose another column"
             )
-        table = _with_ids(table, hints.id_column, one, found.column(hints.ids))
+        table = _with_ids(table, hints.id_column, one, look.column(hints.ids))
         notes.append(f"{_TAKEN} {_shown(hints.id_column)}")
     elif not hints.is_keyed:
         for name in sorted((n for n in left if _may_be_key(n, left[n])), key=_rank):
-            found = profile(table, left[name])
+            look = _profile(table, left[name])
             is_index = left[name].is_index or is_index_name(name)
-            if is_index and found.counts_from in (0, 1):
+            if is_index and look.counts_from in (0, 1):
                 del left[name]
-                if found.counts_from:
+                if look.counts_from:
                     notes.append(f"{_shown(name)} count the rows from 1, and are no ids")
                 continue
-            if found.why_not is None:
-                table = _with_ids(table, name, left.pop(name), found.column(hints.ids))
+            if look.why_not is None:
+                table = _with_ids(table, name, left.pop(name), look.column(hints.ids))
                 table = replace(table, adopted=name)
                 notes.append(
                     f"{_TAKEN} {_shown(name)}, which say which sample a row is; drop=[{name!r}] "
@@ -103,7 +104,7 @@ def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
                 )
                 break
             del left[name]
-            notes.append(f"{_shown(name)} was left out and not taken for ids: {found.why_not}")
+            notes.append(f"{_shown(name)} was left out and not taken for ids: {look.why_not}")
     if left:
         shown = [f"{name!r} ({one.what})" for name, one in list(left.items())[:_SHOWN]]
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
@@ -121,14 +122,12 @@ def agreed(tables: Sequence[Table]) -> list[Table]:
     kinds = {None if (c := table.schema.role("id")) is None else c.dtype for table in tables}
     why = "not all of them have ids of one kind" if len(kinds) > 1 else None
     if why is None:
-        seen = Profile()
-        for table in tables:
-            at = _id_at(table)
-            for batch in table.batches(0, _SCANNED):
-                column = batch[at]
-                seen.add(column if column.ndim == 1 else column.view(f"V{column.shape[1]}").ravel())
-        if seen.has_twins():
-            why = "some come twice among them"
+        read = in_turn([_stored_ids(table) for table in tables], [t.num_rows or 0 for t in tables])
+        known = _Seen(read)
+        for keys in read(0, _SCANNED):
+            if known.add(keys) is not None:
+                why = "some come twice among them"
+                break
     if why is None:
         return list(tables)
     note = (
@@ -137,22 +136,50 @@ def agreed(tables: Sequence[Table]) -> list[Table]:
     return [_without_ids(t, note) if t.adopted is not None else t for t in tables]
 
 
-class Profile:
-    """What keys that pass by are: of one kind, one a row, none twice. Keeps 8 bytes a key.
+class _Seen:
+    """A number for each key, the same for equal keys; says which two rows have one. `read` gives the keys again.
 
-    `grow`: they are taken for integers that only grow, of which nothing is kept; `has_missed` says that
-    they are not, and that they must pass once more.
+    Numbers that only grow take no memory, all others 8 bytes a key. That two texts of a stranger's file have one
+    hash cannot be arranged, since Python hashes them otherwise in every process.
     """
 
-    def __init__(self, *, grow: bool = False) -> None:
-        self._last: int | None = None
-        self._grow = grow
-        self.has_missed = False
+    def __init__(self, read: Callable[[int, int], Iterator[Keys]]) -> None:
+        self._read = read
+        self._known = KnownIds(id_column("int64"), self._again)
+        self._num_rows = 0
+
+    def add(self, keys: Keys) -> tuple[int, int] | None:
+        """The next keys; two rows that have one, where they bring one again."""
+        try:
+            self._known.add(self._num_rows, _hashed(keys), Ranges.of((0, self._num_rows)))
+        except TwiceError as error:
+            return error.rows
+        self._num_rows += len(keys)
+        return None
+
+    def _again(self, start: int, stop: int) -> Array:
+        keys: Array = Cut([_hashed(keys)] for keys in self._read(start, stop - start)).take(
+            stop - start
+        )[0]
+        return keys
+
+
+def _hashed(keys: Keys) -> Array:
+    if isinstance(keys, np.ndarray):
+        return keys
+    return np.fromiter(map(hash, keys), np.int64, len(keys))
+
+
+class _Profile:
+    """What keys that pass by are: of one kind, one a row, none twice; `why_not` says why they cannot be ids."""
+
+    def __init__(self, read: Callable[[int, int], Iterator[Any]]) -> None:
+        self._read = read
+        self._seen = _Seen(lambda start, rows: map(plain_keys, read(start, rows)))
         self.num_rows = 0
         self.longest = 1
         self.why_not: str | None = None
         self.is_text: bool | None = None
-        self._hashes: list[Array] = []
         self._counting = {0, 1}
 
     @property
@@ -162,11 +189,6 @@ class Profile:
 
     def add(self, values: Any) -> None:
         """The next keys."""
-        if self.why_not is not None:
-            return
-        if isinstance(values, np.ndarray) and values.dtype.kind == "V":  # stored texts, as bytes
-            self._hashes.append(np.fromiter(map(hash, values.tolist()), np.int64, len(values)))
-            return
         try:
             keys = plain_keys(values)
         except ValueError as error:
@@ -178,75 +200,48 @@ class Profile:
             return
         self.is_text = is_text
         if isinstance(keys, np.ndarray):
-            self._keep(keys)
             rows = np.arange(self.num_rows, self.num_rows + len(keys))
             self._counting = {n for n in self._counting if np.array_equal(keys, rows + n)}
         else:
-            self.has_missed = self._grow
-            self._hashes.append(np.fromiter(map(hash, keys), np.int64, len(keys)))
             self.longest = max(self.longest, *(len(key.encode()) for key in keys))
             if self.longest > MAX_WIDTH:
                 self.why_not = f"one has {self.longest} bytes, and {MAX_WIDTH} are the most"
+                return
+        twins = self._seen.add(keys)
+        if twins is not None:
+            first = plain_keys(next(self._read(twins[0], 1)))[:1]
+            (key,) = first.tolist() if isinstance(first, np.ndarray) else first
+            self.why_not = f"rows {twins[0]} and {twins[1]} both have {key!r:.60}"
         self.num_rows += len(keys)
 
-    def _keep(self, keys: Array) -> None:
-        if not self._grow:
-            self._hashes.append(keys)
-        elif len(keys):
-            self.has_missed = not only_grow(keys, self._last)
-            self._last = int(keys[-1])
-
-    def has_twins(self) -> bool:
-        """Whether two keys may be one; ends the taking in."""
-        return self.twin() is not None
-
-    def twin(self) -> int | None:
-        """What one key that may be there twice hashes to, an integer to itself; ends the taking in."""
-        values = np.concatenate(self._hashes or [np.empty(0, np.int64)])
-        self._hashes.clear()
-        values.sort()
-        at = np.flatnonzero(values[1:] == values[:-1])
-        return int(values[at[0]]) if len(at) else None
-
-    def column(self, said: str | None) -> Column:
+    def column(self, dtype: str | None) -> Column:
         """The column that keeps such keys."""
-        if said is not None:
-            return id_column(said)
+        if dtype is not None:
+            return id_column(dtype)
         return id_column(f"S{self.longest + -self.longest % 8}" if self.is_text else "int64")
 
 
-def profile(table: Table, one: Beside) -> Profile:
-    """A look at all keys of a column; `why_not` says why they cannot be ids, or is None."""
-    found = Profile(grow=True)
+def _profile(table: Table, one: Beside) -> _Profile:
+    """A look at all keys of a column."""
+    look = _Profile(one.read or (lambda start, rows: iter(())))
     if one.read is None or table.num_rows is None:
-        found.why_not = (
+        look.why_not = (
             "a stream cannot be looked through before it is read; save it to a file"
             if table.num_rows is None
             else f"it holds {one.what}, expected a whole number or a text for each of {table.num_rows} rows"
         )
-        return found
+        return look
     try:
-        _pass(found, one.read)
-        if found.has_missed:
-            found = Profile()
-            _pass(found, one.read)
+        for values in one.read(0, _SCANNED):
+            look.add(values)
+            if look.why_not is not None:
+                return look
     except (FormatError, DamageError) as error:
-        found.why_not = f"it cannot be read ({error})"
-        return found
-    if found.why_not is not None:
-        return found
-    if found.num_rows != table.num_rows:
-        found.why_not = f"it has {found.num_rows} keys for {table.num_rows} rows"
-    elif (twin := found.twin()) is not None and (rows := _rows_of(one.read, twin)) is not None:
-        found.why_not = f"rows {rows[0]} and {rows[1]} both have {rows[2]!r:.60}"
-    return found
-
-
-def _pass(found: Profile, read: Callable[[int, int], Iterator[Any]]) -> None:
-    for values in read(0, _SCANNED):
-        found.add(values)
-        if found.why_not is not None or found.has_missed:
-            return
+        look.why_not = f"it cannot be read ({error})"
+        return look
+    if look.num_rows != table.num_rows:
+        look.why_not = f"it has {look.num_rows} keys for {table.num_rows} rows"
+    return look
 
 
 def plain_keys(values: Any) -> Keys:
@@ -312,22 +307,6 @@ def _check_names(table: Table, beside: Mapping[str, Beside], hints: Hints) -> No
         raise ArgumentError(f"{hints.id_column!r} is both the id_column and dropped")
 
 
-def _rows_of(read: Callable[[int, int], Iterator[Any]], twin: int) -> tuple[int, int, Any] | None:
-    """Two rows whose keys are one, which hashes to `twin`."""
-    seen: dict[Any, int] = {}
-    row = 0
-    for values in read(0, _SCANNED):
-        keys = plain_keys(values)
-        is_number = isinstance(keys, np.ndarray)
-        for key in keys.tolist() if isinstance(keys, np.ndarray) else keys:
-            if (key if is_number else hash(key)) == twin:
-                if key in seen:
-                    return seen[key], row, key
-                seen[key] = row
-            row += 1
-    return None
-
-
 # ------------------------------------------------------------------ ids beside rows
 
 
@@ -348,22 +327,29 @@ def _with_ids(table: Table, name: str, one: Beside, column: Column) -> Table:
     return replace(table, schema=schema, batches=batches)
 
 
+def _stored_ids(table: Table) -> Callable[[int, int], Iterator[Keys]]:
+    """The keys of a table that has them, as texts or numbers."""
+    at = _id_at(table)
+
+    def keys(batch: Batch, start: int) -> Keys:
+        column = batch[at]
+        # As NumPy's bytes, which end where a text does: shards may keep their texts in other widths.
+        return column if column.ndim == 1 else column.view(f"S{column.shape[1]}").ravel().tolist()
+
+    return changed(table.batches, keys)
+
+
 def _id_at(table: Table) -> int:
     return next(i for i, c in enumerate(table.schema.columns) if c.role == "id")
 
 
 def _without_ids(table: Table, note: str) -> Table:
     at = _id_at(table)
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        for batch in table.batches(start, rows):
-            yield [*batch[:at], *batch[at + 1 :]]
-
     columns = (*table.schema.columns[:at], *table.schema.columns[at + 1 :])
     return replace(
         table,
         schema=replace(table.schema, columns=columns),
-        batches=batches,
+        batches=changed(table.batches, lambda batch, start: [*batch[:at], *batch[at + 1 :]]),
         adopted=None,
         notes=(*(n for n in table.notes if not n.startswith(_TAKEN)), note),
     )

@@ -28,7 +28,7 @@ class Sink(io.RawIOBase):
         self._offset = start
         if str(path) != STREAM:
             self._fd = disk.open_file(path, write=True, create=True)
-            disk.truncate(self._fd, start)
+            disk.truncate(self._fd, start)  # what lies behind was not whole
 
     def write(self, data: Any) -> int:
         """Append `data`."""
@@ -66,7 +66,7 @@ class Sink(io.RawIOBase):
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         if kind is None and self._fd is None:
-            sys.stdout.buffer.flush()
+            sys.stdout.buffer.flush()  # now, where an error has somebody to tell, not when Python ends
         if kind is None and self._fd is not None:
             disk.sync_data(self._fd)
         self.close()

@@ -49,14 +49,18 @@ def numbered(names: Sequence[str]) -> list[int] | None:
     >>> numbered(["class_0", "class_10", "class_2"]), numbered(["b2", "b1"]), numbered(["cat", "dog"])
     (None, [2, 1], None)
     """
-    found = [_LAST_NUMBER.match(name) for name in names]
-    parts = [match.groups() for match in found if match is not None]
-    if len(parts) != len(names) or len({(part[0], part[2]) for part in parts}) != 1:
-        return None
-    numbers = [int(part[1]) for part in parts]
-    first = min(numbers)
+    numbers = _last_numbers(names)
+    first = min(numbers, default=-1)
     whole = first in (0, 1) and sorted(numbers) == list(range(first, first + len(numbers)))
     return numbers if whole else None
+
+
+def _last_numbers(names: Sequence[str]) -> list[int]:
+    """The numbers in names that differ in them alone; else none."""
+    matches = [match.groups() for name in names if (match := _LAST_NUMBER.match(name))]
+    if len(matches) != len(names) or len({(head, tail) for head, _, tail in matches}) != 1:
+        return []
+    return [int(number) for _, number, _ in matches]
 
 
 def nameless(num_classes: int) -> list[str]:
@@ -201,11 +205,7 @@ def _are_whole(values: Array) -> bool:
 
 
 def _has_gaps(names: Sequence[str]) -> bool:
-    found = [_LAST_NUMBER.match(name) for name in names]
-    parts = [match.groups() for match in found if match is not None]
-    if len(parts) != len(names) or len({(part[0], part[2]) for part in parts}) != 1:
-        return False
-    numbers = [int(part[1]) for part in parts]
+    numbers = _last_numbers(names)
     return numbers != sorted(numbers)
 
 
@@ -216,8 +216,8 @@ def _check_named(where: str, names: Sequence[str], clean: Sequence[str], hints: 
         "id_column": [hints.id_column] if hints.id_column is not None else (),
     }
     known = {*names, *clean}
-    for option, wanted in asked.items():
-        for name in wanted:
+    for option, columns in asked.items():
+        for name in columns:
             if name not in known:
                 raise ArgumentError(
                     f"{option} names {name!r}, and {where} has no such column; it has {list(clean)[:12]}"
@@ -233,7 +233,7 @@ def _refuse(
 ) -> NoReturn:
     """Refuse columns that may be something else than classes; names each, and the ways out."""
     odd = [names[i] for i in why]
-    said = "; ".join(f"the column {names[i]!r} {what}" for i, what in list(why.items())[:_SHOWN])
+    reasons = "; ".join(f"the column {names[i]!r} {what}" for i, what in list(why.items())[:_SHOWN])
     left = [names[i] for i in classes]
     if len(left) > _SHOWN:
         left = [*left[: _SHOWN - 1], "..."]
@@ -248,6 +248,6 @@ def _refuse(
         f"columns={left} (--columns {','.join(left)!r})" if left else "columns= (--columns A,B,...)"
     )
     raise ArgumentError(
-        f"{where}: {said}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); {key}or say "
+        f"{where}: {reasons}. Leave out what is no class: drop={odd} (--drop {','.join(odd)!r}); {key}or say "
         f"which columns are the classes: {which}"
     )

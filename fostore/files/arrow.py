@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,10 @@ import pyarrow as pa
 from fostore import disk
 from fostore.errors import FormatError, FostoreError, UnsafeError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrowrows import (
-    DTYPES,
-    arrow_schema,
-    record_batch,
-    stored,
-)
+from fostore.files._arrowrows import DTYPES, arrow_schema, record_batch
 from fostore.files._flat import open_source
-from fostore.files._frames import frame_table
-from fostore.files._header import KEY, Sealing, headed_table, header_of
+from fostore.files._frames import Convert, arrow_table
+from fostore.files._header import Sealing
 from fostore.files._sink import Sink
 from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
@@ -52,33 +47,15 @@ class Arrow(FileFormat):
                 counts.append(sum(len(batch) for batch in batches))
         if schema is None:
             raise FormatError(f"{where} names no file of rows")
-        num_rows, metadata = sum(counts), schema.metadata or {}
 
-        def raw(
-            names: list[str], start: int, rows: int, convert: Callable[..., Any]
-        ) -> Iterator[Any]:
+        def batches_of(names: list[str], start: int, rows: int, convert: Convert) -> Iterator[Any]:
             row = 0
             for shard, count in zip(shards, counts, strict=True):
                 if row + count > start:
                     yield from _batches(shard, names, max(start - row, 0), rows, row, convert)
                 row += count
 
-        text = metadata.get(KEY.encode())
-        header = None if text is None else header_of(text, where, hints.inside)
-        if header is not None:
-            columns = header.schema.columns
-            missing = [c.name for c in columns if c.name not in schema.names]
-            if missing:
-                raise FormatError(f"{where} lacks the columns {missing}, which its header names")
-
-            def convert(batch: Any, row: int) -> Batch:
-                return [stored(batch.column(i), c, row, where) for i, c in enumerate(columns)]
-
-            def batches_from(start: int, rows: int) -> Iterator[Batch]:
-                return raw([c.name for c in columns], start, rows, convert)
-
-            return headed_table(where, self.name, header, num_rows, batches_from)
-        return frame_table(where, self.name, schema, hints, num_rows, raw)
+        return arrow_table(where, self.name, schema, hints, sum(counts), batches_of)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, uncompressed, a record batch after another, so that it can be mapped."""
@@ -123,6 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     if not size:
         raise FormatError(f"{path} is empty")
     try:
+        # Mapped, so that the columns that nobody wants are never read.
         with pa.memory_map(str(path)) as mapped:
             is_file = begin == _MAGIC
             reader = pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
@@ -138,20 +116,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
 
 
 def _batches(
-    path: Path,
-    names: list[str],
-    start: int,
-    rows: int,
-    before: int,
-    convert: Callable[[Any, int], Any],
+    path: Path, names: list[str], start: int, rows: int, before: int, convert: Convert
 ) -> Iterator[Any]:
     row = 0
     with _opened(path) as (_, batches):
         for batch in batches:
-            first = max(start - row, 0)
-            for begin in range(first, len(batch), rows):
-                part = batch.select(names).slice(begin, rows)
-                yield convert(part, before + row + begin)
+            for begin in range(max(start - row, 0), len(batch), rows):
+                yield convert(batch.select(names).slice(begin, rows), before + row + begin)
             row += len(batch)
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import Flat, open_source
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.npy import FORMAT as NPY
 from fostore.files.npy import read_header
 from fostore.files.table import Table
@@ -51,10 +52,12 @@ class Cifar10h(FileFormat):
         table = plain_table(
             str(path),
             self.name,
-            Found(votes.dtype.name, votes.shape),
-            lambda start, count: (votes[i : i + count] for i in range(start, len(votes), count)),
+            FileArray(
+                votes.dtype.name,
+                votes.shape,
+                lambda start, rows: (votes[i : i + rows] for i in range(start, len(votes), rows)),
+            ),
             replace(hints, kind="counts", dtype=None),
-            num_rows=len(votes),
             notes=note,
         )
         return replace(table, took=table.took - _KNOWN)

@@ -47,6 +47,7 @@ class Dcic(FileFormat):
                 f"{path} holds votes; make {hints.kind} of them with kind= (--kind)"
             )
         votes = _votes(path)
+        # Sorted: published loaders go through a set of texts, whose order Python changes from run to run.
         seen = sorted({label for labels in votes.values() for label in labels})
         names = list(hints.class_names or seen)
         unknown = [label for label in seen if label not in set(names)]

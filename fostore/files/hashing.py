@@ -27,7 +27,7 @@ class Digester:
     def __init__(self, schema: Schema, num_rows: int | None) -> None:
         self._header = Header(schema, num_rows, 1, geometry.block_rows(schema.row_bytes))
         self._hashed = [i for i, column in enumerate(schema.columns) if column.hashed]
-        self._found: list[Array | Future[Array]] = []
+        self._hashes: list[Array | Future[Array]] = []
         self._waiting: list[Future[Array]] = []
         self._partial: list[Any] = []
         self._pool: ThreadPoolExecutor | None = None
@@ -40,11 +40,11 @@ class Digester:
             inside = self.num_rows % size
             whole = (rows - row) // size * size if inside == 0 else 0
             stop = row + whole if whole else min(rows, row + size - inside)
-            parts = [columns[i][row:stop] for i in self._hashed]
+            pieces = [columns[i][row:stop] for i in self._hashed]
             if whole:
-                self._blocks(parts, whole // size)
+                self._blocks(pieces, whole // size)
             else:
-                self._piece(parts, inside)
+                self._piece(pieces, inside)
             self.num_rows += stop - row
             row = stop
 
@@ -56,36 +56,37 @@ class Digester:
         """
         if self._partial:
             self._end_block()
-        found = [part if isinstance(part, np.ndarray) else part.result() for part in self._found]
+        hashes = [one if isinstance(one, np.ndarray) else one.result() for one in self._hashes]
         empty = np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)
         header = self._header
         if header.num_samples is None:
             header = Header(header.schema, self.num_rows, 1, header.block_rows)
-        return digest.store_digest(header, np.concatenate([empty, *found]))
+        return digest.store_digest(header, np.concatenate([empty, *hashes]))
 
-    def _blocks(self, parts: list[Array], count: int) -> None:
-        if _WORKERS < 2 or sum(part.nbytes for part in parts) < _SMALL_BYTES:
-            self._found.append(_hash_blocks(parts, count))
+    def _blocks(self, pieces: list[Array], count: int) -> None:
+        if _WORKERS < 2 or sum(piece.nbytes for piece in pieces) < _SMALL_BYTES:
+            self._hashes.append(_hash_blocks(pieces, count))
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="fostore-digest")
+        # A job keeps its rows in memory, so only so many wait.
         while len(self._waiting) >= 2 * _WORKERS:
             self._waiting.pop(0).result()
-        job = self._pool.submit(_hash_blocks, parts, count)
+        job = self._pool.submit(_hash_blocks, pieces, count)
         self._waiting.append(job)
-        self._found.append(job)
+        self._hashes.append(job)
 
-    def _piece(self, parts: list[Array], inside: int) -> None:
+    def _piece(self, pieces: list[Array], inside: int) -> None:
         """Part of a block, which is hashed here and now."""
-        self._partial = self._partial or [digest.hasher() for _ in parts]
-        for one, part in zip(self._partial, parts, strict=True):
-            one.update(digest.buffer(part))
-        if inside + len(parts[0]) == self._header.block_rows:
+        self._partial = self._partial or [digest.hasher() for _ in pieces]
+        for one, piece in zip(self._partial, pieces, strict=True):
+            one.update(digest.buffer(piece))
+        if inside + len(pieces[0]) == self._header.block_rows:
             self._end_block()
 
     def _end_block(self) -> None:
         flat = b"".join(one.digest() for one in self._partial)
-        self._found.append(np.frombuffer(flat, np.uint8).reshape(1, -1, digest.HASH_BYTES))
+        self._hashes.append(np.frombuffer(flat, np.uint8).reshape(1, -1, digest.HASH_BYTES))
         self._partial = []
 
     def close(self) -> None:
@@ -101,12 +102,12 @@ class Digester:
         self.close()
 
 
-def _hash_blocks(parts: Sequence[Array], count: int) -> Array:
-    size = len(parts[0]) // count
-    hashes = np.empty((count, len(parts), digest.HASH_BYTES), np.uint8)
+def _hash_blocks(pieces: Sequence[Array], count: int) -> Array:
+    size = len(pieces[0]) // count
+    hashes = np.empty((count, len(pieces), digest.HASH_BYTES), np.uint8)
     for block in range(count):
-        for i, part in enumerate(parts):
-            hashes[block, i] = digest.block_hash(part[block * size : (block + 1) * size])
+        for i, piece in enumerate(pieces):
+            hashes[block, i] = digest.block_hash(piece[block * size : (block + 1) * size])
     return hashes
 
 

@@ -16,7 +16,8 @@ from fostore.files._header import KEY, headed_table, parse, text_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._sink import Sink
 from fostore.files._text import bare_cells, indices, woven
-from fostore.files.guess import Found, choose, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import choose, plain_table
 from fostore.files.json.lines import INDEX, Lines
 from fostore.files.json.rows import LOGS, packed
 from fostore.files.table import Batch, Table
@@ -87,6 +88,7 @@ class JsonLines(FileFormat):
             old = parse(lines.first_text(), str(lines))
         except FormatError:
             return 0
+        # Not the whole header: its id and times are another conversion's.
         if any(getattr(old, n) != getattr(header, n) for n in ("schema", "num_samples", "meta")):
             return 0
         _, ended, size = lines.measure()
@@ -99,7 +101,7 @@ class JsonLines(FileFormat):
         lines.counts = INDEX not in (hints.id_column, *hints.drop)
         if not isinstance(first, dict):
             raise FormatError(f'{where}, line 1: expected an object, such as {{"probs": [...]}}')
-        arrays = {name: found for name, value in first.items() if (found := _found(value, hints))}
+        arrays = {name: array for name, value in first.items() if (array := _array(value, hints))}
         if not arrays:
             raise ArgumentError(
                 f"{where}, line 1 holds no list of numbers under its keys {list(first)[:12]}; write the "
@@ -120,10 +122,9 @@ class JsonLines(FileFormat):
         table = plain_table(
             where,
             self.name,
-            arrays[name],
-            batches,
+            FileArray(dtype, (num_rows or 0, *shape), batches),
             replace(hints, dtype=None),
-            num_rows=num_rows,
+            is_stream=lines.is_stream,
             first=_numbers([first[name]], column, 1, where, nulls=nulls)
             if lines.is_stream
             else None,
@@ -146,7 +147,7 @@ def _key(column: Column) -> str:
     return "id" if column.role == "id" else column.name
 
 
-def _found(value: Any, hints: Hints) -> Found | None:
+def _array(value: Any, hints: Hints) -> FileArray | None:
     """What the numbers of a first row say: integers are votes, all else doubles, if no hint says otherwise."""
     if not isinstance(value, list) or not value:
         return None
@@ -155,13 +156,13 @@ def _found(value: Any, hints: Hints) -> Found | None:
     except ValueError:
         return None
     if array.dtype.kind in "iu" and hints.kind in (None, "counts"):
-        return Found(hints.dtype or "uint64", (0, *array.shape))
+        return FileArray(hints.dtype or "uint64", (0, *array.shape))
     if array.dtype.kind not in "fiu":
         items = np.array(value, object).reshape(-1).tolist()
         is_number = all(item in _MINUS_INFINITY or type(item) in (float, int) for item in items)
         if hints.kind in (None, "counts") or not is_number:
             return None
-    return Found(hints.dtype or "float64", (0, *array.shape))
+    return FileArray(hints.dtype or "float64", (0, *array.shape))
 
 
 # ------------------------------------------------------------------ the rows of some lines
@@ -196,18 +197,10 @@ def _numbers(
     dtype = np.dtype("f8") if is_float else column.numpy_dtype
     array = None
     if column.shape or bool not in map(type, values):  # which no parser took for a number
-        array = packed(values, dtype, column.shape)
-    if array is None and nulls:
-        array = packed(_without_nulls(values), dtype, column.shape)
+        array = packed(values, dtype, column.shape, _MINUS_INFINITY if nulls else ())
     if array is None:
         _refuse(values, column, number, where, nulls)
     return round_to(array, column.dtype) if is_float else array
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return -np.inf if value in _MINUS_INFINITY else value
 
 
 def _refuse(values: list[Any], column: Column, number: int, where: str, nulls: bool) -> NoReturn:

@@ -17,7 +17,8 @@ from fostore.errors import FormatError, UnsafeError, UnsupportedError
 from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import Flat, open_source
 from fostore.files._sink import Sink
-from fostore.files.guess import Found, name_of, plain_table
+from fostore.files.array import FileArray, name_of
+from fostore.files.guess import plain_table
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
 
@@ -43,9 +44,8 @@ class Npy(FileFormat):
             offset = file.tell()
         flat = Flat(path, offset, dtype, shape, fortran)
         flat.check(size - offset, str(path))
-        found = Found(name_of(dtype), shape)
-        rows = shape[0] if shape else 0
-        return plain_table(str(path), self.name, found, flat.batches, hints, num_rows=rows)
+        array = FileArray(name_of(dtype), shape, flat.batches)
+        return plain_table(str(path), self.name, array, hints)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write or go on; where the number of rows is not known, the header gets it at the end."""
@@ -122,6 +122,7 @@ def header_text(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     rows = str(shape[0]) + ("," if len(shape) == 1 else "")
     others = "".join(f", {size}" for size in shape[1:])
     text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': ({rows}{others}), }}"
+    # Room for the largest number of rows, as NumPy leaves it: a stream's is written over what stands here.
     longest = len(text) - len(str(shape[0])) + _ROW_DIGITS
     size = _PREFIX + 2 + longest + 1
     padded = text.ljust(longest + -size % _ALIGN) + "\n"

@@ -18,12 +18,12 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrays import Lying, arrays_table
+from fostore.files._arrays import arrays_table
 from fostore.files._flat import Flat, fill, open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import counted, keep, spools_of
-from fostore.files.guess import Found, name_of
+from fostore.files.array import FileArray, name_of
 from fostore.files.npy import DTYPES, header_text, read_header
 from fostore.files.table import Batch, Table
 from fostore.schema.digest import buffer
@@ -54,7 +54,7 @@ class Npz(FileFormat):
         return arrays_table(
             where,
             self.name,
-            {name: member.lying for name, member in members.items()},
+            {name: member.array for name, member in members.items()},
             hints,
             header_text=None if header is None else header.text(),
         )
@@ -128,8 +128,8 @@ class _Member:
         return f"{self.path}::{self.info.filename.removesuffix('.npy')}"
 
     @property
-    def lying(self) -> Lying:
-        return Lying(Found(name_of(self.flat.dtype), self.flat.shape), self.batches)
+    def array(self) -> FileArray:
+        return FileArray(name_of(self.flat.dtype), self.flat.shape, self.batches)
 
     def text(self) -> bytes:
         """The bytes of a small array."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,10 @@ import pyarrow.parquet as pq
 
 from fostore.errors import FormatError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrowrows import (
-    DTYPES,
-    arrow_schema,
-    record_batch,
-    stored,
-)
+from fostore.files._arrowrows import DTYPES, arrow_schema, record_batch
 from fostore.files._flat import open_source
-from fostore.files._frames import frame_table
-from fostore.files._header import KEY, Sealing, headed_table, header_of, text_of
+from fostore.files._frames import Convert, arrow_table
+from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
@@ -41,30 +37,15 @@ class Parquet(FileFormat):
         where = str(path)
         file = _open(path)
         try:
-            metadata, num_rows = file.metadata.metadata or {}, file.metadata.num_rows
-            schema = file.schema_arrow
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+            schema = schema.with_metadata(
+                {**(schema.metadata or {}), **(file.metadata.metadata or {})}
+            )
         except _ERRORS as error:
             raise FormatError(f"{where} has a schema that cannot be read: {error}") from error
         finally:
             file.close()
-        text = metadata.get(KEY.encode())
-        header = None if text is None else header_of(text, where, hints.inside)
-        if header is not None:
-            columns = header.schema.columns
-
-            def convert(batch: Any, row: int) -> Batch:
-                return [stored(batch.column(i), c, row, where) for i, c in enumerate(columns)]
-
-            def batches(start: int, rows: int) -> Iterator[Batch]:
-                return _batches(path, [c.name for c in columns], start, rows, convert)
-
-            missing = [c.name for c in columns if c.name not in schema.names]
-            if missing:
-                raise FormatError(f"{where} lacks the columns {missing}, which its header names")
-            return headed_table(where, self.name, header, num_rows, batches)
-        return frame_table(
-            where, self.name, schema, hints, num_rows, lambda n, s, r, c: _batches(path, n, s, r, c)
-        )
+        return arrow_table(where, self.name, schema, hints, num_rows, partial(_batches, path))
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, a row group of about 16 MiB after another, compressed with zstd."""
@@ -77,11 +58,12 @@ class Parquet(FileFormat):
             held: list[Any] = []
             for batch in passing:
                 held.append(record_batch(header, batch, schema))
-                if sum(part.nbytes for part in held) >= _GROUP_BYTES:
+                if sum(rows.nbytes for rows in held) >= _GROUP_BYTES:
                     writer.write_table(pa.Table.from_batches(held, schema))
                     held = []
             if held:
                 writer.write_table(pa.Table.from_batches(held, schema))
+            # Parquet has its metadata at the end, where the digest is known.
             writer.add_key_value_metadata({KEY: text_of(passing.sealed()).decode()})
 
 
@@ -89,17 +71,14 @@ def _open(path: Path) -> Any:
     fd, _ = open_source(path)
     os.close(fd)
     try:
+        # By default whole row groups are read ahead, and a stranger's group may be the file.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
     except _ERRORS as error:
         raise FormatError(f"{path} is no Parquet file, or was cut: {error}") from error
 
 
 def _batches(
-    path: Path,
-    names: list[str],
-    start: int,
-    rows: int,
-    convert: Callable[[Any, int], Any],
+    path: Path, names: list[str], start: int, rows: int, convert: Convert
 ) -> Iterator[Any]:
     file = _open(path)
     try:
@@ -115,8 +94,7 @@ def _batches(
         for batch in _named(read, path):
             skip = max(start - row, 0)
             if skip < len(batch):
-                part = batch.slice(skip) if skip else batch
-                yield convert(part.select(names), row + skip)
+                yield convert(batch.slice(skip).select(names), row + skip)
             row += len(batch)
     finally:
         file.close()

@@ -12,9 +12,9 @@ import h5py
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.files import Hints
-from fostore.files._arrays import Lying, arrays_table, unread
+from fostore.files._arrays import arrays_table
 from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
-from fostore.files.guess import Found, name_of
+from fostore.files.array import FileArray, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.chunks.hdf5 import open_foreign_dataset, open_whole, read_texts
@@ -39,7 +39,9 @@ class PlainHdf5(PlainArrays):
             with opened(file, file.size) as root:
                 if inside is not None:
                     _open(root, inside, file)  # says why, where it cannot be read
-                arrays = {name: _lying(file, name, dataset) for name, dataset in _datasets(root)}
+                arrays = {
+                    name: _file_array(file, name, dataset) for name, dataset in _datasets(root)
+                }
             if not arrays:
                 raise FormatError(f"{file} is not a store, and holds no dataset of numbers")
             return arrays_table(str(file), self.name, arrays, hints)
@@ -48,15 +50,15 @@ class PlainHdf5(PlainArrays):
             raise
 
 
-def _lying(file: File, name: str, dataset: Any) -> Lying:
+def _file_array(file: File, name: str, dataset: Any) -> FileArray:
     """A dataset as one of a file's arrays; it is opened when its rows are asked for."""
     shape = tuple(int(n) for n in dataset.shape)
     kind = dataset.get_type().get_class()
     if kind == h5py.h5t.STRING:
-        return Lying(Found("text", shape), partial(_texts, file, name))
+        return FileArray("text", shape, partial(_texts, file, name))
     if kind not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-        return Lying(Found(_OTHERS.get(kind, "something else than numbers"), shape), unread)
-    held: list[Lying] = []
+        return FileArray(_OTHERS.get(kind, "something else than numbers"), shape)
+    held: list[FileArray] = []
 
     def batches(start: int, rows: int) -> Iterator[Array]:
         if not held:
@@ -65,7 +67,7 @@ def _lying(file: File, name: str, dataset: Any) -> Lying:
         return held[0].batches(start, rows)
 
     is_matlab = h5py.h5a.exists(dataset, b"MATLAB_class")
-    return Lying(Found(name_of(dataset.dtype), shape), batches, is_reversed=is_matlab)
+    return FileArray(name_of(dataset.dtype), shape, batches, is_reversed=is_matlab)
 
 
 _OTHERS = {h5py.h5t.COMPOUND: "records"}

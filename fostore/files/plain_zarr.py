@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
-from fostore.files._arrays import Lying, arrays_table, unread
+from fostore.files._arrays import arrays_table
 from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, chunked, inside_of
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
 from fostore.formats.chunks.zarr import open_array, read_metadata
@@ -38,15 +39,13 @@ class PlainZarr(PlainArrays):
             if hints.inside is not None:
                 _inside(root, hints.inside)
             array = _open(root, "")
-            one = chunked(array)
             return plain_table(
-                str(path), self.name, one.found, one.batches, hints,
-                num_rows=one.num_rows, notes=chunk_notes(array),
-            )  # fmt: skip
+                str(path), self.name, chunked(array), hints, notes=chunk_notes(array)
+            )
         if hints.inside is not None:
             hints = replace(hints, inside=_inside(root, hints.inside))
         opened: dict[str, ForeignArray] = {}
-        arrays: dict[str, Lying] = {}
+        arrays: dict[str, FileArray] = {}
         why: FormatError | None = None
         for name in _arrays(root, "", DEPTH):
             try:
@@ -56,7 +55,7 @@ class PlainZarr(PlainArrays):
                 if name == hints.inside:
                     raise
                 why = why or error
-                arrays[name] = Lying(Found("something that cannot be read", ()), unread)
+                arrays[name] = FileArray("something that cannot be read", ())
         if why is not None and not opened:
             raise why
         if not opened:

@@ -14,12 +14,12 @@ import numpy as np
 
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrays import Lying, arrays_table, unread
+from fostore.files._arrays import arrays_table
 from fostore.files._flat import Flat, open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import counted
-from fostore.files.guess import Found
+from fostore.files.array import FileArray
 from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
 from fostore.schema.digest import buffer
@@ -55,12 +55,12 @@ class Safetensors(FileFormat):
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""
         where = str(path)
-        tensors, metadata = _read_header(path)
-        arrays = {}
-        for name, (found, flat) in tensors.items():
-            if flat is None and name == hints.inside:
-                raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
-            arrays[name] = Lying(found, unread if flat is None else flat.batches)
+        arrays, metadata = _read_header(path)
+        named = arrays.get(hints.inside or "")
+        if named is not None and named.dtype not in _NAMES:
+            raise UnsupportedError(
+                f"{where}::{hints.inside} holds {named.dtype}, which no store has"
+            )
         return arrays_table(where, self.name, arrays, hints, header_text=metadata.get(KEY))
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
@@ -75,12 +75,13 @@ class Safetensors(FileFormat):
                 for i, column in enumerate(batch):
                     sink.fill(buffer(column).data, len(text) + offsets[i])
                     offsets[i] += len(column) * columns[i].row_bytes
-            sink.fill(passing.fill(text), 0)
+        passing.fill_file(path)
 
 
 def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
     """The bytes before the data, and where each column's data begins behind them: wide numbers first."""
     columns = passing.header.schema.columns
+    # The format wants no gaps, and readers in C want numbers at multiples of their width.
     order = sorted(range(len(columns)), key=lambda i: -columns[i].numpy_dtype.itemsize)
     offsets = [0] * len(columns)
     entries: dict[str, Any] = {_METADATA: {KEY: text_of(passing.header).decode()}}
@@ -94,7 +95,7 @@ def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
             "data_offsets": [offsets[i], end],
         }
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8
     if len(text) > _MAX_HEADER:
         raise UnsupportedError(
             f"the header takes {len(text):,} bytes, and safetensors allow {_MAX_HEADER:,}; leave "
@@ -103,8 +104,8 @@ def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
     return struct.pack("<Q", len(text)) + text, offsets
 
 
-def _read_header(path: Path) -> tuple[dict[str, tuple[Found, Flat | None]], dict[str, str]]:
-    """The tensors of a file (None where no store has their numbers) and its metadata."""
+def _read_header(path: Path) -> tuple[dict[str, FileArray], dict[str, str]]:
+    """The tensors of a file and its metadata."""
     where = str(path)
     fd, size = open_source(path)
     with os.fdopen(fd, "rb") as file:
@@ -128,9 +129,7 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[Found, Flat | None]], dict
     return tensors, metadata
 
 
-def _tensor(
-    path: Path, name: str, entry: Any, begin: int, available: int
-) -> tuple[Found, Flat | None]:
+def _tensor(path: Path, name: str, entry: Any, begin: int, available: int) -> FileArray:
     where = f"{path}::{name}"
     try:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -144,12 +143,12 @@ def _tensor(
             "cut, or its header lies"
         )
     if dtype not in _DTYPES:
-        return Found(str(dtype), shape), None
+        return FileArray(str(dtype), shape)
     known = _DTYPES[dtype]
     stored = np.dtype(_STORED.get(known, known)).newbyteorder("<")
     if math.prod(shape) * stored.itemsize != stop - start:
         raise FormatError(f"{where} has {stop - start:,} bytes for the shape {shape} of {dtype}")
-    return Found(known, shape), Flat(path, begin + start, stored, shape)
+    return FileArray(known, shape, Flat(path, begin + start, stored, shape).batches)
 
 
 FORMAT = Safetensors()

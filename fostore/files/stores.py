@@ -111,7 +111,7 @@ def guarded(table: Table, rows: slice | None = None) -> Table:
         rows: those that will be read; all of them by default.
     """
     if table.num_rows is not None and not table.num_rows:
-        return table
+        return table  # which has nothing to hold against anything
     if table.proof is not None:
         return _by_proof(table, table.proof, rows)
     return table if table.digest is None else _by_digest(table, is_part=rows is not None)

@@ -91,6 +91,20 @@ def in_turn(
     return batches
 
 
+def changed(
+    read: Callable[[int, int], Iterator[Any]], change: Callable[[Any, int], Any]
+) -> Callable[[int, int], Iterator[Any]]:
+    """A reader of what `change` makes of each piece and the number of its first row; a piece is rows, or a `Batch`."""
+
+    def batches(start: int, rows: int) -> Iterator[Any]:
+        for piece in read(start, rows):
+            count = len(piece[0]) if isinstance(piece, list) else len(piece)
+            yield change(piece, start)
+            start += count
+
+    return batches
+
+
 class Cut:
     """Batches handed out in pieces of any size, each row read once: sources cut their rows differently."""
 

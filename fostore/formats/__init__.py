@@ -135,6 +135,8 @@ class Reader(Protocol):
     Opening reads metadata only. Links are never followed, nothing is allocated by what metadata
     claims beyond the bytes that are there, no plugin is loaded. A writer may be at work: `committed`
     is what was committed at the last `refresh`, and those rows never change.
+
+    A class that says so is one of these, and has what it does not define itself from here.
     """
 
     header: Header
@@ -165,11 +167,11 @@ class Reader(Protocol):
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage: files that are missing, cut, torn, unexpected or contradictory. Reads no rows."""
-        ...
+        return iter(())
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""
-        ...
+        return
 
 
 class UnitWriter(Protocol):

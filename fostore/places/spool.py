@@ -24,7 +24,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import SpaceError
 
-MEMORY = 8 << 20
+_MEMORY = 8 << 20
 """Bytes of a spool up to which its rows stay in memory: a file costs more than they do."""
 
 _Array = np.ndarray[Any, Any]
@@ -117,12 +117,16 @@ class Spool:
 
     def scatter(self, rows: _Array, index: _Array) -> None:
         """Keep rows (n, ...) under increasing indices."""
+        if int(index[-1]) - int(index[0]) == len(index) - 1:  # as most come: copied at once
+            self.write(rows, int(index[0]))
+            return
         self._reserve(rows, int(index[-1]) + 1)
         if self._file is None:
             assert self._held is not None
             self._held[index] = rows
             return
         rows, size = np.ascontiguousarray(rows), self.row_bytes
+        # Not through the map: a full disk would end the process with SIGBUS there.
         cuts = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
         for begin, end in pairwise(cuts):
             self._file.write(rows[begin:end], int(index[begin]) * size)
@@ -149,9 +153,10 @@ class Spool:
     def array(self) -> _Array:
         """All rows as one array, on the pages of the file where there is one; what nobody wrote is zero bytes.
 
-        It outlives the spool. Private memory is taken by neither.
+        It outlives the spool.
         """
         if self._file is not None:
+            # The map keeps the file, also when the spool is gone.
             pages = mmap.mmap(self._file.fd, self.num_rows * self.row_bytes)
             return np.frombuffer(pages, self.dtype).reshape(-1, *self.shape)
         if self._held is None:
@@ -167,12 +172,14 @@ class Spool:
         if self._file is not None or (held is not None and stop <= len(held)):
             return
         # Without pwrite (Windows) rows stay in memory.
-        if stop * self.row_bytes > MEMORY and hasattr(os, "pwrite"):
+        if stop * self.row_bytes > _MEMORY and hasattr(os, "pwrite"):
             self._file, self._held = Scratch(self._what), None
             if held is not None:
                 self._file.write(held, 0)
             return
-        count = max(stop, min(2 * stop, MEMORY // self.row_bytes))
+        # Room for twice as many, or every batch would copy all before it. Zeros take no memory until they are
+        # written over.
+        count = max(stop, min(2 * stop, _MEMORY // self.row_bytes))
         self._held = np.zeros((count, *self.shape), self.dtype)
         if held is not None:
             self._held[: len(held)] = held

@@ -17,12 +17,13 @@ import torch
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
 from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrays import Lying, arrays_table, joined, unread
+from fostore.files._arrays import arrays_table, joined
 from fostore.files._flat import open_source
 from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import keep, spools_of
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.npz import open_zip
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
@@ -59,9 +60,10 @@ class TorchFile(FileFormat):
         text = content.get(KEY)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
-            return _mapping_table(where, rows, hints, meta, notes, size)
+            array = _of_rows(_in_order(rows, where), where, size)
+            return plain_table(where, self.name, array, hints, meta=meta, notes=notes)
         arrays = {
-            str(name): _lying(value, f"{where}::{name}", size)
+            str(name): _file_array(value, f"{where}::{name}", size)
             for name, value in content.items()
             if not (name == "meta" and isinstance(value, dict))
         }
@@ -114,6 +116,7 @@ def _load(path: Path) -> tuple[int, Any]:
             f"{path} is no file of torch.save since torch 1.6, or was cut. If it is an older one, load "
             "and save it anew: torch.save(torch.load(path, weights_only=True), path)"
         )
+    # Before torch maps it: each entry is held against the bytes that are there.
     with open_zip(path, size) as archive:
         for info in archive.infolist():
             if info.compress_type != 0:
@@ -163,14 +166,8 @@ def _distributions(
     return meta, notes, rows if is_mapping else None
 
 
-def _mapping_table(
-    where: str,
-    rows: dict[Any, Any],
-    hints: Hints,
-    meta: dict[str, Any],
-    notes: list[str],
-    size: int,
-) -> Table:
+def _in_order(rows: dict[Any, Any], where: str) -> list[Any]:
+    """The rows of a mapping by their indices, none missing and none twice."""
     ordered: list[Any] = [None] * len(rows)
     for key, row in rows.items():
         index = int(key)
@@ -180,35 +177,16 @@ def _mapping_table(
                 f"{len(rows) - 1}, each once"
             )
         ordered[index] = row
-    first = _row(ordered[0], 0, where, size)
-    dtype, shape = first
-
-    def batches(start: int, count: int) -> Iterator[Array]:
-        for begin in range(start, len(ordered), count):
-            part = ordered[begin : begin + count]
-            for i, row in enumerate(part, begin):
-                if _row(row, i, where, size) != first:
-                    raise FormatError(
-                        f"{where}: row {i} is {_row(row, i, where, size)}, row 0 is {first}"
-                    )
-            yield np.stack(
-                [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in part]
-            )
-
-    found = Found(dtype, (len(ordered), *shape))
-    return plain_table(
-        where, "pt", found, batches, hints, num_rows=len(ordered), meta=meta, notes=notes
-    )
+    return ordered
 
 
-def _lying(value: Any, where: str, size: int) -> Lying:
+def _file_array(value: Any, where: str, size: int) -> FileArray:
     """A value of a file as one of its arrays: a tensor, or a list of tensors or keys."""
     if isinstance(value, torch.Tensor):
-        return Lying(
-            Found(_dtype_of(value), tuple(value.shape)), partial(_pieces, value, where, size)
-        )
+        pieces = partial(_pieces, value, where, size)
+        return FileArray(_dtype_of(value), tuple(value.shape), pieces)
     if not isinstance(value, (list, tuple)) or not value:
-        return Lying(Found(type(value).__name__, ()), unread)
+        return FileArray(type(value).__name__, ())
     if all(isinstance(one, torch.Tensor) for one in value):
         return _of_tensors(value, where, size)
     if all(type(one) in (int, str) for one in value):
@@ -217,55 +195,53 @@ def _lying(value: Any, where: str, size: int) -> Lying:
             for first in range(start, len(value), rows):
                 yield list(value[first : first + rows])
 
-        return Lying(Found("text" if isinstance(value[0], str) else "keys", (len(value),)), keys)
+        return FileArray("text" if isinstance(value[0], str) else "keys", (len(value),), keys)
     if all(isinstance(one, list) for one in value):
-        return _listed(value, where, size)
-    return Lying(Found(f"a list of {type(value[0]).__name__}", ()), unread)
+        return _of_rows(value, where, size)
+    return FileArray(f"a list of {type(value[0]).__name__}", ())
 
 
-def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> Lying:
+def _of_tensors(value: Sequence[torch.Tensor], where: str, size: int) -> FileArray:
     """Tensors one after another: batches, or rows where each is one.
 
     Raises:
         FormatError: they differ in their rows; names the first that does.
     """
-    parts = [tensor.unsqueeze(0) if value[0].ndim == 1 else tensor for tensor in value]
-    first = (_dtype_of(parts[0]), tuple(parts[0].shape[1:]))
-    for i, part in enumerate(parts):
-        if (_dtype_of(part), tuple(part.shape[1:])) != first:
+    is_row = value[0].ndim == 1
+    first = (value[0].dtype, value[0].shape[0 if is_row else 1 :])
+    for i, tensor in enumerate(value):
+        if (tensor.dtype, tensor.shape[0 if is_row else 1 :]) != first:
             raise FormatError(
-                f"{where}: tensor {i} of the list is {part.dtype} {tuple(value[i].shape)}, tensor 0 "
+                f"{where}: tensor {i} of the list is {tensor.dtype} {tuple(tensor.shape)}, tensor 0 "
                 f"is {value[0].dtype} {tuple(value[0].shape)}; tensors that follow each other have rows of "
                 "one shape and dtype. If they are other things, save a dict: torch.save({'probs': ...}, path)"
             )
-    if value[0].ndim == 1:  # a row each: gathered by batches
-
-        def rows(start: int, count: int) -> Iterator[Array]:
-            for begin in range(start, len(value), count):
-                some = [_checked(row, where, size) for row in value[begin : begin + count]]
-                yield _array(torch.stack(some))
-
-        return Lying(Found(first[0], (len(value), *first[1])), rows)
-    whole = joined([_lying(part, f"{where}, tensor {i}", size) for i, part in enumerate(parts)])
-    note = f"{len(parts)} tensors of a list follow each other: {whole.num_rows} rows"
+    if is_row:
+        return _of_rows(value, where, size)
+    whole = joined(
+        [_file_array(tensor, f"{where}, tensor {i}", size) for i, tensor in enumerate(value)]
+    )
+    note = f"{len(value)} tensors of a list follow each other: {whole.num_rows} rows"
     return replace(
         whole, note=f"{note}. If they are members of an ensemble, save torch.stack(them, 1)"
     )
 
 
-def _listed(value: Sequence[list[Any]], where: str, size: int) -> Lying:
-    """Rows that are lists of numbers: doubles, as they are in Python."""
-    dtype, shape = _row(value[0], 0, where, size)
+def _of_rows(value: Sequence[Any], where: str, size: int) -> FileArray:
+    """Rows that are a tensor or a list of numbers each."""
+    first = dtype, shape = _row(value[0], 0, where, size)
 
-    def rows(start: int, count: int) -> Iterator[Array]:
-        for begin in range(start, len(value), count):
-            part = value[begin : begin + count]
-            for i, row in enumerate(part, begin):
-                if _row(row, i, where, size) != (dtype, shape):
-                    raise FormatError(f"{where}: row {i} has another shape than row 0, {shape}")
-            yield np.array(part, dtype)
+    def batches(start: int, rows: int) -> Iterator[Array]:
+        for begin in range(start, len(value), rows):
+            some = value[begin : begin + rows]
+            for i, row in enumerate(some, begin):
+                if (other := _row(row, i, where, size)) != first:
+                    raise FormatError(f"{where}: row {i} is {other}, row 0 is {first}")
+            yield np.stack(
+                [_array(r) if isinstance(r, torch.Tensor) else np.array(r, dtype) for r in some]
+            )
 
-    return Lying(Found(dtype, (len(value), *shape)), rows)
+    return FileArray(dtype, (len(value), *shape), batches)
 
 
 def _pieces(tensor: torch.Tensor, where: str, size: int, start: int, rows: int) -> Iterator[Array]:

@@ -6,7 +6,7 @@ depend on its size: stores that grow or stream are Zarr or HDF5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,19 +16,18 @@ import numpy as np
 
 from fostore import disk
 from fostore.encodings import encoding_of
-from fostore.encodings.rows import as_counts, round_to
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
 from fostore.files._header import KEY, Sealing
 from fostore.files._spool import counted, keep, spools_of
-from fostore.files.guess import Found, plain_table
+from fostore.files.array import FileArray
+from fostore.files.guess import plain_table
 from fostore.files.json.kept import Gathered, Placed
 from fostore.files.json.read import Document, read_document
-from fostore.files.json.rows import LOGS, Section
-from fostore.files.json.write import DISTRIBUTIONS, Rows, export, save, write_document
+from fostore.files.json.write import Rows, export, save, write_document
 from fostore.files.stores import reader_table
 from fostore.files.table import Batch, Table
-from fostore.formats import ColumnView, Finding, Reader, Run, Segment
+from fostore.formats import ColumnView, Reader
 from fostore.formats.views.view import ArrayView
 from fostore.places.local import LocalFile
 from fostore.places.names import place_of
@@ -36,7 +35,7 @@ from fostore.places.place import File, Place
 from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import describe
-from fostore.schema.row import FLOATS, Array
+from fostore.schema.row import FLOATS, Array, Column
 
 __all__ = ["FORMAT", "export", "load", "save"]
 
@@ -81,8 +80,8 @@ def load(path: str | Path) -> tuple[dict[int, Array], dict[str, Any]]:
     return dict(zip(index, decoded, strict=True)), dict(document.meta)
 
 
-class JsonReader:
-    """See `fostore.formats.Reader`; all rows of the document were checked and placed when it was read."""
+class JsonReader(Reader):
+    """A document as a store: all its rows were checked and placed when it was read, and it cannot grow."""
 
     def __init__(self, file: File, document: Document[Placed]) -> None:
         if document.header is None:
@@ -108,27 +107,12 @@ class JsonReader:
         """The view of a column; see `Reader`."""
         return self._views[index]
 
-    def segments(self, index: int) -> Sequence[Segment]:
-        """None: rows lie as text."""
-        return ()
-
-    def runs(self) -> Sequence[Run]:
-        """None: a file has no run in progress."""
-        return ()
-
     def block_hashes(self) -> Array:
         """All unknown: the file keeps the digest alone."""
         blocks = -(-(self.header.num_samples or 0) // self.header.block_rows)
         return np.zeros(
             (blocks, len(digest.hashed_columns(self.header)), digest.HASH_BYTES), np.uint8
         )
-
-    def findings(self) -> Iterator[Finding]:
-        """None: what is wrong with a file is an error when it is opened."""
-        return iter(())
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class Json(FileFormat):
@@ -150,8 +134,8 @@ class Json(FileFormat):
             ArgumentError: rows are missing, or nothing says what they are.
         """
         refuse_inside(path, hints)
-        dtype = np.dtype("u8" if hints.kind == "counts" else "f8")
-        plain = Section(DISTRIBUTIONS, dtype, nulls=hints.kind in LOGS)
+        dtype = hints.dtype or ("uint64" if hints.kind == "counts" else "float64")
+        plain = Column(hints.kind or "probs", dtype, FLOATS.get(dtype, dtype), (), ())
         file = opened(path)
         document = read_document(file, Placed, plain)
         if document.header is not None:
@@ -177,10 +161,8 @@ class Json(FileFormat):
         return plain_table(
             str(path),
             self.name,
-            Found(hints.dtype or dtype.name, (count, *array.shape[1:])),
-            _rounded(batches, hints.dtype),
+            FileArray(dtype, (count, *array.shape[1:]), batches),
             replace(hints, dtype=None),
-            num_rows=count,
             meta=document.meta,
             notes=document.notes,
         )
@@ -213,17 +195,6 @@ def _numbered(batches: Iterator[Array]) -> Rows:
     for rows in batches:
         yield start, rows
         start += len(rows)
-
-
-def _rounded(
-    batches: Callable[[int, int], Iterator[Array]], dtype: str | None
-) -> Callable[[int, int], Iterator[Array]]:
-    """The numbers of the text in the dtype that they had."""
-    if dtype is None:
-        return batches
-    if dtype not in FLOATS:
-        return lambda start, rows: (as_counts(b, dtype, start) for b in batches(start, rows))
-    return lambda start, rows: (round_to(b, dtype) for b in batches(start, rows))
 
 
 FORMAT = Json()

@@ -62,8 +62,10 @@ class Placed:
 
     def __init__(self, where: str, size: int) -> None:
         self._where = where
+        # What is not there is filled: a text of a hundred bytes must not take a disk (J-20).
         self._limit = max(_LEAST_LIMIT, 64 * size)
         self._spool = Spool(where)
+        # A byte a row, which goes to a file as well: in memory, indices in any order would take it without bounds.
         self._flags = Spool(where, np.dtype(bool))
         self._count = 0
 

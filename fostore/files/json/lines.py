@@ -87,7 +87,7 @@ class Lines:
         objects: list[dict[str, Any]] = []
         number = blank = 0
         with self._opened() as file:
-            held = [self.first_text()] if self.is_stream else []
+            held = [self.first_text()] if self.is_stream else []  # it cannot be read again
             while line := (held.pop() if held else self._line(file, number + 1)):
                 number += 1
                 if not line.strip(SPACE):
@@ -130,6 +130,7 @@ class Lines:
     def _line(self, file: IO[bytes], number: int) -> bytes:
         line = file.readline(_MAX_LINE)
         if len(line) == _MAX_LINE:
+            # A file without line ends would be read into memory as a whole.
             raise UnsafeError(f"{self}, line {number} has over {_MAX_LINE:,} bytes")
         return line.removeprefix(BOM) if number == 1 else line
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.encodings.rows import round_to
-from fostore.errors import DamageError, FormatError, RowError
+from fostore.errors import DamageError, FormatError, RowError, UnsafeError
 from fostore.files._header import KEY
 from fostore.files.json.kept import Gathered, Placed
 from fostore.files.json.rows import LOGS, Put, Section, read_rows
@@ -35,7 +36,7 @@ from fostore.schema.ranges import Ranges
 from fostore.schema.row import FLOATS, Array, Column
 
 _CHECKED_BYTES = 1 << 20
-_PROBS = Section(DISTRIBUTIONS, np.dtype("f8"))
+_PROBS = Column("probs", "float64", "float64", (), ())
 
 
 Kept = Placed | Gathered
@@ -57,7 +58,7 @@ class Document(Generic[K]):
 
 
 def read_document(
-    file: File, keep: Callable[[str, int], K], plain: Section | None = None
+    file: File, keep: Callable[[str, int], K], plain: Column | None = None
 ) -> Document[K]:
     """Read a document whole, from its beginning to its end, and check every row.
 
@@ -82,18 +83,19 @@ def read_document(
     offsets: dict[str, int] = {}
     notes: list[str] = []
 
+    def expect(section: Section, column: Column) -> None:
+        columns.append(keep(where, scanner.size))
+        sections[section.name] = (section, partial(_put, columns[-1], column))
+
     def expect_sections() -> None:
         """Take from `meta` what the document must hold."""
         nonlocal header
         if KEY not in meta:
-            columns.append(keep(where, scanner.size))
-            sections[DISTRIBUTIONS] = (plain or _PROBS, columns[0].put)
+            expect(replace(_section(DISTRIBUTIONS, plain or _PROBS), shape=None), plain or _PROBS)
             return
         header = Header.from_json({KEY: meta.pop(KEY), "meta": meta}, where)
         for i, column in enumerate(header.schema.columns):
-            columns.append(keep(where, scanner.size))
-            section = _section(table_name(header.schema, i), column)
-            sections[section.name] = (section, partial(_put, columns[i], column))
+            expect(_section(table_name(header.schema, i), column), column)
 
     try:
         for name, offset in scanner.entries():
@@ -107,19 +109,18 @@ def read_document(
         if DISTRIBUTIONS in offsets and "meta" not in offsets:
             # Something open in a row that was stepped over hides where they end: name that row.
             scanner.seek(offsets[DISTRIBUTIONS])
-            read_rows(scanner, _PROBS, lambda index, rows: None)
+            read_rows(scanner, Section(DISTRIBUTIONS, np.dtype("f8")), lambda index, rows: None)
         raise
     if "meta" not in offsets:
         expect_sections()
     for name, section in sections.items():
         if name not in offsets:
             raise FormatError(f"{where} has no {name!r}; its keys are {list(offsets)[:8]}")
-        scanner.seek(offsets[name])
+        scanner.seek(offsets[name])  # it stood before `meta`
         read_rows(scanner, *section)
     ranges = columns[0].ranges
     if header is not None:
-        _check_rows_alike(header, columns, where)
-        _check_plan(header, ranges, where)
+        _check_plan(header, columns, where)
         _check_rows(header, ranges, columns, where)
         return Document(header, meta, ranges, columns)
     beside = [name for name in offsets if name not in ("meta", DISTRIBUTIONS)]
@@ -173,9 +174,10 @@ def _refuse_stray_header(
     stray = [f"meta.{name}" for name, value in meta.items() if _is_header(value)]
     for name, offset in beside.items():
         scanner.seek(offset)
-        if scanner.peek() == b"{" and scanner.holds(b'"fostore"'):
-            scanner.seek(offset)
-            stray += [name] * _is_header(scanner.value(name).get(KEY))
+        with suppress(UnsafeError):  # too large for a header
+            if scanner.peek() == b"{" and b'"fostore"' in scanner.text(name):
+                scanner.seek(offset)
+                stray += [name] * _is_header(scanner.value(name).get(KEY))
     if stray:
         raise DamageError(
             f"{scanner.where} keeps the header of a store under the key {stray[0]!r}, and a store keeps it "
@@ -187,15 +189,14 @@ def _is_header(value: object) -> bool:
     return isinstance(value, dict) and value.keys() >= {"num_classes", "columns", "unit_rows"}
 
 
-def _check_rows_alike(header: Header, columns: Sequence[Kept], where: str) -> None:
+def _check_plan(header: Header, columns: Sequence[Kept], where: str) -> None:
+    """Refuse columns of different rows, and rows that the header does not plan."""
+    ranges, planned = columns[0].ranges, header.num_samples
     for i, kept in enumerate(columns):
-        if kept.ranges != columns[0].ranges:
+        if kept.ranges != ranges:
             names = [table_name(header.schema, n) for n in (i, 0)]
             raise FormatError(f"{where}: {names[0]!r} and {names[1]!r} do not hold the same rows")
-
-
-def _check_plan(header: Header, ranges: Ranges, where: str) -> None:
-    planned, stop = header.num_samples, ranges.items[-1][1] if ranges.items else 0
+    stop = ranges.items[-1][1] if ranges else 0
     if planned is not None and stop > planned:
         raise FormatError(f"{where} holds row {stop - 1}, but its num_samples is {planned}")
     if header.sealed and len(ranges) != planned:
@@ -210,6 +211,7 @@ def _check_rows(
 ) -> Array:
     """Check all rows, some blocks at a time; gives the hash of every block and column where it is asked for."""
     schema, block = header.schema, header.block_rows
+    # Few enough to stay in the processor's cache from the check to the hash
     together = max(1, _CHECKED_BYTES // (block * max(schema.row_bytes))) * block
     hashes = []
     try:
@@ -233,6 +235,7 @@ def _guess_header(
     """What a file without a header is: probabilities; its numbers are doubles, as Python wrote them."""
     first, stop = ranges.items[0][0], ranges.items[-1][1]
     shape = columns[0].read(first, first + 1).shape[1:]
+    # Without times: whoever opens the file, and when, it is the same store.
     header = header_of_probs(shape, "float64", stop, created="", updated="", meta=meta)
     hashes = _check_rows(header, ranges, columns, where, hashed=True)
     # The same rows and metadata are the same store, however the text is laid out.

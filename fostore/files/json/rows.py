@@ -20,11 +20,10 @@ import orjson
 
 from fostore.errors import FormatError, UnsafeError
 from fostore.files.json.scan import SPACE, STRING, Scanner
-from fostore.schema import jsontext
 from fostore.schema.row import Array
 
 MAX_INDEX = 1 << 53
-MAX_ROW = 256 << 20
+_MAX_ROW = 256 << 20
 LOGS = ("log_probs", "logits")
 """The kinds, and the names of their columns, in which null is minus infinity: the logarithm of 0."""
 
@@ -62,25 +61,26 @@ class Section:
 
     def array(self, text: bytes, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
         """Indices and rows (n, *shape) of a slice in braces, or None where a row of it is something else."""
-        return _texts(text, shape) if self.dtype is None else self._numbers(text, shape)
-
-    def _numbers(self, text: bytes, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
-        # true and false, of which Struct makes numbers, and null
-        if b"t" in text or b"f" in text or (b"n" in text and not self.nulls):
+        if self.dtype is not None and (b"t" in text or b"f" in text):  # true and false, as numbers
             return None
         try:
+            # It refuses NaN, and gives integers beyond 64 bits as floats, which no integer column takes.
             rows: dict[str, Any] = orjson.loads(text)
         except (ValueError, RecursionError):
             return None
         index = _indices(rows)
-        # A key that came twice, or a string among the values, leaves quotes over.
-        quotes = np.count_nonzero(np.frombuffer(text, np.uint8) == _QUOTE)
-        if index is None or quotes != 2 * len(rows):
+        if index is None:
             return None
-        assert self.dtype is not None
         values = list(rows.values())
-        array = _filled(values, shape) if b"n" in text else packed(values, self.dtype, shape)
-        return None if array is None else (index, array)
+        # A key that came twice leaves a row over; so does a string among numbers, which need no other quotes.
+        if self.dtype is None:
+            is_whole = len(_TEXT_ROW.findall(text, 1)) == len(rows)
+            array = _padded(values, shape[0])
+        else:
+            quotes = np.count_nonzero(np.frombuffer(text, np.uint8) == _QUOTE)
+            is_whole = quotes == 2 * len(rows)
+            array = packed(values, self.dtype, shape, (None,) if self.nulls else ())
+        return (index, array) if array is not None and is_whole else None
 
 
 def read_rows(scanner: Scanner, section: Section, put: Put) -> None:
@@ -112,6 +112,7 @@ def read_rows(scanner: Scanner, section: Section, put: Put) -> None:
         end = len(text) if is_last else _comma(text)
         rows = None
         if end is not None:
+            # One copy of the slice, not one for each brace
             rows = section.array(b"".join((b"{", memoryview(text)[:end], b"}")), shape)
         if rows is None:
             piece.blame(shape)
@@ -146,11 +147,11 @@ def _cut_numbers(scanner: Scanner, section: Section) -> tuple[bytes, bool]:
         if cut > at:
             scanner.at = cut
             return data[at:cut], False
-        scanned = len(data) - at
-        if scanned > MAX_ROW:
+        scanned = len(data) - at  # in which there is no brace: a long row is looked through once
+        if scanned > _MAX_ROW:
             raise UnsafeError(
                 f"{scanner.where}{scanner.line(scanner.offset)}: a row of {section.name!r} goes on for "
-                f"more than {MAX_ROW:,} bytes"
+                f"more than {_MAX_ROW:,} bytes"
             )
         if not scanner.fill():
             scanner.fail(f"expected the end of {section.name!r}", scanner.size)
@@ -171,59 +172,54 @@ def _cut_texts(scanner: Scanner, section: Section) -> tuple[bytes, bool]:
             shown = bad.group(2)[:_SHOWN].decode("utf-8", "replace").strip()
             here = _Slice(scanner, section, b"", scanner.offset, False)
             here.refuse(name, scanner.offset, f"is {shown}, expected a string")
-        if len(data) - begin > MAX_ROW or not scanner.fill():
+        if len(data) - begin > _MAX_ROW or not scanner.fill():
             scanner.fail(f'expected a row of {section.name!r}, such as "7": "name"')
 
 
 # ------------------------------------------------------------------ a slice as an array
 
 
-def packed(values: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array | None:
+def packed(
+    values: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...], nulls: tuple[Any, ...] = ()
+) -> Array | None:
     """Parsed rows as an array (n, *shape); None where one holds something else than such numbers.
 
     Several times faster than NumPy, since the lengths are known, and no number is rounded or cut on
-    the way. True and false pass for numbers.
+    the way. True and false pass for numbers; `nulls` stand for minus infinity.
     """
     lists = values
     native = dtype.newbyteorder("=")  # as Struct packs, whose letters are those of NumPy
     try:
         if not shape:
             return np.frombuffer(Struct(f"{len(values)}{native.char}").pack(*values), native)
-        if len(shape) == 2:
+        if (
+            len(shape) == 2
+        ):  # of the right number of numbers in all, one row may have a list of another
             if set(map(len, values)) != {shape[0]}:
                 return None
             lists = list(chain.from_iterable(values))
         pack = Struct(f"{shape[-1]}{native.char}").pack
         return np.frombuffer(b"".join([pack(*row) for row in lists]), native).reshape(-1, *shape)
     except (TypeError, OverflowError, StructError):
-        return None
+        return packed(_filled(values, nulls), dtype, shape) if nulls else None
 
 
-def _filled(values: list[Any], shape: tuple[int, ...]) -> Array | None:
-    """Rows of doubles, in which null is minus infinity."""
-    try:
-        array = np.array(values, np.float64)  # null becomes NaN, which JSON does not have
-    except (ValueError, TypeError, OverflowError):
-        return None
-    array[np.isnan(array)] = -np.inf
-    return array if array.shape[1:] == shape else None
+def _filled(value: Any, nulls: tuple[Any, ...]) -> Any:
+    if isinstance(value, list):
+        return [_filled(item, nulls) for item in value]
+    return -np.inf if value in nulls else value
 
 
-def _texts(text: bytes, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
-    try:
-        rows = jsontext.loads(text, "")  # which refuses a key that comes twice
-        index = _indices(rows)
-        texts = [item.encode("utf-8") for item in rows.values()]
-    except (FormatError, UnicodeEncodeError):
+def _padded(values: list[Any], width: int) -> Array | None:
+    texts = [item.encode() for item in values]
+    if max(map(len, texts)) > width:
         return None
-    if index is None or max(map(len, texts)) > shape[0]:
-        return None
-    padded = np.array([item.ljust(shape[0], b"\0") for item in texts], f"S{shape[0]}")
-    return index, padded.view(np.uint8).reshape(-1, shape[0])
+    padded = np.array([text.ljust(width, b"\0") for text in texts], f"S{width}")
+    return padded.view(np.uint8).reshape(-1, width)
 
 
 def _indices(rows: dict[str, Any]) -> Array | None:
-    """The keys as int64, where each is an index."""
+    """The keys as int64, where each is an index, and there is one."""
     first = next(iter(rows), "")
     if _INDEX.match(first) and int(first) < MAX_INDEX:
         # Rows that follow each other, as most do: several times faster than to parse their keys.
@@ -232,7 +228,7 @@ def _indices(rows: dict[str, Any]) -> Array | None:
         if ",".join(rows) == expected.decode():
             return index
     keys = "".join(rows)
-    if not keys.isascii():
+    if not keys or not keys.isascii():
         return None
     try:
         index = np.array(list(map(int, rows)), np.int64)
@@ -261,6 +257,7 @@ class _Slice:
     def first_shape(self) -> tuple[int, ...]:
         """The shape of the first row, which all rows have."""
         match = _ROW.match(self.text)
+        # By json, which takes NaN: then the number is blamed, and not the shape.
         shape = None if match is None else _shape(match.group(2).strip(SPACE).removesuffix(b","))
         if shape is None or len(shape) not in (1, 2) or 0 in shape:
             self.blame(None)
@@ -299,6 +296,7 @@ class _Slice:
 
     def refuse_twice(self, index: int) -> NoReturn:
         """Raise for a row that an earlier slice held."""
+        # It was not told by the parser, whose dict ends with the slice.
         key = re.search(rb'"%d"[ \t\r\n]*:' % index, self.text)
         self.refuse(str(index), self.begin + (key.start() if key else 0), "comes twice")
 

@@ -13,10 +13,10 @@ from fostore.places.place import File
 from fostore.schema import jsontext
 from fostore.schema.header import MAX_TEXT
 
-CHUNK = 128 << 10
+_CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
 
-MAX_VALUE = MAX_TEXT
+_MAX_VALUE = MAX_TEXT
 """Bytes of a value that is parsed as a whole: `meta`, and what holds no rows."""
 
 BOM = b"\xef\xbb\xbf"
@@ -43,13 +43,14 @@ class Scanner:
 
     def __init__(self, file: File) -> None:
         self.where = str(file)
-        self.chunk = CHUNK
+        self.chunk = _CHUNK
         self.size = file.size
         self._file = file
         self.data = b""
         self.at = 0
         begin = file.read(0, len(BOM))
         self._start = len(BOM) if begin == BOM else 0
+        # Editors on Windows save UTF-16, in which every second byte of JSON is NUL.
         is_wide = begin[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin
         self._hint = "; this is not UTF-8: save it as UTF-8" if is_wide else ""
 
@@ -65,6 +66,7 @@ class Scanner:
     def fill(self) -> bool:
         """Take more of the file in hand, at least as much again; False where it ends."""
         self.data, self.at, self._start = self.data[self.at :], 0, self.offset
+        # Twice as much each time: what is long is looked through a few times, and not once a chunk.
         more = self._file.read(self._start + len(self.data), max(self.chunk, len(self.data)))
         self.data += more
         return bool(more)
@@ -119,25 +121,23 @@ class Scanner:
         """
         self.peek()
         begin = self.offset
-        self.skip()
-        size = self.offset - begin
-        if size > MAX_VALUE:
-            raise UnsafeError(
-                f"{self.where}{self.line(begin)}: {name!r} takes {size:,} bytes and may take "
-                f"{MAX_VALUE:,}: keep what is large in a file of its own"
-            )
-        text = self._file.read(begin, size)
-        if len(text) < size:
-            self.fail(f"the text ends inside {name!r}", begin + len(text))
-        return self._loads(text, repr(name), begin, strange)
+        return self._loads(self.text(name), repr(name), begin, strange)
 
-    def holds(self, mark: bytes) -> bool:
-        """Whether a text stands in the value at the cursor, if it is no larger than one that is parsed."""
+    def text(self, name: str) -> bytes:
+        """The text of the value at the cursor; raises as `value` does."""
         self.peek()
         begin = self.offset
         self.skip()
         size = self.offset - begin
-        return size <= MAX_VALUE and mark in self._file.read(begin, size)
+        if size > _MAX_VALUE:
+            raise UnsafeError(
+                f"{self.where}{self.line(begin)}: {name!r} takes {size:,} bytes and may take "
+                f"{_MAX_VALUE:,}: keep what is large in a file of its own"
+            )
+        text = self._file.read(begin, size)
+        if len(text) < size:
+            self.fail(f"the text ends inside {name!r}", begin + len(text))
+        return text
 
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
@@ -157,7 +157,7 @@ class Scanner:
             if after is not None:
                 depth, size = after, min(2 * size, self.chunk)
                 self.at += len(piece)
-            elif len(piece) > 2048:
+            elif len(piece) > 2048:  # the value ends in it: all up to there can still go at once
                 size = len(piece) // 2
             else:  # near the end, or where a closer look is needed
                 for _ in range(256):
@@ -168,6 +168,7 @@ class Scanner:
 
     def line(self, offset: int) -> str:
         """`, line 7` of an offset; reads the file up to there."""
+        # Counted for a message alone: to count on the way would cost every document for one that is wrong.
         lines, step = 1, 1 << 20
         for begin in range(0, offset, step):
             lines += self._file.read(begin, min(step, offset - begin)).count(b"\n")
@@ -187,10 +188,10 @@ class Scanner:
             # What goes up to the end of what is in hand may go on behind it.
             if match is not None and match.end() < len(self.data):
                 break
-            if len(self.data) - self.at > MAX_VALUE and match is None:
+            if len(self.data) - self.at > _MAX_VALUE and match is None:
                 raise UnsafeError(
                     f"{self.where}{self.line(self.offset)}, byte {self.offset}: this goes on for more "
-                    f"than {MAX_VALUE:,} bytes"
+                    f"than {_MAX_VALUE:,} bytes"
                 )
             if not self.fill():
                 match = pattern.match(self.data, self.at)
@@ -224,5 +225,6 @@ def _depth_after(piece: bytes, depth: int) -> int | None:
         marks = b"".join(marks.split(b'"')[::2])
     if not marks:
         return depth
+    # int8 would wrap at 128 brackets
     depths = np.cumsum(_DEPTH[np.frombuffer(marks, np.uint8)], dtype=np.int64)
     return None if depth + int(depths.min()) <= 0 else depth + int(depths[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
@@ -57,45 +57,34 @@ def save(
         RowError: rows that are not finite, are no distributions, or differ in shape.
         After any error the file that was there stands.
     """
-    checked = _checked_meta(meta)
-    given = _Given(distributions)
-    first, stop = given.indices.items[0][0], given.indices.items[-1][1]
-    shape, dtype = given.rows(first, first + 1).shape[1:], given.dtype()
-    known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
-    header = header_of_probs(shape, known, stop, meta=checked)
-    encoding = encoding_of(header.schema)
-
-    def read(column: int, start: int, stop: int) -> Array:
-        rows = given.rows(start, stop, header.schema.row_shape)
-        return encoding.encode(rows, header.schema, start)[column]
-
-    hashes = [
-        [digest.block_hash(read(0, start, stop))]
-        for start, stop in pieces(given.indices, header.block_rows)
-    ]
-    header = sealed_if_whole(header, given.indices, np.array(hashes, np.uint8))
-    _replace(Path(path), header, given.indices, read)
+    export(Path(path), _Given(distributions), meta)
 
 
-def export(path: Path, reader: Readable, meta: Mapping[str, Any] | None = None) -> None:
+def export(path: Path, reader: _Readable, meta: Mapping[str, Any] | None = None) -> None:
     """Write all committed rows of an open store, every column as it is stored, and its header.
 
-    `meta` is added to the store's metadata.
+    Replaces the file at once: written under a temporary name beside it, made durable, renamed. `meta` is
+    added to the store's metadata.
     """
-
-    def read(column: int, start: int, stop: int) -> Array:
-        rows: Array = reader.column(column).read(start, stop)
-        return rows
-
-    header = replace(reader.header, meta={**reader.header.meta, **_checked_meta(meta)})
-    _replace(path, header, reader.committed, read)
-
-
-def _checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
-    checked: dict[str, Any] = check_json(dict(meta or {}))
-    if KEY in checked:
+    added = check_json(dict(meta or {}))
+    if KEY in added:
         raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
-    return checked
+    header = replace(reader.header, meta={**reader.header.meta, **added})
+
+    def rows_of(i: int, column: Column) -> Rows:
+        view, size = reader.column(i), max(1, _BATCH_NUMBERS // math.prod(column.shape))
+        for start, stop in pieces(reader.committed, size):
+            yield start, view.read(start, stop)
+
+    disk.make_folders(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_document(temporary, header, starmap(rows_of, enumerate(header.schema.columns)))
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove(temporary)
+        raise
+    disk.sync_directory(path.parent)  # or a power cut takes the new name back
 
 
 def table_name(schema: Schema, column: int) -> str:
@@ -104,59 +93,57 @@ def table_name(schema: Schema, column: int) -> str:
     return DISTRIBUTIONS if column == 0 and schema.kind == "probs" else name
 
 
-class Readable(Protocol):
-    """What is written of a reader: its header, which rows there are, and its columns one after another."""
+class _Readable(Protocol):
+    """What is written of a reader; a column has `read(start, stop)`."""
 
     @property
     def header(self) -> Header: ...
     @property
     def committed(self) -> Ranges: ...
-    def column(self, index: int) -> Any:
-        """The column at `index`, with `read(start, stop)`."""
-        ...
+    def column(self, index: int, /) -> Any: ...
 
 
 # ------------------------------------------------------------------ what a caller gives
 
 
 class _Given:
-    """Rows that a caller has in a mapping, in order of their index and in NumPy."""
+    """Probabilities that a caller has in a mapping, as a reader of one column."""
 
     def __init__(self, mapping: Mapping[int, Any]) -> None:
         self._mapping = mapping
-        keys = {_index(key): key for key in mapping}
-        if not keys:
+        self._keys = {_index(key): key for key in mapping}
+        if not self._keys:
             raise ArgumentError("there are no distributions to save: the mapping is empty")
-        self._keys = keys
         self._take = getattr(mapping, "take", None)
-        self.indices = ranges_of(np.array(sorted(keys), np.int64))
+        self.committed = ranges_of(np.array(sorted(self._keys), np.int64))
+        first, stop = self.committed.items[0][0], self.committed.items[-1][1]
+        self._shape = _array(mapping[self._keys[first]], first).shape
+        rows = ((i, mapping[k]) for i, k in self._keys.items() if not self._take or i == first)
+        dtype = str(np.result_type(*{_array(row, i).dtype for i, row in rows}))
+        known = dtype if dtype in ("float16", "float32", "bfloat16") else "float64"
+        self.header = header_of_probs(self._shape, known, stop)
+        # The digest stands before the rows, so they are read twice: a copy would take as much memory again.
+        hashes = [
+            [digest.block_hash(self.read(start, stop))]
+            for start, stop in pieces(self.committed, self.header.block_rows)
+        ]
+        self.header = sealed_if_whole(self.header, self.committed, np.array(hashes, np.uint8))
 
-    def rows(self, start: int, stop: int, shape: tuple[int, ...] | None = None) -> Array:
-        """The rows `[start, stop)`, all of one shape: by default the first one's."""
-        if self._take is not None:
-            return np.asarray(self._take(np.arange(start, stop)))
-        given = [self._mapping[self._keys[i]] for i in range(start, stop)]
-        kinds = {_plain(row) for row in given}
-        plain = kinds.pop() if len(kinds) == 1 else None
-        if plain is not None and shape in (None, plain[1]):
-            return np.concatenate(given).reshape(len(given), *plain[1])
-        arrays = [_array(row, start + i) for i, row in enumerate(given)]
-        shape = arrays[0].shape if shape is None else shape
-        for i, row in enumerate(arrays):
-            if row.shape != shape:
-                raise RowError(f"row {start + i} has shape {row.shape}, expected {shape}")
-        return np.stack(arrays)
+    def column(self, index: int, /) -> _Given:
+        """Itself."""
+        return self
 
-    def dtype(self) -> str:
-        """The widest dtype among the rows."""
+    def read(self, start: int, stop: int) -> Array:
+        """The rows `[start, stop)` as they are stored."""
         if self._take is not None:
-            first = self.indices.items[0][0]
-            return str(self.rows(first, first + 1).dtype)
-        dtypes = {
-            plain[0] if (plain := _plain(row)) else _array(row, 0).dtype
-            for row in self._mapping.values()
-        }
-        return str(np.result_type(*dtypes))
+            rows = np.asarray(self._take(np.arange(start, stop)))
+        else:
+            arrays = [_array(self._mapping[self._keys[i]], i) for i in range(start, stop)]
+            for i, array in enumerate(arrays, start):
+                if array.shape != self._shape:
+                    raise RowError(f"row {i} has shape {array.shape}, expected {self._shape}")
+            rows = np.concatenate(arrays).reshape(len(arrays), *self._shape)
+        return encoding_of(self.header.schema).encode(rows, self.header.schema, start)[0]
 
 
 def _index(key: Any) -> int:
@@ -172,15 +159,10 @@ def _index(key: Any) -> int:
     return index
 
 
-def _plain(row: Any) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
-    """Dtype and shape of a row that is a NumPy array of floats already, as most are."""
-    if type(row) is np.ndarray and row.dtype.kind == "f" and row.ndim in (1, 2):
-        return row.dtype, row.shape
-    return None
-
-
 def _array(row: Any, index: int) -> Array:
     """One row as a float array; lists of numbers are float64, as they are in Python."""
+    if type(row) is np.ndarray and row.dtype.kind == "f" and row.ndim in (1, 2):
+        return row  # as most are
     if hasattr(row, "detach"):
         row = row.detach().cpu()
         if str(row.dtype) == "torch.bfloat16":
@@ -223,31 +205,6 @@ def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
     for first, last in ranges:
         for _, start, stop in geometry.split_at_units(first, last, size):
             yield start, stop
-
-
-def _replace(
-    path: Path, header: Header, ranges: Ranges, read: Callable[[int, int, int], Array]
-) -> None:
-    """Write a document under a temporary name beside `path`, make it durable, and rename it.
-
-    Args:
-        ranges: the rows.
-        read: (column, start, stop) to the stored rows of that column.
-    """
-
-    def rows_of(i: int, column: Column) -> Iterator[tuple[int, Array]]:
-        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // math.prod(column.shape))):
-            yield start, read(i, start, stop)
-
-    disk.make_folders(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        write_document(temporary, header, starmap(rows_of, enumerate(header.schema.columns)))
-        disk.rename(temporary, path)
-    except BaseException:
-        disk.remove(temporary)
-        raise
-    disk.sync_directory(path.parent)
 
 
 def write_document(path: Path, header: Header, columns: Iterable[Rows]) -> None:
