@@ -18,7 +18,6 @@ from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.pairing.origin import Origin, origin_of
 from fostore.places.names import local_path
-from fostore.places.place import ByUrl
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema import simplex
@@ -192,8 +191,8 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     """The distributions of a store, a selection, a path, a mapping of integers or an array.
 
     Args:
-        source: a `Store`, the place of one, or a `Selection`; the path of a store or of any file that
-            `convert` reads; a mapping of dataset indices, read in their order; anything with a `shape` of (N, K) or
+        source: a `Store` or `Selection`; the path of a store or of any file that `convert` reads; a
+            mapping of dataset indices, read in their order; anything with a `shape` of (N, K) or
             (N, M, K) that can be sliced (NumPy, a memory map, h5py, zarr, torch on the CPU), or
             lists of that shape.
         name: what messages call it.
@@ -206,8 +205,6 @@ def rows_of(source: Any, name: str = "store") -> Rows:
         return source
     if isinstance(source, (str, os.PathLike)):
         return _of_path(local_path(source))
-    if isinstance(source, ByUrl):
-        source = Store(source)  # type: ignore[arg-type]  # every one is a Place
     if isinstance(source, Store):
         return _of_store(source)
     if isinstance(source, Selection):
