@@ -22,10 +22,12 @@ from fostore.errors import (
     UncommittedError,
     UnsafeError,
 )
+from fostore.evaluate import entropy
 from fostore.formats import is_store
 from fostore.formats.views.fetched import FetchedView
 from fostore.places.local import Local
 from fostore.places.memory import Memory
+from fostore.places.names import place_of
 from fostore.places.place import Place, Version
 from fostore.schema.row import Array
 
@@ -252,6 +254,18 @@ def test_a_file_that_changes_between_two_ranges_is_refused(tmp_path: Path) -> No
     place.read_many = change  # type: ignore[method-assign]
     with pytest.raises(DamageError, match="is not the file any more that it was"):
         store.take([1, 4000])
+
+
+def test_rows_are_converted_and_evaluated_from_a_place_that_is_not_local(tmp_path: Path) -> None:
+    oracle = fostore.open(store_at(tmp_path / "s.zarr", rows_of()))
+    store = fostore.open(Memory.of("memory://source.zarr", oracle.path))
+    fostore.convert(store, tmp_path / "again.h5", progress=False)
+    assert fostore.open(tmp_path / "again.h5").digest() == oracle.digest()
+    fostore.convert(store, tmp_path / "again.h5", exists="resume", progress=False)
+    assert entropy(store).tolist() == entropy(oracle).tolist()
+    place = place_of(store.path)
+    fostore.convert(place, tmp_path / "other.npy", allow_lossy=True, progress=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "other.npy"), rows_of())
 
 
 def test_what_is_no_store_is_said_of_every_place() -> None:

@@ -10,7 +10,7 @@ from fostore.errors import ArgumentError
 from fostore.files.table import Table
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import destination, inside
+from fostore.places.names import destination, inside, is_url
 
 
 def target_of(path: str | os.PathLike[str]) -> Path | None:
@@ -59,5 +59,6 @@ def in_store(path: Path) -> bool:
 
 
 def _paths_of(table: Table) -> list[Path]:
-    """Where the rows of a table lie, every link followed."""
-    return [inside(name)[0].resolve() for name in table.files or (table.where,)]
+    """Where the rows of a table lie on this machine, every link followed."""
+    names = [name for name in table.files or (table.where,) if not is_url(name)]
+    return [inside(name)[0].resolve() for name in names]

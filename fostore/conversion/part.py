@@ -10,7 +10,7 @@ from typing import Any
 from fostore import disk
 from fostore.conversion.plan import Plan
 from fostore.errors import FormatError
-from fostore.places.names import inside
+from fostore.places.names import inside, is_url
 from fostore.schema.digest import hasher
 from fostore.schema.header import CHECKSUM
 from fostore.schema.jsontext import dumps, loads
@@ -90,6 +90,8 @@ def _record_of(plan: Plan) -> dict[str, Any]:
 
 def _stamp(name: str) -> list[int] | None:
     """What tells whether a file has changed since; None where there is none to look at."""
+    if is_url(name):
+        return None  # the digest of the store tells
     try:
         stat = os.stat(inside(name)[0])
     except OSError:

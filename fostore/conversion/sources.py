@@ -21,6 +21,7 @@ from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
 from fostore.places.names import absent, inside
+from fostore.places.place import ByUrl
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 
@@ -37,8 +38,8 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
 
     Args:
         source: a path; `path::inside` for an array in a file; a folder or a pattern of shards, which
-            come one after another in the order of their names; a list of those; a `Store` or a
-            `Selection`; "-" for JSON Lines on the standard input.
+            come one after another in the order of their names; a list of those; a `Store`, the place of one,
+            or a `Selection`; "-" for JSON Lines on the standard input.
         hints: what a file does not say itself.
         rows: those that will be wanted; a store that is not finished then shows what it has.
 
@@ -49,6 +50,8 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     hints = hints or Hints()
     if isinstance(source, Table):
         return _agreeing(source, hints)
+    if isinstance(source, ByUrl):
+        source = Store(source)  # type: ignore[arg-type]  # every one is a Place
     if isinstance(source, Store):
         return _agreeing(store_table(source, rows), hints)
     if isinstance(source, Selection):

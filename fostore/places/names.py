@@ -43,6 +43,11 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
     return value if isinstance(value, Local) else Local(local_path(value))
 
 
+def is_url(name: str) -> bool:
+    """Whether a name is that of a place which is not local."""
+    return name.partition("://")[0] in SCHEMES
+
+
 def local_path(value: str | os.PathLike[str]) -> Path:
     """The path that `value` names, `~` being the home; the disk is not looked at.
 

@@ -120,7 +120,7 @@ class Place(Protocol):
 
 
 class ByUrl:
-    """What is equal to another of its kind, and shown, by its url."""
+    """What every place is: equal to another of its kind, and shown, by its url."""
 
     url: str
 
