@@ -42,10 +42,10 @@ Examples:
 `fostore stack seed0.zarr seed1.zarr seed2.zarr -o ensemble.zarr`
 """
 
-Command = TypeVar("Command", bound=Callable[..., None])
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
-def _with_options(command: Command, *names: str) -> Command:
+def _with_options(command: _Command, *names: str) -> _Command:
     """The command with options in the place of its `**given`: those fields of `Options`, all by default."""
     types, own = get_type_hints(Options), get_type_hints(command, include_extras=True)
     shown = [one for one in fields(Options) if not names or one.name in names]
