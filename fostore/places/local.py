@@ -74,7 +74,7 @@ class Local(ByUrl):
     def version(self, name: str = "") -> Version:
         try:
             status = self._look(name)[1]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         # What is in a folder changes while a writer is at work, and its time with it.
         return _stamp(status) if stat.S_ISREG(status.st_mode) else _stamp(status)[:2]

@@ -29,7 +29,7 @@ _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
 def open(path: str | Path | Place) -> Store:
-    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file.
+    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file, by its path or its `Place`.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
     opens as well and shows what is committed (`Store.refresh` shows more). What lies at `path` is
@@ -68,9 +68,8 @@ class Store(Mapping[int, Array]):
 
     def __init__(self, path: Path | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
-        self._place = place = place_of(
-            path
-        )  # absolute: rows are mapped later, perhaps from elsewhere
+        # Absolute: rows are mapped later, perhaps from another folder.
+        self._place = place = place_of(path)
         self.path: Any = place.path if isinstance(place, Local) else place.url
         with disk.refusing(self.path):
             try:

@@ -38,7 +38,7 @@ class _HDF5:
 
         A sealed store that another tool laid out anew is decoded.
         """
-        from fostore.formats.hdf5.reader import HDF5Reader
+        from fostore.formats.hdf5.reader import HDF5Reader  # h5py costs a tenth of a second
 
         place = place_of(path)
         try:
@@ -55,7 +55,7 @@ class _HDF5:
             ArgumentError: num_samples is None, or a column has a name that the format needs.
             SpaceError: the disk cannot hold all rows; nothing is left behind.
         """
-        from fostore.formats.hdf5.build import make
+        from fostore.formats.hdf5.build import make  # readers need no part that writes
         from fostore.formats.hdf5.writer import HDF5Writer, check_planned
 
         check_planned(header)
@@ -80,13 +80,11 @@ class _HDF5:
                 f"{path} is an HDF5 store, which has one writer: {claim.owner!r} cannot hold the units "
                 f"{claim.units} of it alone; several writers need a .zarr store"
             )
-        from fostore.formats.hdf5.file import open_store
+        from fostore.formats.hdf5.file import open_store  # nor h5py, until a store is named
         from fostore.formats.hdf5.writer import HDF5Writer
 
         path = Path(os.path.realpath(path))
-        open_store(
-            Local(path)
-        ).close()  # says what is no file, which to open for writing might wait for
+        open_store(Local(path)).close()  # refuses a pipe: to open it for writing might wait
         fd = disk.open_file(path, write=True)
         try:
             disk.remove(disk.unfinished(path))

@@ -33,13 +33,13 @@ class _Zarr:
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""
-        from fostore.formats.zarr.resume import create
+        from fostore.formats.zarr.resume import create  # readers need no part that writes
 
         return create(path, header)
 
     def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; see `Format.resume`."""
-        from fostore.formats.zarr.resume import resume
+        from fostore.formats.zarr.resume import resume  # as above
 
         return resume(path, claim)
 

@@ -173,7 +173,7 @@ class ZarrReader:
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
-        from fostore.formats.zarr.findings import findings
+        from fostore.formats.zarr.findings import findings  # which builds on this module
 
         listed = []
         try:

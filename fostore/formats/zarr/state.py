@@ -155,6 +155,8 @@ def read_header(place: Place) -> bytes:
     try:
         return place.read(METADATA, MAX_METADATA)
     except NotADirectoryError as error:
+        if place.version() is None:  # it would lie in a file
+            raise
         raise FormatError(f"{place} is a file; a Zarr store is a folder") from error
     except FileNotFoundError as error:
         if place.version() is None:
