@@ -265,7 +265,7 @@ def test_rows_that_wait_lie_beside_the_destination_and_not_in_a_small_tmpdir(
     small = tmp_path / "small"
     small.mkdir()
     no_room_in(small, monkeypatch)
-    monkeypatch.setattr(spool, "MEMORY", 1 << 10)
+    monkeypatch.setattr(spool, "_MEMORY", 1 << 10)
     rows = probs(1000, K)
     path = tmp_path / "a.zarr"
     with fostore.create(path, num_samples=len(rows), num_classes=K, ids=range(len(rows))) as writer:

@@ -39,8 +39,8 @@ DATA = Path(__file__).parent / "data"
 def small_slices(chunk: int = 64, memory: int = 0) -> Iterator[None]:
     """Files are read `chunk` bytes at a time, and columns beyond `memory` bytes go to a file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", chunk)
-        patch.setattr(spool, "MEMORY", memory)
+        patch.setattr(scan, "_CHUNK", chunk)
+        patch.setattr(spool, "_MEMORY", memory)
         yield
 
 
@@ -340,8 +340,8 @@ def test_what_goes_on_without_end_is_refused_before_it_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"
-    monkeypatch.setattr(json_rows, "MAX_ROW", 1 << 18)
-    monkeypatch.setattr(scan, "MAX_VALUE", 1 << 18)
+    monkeypatch.setattr(json_rows, "_MAX_ROW", 1 << 18)
+    monkeypatch.setattr(scan, "_MAX_VALUE", 1 << 18)
     path.write_text('{"distributions": {"0": [' + "0, " * (1 << 20) + "1]}}")
     with pytest.raises(UnsafeError, match="line 1: a row of 'distributions' goes on for more than"):
         FORMAT.open(path)
@@ -385,7 +385,7 @@ def test_rows_beyond_the_memory_go_to_a_file_that_nobody_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(spool, "MEMORY", 800)
+    monkeypatch.setattr(spool, "_MEMORY", 800)
     rows = np.random.default_rng(0).random((300, 2))
     placed = Placed("x", 10_000)
     order = np.random.default_rng(1).permutation(300)

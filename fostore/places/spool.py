@@ -24,7 +24,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import SpaceError
 
-MEMORY = 8 << 20
+_MEMORY = 8 << 20
 """Bytes of a spool up to which its rows stay in memory: a file costs more than they do."""
 
 _Array = np.ndarray[Any, Any]
@@ -172,14 +172,14 @@ class Spool:
         if self._file is not None or (held is not None and stop <= len(held)):
             return
         # Without pwrite (Windows) rows stay in memory.
-        if stop * self.row_bytes > MEMORY and hasattr(os, "pwrite"):
+        if stop * self.row_bytes > _MEMORY and hasattr(os, "pwrite"):
             self._file, self._held = Scratch(self._what), None
             if held is not None:
                 self._file.write(held, 0)
             return
         # Room for twice as many, or every batch would copy all before it. Zeros take no memory until they are
         # written over.
-        count = max(stop, min(2 * stop, MEMORY // self.row_bytes))
+        count = max(stop, min(2 * stop, _MEMORY // self.row_bytes))
         self._held = np.zeros((count, *self.shape), self.dtype)
         if held is not None:
             self._held[: len(held)] = held

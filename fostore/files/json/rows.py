@@ -23,7 +23,7 @@ from fostore.files.json.scan import SPACE, STRING, Scanner
 from fostore.schema.row import Array
 
 MAX_INDEX = 1 << 53
-MAX_ROW = 256 << 20
+_MAX_ROW = 256 << 20
 LOGS = ("log_probs", "logits")
 """The kinds, and the names of their columns, in which null is minus infinity: the logarithm of 0."""
 
@@ -148,10 +148,10 @@ def _cut_numbers(scanner: Scanner, section: Section) -> tuple[bytes, bool]:
             scanner.at = cut
             return data[at:cut], False
         scanned = len(data) - at  # in which there is no brace: a long row is looked through once
-        if scanned > MAX_ROW:
+        if scanned > _MAX_ROW:
             raise UnsafeError(
                 f"{scanner.where}{scanner.line(scanner.offset)}: a row of {section.name!r} goes on for "
-                f"more than {MAX_ROW:,} bytes"
+                f"more than {_MAX_ROW:,} bytes"
             )
         if not scanner.fill():
             scanner.fail(f"expected the end of {section.name!r}", scanner.size)
@@ -172,7 +172,7 @@ def _cut_texts(scanner: Scanner, section: Section) -> tuple[bytes, bool]:
             shown = bad.group(2)[:_SHOWN].decode("utf-8", "replace").strip()
             here = _Slice(scanner, section, b"", scanner.offset, False)
             here.refuse(name, scanner.offset, f"is {shown}, expected a string")
-        if len(data) - begin > MAX_ROW or not scanner.fill():
+        if len(data) - begin > _MAX_ROW or not scanner.fill():
             scanner.fail(f'expected a row of {section.name!r}, such as "7": "name"')
 
 

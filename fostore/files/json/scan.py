@@ -13,10 +13,10 @@ from fostore.places.place import File
 from fostore.schema import jsontext
 from fostore.schema.header import MAX_TEXT
 
-CHUNK = 128 << 10
+_CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
 
-MAX_VALUE = MAX_TEXT
+_MAX_VALUE = MAX_TEXT
 """Bytes of a value that is parsed as a whole: `meta`, and what holds no rows."""
 
 BOM = b"\xef\xbb\xbf"
@@ -43,7 +43,7 @@ class Scanner:
 
     def __init__(self, file: File) -> None:
         self.where = str(file)
-        self.chunk = CHUNK
+        self.chunk = _CHUNK
         self.size = file.size
         self._file = file
         self.data = b""
@@ -129,10 +129,10 @@ class Scanner:
         begin = self.offset
         self.skip()
         size = self.offset - begin
-        if size > MAX_VALUE:
+        if size > _MAX_VALUE:
             raise UnsafeError(
                 f"{self.where}{self.line(begin)}: {name!r} takes {size:,} bytes and may take "
-                f"{MAX_VALUE:,}: keep what is large in a file of its own"
+                f"{_MAX_VALUE:,}: keep what is large in a file of its own"
             )
         text = self._file.read(begin, size)
         if len(text) < size:
@@ -188,10 +188,10 @@ class Scanner:
             # What goes up to the end of what is in hand may go on behind it.
             if match is not None and match.end() < len(self.data):
                 break
-            if len(self.data) - self.at > MAX_VALUE and match is None:
+            if len(self.data) - self.at > _MAX_VALUE and match is None:
                 raise UnsafeError(
                     f"{self.where}{self.line(self.offset)}, byte {self.offset}: this goes on for more "
-                    f"than {MAX_VALUE:,} bytes"
+                    f"than {_MAX_VALUE:,} bytes"
                 )
             if not self.fill():
                 match = pattern.match(self.data, self.at)

@@ -60,7 +60,7 @@ def save(
     export(Path(path), _Given(distributions), meta)
 
 
-def export(path: Path, reader: Readable, meta: Mapping[str, Any] | None = None) -> None:
+def export(path: Path, reader: _Readable, meta: Mapping[str, Any] | None = None) -> None:
     """Write all committed rows of an open store, every column as it is stored, and its header.
 
     Replaces the file at once: written under a temporary name beside it, made durable, renamed. `meta` is
@@ -93,7 +93,7 @@ def table_name(schema: Schema, column: int) -> str:
     return DISTRIBUTIONS if column == 0 and schema.kind == "probs" else name
 
 
-class Readable(Protocol):
+class _Readable(Protocol):
     """What is written of a reader; a column has `read(start, stop)`."""
 
     @property
