@@ -357,7 +357,9 @@ def test_a_writer_touches_nothing_that_it_does_not_claim(tmp_path: Path) -> None
     second.commit()
     headers = {file: file.read_bytes() for file in path.rglob("zarr.json")}
     second.close()
+    first._units.write(0, UNIT, rows[UNIT : UNIT + 9])  # not committed: no journal names this unit
     again = begun(path, claim=Claim("two", (2, 5)), rows=N)  # cleans while the first is at work
+    assert (path / "probs" / ".tail.1").exists()
     again.write(2300, rows[2300:N])
     again.commit()
     first.write(300, rows[300:2048])
