@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from fostore.generate.labels import Labelled, Noted, hash_labels
+from fostore.generate.labels import Labelled, hash_labels
 from fostore.nested import (
     IS_NONE,
     LABELS,
@@ -38,8 +38,8 @@ class Assembly:
     """What makes a batch of samples, where it is the user's own."""
     together: Collate = collate_arrays
     """What makes a batch of inputs, where the user says nothing."""
-    labels: Noted = field(default_factory=Noted, compare=False)
-    """Whether labels come along as well."""
+    labelled: bool = False
+    """Whether batches come with a hash of each label (`Labelled`)."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -58,7 +58,7 @@ class Assembly:
             raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
-        return Labelled(inputs, hash_labels(samples)) if self.labels.wanted else inputs
+        return Labelled(inputs, hash_labels(samples)) if self.labelled else inputs
 
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:

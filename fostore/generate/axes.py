@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.generate.source import Indices, name_samples
+from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import Array
 
 Shape = tuple[int, ...]

@@ -36,22 +36,6 @@ class Labelled(NamedTuple):
     labels: Array | None
 
 
-class Noted:
-    """Whether labels are hashed as samples are read, and those of the batch that came last."""
-
-    __slots__ = ("last", "wanted")
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self.last: Array | None = None
-
-    def take(self, batch: Any) -> Any:
-        """The inputs of a batch as it came; its labels are `last` until the next one is taken."""
-        labelled = isinstance(batch, Labelled)
-        self.last = batch.labels if labelled else None
-        return batch.inputs if labelled else batch
-
-
 def hash_labels(samples: Sequence[Any]) -> Array:
     """A hash of each sample's label, uint64 (n,); `NOTHING` where one has none that can be compared.
 

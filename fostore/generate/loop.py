@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fostore.generate.source import Indices
-
+Step = TypeVar("Step")
 Token = TypeVar("Token")
 
 DEPTH = 2
@@ -22,8 +22,8 @@ DEPTH = 2
 
 
 def run(
-    steps: Iterator[tuple[Indices, Any]],
-    compute: Callable[[Indices, Any], Token],
+    steps: Iterable[Step],
+    compute: Callable[[Step], Token],
     deliver: Callable[[Token], None],
     *,
     overlap: bool,
@@ -34,33 +34,30 @@ def run(
     When this returns or raises, everything that was computed has been delivered, unless `deliver`
     itself failed: nothing is delivered after the batch on which it did, and its error is raised.
     """
-    for indices, inputs in steps:
-        deliver(compute(indices, inputs))
+    remaining = iter(steps)
+    for step in remaining:
+        deliver(compute(step))
         break
-    else:
-        return
-    if not overlap:
-        for indices, inputs in steps:
-            deliver(compute(indices, inputs))
-        return
-    with Relay(deliver) as relay:
-        for indices, inputs in steps:
-            relay.put(compute(indices, inputs))
+    beside: AbstractContextManager[Callable[[Any], None]]
+    beside = _Relay(deliver) if overlap else nullcontext(deliver)
+    with beside as hand_on:
+        for step in remaining:
+            hand_on(compute(step))
 
 
-class Relay:
+class _Relay:
     """One thread that delivers what it is given, in order, through a bounded queue.
 
-    An error in the thread is raised by the next `put`, or on leaving the block.
+    An error in the thread is raised by the next hand-over, or on leaving the block.
     """
 
-    def __init__(self, deliver: Callable[[Any], None], depth: int = DEPTH) -> None:
+    def __init__(self, deliver: Callable[[Any], None]) -> None:
         self._deliver = deliver
-        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._queue: queue.Queue[Any] = queue.Queue(DEPTH)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="fostore-deliver", daemon=True)
 
-    def put(self, token: Any) -> None:
+    def _put(self, token: Any) -> None:
         """Hand one result over; waits while the queue is full."""
         if self._error is not None:
             raise self._error
@@ -68,16 +65,16 @@ class Relay:
 
     def _work(self) -> None:
         while (token := self._queue.get()) is not _END:
-            # After an error the queue is only emptied, so that put never hangs.
+            # After an error the queue is only emptied, so that a hand-over never hangs.
             if self._error is None:
                 try:
                     self._deliver(token)
                 except BaseException as error:
                     self._error = error
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> Callable[[Any], None]:
         self._thread.start()
-        return self
+        return self._put
 
     def __exit__(
         self,
@@ -89,7 +86,7 @@ class Relay:
         self._thread.join()
         if self._error is not None and error is None:
             raise self._error
-        if self._error is not None and error is not self._error and error is not None:
+        if self._error is not None and error is not None and error is not self._error:
             error.add_note(f"writing failed as well: {self._error}")
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
-from fostore.generate.source import Indices, name_samples
+from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import FLOATS, Array, sum_tolerance
 from fostore.schema.simplex import check_log_probs, check_logits, check_probs, softmax
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.generate.framework import Reading, Selection
+from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
-from fostore.generate.source import MapSource
+from fostore.generate.samples import Indexed, Reading
 from fostore.loading.plan import check_batch_size
 
 MAX_BATCH = 512
@@ -71,16 +71,15 @@ def search(
     """The batch size for a generator; see `fostore.torch.find_optimal_batch_size`."""
     most = check_batch_size(max_batch)
     framework = generator._framework
-    source = framework.source(dataset, Reading(1, generator.input_getter, collate_fn))
-    if not isinstance(source, MapSource) or source.num_samples == 0:
+    samples = framework.samples(dataset, Reading(1, generator.input_getter, collate_fn))
+    if not isinstance(samples, Indexed) or samples.num_samples == 0:
         raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
-    most = min(most, source.num_samples)
-    fixed = generator._fixed(dataset, source, False)
-    engine = generator._engine(Selection("logits"), fixed=fixed, trying=True)
+    most = min(most, samples.num_samples)
+    engine = generator._engine(Kept("logits"), generator._fixed(None), trying=True)
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""
-        (inputs,) = source.few(range(size))
+        (inputs,) = samples.few(range(size))
         best, begun, tries = float("inf"), time.perf_counter(), 0
         while tries < 2 or (not memory_is_limit and time.perf_counter() - begun < _SECONDS):
             start = time.perf_counter()

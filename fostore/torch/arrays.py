@@ -11,7 +11,7 @@ import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
-from fostore.generate.framework import copied_leaf
+from fostore.generate.memory import copied_leaf
 from fostore.nested import (
     PerSample,
     has_numbers,

@@ -4,6 +4,7 @@ Pure functions on values that are at hand; nothing here imports a framework. Ver
 devices and times are no part of an identity, so that an upgrade never blocks a resume.
 """
 
+from fostore.schema.identity.code import filled_cells, is_of_library
 from fostore.schema.identity.details import UNSEEN, Details, See, attributes_of
 from fostore.schema.identity.differences import (
     Doubts,
@@ -21,7 +22,6 @@ from fostore.schema.identity.hashing import (
     hash_values,
     row_hashes,
 )
-from fostore.schema.identity.source import filled_cells, is_of_library
 
 __all__ = [
     "UNSEEN",

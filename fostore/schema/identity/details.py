@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.schema.identity.hashing import hash_bytes, hash_leaves
-from fostore.schema.identity.source import (
+from fostore.schema.identity.code import (
     HEAP,
     code_entry,
     filled_cells,
@@ -30,6 +29,7 @@ from fostore.schema.identity.source import (
     is_of_library,
     names_read,
 )
+from fostore.schema.identity.hashing import hash_bytes, hash_leaves
 
 See = Callable[[Any], "str | Mapping[str, Any] | None"]
 """How a framework sees an object: an entry (`UNSEEN` where it cannot be hashed), its parts by name,

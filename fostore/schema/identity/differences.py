@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fostore.errors import IdentityError
-from fostore.schema.identity.source import is_byte_code, is_comparable
+from fostore.schema.identity.code import is_byte_code, is_comparable
 
 _NAMED = 4
 """How many differences a message spells out."""

@@ -8,9 +8,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from fostore.schema.identity.code import filled_cells, is_library, source_of
 from fostore.schema.identity.details import Details, See
 from fostore.schema.identity.hashing import hash_bytes, hash_leaves
-from fostore.schema.identity.source import filled_cells, is_library, source_of
 
 Leaves = Callable[[Any], "dict[str, str] | None"]
 """Entries of the arrays in nested data, by path; None where something in it cannot be hashed."""
