@@ -7,13 +7,16 @@ compared as it passes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from fostore.generate import mixing
 from fostore.generate.committed import Committed, Consent
 from fostore.generate.framework import Framework
+from fostore.generate.generation import Generation
 from fostore.generate.labels import differ
 from fostore.generate.probe import (
     HASHED,
@@ -27,6 +30,7 @@ from fostore.generate.probe import (
 )
 from fostore.generate.recheck import Recheck
 from fostore.generate.samples import Batch, Indexed, Samples, holding
+from fostore.schema import identity
 from fostore.schema.row import Array
 
 
@@ -35,23 +39,39 @@ class Comparison:
 
     def __init__(
         self,
-        framework: Framework,
-        samples: Samples,
+        generation: Generation,
         committed: Committed,
         consent: Consent,
         *,
+        stored: Mapping[str, Any],
+        given: Mapping[str, Any],
         labelled: bool,
         hashed: bool,
-        recheck: Recheck | None,
     ) -> None:
-        """`labelled`, `hashed`: the store keeps hashes of labels, of inputs."""
-        self._framework = framework
-        self._samples = samples
+        """
+        Args:
+            stored, given: the identity of the store, and the one at hand.
+            labelled, hashed: whether the store keeps hashes of labels, of inputs.
+        """
+        self._framework = generation.framework
+        self._samples = generation.samples
         self._committed = committed
         self._consent = consent
         self._labelled = labelled
         self._hashed = hashed
-        self._recheck = recheck
+        self._recheck: Recheck | None = None
+        doubts = identity.doubts(stored, given)
+        if generation.options.recheck:
+            opaque = identity.is_opaque(given)
+            self._recheck = Recheck(
+                generation, committed, consent, doubts=doubts, is_opaque=opaque, hashed=hashed
+            )
+            return
+        if doubts.code:
+            consent.differs(f"{doubts}, and recheck=False computes nothing again")
+        elif doubts:
+            warnings.warn(f"{committed.path} goes on although {doubts}", stacklevel=2)
+        consent.recorded.append("no committed batch was computed again (recheck=False)")
 
     def look(self) -> None:
         """Compare samples of a dataset; of a stream the first batch, of which nothing else passes by."""

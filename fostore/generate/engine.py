@@ -16,7 +16,7 @@ from fostore.generate import output
 from fostore.generate.framework import Framework, Kept
 from fostore.generate.memory import copied
 from fostore.generate.models import Models
-from fostore.generate.samples import Indices, failed
+from fostore.generate.samples import Batch, Indices, failed
 from fostore.nested import PerSample, is_numbers, leaves, slice_rows
 from fostore.schema.row import Array
 
@@ -73,16 +73,17 @@ class Engine:
         self._halve = not trying and models.fixed is None
         self._checked_meaning = trying
 
-    def compute(self, indices: Indices, inputs: Any) -> Computed:
+    def compute(self, batch: Batch) -> Computed:
         """Run the models on one batch; halves it as long as the device's memory does not suffice.
 
-        Where batches are gathered freshly (`again`) a model may change `inputs`: read them anew to
+        Where batches are gathered freshly (`again`) a model may change the inputs: read them anew to
         compute them once more.
 
         Raises:
             GenerationError: the model or the transform failed; names the samples.
             ArgumentError, RowError: the output is no batch of rows.
         """
+        indices, inputs, _ = batch
         rows, models = len(indices), self._models
         raw: list[Any] = []
         tensors: list[Any] = []

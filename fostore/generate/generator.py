@@ -9,35 +9,30 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
-import numpy as np
-
 from fostore.containers.rows import is_array
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES, json
 from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.draws import Drawing, check_draws, drawn_samples
-from fostore.generate.engine import Computed, Engine
+from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework, Kept, Model
-from fostore.generate.loop import run
-from fostore.generate.mixing import refuse_mixing
+from fostore.generate.generation import Generation
 from fostore.generate.models import Models
 from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.options import Options
-from fostore.generate.provenance import Provenance
-from fostore.generate.recording import Recording, check_store
-from fostore.generate.samples import ENDLESS, Indexed, Indices, Reading, Samples, Stream
+from fostore.generate.recording import record
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
 from fostore.loading.plan import check_batch_size
 from fostore.places.place import destination, local_path
-from fostore.progress import Progress
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
-from fostore.schema.ranges import Range, Ranges
+from fostore.schema.ranges import Range
 from fostore.schema.row import FLOATS, Array
-from fostore.schema.sides.views import encode_views
 
 
 class Generator(ABC):
@@ -224,42 +219,24 @@ class Generator(ABC):
             engine_options = {"drawing": drawing}
         kept = Kept(self.output_mode, store_as, dtype, temperature)
         engine = self._engine(kept, fixed, tol=tol, **engine_options)
-        once = hasattr(dataset_or_loader, "__next__")
-        if store is None:
-            if options.only_stored:
-                raise ArgumentError(
-                    f"{', '.join(options.only_stored)}: without store= there is nowhere to keep it"
-                )
-            self._warn_of_arrays(dataset_or_loader)
-            if not once:
-                refuse_mixing(framework, samples, Ranges.of(rows or (0, ENDLESS)))
-            with framework.running(self._models, draws):
-                return _in_memory(framework, samples, engine, options, rows)
-        path = local_path(store)
-        encoded = None if views is None else encode_views(views)
-        check_store(path, options, samples, encoded)
-        provenance = Provenance(
+        generation = Generation(
             framework,
             self._models,
             samples,
-            options,
-            many=self._many,
-            views=encoded,
-            batch_size=batch_size,
-        )
-        recording = Recording(
-            path,
-            framework,
-            samples,
             engine,
-            options,
-            provenance,
-            views=encoded,
-            own_names=own_names,
-            once=once,
+            replace(options, rows=rows),
+            batch_size,
+            many=self._many,
+            once=hasattr(dataset_or_loader, "__next__"),
         )
-        with framework.running(self._models, draws):
-            return recording.run()
+        if store is not None:
+            return record(generation, own_names)
+        if options.only_stored:
+            raise ArgumentError(
+                f"{', '.join(options.only_stored)}: without store= there is nowhere to keep it"
+            )
+        self._warn_of_arrays(dataset_or_loader)
+        return generation.in_memory()
 
     def save_distributions(
         self,
@@ -397,41 +374,6 @@ class FirstOrderDataGenerator(Generator):
         return NumpyFramework(device, models)
 
 
-def _in_memory(
-    framework: Framework, samples: Samples, engine: Engine, options: Options, rows: Range | None
-) -> dict[int, Array]:
-    total = samples.num_samples
-    wanted = Ranges.of(rows or (0, ENDLESS if total is None else total))
-    shown = total if rows is None else rows[1] - rows[0]
-    result: dict[int, Array] = {}
-    with Progress(options.progress, shown, 0, options.model_name) as progress:
-
-        def deliver(computed: Computed) -> None:
-            kept = np.array(engine.collect(computed), np.float32)  # a copy: models reuse buffers
-            indices = computed.indices
-            _check(kept, indices, engine)
-            keys = indices.tolist() if isinstance(indices, np.ndarray) else indices
-            if rows is None:
-                result.update(zip(keys, kept, strict=True))
-            else:
-                result.update((k, row) for k, row in zip(keys, kept, strict=True) if k in wanted)
-            progress.add(len(kept))
-
-        run(
-            samples.steps(wanted),
-            lambda batch: engine.compute(batch.indices, batch.inputs),
-            deliver,
-            overlap=framework.overlaps,
-        )
-    if rows is None and total is not None and len(result) != total:
-        warnings.warn(
-            f"[FirstOrderDataGenerator] generated {len(result)} distributions, but dataset length "
-            f"is {total}.",
-            stacklevel=3,
-        )
-    return result
-
-
 def _reader(samples: Samples) -> Callable[[Indices], Any] | None:
     """What reads a batch once more, where batches are gathered freshly; else None."""
     if not isinstance(samples, Indexed) or not samples.fresh:
@@ -447,14 +389,6 @@ def _uncallable(model: Any) -> str:
             "whose outputs are members"
         )
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
-
-
-def _check(rows: Array, indices: Indices, engine: Engine) -> None:
-    assert engine.tol is not None
-    try:
-        output.check_kept(rows, indices, "probs", engine.tol)
-    except RowError as error:
-        raise engine.advice(error) from error
 
 
 def _check_rows(rows: Any, samples: Samples) -> Range | None:

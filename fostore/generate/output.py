@@ -13,7 +13,7 @@ import numpy as np
 from fostore.errors import ArgumentError, RowError
 from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import FLOATS, Array, sum_tolerance
-from fostore.schema.simplex import check_log_probs, check_logits, check_probs, softmax
+from fostore.schema.simplex import check_probs, softmax
 
 Mode: TypeAlias = "str | tuple[str, ...]"
 """What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""
@@ -205,28 +205,15 @@ def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None
     return None
 
 
-def check_kept(rows: Array, indices: Indices, kind: str, tol: float) -> None:
-    """Raise unless rows of `kind` are what they should be; the message names the dataset index.
-
-    Raises:
-        RowError: not finite, negative, or a sum off by more than `tol`.
-    """
+def check_kept(rows: Array, indices: Indices, tol: float) -> None:
+    """Raise RowError unless rows are probabilities; the message names the dataset index."""
     try:
-        _check(rows, kind, tol, int(indices[0]) if len(indices) else 0)
+        check_probs(rows, tol, int(indices[0]) if len(indices) else 0)
     except RowError:
         if isinstance(indices, np.ndarray):  # count rows by their samples, not by their places
             for i in range(len(rows)):
-                _check(rows[i : i + 1], kind, tol, int(indices[i]))
+                check_probs(rows[i : i + 1], tol, int(indices[i]))
         raise
-
-
-def _check(rows: Array, kind: str, tol: float, start: int) -> None:
-    if kind == "probs":
-        check_probs(rows, tol, start)
-    elif kind == "log_probs":
-        check_log_probs(rows, tol, start)
-    else:
-        check_logits(rows, start)
 
 
 def advice(was_auto: bool) -> str:

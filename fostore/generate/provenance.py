@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fostore.generate import output
-from fostore.generate.framework import Framework, Model
+from fostore.generate.generation import Generation
 from fostore.generate.options import Options
 from fostore.generate.samples import Samples
 from fostore.schema import identity
@@ -23,26 +23,13 @@ class Provenance:
     No random state is changed.
     """
 
-    def __init__(
-        self,
-        framework: Framework,
-        models: Sequence[Model],
-        samples: Samples,
-        options: Options,
-        *,
-        many: bool,
-        views: Array | None,
-        batch_size: int,
-    ) -> None:
-        self._framework = framework
-        self._models = models
-        self._options = options
-        self._many = many
-        self._batch_size = batch_size
+    def __init__(self, generation: Generation, views: Array | None) -> None:
+        self._generation = generation
+        self._options = options = generation.options
         self._before = self._look()
         self._transform = identity.describe_function(options.output_transform)
-        with framework.kept_random_states():
-            self._dataset = _describe_dataset(samples, options, views)
+        with generation.framework.kept_random_states():
+            self._dataset = _describe_dataset(generation.samples, options, views)
 
     def identity(self, mode: output.Mode) -> dict[str, Any]:
         """The identity for a mode of output that is known by now."""
@@ -51,7 +38,7 @@ class Provenance:
             drawn = {
                 "draws": int(self._options.num_draws),
                 "seed": int(self._options.seed),
-                "batch_size": self._batch_size,
+                "batch_size": self._generation.batch_size,
             }
         made = {"mode": output.named(mode), "transform": self._transform}
         return {
@@ -68,28 +55,27 @@ class Provenance:
 
     def meta(self, mode: output.Mode) -> dict[str, Any]:
         """What the metadata of a new store say."""
-        options = self._options
-        drawn = {} if options.num_draws is None else {"num_draws": options.num_draws}
+        framework = self._generation.framework
         return {
-            "model_name": options.model_name,
+            "model_name": self._options.model_name,
             "output_mode": output.named(mode),
-            "batch_size": self._batch_size,
-            "device": self._framework.device,
-            **self._framework.software(),
-            **drawn,
-            **({"seed": options.seed} if drawn else {}),
+            "batch_size": self._generation.batch_size,
+            "device": framework.device,
+            **framework.software(),
+            **self._options.recorded_draws,
         }
 
     def _look(self) -> dict[str, Any]:
-        framework, transform = self._framework, self._options.output_transform
+        generation, transform = self._generation, self._options.output_transform
+        framework = generation.framework
         details = {} if transform is None else framework.details(transform)
         model: dict[str, Any]
         if self._options.model_fingerprint is not None:
             model = {"fingerprint": str(self._options.model_fingerprint)}
         else:
             with framework.kept_random_states():
-                described = [framework.describe(one) for one in self._models]
-            model = {"members": described} if self._many else described[0]
+                described = [framework.describe(one) for one in generation.models]
+            model = {"members": described} if generation.many else described[0]
         return {"model": model, "output": details}
 
 

@@ -25,14 +25,12 @@ import numpy as np
 from fostore.encodings import encoding_of
 from fostore.errors import RowError
 from fostore.generate.committed import Committed, Consent
-from fostore.generate.engine import Engine
-from fostore.generate.framework import Framework
+from fostore.generate.generation import Generation
 from fostore.generate.probe import REREADS, Probe, hash_inputs
 from fostore.generate.samples import (
     Batch,
     Indexed,
     Indices,
-    Samples,
     Sequential,
     holding,
 )
@@ -88,26 +86,23 @@ class Recheck:
 
     def __init__(
         self,
-        framework: Framework,
-        samples: Samples,
-        engine: Engine,
+        generation: Generation,
         committed: Committed,
         consent: Consent,
         *,
         doubts: Doubts,
         is_opaque: bool,
-        is_named: bool,
         hashed: bool,
     ) -> None:
-        """`is_named`: a fingerprint of the user's stands for the model; `hashed`: inputs can be compared."""
-        self._framework = framework
-        self._samples = samples
-        self._engine = engine
+        """`hashed`: inputs can be compared."""
+        self._framework = generation.framework
+        self._samples = generation.samples
+        self._engine = generation.engine
+        self._is_named = generation.options.model_fingerprint is not None
         self._committed = committed
         self._differs = consent.differs
         self._doubts = doubts
         self._is_opaque = is_opaque
-        self._is_named = is_named
         self._hashed = hashed
         picked = committed.picked
         self._wanted = picked if doubts else picked[:1]
@@ -175,7 +170,7 @@ class Recheck:
 
     def _compute(self, indices: Indices, inputs: Any) -> Array:
         # a copy: models reuse buffers
-        return np.array(self._engine.collect(self._engine.compute(indices, inputs)))
+        return np.array(self._engine.collect(self._engine.compute(Batch(indices, inputs))))
 
     def _other_row(self, indices: Indices, rows: Array) -> int | None:
         """The first committed row of a batch that is another one now."""

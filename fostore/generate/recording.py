@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +15,16 @@ from fostore.formats import format_of
 from fostore.generate import output
 from fostore.generate.committed import Committed, Consent
 from fostore.generate.comparing import Comparison, content_of
-from fostore.generate.engine import Computed, Engine
-from fostore.generate.framework import Framework
+from fostore.generate.engine import Computed
+from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, tells
 from fostore.generate.loop import run
-from fostore.generate.mixing import refuse_mixing
 from fostore.generate.options import Options
 from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
 from fostore.generate.provenance import Provenance, labels_of
-from fostore.generate.recheck import Recheck, check_shape, runs
+from fostore.generate.recheck import check_shape, runs
 from fostore.generate.samples import ENDLESS, Batch, Samples, Stream, labelled
-from fostore.places.place import destination
-from fostore.progress import Progress
+from fostore.places.place import destination, local_path
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
@@ -36,11 +33,28 @@ from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
+from fostore.schema.sides.views import encode_views
 from fostore.writing.create import create
 from fostore.writing.writer import Writer
 
 
-def check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
+def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
+    """Write what is missing of a generation into `options.store`, and return the store, opened.
+
+    `own_names`: what the model calls its classes: the store's names where the user gives none.
+    """
+    options = generation.options
+    assert options.store is not None
+    path = local_path(options.store)
+    views = None if options.views is None else encode_views(options.views)
+    _check_store(path, options, generation.samples, views)
+    provenance = Provenance(generation, views)
+    with generation.running():
+        _Recording(path, generation, provenance, views, own_names).run()
+    return open_store(path)
+
+
+def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
     """Raise for what would fail only after the first batch, or leave a store that is never whole.
 
     Raises:
@@ -87,40 +101,31 @@ def check_store(path: Path, options: Options, samples: Samples, views: Array | N
         )
 
 
-class Recording:
+class _Recording:
     """What is missing in a store is computed and written, in order."""
 
     def __init__(
         self,
         path: Path,
-        framework: Framework,
-        samples: Samples,
-        engine: Engine,
-        options: Options,
+        generation: Generation,
         provenance: Provenance,
-        *,
         views: Array | None,
         own_names: tuple[str, ...] | None,
-        once: bool,
     ) -> None:
-        """
-        Args:
-            own_names: what the model calls its classes: the store's names where the user gives none.
-            once: the samples can be read one time only.
-        """
         self._path = path
-        self._framework = framework
-        self._samples = samples
-        self._engine = engine
-        self._options = options
+        self._generation = generation
         self._provenance = provenance
         self._views = views
         self._own_names = own_names
-        self._once = once
+        self._options = options = generation.options
+        self._framework = generation.framework
+        self._samples = samples = generation.samples
+        self._engine = generation.engine
         hashes_inputs = options.dataset_fingerprint is None
-        told = labels_of(samples.dataset, samples.num_samples) is not None
+        tells_labels = labels_of(samples.dataset, samples.num_samples) is not None
         self._content = HASHED if hashes_inputs else OPAQUE
-        self._labelled = hashes_inputs and not told  # whether labels are kept as samples are read
+        # whether labels are kept as samples are read: where the dataset does not tell them at once
+        self._labelled = hashes_inputs and not tells_labels
         self._consent = Consent(path, options.accept_differences)
         self._stack = ExitStack()
         self._writer: Writer | None = None
@@ -130,39 +135,35 @@ class Recording:
         self._committed = Ranges()
         self._wanted = Ranges()
 
-    def run(self) -> Store:
-        """Write what is missing and return the store, opened."""
+    def run(self) -> None:
         options = self._options
         with self._stack:
-            if options.exists == "resume" and self._path.exists():
+            resumes = options.exists == "resume" and self._path.exists()
+            if resumes:
                 self._resume()
                 self._record_consent()
-                self._wanted = self._missing()
-            else:
-                self._wanted = self._missing()
-                self._refuse_mixing()
+            self._wanted = self._missing()
+            if not resumes:
+                self._generation.refuse_mixing(self._wanted)
                 if self._content == HASHED:
                     first = 0 if options.rows is None else options.rows[0]
                     self._content = content_of(self._framework, self._samples, first)
             if self._wanted.items:
-                start, stop = options.rows or (0, self._samples.num_samples)
-                total = None if stop is None else stop - start
-                done = sum(b - a for a, b in self._committed.overlap(start, stop or ENDLESS))
-                with Progress(options.progress, total, done, options.model_name) as progress:
-                    self._loop(progress)
+                self._write()
             self._end()
-        return open_store(self._path)
 
-    def _loop(self, progress: Progress) -> None:
+    def _write(self) -> None:
         samples = labelled(self._samples) if self._labelled else self._samples
-        run(
-            samples.steps(
-                self._wanted, None if self._comparison is None else self._comparison.passing
-            ),
-            self._compute,
-            lambda token: progress.add(self._deliver(*token)),
-            overlap=self._framework.overlaps,
-        )
+        passed = None if self._comparison is None else self._comparison.passing
+        start, stop = self._options.rows or (0, ENDLESS)
+        done = sum(b - a for a, b in self._committed.overlap(start, stop))
+        with self._generation.progress(done) as progress:
+            run(
+                samples.steps(self._wanted, passed),
+                self._compute,
+                lambda token: progress.add(self._deliver(*token)),
+                overlap=self._framework.overlaps,
+            )
 
     def _missing(self) -> Ranges:
         samples = self._samples
@@ -187,10 +188,6 @@ class Recording:
                 f"the stream ended after {len(writer)} samples, but its length is "
                 f"{samples.num_samples}; the store is not whole"
             )
-
-    def _refuse_mixing(self) -> None:
-        if not self._once:
-            refuse_mixing(self._framework, self._samples, self._missing())
 
     def _record_consent(self) -> None:
         """Keep what was accepted in the metadata, before anything is computed on top of it."""
@@ -234,52 +231,24 @@ class Recording:
             self._nameless = not stored
         missing = self._missing()
         if missing.items:
-            self._refuse_mixing()
+            self._generation.refuse_mixing(missing)
         if not self._committed.items:
             return
-        comparison = self._comparison_with(header)
+        size = header.meta.get("batch_size")
+        size = size if type(size) is int and size > 0 else None
+        comparison = Comparison(
+            self._generation,
+            Committed(self._path, header.schema, self._committed, self._column, size),
+            self._consent,
+            stored=stored,
+            given=self._provenance.identity(engine.kept.mode),
+            labelled=self._labelled,
+            hashed=self._content == HASHED,
+        )
         if isinstance(self._samples, Stream) and missing.items:
             self._comparison = comparison  # as it passes by
         else:
             comparison.look()
-
-    def _comparison_with(self, header: Header) -> Comparison:
-        options = self._options
-        size = header.meta.get("batch_size")
-        size = size if type(size) is int and size > 0 else None
-        committed = Committed(self._path, header.schema, self._committed, self._column, size)
-        given = self._provenance.identity(self._engine.kept.mode)
-        doubts = identity.doubts(header.identity, given)
-        hashed = self._content == HASHED
-        recheck = None
-        if options.recheck:
-            recheck = Recheck(
-                self._framework,
-                self._samples,
-                self._engine,
-                committed,
-                self._consent,
-                doubts=doubts,
-                is_opaque=identity.is_opaque(given),
-                is_named=options.model_fingerprint is not None,
-                hashed=hashed,
-            )
-        comparison = Comparison(
-            self._framework,
-            self._samples,
-            committed,
-            self._consent,
-            labelled=self._labelled,
-            hashed=hashed,
-            recheck=recheck,
-        )
-        if not options.recheck:
-            if doubts.code:
-                self._consent.differs(f"{doubts}, and recheck=False computes nothing again")
-            elif doubts:
-                warnings.warn(f"{self._path} goes on although {doubts}", stacklevel=2)
-            self._consent.recorded.append("no committed batch was computed again (recheck=False)")
-        return comparison
 
     def _compare(self, header: Header) -> None:
         """Compare what was given with what the store was made from, and with what it is."""
@@ -359,7 +328,7 @@ class Recording:
                 )
         if self._comparison is not None:
             self._comparison.passing(batch, hashes)
-        return self._engine.compute(batch.indices, batch.inputs), hashes, batch.labels
+        return self._engine.compute(batch), hashes, batch.labels
 
     def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
         """Write the rows of a batch that are missing; how many they were."""

@@ -9,7 +9,7 @@ from typing import Any
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
-from fostore.generate.samples import Indexed, Reading
+from fostore.generate.samples import Batch, Indexed, Reading
 from fostore.loading.plan import check_batch_size
 
 MAX_BATCH = 512
@@ -83,7 +83,7 @@ def search(
         best, begun, tries = float("inf"), time.perf_counter(), 0
         while tries < 2 or (not memory_is_limit and time.perf_counter() - begun < _SECONDS):
             start = time.perf_counter()
-            engine.collect(engine.compute(range(size), inputs))
+            engine.collect(engine.compute(Batch(range(size), inputs)))
             best = min(best, time.perf_counter() - start)
             tries += 1
         return best
