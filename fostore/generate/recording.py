@@ -23,7 +23,7 @@ from fostore.generate.options import Options
 from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
 from fostore.generate.provenance import Provenance, labels_of
 from fostore.generate.recheck import check_shape, runs
-from fostore.generate.samples import ENDLESS, Batch, Samples, Stream, labelled
+from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
 from fostore.places.place import destination, local_path
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -92,7 +92,7 @@ def _check_store(path: Path, options: Options, samples: Samples, views: Array | 
             "rows= with exists='overwrite' would never replace the old store, since the new one "
             "is not whole; overwrite without rows=, or remove the old store first"
         )
-    covered = samples.num_covered
+    covered = samples.batches.num_rows if isinstance(samples, Indexed) else count
     if (isinstance(samples, Stream) and samples.drop_last) or covered != count:
         missing = "" if covered == count else f" ({covered} of {count} samples come)"
         raise ArgumentError(

@@ -162,11 +162,6 @@ class Indexed:
     """Whether `read` yields a view for each draw; see `draws.Views`."""
     noun = "dataset"
 
-    @property
-    def num_covered(self) -> int:
-        """Samples that come in some batch."""
-        return self.batches.num_rows
-
     def steps(self, wanted: Ranges, _: Passed | None = None) -> Iterator[Batch]:
         """The batches that hold wanted rows; no others are read.
 
@@ -246,11 +241,6 @@ class Stream:
     assemble: Assembly
     drop_last: bool = False
     noun = "stream"
-
-    @property
-    def num_covered(self) -> int | None:
-        """Samples that come in some batch, as far as that is known."""
-        return self.num_samples
 
     def steps(self, wanted: Ranges, passed: Passed | None = None) -> Iterator[Batch]:
         """The batches that hold wanted rows; all others before them are read too, and are `passed`.

@@ -38,15 +38,10 @@ def _behind(model: Any) -> Iterator[nn.Module]:
         if isinstance(owner, nn.Module):
             yield owner
         function = getattr(model, "__func__", model)
-        cells = list(getattr(function, "__closure__", None) or ())
         named = getattr(function, "__globals__", {})
-        for cell in cells:
-            try:
-                inner = cell.cell_contents
-            except ValueError:  # bound later
-                continue
-            if isinstance(inner, nn.Module):
-                yield inner
+        for cell in identity.filled_cells(getattr(function, "__closure__", None) or ()):
+            if isinstance(cell.cell_contents, nn.Module):
+                yield cell.cell_contents
         for name in getattr(getattr(function, "__code__", None), "co_names", ()):
             if isinstance(named.get(name), nn.Module):
                 yield named[name]
@@ -217,26 +212,11 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _leaves(data: Any) -> dict[str, str] | None:
-    """Entries of the tensors, modules and plain values in nested data, by path."""
-    entries: dict[str, str] = {}
+def _parts(item: Any) -> Any:
+    """What `identity.hash_leaves` is to know of torch: tensors, and modules by what they keep."""
+    if isinstance(item, nn.Module):
+        return {f".{name}": one for name, one in item.state_dict().items() if _is_plain(one)}
+    return (_entry(item) or identity.UNSEEN) if isinstance(item, torch.Tensor) else None
 
-    def collect(item: Any, path: str) -> bool:
-        if isinstance(item, nn.Module):
-            state = {n: t for n, t in item.state_dict().items() if _is_plain(t)}
-            return all(collect(t, f"{path}.{name}") for name, t in state.items())
-        if isinstance(item, torch.Tensor):
-            entry = _entry(item)
-            if entry is not None:
-                entries[path] = entry
-            return entry is not None
-        if isinstance(item, dict):
-            return all(collect(part, f"{path}[{key!r}]") for key, part in item.items())
-        if isinstance(item, (list, tuple)):
-            return all(collect(part, f"{path}[{i}]") for i, part in enumerate(item))
-        plain = identity.hash_leaves(item)
-        if plain is not None:
-            entries.update({f"{path}{name}": entry for name, entry in plain.items()})
-        return plain is not None
 
-    return entries if collect(data, "") else None
+_leaves = functools.partial(identity.hash_leaves, parts=_parts)

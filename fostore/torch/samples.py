@@ -115,7 +115,9 @@ def _loader_samples(loader: DataLoader[Any], reading: Reading) -> Samples:
             f"{type(loader).__name__} iterates in a way of its own, so the order of its samples is "
             "not known; give its dataset, with collate_fn= where it has one"
         )
-    collate = _own(reading.collate_fn or loader.collate_fn)
+    collate: Any = reading.collate_fn or loader.collate_fn
+    if collate in (default_collate, default_convert):  # torch's, and no user's
+        collate = None
     assemble = Assembly(reading.input_getter, collate, together_held)
     if isinstance(loader.dataset, IterableDataset):
         return _stream_samples(loader, assemble)
@@ -130,7 +132,7 @@ def _loader_samples(loader: DataLoader[Any], reading: Reading) -> Samples:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
         rebuilt: DataLoader[Any] = DataLoader(
             samples_read,
-            batch_sampler=_Batches(wanted),
+            batch_sampler=map(_listed, wanted),
             collate_fn=assemble,
             **_options(loader, workers),
         )
@@ -219,9 +221,8 @@ def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
     return Listed.of(by_batch, samples)
 
 
-def _own(collate: Any) -> Any | None:
-    """A collate_fn that is the user's, not torch's."""
-    return None if collate in (default_collate, default_convert) else collate
+def _listed(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,17 +263,6 @@ def _batch_of(handed: Any) -> Any:
     if isinstance(handed, FostoreError):
         raise handed
     return handed
-
-
-class _Batches:
-    """A batch sampler over given batches of indices."""
-
-    def __init__(self, batches: Iterable[Indices]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for indices in self._batches:
-            yield indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 class _Iterated(IterableDataset[Any]):

@@ -5,7 +5,14 @@ devices and times are no part of an identity, so that an upgrade never blocks a 
 """
 
 from fostore.schema.identity.code import filled_cells, is_of_library
-from fostore.schema.identity.details import UNSEEN, Details, See, attributes_of
+from fostore.schema.identity.details import (
+    Details,
+    Leaves,
+    See,
+    attributes_of,
+    describe_callable,
+    describe_function,
+)
 from fostore.schema.identity.differences import (
     Doubts,
     differences,
@@ -14,8 +21,8 @@ from fostore.schema.identity.differences import (
     refuse,
     settled,
 )
-from fostore.schema.identity.functions import Leaves, describe_callable, describe_function
 from fostore.schema.identity.hashing import (
+    UNSEEN,
     array_entry,
     hash_bytes,
     hash_leaves,

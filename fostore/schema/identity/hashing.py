@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
@@ -12,6 +12,9 @@ import numpy as np
 from fostore.nested import is_numbers
 from fostore.schema.row import Array
 
+UNSEEN = "unseen"
+"""The entry of what cannot be hashed."""
+Parts = Callable[[Any], "str | Mapping[str, Any] | None"]
 _SMALL_ROW = 2048  # bytes
 
 
@@ -31,33 +34,42 @@ def array_entry(dtype: str, shape: Sequence[int], data: Any) -> str:
     return f"{dtype} {list(shape)} {hash_bytes(data)}"
 
 
-def hash_leaves(data: Any) -> dict[str, str] | None:
+def hash_leaves(data: Any, parts: Parts | None = None) -> dict[str, str] | None:
     """Entries of nested NumPy-like arrays and plain values, by path; None if something has no bytes.
+
+    `parts`: what a framework knows of an object: its entry, or what it holds by the path that is
+    appended; None where it knows nothing.
 
     >>> sorted(hash_leaves({"w": np.zeros(2), "steps": 3}))
     ["['steps']", "['w']"]
     """
     entries: dict[str, str] = {}
-    return entries if _collect(data, "", entries) else None
 
-
-def _collect(data: Any, path: str, entries: dict[str, str]) -> bool:
-    if isinstance(data, Mapping):
-        return all(_collect(item, f"{path}[{key!r}]", entries) for key, item in data.items())
-    if isinstance(data, (list, tuple)):
-        return all(_collect(item, f"{path}[{i}]", entries) for i, item in enumerate(data))
-    if data is None or isinstance(data, (bool, int, float, str, bytes)):
-        entries[path] = f"{type(data).__name__} {data!r}"
-        return True
-    if hasattr(data, "__array__") and hasattr(data, "shape"):
-        try:
-            array = np.asarray(data.detach().cpu() if hasattr(data, "detach") else data)
-        except (TypeError, ValueError, RuntimeError):
-            return False
-        if array.dtype != object:
-            entries[path] = array_entry(array.dtype.name, array.shape, _bytes_of(array))
+    def collect(item: Any, path: str) -> bool:
+        inner = None if parts is None else parts(item)
+        if isinstance(inner, str):
+            entries[path] = inner
+            return inner != UNSEEN
+        if inner is None and isinstance(item, Mapping):
+            inner = {f"[{key!r}]": value for key, value in item.items()}
+        elif inner is None and isinstance(item, (list, tuple)):
+            inner = {f"[{i}]": value for i, value in enumerate(item)}
+        if inner is not None:
+            return all(collect(value, f"{path}{name}") for name, value in inner.items())
+        if item is None or isinstance(item, (bool, int, float, str, bytes)):
+            entries[path] = f"{type(item).__name__} {item!r}"
             return True
-    return False
+        if hasattr(item, "__array__") and hasattr(item, "shape"):
+            try:
+                array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+            except (TypeError, ValueError, RuntimeError):
+                return False
+            if array.dtype != object:
+                entries[path] = array_entry(array.dtype.name, array.shape, _bytes_of(array))
+                return True
+        return False
+
+    return entries if collect(data, "") else None
 
 
 def _bytes_of(array: Array) -> Any:
