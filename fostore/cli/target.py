@@ -27,23 +27,23 @@ def load(text: str, what: str) -> Any:
         ArgumentError: no such module, file or attribute, or `text` has another form.
         GenerationError: the module failed while it was imported.
     """
-    place, colon, attribute = text.rpartition(":")
-    if not colon or not place or not attribute:
+    module, colon, attribute = text.rpartition(":")
+    if not colon or not module or not attribute:
         raise ArgumentError(
             f"{what} is {text!r}, expected module:attribute or file.py:attribute, "
             "such as my_models:teacher"
         )
-    found: Any = (
-        _load_file(local_path(place), what) if place.endswith(".py") else _import(place, what)
+    named: Any = (
+        _load_file(local_path(module), what) if module.endswith(".py") else _import(module, what)
     )
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            names = sorted(n for n in vars(found) if not n.startswith("_"))[:12]
+        if not hasattr(named, name):
+            names = sorted(n for n in vars(named) if not n.startswith("_"))[:12]
             raise ArgumentError(
-                f"{what}: {place} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
+                f"{what}: {module} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
             )
-        found = getattr(found, name)
-    return found
+        named = getattr(named, name)
+    return named
 
 
 def _import(name: str, what: str) -> ModuleType:
@@ -94,25 +94,25 @@ def _failed(what: str, name: str, error: Exception) -> GenerationError:
     )
 
 
-def model_of(found: Any, text: str, factory: bool | None) -> Any:
-    """The model that `text` named: `found` itself, or what it returns where it is a factory.
+def model_of(named: Any, text: str, factory: bool | None) -> Any:
+    """The model that `text` named: `named` itself, or what it returns where it is a factory.
 
     Unless `factory` decides, classes and functions without required arguments are factories.
     A function with one, a jit function and an instance with `__call__` are models.
     """
     if factory is None:
-        plain = inspect.isfunction(found) or inspect.ismethod(found)
-        callable_part = plain or isinstance(found, functools.partial)
-        factory = inspect.isclass(found) or (callable_part and _takes_nothing(found))
-    return _call(found, text, "MODEL") if factory else found
+        plain = inspect.isfunction(named) or inspect.ismethod(named)
+        callable_part = plain or isinstance(named, functools.partial)
+        factory = inspect.isclass(named) or (callable_part and _takes_nothing(named))
+    return _call(named, text, "MODEL") if factory else named
 
 
-def dataset_of(found: Any, text: str) -> Any:
+def dataset_of(named: Any, text: str) -> Any:
     """The dataset that `text` named: a class or a callable that is no container is a factory."""
-    is_container = hasattr(found, "__getitem__") or hasattr(found, "__iter__")
-    if inspect.isclass(found) or (callable(found) and not is_container):
-        return _call(found, text, "DATASET")
-    return found
+    is_container = hasattr(named, "__getitem__") or hasattr(named, "__iter__")
+    if inspect.isclass(named) or (callable(named) and not is_container):
+        return _call(named, text, "DATASET")
+    return named
 
 
 def _takes_nothing(function: Any) -> bool:
@@ -170,11 +170,7 @@ def framework_of(model: Any, dataset: Any) -> str:
 
 
 def generator_of(framework: str) -> Any:
-    """The `FirstOrderDataGenerator` of a framework.
-
-    Raises:
-        ArgumentError: the framework is not installed.
-    """
+    """The `FirstOrderDataGenerator` of a framework."""
     module = "fostore" if framework == "numpy" else f"fostore.{framework}"
     try:
         return importlib.import_module(module).FirstOrderDataGenerator

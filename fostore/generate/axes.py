@@ -28,9 +28,6 @@ def check_axes(
         rows: samples that the model was given.
         name: how an output_transform reaches the output, such as "output.logits".
         usual: the rows of the batches before, if there were any.
-
-    Raises:
-        ArgumentError: says which axis is what, and what to do about it.
     """
     if len(shape) == (3 if members else 2) and shape[0] == rows and 0 not in shape:
         return  # as of nearly every batch, for which no message is put together

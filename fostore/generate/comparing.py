@@ -146,10 +146,6 @@ def content_of(framework: Framework, samples: Samples, first: int) -> str:
 
     Reads the batch of sample `first` of a dataset twice, as it will be collated (at most eight samples of
     it where they are only stacked); of a stream, which may be read once only, nothing.
-
-    Raises:
-        ArgumentError: batches are mixed; see `mixing`.
-        GenerationError: the dataset failed; names the samples.
     """
     if not isinstance(samples, Indexed):
         return HASHED

@@ -27,11 +27,7 @@ _FEW = 4
 
 
 def numpy_samples(data: Any, reading: Reading, *, numbers_only: bool = False) -> Samples:
-    """Samples of anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container.
-
-    Raises:
-        ArgumentError: `data` is a batch, or no dataset at all.
-    """
+    """Samples of anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container."""
     if isinstance(data, SimpleDataLoader):
         refuse_shuffling(data)
         collate = reading.collate_fn or data.collate_fn
@@ -115,11 +111,7 @@ def is_map(data: Any) -> bool:
 
 
 def length_of(data: Any) -> int | None:
-    """`len(data)`, or None where it has none.
-
-    Raises:
-        GenerationError: it failed for another reason.
-    """
+    """`len(data)`, or None where it has none."""
     try:
         return len(data)
     except (TypeError, NotImplementedError):

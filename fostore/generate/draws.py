@@ -41,11 +41,7 @@ class Drawing:
     def outputs(
         self, call: Call, inputs: Any, indices: Indices, draws: int | None = None
     ) -> list[Any]:
-        """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them.
-
-        Raises:
-            GenerationError: the dataset failed to show another view; names the samples.
-        """
+        """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them."""
         framework, row, given = self._framework, int(indices[0]), []
         watches = self._drew is None
         views = inputs if isinstance(inputs, Views) else repeat(inputs)
@@ -68,9 +64,6 @@ class Drawing:
 
         Args:
             again: the first draw a second time (n, ...).
-
-        Raises:
-            ArgumentError: says what to do; no row was written.
         """
         wide = rows.astype(np.float64)
         scale, spread = float(np.abs(wide).max()), float(np.ptp(wide, axis=1).max())
@@ -155,10 +148,6 @@ def drawn_samples(framework: Framework, samples: Samples, num_draws: int) -> Sam
     """The samples with a view for each draw, where their dataset draws; else as they are.
 
     Reads a few samples several times.
-
-    Raises:
-        ArgumentError: a sample reads differently although every random state was set.
-        GenerationError: the dataset failed; names the sample.
     """
     if not isinstance(samples, Indexed) or not samples.seeded or not samples.num_samples:
         return samples

@@ -134,11 +134,7 @@ class Engine:
         return Computed(indices, copies)
 
     def collect(self, computed: Computed) -> Array:
-        """The rows of a batch on the host, of the kind that is kept; may alias the model's output.
-
-        Raises:
-            RowError: "auto" was decided for logits and this batch contradicts it.
-        """
+        """The rows of a batch on the host, of the kind that is kept; may alias the model's output."""
         parts = [self.framework.finish_copy(copy) for copy in computed.copies]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if computed.raw:

@@ -90,9 +90,9 @@ def hash_values(labels: Iterable[Any]) -> Array:
             return whole & np.uint64(_BELOW)
     hashes = np.full(len(listed), NOTHING)
     for place, label in enumerate(listed):
-        found = _bytes_of(label)
-        if found is not None:
-            hashes[place] = digest(*found) & _BELOW | _FORMS[found[1]] << _FORM
+        hashed = _bytes_of(label)
+        if hashed is not None:
+            hashes[place] = digest(*hashed) & _BELOW | _FORMS[hashed[1]] << _FORM
     return hashes
 
 
@@ -143,9 +143,9 @@ def _array(label: Any) -> Any:
     """Several numbers as an array; None where they are none, or not as many in each place."""
     with suppress(ValueError, TypeError, OverflowError, RuntimeError):
         try:
-            found = np.asarray(label)
+            array = np.asarray(label)
         except (TypeError, RuntimeError):  # NumPy knows no bfloat16, and no other device
-            found = np.asarray(label.tolist())
-        if found.dtype.kind in "biuf" and found.size <= _MANY:
-            return found
+            array = np.asarray(label.tolist())
+        if array.dtype.kind in "biuf" and array.size <= _MANY:
+            return array
     return None

@@ -42,9 +42,6 @@ def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> Non
     The samples of the first batch with wanted rows are read once and collated several times, in the
     place where they are always collated (a worker). It costs nothing where batches are only stacked.
     Not for what can be read once only.
-
-    Raises:
-        ArgumentError: says what to do.
     """
     if samples.assemble.collate is None:
         return

@@ -88,8 +88,8 @@ def suspects(first: Array, mode: Mode) -> list[int]:
     """
     rows = first.reshape(-1, first.shape[-1])
     unit = (np.minimum.reduce(rows, axis=-1) >= 0) & (np.maximum.reduce(rows, axis=-1) <= 1)
-    found = np.flatnonzero(unit).tolist()
-    return [m for m in found if (mode if isinstance(mode, str) else mode[m]) == "logits"]
+    members = np.flatnonzero(unit).tolist()
+    return [m for m in members if (mode if isinstance(mode, str) else mode[m]) == "logits"]
 
 
 def in_unit(rows: Array) -> bool:
@@ -176,9 +176,6 @@ def check_still_logits(rows: Array, members: Sequence[int], indices: Indices, to
 
     Args:
         members: the numbers of those to look at.
-
-    Raises:
-        RowError: names the samples, and says what to say instead of "auto".
     """
     for name, part in _members(rows, members):
         good = are_distributions(part, tol)

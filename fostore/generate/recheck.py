@@ -109,11 +109,7 @@ class Recheck:
         self._agreed: list[tuple[int, int]] = []
 
     def look(self) -> None:
-        """Compute the batches of a dataset, or the first one of a stream.
-
-        Raises:
-            IdentityError: the model gives other rows; nothing was written.
-        """
+        """Compute the batches of a dataset, or the first one of a stream."""
         samples = self._samples
         if isinstance(samples, Indexed):
             while self._wanted:

@@ -55,11 +55,7 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
 
 
 def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
-    """Raise for what would fail only after the first batch, or leave a store that is never whole.
-
-    Raises:
-        ArgumentError, StoreExistsError: nothing was run, nothing written.
-    """
+    """Raise for what would fail only after the first batch, or leave a store that is never whole."""
     count = samples.num_samples
     destination(path)  # a link that leads nowhere
     format = format_of(path)

@@ -91,11 +91,7 @@ class Listed:
 
     @classmethod
     def of(cls, batches: Iterable[Iterable[int]], num_samples: int) -> Listed:
-        """Batches of indices into a dataset of `num_samples`.
-
-        Raises:
-            ArgumentError: an index comes twice, or is outside the dataset.
-        """
+        """Batches of indices into a dataset of `num_samples`."""
         listed = tuple(np.asarray(list(batch), np.int64) for batch in batches)
         every = np.concatenate(listed) if listed else np.empty(0, np.int64)
         if every.size and (every.min() < 0 or every.max() >= num_samples):
@@ -163,11 +159,7 @@ class Indexed:
     noun = "dataset"
 
     def steps(self, wanted: Ranges, _: Passed | None = None) -> Iterator[Batch]:
-        """The batches that hold wanted rows; no others are read.
-
-        Raises:
-            GenerationError: the dataset failed; the message names the samples.
-        """
+        """The batches that hold wanted rows; no others are read."""
         return self.inputs(self.batches.touching(wanted))
 
     def inputs(self, batches: Iterable[Indices], *, few: bool = False) -> Iterator[Batch]:
@@ -243,11 +235,7 @@ class Stream:
     noun = "stream"
 
     def steps(self, wanted: Ranges, passed: Passed | None = None) -> Iterator[Batch]:
-        """The batches that hold wanted rows; all others before them are read too, and are `passed`.
-
-        Raises:
-            GenerationError: the dataset failed; the message names the samples.
-        """
+        """The batches that hold wanted rows; all others before them are read too, and are `passed`."""
         position = 0
         last = wanted.items[-1][1] if wanted.items else 0
         reader: Iterator[Any] | None = None

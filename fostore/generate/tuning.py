@@ -104,35 +104,23 @@ def search(
 
 
 def largest(taken: Callable[[int], float | None], most: int) -> int:
-    """The largest size up to `most` that fits: doubling, then halving the gap.
-
-    Raises:
-        GenerationError: a single sample does not fit.
-    """
-    good, bad = 0, most + 1
-    size = 1
-    while size < bad:
-        if taken(size) is not None:
-            good, size = size, min(2 * size, most) if size < most else bad
-        else:
-            bad = size
+    """The largest size up to `most` that fits: doubling, then halving the gap."""
+    good, bad, size = 0, most + 1, 1
     while bad - good > 1:
-        middle = (good + bad) // 2
-        if taken(middle) is not None:
-            good = middle
+        if taken(size) is None:
+            bad = size
         else:
-            bad = middle
+            good = size
+        doubled = min(2 * size, most)
+        # nothing has failed yet: twice as many; else what lies between
+        size = doubled if bad > most else (good + bad) // 2
     if good == 0:
         raise _nothing_fits()
     return good
 
 
 def fastest(taken: Callable[[int], float | None], most: int) -> int:
-    """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits.
-
-    Raises:
-        GenerationError: a single sample does not fit.
-    """
+    """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits."""
     sizes = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
     per_sample = {}
     for size in sizes:

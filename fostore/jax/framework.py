@@ -148,11 +148,7 @@ def _keep(x: Any, temperature: float, mode: str, kind: str, wide: bool, stored: 
 
 
 def find_device(device: str) -> jax.Device:
-    """A device by its kind, "cpu", "gpu" (or "cuda") or "tpu", and its number: "gpu:1"; else the first.
-
-    Raises:
-        ArgumentError: the kind is unknown, or this JAX has no such device; names those it has.
-    """
+    """A device by its kind, "cpu", "gpu" (or "cuda") or "tpu", and its number: "gpu:1"; else the first."""
     name, _, number = str(device).partition(":")
     kind = _NAMES.get(name, name)
     if kind not in ("cpu", "gpu", "tpu") or (":" in str(device) and not number.isdecimal()):
@@ -161,15 +157,15 @@ def find_device(device: str) -> jax.Device:
             "as in 'gpu:0'"
         )
     try:
-        found = jax.local_devices(backend=kind)
+        devices = jax.local_devices(backend=kind)
         at = int(number or 0)
-        if at < len(found):
-            return found[at]
+        if at < len(devices):
+            return devices[at]
         raise ArgumentError(
-            f"device is {device!r}, and this process has {len(found)} {kind} devices, from 0 on"
+            f"device is {device!r}, and this process has {len(devices)} {kind} devices, from 0 on"
         )
     except RuntimeError:
-        has = sorted({found.platform for found in jax.devices()} | {"cpu"})
+        has = sorted({one.platform for one in jax.devices()} | {"cpu"})
         raise ArgumentError(
             f"device is {device!r}, and this JAX has only {', '.join(has)}; use device='cpu', or "
             "install JAX for the accelerator"
@@ -264,9 +260,9 @@ def _is_linen(item: Any) -> bool:
 def _leaves(data: Any) -> dict[str, str] | None:
     entries: dict[str, str] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
-        found = identity.hash_leaves(leaf)
-        if found is None:
+        inner_entries = identity.hash_leaves(leaf)
+        if inner_entries is None:
             return None
         name = jax.tree_util.keystr(path)
-        entries.update({f"{name}{inner}": entry for inner, entry in found.items()})
+        entries.update({f"{name}{inner}": entry for inner, entry in inner_entries.items()})
     return entries

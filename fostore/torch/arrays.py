@@ -143,11 +143,11 @@ def _own(array: Any) -> Any:
 
 
 def _sparse(rows: Any) -> torch.Tensor:
-    found = rows.tocoo()
-    places = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
-    values = _default(torch.from_numpy(_own(found.data)))
+    triples = rows.tocoo()
+    places = torch.from_numpy(np.stack([triples.row, triples.col]).astype(np.int64))
+    values = _default(torch.from_numpy(_own(triples.data)))
     with (
         warnings.catch_warnings()
     ):  # torch says once that sparse tensors are checked only on demand
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_coo_tensor(places, values, found.shape, is_coalesced=True)
+        return torch.sparse_coo_tensor(places, values, triples.shape, is_coalesced=True)

@@ -177,11 +177,7 @@ class TorchFramework(Framework):
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device that a name means: "cpu", "cuda", "cuda:1", "gpu" (whatever there is), "mps" ...
-
-    Raises:
-        ArgumentError: the name is unknown, or this machine has no such device.
-    """
+    """The device that a name means: "cpu", "cuda", "cuda:1", "gpu" (whatever there is), "mps" ..."""
     name = str(device)
     if name == "gpu":
         name = (
@@ -190,31 +186,31 @@ def find_device(device: str | torch.device) -> torch.device:
     if name == "tpu":
         name = "xla"
     try:
-        found = torch.device(name)
+        place = torch.device(name)
     except RuntimeError as error:
         raise ArgumentError(
             f"device is {name!r}, expected 'cpu', 'cuda', 'cuda:1', 'gpu' or 'tpu'"
         ) from error
-    if found.type == "cuda":
+    if place.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        if (place.index or 0) >= count:
             has = "no CUDA device" if count == 0 else f"{count} CUDA devices"
             raise ArgumentError(
                 f"device is {str(device)!r}, and torch finds {has}; use device='cpu', or "
                 "'cuda' if torch.cuda.is_available() else 'cpu'"
             )
-    elif found.type == "mps" and not torch.backends.mps.is_available():
+    elif place.type == "mps" and not torch.backends.mps.is_available():
         raise ArgumentError(
             f"device is {str(device)!r}, and torch finds no Metal device; use 'cpu'"
         )
-    elif found.type != "cpu":
+    elif place.type != "cpu":
         try:
-            torch.empty(0, device=found)
+            torch.empty(0, device=place)
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             raise ArgumentError(
                 f"device is {str(device)!r}, and this torch has no such device; use 'cpu'"
             ) from error
-    return found
+    return place
 
 
 def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> Any:

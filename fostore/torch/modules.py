@@ -20,11 +20,11 @@ _REGISTERED = vars(nn.Module()).keys()
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
     """The modules behind models: themselves, or what a function, method or partial refers to."""
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     for model in models:
         for module in _behind(model):
-            found.setdefault(id(module), module)
-    return list(found.values())
+            modules.setdefault(id(module), module)
+    return list(modules.values())
 
 
 def _behind(model: Any) -> Iterator[nn.Module]:
@@ -54,18 +54,18 @@ def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     from this search is seen when it runs (`modes`); inside a function that torch has compiled
     already, nothing but this search sees it.
     """
-    found = {id(module): module for module in modules_of(models)}
+    modules = {id(module): module for module in modules_of(models)}
     looked: set[int] = set()
-    waiting: list[Any] = [*found.values(), *models]
+    waiting: list[Any] = [*modules.values(), *models]
     while waiting:
         new: list[Any] = []
         for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
             if isinstance(item, nn.Module) and id(item) not in looked:
                 new += _unregistered(item)
                 looked.add(id(item))
-                found.setdefault(id(item), item)
+                modules.setdefault(id(item), item)
         waiting = new
-    return list(found.values())
+    return list(modules.values())
 
 
 def _unregistered(module: nn.Module) -> Iterator[Any]:
@@ -136,8 +136,8 @@ def describe(model: Model) -> dict[str, Any]:
         else:
             for key, value in _settings(part).items():
                 details.put(f"the attribute {f'{name}.{key}'.lstrip('.')!r}", value)
-    for kind, found in settings.items():
-        details.put(f"a setting of {kind}", found)
+    for kind, held in settings.items():
+        details.put(f"a setting of {kind}", held)
     return {
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
@@ -158,8 +158,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     }
     buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
     code = getattr(module, "code", None)  # of scripted and exported modules
-    found = {**held, **buffers}
-    return {**found, "code": code} if isinstance(code, str) else found
+    settings = {**held, **buffers}
+    return {**settings, "code": code} if isinstance(code, str) else settings
 
 
 def see(item: Any) -> Any:

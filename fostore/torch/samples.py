@@ -50,11 +50,7 @@ _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 def torch_samples(data: Any, reading: Reading) -> Samples:
-    """The samples of a Dataset, an IterableDataset, a DataLoader, or an iterable of samples.
-
-    Raises:
-        ArgumentError: a batch, a loader that shuffles, or one whose order nobody can know.
-    """
+    """The samples of a Dataset, an IterableDataset, a DataLoader, or an iterable of samples."""
     if isinstance(data, DataLoader):
         return _loader_samples(data, reading)
     if isinstance(data, SimpleDataLoader):

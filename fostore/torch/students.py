@@ -101,15 +101,15 @@ def train(scans: Scans, store: Store, loss: Loss, seed: int) -> nn.Module:
 
 def _measure(student: nn.Module, test: Scans, known: Mapping[int, Array], seed: int) -> Figures:
     generator = FirstOrderDataGenerator(student, output_mode="logits")
-    said = generator.generate_distributions(test, progress=False)
+    predicted = generator.generate_distributions(test, progress=False)
     halves = [0.5, 0.5]
-    parts: Any = [evaluate.split(rows, halves, seed) for rows in (said, known)]
+    parts: Any = [evaluate.split(rows, halves, seed) for rows in (predicted, known)]
     (calibrating, others), (calibrating_known, others_known) = parts
     radius = evaluate.conformal_radius(calibrating, calibrating_known, confidence_level=CONFIDENCE)
-    labelled = evaluate.label_metrics(said, test.labels)
+    labelled = evaluate.label_metrics(predicted, test.labels)
     return Figures(
         accuracy=labelled.accuracy,
-        kl=float(evaluate.kl(known, said).mean()),
+        kl=float(evaluate.kl(known, predicted).mean()),
         ece=labelled.ece,
         nll=labelled.nll,
         radius=radius,

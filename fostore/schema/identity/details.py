@@ -228,14 +228,14 @@ class Details:
 
 def attributes_of(item: Any) -> dict[str, Any]:
     """What an object holds: the items of its `__dict__` and of its slots that are filled."""
-    found = dict(getattr(item, "__dict__", None) or {})
+    held = dict(getattr(item, "__dict__", None) or {})
     for base in type(item).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") else name
             if name not in ("__dict__", "__weakref__") and hasattr(item, mangled):
-                found[name] = getattr(item, mangled)
-    return found
+                held[name] = getattr(item, mangled)
+    return held
 
 
 def _reduced(item: Any) -> Mapping[str, Any] | None:

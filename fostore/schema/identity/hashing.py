@@ -102,13 +102,13 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
                 hashes.append([digest(_bytes_of(leaf).data, seed)] * rows)
         elif isinstance(leaf, (list, tuple)) and len(leaf) == rows:
             seed = digest(f"{path} str".encode())
-            found = [
+            entries = [
                 digest(entry.encode(), seed) if type(entry) is str else _entry_hash(path, entry)
                 for entry in leaf
             ]
-            if None in found:
+            if None in entries:
                 return None
-            hashes.append(found)
+            hashes.append(entries)
         elif leaf is None or isinstance(leaf, (bool, int, float, str)):
             hashes.append([digest(f"{path} {leaf!r}".encode())] * rows)
         else:
@@ -135,10 +135,10 @@ def _entry_hash(path: str, entry: Any) -> int | None:
     if isinstance(entry, np.ndarray) and entry.dtype != object:
         seed = digest(f"{path} {entry.dtype.name} {entry.shape}".encode())
         return digest(_bytes_of(entry).data, seed) if entry.nbytes else seed
-    found = hash_leaves(entry)
-    if found is None:
+    entries = hash_leaves(entry)
+    if entries is None:
         return None
-    return digest(repr(sorted(found.items())).encode(), digest(path.encode()))
+    return digest(repr(sorted(entries.items())).encode(), digest(path.encode()))
 
 
 def _hash_rows(leaf: Array, rows: int, size: int, seed: int) -> Array:
