@@ -205,10 +205,7 @@ class Generator(ABC):
             samples = framework.samples(dataset_or_loader, reading)
         rows = _check_rows(rows, samples)
         own_names = agreed_names(
-            self._given,
-            samples.dataset,
-            class_names,
-            transformed=self.output_transform is not None,
+            self._given, samples.dataset, class_names, transformed=self.output_transform is not None
         )
         batch_size = self._batch_size(dataset_or_loader, samples)
         fixed = self._fixed(batch_size if pad_last else None)

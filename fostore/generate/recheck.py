@@ -27,13 +27,7 @@ from fostore.errors import RowError
 from fostore.generate.committed import Committed, Consent
 from fostore.generate.generation import Generation
 from fostore.generate.probe import REREADS, Probe, hash_inputs
-from fostore.generate.samples import (
-    Batch,
-    Indexed,
-    Indices,
-    Sequential,
-    holding,
-)
+from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding
 from fostore.schema import identity
 from fostore.schema.halves import widen
 from fostore.schema.identity import Doubts

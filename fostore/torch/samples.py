@@ -32,15 +32,7 @@ from fostore.generate.datasets import (
     rows_samples,
 )
 from fostore.generate.randomness import Seeded
-from fostore.generate.samples import (
-    Indexed,
-    Indices,
-    Listed,
-    Reading,
-    Samples,
-    Sequential,
-    Stream,
-)
+from fostore.generate.samples import Indexed, Indices, Listed, Reading, Samples, Sequential, Stream
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
 from fostore.torch.arrays import Held, tensor_of, together_held
