@@ -183,7 +183,7 @@ class Engine:
             self._models.fixed,
             self._models.usual,
         )
-        odd = odd_shape(inputs, self.framework.host)
+        odd = _odd_shape(inputs, self.framework.host)
         if odd is not None:
             place, shape, common = odd
             hint = (
@@ -218,10 +218,10 @@ class Engine:
             )
 
 
-def odd_shape(data: Any, host: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:
+def _odd_shape(data: Any, host: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:
     """Where inputs are a list since their shapes differ: the first odd one, its shape and the usual one.
 
-    >>> odd_shape(PerSample([[1, 2], [1, 2], [3]]), lambda leaf: None)
+    >>> _odd_shape(PerSample([[1, 2], [1, 2], [3]]), lambda leaf: None)
     (2, (1,), (2,))
     """
     for _, leaf in leaves(data):

@@ -5,6 +5,7 @@ A framework's folder makes it usable by naming its `Framework`; everything else 
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -32,7 +33,7 @@ from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
 from fostore.schema.ranges import Range
-from fostore.schema.row import FLOATS, Array
+from fostore.schema.row import Array
 
 
 class Generator(ABC):
@@ -50,7 +51,7 @@ class Generator(ABC):
         *,
         members: bool = False,
     ) -> None:
-        output.check_modes(output_mode)
+        Options(output_mode=output_mode).check_choices()  # type: ignore[arg-type]  # that is checked
         self._many = isinstance(model, (list, tuple)) and not callable(model)
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
@@ -194,9 +195,11 @@ class Generator(ABC):
                 all cases what was computed before is committed.
         """
         options = Options.of(vars(self), locals())  # first: nothing else is local yet
-        output.check_modes(options.output_mode, store_as, temperature)
-        if dtype not in FLOATS:
-            raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
+        options.check_choices()
+        if not 0 < temperature < math.inf:
+            raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")
+        if self.output_mode == "probs":
+            output.check_resolved("probs", store_as, temperature)
         framework = self._framework
         draws = num_draws is not None
         check_draws(num_draws, seed, self._many or self.members)

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
-Step = TypeVar("Step")
-Token = TypeVar("Token")
+_Step = TypeVar("_Step")
+_Token = TypeVar("_Token")
 
 DEPTH = 2
 """Batches that may wait to be delivered: one being copied, one being written."""
 
 
 def run(
-    steps: Iterable[Step],
-    compute: Callable[[Step], Token],
-    deliver: Callable[[Token], None],
+    steps: Iterable[_Step],
+    compute: Callable[[_Step], _Token],
+    deliver: Callable[[_Token], None],
     *,
     overlap: bool,
 ) -> None:

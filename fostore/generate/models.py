@@ -87,7 +87,7 @@ class Models:
     def _output(self, inputs: Any, indices: Indices) -> Any:
         rows = len(indices)
         filled = max(rows, self.fixed or 0)
-        owned = self._fresh and is_stacked(inputs, rows)
+        owned = self._fresh and _is_stacked(inputs, rows)
         if rows < filled and self.drawing is None:
             inputs, owned = pad_rows(inputs, rows, filled), True
         tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
@@ -231,16 +231,16 @@ class Models:
         return tensor
 
 
-def is_stacked(data: Any, rows: int) -> bool:
+def _is_stacked(data: Any, rows: int) -> bool:
     """Whether a batch is all arrays (or lists of strings) that collation has put together.
 
-    >>> is_stacked({"x": np.zeros((3, 2))}, 3), is_stacked([np.zeros(2), np.zeros(4)], 2)
+    >>> _is_stacked({"x": np.zeros((3, 2))}, 3), _is_stacked([np.zeros(2), np.zeros(4)], 2)
     (True, False)
     """
     if isinstance(data, Mapping):
-        return all(is_stacked(part, rows) for part in data.values())
+        return all(_is_stacked(part, rows) for part in data.values())
     if isinstance(data, (list, tuple)):
-        return is_entries(data) or all(is_stacked(part, rows) for part in data)
+        return is_entries(data) or all(_is_stacked(part, rows) for part in data)
     shape = getattr(data, "shape", None)
     return shape is not None and len(shape) > 0 and shape[0] == rows
 

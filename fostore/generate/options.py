@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fostore.errors import ArgumentError
 
 _STORED = (
     "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck".split()
@@ -59,6 +62,13 @@ class Options:
         }
         return cls(**known)
 
+    def check_choices(self) -> None:
+        """Raise ArgumentError for a value that is none of those that its type lists."""
+        for name, choices in _choices().items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ArgumentError(f"{name} is {value!r}, expected one of {list(choices)}")
+
     @property
     def only_stored(self) -> list[str]:
         """Names of what was given and needs a store."""
@@ -71,6 +81,12 @@ class Options:
 
 
 DEFAULTS: Mapping[str, Any] = {one.name: one.default for one in fields(Options)}
+
+
+@cache
+def _choices() -> dict[str, tuple[Any, ...]]:
+    kinds = get_type_hints(Options)
+    return {name: get_args(one) for name, one in kinds.items() if get_origin(one) is Literal}
 
 
 def _is(value: Any, default: Any) -> bool:

@@ -59,10 +59,6 @@ def _check_store(path: Path, options: Options, samples: Samples, views: Array | 
     count = samples.num_samples
     destination(path)  # a link that leads nowhere
     format = format_of(path)
-    if options.exists not in ("resume", "fail", "overwrite"):
-        raise ArgumentError(
-            f"exists is {options.exists!r}, expected 'resume', 'fail' or 'overwrite'"
-        )
     if format.name == "json":
         raise ArgumentError(
             "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "

@@ -158,7 +158,7 @@ class Indexed:
     """Whether `read` yields a view for each draw; see `draws.Views`."""
     noun = "dataset"
 
-    def steps(self, wanted: Ranges, _: Passed | None = None) -> Iterator[Batch]:
+    def steps(self, wanted: Ranges, _: _Passed | None = None) -> Iterator[Batch]:
         """The batches that hold wanted rows; no others are read."""
         return self.inputs(self.batches.touching(wanted))
 
@@ -234,7 +234,7 @@ class Stream:
     drop_last: bool = False
     noun = "stream"
 
-    def steps(self, wanted: Ranges, passed: Passed | None = None) -> Iterator[Batch]:
+    def steps(self, wanted: Ranges, passed: _Passed | None = None) -> Iterator[Batch]:
         """The batches that hold wanted rows; all others before them are read too, and are `passed`."""
         position = 0
         last = wanted.items[-1][1] if wanted.items else 0
@@ -275,7 +275,7 @@ class Stream:
 
 
 Samples: TypeAlias = "Indexed | Stream"
-Passed = Callable[[Batch], None]
+_Passed = Callable[[Batch], None]
 
 
 def labelled(samples: Samples) -> Samples:

@@ -161,11 +161,11 @@ class TorchFramework(Framework):
         tensor, event, _ = copy
         if event is not None:
             event.synchronize()
-        return numpy_of(tensor)
+        return _numpy_of(tensor)
 
     def host(self, leaf: Any) -> Any | None:
         if isinstance(leaf, torch.Tensor):
-            return raw_numpy(leaf)
+            return _raw_numpy(leaf)
         return leaf.numbers if isinstance(leaf, Held) else None
 
     def out_of_memory(self, error: BaseException) -> bool:
@@ -239,7 +239,7 @@ def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> A
     return map_leaves(move, data)
 
 
-def numpy_of(tensor: torch.Tensor) -> Array:
+def _numpy_of(tensor: torch.Tensor) -> Array:
     """A tensor's numbers as a NumPy array, a view where it lies on the CPU; bfloat16 as float32."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16 or tensor.dtype not in _NUMPY:
@@ -251,7 +251,7 @@ def numpy_of(tensor: torch.Tensor) -> Array:
 _NUMPY = {torch.float16, torch.float32, torch.float64}
 
 
-def raw_numpy(tensor: torch.Tensor) -> Array | None:
+def _raw_numpy(tensor: torch.Tensor) -> Array | None:
     """A tensor's bytes as a C-contiguous NumPy array (bfloat16 as uint16); None where it has none."""
     try:
         tensor = tensor.detach().cpu().contiguous()

@@ -29,7 +29,7 @@ _HIDDEN = 64
 _BATCH = 50
 _RATE = 0.01
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+_Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def compare(teacher: Teacher, seed: int, store: Path) -> Outcome:
     return Outcome(evaluate.accuracy(known, test.labels), distilled, twin)
 
 
-def train(scans: Scans, store: Store, loss: Loss, seed: int) -> nn.Module:
+def train(scans: Scans, store: Store, loss: _Loss, seed: int) -> nn.Module:
     """A perceptron of one hidden layer, trained on what a store says of the scans; in eval mode."""
     loader = output_dataloader(scans, store, _BATCH, shuffle=True, seed=seed)
     with torch.random.fork_rng(devices=[]):
