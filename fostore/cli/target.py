@@ -10,11 +10,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fostore.errors import ArgumentError, GenerationError
+from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.places.place import local_path
 
 
@@ -48,16 +50,15 @@ def load(text: str, what: str) -> Any:
 
 def _import(name: str, what: str) -> ModuleType:
     _make_importable(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _failed(what, name, error) from error
-        raise ArgumentError(
-            f"{what}: there is no module {name!r} in {Path.cwd()} or among the installed ones"
-        ) from error
-    except Exception as error:
-        raise _failed(what, name, error) from error
+    with _of_user(what, f"importing {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that it imports is missing
+            raise ArgumentError(
+                f"{what}: there is no module {name!r} in {Path.cwd()} or among the installed ones"
+            ) from error
 
 
 def _load_file(path: Path, what: str) -> ModuleType:
@@ -73,13 +74,14 @@ def _load_file(path: Path, what: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{what}: {path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    # Registered before it runs, as `import` does: dataclasses and pickle look a module up by its name.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _of_user(what, f"importing {path}"):
+            spec.loader.exec_module(module)
+    except FostoreError:
         del sys.modules[name]
-        raise _failed(what, str(path), error) from error
+        raise
     return module
 
 
@@ -88,10 +90,17 @@ def _make_importable(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _failed(what: str, name: str, error: Exception) -> GenerationError:
-    return GenerationError(
-        f"{what}: importing {name} failed: {type(error).__name__}: {error} (--traceback shows where)"
-    )
+@contextmanager
+def _of_user(what: str, doing: str) -> Iterator[None]:
+    """A block that runs code of the user's, which may raise anything."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except Exception as error:
+        raise GenerationError(
+            f"{what}: {doing} failed: {type(error).__name__}: {error} (--traceback shows where)"
+        ) from error
 
 
 def model_of(named: Any, text: str, factory: bool | None) -> Any:
@@ -135,13 +144,8 @@ def _call(factory: Any, text: str, what: str) -> Any:
         ) from error
     except ValueError:
         pass  # a builtin without a signature
-    try:
+    with _of_user(what, f"calling {text}"):
         return factory()
-    except Exception as error:
-        raise GenerationError(
-            f"{what}: calling {text} failed: {type(error).__name__}: {error} "
-            "(--traceback shows where)"
-        ) from error
 
 
 def framework_of(model: Any, dataset: Any) -> str:
@@ -152,21 +156,28 @@ def framework_of(model: Any, dataset: Any) -> str:
     first = model[0] if isinstance(model, (list, tuple)) and model else model
     while isinstance(first, functools.partial):
         first = first.func
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        data = torch.utils.data
-        if isinstance(first, torch.nn.Module):
-            return "torch"
-        if isinstance(dataset, (torch.Tensor, data.Dataset, data.DataLoader)):
-            return "torch"
-    jax = sys.modules.get("jax")
-    if jax is not None:
-        leaves = jax.tree_util.all_leaves
-        if isinstance(first, jax.stages.Wrapped) or not leaves([first]):
-            return "jax"
-        if any(isinstance(leaf, jax.Array) for leaf in jax.tree_util.tree_leaves(dataset)):
-            return "jax"
+    for framework, owns in _OWNS.items():
+        library = sys.modules.get(framework)
+        if library is not None and owns(library, first, dataset):
+            return framework
     return "numpy"
+
+
+def _is_of_torch(torch: Any, model: Any, dataset: Any) -> bool:
+    data = torch.utils.data
+    kinds = (torch.Tensor, data.Dataset, data.DataLoader)
+    return isinstance(model, torch.nn.Module) or isinstance(dataset, kinds)
+
+
+def _is_of_jax(jax: Any, model: Any, dataset: Any) -> bool:
+    tree = jax.tree_util
+    if isinstance(model, jax.stages.Wrapped) or not tree.all_leaves([model]):
+        return True
+    return any(isinstance(leaf, jax.Array) for leaf in tree.tree_leaves(dataset))
+
+
+_OWNS = {"torch": _is_of_torch, "jax": _is_of_jax}
+"""Whether a framework is meant, asked of its library where that is loaded: a new one is a line here."""
 
 
 def generator_of(framework: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fostore.containers.columns import is_frame
 from fostore.errors import ArgumentError
 from fostore.generate.memory import says_out_of_memory
 from fostore.generate.randomness import (
@@ -166,21 +167,27 @@ class Framework(ABC):
         """Begin to bring a tensor to the host."""
         return tensor
 
-    @abstractmethod
     def finish_copy(self, copy: Any) -> Array:
         """The array that `start_copy` began to bring; float32 where NumPy lacks the dtype."""
+        array = np.asarray(copy)
+        return array if array.dtype.kind == "f" else array.astype(np.float32)
 
     def fetch(self, *tensors: Any) -> Array:
         """Tensors on the host, one below the other."""
         parts = [self.finish_copy(self.start_copy(tensor)) for tensor in tensors]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    @abstractmethod
     def host(self, leaf: Any) -> Any | None:
         """The bytes of an array leaf as a C-contiguous NumPy array of any dtype; None if it is none.
 
         Of what this side holds back from NumPy until a model takes it: what it holds.
         """
+        # a frame is hashed by its columns: see `fostore.containers.columns.hashed_parts`
+        if is_frame(leaf) or not hasattr(leaf, "__array__"):
+            return None
+        array = np.asarray(leaf)
+        # `ascontiguousarray` alone makes one axis of none
+        return None if array.dtype == object else np.ascontiguousarray(array).reshape(array.shape)
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that the device's memory is exhausted."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fostore.containers.columns import is_frame
 from fostore.errors import ArgumentError
 from fostore.generate.adapters import Adapted
 from fostore.generate.datasets import numpy_samples
@@ -17,7 +16,6 @@ from fostore.generate.memory import copied
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
 from fostore.schema import identity, simplex
-from fostore.schema.row import Array
 
 
 class NumpyFramework(Framework):
@@ -101,17 +99,8 @@ class NumpyFramework(Framework):
                 x = np.log(x)
         return x if kept.dtype == "float64" else x.astype(np.float32, copy=False)
 
-    def finish_copy(self, copy: Any) -> Array:
-        array: Array = copy
-        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-    def host(self, leaf: Any) -> Array | None:
-        if is_frame(leaf):
-            return None  # by its columns: see `fostore.containers.columns.hashed_parts`
-        if isinstance(leaf, (bool, int, float, np.generic)) or hasattr(leaf, "__array__"):
-            array = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
-            return None if array.dtype == object else array
-        return None
+    def host(self, leaf: Any) -> Any | None:
+        return super().host(np.asarray(leaf) if isinstance(leaf, (bool, int, float)) else leaf)
 
 
 def _holds_arrays(data: Any) -> bool:

@@ -24,7 +24,6 @@ from fostore.generate.samples import Reading, Samples
 from fostore.jax import nnx
 from fostore.nested import map_leaves
 from fostore.schema import identity
-from fostore.schema.row import Array
 
 _NAMES = {"cuda": "gpu"}
 
@@ -119,18 +118,6 @@ class JaxFramework(Framework):
         if isinstance(tensor, jax.Array):
             tensor.copy_to_host_async()
         return tensor
-
-    def finish_copy(self, copy: Any) -> Array:
-        array = np.asarray(copy)
-        return array.astype(np.float32) if array.dtype.kind != "f" else array
-
-    def host(self, leaf: Any) -> Array | None:
-        if is_frame(leaf):
-            return None  # by its columns: see `fostore.containers.columns.hashed_parts`
-        if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
-            return None
-        array = np.asarray(leaf)
-        return None if array.dtype == object else np.ascontiguousarray(array).reshape(array.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "kind", "wide", "stored"))
