@@ -181,6 +181,7 @@ def generate(
         the_dataset = target.dataset_of(target.load(dataset, "DATASET"), dataset)
         chosen = target.framework_of(the_model, the_dataset) if framework == "auto" else framework
         generator_type = target.generator_of(chosen)
+        # the rest of the options is of the call
         of_generator = inspect.signature(generator_type).parameters
         generator = generator_type(
             the_model, **{name: given.pop(name) for name in [*given] if name in of_generator}

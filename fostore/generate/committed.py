@@ -60,6 +60,7 @@ class Committed:
     def picked(self) -> list[int]:
         """The first, the middle and the last committed row."""
         rows = len(self.rows)
+        # A dataset that was cut, shifted or sorted differs at an end or in the middle.
         places = sorted({0, rows // 2, rows - 1})
         listed = []
         for start, stop in self.rows:

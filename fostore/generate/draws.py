@@ -68,6 +68,7 @@ class Drawing:
         wide = rows.astype(np.float64)
         scale, spread = float(np.abs(wide).max()), float(np.ptp(wide, axis=1).max())
         off = float(np.abs(again - wide[:, 0]).max())
+        # A draw need not repeat bit by bit: kernels of an accelerator may sum in another order each time.
         if off > max(1e-5 * scale, 0.1 * spread if self.num_draws > 1 else 1e-3 * scale):
             raise ArgumentError(
                 "a draw does not repeat: the model draws from a generator of its own, which no seed "

@@ -89,6 +89,7 @@ class Engine:
         tensors: list[Any] = []
         start = 0
         while start < rows:
+            # A limit stays for the batches that follow: to find it again would cost a failed try each.
             size = min(models.fixed or self.limit or rows, rows - start)
             if size < rows and models.drawing is not None:
                 raise ArgumentError(
@@ -130,6 +131,7 @@ class Engine:
         checks = "logits" in self.kept.mode and (self.was_auto or not self._checked_meaning)
         self._checked_meaning = True
         if checks:
+            # One row decides whether the whole output is fetched: of logits it hardly ever lies in [0, 1].
             return Computed(indices, copies, tuple(raw), self.framework.start_copy(raw[0][:1]))
         return Computed(indices, copies)
 
@@ -183,7 +185,7 @@ class Engine:
             self._models.fixed,
             self._models.usual,
         )
-        odd = _odd_shape(inputs, self.framework.host)
+        odd = _odd_shape(inputs, self.framework.held)
         if odd is not None:
             place, shape, common = odd
             hint = (
@@ -218,15 +220,14 @@ class Engine:
             )
 
 
-def _odd_shape(data: Any, host: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:
+def _odd_shape(data: Any, held: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:
     """Where inputs are a list since their shapes differ: the first odd one, its shape and the usual one.
 
-    >>> _odd_shape(PerSample([[1, 2], [1, 2], [3]]), lambda leaf: None)
+    >>> _odd_shape(PerSample([[1, 2], [1, 2], [3]]), lambda leaf: leaf)
     (2, (1,), (2,))
     """
     for _, leaf in leaves(data):
-        held = host(leaf)
-        entries = leaf if held is None else held
+        entries = held(leaf)
         if isinstance(entries, PerSample) and not isinstance(entries[0], str):
             shapes = [np.shape(one) if _is_flat(one) else None for one in entries]
             (usual, _), *others = Counter(shapes).most_common()

@@ -189,6 +189,11 @@ class Framework(ABC):
         # `ascontiguousarray` alone makes one axis of none
         return None if array.dtype == object else np.ascontiguousarray(array).reshape(array.shape)
 
+    def held(self, leaf: Any) -> Any:
+        """What `host` gives of a leaf; the leaf itself where that is nothing."""
+        array = self.host(leaf)
+        return leaf if array is None else array
+
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that the device's memory is exhausted."""
         return isinstance(error, MemoryError) or says_out_of_memory(error)

@@ -69,7 +69,7 @@ class Generation:
             except RowError as error:
                 raise engine.advice(error) from error
             keys = indices.tolist() if isinstance(indices, np.ndarray) else indices
-            if rows is None:
+            if rows is None:  # the usual case needs no look at each key
                 result.update(zip(keys, kept, strict=True))
             else:
                 result.update((k, row) for k, row in zip(keys, kept, strict=True) if k in wanted)

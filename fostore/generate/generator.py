@@ -194,7 +194,8 @@ class Generator(ABC):
             GenerationError: the model or the dataset failed; names the samples of the batch. In
                 all cases what was computed before is committed.
         """
-        options = Options.of(vars(self), locals())  # first: nothing else is local yet
+        # First of all, while nothing but the parameters is local. The attributes may have been changed.
+        options = Options.of(vars(self), locals())
         options.check_choices()
         if not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")

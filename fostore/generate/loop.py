@@ -57,7 +57,7 @@ def _relay(deliver: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
                 continue  # the queue is only emptied, so that a hand-over never hangs
             try:
                 deliver(token)
-            except BaseException as error:
+            except BaseException as error:  # the caller's thread raises whatever it is
                 failures.append(error)
 
     def hand_on(token: Any) -> None:
@@ -65,6 +65,7 @@ def _relay(deliver: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
             raise failures[0]
         tokens.put(token)
 
+    # a daemon: a write that hangs must not keep a process alive that is told to end
     thread = threading.Thread(target=work, name="fostore-deliver", daemon=True)
     thread.start()
     try:

@@ -93,7 +93,7 @@ class Probe:
     def _parts(self, samples: Any) -> list[Any]:
         """The arrays and lists of what is made of samples, once, in memory of their own."""
         (inputs,) = self._collated(samples, 1)
-        return copy.deepcopy([_numbers(self._framework, leaf) for _, leaf in leaves(inputs)])
+        return copy.deepcopy([self._framework.held(leaf) for _, leaf in leaves(inputs)])
 
     def _moved(self, samples: list[Any]) -> list[int]:
         """The first sample that a collate_fn, which always does the same, puts elsewhere or mixes.
@@ -135,8 +135,9 @@ def varies(framework: Framework, times: Iterable[Any], rows: int) -> Array:
     first: list[Any] = []
     varied = np.zeros(rows, bool)
     for inputs in times:
-        parts = [_numbers(framework, leaf) for _, leaf in leaves(inputs)]
+        parts = [framework.held(leaf) for _, leaf in leaves(inputs)]
         first = first or copy.deepcopy(parts)  # a worker's memory may be used again
+        # not strict: a transform may leave a part out at random
         for one, other in zip(first, parts, strict=False):
             if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
                 varied |= _far(one, other, rows)
@@ -177,11 +178,6 @@ def _same(one: Any, other: Any) -> bool:
     rounding = 1e-2 if one.dtype.itemsize == 2 else 1e-5
     scale = float(np.nanmax(np.abs(wide[0]), initial=0)) if one.dtype.kind == "f" else 0.0
     return bool(np.allclose(*wide, rtol=0, atol=rounding * scale, equal_nan=True))
-
-
-def _numbers(framework: Framework, leaf: Any) -> Any:
-    host = framework.host(leaf)
-    return leaf if host is None else host
 
 
 def _far(one: Array, other: Array, rows: int) -> Array:

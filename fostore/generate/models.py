@@ -70,6 +70,7 @@ class Models:
             return self._output(inputs, indices)
         framework, drawing = self._framework, self.drawing
         unspoilt = inputs if drawing is not None else copied(inputs)  # the model may change it
+        # compared, not counted: a state moves whoever draws, in the library, in NumPy or in Python
         before = framework.random_state()
         tensor = self._output(inputs, indices)
         drew = framework.random_state() != before
@@ -187,7 +188,7 @@ class Models:
             )
         axes.check_axes(shape, rows, indices, members=members, name=self._name, usual=self.usual)
         axes.check_same(shape[1:], self._row_shape or shape[1:], indices)
-        self._row_shape = shape[1:]
+        self._row_shape = shape[1:]  # of the first batch, for all that follow
         if shape[-1] == 1:
             raise ArgumentError(
                 "the model gives one number a sample, whose softmax is always 1; for a binary model "

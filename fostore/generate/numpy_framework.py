@@ -62,7 +62,7 @@ class NumpyFramework(Framework):
         if isinstance(output, np.ndarray):
             return output
         if isinstance(output, Mapping):
-            return None
+            return None  # its `logits` are looked for: see `Models._tensor`
         try:
             if hasattr(output, "__array__"):
                 array = np.asarray(output)
@@ -84,6 +84,7 @@ class NumpyFramework(Framework):
 
     def keep(self, tensor: Any, kept: Kept) -> Any:
         wide = tensor.dtype == np.float64 or kept.dtype == "float64"
+        # float16 overflows at 65,504, which a sum of exponentials reaches
         x = tensor.astype(np.float64 if wide else np.float32, copy=False)
         if kept.mode == "logits":
             if kept.temperature != 1.0:

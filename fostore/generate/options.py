@@ -57,6 +57,7 @@ class Options:
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Options:
         """The options among other names; later mappings win."""
+        # Locals hold `self` and the dataset as well: only names of options count.
         known = {
             name: value for names in given for name, value in names.items() if name in DEFAULTS
         }

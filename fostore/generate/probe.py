@@ -31,16 +31,15 @@ _LABEL_REREADS = 4
 def hash_inputs(framework: Framework, inputs: Any, rows: int) -> Array | None:
     """One hash a row (uint64) of a collated batch; None where something in it has no bytes."""
 
-    def host(leaf: Any) -> Any:
-        held = framework.host(leaf)
-        return leaf if held is None else held
+    held = framework.held
 
     def entries() -> Any:
         for path, leaf in leaves(inputs):
-            for inner, part in hashed_parts(path, leaf if isinstance(leaf, str) else host(leaf)):
-                if isinstance(part, PerSample):
-                    part = PerSample(one if type(one) is str else host(one) for one in part)
-                yield inner, part
+            # texts are asked by type first: they are many, and no array
+            for inner, column in hashed_parts(path, leaf if isinstance(leaf, str) else held(leaf)):
+                if isinstance(column, PerSample):
+                    column = PerSample(one if type(one) is str else held(one) for one in column)
+                yield inner, column
 
     return identity.row_hashes(entries(), rows)
 

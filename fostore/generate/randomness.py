@@ -88,6 +88,7 @@ def _torch() -> Any | None:
 
 def stir_random_states() -> None:
     """Whatever draws from the global states draws other numbers from now on."""
+    # from the states themselves, and `kept_random_states` of whoever calls puts these back
     seed_random_states(np.random.SeedSequence(random.getrandbits(64) ^ 1))
 
 

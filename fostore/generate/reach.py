@@ -27,6 +27,7 @@ def reached(models: Iterable[Any], is_end: Callable[[Any], bool]) -> Iterator[An
     behind such code is not found.
     """
     seen: dict[int, Any] = {}  # the objects too: an id is free again once its object is gone
+    # breadth first: what is near is found before the limits end the search
     waiting = deque((model, _DEPTH) for model in models)
     while waiting and len(seen) < _MOST:
         item, depth = waiting.popleft()

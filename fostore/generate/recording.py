@@ -169,7 +169,7 @@ class _Recording:
     def _end(self) -> None:
         writer, samples = self._writer, self._samples
         if self._finished is not None:
-            return
+            return  # nothing was opened for writing
         if writer is None:
             raise ArgumentError("the stream is empty, so the number of classes is not known")
         self._record_consent()
@@ -260,10 +260,11 @@ class _Recording:
             for name, new, old in asked
             if new is not None and new != old
         ]
+        # Names that the user did not give are no promise: only another order of the same is refused.
         own, old_names = self._own_names, schema.class_names
         if own is not None and old_names is not None and reordered(own, old_names):
             differences.append(difference(own, old_names, ("for the model", "for the store")))
-        identity.refuse(self._path, differences)
+        identity.refuse(self._path, differences)  # no consent helps: the rows would be of two kinds
 
     def _create(self, row_shape: tuple[int, ...] | None, made_from: Any) -> Writer:
         """The writer of a new store, or (without a shape) of the one that is there."""
@@ -327,6 +328,7 @@ class _Recording:
         rows, indices = self._engine.collect(computed), computed.indices
         writer = self._writer
         if writer is None:
+            # Only now are classes, output mode and dtype known, and what running changes in the model.
             if hashes is None and self._content == HASHED:
                 self._content = OPAQUE
             self._labelled = labels is not None and tells(labels)

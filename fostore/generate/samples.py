@@ -123,6 +123,7 @@ class Listed:
         starts = np.array([start for start, _ in wanted], np.int64)
         stops = np.array([stop for _, stop in wanted], np.int64)
         for batch in self.batches:
+            # the wanted range that begins last before each index, or -1: ranges are sorted and disjoint
             at = np.searchsorted(starts, batch, side="right") - 1
             if ((at >= 0) & (batch < stops[at])).any() if starts.size else False:
                 yield batch
@@ -169,6 +170,7 @@ class Indexed:
             GenerationError, ArgumentError: names the sample that cannot be read or does not go with the
                 others; where that cannot be told, the samples of the batch.
         """
+        # Two iterators: workers ask for batches long before these come back and are named.
         asked, named = tee(batches)
         reader: Iterator[Any] | None = None
         for indices in named:
@@ -239,7 +241,7 @@ class Stream:
         position = 0
         last = wanted.items[-1][1] if wanted.items else 0
         reader: Iterator[Any] | None = None
-        while position < last:
+        while position < last:  # what comes after the last wanted row is not even read
             try:
                 reader = iter(self.read(self.assemble)) if reader is None else reader
                 handed = next(reader)

@@ -110,6 +110,7 @@ class JaxFramework(Framework):
         if wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             # without JAX's x64 mode: on the host, where NumPy has float64
             return NumpyFramework("cpu", ()).keep(np.asarray(tensor), kept)
+        # rounded on the device: half of the bytes to the host
         half = kept.dtype == "float16" and kept.kind == "probs"
         stored = "float16" if half else "float64" if kept.dtype == "float64" else "float32"
         return _keep(tensor, kept.temperature, kept.mode, kept.kind, wide, stored)

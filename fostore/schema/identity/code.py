@@ -39,7 +39,7 @@ def is_library(module: str) -> bool:
     file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
     if file is None:
         return top in sys.builtin_module_names
-    folders = ("site-packages", "dist-packages")
+    folders = ("site-packages", "dist-packages")  # of other prefixes too: a user's own, Debian's
     return file.startswith(_LIBRARY_FOLDERS) or any(f"/{name}/" in file for name in folders)
 
 

@@ -63,6 +63,7 @@ class Details:
 
     def result(self) -> dict[str, Any]:
         """What was put in until now, as an identity keeps it."""
+        # A model of thousands of attributes would make a header of megabytes: the rest is one hash.
         names = sorted(self._entries)
         kept = {name: self._entries[name] for name in names[:_MOST_ENTRIES]}
         rest = [(name, self._entries[name]) for name in names[_MOST_ENTRIES:]]

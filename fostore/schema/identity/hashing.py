@@ -115,7 +115,7 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
             return None
     if not hashes:
         return None
-    if len(hashes) == 1:
+    if len(hashes) == 1:  # one leaf, as most inputs are: its hashes are the rows'
         return np.array(hashes[0], np.uint64)
     table = np.array(hashes, np.uint64).T.copy()
     return np.array([digest(row.data) for row in table], np.uint64)
@@ -164,6 +164,7 @@ def hash_values(values: Any) -> str | None:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):
         return None
+    # one width a kind, so that a list of ints and an int32 tensor of the same labels agree
     if array.dtype.kind in "iub":
         return hash_bytes(_bytes_of(array.astype(np.int64)))
     if array.dtype.kind == "f":
