@@ -1,4 +1,4 @@
-"""Collating that mixes samples (mixup, cutmix) or changes their order (sorts them by length).
+"""Inputs that are not those of their samples: mixed (mixup, cutmix), reordered (sorted by length), or augmented.
 
 The distribution of a mixed input belongs to no sample, and rows in another order to other samples.
 Mixing at random is told from augmentation by collating the same samples several times, and copies of one
@@ -10,6 +10,7 @@ input changes.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -21,8 +22,8 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.generate.assembly import input_of
 from fostore.generate.framework import Framework
-from fostore.generate.probe import REREADS
-from fostore.generate.samples import Batch, Indexed, Indices, Samples
+from fostore.generate.probe import HASHED, OPAQUE, REREADS, UNSTABLE, hash_inputs
+from fostore.generate.samples import Batch, Indexed, Indices, Samples, holding
 from fostore.nested import leaves
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
@@ -32,6 +33,8 @@ COPIES = 16
 MIXED, MOVED = 1, 2
 _LOOKED_AT = 16
 """Samples of the batch among which two are chosen to change places."""
+_FEW = 8
+"""Samples that are read twice where nothing but a stack is made of them."""
 _ROUNDING = 2
 """Alone, a mixed sample is itself but for rounding: so many units of integers, or of a float's last place."""
 
@@ -209,3 +212,39 @@ def refusal(sample: int, *, moved: bool = False) -> ArgumentError:
         "Generate without it (the dataset itself, or collate_fn= one that only stacks or pads, in "
         "order: pack with enforce_sorted=False), and mix when you train"
     )
+
+
+def content_of(framework: Framework, samples: Samples, first: int) -> str:
+    """Whether inputs can be compared later: "hashed", "unstable" (random augmentation) or "opaque".
+
+    Reads the batch of sample `first` of a dataset twice, as it will be collated (at most eight samples of
+    it where they are only stacked); of a stream, which may be read once only, nothing.
+    """
+    if not isinstance(samples, Indexed):
+        return HASHED
+    if samples.draws_views:
+        return UNSTABLE
+    batch = holding(samples.batches, first)
+    if samples.assemble.collate is None:
+        batch = batch[:_FEW]
+    rows = len(batch)
+    with framework.kept_random_states():
+        # in one go, so that workers with a seed of their own draw on
+        first_read, second_read = samples.few(batch, batch)
+        one, other = (hash_inputs(framework, read, rows) for read in (first_read, second_read))
+        if one is None or other is None:
+            return OPAQUE
+        if np.array_equal(one, other):
+            return HASHED
+        place = int(np.flatnonzero(one != other)[0])
+        sample = int(batch[place])
+        if varies(framework, [first_read, second_read], rows).any():
+            copies = samples.few(*[np.full(rows, sample)] * COPIES)
+            if is_mixed(framework, copies, samples.few(*[batch] * REREADS), rows, place):
+                raise refusal(sample)
+    warnings.warn(
+        f"sample {sample} reads differently each time (random augmentation?); on resume, length, "
+        "labels and ids decide whether the dataset is the same, not its content",
+        stacklevel=2,
+    )
+    return UNSTABLE

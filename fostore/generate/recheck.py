@@ -17,7 +17,8 @@ A run on the same machine gives the same bits; a temperature of 1.01 instead of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ from fostore.encodings import encoding_of
 from fostore.errors import RowError
 from fostore.generate.committed import Committed, Consent
 from fostore.generate.generation import Generation
-from fostore.generate.probe import REREADS, Probe, hash_inputs
+from fostore.generate.labels import differ
+from fostore.generate.probe import REREADS, NoLabels, Probe, hash_inputs, moved_label
 from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding
 from fostore.schema import identity
 from fostore.schema.halves import widen
-from fostore.schema.identity import Doubts
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array, Schema
 
@@ -75,51 +76,120 @@ def _far(one: Array, other: Array, allowed: Array) -> Array:
     return far
 
 
-class Recheck:
-    """Committed batches that are computed again: the first; where there are doubts, three."""
+class Comparison:
+    """Committed rows beside what is at hand, before or while others are added to them.
+
+    Of a dataset the labels, inputs and rows of the first, the middle and the last sample are compared
+    (of rows, where there are no doubts, the first batch alone); of a stream each batch as it passes.
+    """
 
     def __init__(
         self,
         generation: Generation,
         committed: Committed,
         consent: Consent,
+        stored: Mapping[str, Any],
+        given: Mapping[str, Any],
         *,
-        doubts: Doubts,
-        is_opaque: bool,
         hashed: bool,
     ) -> None:
-        """`hashed`: inputs can be compared."""
+        """`stored`, `given`: the identity of the store, and the one at hand; `hashed`: inputs can be compared."""
+        self._generation = generation
         self._framework = generation.framework
         self._samples = generation.samples
-        self._engine = generation.engine
-        self._is_named = generation.options.model_fingerprint is not None
         self._committed = committed
         self._differs = consent.differs
-        self._doubts = doubts
-        self._is_opaque = is_opaque
+        self._labelled = committed.schema.role("label") is not None
         self._hashed = hashed
-        picked = committed.picked
-        self._wanted = picked if doubts else picked[:1]
+        self._doubts = doubts = identity.doubts(stored, given)
+        self._is_opaque = identity.is_opaque(given)
+        self._wanted: list[int] = []  # rows whose batches are to be computed again
         self._agreed: list[tuple[int, int]] = []
+        if generation.options.recheck:
+            picked = committed.picked
+            self._wanted = picked if doubts else picked[:1]
+            return
+        if doubts.code:
+            self._differs(f"{doubts}, and recheck=False computes nothing again")
+        elif doubts:
+            warnings.warn(f"{committed.path} goes on although {doubts}", stacklevel=2)
+        consent.recorded.append("no committed batch was computed again (recheck=False)")
 
     def look(self) -> None:
-        """Compute the batches of a dataset, or the first one of a stream."""
+        """Compare samples of a dataset, or the first batch of a stream of which nothing else passes by."""
         samples = self._samples
         if isinstance(samples, Indexed):
+            if self._labelled:
+                self._look_at_labels(samples)
+            if self._hashed:
+                self._look_at_inputs(samples)
             while self._wanted:
                 indices = self._batch_of(samples, self._wanted[0])
                 self._compare(indices, lambda at=indices: next(samples.few(at)))  # type: ignore[misc]
                 self._wanted = [row for row in self._wanted if row not in indices]
-        else:
+        elif self._wanted:
             for batch in samples.steps(Ranges.of((0, 1))):
-                self.passing(batch)
+                self._recompute(batch)
             if not self._agreed and self._wanted:
                 self._cannot_tell("the stream is empty now")
             self._wanted = []
         self._say()
 
-    def passing(self, batch: Batch) -> None:
-        """A stream comes by with a batch: it is computed if it is one of those that are wanted."""
+    def passing(self, batch: Batch, hashes: Array | None = None) -> None:
+        """Compare the committed rows of a batch of a stream, before a model may change its inputs.
+
+        `hashes`: of the inputs, where they are known already.
+        """
+        indices = batch.indices
+        assert isinstance(indices, range)
+        if self._hashed and hashes is None:
+            hashes = hash_inputs(self._framework, batch.inputs, len(indices))
+        for start, places in runs(indices, self._committed.rows):
+            stop = start + len(indices[places])
+            if self._labelled and batch.labels is not None:
+                other = differ(batch.labels[places], self._committed.labels(start, stop))
+                self._refuse_moved(start, other, "label")
+            if hashes is not None:
+                other = hashes[places] != self._committed.hashes(start, stop)
+                self._refuse_moved(start, other, "content")
+        self._recompute(batch)
+
+    def _refuse_moved(self, start: int, other: Array, what: str) -> None:
+        moved = np.flatnonzero(other)
+        if len(moved):
+            row = start + int(moved[0])
+            self._differs(f"sample {row} of the {self._samples.noun} has another {what}")
+
+    # Labels and inputs
+
+    def _look_at_labels(self, samples: Indexed) -> None:
+        picked = self._committed.picked
+        stored = np.concatenate([self._committed.labels(i, i + 1) for i in picked])
+        with self._framework.kept_random_states(), suppress(NoLabels):
+            moved = moved_label(samples.dataset, np.array(picked), stored)
+            if moved is not None:
+                self._differs(f"sample {moved} of the dataset has another label")
+
+    def _look_at_inputs(self, samples: Indexed) -> None:
+        probe, picked = Probe(self._framework, samples), self._committed.picked
+        with self._framework.kept_random_states():
+            for index, now in zip(picked, probe.alone(picked), strict=True):
+                then = int(self._committed.hashes(index, index + 1)[0])
+                if now == then or probe.in_batch(index) == then:
+                    continue
+                if not probe.moves(index):
+                    self._differs(f"sample {index} of the dataset has another content")
+                    return
+                warnings.warn(
+                    f"sample {index} reads differently each time (random augmentation?); length, "
+                    "labels and ids decide whether the dataset is the same",
+                    stacklevel=2,
+                )
+                return
+
+    # Rows
+
+    def _recompute(self, batch: Batch) -> None:
         if any(row in batch.indices for row in self._wanted):
             self._wanted = [row for row in self._wanted if row not in batch.indices]
             self._compare(batch.indices, lambda: batch.inputs)
@@ -160,7 +230,8 @@ class Recheck:
 
     def _compute(self, indices: Indices, inputs: Any) -> Array:
         # a copy: models reuse buffers
-        return np.array(self._engine.collect(self._engine.compute(Batch(indices, inputs))))
+        engine = self._generation.engine
+        return np.array(engine.collect(engine.compute(Batch(indices, inputs))))
 
     def _other_row(self, indices: Indices, rows: Array) -> int | None:
         """The first committed row of a batch that is another one now."""
@@ -171,7 +242,7 @@ class Recheck:
             now = encoding_of(schema).encode(rows[places], schema, start)
             stop = start + len(now[0])
             stored = [committed.column(column.name, start, stop) for column in schema.content]
-            bad = disagrees(schema, stored, now, self._engine.dtype)
+            bad = disagrees(schema, stored, now, self._generation.engine.dtype)
             if bad.any():
                 return start + int(np.flatnonzero(bad)[0])
         return None
@@ -180,7 +251,7 @@ class Recheck:
         schema = self._committed.schema
         encoding = encoding_of(schema)
         one, other = (encoding.encode(rows, schema, 0) for rows in (first, second))
-        return bool(disagrees(schema, one, other, self._engine.dtype).any())
+        return bool(disagrees(schema, one, other, self._generation.engine.dtype).any())
 
     def _inputs_differ(self, indices: Indices, hashes: Array) -> bool:
         """Whether the rows of a batch differ because its inputs do: from read to read, or for good."""
@@ -194,16 +265,15 @@ class Recheck:
             return False
         for start, places in runs(indices, self._committed.rows):
             now = hashes[places]
-            other = np.flatnonzero(self._committed.hashes(start, start + len(now)) != now)
-            if len(other):
-                row = start + int(other[0])
-                self._differs(f"sample {row} of the {samples.noun} has another content")
+            other = self._committed.hashes(start, start + len(now)) != now
+            if other.any():
+                self._refuse_moved(start, other, "content")
                 return True
         return False
 
     def _draws(self, row: int) -> None:
         """The model gave two answers for one batch, so neither says whether it is the same model."""
-        if self._is_named:
+        if self._generation.options.model_fingerprint is not None:  # it stands for the model
             warnings.warn(
                 f"the model gives another distribution for sample {row} each time (it draws random "
                 f"numbers?), so {self._committed.path} goes on by model_fingerprint alone",

@@ -14,15 +14,15 @@ from fostore.errors import ArgumentError, GenerationError, RowError, StoreExists
 from fostore.formats import format_of
 from fostore.generate import output
 from fostore.generate.committed import Committed, Consent
-from fostore.generate.comparing import Comparison, content_of
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, tells
 from fostore.generate.loop import run
+from fostore.generate.mixing import content_of
 from fostore.generate.options import Options
 from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
 from fostore.generate.provenance import Provenance, labels_of
-from fostore.generate.recheck import check_shape, runs
+from fostore.generate.recheck import Comparison, check_shape, runs
 from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
 from fostore.places.place import destination, local_path
 from fostore.reading.store import Store
@@ -232,9 +232,8 @@ class _Recording:
             self._generation,
             Committed(self._path, header.schema, self._committed, self._column, size),
             self._consent,
-            stored=stored,
-            given=self._provenance.identity(engine.kept.mode),
-            labelled=self._labelled,
+            stored,
+            self._provenance.identity(engine.kept.mode),
             hashed=self._content == HASHED,
         )
         if isinstance(self._samples, Stream) and missing.items:
