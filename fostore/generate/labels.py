@@ -83,7 +83,10 @@ def hash_values(labels: Iterable[Any]) -> Array:
     elif _is_numpys(labels):  # at once: one by one takes three times as long
         labels = np.array(labels).tolist()
     listed = [label if type(label) in _PLAIN else _plain(label) for label in labels]
-    if set(map(type, listed)) == {int}:  # as most are: without Python between two of them
+    kinds = set(map(type, listed))
+    if kinds == {type(None)}:
+        return np.full(len(listed), NOTHING)
+    if kinds == {int}:  # as most are: without Python between two of them
         with suppress(OverflowError):
             parts: Any = np.array(listed, "<i8").view("V8").tolist()
             whole = np.fromiter(map(digest, parts, repeat(_WHOLE)), np.uint64, len(listed))
@@ -118,7 +121,7 @@ def _is_numpys(labels: Any) -> bool:
     return isinstance(first, np.generic) and len(set(map(type, labels))) == 1
 
 
-_PLAIN = (int, float, str)
+_PLAIN = (int, float, str, type(None))
 
 
 def _plain(label: Any) -> Any:

@@ -7,14 +7,12 @@ devices and times are no part of an identity, so that an upgrade never blocks a 
 from fostore.schema.identity.code import filled_cells, is_of_library
 from fostore.schema.identity.details import (
     Details,
-    Leaves,
     See,
     attributes_of,
     describe_callable,
     describe_function,
 )
 from fostore.schema.identity.differences import (
-    Doubts,
     differences,
     doubts,
     is_opaque,
@@ -33,8 +31,6 @@ from fostore.schema.identity.hashing import (
 __all__ = [
     "UNSEEN",
     "Details",
-    "Doubts",
-    "Leaves",
     "See",
     "array_entry",
     "attributes_of",
