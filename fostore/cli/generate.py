@@ -234,7 +234,7 @@ def _what_stands(output: Path, exists: str) -> str:
     if exists == "overwrite":
         return f"what was at {output} before is untouched; run the same command to start again"
     try:
-        import fostore
+        import fostore  # loads NumPy: only where there is something to say
 
         store = fostore.open(output)
     except (FostoreError, OSError):

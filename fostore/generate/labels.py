@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from xxhash import xxh3_64_intdigest as digest
 
 from fostore.nested import LABELS, is_numbers
 from fostore.schema.row import Array
@@ -76,8 +77,6 @@ def _label_of(sample: Any) -> Any:
 
 def hash_values(labels: Iterable[Any]) -> Array:
     """The same of labels by themselves, of any container; the hash of 3 is that of a tensor of 3 or of 3.0."""
-    from xxhash import xxh3_64_intdigest as digest
-
     if hasattr(labels, "__array__"):
         labels = np.asarray(labels).tolist()
     elif _is_numpys(labels):  # at once: one by one takes three times as long

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_hexdigest
 
 from fostore.nested import is_numbers
 from fostore.schema.row import Array
@@ -20,9 +21,7 @@ _SMALL_ROW = 2048  # bytes
 
 def hash_bytes(data: Any) -> str:
     """128 bits of xxh3 over any buffer, in hexadecimal."""
-    import xxhash
-
-    return xxhash.xxh3_128_hexdigest(data)
+    return xxh3_128_hexdigest(data)
 
 
 def array_entry(dtype: str, shape: Sequence[int], data: Any) -> str:
@@ -87,9 +86,7 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
             lists of numbers or anything that `hash_leaves` takes.
         rows: rows of the batch.
     """
-    import xxhash
-
-    digest = xxhash.xxh3_64_intdigest
+    digest = xxh3_64_intdigest
     hashes: list[Any] = []
     for path, leaf in leaves:
         if isinstance(leaf, np.ndarray):
@@ -123,8 +120,7 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
 
 def _entry_hash(path: str, entry: Any) -> int | None:
     """The hash of one entry of a list; an array's is that of a row of a whole array of such."""
-    from xxhash import xxh3_64_intdigest as digest
-
+    digest = xxh3_64_intdigest
     if isinstance(entry, str):  # of a type of its own, such as NumPy's
         return digest(entry.encode(), digest(f"{path} str".encode()))
     if isinstance(entry, bytes):
@@ -143,8 +139,6 @@ def _entry_hash(path: str, entry: Any) -> int | None:
 
 def _hash_rows(leaf: Array, rows: int, size: int, seed: int) -> Array:
     """xxh3 of each row's `size` bytes, uint64 (rows,)."""
-    from xxhash import xxh3_64_digest as digest
-
     flat = _bytes_of(leaf)
     parts: Iterable[Any]
     if size <= _SMALL_ROW:  # copied, so that no Python runs between two rows: twice as fast
@@ -152,7 +146,7 @@ def _hash_rows(leaf: Array, rows: int, size: int, seed: int) -> Array:
     else:
         view: Any = memoryview(flat)
         parts = (view[at : at + size] for at in range(0, rows * size, size))
-    return np.frombuffer(b"".join(map(digest, parts, repeat(seed))), ">u8").astype("<u8")
+    return np.frombuffer(b"".join(map(xxh3_64_digest, parts, repeat(seed))), ">u8").astype("<u8")
 
 
 def hash_values(values: Any) -> str | None:
