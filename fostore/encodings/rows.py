@@ -23,7 +23,7 @@ def check_shape(rows: Array, schema: Schema, start: int) -> None:
     """Raise RowError unless `rows` is (n, *schema.row_shape)."""
     if rows.shape[1:] == schema.row_shape:
         return
-    wanted = ", ".join(map(str, schema.row_shape))
+    expected = ", ".join(map(str, schema.row_shape))
     if rows.ndim == len(schema.row_shape) + 1:
         at = where(start, len(rows))
         if rows.shape[-1] != schema.num_classes:
@@ -39,7 +39,7 @@ def check_shape(rows: Array, schema: Schema, start: int) -> None:
     if schema.num_members is not None and rows.ndim == 2:
         hint = "; an ensemble's members go along the second axis"
     raise RowError(
-        f"rows come in batches of shape (n, {wanted}), this batch has shape {rows.shape}{hint}, "
+        f"rows come in batches of shape (n, {expected}), this batch has shape {rows.shape}{hint}, "
         f"at row {start}"
     )
 

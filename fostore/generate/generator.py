@@ -15,7 +15,7 @@ from typing import Any, overload
 
 from fostore.containers.rows import is_array
 from fostore.errors import ArgumentError
-from fostore.formats import SUFFIXES, json
+from fostore.formats import SUFFIXES
 from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_batch
 from fostore.generate.draws import Drawing, check_draws, drawn_samples
@@ -28,7 +28,7 @@ from fostore.generate.options import Options
 from fostore.generate.recording import record
 from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
 from fostore.loading.plan import check_batch_size
-from fostore.places.place import destination, local_path
+from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
@@ -256,8 +256,10 @@ class Generator(ABC):
             ArgumentError, RowError: what cannot be written; the file is as it was.
             DamageError: rows of the store have changed since they were written; as well.
         """
+        from fostore.files import json  # import cost
+
         real = destination(path)
-        if SUFFIXES.get(real.suffix.lower(), "json") != "json":
+        if real.suffix.lower() in SUFFIXES:
             raise ArgumentError(
                 f"{str(path)!r} is a store by its suffix, and save_distributions writes JSON: give a name that "
                 "ends in .json, or generate with store= (of a store: fostore.convert(store, path))"
@@ -281,6 +283,8 @@ class Generator(ABC):
         Raises:
             FormatError: the file is not what the guide describes; nothing is loaded by halves.
         """
+        from fostore.files import json  # import cost
+
         return json.load(local_path(path))
 
     def to_device(self, data: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from fostore.errors import ArgumentError, RowError
 from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import FLOATS, Array, sum_tolerance
-from fostore.schema.simplex import check_probs, softmax
+from fostore.schema.simplex import check, softmax
 
 Mode: TypeAlias = "str | tuple[str, ...]"
 """What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""
@@ -190,11 +190,11 @@ def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None
 def check_kept(rows: Array, indices: Indices, tol: float) -> None:
     """Raise RowError unless rows are probabilities; the message names the dataset index."""
     try:
-        check_probs(rows, tol, int(indices[0]) if len(indices) else 0)
+        check(rows, "probs", tol, int(indices[0]) if len(indices) else 0)
     except RowError:
         if isinstance(indices, np.ndarray):  # count rows by their samples, not by their places
             for i in range(len(rows)):
-                check_probs(rows[i : i + 1], tol, int(indices[i]))
+                check(rows[i : i + 1], "probs", tol, int(indices[i]))
         raise
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
-from fostore.formats import format_of
+from fostore.formats import FILES, format_of
 from fostore.generate import output
 from fostore.generate.committed import Committed, Consent
 from fostore.generate.engine import Computed
@@ -24,7 +24,7 @@ from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
 from fostore.generate.provenance import Provenance, labels_of
 from fostore.generate.recheck import Comparison, check_shape, runs
 from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
-from fostore.places.place import destination, local_path
+from fostore.places.names import destination, local_path
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
@@ -58,12 +58,12 @@ def _check_store(path: Path, options: Options, samples: Samples, views: Array | 
     """Raise for what would fail only after the first batch, or leave a store that is never whole."""
     count = samples.num_samples
     destination(path)  # a link that leads nowhere
-    format = format_of(path)
-    if format.name == "json":
+    if path.suffix.lower() in FILES:
         raise ArgumentError(
             "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
             "store= and then save_distributions(path, distributions)"
         )
+    format = format_of(path)
     if count is None and not format.streams:
         raise ArgumentError(
             f"{format.name} needs to know the number of samples, and the stream has no length; "

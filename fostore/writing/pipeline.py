@@ -32,14 +32,14 @@ class Pipeline:
     After an error nothing more is taken; the last commit stands.
     """
 
-    def __init__(self, units: UnitWriter, there: Ranges, *, commit_seconds: float) -> None:
+    def __init__(self, units: UnitWriter, written: Ranges, *, commit_seconds: float) -> None:
         self.ledger = Ledger(units)
-        self.committed = there
+        self.committed = written
         self._units = units
         self._unit_rows = units.header.unit_rows
         self._row_bytes = sum(units.header.schema.row_bytes)
         self._commit_seconds = commit_seconds
-        self._written = there
+        self._written = written
         self._gathered = _Gathered(units.header.schema)
         self._disk = _Background("fostore-commit")
         self._last_commit = time.monotonic()
@@ -109,10 +109,10 @@ class Pipeline:
     def _write(self, start: int, columns: Sequence[Array]) -> None:
         stop = start + len(columns[0])
         for _, first, last in geometry.split_at_units(start, stop, self._unit_rows):
-            parts = [rows[first - start : last - start] for rows in columns]
-            for i, part in enumerate(parts):
-                self._units.write(i, first, part)
-            self.ledger.account(first, parts)
+            pieces = [rows[first - start : last - start] for rows in columns]
+            for i, column in enumerate(pieces):
+                self._units.write(i, first, column)
+            self.ledger.account(first, pieces)
             self._written = self._written.add(first, last)
         if start // self._unit_rows != stop // self._unit_rows and self._disk.is_idle():
             # A unit is full: have the disk begin, so that the commit finds little left to wait for.

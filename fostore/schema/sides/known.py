@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fostore.errors import RowError
+from fostore.schema.columns import Array, Column
 from fostore.schema.identity import row_hashes
 from fostore.schema.ranges import Ranges
-from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import decode_ids
 
 _RECENT = 1 << 16
@@ -38,7 +38,7 @@ class KnownIds:
         self._runs: list[Array] = []  # sorted, each more than twice as long as the next
         self._recent: set[int] = set()
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Take those of the rows that are there already; once.
 
         Raises:
@@ -47,19 +47,19 @@ class KnownIds:
         if self._is_loaded:
             return
         before = Ranges()
-        for start, stop in _pieces(there):
+        for start, stop in _pieces(written):
             self._add(start, self._read(start, stop), before)
             before = before.add(start, stop)
         self._is_loaded = True
 
-    def add(self, start: int, stored: Array, there: Ranges) -> None:
-        """Take those of the rows from `start` on, where the rows `there` were taken before.
+    def add(self, start: int, stored: Array, written: Ranges) -> None:
+        """Take those of the rows from `start` on, where the rows `written` were taken before.
 
         Raises:
             RowError: an id came before, or twice in these rows; names both rows. None was taken.
         """
-        self.load(there)
-        self._add(start, stored, there)
+        self.load(written)
+        self._add(start, stored, written)
 
     def _add(self, start: int, stored: Array, before: Ranges) -> None:
         if not len(stored):
@@ -81,9 +81,9 @@ class KnownIds:
         """What stands for each id, uint64: itself where it has 8 bytes."""
         if self._column.dtype == "int64":
             return np.ascontiguousarray(stored).view(np.uint64)
-        found = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
-        assert found is not None
-        return found
+        hashes = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
+        assert hashes is not None
+        return hashes
 
     def _again(self, numbers: Array) -> Array:
         """Those of the numbers that came before, or twice here."""
