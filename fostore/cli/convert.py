@@ -245,5 +245,5 @@ _OPTIONS = {
 }
 _OF_STACK = "rows meta exists allow_lossy allow_constant receipt verify progress".split()
 
-options.give(convert, Options, _OPTIONS)
+options.give(convert, Options, _OPTIONS, before="dry_run")
 options.give(stack, Options, {name: _OPTIONS[name] for name in _OF_STACK})

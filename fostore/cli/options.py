@@ -56,13 +56,26 @@ class Option:
         )
 
 
-def give(command: Callable[..., None], given: type, table: Mapping[str, Option]) -> None:
-    """Put options in the place of a command's `**given`: those of `table`, in its order, behind two arguments."""
+def give(
+    command: Callable[..., None],
+    given: type,
+    table: Mapping[str, Option],
+    before: str | None = None,
+) -> None:
+    """Put the options of `table` in the place of a command's `**given`, before one of its own or at the end.
+
+    Args:
+        given: the dataclass whose fields they are.
+        before: the parameter that they come before; panels of the help stand in this order.
+    """
     kinds, own = get_type_hints(given), get_type_hints(command, include_extras=True)
     defaults = {one.name: one.default for one in fields(given)}
     *others, _ = inspect.signature(command).parameters.values()
     parameters = [one.replace(annotation=own[one.name]) for one in others]
-    parameters[2:2] = [o.parameter(name, kinds[name], defaults[name]) for name, o in table.items()]
+    at = len(others) if before is None else [one.name for one in others].index(before)
+    parameters[at:at] = [
+        option.parameter(name, kinds[name], defaults[name]) for name, option in table.items()
+    ]
     # typer reads a command from its signature, and the types from its annotations
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
