@@ -264,6 +264,13 @@ MUTANTS = [
         "test_powercut.py::test_a_file_is_whole_or_not_there_and_stays_once_it_was_promised",
     ),
     Mutant(
+        "archive-ended-after-error",
+        "files/npz.py",
+        "        archive.fp = None\n",
+        "        pass\n",
+        "test_conversion_files.py::test_a_full_disk_is_what_it_is_through_every_library",
+    ),
+    Mutant(
         "distrust-ignored",
         "conversion/conversion.py",
         '            self._verify_level = "full"\n\n    def _end',

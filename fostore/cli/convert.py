@@ -1,24 +1,24 @@
 """`fostore convert` and `fostore stack`: any format to any other, and members to an ensemble.
 
-Their options are the fields of `Options`; here stands only how a text on the command line becomes such a value.
+Their options are the fields of `Options`, with their types and defaults; here stands how they are shown and read.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from fostore.cli import options
+from fostore.cli.options import Option
 from fostore.cli.report import reporting, say, show
-from fostore.conversion.options import PANELS, RUN, Options, flag_of
+from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
 from fostore.places.names import local_path
+
+CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 
 EXAMPLES = """
 Examples:
@@ -41,45 +41,6 @@ Examples:
 
 `fostore stack seed0.zarr seed1.zarr seed2.zarr -o ensemble.zarr`
 """
-
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def _with_options(command: Command, *names: str) -> Command:
-    """The command with options in the place of its `**given`: those fields of `Options`, all by default."""
-    types, own = get_type_hints(Options), get_type_hints(command, include_extras=True)
-    shown = [one for one in fields(Options) if not names or one.name in names]
-    shown.sort(key=lambda one: PANELS.index(one.metadata["panel"]))
-    *positional, _ = inspect.signature(command).parameters.values()
-    parameters = [one.replace(annotation=own[one.name]) for one in positional]
-    parameters[2:2] = [_parameter(one, types[one.name]) for one in shown]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
-def _parameter(one: Field[Any], type_: Any) -> inspect.Parameter:
-    default = _DEFAULTS.get(one.name, one.default)
-    flag = flag_of(one.name)
-    if one.name in _TEXTS:
-        type_ = _TYPES.get(one.name, str | None)
-    option = typer.Option(
-        f"{flag}/--no-{one.name}" if one.name in ("transpose", "progress") else flag,
-        help=one.metadata["help"],
-        rich_help_panel=one.metadata["panel"],
-        show_default=default is not None,
-        **one.metadata["typer"],
-    )
-    return inspect.Parameter(
-        one.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[type_, option],
-    )
-
-
-def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _TEXTS[name](value) if name in _TEXTS else value for name, value in given.items()}
 
 
 def convert(
@@ -115,7 +76,7 @@ def convert(
 ) -> None:
     """Convert SRC to DST, check the result and print a receipt; nothing half-done appears under DST."""
     with reporting(with_traceback=traceback):
-        asked = Options(**_parsed(given))
+        asked = Options(**options.parsed(given, _OPTIONS))
         if dry_run:
             _show_plan(source, destination, asked)
             return
@@ -152,7 +113,7 @@ def stack(
     with reporting():
         from fostore.conversion import stack as run  # which loads NumPy
 
-        show(run(sources, output, **_parsed(given)).text())
+        show(run(sources, output, **options.parsed(given, _OPTIONS)).text())
 
 
 def _parse_slice(text: str | None) -> slice | None:
@@ -201,32 +162,88 @@ def _parse_progress(is_shown: bool | None) -> bool:
     return sys.stderr.isatty() if is_shown is None else is_shown
 
 
-_TEXTS: dict[str, Callable[[Any], Any]] = {
-    "rows": _parse_slice,
-    "classes": _parse_classes,
-    "class_names": options.parse_names,
-    "ids": options.parse_ids,
-    "meta": lambda pairs: options.parse_meta(pairs or (), None),
-    "columns": partial(options.parse_names, option="--columns"),
-    "drop": lambda text: options.parse_names(text, option="--drop") or (),
-    "delimiter": lambda text: "\t" if text == r"\t" else text,
-    "receipt": lambda text: text,
-    "max_memory": _parse_size,
-    "progress": _parse_progress,
+_OPTIONS = {
+    "kind": Option(CHANGE, "What a row becomes."),
+    "dtype": Option(CHANGE, "The numbers of a row: float32, float16, ..."),
+    "rows": Option(CHANGE, "Only these rows.", "START:STOP[:STEP]", parse=_parse_slice),
+    "classes": Option(
+        CHANGE,
+        "Only these classes (names or numbers), in this order; probabilities are renormalised.",
+        "A,B,...",
+        parse=_parse_classes,
+    ),
+    "member": Option(CHANGE, "Only this member of an ensemble."),
+    "class_names": Option(
+        CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
+    ),
+    "ids": Option(CHANGE, "One key a row, one a line.", "@FILE", parse=options.parse_ids),
+    "meta": Option(
+        CHANGE,
+        "Metadata to add; the value is JSON, or text where it is not. Repeat for more.",
+        "KEY=VALUE",
+        parse=lambda pairs: options.parse_meta(pairs or (), None),
+        kind=list[str] | None,
+    ),
+    "source_format": Option(
+        SOURCE,
+        "Its format, where the suffix does not say it: cifar10h, dcic, npy, jsonl ...",
+        "FORMAT",
+        flag="--from",
+    ),
+    "source_kind": Option(SOURCE, "What its rows are."),
+    "source_dtype": Option(SOURCE, "The numbers of a text file."),
+    "temperature": Option(SOURCE, "By which its logits were divided."),
+    "source_tol": Option(SOURCE, "How far from 1 its rows may sum."),
+    "id_column": Option(SOURCE, "The column or array that says which sample a row is.", "NAME"),
+    "columns": Option(
+        SOURCE,
+        "The columns that are the classes, in order.",
+        "A,B,...|@FILE",
+        parse=partial(options.parse_names, option="--columns"),
+    ),
+    "drop": Option(
+        SOURCE,
+        "Columns or arrays that are not looked at.",
+        "A,B,...|@FILE",
+        parse=lambda text: options.parse_names(text, option="--drop") or (),
+    ),
+    "delimiter": Option(
+        SOURCE,
+        "Between the fields of a text file; a comma, in .tsv a tabulator.",
+        parse=lambda text: "\t" if text == r"\t" else text,
+    ),
+    "decimal": Option(SOURCE, "In the numbers of a text file; a point."),
+    "transpose": Option(
+        SOURCE,
+        "Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
+    ),
+    "allow_constant": Option(
+        SOURCE,
+        "Take rows that look as if nobody had written them: logits equal for all classes, one row "
+        "again and again to the end.",
+    ),
+    "exists": Option(
+        RUN,
+        "What to do with a destination that is there: refuse, replace it when the new one is whole, "
+        "or accept it if it holds the same rows.",
+    ),
+    "allow_lossy": Option(
+        RUN, "Do what cannot be undone bit by bit; the receipt states the error."
+    ),
+    "receipt": Option(RUN, "Write the receipt to this file, as JSON.", parse=lambda text: text),
+    "verify": Option(RUN, "How much of the result is read back and compared."),
+    "max_memory": Option(
+        RUN, "About how much to use: 200M, 1G.", "SIZE", parse=_parse_size, kind=str, default="512M"
+    ),
+    "unit_rows": Option(RUN, "Rows a unit of a store, a power of two.", least=1),
+    "progress": Option(
+        RUN,
+        "A progress bar. Default: where stderr is a terminal.",
+        parse=_parse_progress,
+        kind=bool | None,
+    ),
 }
-"""What is given as text, or otherwise than to `fostore.convert`, and how it is read."""
-_TYPES = {"meta": list[str] | None, "progress": bool | None, "max_memory": str}
-_DEFAULTS: dict[str, Any] = {"drop": None, "max_memory": "512M", "progress": None}
+_OF_STACK = "rows meta exists allow_lossy allow_constant receipt verify progress".split()
 
-_with_options(convert)
-_with_options(
-    stack,
-    "rows",
-    "meta",
-    "exists",
-    "allow_lossy",
-    "allow_constant",
-    "receipt",
-    "verify",
-    "progress",
-)
+options.give(convert, Options, _OPTIONS, before="dry_run")
+options.give(stack, Options, {name: _OPTIONS[name] for name in _OF_STACK})

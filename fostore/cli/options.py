@@ -1,10 +1,14 @@
-"""What the options of `fostore generate` say in text, as the values that the library takes."""
+"""Options of commands: made of the fields of a dataclass of the library, and read from text as its values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+
+import typer
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
@@ -13,6 +17,77 @@ from fostore.schema.jsontext import loads
 
 _MAX_BYTES = 1 << 30
 """Of a file of ids, names or metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A field of a dataclass of options as a command has it; name, type and default are those of the field."""
+
+    panel: str
+    help: str
+    metavar: str | None = None
+    flag: str | None = None
+    least: float | None = None
+    parse: Callable[[Any], Any] | None = None
+    """Makes the value of a text, where the library takes something else."""
+    kind: Any = str | None
+    """The type of that text."""
+    default: Any = None
+    """And its default."""
+
+    def parameter(self, name: str, kind: Any, default: Any) -> inspect.Parameter:
+        """What typer makes an option of."""
+        if self.parse is not None:
+            kind, default = self.kind, self.default
+        flag = self.flag or ("--" + name.replace("_", "-") if default is False else None)
+        option = typer.Option(
+            *([flag] if flag else []),  # a flag that is named has no `--no-` beside it
+            help=self.help,
+            metavar=self.metavar,
+            min=self.least,
+            rich_help_panel=self.panel,
+            show_default=default is not None,
+        )
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, option],
+        )
+
+
+def give(
+    command: Callable[..., None],
+    given: type,
+    table: Mapping[str, Option],
+    before: str | None = None,
+) -> None:
+    """Put the options of `table` in the place of a command's `**given`, before one of its own or at the end.
+
+    Args:
+        given: the dataclass whose fields they are.
+        before: the parameter that they come before; panels of the help stand in this order.
+    """
+    kinds, own = get_type_hints(given), get_type_hints(command, include_extras=True)
+    defaults = {one.name: one.default for one in fields(given)}
+    *others, _ = inspect.signature(command).parameters.values()
+    parameters = [one.replace(annotation=own[one.name]) for one in others]
+    at = len(others) if before is None else [one.name for one in others].index(before)
+    parameters[at:at] = [
+        option.parameter(name, kinds[name], defaults[name]) for name, option in table.items()
+    ]
+    # typer reads a command from its signature, and the types from its annotations
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+
+
+def parsed(given: Mapping[str, Any], table: Mapping[str, Option]) -> dict[str, Any]:
+    """What a command was given, as the library takes it."""
+    values = {}
+    for name, value in given.items():
+        parse = table[name].parse
+        values[name] = value if parse is None else parse(value)
+    return values
 
 
 def parse_meta(

@@ -12,7 +12,7 @@ from typing import Any
 
 from fostore import disk, files
 from fostore.conversion.joining import joined
-from fostore.conversion.options import HINTS, flag_of
+from fostore.conversion.options import HINTS
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.files import Hints
 from fostore.files.stores import selection_table, store_table
@@ -91,7 +91,8 @@ def _agreeing(table: Table, hints: Hints) -> Table:
         given = getattr(hints, name)
         if name in _FREE or given in (None, ()) or name in table.took or given == says.get(name):
             continue
-        leave = f"leave {keyword}= ({flag_of(keyword)}) out"
+        flag = "--" + keyword.replace("_", "-")
+        leave = f"leave {keyword}= ({flag}) out"
         if name in says and table.took:
             raise ArgumentError(
                 f"{keyword}={given!r} has no effect on {schema.kind} of {table.where}; {leave}"

@@ -175,7 +175,7 @@ class _Profile:
 
     def __init__(self, read: Callable[[int, int], Iterator[Any]]) -> None:
         self._read = read
-        self._seen = _Seen(lambda start, rows: map(plain_keys, read(start, rows)))
+        self._seen = _Seen(lambda start, rows: map(_plain_keys, read(start, rows)))
         self.num_rows = 0
         self.longest = 1
         self.why_not: str | None = None
@@ -190,7 +190,7 @@ class _Profile:
     def add(self, values: Any) -> None:
         """The next keys."""
         try:
-            keys = plain_keys(values)
+            keys = _plain_keys(values)
         except ValueError as error:
             self.why_not = str(error)
             return
@@ -209,7 +209,7 @@ class _Profile:
                 return
         twins = self._seen.add(keys)
         if twins is not None:
-            first = plain_keys(next(self._read(twins[0], 1)))[:1]
+            first = _plain_keys(next(self._read(twins[0], 1)))[:1]
             (key,) = first.tolist() if isinstance(first, np.ndarray) else first
             self.why_not = f"rows {twins[0]} and {twins[1]} both have {key!r:.60}"
         self.num_rows += len(keys)
@@ -244,7 +244,7 @@ def _profile(table: Table, one: Beside) -> _Profile:
     return look
 
 
-def plain_keys(values: Any) -> Keys:
+def _plain_keys(values: Any) -> Keys:
     """Values as keys: int64, or a list of texts.
 
     Raises:
@@ -315,7 +315,7 @@ def _with_ids(table: Table, name: str, one: Beside, column: Column) -> Table:
     assert read is not None
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
-        keys, row = Cut([plain_keys(values)] for values in read(start, rows)), start
+        keys, row = Cut([_plain_keys(values)] for values in read(start, rows)), start
         for batch in table.batches(start, rows):
             try:
                 yield [*batch, encode_ids(keys.take(len(batch[0]))[0], column, row)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
 from fostore.files._flat import open_source
@@ -154,8 +155,6 @@ def cells(column: Column, rows: Array) -> list[bytes]:
 
 def bare_cells(column: Column, rows: Array) -> tuple[bytes, list[bytes], bytes]:
     """The same without the brackets around each, which stand before and behind."""
-    import orjson  # few need it, and it is slow to load
-
     depth = len(column.shape)
     opening, closing = b"[" * depth, b"]" * depth
     if not len(rows):
@@ -186,6 +185,4 @@ def woven(*parts: bytes | list[bytes]) -> bytes:
 
 def indices(start: int, stop: int) -> list[bytes]:
     """The text of each index of `[start, stop)`."""
-    import orjson  # few need it, and it is slow to load
-
     return orjson.dumps(np.arange(start, stop), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")

@@ -32,7 +32,7 @@ _SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Wide:
+class _Wide:
     """What the columns of a table are."""
 
     classes: tuple[int, ...]
@@ -70,7 +70,7 @@ def nameless(num_classes: int) -> list[str]:
 
 def layout(
     where: str, names: Sequence[str], first: Sequence[Array | None], hints: Hints, kind: str | None
-) -> Wide:
+) -> _Wide:
     """What the columns of a table are.
 
     Args:
@@ -94,7 +94,7 @@ def layout(
     left = len(names) - len(given or ())
     if given is not None and left <= 1 and tuple(names[left:]) == given:
         # Whoever names them all as they stand knows that they are classes, and in this order.
-        return Wide(tuple(range(left, len(names))), given, {clean[i]: i for i in range(left)})
+        return _Wide(tuple(range(left, len(names))), given, {clean[i]: i for i in range(left)})
     if hints.columns is not None:
         chosen = [places[name] for name in hints.columns]
         if not chosen or len(set(chosen)) != len(chosen):
@@ -102,7 +102,7 @@ def layout(
         beside = {clean[i]: i for i in range(len(names)) if i not in chosen}
         picked = tuple(clean[i] for i in chosen)
         are_numbers = given is not None and numbered(picked) is not None
-        return Wide(tuple(chosen), None if are_numbers else picked, beside)
+        return _Wide(tuple(chosen), None if are_numbers else picked, beside)
     asked_id = [] if hints.id_column is None else [hints.id_column]
     out = {places[name] for name in (*hints.drop, *asked_id)}
     is_index_first = is_index_name(names[0])
@@ -142,7 +142,7 @@ def layout(
     beside = {clean[i]: i for i in sorted(beside_at)}
     raw_names = tuple(names[i] for i in classes)
     if given == raw_names:
-        return Wide(tuple(classes), raw_names, beside)
+        return _Wide(tuple(classes), raw_names, beside)
     notes = []
     named = [clean[i] for i in classes]
     stripped = sum(a != b for a, b in zip(named, raw_names, strict=True))
@@ -164,9 +164,9 @@ def layout(
         )
     # Whoever gives names means them instead of numbers, which is what pandas writes without names.
     if numbers is not None and given is not None:
-        return Wide(tuple(classes), None, beside, tuple(notes))
+        return _Wide(tuple(classes), None, beside, tuple(notes))
     is_nameless = is_sorted and named == nameless(len(named)) and raw_names == tuple(named)
-    return Wide(tuple(classes), None if is_nameless else tuple(named), beside, tuple(notes))
+    return _Wide(tuple(classes), None if is_nameless else tuple(named), beside, tuple(notes))
 
 
 def _odd(values: Sequence[Array | None], classes: Sequence[int], kind: str | None) -> list[int]:

@@ -24,13 +24,13 @@ from fostore.files.npy import read_header
 from fostore.files.table import Table
 from fostore.schema.row import Array
 
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 _MOST_BYTES = 256 << 20
 _KNOWN = frozenset({"kind", "dtype"})
 """What the published file says itself."""
 
 
-class Cifar10h(FileFormat):
+class _Cifar10h(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "cifar10h"
@@ -39,9 +39,9 @@ class Cifar10h(FileFormat):
     def read(self, path: Path, hints: Hints) -> Table:
         """The counts, as integers also where they lie as floats, or the probabilities."""
         refuse_inside(path, hints)
-        names = tuple(hints.class_names or CLASSES)
-        if names != CLASSES:
-            raise ArgumentError(f"the classes of {path} are those of CIFAR-10: {list(CLASSES)}")
+        names = tuple(hints.class_names or _CLASSES)
+        if names != _CLASSES:
+            raise ArgumentError(f"the classes of {path} are those of CIFAR-10: {list(_CLASSES)}")
         hints = replace(hints, class_names=names, format=None)
         rows = _read(path)
         if rows.dtype.kind == "f" and not _are_votes(rows):
@@ -74,9 +74,9 @@ def _read(path: Path) -> Array:
     with os.fdopen(fd, "rb") as file:
         dtype, shape, fortran = read_header(file, str(path))
         offset = file.tell()
-    if len(shape) != 2 or shape[1] != len(CLASSES) or dtype.kind not in "iuf":
+    if len(shape) != 2 or shape[1] != len(_CLASSES) or dtype.kind not in "iuf":
         raise FormatError(
-            f"{path} is {dtype} {shape}, expected numbers of (images, {len(CLASSES)})"
+            f"{path} is {dtype} {shape}, expected numbers of (images, {len(_CLASSES)})"
         )
     flat = Flat(path, offset, dtype, shape, fortran)
     flat.check(size - offset, str(path))
@@ -98,4 +98,4 @@ def _as_votes(rows: Array, where: str) -> Array:
     return rows.astype(np.min_scalar_type(most))
 
 
-FORMAT = Cifar10h()
+FORMAT = _Cifar10h()

@@ -36,7 +36,7 @@ _FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]\d{2})?\Z")
 _SCANNED = 4096
 
 
-class Csv(FileFormat):
+class _Csv(FileFormat):
     """See `fostore.files.FileFormat`; keeps ids and class names beside the numbers."""
 
     name = "csv"
@@ -251,4 +251,4 @@ def _whole(key: str) -> int | None:
     return int(value) if value == round(value) and abs(value) < 2.0**53 else None
 
 
-FORMAT = Csv()
+FORMAT = _Csv()

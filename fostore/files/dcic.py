@@ -27,7 +27,7 @@ _FILE = "annotations.json"
 _MOST_BYTES = 1 << 30
 
 
-class Dcic(FileFormat):
+class _Dcic(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "dcic"
@@ -125,4 +125,4 @@ def _annotations(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{place}, annotation {k}", one
 
 
-FORMAT = Dcic()
+FORMAT = _Dcic()

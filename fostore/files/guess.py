@@ -25,7 +25,7 @@ _BITS = "void16"
 """What NumPy makes of a bfloat16 array of `ml_dtypes` when it saves it."""
 
 
-PLAIN = frozenset({"kind", "dtype", "class_names", "temperature", "tol", "transpose"})
+_PLAIN = frozenset({"kind", "dtype", "class_names", "temperature", "tol", "transpose"})
 """The hints that every file without a header follows."""
 _IDLE = {"logits": frozenset({"tol"}), "counts": frozenset({"tol", "temperature"})}
 """And those of them that can change nothing of a kind."""
@@ -162,7 +162,7 @@ def plain_table(
         meta=dict(meta or {}),
         trusted=True,
         notes=tuple(notes),
-        took=PLAIN - _IDLE.get(kind, frozenset()),
+        took=_PLAIN - _IDLE.get(kind, frozenset()),
     )
 
 

@@ -36,7 +36,7 @@ _EXPECTED = (
 _TYPES = {str: "text", int: "int64", float: "float64", list: "a list", dict: "an object"}
 
 
-class JsonLines(FileFormat):
+class _JsonLines(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "jsonl"
@@ -226,4 +226,4 @@ def _refuse(values: list[Any], column: Column, number: int, where: str, nulls: b
     raise FormatError(f"{where}, from line {number} on: the rows hold something else than numbers")
 
 
-FORMAT = JsonLines()
+FORMAT = _JsonLines()

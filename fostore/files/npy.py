@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 from collections.abc import Iterator
@@ -22,14 +21,14 @@ from fostore.files.guess import plain_table
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
 
-MAX_HEADER = 1 << 16
+_MAX_HEADER = 1 << 16
 _PREFIX = 8  # the magic and the version
 _ALIGN = 64
 _ROW_DIGITS = 20
 DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64")
 
 
-class Npy(FileFormat):
+class _Npy(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "npy"
@@ -95,13 +94,13 @@ def read_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, 
         raise UnsupportedError(f"{where} has version {version} of .npy, expected 1.0 to 3.0")
     width, code = (2, "<H") if version == (1, 0) else (4, "<I")
     length = file.read(width)
-    size = struct.unpack(code, length)[0] if len(length) == width else MAX_HEADER + 1
-    if size > MAX_HEADER:
-        raise UnsafeError(f"{where} is cut, or claims a header of more than {MAX_HEADER:,} bytes")
+    size = struct.unpack(code, length)[0] if len(length) == width else _MAX_HEADER + 1
+    if size > _MAX_HEADER:
+        raise UnsafeError(f"{where} is cut, or claims a header of more than {_MAX_HEADER:,} bytes")
     text = io.BytesIO(length + file.read(size))
     read = npy_format.read_array_header_1_0 if width == 2 else npy_format.read_array_header_2_0
     try:
-        shape, fortran, dtype = read(text, max_header_size=MAX_HEADER)
+        shape, fortran, dtype = read(text, max_header_size=_MAX_HEADER)
     except Exception as error:  # a stranger's text makes the parsers fail in many ways
         raise FormatError(f"{where} has a header that is none: {error}") from error
     if dtype.hasobject:
@@ -129,9 +128,4 @@ def header_text(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("latin-1")
 
 
-def array_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Bytes of the whole file."""
-    return len(header_text(dtype, shape)) + math.prod(shape) * dtype.itemsize
-
-
-FORMAT = Npy()
+FORMAT = _Npy()

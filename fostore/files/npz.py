@@ -37,7 +37,7 @@ _MOST_INFLATED = 1100
 _PIECE_BYTES = 4 << 20
 
 
-class Npz(FileFormat):
+class _Npz(FileFormat):
     """See `fostore.files.FileFormat`; written uncompressed, read either way."""
 
     name = "npz"
@@ -278,4 +278,4 @@ def _data_offset(fd: int, info: zipfile.ZipInfo, where: str) -> int:
     return int(info.header_offset + _LOCAL.size + name + extra)
 
 
-FORMAT = Npz()
+FORMAT = _Npz()

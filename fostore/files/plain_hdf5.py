@@ -24,7 +24,7 @@ from fostore.places.place import File
 from fostore.schema.row import Array
 
 
-class PlainHdf5(PlainArrays):
+class _PlainHdf5(PlainArrays):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-hdf5"
@@ -126,4 +126,4 @@ def _datasets(group: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tupl
             yield from _datasets(h5py.h5g.open(group, key), f"{name}/", depth - 1)
 
 
-FORMAT = PlainHdf5()
+FORMAT = _PlainHdf5()

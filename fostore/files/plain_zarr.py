@@ -23,7 +23,7 @@ from fostore.formats.zarr.folder import METADATA as V3
 from fostore.places.local import Local
 
 
-class PlainZarr(PlainArrays):
+class _PlainZarr(PlainArrays):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-zarr"
@@ -103,4 +103,4 @@ def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
             yield from _arrays(root, name, depth - 1)
 
 
-FORMAT = PlainZarr()
+FORMAT = _PlainZarr()

@@ -46,7 +46,7 @@ _STORED = {"bfloat16": "uint16"}
 _TENSORS = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
 
-class Safetensors(FileFormat):
+class _Safetensors(FileFormat):
     """See `fostore.files.FileFormat`; the library of that name is not needed."""
 
     name = "safetensors"
@@ -151,4 +151,4 @@ def _tensor(path: Path, name: str, entry: Any, begin: int, available: int) -> Fi
     return FileArray(known, shape, Flat(path, begin + start, stored, shape).batches)
 
 
-FORMAT = Safetensors()
+FORMAT = _Safetensors()

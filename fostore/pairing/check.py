@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.generate.fingerprint import labels_of, one_a_sample
-from fostore.generate.framework import Framework, NumpyFramework
-from fostore.generate.label_check import NoLabels, moved_entry, moved_label
+from fostore.generate.framework import Framework
+from fostore.generate.numpy_framework import NumpyFramework
+from fostore.generate.probe import NoLabels, moved_entry, moved_label
+from fostore.generate.provenance import labels_of, one_a_sample
 from fostore.pairing.content import (
     ADVICE,
     FEWEST,

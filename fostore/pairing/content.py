@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError, GenerationError, IdentityError
-from fostore.generate import fingerprint
-from fostore.generate.framework import Framework, Reading
-from fostore.generate.source import Indices, MapSource
+from fostore.generate.framework import Framework
+from fostore.generate.probe import OPAQUE, UNSTABLE, Probe
+from fostore.generate.samples import Indexed, Indices, Reading
 from fostore.pairing.origin import Origin, refuse
 from fostore.progress import Progress
 from fostore.schema import identity
@@ -72,23 +72,24 @@ class Contents:
     ) -> None:
         kept = origin.dataset.get("content")
         column = origin.schema.role("fingerprint")
-        if kept == fingerprint.UNSTABLE:
+        if kept == UNSTABLE:
             reason = "the generator's dataset read differently each time (random augmentation?)"
             raise Undecided(reason, warn=True)
-        if kept == fingerprint.OPAQUE:
+        if kept == OPAQUE:
             raise Undecided("the generator could not hash its inputs", warn=True)
         if column is None:
             raise Undecided("the distributions come without input hashes")
         size = origin.store.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else _BATCH
         try:
-            source = framework.source(base_dataset, Reading(size, input_getter, None))
+            samples = framework.samples(base_dataset, Reading(size, input_getter))
         except FostoreError as error:
             raise Undecided(f"the dataset is not one that a generator reads ({error})") from error
-        if not isinstance(source, MapSource):
+        if not isinstance(samples, Indexed):
             raise Undecided("the dataset can only be iterated")
         self.framework = framework
-        self.source: MapSource = source
+        self.samples = samples
+        self.probe = Probe(framework, samples)
         self.origin, self.column = origin, column
         self.places = places
         self.batch_size = size
@@ -97,7 +98,7 @@ class Contents:
         self.other_framework = made_by if made_by not in (None, framework.name) else None
 
     def __len__(self) -> int:
-        return self.source.num_samples
+        return self.samples.num_samples
 
     def stored(self, indices: Indices) -> Array:
         """The hashes that the store keeps for samples."""
@@ -121,7 +122,7 @@ class Contents:
 
     def _hashes(self, batch: Indices) -> Array:
         try:
-            hashes = fingerprint.hash_batch(self.framework, self.source, batch)
+            (hashes,) = self.probe.together(batch)
         except GenerationError:  # samples of several shapes make no batch together
             alone = self._alone([int(index) for index in batch])
             hashes = None if None in alone else np.array(alone, np.uint64)
@@ -131,7 +132,7 @@ class Contents:
 
     def _alone(self, indices: list[int]) -> list[int | None]:
         try:
-            return fingerprint.read_alone(self.framework, self.source, indices)
+            return self.probe.alone(indices)
         except GenerationError as error:
             raise Undecided(f"it cannot be read as a generator reads it ({error})") from error
 
@@ -143,9 +144,7 @@ class Contents:
             raise Undecided(self.excuse, warn=True)
         with suppress(GenerationError):
             by_batch = self.places is None
-            if by_batch and then == fingerprint.seen_in_batch(
-                self.framework, self.source, found.index
-            ):
+            if by_batch and then == self.probe.in_batch(found.index):
                 return False
         views: set[int | None] = set()
         for _ in range(0, _REREADS, 4):
@@ -254,7 +253,7 @@ def _walk(
     """The first difference before sample `stop`, in order; how many samples before it agree."""
     started = time.monotonic()
     agreed = 0
-    for batch in contents.source.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
+    for batch in contents.samples.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
         if time.monotonic() - started > seconds:
             break
         found = contents.compare(batch)

@@ -33,7 +33,7 @@ from fostore.schema.row import Array, Column
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
 
-class TorchFile(FileFormat):
+class _TorchFile(FileFormat):
     """See `fostore.files.FileFormat`; a tensor a column, the header as text beside them."""
 
     name = "pt"
@@ -288,4 +288,4 @@ def _array(tensor: torch.Tensor) -> Array:
     return dense.numpy().copy()
 
 
-FORMAT = TorchFile()
+FORMAT = _TorchFile()
