@@ -14,7 +14,7 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.evaluate.covered import check_level
 from fostore.evaluate.divergence import tv
-from fostore.loading.plan import Plan
+from fostore.loading.order import Order
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array
@@ -102,7 +102,7 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
         store = open_store(Path(store))
     num_samples = len(store)
     counts = _counts(sizes, num_samples)
-    order = Plan(num_samples, 1, shuffle=True, seed=seed).order(0, 0, sum(counts))
+    order = Order(num_samples, 1, shuffle=True, seed=seed).samples(0, 0, sum(counts))
     parts: list[Any] = []
     start = 0
     for count in counts:

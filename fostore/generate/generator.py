@@ -32,7 +32,7 @@ from fostore.generate.source import (
     steps,
 )
 from fostore.generate.storing import StoreRun, Target, check_target
-from fostore.loading.plan import check_batch_size
+from fostore.loading.order import check_batch_size
 from fostore.places.place import destination, local_path
 from fostore.progress import Progress
 from fostore.reading.store import Store

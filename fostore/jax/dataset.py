@@ -12,8 +12,8 @@ import numpy as np
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
+from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
-from fostore.jax.place import Place, is_accelerator, place
 from fostore.nested import OddSample, collate
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
@@ -50,13 +50,13 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         """
         return self._batches(samples, batch_size, self.gather(samples))
 
-    def placed_batches(self, samples: Array, batch_size: int, where: Place | None) -> list[Any]:
+    def placed_batches(self, samples: Array, batch_size: int, devices: Devices | None) -> list[Any]:
         """The same batches on a device, to which halves travel as they are stored.
 
         On a CPU NumPy widens them before: that takes a third of the time that XLA takes.
         """
-        if self._half is None or not is_accelerator(where):
-            placed: list[Any] = place(self.host_batches(samples, batch_size), where)
+        if self._half is None or not is_accelerator(devices):
+            placed: list[Any] = put(self.host_batches(samples, batch_size), devices)
             return placed
         stored = self._stored_rows(samples)
         if self._half.dtype == "bfloat16":
@@ -64,7 +64,7 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         asked = jax.dtypes.canonicalize_dtype(self._dtype or np.float32)
         return [
             self._with_rows(batch, lambda rows: rows.astype(asked))
-            for batch in place(self._batches(samples, batch_size, stored), where)
+            for batch in put(self._batches(samples, batch_size, stored), devices)
         ]
 
     def _with_rows(self, batch: Any, change: Callable[[Any], Any]) -> Any:
@@ -96,6 +96,6 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     def _collate(self, samples: Sequence[Any]) -> Any:
         sizes = list(map(len, samples))
         if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
-            place = next(i for i, size in enumerate(sizes) if size != sizes[0])
-            raise OddSample(place, f"has {sizes[place]} parts, the first has {sizes[0]}")
+            at = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            raise OddSample(at, f"has {sizes[at]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

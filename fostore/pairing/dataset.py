@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fostore.containers.rows import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
+from fostore.loading.options import OrderOptions, named, take_order
 from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.reading.request import is_softened
@@ -35,6 +36,21 @@ loop computes with.
 
 _GATHER_ROWS = 8192
 """The same in rows: from a cold disk each is a page and a read, and the first batch waits for all."""
+
+
+class PairOptions(TypedDict, total=False):
+    """The keywords of a paired dataset, for those who hand them on."""
+
+    ids: Any
+    check: str
+    target_key: str | None
+    dtype: str | None
+    as_kind: str
+    temperature: float | None
+
+
+class LoaderOptions(PairOptions, OrderOptions):
+    """The keywords of an `output_dataloader`."""
 
 
 class PairedDataset:
@@ -380,6 +396,7 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """
 
 
+@named
 def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
@@ -389,13 +406,8 @@ def output_dataloader(
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,
     *,
-    seed: int | None = None,
-    drop_last: bool = False,
-    pad_last: bool = False,
-    rank: int = 0,
-    num_ranks: int = 1,
     prefetch: int = 2,
-    **options: Any,
+    **options: Unpack[LoaderOptions],
 ) -> SimpleDataLoader:
     """Batches (inputs, labels, distributions), or (inputs, distributions), as NumPy arrays.
 
@@ -413,18 +425,9 @@ def output_dataloader(
     >>> distributions.shape
     (2, 2)
     """
-    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **options)
-    return SimpleDataLoader(
-        dataset,
-        batch_size,
-        shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        pad_last=pad_last,
-        rank=rank,
-        num_ranks=num_ranks,
-        prefetch=prefetch,
-    )
+    order, pair = take_order(options)
+    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **pair)
+    return SimpleDataLoader(dataset, batch_size, shuffle, prefetch=prefetch, **order)
 
 
 output_fo_dataloader = output_dataloader

@@ -16,7 +16,7 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.schema.row import Array
 
-LASTS = ("short", "drop", "pad")
+_LASTS = ("short", "drop", "pad")
 
 _SORTED = 1 << 16
 """Up to so many samples are shuffled by sorting; more by a permutation that is computed place by place."""
@@ -28,7 +28,7 @@ _ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Order:
     """The batches of every epoch; batch k of all ranks together is a global batch.
 
     An epoch is a sequence of positions, one a sample. The global batch from position p holds the
@@ -47,11 +47,11 @@ class Plan:
     Raises:
         ArgumentError: a value is out of its range, or the last batch is too short for all ranks.
 
-    >>> plan = Plan(5, 2)
-    >>> [batch.tolist() for batch in plan.batches(epoch=0)]
+    >>> order = Order(5, 2)
+    >>> [batch.tolist() for batch in order.batches(epoch=0)]
     [[0, 1], [2, 3], [4]]
-    >>> shuffled = Plan(5, 2, shuffle=True, seed=7)
-    >>> shuffled.order(0, 0, 5).tolist(), shuffled.order(1, 0, 5).tolist()
+    >>> shuffled = Order(5, 2, shuffle=True, seed=7)
+    >>> shuffled.samples(0, 0, 5).tolist(), shuffled.samples(1, 0, 5).tolist()
     ([2, 1, 4, 3, 0], [1, 3, 0, 2, 4])
     """
 
@@ -71,8 +71,8 @@ class Plan:
             raise ArgumentError(f"num_samples is {self.num_samples}, expected 0 or more")
         if not 0 <= self.seed < 1 << 64:
             raise ArgumentError(f"seed is {self.seed!r}, expected an integer from 0 to 2**64 - 1")
-        if self.last not in LASTS:
-            raise ArgumentError(f"last is {self.last!r}, expected one of {list(LASTS)}")
+        if self.last not in _LASTS:
+            raise ArgumentError(f"last is {self.last!r}, expected one of {list(_LASTS)}")
         if self.num_ranks < 1 or not 0 <= self.rank < self.num_ranks:
             raise ArgumentError(
                 f"rank is {self.rank!r} of num_ranks {self.num_ranks!r}, expected 0 to num_ranks - 1"
@@ -84,7 +84,7 @@ class Plan:
         """Samples that all ranks together take in one step."""
         return self.batch_size * self.num_ranks
 
-    def order(self, epoch: int, start: int, stop: int) -> Array:
+    def samples(self, epoch: int, start: int, stop: int) -> Array:
         """The samples at the positions `[start, stop)` of an epoch, int64 (stop - start,)."""
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
@@ -108,7 +108,7 @@ class Plan:
         if position + self.global_batch_size > self.num_samples:
             return self._last(epoch, position)
         start = position + self.rank * self.batch_size
-        return self.order(epoch, start, start + self.batch_size)
+        return self.samples(epoch, start, start + self.batch_size)
 
     def num_own(self, position: int) -> int:
         """Samples of this rank's batch at a position that are not there to fill it up."""
@@ -142,7 +142,7 @@ class Plan:
         while position < whole_end:
             stop = min(position + most * step, whole_end)
             shape = (-1, self.num_ranks, self.batch_size)
-            ours = self.order(epoch, position, stop).reshape(shape)[:, self.rank].reshape(-1)
+            ours = self.samples(epoch, position, stop).reshape(shape)[:, self.rank].reshape(-1)
             size = len(ours) if limit is None else limit * self.batch_size
             for start in range(0, len(ours), size):
                 yield ours[start : start + size]
@@ -151,11 +151,11 @@ class Plan:
             yield self._last(epoch, position)
 
     def _last(self, epoch: int, position: int) -> Array:
-        left = self.order(epoch, position, self.num_samples)
+        left = self.samples(epoch, position, self.num_samples)
         if self.last == "short":
             return np.array_split(left, self.num_ranks)[self.rank]
         again = np.arange(self.global_batch_size - len(left)) % self.num_samples
-        first = self.order(epoch, 0, int(again.max(initial=-1)) + 1)
+        first = self.samples(epoch, 0, int(again.max(initial=-1)) + 1)
         filled = np.concatenate([left, first[again]])
         ours: Array = filled.reshape(self.num_ranks, self.batch_size)[self.rank]
         return ours
