@@ -23,7 +23,8 @@ from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
 from fostore.places.place import absent, inside
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Column, Schema
 

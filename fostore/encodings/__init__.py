@@ -82,6 +82,11 @@ def encoding_of(schema: Schema) -> Encoding:
     return encoding
 
 
+def is_dense(schema: Schema) -> bool:
+    """Whether rows lie in one column number by number; what any other encoding keeps is decoded."""
+    return schema.encoding.get("name") == "dense"
+
+
 def _is_column(found: Column, made: Column) -> bool:
     """Whether a column says all that its encoding says of it; a newer release may say more."""
     same = replace(found, extra={}) == replace(made, extra={})

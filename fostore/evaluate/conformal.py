@@ -15,8 +15,8 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.covered import check_level
 from fostore.evaluate.divergence import tv
 from fostore.loading.order import Order
-from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
+from fostore.reading.stored import Stored
 from fostore.schema.row import Array
 
 
@@ -129,10 +129,8 @@ def _counts(sizes: Sequence[int | float], num_samples: int) -> list[int]:
 
 
 def _part(store: Any, rows: Array) -> Any:
-    if isinstance(store, Store):
+    if isinstance(store, Stored):
         return store.select(rows)
-    if isinstance(store, Selection):
-        return Selection(store.store, store.rows[rows])
     if isinstance(store, Mapping):
         keys = sorted(store)
         return {keys[row]: store[keys[row]] for row in rows.tolist()}

@@ -16,10 +16,11 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
-from fostore.pairing.origin import Origin, origin_of
 from fostore.places.place import local_path
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
+from fostore.reading.stored import Stored
 from fostore.schema import simplex
 from fostore.schema.halves import widen
 from fostore.schema.ranges import describe
@@ -115,7 +116,7 @@ class Rows:
     keys: Array | None = None
     """The index of each row, int64, ascending; None: row i has index i."""
     class_names: tuple[str, ...] | None = None
-    origin: Origin | None = None
+    origin: Stored | None = None
     ids: Callable[[int, int], Array] | None = None
     """Of a file that has them: the ids of the rows from `start` to `stop`, (stop - start,)."""
     numbers: int | None = None
@@ -226,7 +227,7 @@ def holds_sources(source: Any) -> bool:
     """Whether it is a list of sources, such as one store a member, and not a list of rows."""
     if not isinstance(source, (list, tuple)) or not source:
         return False
-    if isinstance(source[0], (str, os.PathLike, Store, Selection, Mapping, Rows)):
+    if isinstance(source[0], (str, os.PathLike, Stored, Mapping, Rows)):
         return True
     return len(getattr(source[0], "shape", ())) > 1
 
@@ -300,7 +301,7 @@ def _of_take(source: Store | Selection, where: str, count: int) -> Rows:
         tol=max(schema.sum_tolerance, 1e-3),
         roundoff=_ROUNDOFF.get(schema.dtype, _ROUNDOFF["float32"]),
         class_names=schema.class_names,
-        origin=origin_of(source),
+        origin=source,
     )
 
 

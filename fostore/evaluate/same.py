@@ -10,7 +10,8 @@ import numpy as np
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.generate.labels import differ as labels_differ
-from fostore.pairing.origin import Origin
+from fostore.reading.selection import Selection
+from fostore.reading.stored import Stored
 from fostore.schema.class_names import difference, same
 from fostore.schema.row import Array, Column
 
@@ -78,13 +79,13 @@ def _class_names(one: Rows, other: Rows) -> list[str]:
     return [difference(ours, theirs, ("in the one", "in the other"))]
 
 
-def _datasets(one: Origin, other: Origin) -> list[str]:
+def _datasets(one: Stored, other: Stored) -> list[str]:
     """What was recorded of the datasets; a part of a store has other facts than the whole."""
-    if one.chosen is not None or other.chosen is not None:
+    if isinstance(one, Selection) or isinstance(other, Selection):
         return []
     found = []
     for key, words in _FACTS.items():
-        a, b = one.dataset.get(key), other.dataset.get(key)
+        a, b = one.dataset_facts.get(key), other.dataset_facts.get(key)
         if a is not None and b is not None and a != b:
             found.append(f"{words} differ ({a!r} and {b!r})")
     return found
@@ -119,10 +120,13 @@ def _ids_of(rows: Rows) -> _Ids | None:
     column = origin.schema.role("id")
     if column is None:
         return None
-    return lambda start, stop: decode_ids(origin.take(column, origin.places[start:stop]), column)
+    positions = origin.positions
+    return lambda start, stop: decode_ids(
+        origin.take_column(column.name, positions[start:stop]), column
+    )
 
 
-def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+def _labels(one: Stored, other: Stored, ids: _Ids | None) -> list[str]:
     found = _different(one, other, "label")
     if found is None:
         return []
@@ -130,13 +134,16 @@ def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
     return [f"{_name(at, ids)} has another label in the one than in the other"]
 
 
-def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Column] | None:
+def _different(one: Stored, other: Stored, role: str) -> tuple[Array, Column, Column] | None:
     """Which rows differ in a column of one number that both have; None where none does."""
     ours, theirs = one.schema.role(role), other.schema.role(role)
     if ours is None or theirs is None:
         return None
     are_other = labels_differ if role == "label" else np.not_equal
-    parts = [are_other(one.take(ours, part), other.take(theirs, part)) for part in _cut(one.places)]
+    parts = [
+        are_other(one.take_column(ours.name, part), other.take_column(theirs.name, part))
+        for part in _cut(one.positions)
+    ]
     differ = np.concatenate(parts or [np.zeros(0, bool)])
     return (differ, ours, theirs) if differ.any() else None
 
@@ -145,14 +152,14 @@ def _name(row: int, ids: _Ids | None) -> str:
     return f"row {row}" if ids is None else f"row {row} (id {ids(row, row + 1)[0].item()!r})"
 
 
-def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+def _hashes(one: Stored, other: Stored, ids: _Ids | None) -> list[str]:
     found = _different(one, other, "fingerprint")
     if found is None:
         return []
     differ, *columns = found
     at = int(np.argmax(differ))
-    value = int(one.take(columns[0], np.array([at]))[0])
-    elsewhere = other.find(columns[1], value)
+    value = int(one.take_column(columns[0].name, [at])[0])
+    elsewhere = other.find(columns[1].name, value)
     if elsewhere is not None:
         return [
             f"what the model saw for {_name(at, ids)} of the one is {_name(elsewhere, ids)} of the other"
@@ -170,5 +177,5 @@ def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
     return []
 
 
-def _cut(places: Array) -> list[Array]:
-    return [places[start : start + _PIECE] for start in range(0, len(places), _PIECE)]
+def _cut(positions: Array) -> list[Array]:
+    return [positions[start : start + _PIECE] for start in range(0, len(positions), _PIECE)]

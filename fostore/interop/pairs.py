@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
-from fostore.reading.store import Selection
+from fostore.reading.selection import Selection
 
 if TYPE_CHECKING:
     from fostore.pairing.pairs import Pairs

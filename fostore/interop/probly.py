@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings import is_dense
 from fostore.errors import ArgumentError, FostoreError
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array
 
@@ -109,7 +111,7 @@ def _balls(source: Store | Selection, kind: str, radius: Any) -> Any:
 def _numbers(source: Store | Selection) -> tuple[Array, bool]:
     """The rows as NumPy has them, (N, [M,] K), and whether they are logarithms or logits."""
     schema = source.schema
-    mapped = schema.encoding.get("name") == "dense" and schema.dtype != "bfloat16"
+    mapped = is_dense(schema) and schema.dtype != "bfloat16"
     if isinstance(source, Store) and mapped and schema.kind in ("probs", "log_probs", "logits"):
         return source.column(schema.content[0].name), schema.kind != "probs"
     return source.take(np.arange(len(source))), False

@@ -17,7 +17,7 @@ from fostore.errors import ArgumentError
 from fostore.loading.options import Options, OrderOptions, named
 from fostore.loading.order import Order
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
-from fostore.reading.store import Selection
+from fostore.reading.selection import Selection
 
 Samples = PairedDataset | Mapping[int, Any] | Selection | str | os.PathLike[str]
 

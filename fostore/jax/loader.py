@@ -14,8 +14,8 @@ from fostore.jax.dataset import FirstOrderDataset
 from fostore.jax.devices import find_devices, put
 from fostore.loading.loader import SimpleDataLoader, run
 from fostore.loading.options import OrderOptions, named, take_order
-from fostore.pairing.dataset import LoaderOptions
-from fostore.reading.store import Selection
+from fostore.pairing.loader import LoaderOptions
+from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
 MASK_KEY = "mask"

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, FostoreError, GenerationError, IdentityError
+from fostore.errors import FostoreError, GenerationError, IdentityError
 from fostore.generate import fingerprint
 from fostore.generate.framework import Framework, Reading
 from fostore.generate.source import Indices, MapSource
-from fostore.pairing.origin import Origin, refuse
 from fostore.progress import Progress
+from fostore.reading.stored import Stored
 from fostore.schema import identity
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
@@ -31,11 +31,19 @@ FEWEST = 8
 _REREADS = 16
 _BATCH = 64
 
-ADVICE = (
+
+_ADVICE = (
     "Give the dataset as it was when the distributions were generated. Where it was permuted or cut, "
     "generate with ids= and pair with ids= (check='ids'). Where the student is meant to see another "
     "view of the same samples, say so: check='ids', or check='length' without ids"
 )
+
+
+def refuse(difference: str, advice: str = _ADVICE) -> IdentityError:
+    """The error for a dataset whose samples are not those of the distributions."""
+    return IdentityError(
+        f"the dataset and its distributions differ: {difference}. {advice}", (difference,)
+    )
 
 
 class Undecided(Exception):
@@ -67,19 +75,19 @@ class Contents:
         framework: Framework,
         base_dataset: Any,
         input_getter: Callable[[Any], Any] | None,
-        origin: Origin,
-        places: Array | None,
+        stored: Stored,
+        rows: Array | None,
     ) -> None:
-        kept = origin.dataset.get("content")
-        column = origin.schema.role("fingerprint")
-        if kept == fingerprint.UNSTABLE:
+        recorded = stored.dataset_facts.get("content")
+        column = stored.schema.role("fingerprint")
+        if recorded == fingerprint.UNSTABLE:
             reason = "the generator's dataset read differently each time (random augmentation?)"
             raise Undecided(reason, warn=True)
-        if kept == fingerprint.OPAQUE:
+        if recorded == fingerprint.OPAQUE:
             raise Undecided("the generator could not hash its inputs", warn=True)
         if column is None:
             raise Undecided("the distributions come without input hashes")
-        size = origin.store.meta.get("batch_size")
+        size = stored.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else _BATCH
         try:
             source = framework.source(base_dataset, Reading(size, input_getter, None))
@@ -89,21 +97,26 @@ class Contents:
             raise Undecided("the dataset can only be iterated")
         self.framework = framework
         self.source: MapSource = source
-        self.origin, self.column = origin, column
-        self.places = places
+        self._stored, self._column = stored, column.name
+        self._rows = rows
         self.batch_size = size
-        self.excuse = _excuse(origin, input_getter)
-        made_by = origin.store.meta.get("framework")
-        self.other_framework = made_by if made_by not in (None, framework.name) else None
+        self._excuse = _excuse(stored, input_getter)
+        made_by = stored.meta.get("framework")
+        self._other_framework = made_by if made_by not in (None, framework.name) else None
 
     def __len__(self) -> int:
         return self.source.num_samples
 
-    def stored(self, indices: Indices) -> Array:
+    def _kept(self, indices: Indices) -> Array:
         """The hashes that the store keeps for samples."""
         samples = np.asarray(indices, np.int64)
-        places = samples if self.places is None else self.places[samples]
-        return self.origin.take(self.column, places)
+        return self._stored.take_column(
+            self._column, samples if self._rows is None else self._rows[samples]
+        )
+
+    def _position(self, value: int) -> int | None:
+        """Where the store keeps this hash first."""
+        return self._stored.find(self._column, value)
 
     def compare(self, batch: Indices) -> Difference | None:
         """The first sample of a batch whose input differs, for good.
@@ -112,11 +125,11 @@ class Contents:
             Undecided: samples cannot be read or hashed, or they read differently each time.
         """
         hashes = self._hashes(batch)
-        stored = self.stored(batch)
-        for at in np.flatnonzero(hashes != stored).tolist():
-            found = Difference(int(batch[at]), int(hashes[at]))
-            if self._is_real(found, int(stored[at])):
-                return found
+        kept = self._kept(batch)
+        for at in np.flatnonzero(hashes != kept).tolist():
+            difference = Difference(int(batch[at]), int(hashes[at]))
+            if self._is_real(difference, int(kept[at])):
+                return difference
         return None
 
     def _hashes(self, batch: Indices) -> Array:
@@ -135,65 +148,67 @@ class Contents:
         except GenerationError as error:
             raise Undecided(f"it cannot be read as a generator reads it ({error})") from error
 
-    def _is_real(self, found: Difference, then: int) -> bool:
+    def _is_real(self, difference: Difference, then: int) -> bool:
         """Whether a difference stays where the sample is read again."""
-        if self.excuse is not None:
+        if self._excuse is not None:
             if self._are_elsewhere():
                 return True
-            raise Undecided(self.excuse, warn=True)
+            raise Undecided(self._excuse, warn=True)
+        index = difference.index
         with suppress(GenerationError):
-            by_batch = self.places is None
-            if by_batch and then == fingerprint.seen_in_batch(
-                self.framework, self.source, found.index
-            ):
+            by_batch = self._rows is None
+            if by_batch and then == fingerprint.seen_in_batch(self.framework, self.source, index):
                 return False
         views: set[int | None] = set()
         for _ in range(0, _REREADS, 4):
             if len(views) < 2:
-                views.update(self._alone([found.index] * 4))
+                views.update(self._alone([index] * 4))
         if len(views) > 1:
             raise Undecided(
-                f"sample {found.index} reads differently each time (random augmentation?)",
-                warn=True,
+                f"sample {index} reads differently each time (random augmentation?)", warn=True
             )
         return then not in views
 
-    def refusal(self, found: Difference, note: str = "") -> IdentityError:
+    def refusal(self, difference: Difference, note: str = "") -> IdentityError:
         """The error for a difference, which names the sample.
 
         Raises:
             Undecided: another framework reads every sample differently.
         """
-        is_elsewhere = self.origin.find(self.column, found.now) is not None
-        if not is_elsewhere and self.other_framework is not None and self._all_differ():
+        is_elsewhere = self._position(difference.now) is not None
+        if not is_elsewhere and self._other_framework is not None and self._all_differ():
             raise Undecided(
-                f"the distributions were generated with {self.other_framework}, and no input reads "
+                f"the distributions were generated with {self._other_framework}, and no input reads "
                 f"the same with {self.framework.name}",
                 warn=True,
             )
-        return refuse(self.describe(found) + note, ADVICE)
+        return refuse(self.describe(difference) + note)
 
-    def describe(self, found: Difference) -> str:
+    def describe(self, difference: Difference) -> str:
         """What a difference is, in a user's words."""
-        place = self.origin.find(self.column, found.now)
-        if place is None:
-            return f"sample {found.index} of the dataset has another content than the generator saw"
+        index, position = difference.index, self._position(difference.now)
+        if position is None:
+            return f"sample {index} of the dataset has another content than the generator saw"
         return (
-            f"sample {found.index} of the dataset is sample {place} of the store: the dataset was "
+            f"sample {index} of the dataset is sample {position} of the store: the dataset was "
             "shuffled or reordered"
         )
 
+    def _few(self) -> tuple[Array, Array]:
+        """The hashes of some samples, and those that the store keeps for them."""
+        samples = np.array(list(islice(spread(len(self)), FEWEST)))
+        return self._hashes(samples), self._kept(samples)
+
     def _are_elsewhere(self) -> bool:
         """Whether inputs are those of other rows: then they were read alike, and are out of order."""
-        some = np.array(list(islice(spread(len(self)), FEWEST)))
-        hashes, stored = self._hashes(some), self.stored(some)
-        moved = hashes[hashes != stored].tolist()
-        found = sum(self.origin.find(self.column, value) is not None for value in moved)
-        return 2 * found > len(moved)
+        hashes, kept = self._few()
+        moved = hashes[hashes != kept].tolist()
+        elsewhere = sum(self._position(value) is not None for value in moved)
+        return 2 * elsewhere > len(moved)
 
     def _all_differ(self) -> bool:
-        some = np.array(list(islice(spread(len(self)), FEWEST)))
-        return bool((self._hashes(some) != self.stored(some)).all())
+        hashes, kept = self._few()
+        return bool((hashes != kept).all())
 
 
 def check_content(contents: Contents, *, every: bool) -> int:
@@ -208,24 +223,24 @@ def check_content(contents: Contents, *, every: bool) -> int:
     with contents.framework.kept_random_states():
         if every:
             with Progress(True, len(contents), name="comparing samples") as progress:
-                found, compared = _walk(contents, len(contents), math.inf, progress)
-            if found is not None:
-                raise contents.refusal(found)
+                met, compared = _walk(contents, len(contents), math.inf, progress)
+            if met is not None:
+                raise contents.refusal(met)
             return compared
-        found, compared = _some(contents, SECONDS)
-        if found is None:
+        met, compared = _some(contents, SECONDS)
+        if met is None:
             return compared
-        first, agreed = _walk(contents, found.index, WALK_SECONDS)
-        unread = f" (samples {agreed} to {found.index - 1} were not all read)"
-        raise contents.refusal(first or found, "" if first or agreed >= found.index else unread)
+        first, agreed = _walk(contents, met.index, WALK_SECONDS)
+        unread = f" (samples {agreed} to {met.index - 1} were not all read)"
+        raise contents.refusal(first or met, "" if first or agreed >= met.index else unread)
 
 
 def first_difference(contents: Contents) -> str | None:
     """What the first sample is whose input differs, where some seconds suffice to find it."""
     with contents.framework.kept_random_states():
-        found, agreed = _walk(contents, len(contents), WALK_SECONDS)
-    if found is not None:
-        return contents.describe(found)
+        met, agreed = _walk(contents, len(contents), WALK_SECONDS)
+    if met is not None:
+        return contents.describe(met)
     return "the inputs of all samples are the same" if agreed == len(contents) else None
 
 
@@ -235,13 +250,13 @@ def _some(contents: Contents, seconds: float) -> tuple[Difference | None, int]:
     order = spread(len(contents))
     compared, size = 0, 1
     while batch := list(islice(order, size)):
-        found = contents.compare(np.array(batch))
+        difference = contents.compare(np.array(batch))
         compared += len(batch)
-        if found is not None:
-            return found, compared
+        if difference is not None:
+            return difference, compared
         spent = time.monotonic() - started
         size = min(max(2 * size, FEWEST - compared), contents.batch_size)
-        if compared >= FEWEST:
+        if compared >= FEWEST:  # as many as the time that is left will do for
             size = min(size, int((seconds - spent) * compared / max(spent, 1e-9)))
         if size < 1:
             break
@@ -257,9 +272,9 @@ def _walk(
     for batch in contents.source.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
         if time.monotonic() - started > seconds:
             break
-        found = contents.compare(batch)
-        if found is not None:
-            return found, found.index
+        difference = contents.compare(batch)
+        if difference is not None:
+            return difference, difference.index
         agreed += len(batch)
         if progress is not None:
             progress.add(len(batch))
@@ -282,18 +297,10 @@ def spread(count: int) -> Iterator[int]:
     return chain(ends, (index for index in between if index != count - 1))
 
 
-def _excuse(origin: Origin, input_getter: Callable[[Any], Any] | None) -> str | None:
+def _excuse(stored: Stored, input_getter: Callable[[Any], Any] | None) -> str | None:
     """Why a difference between inputs would say nothing."""
-    if origin.dataset.get("collate") is not None:
+    if stored.dataset_facts.get("collate") is not None:
         return "the generator made batches with a collate_fn of its own"
-    if origin.dataset.get("input_getter") != identity.describe_function(input_getter):
+    if stored.dataset_facts.get("input_getter") != identity.describe_function(input_getter):
         return "the generator had another input_getter (with the same, they could be compared)"
     return None
-
-
-def must_compare(reason: str) -> ArgumentError:
-    """The error for content that was asked to be compared and cannot be."""
-    return ArgumentError(
-        f"check='content' compares the inputs of all samples, and {reason}; check='auto' compares "
-        "what can be compared, check='ids' goes by ids"
-    )

@@ -10,7 +10,6 @@ import numpy as np
 
 from fostore.nested import split
 from fostore.pairing.dataset import PairedDataset
-from fostore.reading.store import Store
 from fostore.schema.row import Array
 
 
@@ -26,12 +25,7 @@ class Pairs(Sequence[Any]):
     @property
     def targets(self) -> Array:
         """All distributions, read-only (num_samples, [M,] K): mapped where the store has them so, else copied."""
-        paired = self._paired
-        if paired.has_stored_rows and isinstance(paired.distributions, Store):
-            return paired.distributions.array
-        rows = paired.gather(np.arange(len(self)))
-        rows.flags.writeable = False
-        return rows
+        return self._paired.all_rows()
 
     @property
     def classes(self) -> list[str]:

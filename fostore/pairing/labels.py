@@ -1,0 +1,112 @@
+"""Labels compared with those that the generator met: all of them where the dataset tells them, else some."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from fostore.generate.fingerprint import labels_of
+from fostore.generate.label_check import NoLabels, moved_entry, moved_label
+from fostore.pairing.content import (
+    FEWEST,
+    Contents,
+    Undecided,
+    first_difference,
+    refuse,
+    spread,
+)
+from fostore.reading.selection import Selection
+from fostore.reading.stored import Stored
+from fostore.schema import identity
+from fostore.schema.row import Array
+
+_SECONDS = 0.5
+_MOST = 1024
+
+
+def check_labels(
+    base_dataset: Any,
+    stored: Stored,
+    rows: Array | None,
+    contents: Contents | Undecided,
+    *,
+    every: bool,
+) -> str | None:
+    """Why labels were not compared; None where they agree. Random states are drawn from.
+
+    Raises:
+        IdentityError: names the first sample whose label, or whose input, is another one.
+    """
+    column = stored.schema.role("label")
+    if column is None:
+        return _check_hash(base_dataset, stored, rows, contents)
+    labels = labels_of(base_dataset, len(base_dataset))
+    try:
+        if labels is None:
+            moved = _moved_of_some(base_dataset, stored, column.name, rows, every=every)
+        else:
+            moved = moved_entry(labels, stored.take_column(column.name, _all(labels, rows)))
+    except NoLabels:
+        return "the samples of the dataset have none of the form that was recorded, or cannot be read by themselves"
+    if moved is not None:
+        raise refuse(f"the label of sample {moved} is another one than the generator saw")
+    return None
+
+
+def _all(labels: Any, rows: Array | None) -> Array:
+    """Where the distributions of all samples are."""
+    return np.arange(len(labels)) if rows is None else rows
+
+
+def _moved_of_some(
+    base_dataset: Any, stored: Stored, column: str, rows: Array | None, *, every: bool
+) -> int | None:
+    """The first of as many samples as half a second allows (or of all) whose label is another one."""
+    started, order, size = time.monotonic(), spread(len(base_dataset)), FEWEST
+    while batch := list(islice(order, size)):
+        samples = np.array(batch)
+        kept = stored.take_column(column, samples if rows is None else rows[samples])
+        moved = moved_label(base_dataset, samples, kept)
+        if moved is not None:
+            return moved
+        if not every and time.monotonic() - started > _SECONDS:
+            break
+        size = min(2 * size, _MOST)
+    return None
+
+
+def _check_hash(
+    base_dataset: Any, stored: Stored, rows: Array | None, contents: Contents | Undecided
+) -> str | None:
+    """The same by the one hash of all labels, as stores without a label a row have it."""
+    known = stored.dataset_facts.get("labels")
+    labels = labels_of(base_dataset, len(base_dataset))
+    if known is None or labels is None:
+        return f"the {'store' if known is None else 'dataset'} does not tell them"
+    labels = _in_store_order(labels, stored, rows)
+    if labels is None:
+        return "the dataset is a part of what was generated"
+    if identity.hash_values(labels) == known:
+        return None
+    first = None
+    if isinstance(contents, Contents):
+        with suppress(Undecided):
+            first = first_difference(contents)
+    what = "the labels of the dataset are not those of the generator's"
+    raise refuse(f"{what}; {first}" if first else what)
+
+
+def _in_store_order(labels: Any, stored: Stored, rows: Array | None) -> Any | None:
+    """The labels as the generator's dataset had them; None where the dataset is a part of it."""
+    if rows is None and not isinstance(stored, Selection):
+        return labels
+    store_rows = stored.resolve(_all(labels, rows))
+    order = np.argsort(store_rows)
+    whole = np.arange(len(labels))
+    if len(labels) != len(stored.store) or not np.array_equal(store_rows[order], whole):
+        return None
+    return np.asarray(labels)[order]
