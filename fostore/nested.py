@@ -19,14 +19,18 @@ LABELS = ("label", "labels", "target", "targets", "y")
 """The keys under which dict samples have their label."""
 
 Getter = Callable[[Any], Any]
+"""Takes the input out of a sample."""
+
+_Bring = Callable[[Any], Any]
+"""Makes one batch of a list of samples."""
 
 
 class PerSample(list[Any]):
     """A list with one entry for each sample of a batch: what makes no array, such as text."""
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return PerSample(found) if isinstance(index, slice) else found
+        item = super().__getitem__(index)
+        return PerSample(item) if isinstance(index, slice) else item
 
 
 LEAVE_OUT = (
@@ -51,11 +55,7 @@ class OddSample(ArgumentError):
         return ArgumentError(f"sample {index} of the {of} {self.reason}")
 
 
-Bring = Callable[[Any], Any]
-"""Makes one batch of a list of samples."""
-
-
-def bring_together(bring: Bring, samples: Sequence[Any], indices: Sequence[int]) -> Any:
+def bring_together(bring: _Bring, samples: Sequence[Any], indices: Sequence[int]) -> Any:
     """`bring(samples)`, where an error names the index of the sample that does not go with the others.
 
     Raises:
@@ -70,7 +70,7 @@ def bring_together(bring: Bring, samples: Sequence[Any], indices: Sequence[int])
         raise odd.named(int(indices[odd.place])) from error
 
 
-def find_odd(bring: Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
+def find_odd(bring: _Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
     """The first sample that cannot be brought together with the first one, where all of them failed."""
     for place, one in enumerate(samples):
         if one is None:
@@ -153,7 +153,7 @@ def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> lis
     return [one if type(one) is tuple and len(one) == 2 else split(one) for one in samples]
 
 
-def is_namedtuple(data: Any) -> bool:
+def _is_namedtuple(data: Any) -> bool:
     """Whether `data` is a tuple whose type is built from its fields, one argument each."""
     return isinstance(data, tuple) and hasattr(data, "_fields")
 
@@ -176,10 +176,12 @@ def _map_items(function: Callable[[Any], Any], data: Any) -> Any:
         if type(data) is dict:
             return mapped
         try:
-            return _refill(data, mapped)  # keeps a subclass and what it carries beside its items
+            clone: Any = copy.copy(data)  # keeps a subclass and what it carries beside its items
+            clone.update(mapped)
         except (TypeError, AttributeError):  # a mapping that cannot be changed
             return mapped
-    if is_namedtuple(data):
+        return clone
+    if _is_namedtuple(data):
         return type(data)(*map(function, data))
     return tuple(map(function, data)) if isinstance(data, tuple) else list(map(function, data))
 
@@ -205,22 +207,21 @@ def is_entries(data: Any) -> bool:
 
 def num_rows(data: Any) -> int | None:
     """Rows of a collated batch: the length of its first leaf that has rows; None if none has."""
-    return next(_lengths(data), None)
+    return next((rows for _, leaf in leaves(data) if (rows := _rows_of(leaf)) is not None), None)
 
 
 def common_rows(data: Any) -> int | None:
     """The number of rows in which all leaves of a batch that have rows agree; None where they do not."""
-    lengths = set(_lengths(data))
+    lengths = {_rows_of(leaf) for _, leaf in leaves(data)} - {None}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _lengths(data: Any) -> Iterator[int]:
-    for _, leaf in leaves(data):
-        shape = getattr(leaf, "shape", None)
-        if shape is not None and len(shape):
-            yield int(shape[0])
-        elif is_entries(leaf):
-            yield len(leaf)
+def _rows_of(leaf: Any) -> int | None:
+    """How many rows a leaf has, one a sample; None where it has no such axis."""
+    shape = getattr(leaf, "shape", None)
+    if shape is not None and len(shape):
+        return int(shape[0])
+    return len(leaf) if is_entries(leaf) else None
 
 
 def slice_rows(data: Any, start: int, stop: int, rows: int) -> Any:
@@ -237,13 +238,13 @@ def pad_rows(data: Any, rows: int, size: int) -> Any:
     return take_rows(data, np.minimum(np.arange(size), rows - 1), rows)
 
 
-def take_rows(data: Any, places: Array, rows: int) -> Any:
-    """The rows of a collated batch of `rows` at `places`, in their order; freshly gathered.
+def take_rows(data: Any, positions: Array, rows: int) -> Any:
+    """The rows of a collated batch of `rows` at `positions`, in their order; freshly gathered.
 
     >>> take_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, np.array([1, 0]), 2)
     {'x': array([2, 1]), 'text': ['b', 'a']}
     """
-    return _map_rows(lambda leaf: pick(leaf, places), data, rows)
+    return _map_rows(lambda leaf: pick(leaf, positions), data, rows)
 
 
 def pick(leaf: Any, rows: slice | Array) -> Any:
@@ -255,19 +256,9 @@ def pick(leaf: Any, rows: slice | Array) -> Any:
 
 def _map_rows(function: Callable[[Any], Any], data: Any, rows: int) -> Any:
     """`function` of every leaf that has a row a sample; other leaves stay as they are."""
-    if is_entries(data):
-        return function(data) if len(data) == rows else data
-    if isinstance(data, (Mapping, list, tuple)):
+    if isinstance(data, (Mapping, list, tuple)) and not is_entries(data):
         return _map_items(lambda item: _map_rows(function, item, rows), data)
-    shape = getattr(data, "shape", None)
-    batched = shape is not None and len(shape) and int(shape[0]) == rows
-    return function(data) if batched else data
-
-
-def _refill(data: Any, items: dict[Any, Any]) -> Any:
-    clone = copy.copy(data)
-    clone.update(items)
-    return clone
+    return function(data) if _rows_of(data) == rows else data
 
 
 def map_numbers(function: Callable[[Any], Any], data: Any) -> Any:
@@ -353,7 +344,7 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
                 "give a collate_fn that brings them together",
             )
         parts = [collate(part, ragged=ragged) for part in zip(*samples, strict=True)]
-        if is_namedtuple(first):
+        if _is_namedtuple(first):
             return type(first)(*parts)
         return tuple(parts) if isinstance(first, tuple) else parts
     if isinstance(first, (int, float, complex, np.generic)):
