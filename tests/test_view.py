@@ -18,7 +18,7 @@ from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeE
 from fostore.formats import Segment
 from fostore.formats.views import view
 from fostore.formats.views.view import ArrayView, MappedView, SegmentView, view_of
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))

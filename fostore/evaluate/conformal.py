@@ -15,8 +15,8 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.covered import check_level
 from fostore.evaluate.divergence import tv
 from fostore.loading.order import Order
+from fostore.reading.selection import Stored
 from fostore.reading.store import open as open_store
-from fostore.reading.stored import Stored
 from fostore.schema.row import Array
 
 

@@ -17,10 +17,9 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.places.place import local_path
-from fostore.reading.selection import Selection
+from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
-from fostore.reading.stored import Stored
 from fostore.schema import simplex
 from fostore.schema.halves import widen
 from fostore.schema.ranges import describe

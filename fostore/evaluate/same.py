@@ -10,8 +10,7 @@ import numpy as np
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.generate.labels import differ as labels_differ
-from fostore.reading.selection import Selection
-from fostore.reading.stored import Stored
+from fostore.reading.selection import Selection, Stored
 from fostore.schema.class_names import difference, same
 from fostore.schema.row import Array, Column
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
+from fostore.pairing.dataset import FirstOrderDataset, PairedDataset, Pairs
 from fostore.reading.selection import Selection
-
-if TYPE_CHECKING:
-    from fostore.pairing.pairs import Pairs
 
 
 def as_first_order_dataset(

@@ -32,13 +32,6 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     (2.0, 1, Array([0.25, 0.75], dtype=float32))
     """
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._with_rows(super().__getitem__(index), jnp.asarray)
-
-    def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as one JAX array."""
-        return jnp.asarray(self.gather(samples))
-
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples as JAX arrays; one gather serves all of them."""
         return self.placed_batches(samples, batch_size, None)
@@ -59,7 +52,7 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         if half is None or not is_accelerator(devices):
             placed: list[Any] = put(self.host_batches(samples, batch_size), devices)
             return placed
-        stored = self._given.take_kept(self._numbers_of(samples))
+        stored = self._given.take_kept(self._rows_at(samples))
         if half.dtype == "bfloat16":
             stored = stored.view(jnp.dtype(jnp.bfloat16))
         asked = jax.dtypes.canonicalize_dtype(self._given.dtype or np.float32)
@@ -75,6 +68,9 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         if self.target_key is not None:
             return {**batch, self.target_key: change(batch[self.target_key])}
         return (*batch[:-1], change(batch[-1]))
+
+    def _as_rows(self, rows: Array) -> jax.Array:
+        return jnp.asarray(rows)
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())

@@ -19,9 +19,8 @@ from fostore.generate.framework import Framework, NumpyFramework
 from fostore.pairing.content import Contents, Undecided, check_content, refuse
 from fostore.pairing.join import fits, join
 from fostore.pairing.labels import check_labels
-from fostore.reading.selection import Selection
+from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
-from fostore.reading.stored import Stored
 from fostore.schema.class_names import difference, names_of_dataset, same
 from fostore.schema.row import Array
 

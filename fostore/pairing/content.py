@@ -17,7 +17,7 @@ from fostore.generate import fingerprint
 from fostore.generate.framework import Framework, Reading
 from fostore.generate.source import Indices, MapSource
 from fostore.progress import Progress
-from fostore.reading.stored import Stored
+from fostore.reading.selection import Stored
 from fostore.schema import identity
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,11 +16,7 @@ from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
 from fostore.reading.selection import Selection
-from fostore.schema.halves import widen
 from fostore.schema.row import Array
-
-if TYPE_CHECKING:
-    from fostore.pairing.pairs import Pairs
 
 _GATHER_BYTES, _AHEAD_BYTES = 1 << 20, 2 << 20
 """Distributions gathered at once where nothing else has to be read: small batches share one gather.
@@ -128,38 +124,31 @@ class PairedDataset:
         return len(self.distributions if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
-        at = operator.index(index)
-        if at < 0:
-            at += len(self)
-        if not 0 <= at < len(self):
-            raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
-        row = self._as_rows(self.gather(np.array([at])))[0]
+        at = _sample(index, len(self))
+        row = self._as_rows(self.gather(np.array([at]))[0])
         if self.base_dataset is None:
             return row
         if self._rows is not None:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
-    def _numbers_of(self, samples: Array) -> Array:
-        """The number of each sample's distribution, as ids say where there are ids."""
+    def _rows_at(self, samples: Array) -> Array:
+        """The row of each sample, as ids say where both sides have ids."""
         rows = self.pairing.rows
         return samples if rows is None else rows[samples]
 
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
-        return self._given.take(self._numbers_of(samples))
+        return self._given.take(self._rows_at(samples))
 
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""
         if self._given.stored is not None:
-            self._given.stored.announce(self._numbers_of(samples))
+            self._given.stored.announce(self._rows_at(samples))
 
     def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as the side's array, which the side widens where they are halves."""
-        half = self._given.half
-        if half is None:
-            return self._as_rows(self.gather(samples))
-        return self._widened(self._given.take_kept(self._numbers_of(samples)), half.dtype)
+        """The distributions of `samples` as the side's array."""
+        return self._as_rows(self.gather(samples))
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
@@ -234,8 +223,6 @@ class PairedDataset:
         Raises:
             ArgumentError: there is no base dataset, and so no inputs.
         """
-        from fostore.pairing.pairs import Pairs
-
         if self.base_dataset is None:
             raise ArgumentError("there is no base dataset, so there are no inputs to pair with")
         return Pairs(self)
@@ -271,13 +258,8 @@ class PairedDataset:
         return rows.take(samples)
 
     def _as_rows(self, rows: Array) -> Any:
-        """Fresh distributions as the side's array."""
+        """Fresh distributions, of one sample or of several, as the side's array."""
         return rows
-
-    def _widened(self, stored: Array, half: str) -> Any:
-        """Fresh stored halves (bfloat16 as uint16 bits) as the side's array of the dtype asked for."""
-        wide, dtype = widen(stored, half), self._given.dtype
-        return self._as_rows(wide if dtype is None else wide.astype(dtype, copy=False))
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         """Samples, or their parts, as one batch."""
@@ -286,6 +268,15 @@ class PairedDataset:
     def _as_dict(self, sample: dict[str, Any]) -> Any:
         """A dict sample as the side's loops want it."""
         return sample
+
+
+def _sample(index: Any, count: int) -> int:
+    """The sample that an index names, which may count from the end."""
+    at = operator.index(index)
+    at += count if at < 0 else 0
+    if not 0 <= at < count:
+        raise IndexError(f"sample {index} of a dataset of {count} samples")
+    return at
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):
@@ -299,3 +290,40 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     >>> dataset[1]
     ('dog', 1, array([0.2, 0.8], dtype=float32))
     """
+
+
+class Pairs(Sequence[Any]):
+    """(input, distribution) for each sample, with `targets` and `classes`; made by `as_pairs()`.
+
+    The distribution takes the place of the label, which is left out.
+    """
+
+    def __init__(self, paired: PairedDataset) -> None:
+        self._paired = paired
+
+    @property
+    def targets(self) -> Array:
+        """All distributions, read-only (num_samples, [M,] K): mapped where the store has them so, else copied."""
+        return self._paired.all_rows()
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each class: the store's, or the base dataset's, or its number as text."""
+        return self._paired.class_names
+
+    def __len__(self) -> int:
+        return len(self._paired)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.__getitems__([_sample(index, len(self))])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The pairs of a batch; their distributions are gathered at once."""
+        paired = self._paired
+        at = np.asarray(indices, np.int64)
+        samples = paired.samples(at)
+        inputs = [split(sample, paired.input_getter)[0] for sample in samples]
+        return list(zip(inputs, paired.rows_of(at), strict=True))
+
+    def __repr__(self) -> str:
+        return f"<Pairs of {len(self)} samples, {len(self.classes)} classes>"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, FostoreError
 from fostore.pairing.content import refuse
-from fostore.reading.stored import Stored
+from fostore.reading.selection import Stored
 from fostore.schema.row import Array, Column
 
 _PIECE = 1 << 16

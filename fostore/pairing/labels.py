@@ -19,8 +19,7 @@ from fostore.pairing.content import (
     refuse,
     spread,
 )
-from fostore.reading.selection import Selection
-from fostore.reading.stored import Stored
+from fostore.reading.selection import Selection, Stored
 from fostore.schema import identity
 from fostore.schema.row import Array
 

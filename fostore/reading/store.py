@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,10 @@ from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, Uncom
 from fostore.formats import Finding, Reader, format_of
 from fostore.places.place import absent, local_path
 from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
-from fostore.reading.stored import Committed
-from fostore.schema.aligned import ALIGNMENT, aligned_empty
+from fostore.reading.selection import Committed
+from fostore.schema.halves import ALIGNMENT, aligned_empty
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
-
-if TYPE_CHECKING:
-    from fostore.reading.selection import Selection
 
 _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
@@ -253,12 +250,6 @@ class Store(Committed):
 
     def _refuse(self, rows: Array) -> None:
         refuse_uncommitted(rows, self.committed, self.path, is_sealed=self.is_sealed)
-
-    def select(self, rows: Any) -> Selection:
-        """A lazy view of some rows, renumbered from 0 in the order given."""
-        from fostore.reading.selection import Selection  # import cost: most readers select nothing
-
-        return Selection(self, self.resolve(rows))
 
     def __getitem__(self, row: Any) -> Array:
         seen = self._seen

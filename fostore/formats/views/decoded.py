@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from fostore.formats.views.spooled import spooled
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.row import Array, Column
 
 CACHE_BYTES = 64 << 20

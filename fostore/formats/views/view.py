@@ -26,7 +26,7 @@ from fostore.formats import ColumnView, Segment, stranger
 from fostore.formats.views.gather import gather_of
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
