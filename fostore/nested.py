@@ -72,20 +72,20 @@ def bring_together(bring: _Bring, samples: Sequence[Any], indices: Sequence[int]
 
 def find_odd(bring: _Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
     """The first sample that cannot be brought together with the first one, where all of them failed."""
-    for place, one in enumerate(samples):
+    for at, one in enumerate(samples):
         if one is None:
-            return OddSample(place, IS_NONE)
+            return OddSample(at, IS_NONE)
     if isinstance(error, OddSample):
         return error
-    for place, one in enumerate(samples):
+    for at, one in enumerate(samples):
         try:
-            bring([samples[0], one] if place else [one])
+            bring([samples[0], one] if at else [one])
         except OddSample as odd:
-            return OddSample(place, odd.reason)
+            return OddSample(at, odd.reason)
         except Exception as alone:
-            beside = " beside the first one" if place else ""
+            beside = " beside the first one" if at else ""
             return OddSample(
-                place,
+                at,
                 f"makes no batch{beside}: {type(alone).__name__}: {alone}; give a collate_fn that brings "
                 "such samples together, or leave it out",
             )
@@ -298,10 +298,15 @@ def stack_numbers(samples: Sequence[Any]) -> Any:
         stacked = np.empty(0, object)
     if stacked.dtype.kind in "biufc":
         return stacked
-    for place, sample in enumerate(samples):
+    for at, sample in enumerate(samples):
         if not is_numbers(sample):
-            raise OddSample(place, f"is {_what(sample)}, the first is a list of numbers")
+            raise OddSample(at, f"is {_what(sample)}, the first is a list of numbers")
     return PerSample(samples)
+
+
+def first_other(values: Sequence[Any]) -> int:
+    """Where the first value stands that is not as the one before all."""
+    return next(at for at, value in enumerate(values) if value != values[0])
 
 
 def _what(value: Any) -> str:
@@ -335,12 +340,12 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
         if len(set(lengths)) > 1:
             if ragged and None not in lengths:
                 return _copied(samples)
-            place = next(i for i, n in enumerate(lengths) if n != lengths[0])
+            at = first_other(lengths)
             raise OddSample(
-                place,
-                f"is {_what(samples[place])}, the first has {lengths[0]} parts"
-                if lengths[place] is None
-                else f"has {lengths[place]} parts, the first has {lengths[0]}; "
+                at,
+                f"is {_what(samples[at])}, the first has {lengths[0]} parts"
+                if lengths[at] is None
+                else f"has {lengths[at]} parts, the first has {lengths[0]}; "
                 "give a collate_fn that brings them together",
             )
         parts = [collate(part, ragged=ragged) for part in zip(*samples, strict=True)]
@@ -354,14 +359,14 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
         try:
             stacked = np.stack(arrays)
         except ValueError:
-            place = next(i for i, a in enumerate(arrays) if a.shape != arrays[0].shape)
-            if samples[place] is None:
-                raise OddSample(place, IS_NONE) from None
+            at = first_other([array.shape for array in arrays])
+            if samples[at] is None:
+                raise OddSample(at, IS_NONE) from None
             if ragged:
                 return _copied(arrays)
             raise OddSample(
-                place,
-                f"has the shape {arrays[place].shape}, the first has {arrays[0].shape}; "
+                at,
+                f"has the shape {arrays[at].shape}, the first has {arrays[0].shape}; "
                 "give a collate_fn that pads or crops them",
             ) from None
         return stacked if arrays[0].dtype == object else _stacked(stacked, samples)
@@ -372,11 +377,11 @@ def _under(key: Any, samples: Sequence[Any]) -> list[Any]:
     try:
         return [one[key] for one in samples]
     except (KeyError, TypeError, IndexError):
-        for place, one in enumerate(samples):
+        for at, one in enumerate(samples):
             if not isinstance(one, Mapping):
-                raise OddSample(place, f"is {_what(one)}, the first is a dict") from None
+                raise OddSample(at, f"is {_what(one)}, the first is a dict") from None
             if key not in one:
-                raise OddSample(place, f"has no {key!r}, which the first has") from None
+                raise OddSample(at, f"has no {key!r}, which the first has") from None
         raise
 
 
@@ -384,9 +389,9 @@ def _stacked(stacked: Array, samples: Sequence[Any]) -> Array:
     """What NumPy made of numbers; it makes objects or text of numbers with something else between them."""
     if stacked.dtype.kind in "OUS" and not isinstance(samples[0], (np.str_, np.bytes_, np.object_)):
         kinds = [np.asarray(sample).dtype.kind for sample in samples]
-        place = next((i for i, kind in enumerate(kinds) if kind in "OUS"), None)
-        if place is not None and kinds[0] not in "OUS":
-            raise OddSample(place, f"is {_what(samples[place])}, the first is a number")
+        at = next((i for i, kind in enumerate(kinds) if kind in "OUS"), None)
+        if at is not None and kinds[0] not in "OUS":
+            raise OddSample(at, f"is {_what(samples[at])}, the first is a number")
     return stacked
 
 

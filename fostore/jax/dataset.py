@@ -14,7 +14,7 @@ from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
-from fostore.nested import OddSample, collate
+from fostore.nested import OddSample, collate, first_other
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 
@@ -93,6 +93,6 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     def _collate(self, samples: Sequence[Any]) -> Any:
         sizes = list(map(len, samples))
         if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
-            at = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            at = first_other(sizes)
             raise OddSample(at, f"has {sizes[at]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

@@ -228,10 +228,10 @@ def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) ->
             "with the distributions of its samples, renumbered from 0"
         )
     kept = isinstance(distributions, Store)
-    part = "store.select(indices), or ids= where the store has ids," if kept else "a part of them"
+    how = "store.select(indices), or ids= where the store has ids," if kept else "a part of them"
     raise ArgumentError(
         f"the dataset has {samples} samples, but there are {count} distributions; they were "
-        f"generated from another dataset, or from a larger one: {part} pairs a part of it"
+        f"generated from another dataset, or from a larger one: {how} pairs a part of it"
     )
 
 

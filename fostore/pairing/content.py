@@ -246,21 +246,32 @@ def first_difference(contents: Contents) -> str | None:
 
 def _some(contents: Contents, seconds: float) -> tuple[Difference | None, int]:
     """The first difference met in a spread of samples; how many were compared."""
-    started = time.monotonic()
-    order = spread(len(contents))
-    compared, size = 0, 1
-    while batch := list(islice(order, size)):
-        difference = contents.compare(np.array(batch))
+    compared = 0
+    for batch in in_time(len(contents), seconds, contents.batch_size):
+        difference = contents.compare(batch)
         compared += len(batch)
         if difference is not None:
             return difference, compared
-        spent = time.monotonic() - started
-        size = min(max(2 * size, FEWEST - compared), contents.batch_size)
-        if compared >= FEWEST:  # as many as the time that is left will do for
-            size = min(size, int((seconds - spent) * compared / max(spent, 1e-9)))
+    return None, compared
+
+
+def in_time(count: int, seconds: float, most: int, first: int = 1) -> Iterator[Array]:
+    """Samples from everywhere (see `spread`), as long as time is left; `FEWEST` however long they take.
+
+    They come in batches that grow from `first` samples to `most`.
+    """
+    started = time.monotonic()
+    order = spread(count)
+    done, size = 0, first
+    while batch := list(islice(order, size)):
+        yield np.array(batch)
+        done += len(batch)
+        size = min(max(2 * size, FEWEST - done), most)
+        if done >= FEWEST:  # as many as the time that is left will do for, by those so far
+            spent = time.monotonic() - started
+            size = int(min(size, (seconds - spent) * done / max(spent, 1e-9)))
         if size < 1:
             break
-    return None, compared
 
 
 def _walk(

@@ -121,8 +121,8 @@ def _codes(keys: Array) -> Array:
 
     codes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), _PIECE):
-        part = keys[start : start + _PIECE].tolist()
-        codes[start : start + len(part)] = np.frombuffer(b"".join(map(digest, part)), ">u8")
+        piece = keys[start : start + _PIECE].tolist()
+        codes[start : start + len(piece)] = np.frombuffer(b"".join(map(digest, piece)), ">u8")
     return codes
 
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import math
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fostore.generate.fingerprint import labels_of
 from fostore.generate.label_check import NoLabels, moved_entry, moved_label
-from fostore.pairing.content import (
-    FEWEST,
-    Contents,
-    Undecided,
-    first_difference,
-    refuse,
-    spread,
-)
+from fostore.pairing.content import FEWEST, Contents, Undecided, first_difference, in_time, refuse
 from fostore.reading.selection import Selection, Stored
 from fostore.schema import identity
 from fostore.schema.row import Array
@@ -65,16 +57,13 @@ def _moved_of_some(
     base_dataset: Any, stored: Stored, column: str, rows: Array | None, *, every: bool
 ) -> int | None:
     """The first of as many samples as half a second allows (or of all) whose label is another one."""
-    started, order, size = time.monotonic(), spread(len(base_dataset)), FEWEST
-    while batch := list(islice(order, size)):
-        samples = np.array(batch)
+    # Several at once from the first on: of samples without a label none alone says anything.
+    seconds = math.inf if every else _SECONDS
+    for samples in in_time(len(base_dataset), seconds, _MOST, first=FEWEST):
         kept = stored.take_column(column, samples if rows is None else rows[samples])
         moved = moved_label(base_dataset, samples, kept)
         if moved is not None:
             return moved
-        if not every and time.monotonic() - started > _SECONDS:
-            break
-        size = min(2 * size, _MOST)
     return None
 
 
