@@ -18,7 +18,7 @@ from fostore.pairing.loader import LoaderOptions
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
-MASK_KEY = "mask"
+_MASK_KEY = "mask"
 """Under this key the mask of the last batch stands in batches that are dicts."""
 
 
@@ -84,11 +84,11 @@ class DeviceLoader(SimpleDataLoader):
         def add_mask(batch: Any, own: int) -> Any:
             mask = self._mask(own)  # one a batch: a step may donate it
             if isinstance(batch, dict):
-                if MASK_KEY in batch:
+                if _MASK_KEY in batch:
                     raise ArgumentError(
-                        f"the samples have {MASK_KEY!r} already, where mask_last puts its mask"
+                        f"the samples have {_MASK_KEY!r} already, where mask_last puts its mask"
                     )
-                return {**batch, MASK_KEY: mask}
+                return {**batch, _MASK_KEY: mask}
             return (*batch, mask) if isinstance(batch, tuple) else (batch, mask)
 
         return run(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fostore.errors import ArgumentError
 from fostore.loading.order import Order
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _VERSION = 1
 
 
@@ -54,7 +54,7 @@ class Cursor:
         """The epoch is over."""
         self._now = (epoch + 1, 0)
 
-    def counted(self, batches: Iterable[T], epoch: int, position: int) -> Iterator[T]:
+    def counted(self, batches: Iterable[_T], epoch: int, position: int) -> Iterator[_T]:
         """The batches of an epoch from a position on, each counted as it is handed out."""
         for batch in batches:
             position = self.order.after(position)

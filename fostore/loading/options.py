@@ -12,7 +12,7 @@ from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.order import Order, check_batch_size
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class OrderOptions(TypedDict, total=False):
@@ -86,7 +86,7 @@ def take_order(options: Mapping[str, Any]) -> tuple[OrderOptions, dict[str, Any]
     return order, rest
 
 
-def named(function: F) -> F:
+def named(function: _F) -> _F:
     """`function`, whose `**order` or `**options` hold fields of `Options`, with each in its signature.
 
     Help shows them so, and Lightning, which makes loaders anew, looks there for the names of arguments.

@@ -55,7 +55,7 @@ class Undecided(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class _Difference:
     """A sample that reads differently from what the generator saw."""
 
     index: int
@@ -118,7 +118,7 @@ class Contents:
         """Where the store keeps this hash first."""
         return self._stored.find(self._column, value)
 
-    def compare(self, batch: Indices) -> Difference | None:
+    def compare(self, batch: Indices) -> _Difference | None:
         """The first sample of a batch whose input differs, for good.
 
         Raises:
@@ -127,7 +127,7 @@ class Contents:
         hashes = self._hashes(batch)
         kept = self._kept(batch)
         for at in np.flatnonzero(hashes != kept).tolist():
-            difference = Difference(int(batch[at]), int(hashes[at]))
+            difference = _Difference(int(batch[at]), int(hashes[at]))
             if self._is_real(difference, int(kept[at])):
                 return difference
         return None
@@ -148,7 +148,7 @@ class Contents:
         except GenerationError as error:
             raise Undecided(f"it cannot be read as a generator reads it ({error})") from error
 
-    def _is_real(self, difference: Difference, then: int) -> bool:
+    def _is_real(self, difference: _Difference, then: int) -> bool:
         """Whether a difference stays where the sample is read again."""
         if self._excuse is not None:
             if self._are_elsewhere():
@@ -169,7 +169,7 @@ class Contents:
             )
         return then not in views
 
-    def refusal(self, difference: Difference, note: str = "") -> IdentityError:
+    def refusal(self, difference: _Difference, note: str = "") -> IdentityError:
         """The error for a difference, which names the sample.
 
         Raises:
@@ -184,7 +184,7 @@ class Contents:
             )
         return refuse(self.describe(difference) + note)
 
-    def describe(self, difference: Difference) -> str:
+    def describe(self, difference: _Difference) -> str:
         """What a difference is, in a user's words."""
         index, position = difference.index, self._position(difference.now)
         if position is None:
@@ -244,7 +244,7 @@ def first_difference(contents: Contents) -> str | None:
     return "the inputs of all samples are the same" if agreed == len(contents) else None
 
 
-def _some(contents: Contents, seconds: float) -> tuple[Difference | None, int]:
+def _some(contents: Contents, seconds: float) -> tuple[_Difference | None, int]:
     """The first difference met in a spread of samples; how many were compared."""
     compared = 0
     for batch in in_time(len(contents), seconds, contents.batch_size):
@@ -276,7 +276,7 @@ def in_time(count: int, seconds: float, most: int, first: int = 1) -> Iterator[A
 
 def _walk(
     contents: Contents, stop: int, seconds: float, progress: Progress | None = None
-) -> tuple[Difference | None, int]:
+) -> tuple[_Difference | None, int]:
     """The first difference before sample `stop`, in order; how many samples before it agree."""
     started = time.monotonic()
     agreed = 0

@@ -33,7 +33,7 @@ _AS_GIVEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class ModelNames:
+class _ModelNames:
     """The class names of a model."""
 
     names: Names
@@ -150,7 +150,7 @@ def _texts(names: Any) -> Names | None:
 # ------------------------------------------------------------------ models
 
 
-def names_of_model(model: Any) -> ModelNames | None:
+def names_of_model(model: Any) -> _ModelNames | None:
     """The names that a model has of its own, or that one behind it has; a plain function has none.
 
     Numbers from 0 up in order are no names, nor are Hugging Face's placeholders (LABEL_0, LABEL_1, ...).
@@ -164,10 +164,10 @@ def names_of_model(model: Any) -> ModelNames | None:
     while inner is not None:
         names = _own(inner)
         if names is not None:
-            return ModelNames(names, is_own=True)
+            return _ModelNames(names, is_own=True)
         model, inner = inner, _same_model(inner)
     behind = set(_behind(model, _DEPTH))
-    return ModelNames(behind.pop(), is_own=False) if len(behind) == 1 else None
+    return _ModelNames(behind.pop(), is_own=False) if len(behind) == 1 else None
 
 
 def _same_model(model: Any) -> Any | None:
@@ -296,7 +296,7 @@ def _are_numbers(names: Names) -> bool:
     return all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
 
 
-def _conflict(own: ModelNames, theirs: Names, *, is_given: bool) -> bool:
+def _conflict(own: _ModelNames, theirs: Names, *, is_given: bool) -> bool:
     if is_given or (not own.is_own and len(own.names) != len(theirs)):
         return reordered(own.names, theirs)
     return not same(own.names, theirs)

@@ -14,7 +14,7 @@ from fostore.loading.prefetch import ahead, random_states
 from fostore.nested import leaves, map_leaves
 from fostore.torch.framework import find_device, to_device
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def torch_states() -> Any:
@@ -22,7 +22,7 @@ def torch_states() -> Any:
     return random_states(), torch.get_rng_state().numpy().tobytes()
 
 
-def with_modes(function: Callable[..., T]) -> Callable[..., T]:
+def with_modes(function: Callable[..., _T]) -> Callable[..., _T]:
     """`function` under the caller's modes, in whichever thread it runs.
 
     torch keeps gradient mode, inference mode, autocast and the default device for each thread apart.
@@ -42,7 +42,7 @@ def with_modes(function: Callable[..., T]) -> Callable[..., T]:
     if not modes:
         return function
 
-    def call(*args: Any) -> T:
+    def call(*args: Any) -> _T:
         with ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(mode())
@@ -117,7 +117,7 @@ class DevicePrefetcher:
             raise ArgumentError(f"{type(self.loader).__name__} has no state_dict")
         return state_dict()
 
-    def _counted(self, move: Callable[[Any], T]) -> Iterator[tuple[T, Any]]:
+    def _counted(self, move: Callable[[Any], _T]) -> Iterator[tuple[_T, Any]]:
         """Moved batches, each with the loader's state after it."""
         has_state = callable(getattr(self.loader, "state_dict", None))
         batches = iter(self.loader)

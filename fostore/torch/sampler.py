@@ -50,7 +50,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         **order: Unpack[OrderOptions],
     ) -> None:
         other: Any = data_source  # the attributes of torch's samplers have no types
-        if isinstance(other, SingleSamples):
+        if isinstance(other, _SingleSamples):
             own = other.cursor.order
             data_source, shuffle = own.num_samples, own.shuffle
             order.update({"seed": own.seed, "rank": own.rank, "num_ranks": own.num_ranks})
@@ -69,8 +69,8 @@ class EpochSampler(Resumable, Sampler[list[int]]):
             data_source if isinstance(data_source, int) else len(data_source),
             fresh_seed=lambda: _draw_seed(generator),
         )
-        kind = RankedSamples if options.num_ranks > 1 else SingleSamples
-        self.sampler: SingleSamples = kind(self.cursor)
+        kind = _RankedSamples if options.num_ranks > 1 else _SingleSamples
+        self.sampler: _SingleSamples = kind(self.cursor)
         self._start: tuple[int, int] | None = None
 
     @property
@@ -142,7 +142,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         self.cursor.seed_was_drawn = drawn and seed is None
 
 
-class SingleSamples(Sampler[int]):
+class _SingleSamples(Sampler[int]):
     """The single samples of what is left of an epoch: what loops look for under `.sampler`."""
 
     def __init__(self, cursor: Cursor) -> None:
@@ -166,11 +166,11 @@ class SingleSamples(Sampler[int]):
         self.cursor.set_epoch(epoch)
 
 
-class RankedSamples(SingleSamples, DistributedSampler[int]):
+class _RankedSamples(_SingleSamples, DistributedSampler[int]):
     """The same where ranks were given: a DistributedSampler, so that Lightning does not shard again."""
 
     def __init__(self, cursor: Cursor) -> None:
-        SingleSamples.__init__(self, cursor)
+        _SingleSamples.__init__(self, cursor)
         order = cursor.order
         self.dataset = range(order.num_samples)  # type: ignore[assignment]  # its length is what counts
         self.rank, self.num_replicas = order.rank, order.num_ranks
