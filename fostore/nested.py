@@ -105,7 +105,7 @@ def is_numbers(data: Any) -> bool:
 
 def _depth(data: list[Any]) -> int | None:
     """Lists around each number; None where that is no list of numbers. An empty list has any depth."""
-    kinds = set(map(type, data))
+    kinds = set(map(type, data))  # of a long list few types are left to look at
     if all(issubclass(kind, _NUMBERS) for kind in kinds):
         return 1 if data else 0
     if not all(issubclass(kind, list) for kind in kinds):

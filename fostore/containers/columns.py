@@ -45,6 +45,7 @@ def numbers_of(batch: Any) -> Array:
     made = batch.to_numpy()
     if made.dtype.kind in "biufc":
         return np.asarray(made)
+    # Columns with missing numbers (pandas' NA, polars' null) make objects of all of them.
     return np.stack([_as_floats(column) for column in columns(batch).values()], axis=1)
 
 
@@ -115,7 +116,7 @@ def arrow_dtype(column: Any) -> Any:
 
 def arrow_numbers(column: Any) -> Array:
     """An Arrow column of numbers as an array; missing ones are NaN."""
-    if column.null_count:
+    if column.null_count:  # `to_numpy` would make objects of integers then
         return np.array([np.nan if one is None else one for one in column.to_pylist()], np.float64)
     options = {} if hasattr(column, "chunks") else {"zero_copy_only": False}
     return np.asarray(column.to_numpy(**options))

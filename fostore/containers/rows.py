@@ -109,6 +109,7 @@ class _OnDisk(Rows):
     def take(self, indices: range | Array) -> Any:
         if isinstance(indices, range):
             return _fresh(self.data[indices.start : indices.stop])
+        # One by one: h5py takes lists of indices only in ascending order, and slowly.
         return np.stack([_fresh(self.data[index]) for index in indices.tolist()])
 
     def __getitem__(self, index: Any) -> Any:
@@ -308,6 +309,7 @@ def as_dataset(data: Any) -> Any:
     Raises:
         ArgumentError: see `find`; or it is a dict of columns.
     """
+    # Arrays in memory have their rows at `data[i]` already, and stay what the user gave.
     if isinstance(data, np.ndarray) and not isinstance(data, (np.memmap, np.ma.MaskedArray)):
         return data
     if _library(data) in _IN_MEMORY and hasattr(data, "shape"):
@@ -357,7 +359,7 @@ def _array(data: Any) -> Rows | None:
             "a masked array has numbers that do not count, and a model would take them; give "
             "array.filled(value)"
         )
-    if isinstance(data, np.memmap):
+    if isinstance(data, np.memmap):  # its slices would be read when a model computes with them
         return _OnDisk(data)
     if data.dtype == object and data.ndim == 1 and len(data) and is_value(data[0]):
         return _Values(data)

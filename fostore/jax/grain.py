@@ -86,6 +86,7 @@ class GrainSource:
         """The batch of a record, also beyond `len`: the epochs go on."""
         epoch, batch = divmod(index, self.order.num_batches())
         samples = self.order.batch(self.first_epoch + epoch, batch)
+        # As NumPy: Grain's workers are processes, in which no JAX array should be made.
         read = getattr(self.dataset, "host_batches", self.dataset.read_batches)
         return read(samples, self.order.batch_size)[0]
 

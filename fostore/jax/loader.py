@@ -61,7 +61,7 @@ class DeviceLoader(SimpleDataLoader):
         device: Any = None,
         **order: Unpack[OrderOptions],
     ) -> None:
-        if mask_last and order.get("drop_last"):
+        if mask_last and order.get("drop_last"):  # before `pad_last` is said for it, and blamed
             raise ArgumentError(
                 "drop_last leaves the last batch out, mask_last fills it; choose one"
             )

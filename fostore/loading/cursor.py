@@ -42,6 +42,7 @@ class Cursor:
     def begin(self) -> tuple[int, int]:
         """Start an iteration; gives its (epoch, position)."""
         self._loaded = None
+        # An iteration that is left early is over: the next one must not repeat what it began with.
         self._now = epoch, _ = self._next
         self._next = (epoch + 1, 0)
         return self._now
@@ -66,6 +67,7 @@ class Cursor:
         """Begin the next iteration with this epoch; a position loaded for the same epoch stays."""
         if epoch < 0:
             raise ArgumentError(f"epoch is {epoch!r}, expected 0 or more")
+        # Loops call this before each epoch, the resumed one as well: its position has to stay.
         if self._loaded is not None and epoch == self._loaded[0]:
             self._next = self._loaded  # also where nothing of that epoch is left
         elif epoch != self._next[0]:

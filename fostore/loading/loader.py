@@ -46,6 +46,7 @@ def run(
     if announce is not None:
         stretches = _announced(stretches, announce)
     # No `map`: it would take a StopIteration out of a dataset for the end of the epoch.
+    # Whole stretches go through the queue: a handover costs 10 to 50 us, as much as five small batches.
     for batches in ahead((read(samples) for samples in stretches), -(-prefetch // limit), states):
         for batch in batches:
             if finish is not None:

@@ -66,6 +66,7 @@ class Options:
                     f"{self.num_ranks} ranks that shuffle need one seed, else each takes samples of its "
                     "own order; give seed="
                 )
+            # Not from the global random states, which belong to the user's own draws.
             seed = (fresh_seed or (lambda: secrets.randbits(63)))()
         order = Order(
             num_samples,
@@ -94,7 +95,7 @@ def named(function: _F) -> _F:
     signature = inspect.signature(function)
     known = dict(signature.parameters)
     last = next(reversed(known))
-    rest = known.pop(last)  # `**options` may hold more, which another callable takes
+    rest = known.pop(last)
     for field in fields(Options):
         known.setdefault(
             field.name,
@@ -102,7 +103,7 @@ def named(function: _F) -> _F:
                 field.name, rest.KEYWORD_ONLY, default=field.default, annotation=field.type
             ),
         )
-    if rest.annotation != "Unpack[OrderOptions]":
+    if rest.annotation != "Unpack[OrderOptions]":  # it may hold more, which another callable takes
         known[last] = rest
     function.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]
     return function

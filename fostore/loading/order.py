@@ -18,13 +18,13 @@ from fostore.schema.row import Array
 
 _LASTS = ("short", "drop", "pad")
 
+# None of these can ever change: a checkpoint of today goes on with a release of next year (0017).
 _SORTED = 1 << 16
-"""Up to so many samples are shuffled by sorting; more by a permutation that is computed place by place."""
+"""Up to so many samples are shuffled by sorting (512 kB); more by a permutation computed position by position."""
+_ROUNDS = 4
 
 _STRETCH = 1 << 16
-"""Places of an epoch that are computed at once."""
-
-_ROUNDS = 4
+"""Positions of an epoch that are computed at once: 1.7 us a batch of 256, a fifth of a narrow gather."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Order:
         position = index * self.global_batch_size
         if position + self.global_batch_size > self.num_samples:
             return self._last(epoch, position)
+        # Not by `stretches`, which would compute thousands of batches for the one.
         start = position + self.rank * self.batch_size
         return self.samples(epoch, start, start + self.batch_size)
 
@@ -153,6 +154,7 @@ class Order:
     def _last(self, epoch: int, position: int) -> Array:
         left = self.samples(epoch, position, self.num_samples)
         if self.last == "short":
+            # Evenly, not rank by rank: those that have a batch would wait for one that has none.
             return np.array_split(left, self.num_ranks)[self.rank]
         again = np.arange(self.global_batch_size - len(left)) % self.num_samples
         first = self.samples(epoch, 0, int(again.max(initial=-1)) + 1)
@@ -207,6 +209,7 @@ def _keys(seed: int, epoch: int) -> Array:
     return keys
 
 
+# Several, for loaders that take turns; a big one costs 512 kB.
 @functools.lru_cache(maxsize=4)
 def _sorted_order(num_samples: int, seed: int, epoch: int) -> Array:
     """All samples, sorted by keyed hashes of their numbers: every order is as likely as any other."""
@@ -217,14 +220,14 @@ def _sorted_order(num_samples: int, seed: int, epoch: int) -> Array:
 
 
 def _placed(start: int, stop: int, num_samples: int, keys: Array) -> Array:
-    """The values of a keyed permutation of `[0, num_samples)` at the places `[start, stop)`.
+    """The values of a keyed permutation of `[0, num_samples)` at the positions `[start, stop)`.
 
     A bijection on the next power of two; values beyond the samples are mapped on until they fall
     among them (cycle walking), which keeps it one.
     Source: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains, 2002.
     """
     bits = (num_samples - 1).bit_length()
-    word = np.uint32 if bits <= 32 else np.uint64
+    word = np.uint32 if bits <= 32 else np.uint64  # half the memory to go through
     values = _scramble(np.arange(start, stop, dtype=np.uint64).astype(word), bits, keys)
     beyond = np.flatnonzero(values >= num_samples)
     while len(beyond):
@@ -239,7 +242,7 @@ def _scramble(values: Array, bits: int, keys: Array) -> Array:
     word = values.dtype.type
     mask, half = word((1 << bits) - 1), word((bits + 1) // 2)
     for key in keys.tolist():
-        values = values ^ word(key & int(mask))
+        values = values ^ word(key & int(mask))  # xor, an odd factor and a shift can each be undone
         values = values * word((key >> 1 | 1) & int(mask)) & mask
         values ^= values >> half
     return values

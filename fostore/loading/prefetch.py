@@ -35,7 +35,7 @@ def ahead(items: Iterator[_T], depth: int, states: Callable[[], Any] | None = No
 
 def _first_alone(items: Iterator[_T], depth: int, look: Callable[[], Any]) -> Iterator[_T]:
     before = look()
-    try:
+    try:  # a StopIteration that leaves a generator is a RuntimeError
         first = next(items)
     except StopIteration:
         return
@@ -65,6 +65,7 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
 
     def put(entry: Any) -> bool:
         while not stop.is_set() and caller[0].is_alive():
+            # Not without a timeout: nobody wakes this thread when the caller's ends.
             with contextlib.suppress(queue.Full):
                 ready.put(entry, timeout=0.1)
                 return not stop.is_set()
@@ -97,7 +98,7 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
             if item is _END:
                 return
             yield item
-            caller[0] = current_thread()
+            caller[0] = current_thread()  # an iterator may be handed to another thread
     finally:
         # This may run while the interpreter goes down: no name of a module is certain any more.
         stop.set()

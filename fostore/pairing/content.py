@@ -29,6 +29,7 @@ WALK_SECONDS = 5.0
 FEWEST = 8
 """Samples that are compared however long it takes: the first, the last and some between."""
 _REREADS = 16
+"""A coin flip (a random mirror image) shows the same side sixteen times in 1 of 32,768 cases."""
 _BATCH = 64
 
 
@@ -159,6 +160,7 @@ class Contents:
             by_batch = self._rows is None
             if by_batch and then == fingerprint.seen_in_batch(self.framework, self.source, index):
                 return False
+        # A dataset of random views differs by chance; only what stays different is another sample.
         views: set[int | None] = set()
         for _ in range(0, _REREADS, 4):
             if len(views) < 2:
@@ -300,6 +302,7 @@ def spread(count: int) -> Iterator[int]:
     >>> list(spread(8))
     [0, 7, 5, 2, 4, 1, 6, 3]
     """
+    # Steps of the golden ratio fall into the largest gap left; one prime to `count` meets every number.
     step = max(round(count * (math.sqrt(5) - 1) / 2), 1)
     while math.gcd(step, count) != 1:
         step += 1

@@ -125,7 +125,7 @@ class PairedDataset:
 
     def __getitem__(self, index: Any) -> Any:
         at = _sample(index, len(self))
-        row = self._as_rows(self.gather(np.array([at]))[0])
+        row = self._as_rows(self.gather(np.array([at]))[0])  # cut here: on a device that costs more
         if self.base_dataset is None:
             return row
         if self._rows is not None:

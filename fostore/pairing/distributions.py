@@ -53,6 +53,7 @@ class Distributions:
                 f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
                 f"its rows are; those of a {type(source).__name__} are handed out as they came"
             )
+        # Halves are gathered as they are stored and widened afterwards: half the bytes from memory.
         self.half = None if softened else self._find_half()
 
     def __len__(self) -> int:

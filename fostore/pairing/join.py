@@ -34,6 +34,7 @@ def join(ids: Any, stored: Stored, column: Column) -> Array | None:
     in_order = len(positions) == 0 or int(positions[-1]) == len(positions) - 1
     if in_order and len(keys) == len(known) and bool(np.array_equal(keys, known)):
         return None
+    # Sealing compares all ids; a writer of an older release did not before that.
     if stored is stored.store and not stored.store.is_sealed:
         _refuse_repeats(known, column)
     at, is_known = _find(_codes(keys), _codes(known), keys, known)
@@ -117,7 +118,7 @@ def _codes(keys: Array) -> Array:
     """Numbers that stand for the keys: integers sort many times faster than text."""
     if keys.dtype.kind == "i":
         return keys
-    from xxhash import xxh3_64_digest as digest
+    from xxhash import xxh3_64_digest as digest  # import cost: only ids that are text
 
     codes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), _PIECE):

@@ -105,6 +105,7 @@ class Stored:
     def find(self, name: str, value: int) -> int | None:
         """The first position at which a column of numbers holds `value`."""
         positions = self.positions
+        # Piece by piece: one near the front is met soon, and no column is held as a whole.
         for start in range(0, len(positions), _FIND_ROWS):
             piece = positions[start : start + _FIND_ROWS]
             hits = np.flatnonzero(self.take_column(name, piece) == value)
@@ -121,6 +122,7 @@ class Stored:
         Raises:
             UncommittedError, ArgumentError: as `take` does; only where there is something to announce.
         """
+        # Asked before rows are resolved, which would cost more than the rest where all is in memory.
         views = [self.store.reader.column(index) for index in range(len(self.schema.content))]
         if any(view.is_cold for view in views):
             resolved = self.resolve(rows)
@@ -147,6 +149,7 @@ class Selection(Stored, Sequence[Array]):
     def resolve(self, rows: Any) -> Array:
         """The rows of the store that these rows of the selection are; see `Stored.resolve`."""
         positions = as_rows(rows)
+        # NumPy would count negative ones from the end: another sample's row, and no error.
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise UncommittedError(f"the selection has the rows 0 to {len(self) - 1}")
         return self.rows[positions]
@@ -201,6 +204,7 @@ class Committed(Stored, Mapping[int, Array]):
         return len(self.committed)
 
     def __contains__(self, row: object) -> bool:
+        # Of `Mapping` it would read the row to find out.
         return isinstance(row, (int, np.integer)) and int(row) in self.committed
 
     def get(self, row: Any, default: Any = None) -> Any:

@@ -188,6 +188,7 @@ class Store(Committed):
         if out is None:
             if decoded.ctypes.data % ALIGNMENT == 0:
                 return decoded
+            # JAX would copy what begins anywhere else.
             out = aligned_empty(decoded.shape, decoded.dtype)
         check_out(out, decoded.shape, decoded.dtype)
         np.copyto(out, decoded)
@@ -202,6 +203,7 @@ class Store(Committed):
 
     def _open(self, seen: _Seen) -> Callable[[Array, Array | None], Array]:
         """Map the column of probabilities: what gathers from it from now on."""
+        # Import cost: maps, madvise and ctypes, which a store that is only looked at does not need.
         from fostore.formats.views.view import ArrayView, MappedView
 
         view = self.reader.column(0)  # may show more rows than `seen` by now, never fewer
@@ -259,6 +261,7 @@ class Store(Committed):
             and seen.array is not None
             and 0 <= row < seen.limit  # rows that were committed once stay as they are
         ):
+            # A copy: rows are the caller's own, as those of `take`, and no view keeps the file mapped.
             one: Array = seen.array[row].copy()
             return one
         if isinstance(row, slice):
@@ -295,7 +298,7 @@ class Store(Committed):
                 every row and recomputes hashes and the digest; "full" also checks that every row is
                 what the schema promises.
         """
-        from fostore.reading.audit import audit
+        from fostore.reading.audit import audit  # import cost: hashes and checksums
 
         return audit(self.reader, level)
 
@@ -306,7 +309,7 @@ class Store(Committed):
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""
-        self._seen = None
+        self._seen = None  # first: it holds the gather of a mapping that is about to go
         self.reader.close()
 
     def __enter__(self) -> Store:
@@ -316,6 +319,7 @@ class Store(Committed):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The absolute path: a worker process may stand in another folder.
         return Store, (self._place,)
 
     def __eq__(self, other: object) -> bool:

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 def torch_states() -> Any:
     """What tells whether Python's, NumPy's or torch's global random numbers were drawn."""
-    return random_states(), torch.get_rng_state().numpy().tobytes()
+    return random_states(), torch.get_rng_state().numpy().tobytes()  # tensors compare one by one
 
 
 def with_modes(function: Callable[..., _T]) -> Callable[..., _T]:

@@ -50,7 +50,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         **order: Unpack[OrderOptions],
     ) -> None:
         other: Any = data_source  # the attributes of torch's samplers have no types
-        if isinstance(other, _SingleSamples):
+        if isinstance(other, _SingleSamples):  # Lightning hands our own back, to be followed again
             own = other.cursor.order
             data_source, shuffle = own.num_samples, own.shuffle
             order.update({"seed": own.seed, "rank": own.rank, "num_ranks": own.num_ranks})
