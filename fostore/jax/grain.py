@@ -120,9 +120,8 @@ class _BatchDataset(grain.MapDataset[Any]):  # type: ignore[misc]  # Grain ships
         return repr(self._batches)
 
 
-def grain_source(data: Samples, batch_size: int = 64, **options: Any) -> GrainSource:
-    """Batches as records for `grain.DataLoader`; see `GrainSource`."""
-    return GrainSource(data, batch_size, **options)
+grain_source = GrainSource
+"""Batches as records for `grain.DataLoader`."""
 
 
 def grain_dataset(data: Samples, batch_size: int = 64, **options: Any) -> grain.MapDataset[Any]:

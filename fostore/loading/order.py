@@ -122,10 +122,7 @@ class Order:
 
     def batches(self, epoch: int, position: int = 0) -> Iterator[Array]:
         """This rank's batches of an epoch, from a position on: int64 (batch_size,), the last perhaps shorter."""
-        size = self.batch_size
-        for samples in self.stretches(epoch, position):
-            for start in range(0, len(samples), size):
-                yield samples[start : start + size]
+        return self.stretches(epoch, position, limit=1)
 
     def stretches(self, epoch: int, position: int = 0, limit: int | None = None) -> Iterator[Array]:
         """The same batches, several at once: each array is whole batches, one after another.
