@@ -107,23 +107,25 @@ def check_pairing(
 
     rows, reason = _join(base_dataset, distributions, ids, check)
     note("ids", reason)
-    joined = reason is None
-    if not joined:
+    by_id = reason is None
+    if not by_id:
         _check_length(len(base_dataset), distributions)
         checked.append("length")
     note("class names", _check_class_names(base_dataset, distributions))
     if check in ("ids", "length"):
         left_out = dict.fromkeys(("labels", "content"), f"check={check!r} leaves it out")
         return Pairing(rows, tuple(checked), skipped | left_out)
+    # From here on what is at i belongs to sample i.
+    joined = distributions if rows is None else distributions.select(rows)
     side = framework or NumpyFramework("cpu", ())
     contents: Contents | Undecided
     try:
-        contents = Contents(side, base_dataset, input_getter, distributions, rows)
+        contents = Contents(side, base_dataset, input_getter, distributions, joined)
     except Undecided as undecided:
         contents = undecided
     every = check == "content"
     with side.kept_random_states():
-        note("labels", check_labels(base_dataset, distributions, rows, contents, every=every))
+        note("labels", check_labels(base_dataset, joined, contents, every=every))
     compared = 0
     try:
         if isinstance(contents, Undecided):
@@ -137,7 +139,7 @@ def check_pairing(
                 "check='auto' compares what can be compared, check='ids' goes by ids"
             ) from None
         skipped["content"] = undecided.reason
-        if undecided.warn and not joined:
+        if undecided.warn and not by_id:
             _warn(undecided.reason, checked)
     return Pairing(rows, tuple(checked), skipped, compared)
 

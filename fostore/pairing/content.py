@@ -77,8 +77,9 @@ class Contents:
         base_dataset: Any,
         input_getter: Callable[[Any], Any] | None,
         stored: Stored,
-        rows: Array | None,
+        joined: Stored,
     ) -> None:
+        """`joined` are the rows of `stored` in the order of the dataset: itself, or a selection."""
         recorded = stored.dataset_facts.get("content")
         column = stored.schema.role("fingerprint")
         if recorded == fingerprint.UNSTABLE:
@@ -98,8 +99,7 @@ class Contents:
             raise Undecided("the dataset can only be iterated")
         self.framework = framework
         self.source: MapSource = source
-        self._stored, self._column = stored, column.name
-        self._rows = rows
+        self._stored, self._joined, self._column = stored, joined, column.name
         self.batch_size = size
         self._excuse = _excuse(stored, input_getter)
         made_by = stored.meta.get("framework")
@@ -110,10 +110,7 @@ class Contents:
 
     def _kept(self, indices: Indices) -> Array:
         """The hashes that the store keeps for samples."""
-        samples = np.asarray(indices, np.int64)
-        return self._stored.take_column(
-            self._column, samples if self._rows is None else self._rows[samples]
-        )
+        return self._joined.take_column(self._column, np.asarray(indices, np.int64))
 
     def _position(self, value: int) -> int | None:
         """Where the store keeps this hash first."""
@@ -157,8 +154,8 @@ class Contents:
             raise Undecided(self._excuse, warn=True)
         index = difference.index
         with suppress(GenerationError):
-            by_batch = self._rows is None
-            if by_batch and then == fingerprint.seen_in_batch(self.framework, self.source, index):
+            in_order = self._joined is self._stored
+            if in_order and then == fingerprint.seen_in_batch(self.framework, self.source, index):
                 return False
         # A dataset of random views differs by chance; only what stays different is another sample.
         views: set[int | None] = set()

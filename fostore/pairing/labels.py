@@ -13,34 +13,31 @@ from fostore.generate.label_check import NoLabels, moved_entry, moved_label
 from fostore.pairing.content import FEWEST, Contents, Undecided, first_difference, in_time, refuse
 from fostore.reading.selection import Selection, Stored
 from fostore.schema import identity
-from fostore.schema.row import Array
 
 _SECONDS = 0.5
 _MOST = 1024
 
 
 def check_labels(
-    base_dataset: Any,
-    stored: Stored,
-    rows: Array | None,
-    contents: Contents | Undecided,
-    *,
-    every: bool,
+    base_dataset: Any, joined: Stored, contents: Contents | Undecided, *, every: bool
 ) -> str | None:
     """Why labels were not compared; None where they agree. Random states are drawn from.
+
+    Args:
+        joined: the rows of the samples, in their order.
 
     Raises:
         IdentityError: names the first sample whose label, or whose input, is another one.
     """
-    column = stored.schema.role("label")
+    column = joined.schema.role("label")
     if column is None:
-        return _check_hash(base_dataset, stored, rows, contents)
+        return _check_hash(base_dataset, joined, contents)
     labels = labels_of(base_dataset, len(base_dataset))
     try:
         if labels is None:
-            moved = _moved_of_some(base_dataset, stored, column.name, rows, every=every)
+            moved = _moved_of_some(base_dataset, joined, column.name, every=every)
         else:
-            moved = moved_entry(labels, stored.take_column(column.name, _all(labels, rows)))
+            moved = moved_entry(labels, joined.take_column(column.name, np.arange(len(labels))))
     except NoLabels:
         return "the samples of the dataset have none of the form that was recorded, or cannot be read by themselves"
     if moved is not None:
@@ -48,34 +45,24 @@ def check_labels(
     return None
 
 
-def _all(labels: Any, rows: Array | None) -> Array:
-    """Where the distributions of all samples are."""
-    return np.arange(len(labels)) if rows is None else rows
-
-
-def _moved_of_some(
-    base_dataset: Any, stored: Stored, column: str, rows: Array | None, *, every: bool
-) -> int | None:
+def _moved_of_some(base_dataset: Any, joined: Stored, column: str, *, every: bool) -> int | None:
     """The first of as many samples as half a second allows (or of all) whose label is another one."""
     # Several at once from the first on: of samples without a label none alone says anything.
     seconds = math.inf if every else _SECONDS
     for samples in in_time(len(base_dataset), seconds, _MOST, first=FEWEST):
-        kept = stored.take_column(column, samples if rows is None else rows[samples])
-        moved = moved_label(base_dataset, samples, kept)
+        moved = moved_label(base_dataset, samples, joined.take_column(column, samples))
         if moved is not None:
             return moved
     return None
 
 
-def _check_hash(
-    base_dataset: Any, stored: Stored, rows: Array | None, contents: Contents | Undecided
-) -> str | None:
+def _check_hash(base_dataset: Any, joined: Stored, contents: Contents | Undecided) -> str | None:
     """The same by the one hash of all labels, as stores without a label a row have it."""
-    known = stored.dataset_facts.get("labels")
+    known = joined.dataset_facts.get("labels")
     labels = labels_of(base_dataset, len(base_dataset))
     if known is None or labels is None:
         return f"the {'store' if known is None else 'dataset'} does not tell them"
-    labels = _in_store_order(labels, stored, rows)
+    labels = _in_store_order(labels, joined)
     if labels is None:
         return "the dataset is a part of what was generated"
     if identity.hash_values(labels) == known:
@@ -88,13 +75,10 @@ def _check_hash(
     raise refuse(f"{what}; {first}" if first else what)
 
 
-def _in_store_order(labels: Any, stored: Stored, rows: Array | None) -> Any | None:
+def _in_store_order(labels: Any, joined: Stored) -> Any | None:
     """The labels as the generator's dataset had them; None where the dataset is a part of it."""
-    if rows is None and not isinstance(stored, Selection):
+    if not isinstance(joined, Selection):
         return labels
-    store_rows = stored.resolve(_all(labels, rows))
-    order = np.argsort(store_rows)
-    whole = np.arange(len(labels))
-    if len(labels) != len(stored.store) or not np.array_equal(store_rows[order], whole):
-        return None
-    return np.asarray(labels)[order]
+    order = np.argsort(joined.rows)
+    whole = np.arange(len(joined.store))
+    return np.asarray(labels)[order] if np.array_equal(joined.rows[order], whole) else None
