@@ -11,7 +11,7 @@ import numpy as np
 from fostore.errors import UncommittedError
 from fostore.reading.request import as_rows
 from fostore.schema.header import Header
-from fostore.schema.ranges import Ranges
+from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array, Schema
 
 if TYPE_CHECKING:
@@ -182,6 +182,21 @@ class Committed(Stored, Mapping[int, Array]):
     def committed(self) -> Ranges:
         """The rows that can be read."""
         return self.store.reader.committed
+
+    @property
+    def num_samples(self) -> int | None:
+        """Rows planned; None while a stream runs."""
+        return self.header.num_samples
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(committed rows, [num_members,] num_classes)."""
+        return (len(self), *self.schema.row_shape)
+
+    def missing(self) -> list[Range]:
+        """Planned rows that are not committed, as `(start, stop)`; a stream misses none."""
+        end = self.committed.items[-1][1] if self.committed else 0
+        return list(self.committed.missing(end if self.num_samples is None else self.num_samples))
 
     @property
     def positions(self) -> Array:

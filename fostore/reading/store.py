@@ -18,7 +18,7 @@ from fostore.places.place import absent, local_path
 from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
-from fostore.schema.ranges import Range, Ranges, describe
+from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
 
 _ndarray = np.ndarray
@@ -97,24 +97,9 @@ class Store(Committed):
         return self._format
 
     @property
-    def num_samples(self) -> int | None:
-        """Rows planned; None while a stream runs."""
-        return self.header.num_samples
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(committed rows, [num_members,] num_classes)."""
-        return (len(self), *self.schema.row_shape)
-
-    @property
     def is_sealed(self) -> bool:
         """Whether the store is whole and has a digest."""
         return self.header.sealed
-
-    def missing(self) -> list[Range]:
-        """Planned rows that are not committed, as `(start, stop)`; a stream misses none."""
-        end = self.committed.items[-1][1] if self.committed else 0
-        return list(self.committed.missing(end if self.num_samples is None else self.num_samples))
 
     def digest(self) -> str:
         """The digest of the content: the same in every format and chunking.
