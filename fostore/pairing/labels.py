@@ -32,12 +32,13 @@ def check_labels(
     column = joined.schema.role("label")
     if column is None:
         return _check_hash(base_dataset, joined, contents)
-    labels = labels_of(base_dataset, len(base_dataset))
+    samples = len(base_dataset)
+    labels = labels_of(base_dataset, samples)
     try:
         if labels is None:
             moved = _moved_of_some(base_dataset, joined, column.name, every=every)
         else:
-            moved = moved_entry(labels, joined.take_column(column.name, np.arange(len(labels))))
+            moved = moved_entry(labels, joined.take_column(column.name, np.arange(samples)))
     except NoLabels:
         return "the samples of the dataset have none of the form that was recorded, or cannot be read by themselves"
     if moved is not None:
