@@ -116,9 +116,9 @@ class _OnDisk(Rows):
         return _fresh(self.data[index])
 
 
-def _fresh(part: Any) -> Array:
+def _fresh(piece: Any) -> Array:
     """What was read in memory of its own, in this machine's byte order."""
-    read = np.asarray(part)
+    read = np.asarray(piece)
     return np.array(read, read.dtype.newbyteorder("="), copy=None if read.base is None else True)
 
 
@@ -186,17 +186,17 @@ class _Table(Rows):
         return self.data.column(name)
 
     def take(self, indices: range | Array) -> Any:
-        part = super().take(indices)
+        taken = super().take(indices)
         if self._dtype is None:
             if "pandas" not in sys.modules and find_spec("pandas") is None:
                 raise ArgumentError(
                     f"column {self._wordy!r} of the Arrow table is not numbers, so a batch is a pandas "
                     "frame, and pandas is not installed: install it, or choose columns (select)"
                 )
-            return part.to_pandas()
-        made = np.empty((part.num_rows, len(self._names)), self._dtype)
+            return taken.to_pandas()
+        made = np.empty((taken.num_rows, len(self._names)), self._dtype)
         for at, name in enumerate(self._names):
-            made[:, at] = arrow_numbers(part.column(name))
+            made[:, at] = arrow_numbers(taken.column(name))
         return made
 
     def __getitem__(self, index: Any) -> Any:

@@ -161,12 +161,12 @@ class PairedDataset:
     def _batches(self, samples: Array, batch_size: int, rows: Any) -> list[Any]:
         """The same, of rows that were gathered."""
         starts = range(0, len(samples), batch_size)
-        parts = [rows[start : start + batch_size] for start in starts]
+        cut = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
-            return parts
+            return cut
         return [
-            self._batch(samples[start : start + batch_size], part)
-            for start, part in zip(starts, parts, strict=True)
+            self._batch(samples[start : start + batch_size], own)
+            for start, own in zip(starts, cut, strict=True)
         ]
 
     def batches_at_once(self, batch_size: int, *, ahead: bool = False) -> int:

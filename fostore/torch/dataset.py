@@ -79,13 +79,13 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
         rows = self.rows_of(samples)
         # Not `split`: autograd would take what is done in place to one batch for done to all.
-        parts = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
+        cut = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
         if self.base_dataset is None:
-            return list(parts)
+            return list(cut)
         starts = range(0, len(samples), batch_size)
         return [
-            self._whole(samples[start : start + batch_size], part).collated()
-            for start, part in zip(starts, parts, strict=True)
+            self._whole(samples[start : start + batch_size], own).collated()
+            for start, own in zip(starts, cut, strict=True)
         ]
 
     def _framework(self) -> TorchFramework:
