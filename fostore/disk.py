@@ -10,19 +10,11 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from fostore.errors import (
-    FormatError,
-    FostoreError,
-    PlaceError,
-    SpaceError,
-    StoreNotFoundError,
-    UnsafeError,
-)
+from fostore.errors import FormatError, FostoreError, SpaceError, StoreNotFoundError, UnsafeError
+from fostore.errors import refusal as refusal  # called as `disk.refusal`, as the rest here is
 
 Buffer = Any
 """Whatever `memoryview` takes."""
@@ -34,78 +26,31 @@ _READ_BYTES = 1 << 30  # Linux takes at most 2 GiB in one call
 _AT_FDCWD = -100
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (
-    "choose a folder of your own, or have its owner give you the right (chmod, chgrp, setfacl)"
-)
-_WHY = {
-    errno.EROFS: (
-        "lies on a file system that is read-only here",
-        "write to another disk; reading a store needs neither a lock nor the right to write",
-    ),
-    errno.EACCES: ("is not yours to use", _NO_RIGHT),
-    errno.EPERM: ("is not yours to use", _NO_RIGHT),
-    errno.ENAMETOOLONG: (
-        "has a name that is too long: most file systems take 255 bytes, and files beside a store add "
-        "to its name",
-        "choose a shorter one",
-    ),
-    errno.ELOOP: ("is a symbolic link that leads nowhere, or where none is followed", "remove it"),
-    errno.ENOTDIR: ("would lie in a file", "choose a path whose parents are folders"),
-    errno.EISDIR: ("is a folder", "choose the path of a file, or remove it"),
-    errno.ESTALE: (
-        "is no longer known to its file server: it was removed or replaced there",
-        "open the store again; a writer goes on with exists='resume'",
-    ),
-}
-"""What a file system refuses for good, and what to do."""
-_LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+def refuse(error: OSError, place: str, needed: int | None = None) -> NoReturn:
+    """Raise what `refusal` makes of the error, or else the error itself."""
+    refused = refusal(error, place, needed)
+    if refused is None:
+        raise error
+    raise refused from error
 
 
-def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreError | None:
-    """What the file system said about `place`, in a user's words; None where it is not one of its refusals.
-
-    `needed` is how many bytes it would not take, where that is known.
-    """
-    code = error.errno
-    if code in _FULL:
-        what = "the quota is used up" if code == errno.EDQUOT else "the disk is full"
-        left = "" if needed is None else f"{needed:,} bytes were left to write"
-        where = f"{left} to {place!r}" if left and place else left or f"no room for {place!r}"
-        return SpaceError(
-            f"{what}: {where}; free some space (bytes and files: df -h, df -i, quota) and call again, "
-            "what was committed is safe"
-        )
-    if code in _LOCKLESS:
-        return PlaceError(
-            code,
-            f"the file system of {place!r} lacks what a writer needs, locks among it "
-            f"({error.strerror}): without them two writers could mix their rows. Write the store on a "
-            "local disk, such as the node's own, and copy or convert it to here when it is sealed; "
-            "reading needs no locks",
-            place,
-        )
-    if code in _WHY:
-        what, cure = _WHY[code]
-        return PlaceError(code, f"{place!r} {what} ({error.strerror}): {cure}", place)
-    return None
-
-
-@contextmanager
-def refusing(place: str | Path | int) -> Iterator[None]:
+class refusing:
     """Let what the file system refuses in the block out as a SpaceError or PlaceError that names `place`.
 
     Both are OSErrors with the code of the system's, so who looks at that sees what was there before.
+    A class, since a generator takes twice the calls, and there is one of these around every other call.
     """
-    try:
-        yield
-    except FostoreError:
-        raise
-    except OSError as error:
-        told = refusal(error, name_of(place) if isinstance(place, int) else str(place))
-        if told is None:
-            raise
-        raise told from error
+
+    def __init__(self, place: str | Path | int) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FostoreError):
+            place = self._place
+            refuse(error, name_of(place) if isinstance(place, int) else str(place))
 
 
 def name_of(fd: int) -> str:
@@ -129,8 +74,44 @@ def open_file(path: str | Path, *, write: bool = False, create: bool = False) ->
     """
     flags = os.O_RDWR if write else _READ
     flags |= os.O_CREAT if create else 0
-    with refusing(path):
+    try:
         return os.open(path, flags | _PLAIN, 0o666)
+    except OSError as error:  # what `refusing` does, without its calls: a store opens many files
+        refuse(error, str(path))
+
+
+def open_regular(path: str | Path) -> tuple[int, int]:
+    """A descriptor of a file of a store, for reading, and its bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnsafeError: it is a link, or no regular file.
+    """
+    try:
+        fd = open_file(path)
+    except OSError as error:
+        if error.errno in (
+            errno.ELOOP,
+            errno.ENXIO,
+        ):  # a link; a socket, or a device that is not there
+            raise stranger(path, "file") from error
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise stranger(path, "file")
+    return fd, status.st_size
+
+
+def stranger(path: str | Path, expected: str) -> UnsafeError:
+    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
+    if not os.path.islink(path):
+        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
+    return UnsafeError(
+        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
+        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
+        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
+    )
 
 
 def open_named(path: str | Path, expected: str) -> tuple[int, int]:
@@ -151,9 +132,9 @@ def open_named(path: str | Path, expected: str) -> tuple[int, int]:
         try:
             if stat.S_ISREG(os.stat(path).st_mode):
                 fd = os.open(path, _READ | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-                there = os.fstat(fd)
-                if stat.S_ISREG(there.st_mode):
-                    return fd, there.st_size
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode):
+                    return fd, status.st_size
                 os.close(fd)
             what = "a folder" if os.path.isdir(path) else "no regular file"
         except FileNotFoundError as error:
@@ -216,10 +197,7 @@ def write_at(fd: int, data: Buffer, offset: int) -> None:
             view = view[written:]
             offset += written
     except OSError as error:
-        told = refusal(error, name_of(fd), len(view))
-        if told is None:
-            raise
-        raise told from error
+        refuse(error, name_of(fd), len(view))
 
 
 def sync_data(fd: int) -> None:
@@ -262,20 +240,22 @@ def truncate(fd: int, size: int) -> None:
 
 def allocate(fd: int, offset: int, size: int) -> None:
     """Reserve bytes, so that writing them later cannot find the disk full."""
-    if not hasattr(os, "posix_fallocate"):
-        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
-        return
-    try:
-        os.posix_fallocate(fd, offset, size)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise SpaceError(
-                f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
-                f"({error.strerror}); free some space, or choose another disk"
-            ) from error
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, offset, size)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise SpaceError(
+                    f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
+                    f"({error.strerror}); free some space, or choose another disk"
+                ) from error
+            if error.errno not in (
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            ):  # no such call on this file system
+                raise
+    os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
 
 def make_directory(path: Path) -> None:
@@ -310,27 +290,22 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths, at once where the kernel can (renameat2); else by renames over `aside`."""
+    """Swap two paths, at once where the kernel can (renameat2); else by renames over `_aside`."""
     with refusing(other):
-        _exchange(one, other)
+        import ctypes  # only who overwrites a store needs it
 
-
-def _exchange(one: Path, other: Path) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
         if hasattr(libc, "renameat2"):
             names = os.fsencode(one), os.fsencode(other)
             if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
                 return
             code = ctypes.get_errno()
-            if code not in (errno.EINVAL, errno.ENOSYS):
+            if code not in (errno.EINVAL, errno.ENOSYS):  # else the file system cannot
                 raise OSError(code, os.strerror(code), str(one), None, str(other))
-    away = aside(other)
-    os.rename(other, away)
-    os.rename(one, other)
-    os.rename(away, one)
+        away = _aside(other)
+        os.rename(other, away)
+        os.rename(one, other)
+        os.rename(away, one)
 
 
 def unfinished(path: Path) -> Path:
@@ -338,14 +313,14 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def aside(path: Path) -> Path:
+def _aside(path: Path) -> Path:
     """Where an exchange by renames keeps what was at `path` for a moment."""
     return path.with_name(f".{path.name}.old")
 
 
 def mend_exchange(path: Path) -> None:
     """Undo an exchange by renames that a kill cut in two, or end it; nobody else may be at work on `path`."""
-    away = aside(path)
+    away = _aside(path)
     if not path.exists() and away.exists():
         rename(away, path)
         sync_directory(path.parent)

@@ -1,4 +1,4 @@
-"""Every error that fostore raises, in one tree.
+"""Every error that fostore raises, in one tree; and which of them an error of the system is.
 
 Each is also the builtin that a user would catch anyway, so that code which knows nothing of fostore handles it right::
 
@@ -117,3 +117,60 @@ class UncommittedError(FostoreError, IndexError):
 
 class GenerationError(FostoreError, RuntimeError):
     """The model or the dataset failed on a batch; finished batches are committed."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (
+    "choose a folder of your own, or have its owner give you the right (chmod, chgrp, setfacl)"
+)
+_WHY = {
+    errno.EROFS: (
+        "lies on a file system that is read-only here",
+        "write to another disk; reading a store needs neither a lock nor the right to write",
+    ),
+    errno.EACCES: ("is not yours to use", _NO_RIGHT),
+    errno.EPERM: ("is not yours to use", _NO_RIGHT),
+    errno.ENAMETOOLONG: (
+        "has a name that is too long: most file systems take 255 bytes, and files beside a store add "
+        "to its name",
+        "choose a shorter one",
+    ),
+    errno.ELOOP: ("is a symbolic link that leads nowhere, or where none is followed", "remove it"),
+    errno.ENOTDIR: ("would lie in a file", "choose a path whose parents are folders"),
+    errno.EISDIR: ("is a folder", "choose the path of a file, or remove it"),
+    errno.ESTALE: (
+        "is no longer known to its file server: it was removed or replaced there",
+        "open the store again; a writer goes on with exists='resume'",
+    ),
+}
+"""What a file system refuses for good, and what to do."""
+_LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreError | None:
+    """What the file system said about `place`, in a user's words; None where it is not one of its refusals.
+
+    `needed` is how many bytes it would not take, where that is known.
+    """
+    code = error.errno
+    if code in _FULL:
+        what = "the quota is used up" if code == errno.EDQUOT else "the disk is full"
+        left = "" if needed is None else f"{needed:,} bytes were left to write"
+        where = f"{left} to {place!r}" if left and place else left or f"no room for {place!r}"
+        return SpaceError(
+            f"{what}: {where}; free some space (bytes and files: df -h, df -i, quota) and call again, "
+            "what was committed is safe"
+        )
+    if code in _LOCKLESS:
+        return PlaceError(
+            code,
+            f"the file system of {place!r} lacks what a writer needs, locks among it "
+            f"({error.strerror}): without them two writers could mix their rows. Write the store on a "
+            "local disk, such as the node's own, and copy or convert it to here when it is sealed; "
+            "reading needs no locks",
+            place,
+        )
+    if code in _WHY:
+        what, cure = _WHY[code]
+        return PlaceError(code, f"{place!r} {what} ({error.strerror}): {cure}", place)
+    return None

@@ -203,15 +203,15 @@ MUTANTS = [
     Mutant(
         "resume-off-by-one",
         "writing/writer.py",
-        "        self._position = there.prefix\n",
-        "        self._position = max(there.prefix - 1, 0)\n",
+        "        self._position = written.prefix\n",
+        "        self._position = max(written.prefix - 1, 0)\n",
         "test_writer.py",
     ),
     Mutant(
         "class-names-ignored",
         "writing/create.py",
-        "        if value is not None and value != have[name]\n",
-        '        if value is not None and name != "class_names" and value != have[name]\n',
+        "        if value is not None and value != stored:\n",
+        '        if value is not None and name != "class_names" and value != stored:\n',
         "test_writer.py",
     ),
     Mutant(
@@ -237,9 +237,9 @@ MUTANTS = [
     ),
     Mutant(
         "overwrite-no-dirsync",
-        "writing/writer.py",
-        "            disk.exchange(self.path, target)\n            disk.sync_directory(target.parent)\n",
-        "            disk.exchange(self.path, target)\n",
+        "writing/target.py",
+        "            disk.sync_directory(self.path.parent)\n            disk.remove(self.lies_at)\n",
+        "            disk.remove(self.lies_at)\n",
         cuts("Overwritten", ".zarr"),
     ),
     Mutant(
@@ -265,8 +265,8 @@ MUTANTS = [
     ),
     Mutant(
         "distrust-ignored",
-        "conversion/run.py",
-        '            self._level = "full"\n\n    def _end',
+        "conversion/conversion.py",
+        '            self._verify_level = "full"\n\n    def _end',
         "            pass\n\n    def _end",
         "test_conversion_resume.py",
     ),
@@ -294,8 +294,8 @@ MUTANTS = [
     Mutant(
         "published-crc-skipped",
         "formats/zarr/writer.py",
-        "        runs = [*self._published_runs(runs), *runs]\n",
-        "",
+        "            runs = [*self._published_runs(runs), *runs]\n",
+        "            pass\n",
         "test_integrity.py::test_published_rows_of_a_unit_that_goes_on_get_a_checksum_of_their_own",
     ),
     Mutant(
@@ -329,8 +329,8 @@ MUTANTS = [
     Mutant(
         "f16-sums-unchecked",
         "encodings/dense.py",
-        "            simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)",
-        "            columns[0].dtype.itemsize == 2 or simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)",
+        "        simplex.check(columns[0], schema.kind, tol, start, bfloat16=halves)",
+        "        columns[0].dtype.itemsize == 2 or simplex.check(columns[0], schema.kind, tol, start, bfloat16=halves)",
         "test_integrity.py::test_sums_of_half_precision_are_checked_where_rows_come_as_they_are_stored",
     ),
     Mutant(
@@ -356,9 +356,9 @@ MUTANTS = [
     ),
     Mutant(
         "json-stray-header",
-        "formats/jsonread.py",
-        "        _refuse_stray_header(source, metas[0], places)\n",
-        "        pass\n",
+        "files/json/read.py",
+        "    _refuse_stray_header(scanner, meta, {name: offsets[name] for name in beside})\n",
+        "",
         "test_integrity.py::test_a_json_store_whose_keys_were_damaged_does_not_pass_for_plain_rows",
     ),
     Mutant(
@@ -374,6 +374,83 @@ MUTANTS = [
         "    return _UNSHOWN.sub(",
         "    return text or _UNSHOWN.sub(",
         "test_integrity.py::test_a_strangers_metadata_does_not_command_the_terminal",
+    ),
+    Mutant(
+        "short-chunk-taken",
+        "formats/chunks/codecs.py",
+        "    if nbytes != size:\n",
+        "    if nbytes > size:\n",
+        "test_foreign.py::test_a_chunk_that_unpacks_to_more_than_it_may_is_refused[zstd]",
+    ),
+    Mutant(
+        "lzf-length-not-counted",
+        "formats/chunks/lzf.py",
+        "    length = _length(data)\n",
+        "    length = size\n",
+        "test_foreign.py::test_lzf_that_is_short_or_long_never_shows_what_the_memory_held",
+    ),
+    Mutant(
+        "chunk-of-another-folder",
+        "formats/chunks/zarr_files.py",
+        "            self.check()  # afterwards",
+        "            pass  # afterwards",
+        "test_foreign.py::test_rows_of_another_store_at_the_same_path_are_never_mixed_in[zarr: zstd]",
+    ),
+    Mutant(
+        "run-of-another-grown",
+        "formats/zarr/resume.py",
+        "run if run.start in own else replace(run, grows=False)",
+        "run",
+        "test_seams.py::test_a_run_of_another_journal_is_never_grown",
+    ),
+    Mutant(
+        "tails-of-others-cleaned",
+        "formats/zarr/tails.py",
+        "    return claim.holds(unit) and (",
+        "    return (",
+        "test_seams.py::test_a_writer_touches_nothing_that_it_does_not_claim",
+    ),
+    Mutant(
+        "shapes-raised-by-a-part",
+        "formats/zarr/writer.py",
+        "        if not self._claim.is_whole:\n            return\n",
+        "",
+        "test_seams.py::test_a_writer_touches_nothing_that_it_does_not_claim",
+    ),
+    Mutant(
+        "encoding-lost",
+        "encodings/__init__.py",
+        "default_encoding(kind) if is_default else schema.encoding",
+        "default_encoding(kind)",
+        "test_seams.py",
+    ),
+    Mutant(
+        "place-follows-a-link",
+        "places/local.py",
+        "            if not stat.S_ISDIR(os.lstat(path).st_mode):\n",
+        "            if not os.path.isdir(path):\n",
+        "test_places.py::test_nothing_but_files_is_read_and_no_link_is_followed",
+    ),
+    Mutant(
+        "fetched-rows-of-another-store",
+        "formats/views/fetched.py",
+        "            self._recheck()\n            for name, version",
+        "            for name, version",
+        "test_place_reads.py::test_a_store_that_changes_under_the_reader_gives_no_row_of_the_other",
+    ),
+    Mutant(
+        "fetched-rows-of-another-file",
+        "formats/views/fetched.py",
+        "if self._versions.setdefault(name, version) != version:",
+        "if self._versions.setdefault(name, version) is None:",
+        "test_place_reads.py::test_a_file_that_changes_alone_is_refused",
+    ),
+    Mutant(
+        "fetched-rows-cut",
+        "formats/views/fetched.py",
+        "            if len(data) != last - first:\n",
+        "            if len(data) > last - first:\n",
+        "test_place_reads.py::test_a_short_read_is_damage_and_no_row",
     ),
 ]
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fostore.schema import digest
+from fostore.schema import digest, geometry
+from fostore.schema.header import Header
+from fostore.schema.row import Schema
 
 SUFFIXES = (".zarr", ".h5")
 
@@ -56,3 +58,15 @@ def data_files(path: Path) -> dict[str, bytes]:
 def row_crc(columns: Sequence[np.ndarray]) -> int:
     """`Run.crc` of rows that are given as one array a column, in schema order."""
     return digest.combine_crcs([digest.crc(rows) for rows in columns])
+
+
+def saved_as(
+    path: Path, rows: np.ndarray, schema: Schema, meta: dict[str, Any] | None = None
+) -> None:
+    """A JSON document of all rows that a generator would give for this schema, of any kind."""
+    from fostore.encodings import encoding_of
+    from fostore.files.json import FORMAT
+
+    sizes = (geometry.unit_rows(schema.row_bytes, len(rows)), geometry.block_rows(schema.row_bytes))
+    header = Header(schema, len(rows), *sizes, meta=meta or {})
+    FORMAT.write(path, header, iter([encoding_of(schema).encode(rows, schema, 0)]), 0)

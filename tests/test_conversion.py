@@ -19,7 +19,8 @@ import zarr
 import fostore
 from fostore import disk
 from fostore.conversion import Receipt, convert, stack
-from fostore.conversion.run import prepare
+from fostore.conversion.options import Options
+from fostore.conversion.plan import prepare
 from fostore.conversion.sources import open_table
 from fostore.errors import (
     ArgumentError,
@@ -530,10 +531,10 @@ def test_what_is_read_back_otherwise_is_not_published(
     tmp_path: Path, suffix: str, verify: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The written part is broken between write and verify: row 0 is always in the sample."""
-    from fostore.conversion import run
+    from fostore.conversion.conversion import Conversion
 
     store = make(tmp_path / "a.zarr")
-    true_verify = run._Run._verify
+    true_verify = Conversion._verify
 
     def break_first(self: Any, part: Path) -> None:
         if part.is_dir():
@@ -551,7 +552,7 @@ def test_what_is_read_back_otherwise_is_not_published(
             flip(part, offset + 5)
         true_verify(self, part)
 
-    monkeypatch.setattr(run._Run, "_verify", break_first)
+    monkeypatch.setattr(Conversion, "_verify", break_first)
     with pytest.raises(DamageError, match="nothing was published"):
         quiet(store.path, tmp_path / f"b{suffix}", verify=verify)
     assert names_in(tmp_path) == ["a.zarr"]
@@ -586,7 +587,7 @@ def test_a_receipt_that_cannot_be_written_is_refused_before_the_work(tmp_path: P
 
 def test_a_plan_says_bytes_and_memory_and_writes_nothing(tmp_path: Path) -> None:
     store = make(tmp_path / "a.zarr")
-    plan, _ = prepare(store.path, str(tmp_path / "b.h5"), dtype="float16")
+    plan = prepare(store.path, str(tmp_path / "b.h5"), Options(dtype="float16"))
     text = plan.text()
     assert "dtype: float32 became float16" in text
     assert plan.num_bytes == N * (K * 2 + store.schema.row_bytes[1])
@@ -612,10 +613,11 @@ def test_memory_stays_below_the_budget_whatever_the_size(tmp_path: Path, options
 import resource, sys
 import fostore, zarr, h5py, blake3, crc32c, numpy
 from fostore.conversion import convert
-from fostore.conversion.run import prepare
+from fostore.conversion.options import Options
+from fostore.conversion.plan import prepare
 budget = 160 << 20
 held = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if l.startswith("VmData"))
-assert prepare({str(source)!r}, "x.h5", max_memory=budget)[0].peak_bytes <= budget
+assert prepare({str(source)!r}, "x.h5", Options(max_memory=budget)).peak_bytes <= budget
 resource.setrlimit(resource.RLIMIT_DATA, (held + budget, held + budget))
 convert({str(source)!r}, {str(tmp_path / "b.h5")!r}, max_memory=budget, progress=False, {options})
 try:
@@ -872,3 +874,22 @@ def test_other_annotations_are_refused(tmp_path: Path, value: Any) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(value))
     with pytest.raises(FormatError):
         open_table(tmp_path / "annotations.json", Hints(format="dcic"))
+
+
+def test_convert_its_options_and_its_command_are_one_list() -> None:
+    import dataclasses
+    import inspect
+
+    from fostore.cli.convert import convert as command
+    from fostore.conversion.options import Options
+
+    parameters = [
+        parameter
+        for parameter in inspect.signature(convert).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    fields = dataclasses.fields(Options)
+    assert [(p.name, p.default) for p in parameters] == [(f.name, f.default) for f in fields]
+    assert all(f"{f.name}" in str(convert.__doc__) for f in fields)
+    extra = {"source", "destination", "dry_run", "traceback"}
+    assert set(inspect.signature(command).parameters) == extra | {f.name for f in fields}

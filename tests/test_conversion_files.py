@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import pickle
@@ -24,11 +25,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fostore
+from fostore import disk
 from fostore.conversion import convert
 from fostore.conversion.sources import open_table
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.rows import round_to
-from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
+from fostore.errors import (
+    ArgumentError,
+    DamageError,
+    FormatError,
+    SpaceError,
+    UnsafeError,
+    UnsupportedError,
+)
 from fostore.files import FILES, Hints, file_format
 from fostore.files.table import Table
 from fostore.schema import geometry
@@ -462,7 +471,7 @@ def test_our_files_are_read_by_the_libraries_of_their_formats(tmp_path: Path) ->
 def test_archives_of_more_than_four_gigabytes_are_read_by_their_libraries(
     large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fostore.files._zip._LARGE", large)  # instead of so many bytes
+    monkeypatch.setattr("zipfile.ZIP64_LIMIT", large)  # instead of so many bytes
     schema = make_schema(3, side_columns=[PRINTS])
     columns, header = rows_of(schema, 40), header_of(schema, 40)
     for format in ("npz", "pt"):
@@ -1024,3 +1033,39 @@ def test_memory_does_not_grow_with_the_file(format: str, rows: int, tmp_path: Pa
     size = path.stat().st_size
     assert size > 80 << 20
     assert int(result.stdout) < 64 << 20 < size
+
+
+@pytest.mark.parametrize("format", ALL)
+def test_the_same_rows_make_the_same_file(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = make_schema(3)
+    columns, header = rows_of(schema, 40), header_of(schema, 40)
+    write(tmp_path / "a", format, header, columns)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    write(tmp_path / "b", format, header, columns)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("format", ["npz", "pt"])
+@pytest.mark.parametrize("failing", range(1, 12, 2))
+def test_a_full_disk_is_what_it_is_through_every_library(
+    format: str, failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Zipfile and torch write an archive's end after an error as well, and fail again, or elsewhere."""
+    schema, true_write, calls = (
+        make_schema(3, side_columns=[PRINTS]),
+        disk.write_at,
+        iter(range(99)),
+    )
+
+    def write_at(fd: int, data: Any, offset: int) -> None:
+        if next(calls) >= failing:
+            raise SpaceError("full")
+        true_write(fd, data, offset)
+
+    monkeypatch.setattr(disk, "write_at", write_at)
+    with pytest.raises(SpaceError, match="full"):
+        write(tmp_path / "x", format, header_of(schema, 40), rows_of(schema, 40), size=40)
+    gc.collect()
+    assert capfd.readouterr().out == ""

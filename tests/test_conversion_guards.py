@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import fostore
 from fostore.cli import app
 from fostore.conversion import convert
-from fostore.conversion.run import prepare
+from fostore.conversion.options import Options
+from fostore.conversion.plan import prepare
 from fostore.errors import ArgumentError, DamageError, FormatError
 from support import probs
 
@@ -76,9 +77,9 @@ def test_the_record_of_one_conversion_is_not_the_part_of_another(tmp_path: Path)
     from fostore.conversion.part import Part
 
     np.save(tmp_path / "rows.npy", probs(4, 3))
-    plan, _ = prepare(tmp_path / "rows.npy", str(tmp_path / "a.zarr"))
-    first = Part(tmp_path / "a.zarr", plan, {}, None)
-    second = Part(tmp_path / "a.zarr.json", plan, {}, None)
+    plan = prepare(tmp_path / "rows.npy", str(tmp_path / "a.zarr"), Options())
+    first = Part(tmp_path / "a.zarr", plan)
+    second = Part(tmp_path / "a.zarr.json", plan)
     assert not first.begin()
     second.path.write_bytes(b"{}")
     first.remove()
@@ -178,8 +179,8 @@ def test_a_dry_run_says_what_the_run_will_need(store: Path) -> None:
 
 
 def test_the_memory_of_a_plan_counts_the_libraries_of_its_formats(store: Path) -> None:
-    plain, _ = prepare(store, str(store.with_name("out.npy")))
-    heavy, _ = prepare(store, str(store.with_name("out.parquet")))
+    plain = prepare(store, str(store.with_name("out.npy")), Options())
+    heavy = prepare(store, str(store.with_name("out.parquet")), Options())
     assert heavy.peak_bytes > plain.peak_bytes + (100 << 20)
 
 

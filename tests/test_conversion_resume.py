@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore.conversion import convert
-from fostore.conversion import run as conversion_run
+from fostore.conversion import conversion, convert
 from fostore.errors import DamageError
 from support import SUFFIXES, probs
 
@@ -128,7 +127,7 @@ def test_rows_of_an_earlier_run_are_held_against_the_source_whatever_was_asked_f
     out = tmp_path / "b.zarr"
     other = sealed(tmp_path / "o.zarr", probs(N, K, seed=1))
     killed(other, out, 9, verify="none")
-    monkeypatch.setattr(conversion_run.Part, "begin", lambda self: True)
+    monkeypatch.setattr(conversion.Part, "begin", lambda self: True)
     with pytest.raises(DamageError, match="nothing was"):
         convert(source, out, verify="none", progress=False, unit_rows=2048)
     assert names_in(tmp_path) == ["a.zarr", "o.zarr"]
@@ -148,7 +147,7 @@ def test_a_kill_after_the_last_row_or_after_publishing_leaves_nothing_wrong(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversion_run._Run, step, die)
+        patch.setattr(conversion.Conversion, step, die)
         with pytest.raises(Killed):
             convert(source, out, progress=False)
     assert out.exists() == (step == "receipt")

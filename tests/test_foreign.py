@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ from fostore.errors import (
 )
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError
-from fostore.formats.chunks.foreign import ForeignReader
-from fostore.formats.views.decoded import BlockCache, DecodedView
+from fostore.formats.chunks.lzf import lzf
+from fostore.formats.chunks.reader import ForeignReader
+from fostore.formats.views.pieces import ArrayCache, EvenPieces, PieceView
+from fostore.places.memory import Memory
 from fostore.schema.row import Column
 from support import probs
 from units import column_rows
@@ -341,7 +344,7 @@ def test_reading_a_decoded_store_imports_neither_zarr_nor_its_codecs(tmp_path: P
 # ------------------------------------------------------------------ the cache
 
 
-def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[DecodedView, list[Any]]:
+def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[PieceView, list[Any]]:
     column = Column("x", "float32", "float32", ("class",), (4,))
     everything = column_rows(column, 0, num_rows)
     calls: list[tuple[int, int]] = []
@@ -350,7 +353,8 @@ def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[Deco
         calls.append((start, stop))
         return everything[start:stop].copy()
 
-    view = DecodedView(column, num_rows, read, block_rows=block_rows, max_bytes=max_bytes)
+    pieces = EvenPieces(read, block_rows, num_rows)
+    view = PieceView(column, num_rows, pieces, ArrayCache(max_bytes))
     return view, calls
 
 
@@ -377,7 +381,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_bound() -> None:
     for block in (0, 1, 2, 0, 3, 0, 1):  # 3 pushes 1 out, not 0
         view.read(block * 64, block * 64 + 1)
     assert [start // 64 for start, _ in calls] == [0, 1, 2, 3, 1]
-    cache = BlockCache(100)
+    cache = ArrayCache(100)
     for key in range(10):
         cache.get(key, lambda: np.zeros(60, np.uint8))
         assert cache.nbytes == 60
@@ -782,7 +786,7 @@ def test_a_chunk_that_unpacks_to_more_than_it_may_is_refused(name: str) -> None:
     "name", ["gzip", "zstd", "blosc", "deflate", "crc32c", "lzf", "fletcher32"]
 )
 def test_garbage_is_no_data(name: str) -> None:
-    decoder = getattr(codecs, name)
+    decoder = lzf if name == "lzf" else getattr(codecs, name)
     chance = np.random.default_rng(3)
     head = b"" if name in ("crc32c", "lzf", "fletcher32") else packed(name, b"x" * 100)[:9]
     for size in (0, 1, 3, 7, 20, 200):
@@ -821,7 +825,7 @@ def test_filters_of_hdf5_are_undone_as_hdf5_does(tmp_path: Path, size: int) -> N
         return
     for options, decoder in (
         ({"fletcher32": True}, codecs.fletcher32),
-        ({"compression": "lzf"}, codecs.lzf),
+        ({"compression": "lzf"}, lzf),
         ({"compression": "gzip"}, codecs.deflate),
     ):
         with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -829,3 +833,63 @@ def test_filters_of_hdf5_are_undone_as_hdf5_does(tmp_path: Path, size: int) -> N
             mask, raw = dataset.id.read_direct_chunk((0,))
         if not mask:
             assert bytes(codecs.unpack(raw, [decoder], size)) == data.tobytes()
+
+
+def lzf_chunk(data: bytes) -> bytes:
+    with h5py.File("x", "w", driver="core", backing_store=False) as file:
+        rows = np.frombuffer(data, np.uint8)
+        chunk = file.create_dataset("x", data=rows, chunks=rows.shape, compression="lzf")
+        return bytes(chunk.id.read_direct_chunk((0,))[1])
+
+
+def test_lzf_that_is_short_or_long_never_shows_what_the_memory_held() -> None:
+    """HDF5's filter asks for memory until all fits, and takes less than a chunk for a chunk."""
+    whole = lzf_chunk(bytes(range(100)) * 100)
+    assert bytes(codecs.unpack(whole, [lzf], 10_000)) == bytes(range(100)) * 100
+    for size in (0, 1, 9_999, 10_001, 1 << 20):
+        with pytest.raises(CodecError):
+            codecs.unpack(whole, [lzf], size)
+    bomb = lzf_chunk(bytes(1 << 20))
+    with pytest.raises(CodecError, match="more than 1,000 bytes"):
+        lzf(bomb, 1000)
+    for cut in (whole[:-1], whole[:1], whole + b"\x1f", b"\x20\xff", b"\xe0"):
+        with pytest.raises(CodecError):
+            codecs.unpack(cut, [lzf], 10_000)
+
+
+def test_threads_unpack_lzf_together() -> None:
+    data = [bytes([n]) * 5000 + bytes(range(250)) * n for n in range(1, 40)]
+    packed = [lzf_chunk(each) for each in data]
+    with ThreadPoolExecutor(4) as pool:
+        unpacked = pool.map(lambda n: bytes(lzf(packed[n], len(data[n]))), list(range(39)) * 3)
+        assert list(unpacked) == data * 3
+
+
+def test_shuffled_bytes_that_are_no_whole_elements_are_unshuffled_as_hdf5_does(
+    tmp_path: Path,
+) -> None:
+    """A checksum is shuffled with the rows where that filter came first, and leaves bytes over."""
+    rows = np.random.default_rng(0).normal(size=37)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((37,))
+        plist.set_fletcher32()
+        plist.set_shuffle()
+        space = h5py.h5s.create_simple((37,))
+        dataset = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, plist)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, rows)
+        raw = dataset.read_direct_chunk((0,))[1]
+    decoders = [codecs.fletcher32, codecs.shuffle(8)]
+    assert bytes(codecs.unpack(raw, decoders, 37 * 8)) == rows.tobytes()
+
+
+@pytest.mark.parametrize("name", ["zarr: zstd", "zarr: other shards, gzip inside", "hdf5: lzf"])
+def test_a_copy_in_another_layout_reads_the_same_from_a_place_that_is_no_disk(
+    tmp_path: Path, name: str
+) -> None:
+    source, target = make(tmp_path, "logits", name)
+    place = Memory.of(f"memory://theirs{target.suffix}", target)
+    with fostore.open(source) as ours, fostore.open(place) as theirs:
+        assert isinstance(theirs.reader, ForeignReader)
+        np.testing.assert_array_equal(theirs.take(range(N)), ours.take(range(N)))
+        assert theirs.verify() == []

@@ -49,8 +49,8 @@ def test_units_are_about_32_mib_unless_pages_or_the_number_of_samples_say_otherw
     if planned is None:
         assert unit == at_least or (32 << 20) / 1.42 < widest < (32 << 20) * 1.42
     else:
-        assert -(-planned // unit) <= geometry.MAX_UNITS
-        assert unit == at_least or unit <= geometry.next_power_of_two(planned)
+        assert -(-planned // unit) <= geometry._MAX_UNITS
+        assert unit == at_least or unit <= geometry._next_power_of_two(planned)
 
 
 @given(row_bytes)
@@ -100,7 +100,7 @@ def test_a_wanted_unit_is_taken_or_refused_with_the_smallest_that_can_be(
 
 @given(st.floats(0.01, 1e12))
 def test_the_nearest_power_of_two_is_the_nearest_in_ratio(value: float) -> None:
-    found = geometry.nearest_power_of_two(value)
+    found = geometry._nearest_power_of_two(value)
     assert is_power_of_two(found)
     assume(value > 1)
     assert found / value <= 2**0.5 * (1 + 1e-9)

@@ -22,7 +22,7 @@ from fostore.cli import app
 from fostore.conversion import convert
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError, UnsafeError
-from fostore.formats.json import export
+from fostore.files.json import export
 from fostore.formats.zarr import tails as zarr_tails
 from fostore.places import lock
 from support import SUFFIXES, probs
@@ -171,7 +171,7 @@ def failing(_: int) -> None:
 def test_a_tail_is_durable_before_its_descriptor_is_given_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
-    monkeypatch.setattr(zarr_tails, "MAX_OPEN", 1)
+    monkeypatch.setattr(zarr_tails, "_MAX_OPEN", 1)
     writer = begin(tmp_path / "s.zarr")
     events.clear()
     for unit in range(3):

@@ -17,9 +17,9 @@ from fostore.formats.zarr.journal import (
     HEADER_BYTES,
     RECORD_BYTES,
     JournalHeader,
+    _schema_crc,
     pack_commit,
     parse,
-    schema_crc,
 )
 from units import header_of
 
@@ -193,9 +193,9 @@ def test_the_header_is_checked() -> None:
 
 def test_the_schema_checksum_sees_what_decides_the_bytes() -> None:
     schema = header_of("many columns", 10).schema
-    assert schema_crc(schema) == schema_crc(header_of("many columns", 99).schema)
+    assert _schema_crc(schema) == _schema_crc(header_of("many columns", 99).schema)
     others = [replace(schema, temperature=2.0), replace(schema, columns=schema.columns[:-1])]
-    assert schema_crc(schema) not in [schema_crc(other) for other in others]
+    assert _schema_crc(schema) not in [_schema_crc(other) for other in others]
 
 
 def test_an_id_that_is_no_uuid_is_refused() -> None:

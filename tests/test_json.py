@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import disk
+from fostore import create, disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import (
     ArgumentError,
@@ -23,16 +23,18 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import json as format_json
-from fostore.formats.json import FORMAT, export, load, save
-from fostore.formats.jsondoc import read_document
-from fostore.formats.jsonsource import Source
-from fostore.formats.jsontable import Table
+from fostore.files.json import FORMAT, export, load, opened, save
+from fostore.files.json.kept import Gathered
+from fostore.files.json.read import read_document
+from fostore.files.json.rows import Section
+from fostore.formats import format_of
+from fostore.formats.views.view import ArrayView
 from fostore.schema import geometry
 from fostore.schema.halves import bfloat16_to_float32
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import COUNTS, FLOATS, Array, Column
 from fostore.schema.simplex import softmax
+from support import saved_as
 
 DATA = Path(__file__).parent / "data"
 INCUMBENTS = ("general", "torch", "jax")
@@ -255,17 +257,12 @@ def test_what_is_ambiguous_or_broken_is_refused_with_its_place(
 
 def rows_in(path: Path) -> dict[int, list[float]]:
     """The rows of a document as they stand, whether they are distributions or not."""
-    found: dict[int, list[float]] = {}
-
-    def place(index: Array, rows: Array) -> int | None:
-        twice = next((i for i in index.tolist() if i in found), None)
-        found.update(zip(index.tolist(), rows.tolist(), strict=True))
-        return twice
-
-    with Source(path) as source:
-        table = Table("distributions", np.dtype("f8"))
-        read_document(source, lambda meta: [(table, place)])
-    return found
+    plain = Section("distributions", np.dtype("f8"))
+    document = read_document(opened(path), Gathered, plain)
+    if not document.ranges:
+        return {}
+    index, rows = document.columns[0].in_order()
+    return dict(zip(index.tolist(), rows.tolist(), strict=True))
 
 
 @given(st.data())
@@ -520,7 +517,7 @@ def test_every_kind_reads_back_bit_for_bit(
     }[kind]
     schema = make_schema(3, kind=kind, dtype=dtype, num_members=members, temperature=1.5)
     path = tmp_path / "x.json"
-    save(path, dict(enumerate(rows)), {}, schema)
+    saved_as(path, rows, schema)
 
     reader = FORMAT.open(path)
     assert reader.header.schema == schema
@@ -541,7 +538,7 @@ def test_every_kind_reads_back_bit_for_bit(
 
 def test_bfloat16_is_written_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
     schema = make_schema(2, dtype="bfloat16")
-    save(tmp_path / "x.json", {0: [0.1, 0.9]}, {}, schema)
+    saved_as(tmp_path / "x.json", np.array([[0.1, 0.9]]), schema)
     bits = FORMAT.open(tmp_path / "x.json").column(0).array
     plain = json.loads((tmp_path / "x.json").read_text())
     assert np.float32(plain["distributions"]["0"]).tolist() == bfloat16_to_float32(bits)[0].tolist()
@@ -567,7 +564,7 @@ class Whole:
         self.header, self.committed, self._columns = header, committed, columns
 
     def column(self, index: int) -> Any:
-        return format_json.ArrayView(self._columns[index])
+        return ArrayView(self._columns[index])
 
 
 def exported(path: Path, n: int = 6, committed: Ranges | None = None) -> tuple[Any, list[Array]]:
@@ -656,27 +653,12 @@ def test_a_store_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_header_hands_on_its_identity(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    save(path, {0: [0.5, 0.5]})
-    header = replace(FORMAT.open(path).header, identity={"model": {"hash": "1"}}, num_samples=4)
-    save(path, {0: [0.5, 0.5], 1: [0.5, 0.5]}, {"a": 1}, header)
-    found = FORMAT.open(path).header
-    assert (found.identity, found.id) == (header.identity, header.id)
-    assert (found.num_samples, found.sealed, found.meta) == (4, False, {"a": 1})
-
-
-def test_rows_alone_cannot_fill_side_columns(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="side columns"):
-        save(tmp_path / "x.json", {0: [1.0]}, {}, make_schema(1, side_columns=SIDE))
-
-
 def test_a_json_file_does_not_grow_row_by_row(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     save(path, {0: [1.0]})
     for refuse in (
-        lambda: FORMAT.create(path, FORMAT.open(path).header),
-        lambda: FORMAT.resume(path),
+        lambda: format_of(path),
+        lambda: create(path, num_samples=1, num_classes=1),
     ):
         with pytest.raises(ArgumentError, match=r"\.zarr or \.h5 .*fostore\.convert.*save_distri"):
             refuse()

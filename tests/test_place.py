@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import fostore
 from fostore.cli import app
 from fostore.conversion import convert, stack
-from fostore.conversion.run import prepare
+from fostore.conversion.options import Options
+from fostore.conversion.plan import prepare
 from fostore.errors import (
     ArgumentError,
     PlaceError,
@@ -28,7 +29,7 @@ from fostore.evaluate import compare, entropy, summarize
 from fostore.evaluate.labels import labels_of
 from fostore.evaluate.plots import plot_summary
 from fostore.evaluate.rows import rows_of
-from fostore.places.place import destination, inside, local_path
+from fostore.places.names import destination, inside, local_path
 from support import SUFFIXES, probs
 
 N, K = 40, 3
@@ -83,7 +84,7 @@ VERBS: dict[str, Callable[[Any, Path], Any]] = {
     "create": lambda url, _: fostore.create(url, num_samples=1, num_classes=2),
     "convert from": lambda url, _: quiet(url, "b.zarr"),
     "convert to": quiet,
-    "the plan": lambda url, store: prepare(store, os.fspath(url)),
+    "the plan": lambda url, store: prepare(store, os.fspath(url), Options()),
     "overwrite": lambda url, store: quiet(store, url, exists="overwrite"),
     "receipt": lambda url, store: quiet(store, "b.zarr", receipt=url),
     "stack from": lambda url, store: stack([store, url], "b.zarr"),

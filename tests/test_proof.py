@@ -227,10 +227,10 @@ def test_a_source_damaged_after_an_interruption_is_not_gone_on_with(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = begun(tmp_path / f"a{suffix}", commits=[1100, N])
-    from fostore.conversion import run
+    from fostore.conversion.conversion import Conversion
 
     with monkeypatch.context() as patch:
-        patch.setattr(run._Run, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Conversion, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert(path, tmp_path / "b.zarr", rows=slice(0, N), progress=False)
     flip(path, DAMAGED)

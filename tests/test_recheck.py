@@ -20,7 +20,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.recheck import disagrees
-from fostore.schema.header import CHECKSUM, META_CHECKSUM
+from fostore.schema.header import _META_CHECKSUM, CHECKSUM
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
 
@@ -597,7 +597,7 @@ def rewrite(path: Path, change: Any) -> None:
     file = path / "zarr.json"
     attributes = orjson.loads(file.read_bytes())
     header = attributes["attributes"]["fostore"]
-    for key in (CHECKSUM, META_CHECKSUM):  # which 0.1 did not write
+    for key in (CHECKSUM, _META_CHECKSUM):  # which 0.1 did not write
         header.pop(key)
     change(header["identity"])
     file.write_bytes(orjson.dumps(attributes))

@@ -27,8 +27,8 @@ from fostore.errors import (
 from fostore.formats import Run, WholeUnit
 from fostore.formats.zarr import FORMAT
 from fostore.formats.zarr import reader as zarr_reader
-from fostore.formats.zarr.layout import Shards
-from fostore.formats.zarr.tails import MAX_OPEN
+from fostore.formats.zarr.layout import Hashes, Shards, parse_array
+from fostore.formats.zarr.tails import _MAX_OPEN
 from fostore.schema.ranges import Ranges
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
@@ -128,6 +128,22 @@ def test_plain_readers_never_lose_rows_of_a_store_that_goes_on(path: Path) -> No
     assert_plain(path, 4 * UNIT)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_our_own_metadata_is_known_by_its_bytes(
+    path: Path, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = full_store(path, shape, N)
+    layouts = [*(Shards.of(column, header) for column in header.schema.columns), Hashes.of(header)]
+    texts = [(path / layout.name / "zarr.json").read_bytes() for layout in layouts]
+    for text in texts:
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False).encode()
+    compact = [json.dumps(json.loads(text)).encode() for text in texts]
+    sizes = [parse_array(text, layout, "") for text, layout in zip(compact, layouts, strict=True)]
+    assert sizes == [N] * len(header.schema.columns) + [-(-N // header.block_rows)]
+    monkeypatch.setattr(json, "loads", None)
+    assert [parse_array(t, layout, "") for t, layout in zip(texts, layouts, strict=True)] == sizes
+
+
 @pytest.mark.parametrize("rows", [UNIT, UNIT - 300, 1])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shards_are_byte_for_byte_those_of_zarr_python(
@@ -137,7 +153,7 @@ def test_shards_are_byte_for_byte_those_of_zarr_python(
     for column in header.schema.columns:
         layout = Shards.of(column, header)
         ours = FORMAT.open(path)
-        metadata = layout.metadata(rows)
+        metadata = json.loads(layout.text(rows))
         theirs = zarr.create(
             store=str(tmp_path / "theirs" / column.name),
             shape=(rows, *column.shape),
@@ -154,7 +170,7 @@ def test_shards_are_byte_for_byte_those_of_zarr_python(
             zarr_format=3,
         )
         theirs[...] = column_rows(column, 0, rows)
-        key = layout.key(0)
+        key = layout.key(0).removeprefix(f"{column.name}/")
         one, other = path / column.name / key, tmp_path / "theirs" / column.name / key
         assert one.read_bytes() == other.read_bytes()
         ours.close()
@@ -200,11 +216,11 @@ def test_a_run_in_progress_lies_inside_the_column_folders(path: Path, filler: Fi
 
 
 def test_rows_of_many_units_keep_few_files_open(path: Path) -> None:
-    units = MAX_OPEN + 10
+    units = _MAX_OPEN + 10
     filler = Filler(FORMAT.create(path, header_of("one column", units * UNIT)))
     runs = [run for unit in range(units) for run in filler.write(unit * UNIT, unit * UNIT + 2)]
     tails = [link for link in Path("/proc/self/fd").iterdir() if ".tail." in str(link.resolve())]
-    assert len(tails) <= MAX_OPEN
+    assert len(tails) <= _MAX_OPEN
     filler.writer.sync()
     filler.writer.commit(runs)
     for unit in range(units):

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import encoding_of, make_schema
+from fostore.conversion.options import Options
+from fostore.encodings import default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table
-from fostore.schema.halves import widen
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import Schema
 from fostore.schema.sides.ids import encode_ids, id_column
 
 _BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
@@ -22,44 +22,22 @@ Step = Callable[[Batch, int], Batch]
 """(columns, number of their first row) to the columns after a change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What the user asks for; None leaves a thing as it is.
-
-    `rows` is a slice; `classes` are names or numbers, in the order wanted; `member` is a number.
-    """
-
-    rows: slice | None = None
-    classes: Sequence[int | str] | None = None
-    member: int | None = None
-    kind: str | None = None
-    dtype: str | None = None
-    class_names: Sequence[str] | None = None
-    ids: Any = None
-
-    @property
-    def selects(self) -> bool:
-        """Whether anything but the numbers changes."""
-        wanted = (self.rows, self.classes, self.member, self.class_names, self.ids)
-        return any(one is not None for one in wanted)
-
-
-def select(table: Table, changes: Changes) -> Table:
+def select(table: Table, options: Options) -> Table:
     """The table with the rows, classes and member that are asked for, and with names and ids given to it.
 
     Raises:
         ArgumentError: a class, member or row that is not there.
     """
-    if changes.rows is not None:
-        table = _rows(table, changes.rows)
-    if changes.class_names is not None:
-        table = _renamed(table, changes.class_names)
-    if changes.ids is not None:
-        table = _keyed(table, changes.ids)
-    if changes.member is not None:
-        table = _member(table, changes.member)
-    if changes.classes is not None:
-        table = _classes(table, changes.classes)
+    if options.rows is not None:
+        table = _rows(table, options.rows)
+    if options.class_names is not None:
+        table = _renamed(table, options.class_names)
+    if options.ids is not None:
+        table = _keyed(table, options.ids)
+    if options.member is not None:
+        table = _member(table, options.member)
+    if options.classes is not None:
+        table = _classes(table, options.classes)
     return table
 
 
@@ -75,25 +53,25 @@ class Encoded:
 # ------------------------------------------------------------------ rows
 
 
-def _rows(table: Table, wanted: slice) -> Table:
+def _rows(table: Table, asked: slice) -> Table:
     if table.num_rows is None:
         raise ArgumentError("rows= needs a source of known length, and a stream has none")
-    start, stop, step = wanted.indices(table.num_rows)
+    start, stop, step = asked.indices(table.num_rows)
     if step < 1:
         raise ArgumentError(
-            f"rows is {wanted}, expected start:stop or start:stop:step with step > 0"
+            f"rows is {asked}, expected start:stop or start:stop:step with step > 0"
         )
     count = len(range(start, stop, step))
     if not count:
-        said = ":".join("" if n is None else str(n) for n in (wanted.start, wanted.stop))
+        shown = ":".join("" if n is None else str(n) for n in (asked.start, asked.stop))
         raise ArgumentError(
-            f"rows is {said}, which is none of the {table.num_rows} rows of {table.where}; the stop is not "
+            f"rows is {shown}, which is none of the {table.num_rows} rows of {table.where}; the stop is not "
             f"included: rows=slice(0, {table.num_rows}), or --rows 0:{table.num_rows}, is all of them"
         )
 
     def batches(first: int, rows: int) -> Iterator[Batch]:
         position, end = start + first * step, start + (count - 1) * step + 1
-        # No batch larger than what is wanted: what lies behind may be damaged, or not there.
+        # No batch larger than what was asked for: what lies behind may be damaged, or not there.
         at_once = min(rows, end - position)
         for columns in table.batches(position, at_once) if first < count else ():
             size = len(columns[0])
@@ -106,7 +84,7 @@ def _rows(table: Table, wanted: slice) -> Table:
 
     whole = (start, stop, step) == (0, table.num_rows, 1)
     identity = table.identity if whole else _of_a_part(table.identity)
-    return _changed(table, table.schema, batches, num_rows=count, identity=identity)
+    return table.remade(table.schema, batches, num_rows=count, identity=identity)
 
 
 def _of_a_part(identity: Any) -> dict[str, Any]:
@@ -147,7 +125,7 @@ def _renamed(table: Table, names: Sequence[str]) -> Table:
         )
     schema = replace(table.schema, class_names=tuple(names))
     schema.check("class_names", ArgumentError)
-    return _changed(table, schema, table.batches)
+    return table.remade(schema, table.batches)
 
 
 def _member(table: Table, member: int) -> Table:
@@ -156,7 +134,7 @@ def _member(table: Table, member: int) -> Table:
         raise ArgumentError(f"{table.where} has no members, and member {member} was asked for")
     if not 0 <= member < schema.num_members:
         raise ArgumentError(f"member is {member}, expected 0 to {schema.num_members - 1}")
-    single = _schema(schema, num_members=None)
+    single = remade(schema, num_members=None)
     content = len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
@@ -170,31 +148,33 @@ def _member(table: Table, member: int) -> Table:
     return replace(_stepped(table, single, step), identity=identity)
 
 
-def _classes(table: Table, wanted: Sequence[int | str]) -> Table:
+def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
     schema = table.schema
-    numbers = [_class_number(schema, one) for one in wanted]
+    numbers = [_class_number(schema, one) for one in names_or_numbers]
     if not numbers or len(set(numbers)) != len(numbers):
-        raise ArgumentError(f"classes is {list(wanted)}, expected at least one class, none twice")
+        raise ArgumentError(
+            f"classes is {list(names_or_numbers)}, expected at least one class, none twice"
+        )
     names = schema.class_names
     chosen = None if names is None else tuple(names[i] for i in numbers)
-    fewer = _schema(schema, num_classes=len(numbers), class_names=chosen)
+    fewer = remade(schema, num_classes=len(numbers), class_names=chosen)
     before, after, content = encoding_of(schema), encoding_of(fewer), len(schema.content)
     at = np.array(numbers)
 
     def step(batch: Batch, start: int) -> Batch:
         if schema.kind == "counts":
-            rows = batch[0][..., at]
+            rows = before.rows(batch[:content], schema)[..., at]
         elif schema.kind == "logits":  # as the model gave them: a softmax of them renormalises
-            rows = _wide_logits(batch[:content], schema)[..., at]
+            rows = before.rows(batch[:content], schema)[..., at]
             excluded = np.isneginf(rows).all(axis=-1)
             if excluded.any():
-                raise _without(start + int(np.argwhere(excluded)[0][0]), wanted)
+                raise _without(start + int(np.argwhere(excluded)[0][0]), names_or_numbers)
         else:  # what is left of each row, renormalised
             logs = before.decode(batch[:content], schema, "log_probs")[..., at].astype(np.float64)
             top = logs.max(axis=-1, keepdims=True)
             if not np.isfinite(top).all():
                 row = start + int(np.argwhere(~np.isfinite(top))[0][0])
-                raise _without(row, wanted)
+                raise _without(row, names_or_numbers)
             logs -= top + np.log(np.exp(logs - top).sum(axis=-1, keepdims=True))
             rows = np.exp(logs) if schema.kind == "probs" else logs
         return [*after.encode(np.ascontiguousarray(rows), fewer, start), *batch[content:]]
@@ -202,15 +182,8 @@ def _classes(table: Table, wanted: Sequence[int | str]) -> Table:
     return _stepped(table, fewer, step)
 
 
-def _without(row: int, wanted: Sequence[int | str]) -> ArgumentError:
-    return ArgumentError(f"row {row} has no probability in the classes {list(wanted)}")
-
-
-def _wide_logits(columns: Batch, schema: Schema) -> Array:
-    """Logits with the level of their row, in float64."""
-    shifted = widen(columns[0], schema.dtype).astype(np.float64)
-    level: Array = columns[1] - np.log(np.exp(shifted).sum(axis=-1))
-    return shifted + level[..., None]
+def _without(row: int, names_or_numbers: Sequence[int | str]) -> ArgumentError:
+    return ArgumentError(f"row {row} has no probability in the classes {list(names_or_numbers)}")
 
 
 def _class_number(schema: Schema, one: int | str) -> int:
@@ -244,22 +217,15 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
             "the rows become; if they are votes in the source, say source_kind='counts' (--source-kind "
             "counts)"
         )
-    made = _schema(schema, kind=kind, dtype=dtype)
+    made = remade(schema, kind=kind, dtype=dtype)
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
-        if kind == schema.kind == "logits":
-            # Shifted already: their maximum is 0, so they are shifted by nothing, and keep their level.
-            stored = after.encode(widen(batch[0], schema.dtype), made, start)
-            level = batch[1].astype(made.content[1].numpy_dtype)
-            return [stored[0], level, *batch[content:]]
-        if kind == schema.kind == "counts":
-            rows: Array = batch[0]
-        elif kind == schema.kind:
-            rows = widen(batch[0], schema.dtype)
+        if kind == schema.kind:
+            stored = after.recast(batch[:content], schema, made, start)
         else:
-            rows = before.decode(batch[:content], schema, kind)
-        return [*after.encode(rows, made, start), *batch[content:]]
+            stored = after.encode(before.decode(batch[:content], schema, kind), made, start)
+        return [*stored, *batch[content:]]
 
     lost = []
     if kind != schema.kind:
@@ -270,22 +236,28 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
 
 
 def without_header(schema: Schema, *, names: bool = False, ids: bool = False) -> Encoded:
-    """The rows without what a plain file cannot hold: temperature and side columns, class names and ids.
+    """The rows without what a plain file cannot hold: temperature, encoding and side columns, class names and ids.
 
     `names`, `ids`: the format keeps them nevertheless.
     """
-    kept = [
-        i
-        for i, column in enumerate(schema.columns)
-        if column.role == "content" or (column.role == "id" and ids)
-    ]
-    made = replace(
+    kept = [i for i, column in enumerate(schema.columns) if column.role == "id" and ids]
+    made = remade(
         schema,
+        encoding=default_encoding(schema.kind),
         class_names=schema.class_names if names else None,
         temperature=1.0,
-        columns=tuple(schema.columns[i] for i in kept),
+        tol=schema.sum_tolerance,
+        side_columns=[schema.columns[i] for i in kept],
     )
-    return Encoded(made, lambda batch, start: [batch[i] for i in kept])
+    before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
+
+    def step(batch: Batch, start: int) -> Batch:
+        rows = batch[:content]
+        if before is not after:
+            rows = after.encode(before.rows(rows, schema), made, start)
+        return [*rows, *(batch[i] for i in kept)]
+
+    return Encoded(made, step)
 
 
 def _narrows(old: str, new: str) -> bool:
@@ -293,25 +265,6 @@ def _narrows(old: str, new: str) -> bool:
     if old in _BITS and new in _BITS:
         return any(a > b for a, b in zip(_BITS[old], _BITS[new], strict=True))
     return False
-
-
-def _schema(schema: Schema, **changed: Any) -> Schema:
-    """The schema with some of what a user says changed, made anew; as tolerant as it was at least."""
-    kind = changed.get("kind", schema.kind)
-    said: dict[str, Any] = {
-        "num_classes": schema.num_classes,
-        "num_members": schema.num_members,
-        "kind": schema.kind,
-        "dtype": schema.dtype,
-        "class_names": schema.class_names,
-        "temperature": schema.temperature,
-        "side_columns": schema.columns[len(schema.content) :],
-        **changed,
-    }
-    made = make_schema(**said)
-    if kind == schema.kind or kind == "probs":
-        made = replace(made, sum_tolerance=max(made.sum_tolerance, schema.sum_tolerance))
-    return made
 
 
 # ------------------------------------------------------------------ tables
@@ -323,10 +276,4 @@ def _stepped(table: Table, schema: Schema, step: Step) -> Table:
             yield step(batch, start)
             start += len(batch[0])
 
-    return _changed(table, schema, batches)
-
-
-def _changed(table: Table, schema: Schema, batches: Any, **others: Any) -> Table:
-    """A table whose digest nobody knows, so that its values are checked as they pass."""
-    others = {"digest": None, "proof": None, "trusted": False, **others}
-    return replace(table, schema=schema, batches=batches, **others)
+    return table.remade(schema, batches)

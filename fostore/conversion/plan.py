@@ -9,43 +9,43 @@ from typing import Any
 
 from fostore import files
 from fostore.conversion import changes as change
-from fostore.conversion.changes import Changes, Encoded
-from fostore.conversion.sources import STREAM
+from fostore.conversion.changes import Encoded
+from fostore.conversion.destination import target_of
+from fostore.conversion.options import HINTS, Options
+from fostore.conversion.sources import STREAM, Source, open_table
 from fostore.conversion.unwritten import Watch, watched
-from fostore.encodings import default_tolerance
+from fostore.encodings import default_encoding, default_tolerance, encoding_of
 from fostore.errors import ArgumentError
-from fostore.files import FileFormat
-from fostore.files.hashing import Passing
+from fostore.files import FileFormat, Hints, Home
+from fostore.files.hashing import HashedTable
 from fostore.files.stores import guarded
 from fostore.files.table import Table
+from fostore.formats import FORMATS, format_of
 from fostore.formats import SUFFIXES as STORES
-from fostore.formats import format_of
+from fostore.places import spool
 from fostore.schema import geometry
 from fostore.schema.header import Header
+from fostore.schema.jsontext import check_json
 from fostore.schema.row import Schema
 from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
-_COPIES = 8  # of a batch in memory at once, decoded and encoded: measured under 6
-TEXT = ("json", "jsonl", "csv")
-"""Formats in which a row in the middle is found by reading those before: a sample costs as much as all."""
-_WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
-_LIBRARY_BYTES = {"pt": 170 << 20, "parquet": 110 << 20, "arrow": 60 << 20}
-"""What else the libraries of a format take, measured."""
-_TEXT_COPIES = {"json": 16, "csv": 24, "jsonl": 36}
-"""Of a batch, where its numbers become objects or text: measured."""
+_STORE = Home("")
+"""What a store costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A conversion before it runs."""
 
+    options: Options
+    """What the user says, without what changes nothing."""
     source: Table
     selected: Table
     """The rows as they are stored in the source, of which some are chosen."""
-    passing: Passing | None
+    passing: HashedTable | None
     """Takes the digest of the source while its rows pass; None where they stay as they are, or some are left out."""
     steps: tuple[Encoded, ...]
     header: Header
@@ -65,7 +65,12 @@ class Plan:
     @property
     def file_format(self) -> FileFormat | None:
         """The format of a single file; None where the destination is a store."""
-        return None if self.format in _WRITABLE_STORES else files.file_format(self.format)
+        return None if self.format in FORMATS else files.file_format(self.format)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a row in the middle of the destination is found by reading those before."""
+        return files.FILES.get(self.format, _STORE).is_text
 
     @property
     def num_bytes(self) -> int | None:
@@ -76,7 +81,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
-        widest = max(sum(self.source.schema.row_bytes), sum(self.header.schema.row_bytes))
+        widest = max(map(_row_bytes, (self.source.schema, self.header.schema)))
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
@@ -84,7 +89,7 @@ class Plan:
         """The lines that `--dry-run` prints."""
         schema, rows = self.header.schema, self.header.num_samples
         size = "unknown" if self.num_bytes is None else f"{self.num_bytes:,}"
-        if self.format in TEXT:
+        if self.is_text:
             size += " as numbers; text takes two to five times as much"
         lines = [
             f"{self.source.where} ({self.source.format}) -> {self.destination} ({self.format})",
@@ -99,41 +104,44 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(
-    source: Table,
-    destination: str,
-    changes: Changes,
-    *,
-    format: str | None = None,
-    meta: Mapping[str, Any] | None = None,
-    max_memory: int = 512 << 20,
-    unit_rows: int | None = None,
-    allow_constant: bool = False,
-) -> Plan:
-    """Work a conversion out.
+def prepare(source: Source, destination: str, options: Options) -> Plan:
+    """What `convert` would do; nothing is written.
 
     Raises:
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
-    name = format or _format_of(destination)
-    if changes.selects or source.digest is None:
-        source = guarded(source, changes.rows)  # nobody will compare the digest of all
+    with spool.beside(target_of(destination)):
+        table = open_table(source, _hints(options), options.rows)
+    if options.class_names is not None and tuple(options.class_names) == table.schema.class_names:
+        options = replace(options, class_names=None)  # which changes nothing
+    return _plan(table, destination, options)
+
+
+def _hints(options: Options) -> Hints:
+    hints = {hint: getattr(options, name) for hint, name in HINTS.items()}
+    return Hints(**{**hints, "drop": tuple(options.drop)}, is_keyed=options.ids is not None)
+
+
+def _plan(source: Table, destination: str, options: Options) -> Plan:
+    name = _format_of(destination)
+    if options.selects or source.digest is None:
+        source = guarded(source, options.rows)  # nobody will compare the digest of all
     watch = None
     if source.took:  # a file without a header, which is not of ours
-        source, watch = watched(source, changes.rows, is_allowed=allow_constant)
-    passing = Passing(source)
-    selected = change.select(replace(source, batches=passing.batches), changes)
-    steps = [change.encode(selected.schema, changes.kind, changes.dtype)]
+        source, watch = watched(source, options.rows, is_allowed=options.allow_constant)
+    passing = HashedTable(source)
+    selected = change.select(replace(source, batches=passing.batches), options)
+    steps = [change.encode(selected.schema, options.kind, options.dtype)]
     left_out: tuple[str, ...] = ()
-    merged = {**selected.meta, **(meta or {})}
+    meta = {**selected.meta, **check_json(dict(options.meta or {}))}
     identity, extra = selected.identity, selected.extra
-    if name not in _WRITABLE_STORES:
+    if name not in FORMATS:
         holds = files.file_format(name).holds
         _check_holds(name, holds, steps[-1].schema)
         if not holds.header:
             schema = steps[-1].schema
-            left_out = _left_out(schema, merged, identity, extra, holds)
-            merged, identity, extra = {}, {}, {}
+            left_out = _left_out(schema, meta, identity, extra, holds)
+            meta, identity, extra = {}, {}, {}
             steps.append(change.without_header(schema, names=holds.names, ids=holds.ids))
     elif selected.num_rows is None and not format_of(Path(destination)).streams:
         raise ArgumentError(
@@ -141,18 +149,36 @@ def make_plan(
             "to .zarr first"
         )
     schema = steps[-1].schema
-    is_plain = not changes.selects and all(step.schema == source.schema for step in steps)
+    is_plain = not options.selects and all(step.schema == source.schema for step in steps)
     header = Header(
         schema=schema,
         num_samples=selected.num_rows,
-        unit_rows=geometry.unit_rows(schema.row_bytes, selected.num_rows, unit_rows),
+        unit_rows=geometry.unit_rows(schema.row_bytes, selected.num_rows, options.unit_rows),
         block_rows=geometry.block_rows(schema.row_bytes),
         identity=identity,
         software=software(),
-        meta=merged,
+        meta=meta,
         extra=extra,
     )
-    widest = max(sum(source.schema.row_bytes), sum(schema.row_bytes))
+    return Plan(
+        options=options,
+        source=source,
+        selected=source if is_plain else selected,
+        passing=None if is_plain or options.rows is not None else passing,
+        steps=tuple(steps),
+        header=header,
+        destination=destination,
+        format=name,
+        rows_at_once=_rows_at_once(source, name, header, options.max_memory),
+        left_out=left_out,
+        lossy=tuple(what for step in steps for what in step.lost),
+        watch=watch,
+    )
+
+
+def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> int:
+    """Rows of a batch: whole blocks where that many fit, so that each is hashed at once."""
+    widest = max(map(_row_bytes, (source.schema, header.schema)))
     base, copies = _takes(source.format, name)
     least = base + copies * widest
     if max_memory < least:
@@ -162,34 +188,26 @@ def make_plan(
         )
     fitting = (max_memory - base) // (copies * widest)
     rows = min(max(_BATCH_BYTES // widest, 1), fitting)
-    whole = rows // header.block_rows * header.block_rows
-    return Plan(
-        source,
-        source if is_plain else selected,
-        None if is_plain or changes.rows is not None else passing,
-        tuple(steps),
-        header,
-        destination,
-        name,
-        whole or rows,
-        left_out,
-        tuple(what for step in steps for what in step.lost),
-        watch,
-    )
+    return rows // header.block_rows * header.block_rows or rows
+
+
+def _row_bytes(schema: Schema) -> int:
+    """What a row takes in memory, stored or decoded."""
+    return max(sum(schema.row_bytes), encoding_of(schema).decoded_bytes(schema))
 
 
 def _takes(*formats: str) -> tuple[int, int]:
     """The bytes that are taken without any rows, and the copies of a batch."""
-    libraries = sum(_LIBRARY_BYTES.get(name, 0) for name in set(formats))
-    return _BASE_BYTES + libraries, max(_TEXT_COPIES.get(name, _COPIES) for name in formats)
+    homes = {name: files.FILES.get(name, _STORE) for name in formats}
+    libraries = sum(home.library_bytes for home in homes.values())
+    return _BASE_BYTES + libraries, max(home.copies for home in homes.values())
 
 
 def _format_of(destination: str) -> str:
     if destination == STREAM:
         return "jsonl"
     suffix = Path(destination).suffix.lower()
-    store = STORES.get(suffix)
-    name = store if store in _WRITABLE_STORES else files.SUFFIXES.get(suffix)
+    name = STORES.get(suffix) or files.SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
             f"the destination {destination!r} has the suffix {suffix!r}, expected one of "
@@ -233,6 +251,7 @@ def _left_out(
     found = [column.name for column in sides if column.role != "id" or not holds.ids]
     parts = {
         "class_names": schema.class_names is not None and not holds.names,
+        "encoding": schema.encoding != default_encoding(schema.kind),
         "temperature": schema.temperature != 1.0,
         "sum tolerance": schema.sum_tolerance
         > default_tolerance(schema.kind, schema.dtype, schema.num_classes),

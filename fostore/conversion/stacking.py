@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fostore.conversion.part import target_of
+from fostore.conversion.conversion import convert
+from fostore.conversion.destination import target_of
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.run import convert
 from fostore.conversion.sources import open_table
-from fostore.encodings import make_schema
+from fostore.encodings import remade
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
-from fostore.files.table import Batch, Table, least_checked
-from fostore.places import scratch
-from fostore.schema.row import Schema
+from fostore.files.table import Batch, Cut, Table, several
+from fostore.places import spool
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 
@@ -40,7 +38,7 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 
@@ -62,78 +60,35 @@ def stacked(tables: Sequence[Table]) -> Table:
     first = tables[0]
     for other in tables:
         _check(first, other)
-    schema = _with_members(first.schema, len(tables))
+    schema = remade(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
     content = len(first.schema.content)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
-        # Sources may cut their batches differently, so each is cut anew to the same rows.
         assert first.num_rows is not None
-        cuts = [_Cut(table.batches(start, rows)) for table in tables]
+        cuts = [Cut(table.batches(start, rows)) for table in tables]
         for begin in range(start, first.num_rows, rows):
             count = min(rows, first.num_rows - begin)
-            parts = [cut.take(count) for cut in cuts]
-            for table, part in zip(tables, parts, strict=True):
-                _check_side(first, parts[0], table, part, begin)
-            together = [np.stack([part[i] for part in parts], axis=1) for i in range(content)]
-            yield [*together, *parts[0][content:]]
+            members = [cut.take(count) for cut in cuts]
+            for table, member in zip(tables, members, strict=True):
+                _check_side(first, members[0], table, member, begin)
+            stacked = [np.stack([member[i] for member in members], axis=1) for i in range(content)]
+            yield [*stacked, *members[0][content:]]
 
     identity = dict(first.identity)
     if all("model" in table.identity for table in tables):
         identity["model"] = {"members": [table.identity["model"] for table in tables]}
-    return replace(
-        first,
+    return several(
+        tables,
+        schema,
+        batches,
         where=" + ".join(table.where for table in tables),
-        schema=schema,
-        batches=batches,
         meta={**first.meta, "members": [dict(table.meta) for table in tables]},
         identity=identity,
-        digest=None,
-        proof=None,
-        checked=least_checked(tables),
-        took=frozenset().union(*(table.took for table in tables)),
-        files=[path for table in tables for path in table.files or (table.where,)],
         notes=(
             *(f"member {i} is {table.where}" for i, table in enumerate(tables)),
             *(note for table in tables for note in table.notes),
         ),
-        trusted=False,
     )
-
-
-def _with_members(schema: Schema, members: int) -> Schema:
-    return make_schema(
-        schema.num_classes,
-        num_members=members,
-        kind=schema.kind,
-        dtype=schema.dtype,
-        class_names=schema.class_names,
-        temperature=schema.temperature,
-        tol=schema.sum_tolerance,
-        side_columns=schema.columns[len(schema.content) :],
-    )
-
-
-class _Cut:
-    """Batches of one table, handed out in pieces of any size, each row read once."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self._left: Batch = []
-
-    def take(self, count: int) -> Batch:
-        """The next `count` rows, which must be there."""
-        found: list[Batch] = []
-        while count:
-            if not self._left:
-                self._left = next(self._batches)
-            piece = [column[:count] for column in self._left]
-            rest = [column[count:] for column in self._left]
-            self._left = rest if len(rest[0]) else []
-            found.append(piece)
-            count -= len(piece[0])
-        if len(found) == 1:
-            return found[0]
-        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
 
 
 def _check(first: Table, other: Table) -> None:

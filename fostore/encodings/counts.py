@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import as_counts, check_columns, check_shape
+from fostore.encodings.rows import as_counts, check_columns, check_shape, converted
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import COUNTS, Array, Column, Schema
 
@@ -15,9 +17,15 @@ class Counts:
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "counts"
+    parameters = ()
 
     def columns(
-        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+        self,
+        kind: str,
+        dtype: str,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        encoding: Mapping[str, Any],
     ) -> tuple[Column, ...]:
         """One column of unsigned integers."""
         if kind != "counts" or dtype not in COUNTS:
@@ -46,24 +54,28 @@ class Counts:
         temperature: float = 1.0,
     ) -> Array:
         """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
-        if as_kind not in ("probs", "log_probs", "logits"):
-            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
-        if as_kind != "probs" or temperature != 1:
-            with np.errstate(divide="ignore"):
-                np.log(votes, out=votes)
-        if temperature != 1:
-            from fostore.schema import simplex
-
-            change = {
-                "probs": simplex.softmax,
-                "log_probs": simplex.log_softmax,
-                "logits": simplex.scale,
-            }
-            votes = change[as_kind](votes, temperature)
         with np.errstate(over="ignore", under="ignore"):
-            return votes.astype(np.float32)
+            return converted(votes, "probs", as_kind, temperature).astype(np.float32)
+
+    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+        """The votes."""
+        return columns[0]
+
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Votes that fit stay the same, others are refused."""
+        return self.encode(columns[0], made, start)
+
+    def is_plain(self, schema: Schema, as_kind: str) -> bool:
+        """Never: votes are divided by their sum."""
+        return False
+
+    def decoded_bytes(self, schema: Schema) -> int:
+        """Frequencies are worked out in float64."""
+        return 8 * math.prod(schema.row_shape)
 
 
 def _check_votes(stored: Array, start: int) -> None:

@@ -9,11 +9,20 @@ Functions import `simplex` when they are called: opening a store and taking stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import as_floats, check_columns, check_shape, round_to
+from fostore.encodings.rows import (
+    as_floats,
+    check_as_kind,
+    check_columns,
+    check_shape,
+    converted,
+    round_to,
+)
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
 from fostore.schema.row import FLOATS, Array, Column, Schema
@@ -31,9 +40,15 @@ class Dense:
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "dense"
+    parameters = ()
 
     def columns(
-        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+        self,
+        kind: str,
+        dtype: str,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        encoding: Mapping[str, Any],
     ) -> tuple[Column, ...]:
         """One column, and for logits their `logsumexp` in float32 (float64 beside float64)."""
         if kind not in ("probs", "log_probs", "logits") or dtype not in FLOATS:
@@ -61,13 +76,12 @@ class Dense:
         rows = as_floats(rows, start)
         if schema.kind == "logits":
             return _encode_logits(rows, schema, start)
-        check = simplex.check_probs if schema.kind == "probs" else simplex.check_log_probs
-        tol, halves = schema.sum_tolerance, schema.dtype == "bfloat16"
+        kind, tol = schema.kind, schema.sum_tolerance
         stored = round_to(rows, schema.dtype)
         if stored.dtype != rows.dtype:  # first the numbers that the caller knows
-            check(rows, tol, start)
+            simplex.check(rows, kind, tol, start)
         try:
-            check(stored, tol, start, bfloat16=halves)
+            simplex.check(stored, kind, tol, start, bfloat16=schema.dtype == "bfloat16")
         except RowError as error:
             if stored.dtype == rows.dtype:
                 raise
@@ -81,13 +95,10 @@ class Dense:
         from fostore.schema import simplex
 
         check_columns(columns, schema, start)
-        halves = schema.dtype == "bfloat16"
-        if schema.kind == "probs":
-            simplex.check_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
-        elif schema.kind == "log_probs":
-            simplex.check_log_probs(columns[0], schema.sum_tolerance, start, bfloat16=halves)
-        else:
-            _check_logits(columns, schema, start)
+        halves, tol = schema.dtype == "bfloat16", schema.sum_tolerance
+        simplex.check(columns[0], schema.kind, tol, start, bfloat16=halves)
+        if schema.kind == "logits" and len(columns[0]):
+            _check_shifted(columns, schema, start)
 
     def decode(
         self,
@@ -102,30 +113,49 @@ class Dense:
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
         stored = columns[0]
-        plain = temperature == 1
-        if plain and as_kind == schema.kind == "probs" and schema.dtype != "bfloat16":
+        if as_kind == schema.kind == "probs" and temperature == 1 and schema.dtype != "bfloat16":
             return stored
+        x = widen(stored, schema.dtype)
+        if schema.kind != "logits":
+            return converted(x, schema.kind, as_kind, temperature)
+        check_as_kind(as_kind)
         from fostore.schema import simplex
 
-        x = widen(stored, schema.dtype)
-        if as_kind not in ("probs", "log_probs", "logits"):
-            raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
-        if plain and as_kind == schema.kind != "logits":
-            return x
-        if plain and as_kind == "probs" and schema.kind == "log_probs":
-            return np.exp(x)
-        if schema.kind == "probs":
-            with np.errstate(divide="ignore"):
-                x = np.log(x)
         if as_kind == "probs":
             return simplex.softmax(x, temperature)
-        if schema.kind != "logits" and (plain or as_kind == "logits"):
-            return x if plain else simplex.scale(x, temperature)
         if as_kind == "log_probs":
             return simplex.log_softmax(x, temperature)
         logits = simplex.log_softmax(x)
         logits += columns[1][..., None]
-        return logits if plain else simplex.scale(logits, temperature)
+        return logits if temperature == 1 else simplex.scale(logits, temperature)
+
+    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+        """Logits come with the level of their row, in float64: a softmax of some of them renormalises."""
+        wide = widen(columns[0], schema.dtype)
+        if schema.kind != "logits":
+            return wide
+        shifted = wide.astype(np.float64)
+        level: Array = columns[1] - np.log(np.exp(shifted).sum(axis=-1))
+        return shifted + level[..., None]
+
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Rounded anew; a row's level stays beside it, since adding it and taking it off would cost digits."""
+        stored = self.encode(widen(columns[0], schema.dtype), made, start)
+        if (
+            schema.kind == "logits"
+        ):  # shifted already: their maximum is 0, so they were shifted by nothing
+            stored[1] = columns[1].astype(made.content[1].numpy_dtype)
+        return stored
+
+    def is_plain(self, schema: Schema, as_kind: str) -> bool:
+        """What is asked for is what is kept."""
+        return schema.kind == as_kind
+
+    def decoded_bytes(self, schema: Schema) -> int:
+        """Halves are widened to float32."""
+        return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
@@ -136,7 +166,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
         x = x.astype(np.float64)
     if len(x) == 0:
         return [round_to(x, schema.dtype), round_to(x[..., 0], schema.content[1].dtype)]
-    simplex.check_logits(rows, start)
+    simplex.check(rows, "logits", start=start)
     shifted, lse = simplex.shift(x)
     side = round_to(lse, schema.content[1].dtype)
     if not np.isfinite(side).all():
@@ -146,20 +176,15 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
             "this sample"
         )
     lowest = _LOWEST[schema.dtype]
-    if float(shifted.min()) < lowest:
+    if float(shifted.min()) < lowest:  # kept finite: minus infinity is a class that was masked
         masked = x == -np.inf
         np.maximum(shifted, lowest, out=shifted)
         shifted[masked] = -np.inf
     return [round_to(shifted, schema.dtype), side]
 
 
-def _check_logits(columns: Sequence[Array], schema: Schema, start: int) -> None:
-    from fostore.schema import simplex
-
+def _check_shifted(columns: Sequence[Array], schema: Schema, start: int) -> None:
     stored, lse = columns
-    if len(stored) == 0:
-        return
-    simplex.check_logits(stored, start, bfloat16=schema.dtype == "bfloat16")
     top = np.max(widen(stored, schema.dtype), axis=-1)
     if top.any():
         at = int(np.argwhere(top)[0][0])

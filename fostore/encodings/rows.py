@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fostore.errors import RowError
+from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import bfloat16_to_float32, float32_to_bfloat16
 from fostore.schema.ranges import describe
 from fostore.schema.row import COUNTS, FLOATS, Array, Schema
@@ -23,7 +23,7 @@ def check_shape(rows: Array, schema: Schema, start: int) -> None:
     """Raise RowError unless `rows` is (n, *schema.row_shape)."""
     if rows.shape[1:] == schema.row_shape:
         return
-    wanted = ", ".join(map(str, schema.row_shape))
+    expected = ", ".join(map(str, schema.row_shape))
     if rows.ndim == len(schema.row_shape) + 1:
         at = where(start, len(rows))
         if rows.shape[-1] != schema.num_classes:
@@ -39,7 +39,7 @@ def check_shape(rows: Array, schema: Schema, start: int) -> None:
     if schema.num_members is not None and rows.ndim == 2:
         hint = "; an ensemble's members go along the second axis"
     raise RowError(
-        f"rows come in batches of shape (n, {wanted}), this batch has shape {rows.shape}{hint}, "
+        f"rows come in batches of shape (n, {expected}), this batch has shape {rows.shape}{hint}, "
         f"at row {start}"
     )
 
@@ -76,6 +76,38 @@ def round_to(rows: Array, dtype: str) -> Array:
         return np.ascontiguousarray(rows)
     with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(rows, stored)
+
+
+def converted(x: Array, kind: str, as_kind: str, temperature: float) -> Array:
+    """Probabilities or their logarithms as another kind, softened; aliases where nothing changes.
+
+    Args:
+        x: (n, ..., K) floats.
+        kind: "probs" or "log_probs": what `x` holds.
+        as_kind, temperature: see `fostore.encodings.Encoding.decode`.
+    """
+    check_as_kind(as_kind)
+    if temperature == 1 and as_kind == kind:
+        return x
+    if temperature == 1 and as_kind == "probs":
+        return np.exp(x)
+    if kind == "probs":
+        with np.errstate(divide="ignore"):  # a class without probability has log minus infinity
+            x = np.log(x)
+    if temperature == 1:
+        return x
+    from fostore.schema import (
+        simplex,
+    )  # most rows are taken as they are stored, and need none of it
+
+    change = {"probs": simplex.softmax, "log_probs": simplex.log_softmax, "logits": simplex.scale}
+    return change[as_kind](x, temperature)
+
+
+def check_as_kind(as_kind: str) -> None:
+    """Raise ArgumentError for what distributions cannot be asked for as."""
+    if as_kind not in ("probs", "log_probs", "logits"):
+        raise ArgumentError(f"kind is {as_kind!r}, expected 'probs', 'log_probs' or 'logits'")
 
 
 def as_counts(rows: Array, dtype: str, start: int) -> Array:

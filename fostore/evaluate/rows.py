@@ -16,7 +16,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -151,9 +151,8 @@ class Rows:
                 row = start + int(np.argwhere(~np.isfinite(numbers))[0][0])
                 raise RowError(f"{self.where}: row {row} holds a number that is not finite")
             return Piece(start, numbers)
-        check = simplex.check_log_probs if self.in_logs else simplex.check_probs
         try:
-            check(part, self.tol, start)
+            simplex.check(part, "log_probs" if self.in_logs else "probs", self.tol, start)
         except RowError as error:
             raise RowError(f"{self.where}: {error}") from None
         wide = np.array(widen(part, part.dtype.name), np.float64)
@@ -342,10 +341,10 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 def _of_path(path: Path) -> Rows:
     from fostore.conversion.sources import open_table
-    from fostore.formats import SUFFIXES, is_store
+    from fostore.formats import FILES, SUFFIXES, is_store
 
     with disk.refusing(path):
-        if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
+        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))
     from fostore.evaluate.tables import rows_of_table
 

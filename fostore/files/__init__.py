@@ -46,8 +46,14 @@ class Hints:
     """In the numbers of a text file: a point, if not said."""
     transpose: bool | None = None
     """Whether the axes come last first; None: as the file says, or as they lie."""
+    rows: slice | None = None
+    """Those that will be wanted: that others are missing is no error then."""
     is_keyed: bool = False
     """Whether the caller has ids of his own, so that those beside the rows are named and not taken."""
+
+
+TEXT_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+"""The dtypes whose numbers JSON keeps bit by bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,10 @@ class Holds:
 
 @runtime_checkable
 class FileFormat(Protocol):
-    """One file format; a stranger's file is never trusted: no pickle, no plugin, no huge allocation."""
+    """One file format; a stranger's file is never trusted: no pickle, no plugin, no huge allocation.
+
+    A class that says so is one of these, and has what it does not define itself from here.
+    """
 
     name: str
     holds: Holds
@@ -85,59 +94,50 @@ class FileFormat(Protocol):
 
         Everything goes through `fostore.disk`; durable when it returns. What of the header the
         format cannot hold (`holds`) has been dropped by the caller, with the user's consent.
+        A format that is only read need not define it.
         """
-        ...
+        raise ArgumentError(f"{self.name} is only read; write .jsonl, .npy, or any other format")
 
     def resume_at(self, path: Path, header: Header) -> int:
-        """Whole rows in a file that was left half-written, cutting off what is not whole; 0: start anew."""
-        ...
+        """Whole rows in a file that was left half-written, cutting off what is not whole; 0: start anew.
+
+        0 by default: a file whose rows are found by what stands at its end is none before.
+        """
+        return 0
 
 
-def refuse_inside(path: Path, hints: Hints) -> None:
-    """Refuse `path::name` of a file that holds one array alone, which has no name.
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a format lives, and what is to be known of it before its library is loaded."""
 
-    Raises:
-        ArgumentError: a name was given.
-    """
-    if hints.inside is not None:
-        raise ArgumentError(
-            f"{path} holds one array, which has no name: {hints.inside!r} is not in it; give the path alone"
-        )
+    module: str
+    suffixes: tuple[str, ...] = ()
+    extra: str = ""
+    """What installs the library that it needs."""
+    library_bytes: int = 0
+    """What its libraries take without any rows, measured."""
+    copies: int = 8
+    """Of a batch in memory at once: measured under 6, and more where numbers become objects or text."""
+    is_text: bool = False
+    """Whether a row in the middle is found by reading those before, so that a sample costs as much as all."""
 
 
 FILES = {
-    "json": "fostore.files.json",
-    "jsonl": "fostore.files.jsonl",
-    "npy": "fostore.files.npy",
-    "npz": "fostore.files.npz",
-    "safetensors": "fostore.files.safetensors",
-    "parquet": "fostore.files.parquet",
-    "arrow": "fostore.files.arrow",
-    "csv": "fostore.files.csv",
-    "pt": "fostore.torch.files",
-    "plain-zarr": "fostore.files.plain_zarr",
-    "plain-hdf5": "fostore.files.plain_hdf5",
-    "cifar10h": "fostore.files.cifar10h",
-    "dcic": "fostore.files.dcic",
+    "json": Home("fostore.files.json", (".json",), copies=16, is_text=True),
+    "jsonl": Home("fostore.files.jsonl", (".jsonl", ".ndjson"), copies=36, is_text=True),
+    "npy": Home("fostore.files.npy", (".npy",)),
+    "npz": Home("fostore.files.npz", (".npz",)),
+    "safetensors": Home("fostore.files.safetensors", (".safetensors",)),
+    "parquet": Home("fostore.files.parquet", (".parquet",), "convert", 110 << 20),
+    "arrow": Home("fostore.files.arrow", (".arrow", ".feather"), "convert", 60 << 20),
+    "csv": Home("fostore.files.csv", (".csv", ".tsv"), copies=24, is_text=True),
+    "pt": Home("fostore.torch.files", (".pt", ".pth"), "torch", 170 << 20),
+    "plain-zarr": Home("fostore.files.plain_zarr", (".zarr",)),
+    "plain-hdf5": Home("fostore.files.plain_hdf5", (".h5", ".hdf5")),
+    "cifar10h": Home("fostore.files.cifar10h"),
+    "dcic": Home("fostore.files.dcic"),
 }
-SUFFIXES = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".npy": "npy",
-    ".npz": "npz",
-    ".safetensors": "safetensors",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".pt": "pt",
-    ".pth": "pt",
-    ".zarr": "plain-zarr",
-    ".h5": "plain-hdf5",
-    ".hdf5": "plain-hdf5",
-}
+SUFFIXES = {suffix: name for name, home in FILES.items() for suffix in home.suffixes}
 """By suffix; a `.zarr`, `.h5` or `.json` that holds a store is opened as one."""
 
 
@@ -150,12 +150,21 @@ def file_format(name: str) -> FileFormat:
     if name not in FILES:
         raise ArgumentError(f"{name!r} is no format; expected one of {sorted(FILES)}")
     try:
-        chosen: FileFormat = import_module(FILES[name]).FORMAT
+        chosen: FileFormat = import_module(FILES[name].module).FORMAT
     except ModuleNotFoundError as error:
         raise ArgumentError(
-            f"the {name} format needs the package {error.name!r}: pip install 'fostore[{_EXTRAS[name]}]'"
+            f"the {name} format needs the package {error.name!r}: pip install 'fostore[{FILES[name].extra}]'"
         ) from error
     return chosen
 
 
-_EXTRAS = {"pt": "torch", "parquet": "convert", "arrow": "convert"}
+def refuse_inside(path: Path, hints: Hints) -> None:
+    """Refuse `path::name` of a file that holds one array alone, which has no name.
+
+    Raises:
+        ArgumentError: a name was given.
+    """
+    if hints.inside is not None:
+        raise ArgumentError(
+            f"{path} holds one array, which has no name: {hints.inside!r} is not in it; give the path alone"
+        )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
+from fostore.files._header import headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import numbered
 from fostore.files.guess import Found, choose, matrices, plain_table
-from fostore.files.table import Table
+from fostore.files.table import Batch, Table, in_turn
+from fostore.schema.header import Header
+from fostore.schema.row import Array, Column
 
 _LOOKED_AT, _FEW = 64, 8
 """Rows that are looked at, and under which nothing is concluded from them."""
@@ -50,13 +52,18 @@ def arrays_table(
     *,
     meta: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    header_text: bytes | str | None = None,
 ) -> Table:
-    """The rows of a file of named arrays, with the ids that lie beside them.
+    """The rows of a file of named arrays: those that its header names, else what is found, with the ids beside them.
 
     Raises:
+        FormatError: the arrays are not what the header says; names the first that is not.
         ArgumentError: it is not plain which array holds the rows, or what they are; says what to say.
         Others: as `plain_table`.
     """
+    header = None if header_text is None else header_of(header_text, path, hints.inside)
+    if header is not None:
+        return _headed(path, format, header, arrays)
     known = {name: lying.found for name, lying in arrays.items()}
     names = None if hints.inside is not None else _sequence(known, path)
     if names is None:
@@ -94,18 +101,51 @@ def arrays_table(
     return keyed(table, beside, hints)
 
 
-def joined(parts: Sequence[Lying]) -> Lying:
+def _headed(path: str, format: str, header: Header, arrays: Mapping[str, Lying]) -> Table:
+    """The columns that a header names, each of which must be as it says."""
+    columns = header.schema.columns
+    for column in columns:
+        lying = arrays.get(column.name)
+        if lying is None:
+            raise FormatError(f"{path} has no array {column.name!r}, which its header names")
+        shape = lying.found.shape
+        if (lying.found.dtype, shape[1:]) not in _ways(column):
+            raise FormatError(
+                f"{path}: array {column.name!r} is {lying.found.dtype} {shape}, expected "
+                f"{column.stored} and rows of {column.shape} by the header"
+            )
+    counts = {arrays[column.name].num_rows for column in columns}
+    if len(counts) > 1:
+        raise FormatError(f"{path}: its arrays differ in their number of rows, {sorted(counts)}")
+
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        pieces = [arrays[column.name].batches(start, rows) for column in columns]
+        for batch in zip(*pieces, strict=True):
+            yield [_stored(array, column) for array, column in zip(batch, columns, strict=True)]
+
+    return headed_table(path, format, header, counts.pop(), batches)
+
+
+def _ways(column: Column) -> list[tuple[str, tuple[int, ...]]]:
+    """The dtypes and shapes of a row in which a column may lie: NumPy has texts as bytes, and no bfloat16."""
+    ways = [(column.stored, column.shape), (column.dtype, column.shape)]
+    return [*ways, (f"bytes{8 * column.row_bytes}", ())] if column.dtype == "utf8" else ways
+
+
+def _stored(array: Array, column: Column) -> Array:
+    if array.dtype.kind == "S":
+        return array.view(np.uint8).reshape(len(array), *column.shape)
+    return np.ascontiguousarray(array, column.numpy_dtype)
+
+
+def joined(arrays: Sequence[Lying]) -> Lying:
     """Arrays of one dtype and one shape of row, one after another."""
-    counts = [part.num_rows for part in parts]
-    starts = np.cumsum([0, *counts]).tolist()
-
-    def batches(start: int, rows: int) -> Iterator[Any]:
-        for part, (begin, end) in zip(parts, pairwise(starts), strict=True):
-            if start < end:
-                yield from part.batches(max(start - begin, 0), rows)
-
-    found = parts[0].found
-    return Lying(Found(found.dtype, (starts[-1], *found.shape[1:])), batches)
+    counts = [array.num_rows for array in arrays]
+    first = arrays[0].found
+    return Lying(
+        Found(first.dtype, (sum(counts), *first.shape[1:])),
+        in_turn([array.batches for array in arrays], counts),
+    )
 
 
 def _sequence(arrays: Mapping[str, Found], where: str) -> list[str] | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from fostore.errors import ArgumentError
+from fostore.files import Holds
 from fostore.files._arrays import Lying
 from fostore.files.guess import Found, name_of
-from fostore.formats.chunks.foreign import ForeignArray
+from fostore.files.table import Batch
+from fostore.formats.chunks.array import ForeignArray
+from fostore.schema.header import Header
 from fostore.schema.row import Array
 
+DEPTH, MOST = 6, 1000
+"""How far arrays are looked for in groups, and how many in one."""
 _LARGE_CHUNK = 64 << 20
 
 
-def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
+def chunked(array: ForeignArray) -> Lying:
     """An array in chunks as one of a file's arrays; DamageError while it is read."""
 
     def batches(start: int, count: int) -> Iterator[Array]:
@@ -29,7 +33,7 @@ def lying(array: ForeignArray, *, is_reversed: bool = False) -> Lying:
             for first in range(max(start, low), high, count):
                 yield block[first - low : min(first + count, high) - low]
 
-    return Lying(Found(name_of(array.dtype), array.shape), batches, is_reversed)
+    return Lying(Found(name_of(array.dtype), array.shape), batches)
 
 
 def chunk_notes(array: ForeignArray) -> list[str]:
@@ -40,9 +44,35 @@ def chunk_notes(array: ForeignArray) -> list[str]:
     return [f"its chunks take {rows >> 20} MiB each when they are read, whatever max_memory says"]
 
 
-def refuse_writing(path: Path, suffix: str) -> NoReturn:
-    """What `write` does: a store is a plain array as well, with a header beside it."""
-    raise ArgumentError(
-        f"{str(path)!r}: a plain array is only read. Write a store, whose rows are a plain array for "
-        f"other tools: convert to a path that ends in {suffix}"
-    )
+class PlainArrays:
+    """The half of a `fostore.files.FileFormat` that plain arrays share: they are only read.
+
+    A store is a plain array as well, with a header beside it.
+    """
+
+    holds = Holds(header=False, dtypes=())
+    suffix: str
+    """Of a store of this kind."""
+
+    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
+        """Refused."""
+        raise ArgumentError(
+            f"{str(path)!r}: a plain array is only read. Write a store, whose rows are a plain array for "
+            f"other tools: convert to a path that ends in {self.suffix}"
+        )
+
+    def resume_at(self, path: Path, header: Header) -> int:
+        """Nothing is ever written."""
+        return 0
+
+
+def inside_of(path: object, name: str, refused: str = "") -> str:
+    """An array's name inside a file or folder, where none of `refused` may be in it.
+
+    Raises:
+        ArgumentError: it could lead out of it.
+    """
+    parts = name.strip("/").split("/")
+    if any(part in ("", ".", "..") or not set(refused).isdisjoint(part) for part in parts):
+        raise ArgumentError(f"{name!r} is no path inside {path}, such as group/probs")
+    return "/".join(parts)

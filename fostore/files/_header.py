@@ -95,7 +95,7 @@ def checked(batches: Iterator[Batch], schema: Schema, start: int, where: str) ->
         raise FormatError(f"{where}: {error}") from error
 
 
-class Passing:
+class Sealing:
     """Rows on their way into a file whose header will say their digest.
 
     `header` holds `mark` in the digest's place: as many bytes, to be replaced when all rows are there.

@@ -14,9 +14,10 @@ import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError
 from fostore.files import Hints
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Cut, Table
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import MAX_WIDTH, encode_ids, id_column
+from fostore.schema.sides.known import only_grow
 
 IDS = tuple(
     "id ids sample_id sample_ids image_id image_ids img_id example_id item_id doc_id record_id uid uuid guid".split()
@@ -192,8 +193,7 @@ class Profile:
         if not self._grow:
             self._hashes.append(keys)
         elif len(keys):
-            begins = self._last is None or self._last < int(keys[0])
-            self.has_missed = not (begins and bool((np.diff(keys) > 0).all()))
+            self.has_missed = not only_grow(keys, self._last)
             self._last = int(keys[-1])
 
     def has_twins(self) -> bool:
@@ -331,38 +331,15 @@ def _rows_of(read: Callable[[int, int], Iterator[Any]], twin: int) -> tuple[int,
 # ------------------------------------------------------------------ ids beside rows
 
 
-class _Cut:
-    """Keys in pieces as the rows come in."""
-
-    def __init__(self, pieces: Iterator[Any]) -> None:
-        self._pieces = pieces
-        self._left: Any = []
-
-    def take(self, count: int) -> list[Any]:
-        """The next `count` keys, fewer where there are no more."""
-        found: list[Any] = []
-        while len(found) < count:
-            if not len(self._left):
-                more = next(self._pieces, None)
-                if more is None:
-                    break
-                self._left = plain_keys(more)
-            wanted = count - len(found)
-            piece = self._left[:wanted]
-            found += piece.tolist() if isinstance(piece, np.ndarray) else piece
-            self._left = self._left[wanted:]
-        return found
-
-
 def _with_ids(table: Table, name: str, one: Beside, column: Column) -> Table:
     read = one.read
     assert read is not None
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
-        keys, row = _Cut(read(start, rows)), start
+        keys, row = Cut([plain_keys(values)] for values in read(start, rows)), start
         for batch in table.batches(start, rows):
             try:
-                yield [*batch, encode_ids(keys.take(len(batch[0])), column, row)]
+                yield [*batch, encode_ids(keys.take(len(batch[0]))[0], column, row)]
             except (RowError, ValueError) as error:
                 raise FormatError(f"{table.where}, {name!r}, from row {row} on: {error}") from error
             row += len(batch[0])

@@ -33,6 +33,8 @@ class Sink(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Append `data`."""
         size = memoryview(data).nbytes
+        if self.closed:
+            raise ValueError("this file was closed")
         if self._fd is None:
             sys.stdout.buffer.write(data)
         elif size:
@@ -46,8 +48,14 @@ class Sink(io.RawIOBase):
         disk.write_at(self._fd, data, offset)
 
     def tell(self) -> int:
-        """Bytes so far."""
+        """Where the next bytes go."""
         return self._offset
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go back, as zipfile does to write a member's size and checksum before its data."""
+        assert whence == os.SEEK_SET
+        self._offset = offset
+        return offset
 
     def writable(self) -> bool:
         """It is."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fostore import disk
 from fostore.errors import FormatError, FostoreError, UnsafeError
-from fostore.files import Hints, Holds
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrowrows import (
     DTYPES,
     arrow_schema,
@@ -21,7 +21,7 @@ from fostore.files._arrowrows import (
 )
 from fostore.files._flat import open_source
 from fostore.files._frames import frame_table
-from fostore.files._header import KEY, Passing, headed_table, header_of
+from fostore.files._header import KEY, Sealing, headed_table, header_of
 from fostore.files._sink import Sink
 from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
@@ -31,7 +31,7 @@ _MAGIC = b"ARROW1"
 _ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
-class Arrow:
+class Arrow(FileFormat):
     """See `fostore.files.FileFormat`; written as an IPC file, which pandas calls feather."""
 
     name = "arrow"
@@ -82,16 +82,12 @@ class Arrow:
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, uncompressed, a record batch after another, so that it can be mapped."""
-        passing = Passing(header, batches)
+        passing = Sealing(header, batches)
         schema = arrow_schema(passing.header)
         with Sink(path) as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in passing:
                 writer.write_batch(record_batch(header, batch, schema))
         passing.fill_file(path)
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: an Arrow file is none before its end."""
-        return 0
 
 
 def _shards(path: Path) -> list[Path]:

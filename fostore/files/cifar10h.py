@@ -9,20 +9,18 @@ its `batches.meta`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files import Hints, Holds, refuse_inside
+from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import Flat, open_source
 from fostore.files.guess import Found, plain_table
 from fostore.files.npy import FORMAT as NPY
 from fostore.files.npy import read_header
-from fostore.files.table import Batch, Table
-from fostore.schema.header import Header
+from fostore.files.table import Table
 from fostore.schema.row import Array
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -31,7 +29,7 @@ _KNOWN = frozenset({"kind", "dtype"})
 """What the published file says itself."""
 
 
-class Cifar10h:
+class Cifar10h(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "cifar10h"
@@ -60,14 +58,6 @@ class Cifar10h:
             notes=note,
         )
         return replace(table, took=table.took - _KNOWN)
-
-    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Refused: the layout is that of one published file."""
-        raise ArgumentError("cifar10h is only read; write .npy, or any other format")
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """Nothing is ever written."""
-        return 0
 
 
 def _read(path: Path) -> Array:

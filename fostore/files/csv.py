@@ -17,12 +17,11 @@ import numpy as np
 
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import Hints, Holds, refuse_inside
+from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
 from fostore.files._keys import IDS, INDEX, Beside, keyed, plain_name
-from fostore.files._lines import COMMA, Text
 from fostore.files._sink import Sink
-from fostore.files._text import cells
+from fostore.files._text import COMMA, Text, cells
 from fostore.files._wide import layout, nameless, numbered
 from fostore.files.guess import Found, plain_table
 from fostore.files.table import Batch, Table
@@ -36,7 +35,7 @@ _FIRST_LINES = 64
 _SCANNED = 4096
 
 
-class Csv:
+class Csv(FileFormat):
     """See `fostore.files.FileFormat`; keeps ids and class names beside the numbers."""
 
     name = "csv"

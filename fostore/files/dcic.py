@@ -17,10 +17,9 @@ import numpy as np
 
 from fostore.encodings import make_schema
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files import Hints, Holds, refuse_inside
+from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
 from fostore.files.table import Batch, Table
-from fostore.schema.header import Header
 from fostore.schema.jsontext import loads
 from fostore.schema.sides.ids import encode_ids, id_column
 
@@ -28,7 +27,7 @@ _FILE = "annotations.json"
 _MOST_BYTES = 1 << 30
 
 
-class Dcic:
+class Dcic(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "dcic"
@@ -85,14 +84,6 @@ class Dcic:
             batches=batches,
             notes=(f"class order {order}: {', '.join(names)}",),
         )
-
-    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Refused: counts do not say who voted for what."""
-        raise ArgumentError("dcic is only read; write .jsonl, .csv, or any other format")
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """Nothing is ever written."""
-        return 0
 
 
 def _votes(path: Path) -> dict[str, list[str]]:

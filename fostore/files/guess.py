@@ -22,7 +22,7 @@ from fostore.errors import (
 )
 from fostore.files import Hints
 from fostore.files._header import checked
-from fostore.files._swap import Swapped
+from fostore.files._spool import Swapped
 from fostore.files.table import Batch, Table
 from fostore.schema.halves import widen
 from fostore.schema.row import COUNTS, FLOATS, Array, Schema, sum_tolerance

@@ -110,7 +110,7 @@ def _hash_blocks(parts: Sequence[Array], count: int) -> Array:
     return hashes
 
 
-class Passing:
+class HashedTable:
     """The rows of a table as somebody else reads them, with the digest of all once all have passed."""
 
     def __init__(self, table: Table) -> None:

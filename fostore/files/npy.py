@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
-from fostore.files import Hints, Holds, refuse_inside
+from fostore.files import FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import Flat, open_source
 from fostore.files._sink import Sink
 from fostore.files.guess import Found, name_of, plain_table
@@ -28,7 +28,7 @@ _ROW_DIGITS = 20
 DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64")
 
 
-class Npy:
+class Npy(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "npy"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fostore.errors import FormatError
-from fostore.files import Hints, Holds
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrowrows import (
     DTYPES,
     arrow_schema,
@@ -20,7 +20,7 @@ from fostore.files._arrowrows import (
 )
 from fostore.files._flat import open_source
 from fostore.files._frames import frame_table
-from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
+from fostore.files._header import KEY, Sealing, headed_table, header_of, text_of
 from fostore.files._sink import Sink
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
@@ -30,7 +30,7 @@ _BUFFER = 1 << 20
 _ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
-class Parquet:
+class Parquet(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "parquet"
@@ -69,7 +69,7 @@ class Parquet:
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew, a row group of about 16 MiB after another, compressed with zstd."""
         schema = arrow_schema(header, with_header=False)
-        passing = Passing(header, batches)
+        passing = Sealing(header, batches)
         with (
             Sink(path) as sink,
             pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False) as writer,
@@ -83,10 +83,6 @@ class Parquet:
             if held:
                 writer.write_table(pa.Table.from_batches(held, schema))
             writer.add_key_value_metadata({KEY: text_of(passing.sealed()).decode()})
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: a Parquet file is none before its end."""
-        return 0
 
 
 def _open(path: Path) -> Any:

@@ -8,53 +8,50 @@ from dataclasses import replace
 from pathlib import Path
 
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import Hints, Holds
+from fostore.files import Hints
 from fostore.files._arrays import Lying, arrays_table, unread
-from fostore.files._foreign import chunk_notes, lying, refuse_writing
+from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, chunked, inside_of
 from fostore.files.guess import Found, plain_table
-from fostore.files.table import Batch, Table
-from fostore.formats.chunks.foreign import ForeignArray
-from fostore.formats.chunks.zarr import open_foreign_array
+from fostore.files.table import Table
+from fostore.formats.chunks.array import ForeignArray
+from fostore.formats.chunks.zarr import open_array, read_metadata
+from fostore.formats.chunks.zarr_files import Root
 from fostore.formats.chunks.zarr_v2 import METADATA as V2
 from fostore.formats.chunks.zarr_v2 import open_v2_array
-from fostore.formats.zarr.folder import MAX_METADATA, check_directory, read_file
-from fostore.schema.header import Header
-from fostore.schema.jsontext import loads
-
-_V3 = "zarr.json"
-_DEPTH, _MOST = 6, 1000
-"""How far arrays are looked for in groups."""
+from fostore.formats.zarr.folder import METADATA as V3
+from fostore.places.local import Local
 
 
-class PlainZarr:
+class PlainZarr(PlainArrays):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-zarr"
-    holds = Holds(header=False, dtypes=())
+    suffix = ".zarr"
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The array at `path`, or inside the group there; links in it are never followed."""
         path = Path(os.path.realpath(path))  # what the user named may be a link; nothing inside may
         if not path.is_dir():
             raise FormatError(f"{path} is no folder, and a Zarr array or group is one")
-        if _is_array(path):
+        root = Root(Local(path))
+        if _is_array(root, ""):
             if hints.inside is not None:
-                _inside(path, hints.inside)
-            array = _open(path)
-            one = lying(array)
+                _inside(root, hints.inside)
+            array = _open(root, "")
+            one = chunked(array)
             return plain_table(
                 str(path), self.name, one.found, one.batches, hints,
                 num_rows=one.num_rows, notes=chunk_notes(array),
             )  # fmt: skip
         if hints.inside is not None:
-            hints = replace(hints, inside=_inside(path, hints.inside))
+            hints = replace(hints, inside=_inside(root, hints.inside))
         opened: dict[str, ForeignArray] = {}
         arrays: dict[str, Lying] = {}
         why: FormatError | None = None
-        for name in _arrays(path, "", _DEPTH):
+        for name in _arrays(root, "", DEPTH):
             try:
-                opened[name] = _open(path / name)
-                arrays[name] = lying(opened[name])
+                opened[name] = _open(root, name)
+                arrays[name] = chunked(opened[name])
             except FormatError as error:  # texts, dates: not rows
                 if name == hints.inside:
                     raise
@@ -67,58 +64,44 @@ class PlainZarr:
         large = [note for array in opened.values() for note in chunk_notes(array)]
         return arrays_table(str(path), self.name, arrays, hints, notes=large[:1])
 
-    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Refused."""
-        refuse_writing(path, ".zarr")
 
-    def resume_at(self, path: Path, header: Header) -> int:
-        """Nothing is ever written."""
-        return 0
-
-
-def _inside(path: Path, name: str) -> str:
-    parts = name.strip("/").split("/")
-    if any(part in ("", ".", "..") or "\\" in part for part in parts):
-        raise ArgumentError(f"{name!r} is no path inside {path}, such as group/probs")
-    folder = path
-    for part in parts:
-        folder = folder / part
-        try:
-            check_directory(folder)
-        except FileNotFoundError as error:
-            has = sorted(_arrays(path, "", _DEPTH))
-            raise ArgumentError(f"{path} has no array {name!r}; it has {has[:12]}") from error
-    if not _is_array(folder):
+def _inside(root: Root, name: str) -> str:
+    path = root.place
+    inside = inside_of(path, name, "\\")  # on Windows it parts names
+    if path.version(inside) is None:
+        has = sorted(_arrays(root, "", DEPTH))
+        raise ArgumentError(f"{path} has no array {name!r}; it has {has[:12]}")
+    if not _is_array(root, inside):
         raise ArgumentError(f"{name!r} in {path} is no array, expected one of a group's arrays")
-    return "/".join(parts)
+    return inside
 
 
-def _is_array(folder: Path) -> bool:
-    if (folder / V2).exists():
-        return True
-    try:
-        value = loads(read_file(folder / _V3, MAX_METADATA), str(folder / _V3))
-    except FileNotFoundError:
-        return False
+def _has(root: Root, folder: str, name: str) -> bool:
+    # Not by listing the folder: a million chunks may lie in it.
+    return root.place.size(f"{folder}/{name}" if folder else name) is not None
+
+
+def _is_array(root: Root, folder: str) -> bool:
+    if _has(root, folder, V2) or not _has(root, folder, V3):
+        return _has(root, folder, V2)
+    value, _ = read_metadata(root, folder, V3)
     return isinstance(value, dict) and value.get("node_type") == "array"
 
 
-def _open(folder: Path) -> ForeignArray:
-    if not (folder / _V3).exists():
-        return open_v2_array(folder, texts=True)
-    return open_foreign_array(folder, texts=True)
+def _open(root: Root, name: str) -> ForeignArray:
+    return open_array(root, name) if _has(root, name, V3) else open_v2_array(root, name)
 
 
-def _arrays(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+def _arrays(root: Root, folder: str, depth: int) -> Iterator[str]:
     """The arrays below a group, by their names inside it."""
-    with os.scandir(folder) as entries:
-        children = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-    for name in children[:_MOST]:
-        child = folder / name
-        if _is_array(child):
-            yield prefix + name
-        elif depth and any((child / file).exists() for file in (_V3, ".zgroup")):
-            yield from _arrays(child, f"{prefix}{name}/", depth - 1)
+    names = root.place.names(folder)
+    children = sorted(name for name, kind in names.items() if kind == "folder")
+    for child in children[:MOST]:
+        name = f"{folder}/{child}" if folder else child
+        if _is_array(root, name):
+            yield name
+        elif depth and (_has(root, name, V3) or _has(root, name, ".zgroup")):
+            yield from _arrays(root, name, depth - 1)
 
 
 FORMAT = PlainZarr()

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
-from fostore.files import Hints, Holds
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrays import Lying, arrays_table, unread
 from fostore.files._flat import Flat, open_source
-from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
+from fostore.files._header import KEY, Sealing, text_of
 from fostore.files._sink import Sink
 from fostore.files._spool import counted
 from fostore.files.guess import Found
@@ -24,7 +24,6 @@ from fostore.files.table import Batch, Table
 from fostore.schema import jsontext
 from fostore.schema.digest import buffer
 from fostore.schema.header import Header
-from fostore.schema.row import Column
 
 _MAX_HEADER = 100_000_000  # the limit of the format's own reader
 _METADATA = "__metadata__"
@@ -47,7 +46,7 @@ _STORED = {"bfloat16": "uint16"}
 _TENSORS = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
 
-class Safetensors:
+class Safetensors(FileFormat):
     """See `fostore.files.FileFormat`; the library of that name is not needed."""
 
     name = "safetensors"
@@ -57,64 +56,29 @@ class Safetensors:
         """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""
         where = str(path)
         tensors, metadata = _read_header(path)
-        header = header_of(metadata[KEY], where, hints.inside) if KEY in metadata else None
-        if header is not None:
-            return self._headed(path, tensors, header)
         arrays = {}
         for name, (found, flat) in tensors.items():
             if flat is None and name == hints.inside:
                 raise UnsupportedError(f"{where}::{name} holds {found.dtype}, which no store has")
             arrays[name] = Lying(found, unread if flat is None else flat.batches)
-        return arrays_table(where, self.name, arrays, hints)
+        return arrays_table(where, self.name, arrays, hints, header_text=metadata.get(KEY))
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write anew; tensors grow side by side."""
-        with counted(header, batches) as (counted_header, num_rows, rows):
-            passing = Passing(counted_header, rows)
-            columns = header.schema.columns
-            text, offsets = _header_text(passing, num_rows)
-            with Sink(path) as sink:
-                sink.write(text)
-                for batch in passing:
-                    for i, column in enumerate(batch):
-                        sink.fill(buffer(column).data, len(text) + offsets[i])
-                        offsets[i] += len(column) * columns[i].row_bytes
-                sink.fill(passing.fill(text), 0)
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: the tensors grow side by side, so a cut file has no whole rows at its front."""
-        return 0
-
-    def _headed(
-        self, path: Path, tensors: dict[str, tuple[Found, Flat | None]], header: Header
-    ) -> Table:
-        where = str(path)
-        flats: list[Flat] = []
-        for column in header.schema.columns:
-            found, flat = tensors.get(column.name, (None, None))
-            if found is None or flat is None:
-                raise FormatError(f"{where} has no tensor {column.name!r}, which its header names")
-            if (found.dtype, found.shape[1:]) != (_tensor_dtype(column), column.shape):
-                raise FormatError(
-                    f"{where}: tensor {column.name!r} is {found.dtype} {found.shape}, expected "
-                    f"{_tensor_dtype(column)} and rows of {column.shape} by the header"
-                )
-            flats.append(flat)
-        if len({flat.shape[0] for flat in flats}) > 1:
-            raise FormatError(f"{where}: its tensors differ in their number of rows")
-
-        def batches(start: int, rows: int) -> Iterator[Batch]:
-            for arrays in zip(*(flat.batches(start, rows) for flat in flats), strict=True):
-                yield list(arrays)
-
-        return headed_table(where, self.name, header, flats[0].shape[0], batches)
+        header, num_rows, batches = counted(header, batches)
+        passing = Sealing(header, batches)
+        columns = header.schema.columns
+        text, offsets = _header_text(passing, num_rows)
+        with Sink(path) as sink:
+            sink.write(text)
+            for batch in passing:
+                for i, column in enumerate(batch):
+                    sink.fill(buffer(column).data, len(text) + offsets[i])
+                    offsets[i] += len(column) * columns[i].row_bytes
+            sink.fill(passing.fill(text), 0)
 
 
-def _tensor_dtype(column: Column) -> str:
-    return "uint8" if column.dtype == "utf8" else column.dtype
-
-
-def _header_text(passing: Passing, num_rows: int) -> tuple[bytes, list[int]]:
+def _header_text(passing: Sealing, num_rows: int) -> tuple[bytes, list[int]]:
     """The bytes before the data, and where each column's data begins behind them: wide numbers first."""
     columns = passing.header.schema.columns
     order = sorted(range(len(columns)), key=lambda i: -columns[i].numpy_dtype.itemsize)
@@ -125,7 +89,7 @@ def _header_text(passing: Passing, num_rows: int) -> tuple[bytes, list[int]]:
         column = columns[i]
         offsets[i], end = end, end + num_rows * column.row_bytes
         entries[column.name] = {
-            "dtype": _NAMES[_tensor_dtype(column)],
+            "dtype": _NAMES["uint8" if column.dtype == "utf8" else column.dtype],
             "shape": [num_rows, *column.shape],
             "data_offsets": [offsets[i], end],
         }

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
+import numpy as np
+
+from fostore.errors import FormatError
 from fostore.reading.proof import Proof
 from fostore.schema.row import Array, Schema
 
 Batch = list[Array]
 """Some consecutive rows: one C-contiguous array of the stored dtype a column, in schema order."""
+Batches = Callable[[int, int], Iterator[Batch]]
+"""(first row, rows at a time) to the rows from there on."""
+Rows = TypeVar("Rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class Table:
     format: str
     schema: Schema
     num_rows: int | None
-    batches: Callable[[int, int], Iterator[Batch]]
+    batches: Batches
     meta: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -38,7 +45,7 @@ class Table:
     trusted: bool = False
     """Whether rows need no check of their values as long as their digest comes out as `digest`."""
     proof: Proof | None = None
-    """Of a store: what it keeps of its rows, which `conversion.stores.guarded` holds them against."""
+    """Of a store: what it keeps of its rows, which `stores.guarded` holds them against."""
     checked: str = "none"
     """What of the rows is held against their source as they are read: "full", "part" (`notes` names
     the rest) or "none", as where a source keeps no checksum."""
@@ -51,8 +58,70 @@ class Table:
     adopted: str | None = None
     """The column beside the rows whose keys became the ids without being asked for."""
 
+    def remade(self, schema: Schema, batches: Batches, **others: Any) -> Table:
+        """Other rows that are made of these: nobody knows their digest, so their values are checked as they pass."""
+        unknown: dict[str, Any] = {"digest": None, "proof": None, "trusted": False}
+        return replace(self, schema=schema, batches=batches, **{**unknown, **others})
 
-def least_checked(tables: Sequence[Table]) -> str:
-    """What `Table.checked` says of several tables together."""
-    found = {table.checked for table in tables}
-    return found.pop() if len(found) == 1 else "part"
+
+def several(tables: Sequence[Table], schema: Schema, batches: Batches, **others: Any) -> Table:
+    """One table that is made of the rows of several; what is not in `others` is as the first has it."""
+    checked = {table.checked for table in tables}
+    return tables[0].remade(
+        schema,
+        batches,
+        checked=checked.pop() if len(checked) == 1 else "part",
+        took=frozenset().union(*(table.took for table in tables)),
+        files=[path for table in tables for path in table.files or (table.where,)],
+        **others,
+    )
+
+
+def in_turn(
+    readers: Sequence[Callable[[int, int], Iterator[Rows]]], counts: Sequence[int]
+) -> Callable[[int, int], Iterator[Rows]]:
+    """Readers of so many rows each, one after another, as one reader."""
+    ranges = list(pairwise(accumulate(counts, initial=0)))
+
+    def batches(start: int, rows: int) -> Iterator[Rows]:
+        for read, (begin, end) in zip(readers, ranges, strict=True):
+            if start < end:
+                yield from read(max(start - begin, 0), rows)
+
+    return batches
+
+
+class Cut:
+    """Batches handed out in pieces of any size, each row read once: sources cut their rows differently."""
+
+    def __init__(self, batches: Iterator[Sequence[Any]]) -> None:
+        self._batches = batches
+        self._left: Sequence[Any] = ()
+
+    def take(self, count: int) -> list[Any]:
+        """The next `count` rows of every column.
+
+        Raises:
+            FormatError: there are fewer.
+        """
+        pieces: list[list[Any]] = []
+        while count or not pieces:
+            if not self._left:
+                self._left = next(self._batches, ())
+                if not self._left:
+                    raise FormatError(f"{count} rows fewer came than were announced")
+            pieces.append([column[:count] for column in self._left])
+            rest = [column[count:] for column in self._left]
+            self._left = rest if len(rest[0]) else ()
+            count -= len(pieces[-1][0])
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else [_chained(columns) for columns in zip(*pieces, strict=True)]
+        )
+
+
+def _chained(columns: Sequence[Any]) -> Any:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return [value for column in columns for value in column]

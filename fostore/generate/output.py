@@ -13,7 +13,7 @@ import numpy as np
 from fostore.errors import ArgumentError, RowError
 from fostore.generate.source import Indices, name_samples
 from fostore.schema.row import FLOATS, Array, sum_tolerance
-from fostore.schema.simplex import check_log_probs, check_logits, check_probs, softmax
+from fostore.schema.simplex import check, softmax
 
 Mode: TypeAlias = "str | tuple[str, ...]"
 """What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""
@@ -212,21 +212,12 @@ def check_kept(rows: Array, indices: Indices, kind: str, tol: float) -> None:
         RowError: not finite, negative, or a sum off by more than `tol`.
     """
     try:
-        _check(rows, kind, tol, int(indices[0]) if len(indices) else 0)
+        check(rows, kind, tol, int(indices[0]) if len(indices) else 0)
     except RowError:
         if isinstance(indices, np.ndarray):  # count rows by their samples, not by their places
             for i in range(len(rows)):
-                _check(rows[i : i + 1], kind, tol, int(indices[i]))
+                check(rows[i : i + 1], kind, tol, int(indices[i]))
         raise
-
-
-def _check(rows: Array, kind: str, tol: float, start: int) -> None:
-    if kind == "probs":
-        check_probs(rows, tol, start)
-    elif kind == "log_probs":
-        check_log_probs(rows, tol, start)
-    else:
-        check_logits(rows, start)
 
 
 def advice(was_auto: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import is_dense
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.reading.request import is_softened
 from fostore.reading.selection import Selection
@@ -67,7 +67,8 @@ class Distributions:
         if dtype is None:  # what `Store.take` gives
             is_given = (schema.kind, schema.dtype) == ("probs", "float16")
             dtype = np.dtype(np.float16 if is_given else np.float32)
-        is_kept = is_dense(schema) and self._as_kind == schema.kind != "logits"
+        as_kind = self._as_kind  # logits lie without the level of their row
+        is_kept = as_kind != "logits" and encoding_of(schema).is_plain(schema, as_kind)
         is_wider = schema.dtype in HALVES and dtype != np.float16
         return schema.columns[0] if is_kept and is_wider else None
 

@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 from fostore import disk
 from fostore.errors import (
@@ -117,12 +116,7 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.release()
 
 
@@ -189,7 +183,7 @@ def _give_back(path: Path, span: tuple[int, int]) -> None:
         return
     file.spans.remove(span)
     if file.spans:
-        _unlock(file.fd, span)
+        fcntl.lockf(file.fd, fcntl.LOCK_UN, _length(span), span[0])
         return
     del _files[path]
     try:
@@ -215,9 +209,8 @@ def _open(path: Path, store: Path) -> int:
                 f"the lock file {str(path)!r} is a link or no file; remove it"
             ) from error
         cause = error.__cause__ if isinstance(error, PlaceError) else error
-        told = disk.refusal(cause, str(store)) if isinstance(cause, OSError) else None
-        if told is not None:  # the user knows the store, not the file beside it
-            raise told from cause
+        if isinstance(cause, OSError):
+            disk.refuse(cause, str(store))  # the user knows the store, not the file beside it
         raise
 
 
@@ -237,22 +230,16 @@ def _lock(fd: int, span: tuple[int, int], store: Path) -> bool:
     return True
 
 
-def _unlock(fd: int, span: tuple[int, int]) -> None:
-    fcntl.lockf(fd, fcntl.LOCK_UN, _length(span), span[0])
-
-
 def _length(span: tuple[int, int]) -> int:
     return 0 if span[1] == _END else span[1] - span[0]  # 0: to the end of any file
 
 
 def _is_at(fd: int, path: Path) -> bool:
     """Whether the open file is still the one that `path` names."""
-    mine = os.fstat(fd)
     try:
-        there = os.lstat(path)
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
         return False
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _refuse(fd: int, span: tuple[int, int], store: Path) -> bool:
@@ -260,15 +247,15 @@ def _refuse(fd: int, span: tuple[int, int], store: Path) -> bool:
     pid = _holder(fd, span)
     if pid == 0:
         return False
-    told: dict[str, object] = {}
+    holder: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         value = json.loads(os.pread(fd, _TEXT_BYTES, 0))
-        told = value if isinstance(value, dict) else {}
-    if pid is None or told.get("pid") != pid:
+        holder = value if isinstance(value, dict) else {}
+    if pid is None or holder.get("pid") != pid:
         # Several writers share the file: its text names the one who came last.
         who = "another process" if pid is None else f"process {pid}"
     else:
-        who = f"process {pid} on {told.get('host')} since {told.get('since')}"
+        who = f"process {pid} on {holder.get('host')} since {holder.get('since')}"
     raise LockedError(
         f"{store} is being written by {who}; wait until it ends, or end it: "
         "what it committed is safe and is taken over",

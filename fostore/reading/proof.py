@@ -23,7 +23,7 @@ from fostore.schema.row import Array, Column
 _READ_BYTES = 8 << 20
 _MAX_GUESSES = 16
 
-ReadRows = Callable[[int, int], Sequence[Array]]
+_ReadRows = Callable[[int, int], Sequence[Array]]
 """(start, stop) to the rows as they lie, one array a column."""
 
 
@@ -35,7 +35,7 @@ class RunCheck:
     with several, on the assumption that one of them was damaged, which the next checksum proves.
     """
 
-    def __init__(self, run: Run, columns: Sequence[Column], read: ReadRows) -> None:
+    def __init__(self, run: Run, columns: Sequence[Column], read: _ReadRows) -> None:
         assert run.crc is not None
         self._run = run
         self._columns = columns
@@ -53,21 +53,21 @@ class RunCheck:
         return self.damaged.items
 
     def _step(self, end: int, crc: int) -> None:
-        found = self._guesses
+        guesses = self._guesses
         rows = max(_READ_BYTES // max(column.row_bytes for column in self._columns), 1)
         for first in range(self._position, end, rows):
-            parts = self._read(first, min(first + rows, end))
-            found = [
-                [digest.crc(part, value) for part, value in zip(parts, crcs, strict=True)]
-                for crcs in found
+            columns = self._read(first, min(first + rows, end))
+            guesses = [
+                [digest.crc(column, value) for column, value in zip(columns, crcs, strict=True)]
+                for crcs in guesses
             ]
-        right = [crcs for crcs in found if digest.combine_crcs(crcs) == crc]
+        right = [crcs for crcs in guesses if digest.combine_crcs(crcs) == crc]
         if right:
             self._guesses = right
         else:
             self.damaged = self.damaged.add(self._position, end)
             every = range(len(self._columns))
-            self._guesses = [digest.other_crc(crcs, i, crc) for crcs in found for i in every]
+            self._guesses = [digest.other_crc(crcs, i, crc) for crcs in guesses for i in every]
             if len(self._guesses) > _MAX_GUESSES:  # of what follows nothing can be told
                 self.damaged = self.damaged.add(self._position, self._run.stop)
                 self._left = []
@@ -109,8 +109,8 @@ class Proof:
             *((block * size, block * size + size) for block in blocks),
             *((run.start, run.stop) for run, _ in self._runs),
         )
-        there = Ranges.of(*self._committed.overlap(start, stop))
-        return tuple(gap for a, b in there for gap in kept.missing(b, a))
+        committed = self._committed.overlap(start, stop)
+        return tuple(gap for a, b in committed for gap in kept.missing(b, a))
 
     def check(self, start: int, stop: int, columns: Sequence[Array] | None = None) -> None:
         """Hold the rows `[start, stop)`, and what is hashed with them, against what is kept.
@@ -140,8 +140,8 @@ class Proof:
         size = self._header.block_rows
         ordered = np.unique(rows)
         cuts = np.flatnonzero(np.diff(ordered // size)) + 1
-        for part in np.split(ordered, cuts) if len(ordered) else ():
-            self.check(int(part[0]), int(part[-1]) + 1)
+        for block in np.split(ordered, cuts) if len(ordered) else ():
+            self.check(int(block[0]), int(block[-1]) + 1)
 
     @cached_property
     def _stored(self) -> Array:
@@ -159,14 +159,13 @@ class Proof:
             if self._is_right[block] or not known.any():
                 continue
             first = block * size
-            there = self._committed.overlap(first, first + size)
-            last = there[0][1] if there else first
+            committed = self._committed.overlap(first, first + size)
+            last = committed[0][1] if committed else first
             if columns is not None and start <= first and last <= stop:
                 rows: Sequence[Array] = [c[first - start : last - start] for c in columns]
             else:
                 rows = self._read(first, last)
-            found = np.stack([digest.block_hash(rows[i]) for i in self._hashed])
-            if np.array_equal(found, known):
+            if np.array_equal(self._hashes_of(rows), known):
                 self._is_right[block] = True
             else:
                 yield first, last
@@ -189,7 +188,7 @@ class Proof:
         )
         for block in range(len(fresh)):
             rows = self._read(block * size, min(block * size + size, total))
-            fresh[block] = np.stack([digest.block_hash(rows[i]) for i in self._hashed])
+            fresh[block] = self._hashes_of(rows)
         if digest.store_digest(header, fresh) != header.digest:
             raise DamageError(
                 f"{self._where} is damaged: its rows do not have the digest {header.digest}; restore "
@@ -197,6 +196,9 @@ class Proof:
             )
         self._stored = self.hashes = fresh
         self._is_right = np.ones(len(fresh), bool)
+
+    def _hashes_of(self, rows: Sequence[Array]) -> Array:
+        return np.stack([digest.block_hash(rows[i]) for i in self._hashed])
 
     def _read(self, start: int, stop: int) -> list[Array]:
         return [view.read(start, stop) for view in self._views]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.encodings import encoding_of
 from fostore.errors import UncommittedError
 from fostore.reading.request import as_rows
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array, Schema
+from fostore.schema.sides import side_of
 
 if TYPE_CHECKING:
     from fostore.reading.store import Store
@@ -78,16 +80,17 @@ class Stored:
     @property
     def ids(self) -> Array | None:
         """The key of each row (int64 or text), in their order; None where the store has none."""
-        from fostore.schema.sides.ids import decode_ids  # import cost: most readers ask for no ids
-
-        column = self.schema.role("id")
-        return None if column is None else decode_ids(self._all_of(column.name), column)
+        return self._side("id")
 
     @property
     def views(self) -> Array | None:
         """How each row's sample was augmented: (seed, view), int64 (len, 2); or None."""
-        column = self.schema.role("view")
-        return None if column is None else self._all_of(column.name)
+        return self._side("view")
+
+    def _side(self, role: str) -> Array | None:
+        """The column of a role at all positions, as the user gave it."""
+        column = self.schema.role(role)
+        return None if column is None else side_of(role).decode(self._all_of(column.name), column)
 
     def _all_of(self, name: str) -> Array:
         """A column at all positions, fresh."""
@@ -242,7 +245,7 @@ class _Items(ItemsView[int, Array]):
 
     def __iter__(self) -> Iterator[tuple[int, Array]]:
         store = self._mapping.store
-        step = max(_PIECE_BYTES // max(store.schema.row_bytes), 1)
+        step = max(_PIECE_BYTES // encoding_of(store.schema).decoded_bytes(store.schema), 1)
         for first, last in store.committed:
             for start in range(first, last, step):
                 rows = range(start, min(start + step, last))

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.encodings import encoding_of, is_dense
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
-from fostore.formats import Finding, Reader, format_of
-from fostore.places.place import absent, local_path
+from fostore.formats import Finding, Reader, opens
+from fostore.places.local import Local
+from fostore.places.names import absent, place_of
+from fostore.places.place import Place
 from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
@@ -25,7 +27,7 @@ _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def open(path: str | Path) -> Store:
+def open(path: str | Path | Place) -> Store:
     """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
@@ -40,7 +42,7 @@ def open(path: str | Path) -> Store:
         PlaceError: the file system does not let it be read.
         DamageError: a file of the store is cut or missing.
     """
-    return Store(local_path(path))
+    return Store(place_of(path))
 
 
 class Store(Committed):
@@ -63,23 +65,25 @@ class Store(Committed):
     fostore.errors.UncommittedError: row 3 was asked for; ...coin.zarr has the rows 0 to 2
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
-        self._place = path.absolute()  # rows are mapped later, perhaps from another folder
-        with disk.refusing(path):
+        self._place = place = place_of(
+            path
+        )  # absolute: rows are mapped later, perhaps from elsewhere
+        self.path: Any = place.path if isinstance(place, Local) else place.url
+        with disk.refusing(self.path):
             try:
-                format = format_of(path)
+                format = opens(place)
             except ArgumentError as error:
-                if path.exists():
-                    raise FormatError(f"{str(path)!r} is not a store: {error}") from error
-                raise StoreNotFoundError(f"{absent(path, 'no store')}: {error}") from error
+                if place.version() is not None:
+                    raise FormatError(f"{str(self.path)!r} is not a store: {error}") from error
+                raise StoreNotFoundError(f"{absent(self.path, 'no store')}: {error}") from error
             try:
-                self.reader: Reader = format.open(self._place)
+                self.reader: Reader = format.open(place)
             except FileNotFoundError as error:
-                if path.exists():
+                if place.version() is not None:
                     raise
-                raise StoreNotFoundError(absent(path, "no store")) from error
-        self.path = path
+                raise StoreNotFoundError(absent(self.path, "no store")) from error
         self._format = format.name
         self._encoding = encoding_of(self.schema)
         self._seen: _Seen | None = None
@@ -189,10 +193,10 @@ class Store(Committed):
     def _open(self, seen: _Seen) -> Callable[[Array, Array | None], Array]:
         """Map the column of probabilities: what gathers from it from now on."""
         # Import cost: maps, madvise and ctypes, which a store that is only looked at does not need.
-        from fostore.formats.views.view import ArrayView, MappedView
+        from fostore.formats.views.view import ArrayView
 
         view = self.reader.column(0)  # may show more rows than `seen` by now, never fewer
-        if isinstance(view, (MappedView, ArrayView)):
+        if isinstance(view, ArrayView):
             seen.array = view.array
         seen.gather = view.take
         return view.take
@@ -325,9 +329,8 @@ class Store(Committed):
 
     @property
     def is_plain(self) -> bool:
-        """Whether probabilities are stored, number by number (NumPy has no bfloat16)."""
-        schema = self.schema
-        return is_dense(schema) and schema.kind == "probs" and schema.dtype != "bfloat16"
+        """Whether probabilities are stored as NumPy has them; of bfloat16 it has only the bits."""
+        return self.schema.dtype != "bfloat16" and self._encoding.is_plain(self.schema, "probs")
 
 
 @dataclass(slots=True)

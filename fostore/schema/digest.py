@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.schema import jsontext
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column
 
 HASH_BYTES = 32
 PREFIX = "blake3:"
 _FEW_BYTES = 8192
-_KNOWN_EXTRAS = ("shift",)
-"""Keys of a column, beyond the core, that say what its numbers mean."""
+_READ_BYTES = 8 << 20
+_COLUMN_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role", "shift"})
+"""Keys of a column that say what its numbers mean; a newer release may add others, which the digest leaves out."""
 
 
 # ------------------------------------------------------------------ bytes
@@ -45,16 +46,16 @@ def checksum(data: bytes | memoryview, value: int = 0) -> int:
     '0xe3069283'
     """
     if len(data) <= _FEW_BYTES and "crc32c" not in sys.modules:
-        return small_checksum(data, value)
+        return _small_checksum(data, value)
     return int(_crc32c()(data, value))
 
 
-def small_checksum(data: bytes | memoryview, value: int = 0) -> int:
+def _small_checksum(data: bytes | memoryview, value: int = 0) -> int:
     """The same in plain Python: loading the package costs 25 ms, a whole open of a sealed store less.
 
     Source: RFC 3720, appendix B.4; the polynomial is 0x1EDC6F41, here with its bits reversed.
 
-    >>> hex(small_checksum(b"123456789"))
+    >>> hex(_small_checksum(b"123456789"))
     '0xe3069283'
     """
     table = _crc_table()
@@ -85,6 +86,22 @@ def crc(rows: Array, value: int = 0) -> int:
 def combine_crcs(crcs: Sequence[int]) -> int:
     """`Run.crc`: the crc32c over the columns' crc32c's, each a little-endian uint32, in schema order."""
     return checksum(struct.pack(f"<{len(crcs)}I", *crcs))
+
+
+def crc_of_rows(
+    read: Callable[[int, int, int], Array], row_bytes: Sequence[int], start: int, stop: int
+) -> int:
+    """`Run.crc` of the rows `[start, stop)`, in bounded pieces.
+
+    Args:
+        read: (column, start, stop) to rows as they are stored.
+        row_bytes: bytes of one row, one number a column.
+    """
+    crcs, rows = [0] * len(row_bytes), max(_READ_BYTES // max(row_bytes), 1)
+    for first in range(start, stop, rows):
+        last = min(first + rows, stop)
+        crcs = [crc(read(i, first, last), value) for i, value in enumerate(crcs)]
+    return combine_crcs(crcs)
 
 
 def other_crc(crcs: Sequence[int], index: int, combined: int) -> list[int]:
@@ -150,23 +167,15 @@ def canonical(header: Header) -> bytes:
     role, and "shift" where there is one), class_names and temperature. Never how the rows came
     or lie: units, software, times, identity, metadata.
     """
-    schema = header.schema
-    value = {
-        "num_samples": _num_samples(header),
-        "axes": list(schema.axes),
-        "kind": schema.kind,
-        "encoding": dict(schema.encoding),
-        "columns": [_column(column) for column in hashed_columns(header)],
-        "class_names": None if schema.class_names is None else list(schema.class_names),
-        "temperature": float(schema.temperature),
+    schema = header.schema.to_json()
+    kept = {
+        name: schema[name] for name in ("axes", "kind", "encoding", "class_names", "temperature")
     }
-    try:
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"the schema has no canonical JSON: {error}") from error
+    columns = [
+        {key: value for key, value in column.to_json().items() if key in _COLUMN_KEYS}
+        for column in hashed_columns(header)
+    ]
+    return jsontext.canonical({"num_samples": _num_samples(header), "columns": columns, **kept})
 
 
 def store_digest(header: Header, hashes: Array) -> str:
@@ -197,19 +206,6 @@ def store_digest(header: Header, hashes: Array) -> str:
     for i in range(expected[1]):
         total.update(_blake3()(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
     return f"{PREFIX}{total.hexdigest()}"
-
-
-def _column(column: Column) -> dict[str, Any]:
-    known = {key: column.extra[key] for key in _KNOWN_EXTRAS if key in column.extra}
-    return {
-        "name": column.name,
-        "dtype": column.dtype,
-        "stored": column.stored,
-        "axes": list(column.axes),
-        "shape": list(column.shape),
-        "role": column.role,
-        **known,
-    }
 
 
 def _num_samples(header: Header) -> int:

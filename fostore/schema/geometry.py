@@ -7,19 +7,19 @@ from math import gcd
 
 from fostore.errors import ArgumentError
 
-PAGE_BYTES = 4096
-UNIT_BYTES = 32 << 20
-INNER_BYTES = 256 << 10
-BLOCK_BYTES = 4 << 20
-BLOCK_ROWS = 1024
-MAX_UNITS = 16_384
-MAX_UNIT_ROWS = 1 << 53
+PAGE_BYTES = 4096  # what a memory map begins at
+_UNIT_BYTES = 32 << 20  # few enough files for a large store, each mapped as one piece
+_INNER_BYTES = 256 << 10  # what a remote reader fetches for one row
+_BLOCK_BYTES = 4 << 20  # what is read to check one row
+_BLOCK_ROWS = 1024
+_MAX_UNITS = 16_384  # files a folder, and maps a process (Linux: 65,530)
+_MAX_UNIT_ROWS = 1 << 53
 
 
-def nearest_power_of_two(value: float) -> int:
+def _nearest_power_of_two(value: float) -> int:
     """The power of two, at least 1, that is nearest to `value` in ratio.
 
-    >>> [nearest_power_of_two(v) for v in (0.3, 1, 3, 838_860)]
+    >>> [_nearest_power_of_two(v) for v in (0.3, 1, 3, 838_860)]
     [1, 1, 4, 1048576]
     """
     if value <= 1:
@@ -28,7 +28,7 @@ def nearest_power_of_two(value: float) -> int:
     return low if value * value < 2 * low * low else 2 * low
 
 
-def next_power_of_two(value: int) -> int:
+def _next_power_of_two(value: int) -> int:
     """The smallest power of two that is at least `value` and at least 1."""
     return 1 << max(value - 1, 0).bit_length()
 
@@ -39,8 +39,8 @@ def block_rows(row_bytes: Iterable[int]) -> int:
     Depends on the row sizes alone, since the digest depends on it.
     """
     widest = max(row_bytes)
-    fitting = max(BLOCK_BYTES // widest, 1)
-    return min(BLOCK_ROWS, 1 << (fitting.bit_length() - 1))
+    fitting = max(_BLOCK_BYTES // widest, 1)
+    return min(_BLOCK_ROWS, 1 << (fitting.bit_length() - 1))
 
 
 def smallest_unit_rows(row_bytes: Iterable[int]) -> int:
@@ -50,38 +50,40 @@ def smallest_unit_rows(row_bytes: Iterable[int]) -> int:
     return max(block_rows(sizes), *pages)
 
 
-def unit_rows(row_bytes: Iterable[int], num_samples: int | None, wanted: int | None = None) -> int:
+def unit_rows(
+    row_bytes: Iterable[int], num_samples: int | None, explicit: int | None = None
+) -> int:
     """Rows a unit, a power of two: about 32 MiB of the widest column.
 
     Args:
         row_bytes: bytes of one row, one number a column.
         num_samples: rows planned; None where nobody knows yet.
-        wanted: an explicit choice: a power of two, not under `smallest_unit_rows`.
+        explicit: the choice of a user: a power of two, not under `smallest_unit_rows`.
 
     Raises:
-        ArgumentError: `wanted` cannot be used; the message names the smallest that can.
+        ArgumentError: `explicit` cannot be used; the message names the smallest that can.
     """
     sizes = tuple(row_bytes)
     smallest = smallest_unit_rows(sizes)
-    if wanted is not None:
-        number = hasattr(wanted, "__index__")
-        if not number or not smallest <= wanted <= MAX_UNIT_ROWS or wanted & (wanted - 1):
+    if explicit is not None:
+        number = hasattr(explicit, "__index__")
+        if not number or not smallest <= explicit <= _MAX_UNIT_ROWS or explicit & (explicit - 1):
             raise ArgumentError(
-                f"unit_rows is {wanted!r}; it must be a power of two and at least {smallest} "
+                f"unit_rows is {explicit!r}; it must be a power of two and at least {smallest} "
                 f"for rows of {max(sizes)} bytes"
             )
-        return wanted
-    rows = max(smallest, nearest_power_of_two(UNIT_BYTES / max(sizes)))
+        return explicit
+    rows = max(smallest, _nearest_power_of_two(_UNIT_BYTES / max(sizes)))
     if num_samples is not None:
-        while num_samples > rows * MAX_UNITS:
+        while num_samples > rows * _MAX_UNITS:
             rows *= 2
-        rows = max(smallest, min(rows, next_power_of_two(num_samples)))
+        rows = max(smallest, min(rows, _next_power_of_two(num_samples)))
     return rows
 
 
 def inner_rows(row_bytes: int, unit_rows: int) -> int:
     """Rows of one inner chunk of a shard: about 256 KiB of this column, at most a unit."""
-    return min(nearest_power_of_two(INNER_BYTES / row_bytes), unit_rows)
+    return min(_nearest_power_of_two(_INNER_BYTES / row_bytes), unit_rows)
 
 
 def unit_range(unit: int, unit_rows: int, num_samples: int | None) -> tuple[int, int]:
@@ -97,10 +99,10 @@ def split_at_units(start: int, stop: int, unit_rows: int) -> list[tuple[int, int
     >>> split_at_units(6, 17, 8)
     [(0, 6, 8), (1, 8, 16), (2, 16, 17)]
     """
-    parts = []
+    pieces = []
     while start < stop:
         unit = start // unit_rows
         end = min(stop, (unit + 1) * unit_rows)
-        parts.append((unit, start, end))
+        pieces.append((unit, start, end))
         start = end
-    return parts
+    return pieces

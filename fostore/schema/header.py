@@ -10,19 +10,28 @@ from typing import Any
 
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.schema import geometry, jsontext
-from fostore.schema.row import Schema, expect
+from fostore.schema.columns import expect, expect_all
+from fostore.schema.row import Schema
 
 VERSION = "1.0"
-MAX_BYTES = 8 << 20
+_MAX_BYTES = 8 << 20
 """Bytes of canonical JSON that a header and its metadata may take: parsed in a second, in memory that all have."""
-MAX_TEXT = 2 * MAX_BYTES
+MAX_TEXT = 2 * _MAX_BYTES
 """Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
 
-CHECKSUM, META_CHECKSUM = "checksum", "meta_checksum"
-_KEYS = frozenset(
-    "version id num_samples unit_rows block_rows identity software created updated sealed digest "
-    "meta_checksum checksum".split()
-)
+CHECKSUM, _META_CHECKSUM = "checksum", "meta_checksum"
+_KEYS = frozenset("version num_samples digest meta_checksum checksum".split())
+_KINDS = {
+    "unit_rows": int,
+    "block_rows": int,
+    "id": str,
+    "identity": dict,
+    "software": dict,
+    "created": str,
+    "updated": str,
+    "sealed": bool,
+}
+"""What is there in every header, under the name that it has here."""
 _SCHEMA_KEYS = frozenset(
     "requires row_axis num_classes num_members axes kind encoding columns sum_tolerance temperature "
     "class_names".split()
@@ -87,12 +96,12 @@ class Header:
             **self.extra,
         }
         if self.checked:
-            fostore[META_CHECKSUM] = jsontext.checksum(meta)
+            fostore[_META_CHECKSUM] = jsontext.checksum(meta)
         described = jsontext.canonical(fostore)
-        if len(meta) + len(described) > MAX_BYTES:
+        if len(meta) + len(described) > _MAX_BYTES:
             raise ArgumentError(
                 f"metadata and identity take {len(meta):,} and {len(described):,} bytes as JSON, and a "
-                f"store keeps at most {MAX_BYTES:,}: keep what is large in a file of its own, and its "
+                f"store keeps at most {_MAX_BYTES:,}: keep what is large in a file of its own, and its "
                 "name and hash here"
             )
         if self.checked:
@@ -121,20 +130,13 @@ class Header:
         header = cls(
             schema=schema,
             num_samples=None if planned is None else expect(value, "num_samples", int, where),
-            unit_rows=expect(value, "unit_rows", int, where),
-            block_rows=expect(value, "block_rows", int, where),
-            id=expect(value, "id", str, where),
-            identity=expect(value, "identity", dict, where),
-            software=expect(value, "software", dict, where),
-            created=expect(value, "created", str, where),
-            updated=expect(value, "updated", str, where),
-            sealed=expect(value, "sealed", bool, where),
+            **dict(zip(_KINDS, expect_all(value, _KINDS, where), strict=True)),
             digest=None if digest is None else expect(value, "digest", str, where),
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
             version=version,
             checked=CHECKSUM in value,
-            meta_checksum=value.get(META_CHECKSUM),
-            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS},
+            meta_checksum=value.get(_META_CHECKSUM),
+            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS | _KINDS.keys()},
         )
         header._check(where)
         written = value.get(CHECKSUM)
@@ -167,6 +169,7 @@ class Header:
         ):
             raise FormatError(f"{where}: unit_rows is {self.unit_rows}, expected a power of two")
         sizes = self.schema.row_bytes
+        # The digest depends on blocks, and memory maps on whole pages: neither is a free choice.
         if self.block_rows != geometry.block_rows(sizes):
             raise FormatError(
                 f"{where}: block_rows is {self.block_rows}, but rows of these sizes make blocks "

@@ -8,6 +8,10 @@ from typing import Any, NoReturn
 
 from fostore.errors import ArgumentError, FormatError
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
 
 def check_json(value: Any, where: str = "meta") -> Any:
     """`value` as plain JSON data (tuples become lists), or an error that names the place.
@@ -61,10 +65,9 @@ def dumps(value: Any, *, indent: int | None = None) -> bytes:
 def canonical(value: Any) -> bytes:
     """JSON text that is the same for equal values, whoever wrote them (spec/core.md, C-45)."""
     try:
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode("utf-8", "surrogatepass")  # a stranger's half of a pair is a value too
+        return _CANONICAL.encode(value).encode(
+            "utf-8", "surrogatepass"
+        )  # half of a pair is a value too
     except (ValueError, TypeError, RecursionError) as error:
         raise ArgumentError(f"this cannot be written as JSON: {error}") from error
 

@@ -85,6 +85,9 @@ class Ranges:
         at = bisect_right(self.items, row, key=lambda item: item[0])
         return at > 0 and self.items[at - 1][1] > row
 
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.items)
 

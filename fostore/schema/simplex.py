@@ -30,11 +30,18 @@ _LISTED_ROWS = 1000
 _LEAST_TOL = 1e-5  # under this the rounding of a float32 sum decides, so only the exact path may
 
 
-def check_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every row is finite, nowhere negative, and sums to 1 within `tol`.
+def check(
+    rows: Array, kind: str, tol: float = 0.0, start: int = 0, *, bfloat16: bool = False
+) -> None:
+    """Raise unless every row is a distribution, as its kind has it.
+
+    Probabilities are finite, nowhere negative, and sum to 1; so do the exponentials of log_probs,
+    of which minus infinity is log 0; logits hold at least one finite number, and beside those only
+    minus infinity, which is a class that a mask excludes.
 
     Args:
         rows: (n, ..., K) float16, float32 or float64, or uint16 bits with `bfloat16`.
+        kind: "probs", "log_probs" or "logits".
         tol: how far a sum may be from 1.
         start: the number of the first row, for the message.
         bfloat16: whether `rows` are the bits of bfloat16 numbers.
@@ -42,52 +49,25 @@ def check_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = Fal
     Raises:
         RowError: names the first bad rows, what they hold, and what to do.
 
-    >>> check_probs(np.float32([[0.25, 0.75]]), 1e-3)
-    >>> check_probs(np.float32([[0.5, 0.5], [140.0, 5.5]]), 1e-3, 512)
+    >>> check(np.float32([[0.25, 0.75]]), "probs", 1e-3)
+    >>> check(np.float32([[0.5, 0.5], [140.0, 5.5]]), "probs", 1e-3, 512)
     Traceback (most recent call last):
     ...
     fostore.errors.RowError: row 513 sums to 145.5, expected 1 within 0.001 (1 of 2 rows): ...
     """
-    for part in _chunks(rows):
-        if not (_quick_probs(part, tol, bfloat16) or _all_good(_bad_probs, part, tol, bfloat16)):
-            _refuse(rows, start, bfloat16, _bad_probs, tol, "probs")
-
-
-def check_log_probs(rows: Array, tol: float, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless the exponentials of every row sum to 1 within `tol`; minus infinity is log 0.
-
-    Parameters and errors are those of `check_probs`.
-    """
-    for part in _chunks(rows):
-        if not (
-            _quick_log_probs(part, tol, bfloat16) or _all_good(_bad_log_probs, part, tol, bfloat16)
-        ):
-            _refuse(rows, start, bfloat16, _bad_log_probs, tol, "log_probs")
-
-
-def check_logits(rows: Array, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every row holds at least one finite number and beside those only minus infinity.
-
-    Minus infinity is a class that a mask excludes. Parameters and errors are those of `check_probs`.
-    """
-    for part in _chunks(rows):
-        if not (_finite(part, bfloat16) or _all_good(_bad_logits, part, 0.0, bfloat16)):
-            _refuse(rows, start, bfloat16, _bad_logits, 0.0, "logits")
-
-
-def check_finite(rows: Array, start: int = 0, *, bfloat16: bool = False) -> None:
-    """Raise unless every number is finite. Parameters and errors are those of `check_probs`."""
-    for part in _chunks(rows):
-        if not _finite(part, bfloat16):
-            _refuse(rows, start, bfloat16, _not_finite, 0.0, "finite")
+    for chunk in _chunks(rows):
+        if not _is_good(chunk, kind, tol, bfloat16):
+            _refuse(rows, start, bfloat16, tol, kind)
 
 
 def is_probs(rows: Array, tol: float) -> bool:
-    """Whether `check_probs` would accept the rows; reads no further than the first bad chunk."""
-    return all(
-        _quick_probs(part, tol, False) or _all_good(_bad_probs, part, tol, False)
-        for part in _chunks(rows)
-    )
+    """Whether `check` would accept the rows; reads no further than the first bad chunk."""
+    return all(_is_good(chunk, "probs", tol, False) for chunk in _chunks(rows))
+
+
+def _is_good(chunk: Array, kind: str, tol: float, bfloat16: bool) -> bool:
+    quick, bad = _TESTS[kind]
+    return quick(chunk, tol, bfloat16) or not bad(_exact(chunk, bfloat16), tol).any()
 
 
 # ------------------------------------------------------------------ the softmax family
@@ -206,60 +186,59 @@ def _probs_plan(char: str, num_classes: int, tol: float) -> tuple[int, Array, fl
     return limit, ones, 1 - slack, 1 + slack
 
 
-def _quick_probs(part: Array, tol: float, bfloat16: bool) -> bool:
+def _quick_probs(chunk: Array, tol: float, bfloat16: bool) -> bool:
     """True where the rows are good for sure; False where the exact path must decide."""
-    if tol < _LEAST_TOL:
+    if tol < _LEAST_TOL:  # the rounding of a float32 sum would decide
         return False
-    char = "bfloat16" if bfloat16 else part.dtype.char
-    limit, ones, least, most = _probs_plan(char, part.shape[1], tol)
-    bits = part.view(_BITS[part.dtype.itemsize])
+    char = "bfloat16" if bfloat16 else chunk.dtype.char
+    limit, ones, least, most = _probs_plan(char, chunk.shape[1], tol)
+    bits = chunk.view(_BITS[chunk.dtype.itemsize])
     if np.maximum.reduce(bits, axis=None) > limit:
         return False
     if bits.dtype == np.uint16:
         wide = bits.astype(np.uint32)
         np.left_shift(wide, 16 if bfloat16 else 13, out=wide)
-        part = wide.view(np.float32)
-    sums = part.dot(ones)
+        chunk = wide.view(np.float32)
+    sums = chunk.dot(ones)
     return bool(np.maximum.reduce(sums) <= most and np.minimum.reduce(sums) >= least)
 
 
-def _quick_log_probs(part: Array, tol: float, bfloat16: bool) -> bool:
+def _quick_log_probs(chunk: Array, tol: float, bfloat16: bool) -> bool:
     if tol < _LEAST_TOL:
         return False
-    x = _widen(part, bfloat16)
+    x = _widen(chunk, bfloat16)
     with np.errstate(under="ignore", over="ignore"):
         sums = np.exp(x).dot(np.ones(x.shape[1], x.dtype))
     slack = 0.75 * tol
     return bool(np.maximum.reduce(sums) <= 1 + slack and np.minimum.reduce(sums) >= 1 - slack)
 
 
-def _finite(part: Array, bfloat16: bool) -> bool:
+def _quick_logits(chunk: Array, tol: float, bfloat16: bool) -> bool:
     """Whether every number is finite: one signed maximum for the positive, one unsigned for the rest."""
-    size = part.dtype.itemsize
-    infinity = 0x7F80 if bfloat16 else int(np.array(np.inf, part.dtype).view(_BITS[size]))
+    size = chunk.dtype.itemsize
+    infinity = 0x7F80 if bfloat16 else int(np.array(np.inf, chunk.dtype).view(_BITS[size]))
     sign = 1 << (8 * size - 1)
     return bool(
-        np.maximum.reduce(part.view(_SIGNED[size]), axis=None) < infinity
-        and np.maximum.reduce(part.view(_BITS[size]), axis=None) < infinity + sign
+        np.maximum.reduce(chunk.view(_SIGNED[size]), axis=None) < infinity
+        and np.maximum.reduce(chunk.view(_BITS[size]), axis=None) < infinity + sign
     )
 
 
-_Bad = Callable[[Array, float], Array]
 _BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED: dict[int, Any] = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
-def _widen(part: Array, bfloat16: bool) -> Array:
+def _widen(chunk: Array, bfloat16: bool) -> Array:
     if bfloat16:
-        return bfloat16_to_float32(part)
-    return part if part.dtype.itemsize >= 4 else float16_to_float32(part)
+        return bfloat16_to_float32(chunk)
+    return chunk if chunk.dtype.itemsize >= 4 else float16_to_float32(chunk)
 
 
 # ------------------------------------------------------------------ the exact path
 
 
-def _exact(part: Array, bfloat16: bool) -> Array:
-    return (bfloat16_to_float32(part) if bfloat16 else part).astype(np.float64)
+def _exact(chunk: Array, bfloat16: bool) -> Array:
+    return (bfloat16_to_float32(chunk) if bfloat16 else chunk).astype(np.float64)
 
 
 def _bad_probs(x: Array, tol: float) -> Array:
@@ -282,13 +261,12 @@ def _bad_logits(x: Array, tol: float) -> Array:
     return bad
 
 
-def _not_finite(x: Array, tol: float) -> Array:
-    bad: Array = ~np.logical_and.reduce(np.isfinite(x), axis=-1)
-    return bad
-
-
-def _all_good(bad: _Bad, part: Array, tol: float, bfloat16: bool) -> bool:
-    return not bad(_exact(part, bfloat16), tol).any()
+_TESTS: dict[str, tuple[Callable[[Array, float, bool], bool], Callable[[Array, float], Array]]] = {
+    "probs": (_quick_probs, _bad_probs),
+    "log_probs": (_quick_log_probs, _bad_log_probs),
+    "logits": (_quick_logits, _bad_logits),
+}
+"""By kind: what says yes of good rows cheaply, and what finds the bad ones in float64."""
 
 
 # ------------------------------------------------------------------ messages
@@ -298,18 +276,18 @@ def _refuse(
     rows: Array,
     start: int,
     bfloat16: bool,
-    bad: _Bad,
     tol: float,
     kind: str,
 ) -> NoReturn:
     """Find all bad rows, chunk by chunk, and raise an error that names the first few."""
     num_classes = rows.shape[-1]
     per_row = rows[0].size // num_classes
-    found: list[int] = []
+    bad = _TESTS[kind][1]
+    listed: list[int] = []
     first: Array | None = None
     count = position = 0
-    for part in _chunks(rows):
-        x = _exact(part, bfloat16)
+    for chunk in _chunks(rows):
+        x = _exact(chunk, bfloat16)
         hits = np.flatnonzero(bad(x, tol))
         if len(hits):
             if first is None:
@@ -317,15 +295,15 @@ def _refuse(
                 member = int(position + hits[0]) % per_row
             numbers = np.unique((position + hits) // per_row)
             count += len(numbers)
-            found += (start + numbers[:_LISTED_ROWS]).tolist()
+            listed += (start + numbers[:_LISTED_ROWS]).tolist()
         position += len(x)
     assert first is not None, "the cheap path refused what the exact path accepts"
-    at = f"row {found[0]}" + (f", member {member}" if per_row > 1 else "")
+    at = f"row {listed[0]}" + (f", member {member}" if per_row > 1 else "")
     what, hint = _describe(first, tol, kind)
     bad_rows = f"{count} of {len(rows)} rows"
     if count > 1:
-        listed = Ranges.of(*((row, row + 1) for row in found[:_LISTED_ROWS]))
-        bad_rows += f" are bad: {describe(listed, 3)}"
+        ranges = Ranges.of(*((row, row + 1) for row in listed[:_LISTED_ROWS]))
+        bad_rows += f" are bad: {describe(ranges, 3)}"
     raise RowError(f"{at} {what} ({bad_rows}): {hint}")
 
 

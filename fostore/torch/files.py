@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,32 +16,23 @@ import torch
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
-from fostore.files import Hints, Holds
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrays import Lying, arrays_table, joined, unread
 from fostore.files._flat import open_source
-from fostore.files._header import KEY, Passing, headed_table, header_of, text_of
-from fostore.files._spool import counted
-from fostore.files._zip import ZipBuilder, open_zip
+from fostore.files._header import KEY, Sealing, text_of
+from fostore.files._sink import Sink
+from fostore.files._spool import keep, spools_of
 from fostore.files.guess import Found, plain_table
+from fostore.files.npz import open_zip
 from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json
 from fostore.schema.row import Array, Column
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
-_LEGACY = {
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "float32": "FloatStorage",
-    "float64": "DoubleStorage",
-    "uint8": "ByteStorage",
-    "int64": "LongStorage",
-}
-"""The storage classes by which torch.save names a dtype; the others are kept untyped."""
-_ROOT = "archive"
 
 
-class TorchFile:
+class TorchFile(FileFormat):
     """See `fostore.files.FileFormat`; a tensor a column, the header as text beside them."""
 
     name = "pt"
@@ -69,9 +57,6 @@ class TorchFile:
                 "them"
             )
         text = content.get(KEY)
-        header = header_of(text, where, hints.inside) if isinstance(text, str) else None
-        if header is not None:
-            return _headed(where, content, header, size)
         meta, notes, rows = _distributions(content, where)
         if rows is not None:
             return _mapping_table(where, rows, hints, meta, notes, size)
@@ -80,32 +65,40 @@ class TorchFile:
             for name, value in content.items()
             if not (name == "meta" and isinstance(value, dict))
         }
-        return arrays_table(where, self.name, arrays, hints, meta=meta, notes=notes)
+        header_text = text if isinstance(text, str) else None
+        return arrays_table(
+            where, self.name, arrays, hints, meta=meta, notes=notes, header_text=header_text
+        )
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Write anew, laid out as torch.save does; the tensors grow side by side."""
-        with counted(header, batches) as (counted_header, num_rows, rows):
-            passing = Passing(counted_header, rows)
-            columns = header.schema.columns
-            text = _pickled(passing.header, num_rows)
-            members = [(f"{_ROOT}/data.pkl", len(text)), (f"{_ROOT}/byteorder", 6)]
-            members += [
-                (f"{_ROOT}/data/{i}", num_rows * column.row_bytes)
-                for i, column in enumerate(columns)
-            ]
-            members.append((f"{_ROOT}/version", 2))
-            with closing(ZipBuilder(path, members)) as archive:
-                archive.write(1, b"little")
-                archive.write(len(members) - 1, b"3\n")
-                for batch in passing:
-                    for i, column in enumerate(batch, 2):
-                        archive.write(i, column)
-                archive.write(0, passing.fill(text))
-                archive.end()
+        """Write anew with torch.save, from tensors that lie on the pages of temporary files."""
+        passing = Sealing(header, batches)
+        spools = spools_of(header.schema.columns)
+        for batch in passing:
+            keep(spools, batch)
+        content: dict[str, Any] = {
+            column.name: _tensor(spool.array(), column)
+            for column, spool in zip(header.schema.columns, spools, strict=True)
+        }
+        content[KEY] = text_of(passing.sealed()).decode()
+        with Sink(path) as sink:
+            _save(content, sink)
 
-    def resume_at(self, path: Path, header: Header) -> int:
-        """0: an archive is none before its end."""
-        return 0
+
+def _save(content: dict[str, Any], sink: Sink) -> None:
+    try:
+        torch.save(content, sink)  # type: ignore[arg-type]  # which wants no more than `write`
+    except RuntimeError as error:
+        # After an error torch writes the archive's end all the same and fails again: the first one counts.
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+
+
+def _tensor(rows: Array, column: Column) -> torch.Tensor:
+    """Rows as a tensor on the same memory."""
+    tensor = torch.from_numpy(rows)
+    return tensor.view(torch.bfloat16) if column.dtype == "bfloat16" else tensor
 
 
 # ------------------------------------------------------------------ reading
@@ -146,29 +139,6 @@ def _load(path: Path) -> tuple[int, Any]:
     ) as error:
         first = (str(error).splitlines() or [""])[0]
         raise FormatError(f"{path} cannot be loaded: {first:.200}") from error
-
-
-def _headed(where: str, content: Mapping[Any, Any], header: Header, size: int) -> Table:
-    tensors = []
-    for column in header.schema.columns:
-        tensor = content.get(column.name)
-        if not isinstance(tensor, torch.Tensor):
-            raise FormatError(f"{where} has no tensor {column.name!r}, which its header names")
-        expected = "uint8" if column.dtype == "utf8" else column.dtype
-        if (_dtype_of(tensor), tuple(tensor.shape[1:])) != (expected, column.shape):
-            raise FormatError(
-                f"{where}: tensor {column.name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected "
-                f"{expected} and rows of {column.shape} by the header"
-            )
-        tensors.append(_checked(tensor, f"{where}::{column.name}", size))
-    if len({len(tensor) for tensor in tensors}) > 1:
-        raise FormatError(f"{where}: its tensors differ in their number of rows")
-
-    def batches(start: int, rows: int) -> Iterator[Batch]:
-        for first in range(start, len(tensors[0]), rows):
-            yield [_array(tensor[first : first + rows]) for tensor in tensors]
-
-    return headed_table(where, "pt", header, len(tensors[0]), batches)
 
 
 def _distributions(
@@ -340,55 +310,6 @@ def _array(tensor: torch.Tensor) -> Array:
     if dense.dtype == torch.bfloat16:
         return dense.view(torch.int16).numpy().view(np.uint16).copy()
     return dense.numpy().copy()
-
-
-# ------------------------------------------------------------------ writing
-
-
-class _Storage:
-    """Stands for the bytes of a column while the archive's pickle is made."""
-
-    def __init__(self, index: int, dtype: str, num_bytes: int, size: int) -> None:
-        legacy = _LEGACY.get(dtype)
-        kind = torch.UntypedStorage if legacy is None else getattr(torch, legacy)
-        count = num_bytes if legacy is None else size
-        self.id = ("storage", kind, str(index), "cpu", count)
-
-
-class _Tensor:
-    """Stands for a tensor: pickles as torch has it since 1.6, with no data behind it."""
-
-    def __init__(self, index: int, column: Column, num_rows: int) -> None:
-        dtype = "uint8" if column.dtype == "utf8" else column.dtype
-        shape = (num_rows, *column.shape)
-        size = num_rows * column.row_bytes // column.numpy_dtype.itemsize
-        strides = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
-        storage = _Storage(index, dtype, num_rows * column.row_bytes, size)
-        hooks: OrderedDict[str, Any] = OrderedDict()
-        common = (storage, 0, shape, strides, False, hooks)
-        self._made: tuple[Any, ...]
-        if dtype in _LEGACY:
-            self._made = (torch._utils._rebuild_tensor_v2, common)
-        else:
-            self._made = (torch._utils._rebuild_tensor_v3, (*common, getattr(torch, dtype)))
-
-    def __reduce__(self) -> Any:
-        return self._made
-
-
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: Any) -> Any:
-        return obj.id if isinstance(obj, _Storage) else None
-
-
-def _pickled(header: Header, num_rows: int) -> bytes:
-    content: dict[str, Any] = {
-        column.name: _Tensor(i, column, num_rows) for i, column in enumerate(header.schema.columns)
-    }
-    content[KEY] = text_of(header).decode()
-    file = io.BytesIO()
-    _Pickler(file, protocol=2).dump(content)
-    return file.getvalue()
 
 
 FORMAT = TorchFile()

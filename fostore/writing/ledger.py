@@ -23,6 +23,11 @@ _READ_BYTES = 8 << 20
 _GROUP = 32  # units sealed together: their files are open at once
 
 
+def rows_in(units: UnitWriter) -> Ranges:
+    """The rows that a store had when it was opened for writing."""
+    return Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+
+
 @dataclass(slots=True)
 class _Growing:
     """A run that may still grow: `crcs` holds the running crc32c of each column."""
@@ -77,21 +82,22 @@ class Ledger:
         blocks = self._unit_rows // self._block_rows
         hashes = np.zeros((blocks, len(self._hashed), digest.HASH_BYTES), np.uint8)
         if self._promised is not None:
-            there = self._promised[unit * blocks : (unit + 1) * blocks]
-            hashes[: len(there)] = there
+            of_unit = self._promised[unit * blocks : (unit + 1) * blocks]
+            hashes[: len(of_unit)] = of_unit
         return hashes
 
     def account(self, start: int, columns: Sequence[Array]) -> None:
         """Take account of rows of one unit at `start`, one array a column, written before they are committed."""
         unit, stop = start // self._unit_rows, start + len(columns[0])
         state = self._unit(unit)
-        there = state.runs.get(stop)
-        if there is not None and there.start <= start:
+        known = state.runs.get(stop)
+        if known is not None and known.start <= start:
             return  # written once more, after an interruption
         self._hash(unit, state, start, stop, columns)
+        # Rows behind a run grow it: what is written in order is one record a unit at each commit.
         run = state.runs.get(start)
-        known = [0] * len(columns) if run is None else run.crcs
-        crcs = [digest.crc(part, value) for part, value in zip(columns, known, strict=True)]
+        before = [0] * len(columns) if run is None else run.crcs
+        crcs = [digest.crc(column, value) for column, value in zip(columns, before, strict=True)]
         if run is None:
             state.add(_Growing(start, stop, crcs, start))
             return
@@ -111,10 +117,15 @@ class Ledger:
             state = self._unit(unit)
             crcs = [0] * len(self._columns)
             for first, last in self._pieces(run.start, run.stop):
-                parts = self._read(first, last)
-                crcs = [digest.crc(part, value) for part, value in zip(parts, crcs, strict=True)]
-                self._hash(unit, state, first, last, parts)
-            state.add(_Growing(run.start, run.stop, crcs, run.stop))
+                pieces = self._read(first, last)
+                crcs = [
+                    digest.crc(column, value) for column, value in zip(pieces, crcs, strict=True)
+                ]
+                self._hash(unit, state, first, last, pieces)
+            adopted = _Growing(run.start, run.stop, crcs, run.stop)
+            state.add(adopted)
+            if not run.grows:  # rows behind it are a run of their own: see `Run.grows`
+                del state.runs[run.stop]
             if run.crc is None:
                 lost = self._damaged_blocks(unit, run)
             elif digest.combine_crcs(crcs) != run.crc:
@@ -131,9 +142,14 @@ class Ledger:
 
     def uncommitted(self) -> list[Run]:
         """The runs that grew since they were last recorded."""
-        grown = [r for u in self._open.values() for r in u.runs.values() if r.stop > r.recorded]
-        self._grown = [(run, run.stop) for run in grown]
-        return [Run(run.start, run.stop, digest.combine_crcs(run.crcs)) for run in grown]
+        self._grown = []
+        runs = []
+        for unit in self._open.values():
+            for run in unit.runs.values():
+                if run.stop > run.recorded:
+                    self._grown.append((run, run.stop))
+                    runs.append(Run(run.start, run.stop, digest.combine_crcs(run.crcs)))
+        return runs
 
     def recorded(self) -> None:
         """The runs that `uncommitted` gave last are committed; may run in another thread than `account`."""
@@ -165,15 +181,16 @@ class Ledger:
         """Seal what is left of a store whose every row is committed, and give its digest."""
         assert header.num_samples is not None
         self.seal(self.whole_units(header.num_samples))
-        parts = [np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)]
+        pieces = [np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)]
         for unit in range(-(-header.num_samples // self._unit_rows)):
             start, stop = geometry.unit_range(unit, self._unit_rows, header.num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
+            # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])
-            parts.append(whole.hashes)
-        return digest.store_digest(header, np.concatenate(parts))
+            pieces.append(whole.hashes)
+        return digest.store_digest(header, np.concatenate(pieces))
 
     def _whole(self, start: int, stop: int, hashes: Array) -> WholeUnit:
         """A whole unit with all its hashes, those that are unknown (zero) computed from its rows."""
@@ -190,7 +207,9 @@ class Ledger:
             state = self._open[unit] = _Unit(self._promised_of(unit))
         return state
 
-    def _hash(self, unit: int, state: _Unit, start: int, stop: int, parts: Sequence[Array]) -> None:
+    def _hash(
+        self, unit: int, state: _Unit, start: int, stop: int, pieces: Sequence[Array]
+    ) -> None:
         """Hash blocks as their rows pass; a block that comes in pieces out of order is left for `seal`."""
         if self._promised is not None:
             return
@@ -204,7 +223,7 @@ class Ledger:
                 hashers, at = [digest.hasher() for _ in self._hashed], row
             if row == at:
                 for i, column in enumerate(self._hashed):
-                    hashers[i].update(digest.buffer(parts[column][row - start : end - start]))
+                    hashers[i].update(digest.buffer(pieces[column][row - start : end - start]))
                     if end - row + inside == self._block_rows:
                         state.hashes[block, i] = np.frombuffer(hashers[i].digest(), np.uint8)
                 at = end

@@ -32,14 +32,14 @@ class Pipeline:
     After an error nothing more is taken; the last commit stands.
     """
 
-    def __init__(self, units: UnitWriter, there: Ranges, *, commit_seconds: float) -> None:
+    def __init__(self, units: UnitWriter, written: Ranges, *, commit_seconds: float) -> None:
         self.ledger = Ledger(units)
-        self.committed = there
+        self.committed = written
         self._units = units
         self._unit_rows = units.header.unit_rows
         self._row_bytes = sum(units.header.schema.row_bytes)
         self._commit_seconds = commit_seconds
-        self._written = there
+        self._written = written
         self._gathered = _Gathered(units.header.schema)
         self._disk = _Background("fostore-commit")
         self._last_commit = time.monotonic()
@@ -71,7 +71,9 @@ class Pipeline:
         self._torn = True  # an interruption in here leaves nobody knowing how far it came
         rows, few = len(columns[0]), self._gathered
         is_small = rows * self._row_bytes < _LARGE_BYTES
-        if few.count and not (is_small and few.stop == start and few.has_room(rows)):
+        if few.count and not (
+            is_small and few.start + few.count == start and few.count + rows <= few.capacity
+        ):
             self._write_gathered()
         if is_small:
             few.add(start, columns)
@@ -109,10 +111,10 @@ class Pipeline:
     def _write(self, start: int, columns: Sequence[Array]) -> None:
         stop = start + len(columns[0])
         for _, first, last in geometry.split_at_units(start, stop, self._unit_rows):
-            parts = [rows[first - start : last - start] for rows in columns]
-            for i, part in enumerate(parts):
-                self._units.write(i, first, part)
-            self.ledger.account(first, parts)
+            pieces = [rows[first - start : last - start] for rows in columns]
+            for i, column in enumerate(pieces):
+                self._units.write(i, first, column)
+            self.ledger.account(first, pieces)
             self._written = self._written.add(first, last)
         if start // self._unit_rows != stop // self._unit_rows and self._disk.is_idle():
             # A unit is full: have the disk begin, so that the commit finds little left to wait for.
@@ -140,7 +142,7 @@ class _Gathered:
 
     def __init__(self, schema: Schema) -> None:
         self._columns = schema.columns
-        self._capacity = _GATHERED_BYTES // sum(schema.row_bytes)
+        self.capacity = _GATHERED_BYTES // sum(schema.row_bytes)
         self._buffers: list[Array] = []
         self.start = 0
         self.count = 0
@@ -149,12 +151,9 @@ class _Gathered:
     def stop(self) -> int:
         return self.start + self.count
 
-    def has_room(self, rows: int) -> bool:
-        return self.count + rows <= self._capacity
-
     def add(self, start: int, columns: Sequence[Array]) -> None:
         if not self._buffers:
-            shapes = [((self._capacity, *c.shape), c.numpy_dtype) for c in self._columns]
+            shapes = [((self.capacity, *c.shape), c.numpy_dtype) for c in self._columns]
             self._buffers = [np.empty(shape, dtype) for shape, dtype in shapes]
         if not self.count:
             self.start = start

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+from fostore.schema.digest import checksum
 
 Buffer = Any
 """Whatever `memoryview` takes."""
@@ -36,9 +39,10 @@ def unpack(data: Buffer, decoders: Sequence[Decoder], size: int) -> Buffer:
     for left, decoder in enumerate(reversed(decoders), 1 - len(decoders)):
         # In between, what is packed already may be a little larger than what it holds.
         data = decoder(data, size if left == 0 else packed_limit(size))
-    found = memoryview(data).nbytes
-    if found != size:
-        raise CodecError(f"it has {found:,} bytes, expected {size:,}")
+    # Decoders only see to it that it is no more. Less would be a shorter chunk, read as rows of another shape.
+    nbytes = memoryview(data).nbytes
+    if nbytes != size:
+        raise CodecError(f"it has {nbytes:,} bytes, expected {size:,}")
     return data
 
 
@@ -83,19 +87,31 @@ def _inflate(data: Buffer, size: int, wbits: int) -> bytes:
 
 def zstd(data: Buffer, size: int) -> Buffer:
     """Zstandard; a frame that does not say its size must have exactly `size` bytes."""
-    from numcodecs import zstd as library
-
     data = bytes(data)
     claimed = _zstd_size(data)
     if claimed is not None and claimed > size:
         raise CodecError(f"it unpacks to {claimed:,} bytes, expected at most {size:,}")
-    out = np.empty(size if claimed is None else claimed, np.uint8)
+    return _unpacked("zstd", data, size if claimed is None else claimed)
+
+
+def _unpacked(name: str, data: bytes, size: int) -> Buffer:
+    """What a decoder of numcodecs makes of data that claims to hold `size` bytes.
+
+    Into an array of that size, so that nothing larger is ever made. It must be the size that the data claims and
+    not the one that is expected: numcodecs takes less for good, and leaves the rest as the memory was.
+    """
+    out = np.empty(size, np.uint8)
     try:
-        if out.nbytes:
-            library.decompress(data, out)
+        if size:
+            _library(name).decompress(data, out)
     except (RuntimeError, ValueError) as error:
-        raise CodecError(f"it is no sound zstd data ({error})") from error
+        raise CodecError(f"it is no sound {name} data ({error})") from error
     return out
+
+
+def _library(name: str) -> Any:
+    """A module of numcodecs, by name: it takes 30 ms to import, which only such a chunk is worth."""
+    return import_module(f"numcodecs.{name}")
 
 
 def _zstd_size(data: bytes) -> int | None:
@@ -115,8 +131,6 @@ def _zstd_size(data: bytes) -> int | None:
 
 def blosc(data: Buffer, size: int) -> Buffer:
     """Blosc of version 1, whose head says both sizes."""
-    from numcodecs import blosc as library
-
     data = bytes(data)
     if len(data) < _BLOSC_HEAD:
         raise CodecError("its blosc data was cut")
@@ -125,19 +139,11 @@ def blosc(data: Buffer, size: int) -> Buffer:
         raise CodecError(
             f"it claims {packed:,} bytes that unpack to {claimed:,}, expected {len(data):,} and {size:,}"
         )
-    out = np.empty(claimed, np.uint8)
-    try:
-        if claimed:
-            library.decompress(data, out)
-    except (RuntimeError, ValueError) as error:
-        raise CodecError(f"it is no sound blosc data ({error})") from error
-    return out
+    return _unpacked("blosc", data, claimed)
 
 
 def crc32c(data: Buffer, size: int) -> Buffer:
     """Data followed by its crc32c."""
-    from fostore.schema.digest import checksum
-
     view = memoryview(data).cast("B")
     if len(view) < 4 or checksum(view[:-4]) != int.from_bytes(view[-4:], "little"):
         raise CodecError("it does not have its crc32c")
@@ -145,20 +151,11 @@ def crc32c(data: Buffer, size: int) -> Buffer:
 
 
 def fletcher32(data: Buffer, size: int) -> Buffer:
-    """Data followed by its checksum, as HDF5 has it: two sums modulo 65,535 of big-endian 16-bit words."""
-    view = memoryview(data).cast("B")
-    body = view[:-4]
-    words = np.frombuffer(bytes(body) + b"\0" * (len(body) % 2), ">u2")
-    one = two = 0
-    for first in range(0, len(words), 1 << 16):  # pieces whose sums fit 64 bits
-        piece = words[first : first + (1 << 16)].astype(np.uint64)
-        weights = np.arange(len(piece), 0, -1, dtype=np.uint64)
-        two = (two + one * len(piece) + int((piece * weights).sum())) % 65535
-        one = (one + int(piece.sum())) % 65535
-    stored = int.from_bytes(view[-4:], "little")
-    if len(view) < 4 or ((stored & 0xFFFF) % 65535, (stored >> 16) % 65535) != (one, two):
-        raise CodecError("it does not have its fletcher32 checksum")
-    return body
+    """Data followed by its checksum, as HDF5 has it."""
+    try:
+        return _library("fletcher32").Fletcher32().decode(data)
+    except (RuntimeError, IndexError) as error:  # IndexError: shorter than a checksum
+        raise CodecError("it does not have its fletcher32 checksum") from error
 
 
 def shuffle(itemsize: int) -> Decoder:
@@ -166,47 +163,12 @@ def shuffle(itemsize: int) -> Decoder:
 
     def unshuffle(data: Buffer, size: int) -> Buffer:
         flat = np.frombuffer(data, np.uint8)
-        count = len(flat) // itemsize
+        # What is left over at the end was left alone: a checksum before it may have made it odd.
+        whole = len(flat) // itemsize * itemsize
         out = np.empty_like(flat)
-        whole = count * itemsize
-        out[:whole].reshape(count, itemsize)[:] = flat[:whole].reshape(itemsize, count).T
         out[whole:] = flat[whole:]
+        if whole:
+            _library("shuffle").Shuffle(itemsize).decode(flat[:whole], out[:whole])
         return out
 
     return unshuffle
-
-
-def lzf(data: Buffer, size: int) -> bytes:
-    """The LZF filter of h5py, in plain Python: some 50 MB a second, and never beyond `size`."""
-    data = bytes(data)
-    out = bytearray()
-    at = 0
-    try:
-        while at < len(data):
-            control = data[at]
-            at += 1
-            if control < 32:
-                out += data[at : at + control + 1]
-                at += control + 1
-                if at > len(data):
-                    raise IndexError
-            else:
-                length = control >> 5
-                if length == 7:
-                    length += data[at]
-                    at += 1
-                length += 2
-                back = ((control & 31) << 8) + data[at] + 1
-                at += 1
-                if back > len(out):
-                    raise CodecError("its LZF data points before its begin")
-                start = len(out) - back
-                if back >= length:
-                    out += out[start : start + length]
-                else:  # the copy overlaps itself: what it ends with repeats
-                    out += (out[start:] * (length // back + 1))[:length]
-            if len(out) > size:
-                raise CodecError(f"it unpacks to more than {size:,} bytes")
-    except IndexError as error:
-        raise CodecError("its LZF data was cut") from error
-    return bytes(out)

@@ -1,56 +1,53 @@
 """HDF5 datasets in chunks and filters, decoded by fostore itself (spec/hdf5.md, other layouts).
 
 h5py says where the chunks lie and which filters they went through, while the file is opened and never
-later. Filters come from an allow-list and none of HDF5's runs, so that no plugin can be loaded, and
+later. Filters come from an allow-list, and HDF5 runs none on the file, so that no plugin can be loaded;
 a chunk that is not there is damage: the fill value is never read.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import weakref
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
 
-from fostore import disk
-from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
+from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
-from fostore.formats.chunks.codecs import CodecError, Decoder
-from fostore.formats.chunks.foreign import (
+from fostore.formats.chunks.array import (
+    Extent,
     ForeignArray,
-    ForeignReader,
     Index,
+    Packing,
     Survey,
     check_chunks,
-    require_sealed,
 )
+from fostore.formats.chunks.codecs import CodecError, Decoder
+from fostore.formats.chunks.lzf import lzf
+from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
-    HASHES,
-    HEADER,
-    HEADER_MAGIC,
-    PROGRESS,
-    open_dataset,
-    open_store,
-    opened,
-    recorded_end,
-)
-from fostore.formats.views.guard import Guard
-from fostore.places.samefile import SameFile
+from fostore.formats.hdf5.file import open_dataset, open_store, opened, recorded_end
+from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC, PROGRESS
+from fostore.places.place import File, Place
 from fostore.schema import jsontext
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+_SHUFFLE = 2
+_FILTERS: dict[int, tuple[str, Decoder | None]] = {
+    1: ("gzip", codecs.deflate),
+    _SHUFFLE: ("shuffle", None),  # made for the size of an element
+    3: ("fletcher32", codecs.fletcher32),
+    32000: ("lzf", lzf),
+}
 """The filters that are decoded, by HDF5's numbers; everything else is refused."""
 
-MAX_CHUNKS = 1 << 24
+_MAX_CHUNKS = 1 << 24
 """Chunks of one dataset: a record of 32 bytes is kept for each."""
 
 _MAX_HEADER = 64 << 20
@@ -62,11 +59,11 @@ _WITHOUT_USER_BLOCK = (
 )
 
 
-def open_sealed(path: Path, why: Exception) -> ForeignReader:
+def open_sealed(place: Place, why: Exception) -> ForeignReader:
     """The reader of a sealed store whose datasets lie in a way of their own.
 
     Args:
-        path: the file, links resolved.
+        place: the file.
         why: what is different about it, for the message where that is not allowed.
 
     Raises:
@@ -74,76 +71,46 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
         DamageError: it was cut, or its header is damaged.
         FormatError, UnsafeError: as `fostore.open` has it.
     """
-    file = File(path)
+    file = open_whole(place)
     try:
-        with file.root() as root:
+        with opened(file, file.size) as root:
             if h5py.h5i.get_file_id(root).get_create_plist().get_userblock():
-                raise UnsupportedError(f"{path} has a user block; {_WITHOUT_USER_BLOCK}")
+                raise UnsupportedError(f"{file} has a user block; {_WITHOUT_USER_BLOCK}")
             header = _header(root, file)
-            require_sealed(header, str(path), why)
+            require_sealed(header, str(file), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
+        return ForeignReader(header, columns, hashes, file)
     except BaseException:
         file.close()
         raise
 
 
-class File:
-    """An HDF5 file as bytes at offsets: it stays the file that was opened, whatever takes its path.
+def open_whole(place: Place) -> File:
+    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
 
-    Safe for several threads and across forks: nothing but a descriptor is kept.
+    Raises:
+        DamageError: it was cut.
+        StoreNotFoundError, FormatError: as `open_store` does.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd = open_store(path)
-        self._guard = Guard()
-        self._closed = False
-        self._closing = weakref.finalize(self, os.close, self._fd)
-        self._closing.atexit = False
-        self.size = os.fstat(self._fd).st_size
-        self.same = SameFile(path, self._fd)
-        end = recorded_end(self._fd)
-        if self.size < end:
-            self.close()
-            raise DamageError(
-                f"{path} was cut: {self.size:,} bytes are there, {end:,} were written; restore it from a copy"
-            )
-
-    def root(self) -> Any:
-        """A context in which h5py has the root group open."""
-        return opened(self._fd, self.size, self.path)
-
-    def read(self, offset: int, size: int) -> bytearray:
-        """`size` bytes at `offset`.
-
-        Raises:
-            CodecError: the file ends before.
-            ArgumentError: the file is closed.
-        """
-        if self._closed:
-            raise ArgumentError(f"the reader of {self.path} is closed; open it again")
-        data = disk.read_at(self._fd, offset, size)
-        if len(data) != size:
-            raise CodecError("it was cut")
-        return data
-
-    def close(self) -> None:
-        """Release the file."""
-        with self._guard:
-            self._closed = True
-            self._closing()
+    file = open_store(place)
+    size, end = file.size, recorded_end(file)
+    if size < end:
+        file.close()
+        raise DamageError(
+            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
+        )
+    return file
 
 
-def holds_store(path: Path) -> bool:
+def holds_store(place: Place) -> bool:
     """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
     try:
-        file = File(path)
+        file = open_whole(place)
     except (FormatError, DamageError):
         return True
     try:
-        with file.root() as root:
+        with opened(file, file.size) as root:
             marked = h5py.h5a.exists(root, b"fostore")
             return bool(
                 marked or all(root.links.exists(name.encode()) for name in (HEADER, PROGRESS))
@@ -155,7 +122,7 @@ def holds_store(path: Path) -> bool:
 
 
 def _header(root: Any, file: File) -> Header:
-    where = f"{file.path}, dataset {HEADER!r}"
+    where = f"{file}, dataset {HEADER!r}"
     array = open_foreign_dataset(root, HEADER, file)
     if len(array.shape) != 2 or array.shape[0] != 2 or array.dtype != np.dtype("u1"):
         raise FormatError(f"{where} is {array.dtype} {array.shape}, expected two slots of bytes")
@@ -186,47 +153,50 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         UnsafeError: links, other files, or chunks that take too much memory.
         FormatError: no such dataset, or one that contradicts itself.
     """
-    where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
+    where = f"{file}, dataset {name!r}"
+    dataset, plist = open_dataset(root, name, str(file))
     stored = dataset.dtype
     plain = stored.kind in _KINDS and stored.itemsize <= 8
     if not plain or not dataset.get_type().equal(h5py.h5t.py_create(stored)):
         raise UnsupportedError(f"{where} has the dtype {str(stored)!r:.80}, expected plain numbers")
     shape = tuple(int(n) for n in dataset.shape)
-    if not shape:
-        raise FormatError(f"{where} is a single number")
-    row_bytes = math.prod(shape[1:]) * stored.itemsize
-    plist = dataset.get_create_plist()
-    has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
+    if not shape or not all(shape[1:]):
+        raise FormatError(f"{where} has the shape {shape}, expected rows of numbers")
+    decoders: tuple[Decoder, ...] = ()
+    row_bytes = 0
     if plist.get_layout() == h5py.h5d.CONTIGUOUS:
-        rows = max(min(_PIECE_BYTES // max(row_bytes, 1), shape[0]), 1)
-        chunk_shape = (rows, *shape[1:])
-        if math.prod(shape):
-            check_chunks(shape, chunk_shape, stored.itemsize, where)
-        flat = _Flat(file, where, stored, shape, chunk_shape, dataset.get_offset())
-        return _array(where, stored, shape, chunk_shape, flat)
-    if plist.get_layout() != h5py.h5d.CHUNKED:
+        row_bytes = math.prod(shape[1:]) * stored.itemsize
+        chunk_shape = (_piece_rows(row_bytes, shape[0]), *shape[1:])
+        check_chunks(shape, chunk_shape, stored.itemsize, where)
+        table = _flat_table(dataset.get_offset(), row_bytes, shape[0], chunk_shape[0], file, where)
+    elif plist.get_layout() == h5py.h5d.CHUNKED:
+        has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
+        if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
+            # Older libraries name the places of chunks now with and now without the user block.
+            raise UnsupportedError(f"{where} is chunked behind a user block; {_WITHOUT_USER_BLOCK}")
+        chunk_shape = tuple(int(n) for n in plist.get_chunk())
+        check_chunks(shape, chunk_shape, stored.itemsize, where)
+        decoders = _filters(plist, stored, where)
+        table = _table(dataset, _grid(shape, chunk_shape), chunk_shape, file, where)
+    else:
         raise UnsupportedError(f"{where} has the layout 'compact', expected chunks or contiguous")
-    if has_user_block and h5py.version.hdf5_version_tuple < (2, 0, 0):
-        # Older libraries name the places of chunks now with and now without the user block.
-        raise UnsupportedError(f"{where} is chunked behind a user block; {_WITHOUT_USER_BLOCK}")
-    chunk_shape = tuple(int(n) for n in plist.get_chunk())
-    check_chunks(shape, chunk_shape, stored.itemsize, where)
-    filters = _filters(plist, stored, where)
-    table = _table(dataset, shape, chunk_shape, where)
-    return _array(
-        where,
-        stored,
-        shape,
-        chunk_shape,
-        _Chunked(file, where, stored, shape, chunk_shape, filters, table),
-    )
+    packing = Packing(tuple(range(len(shape))), stored, decoders)
+    container = _Dataset(where, _grid(shape, chunk_shape), table, row_bytes)
+    read = partial(_read, file)
+    return ForeignArray(where, shape, chunk_shape, packing, container, read)
 
 
-def read_foreign_texts(
-    root: Any, name: str, file: File, start: int, stop: int
-) -> tuple[int, list[Any]]:
-    """How many texts a dataset has along its only axis, and those of `[start, stop)`, as bytes.
+def _read(file: File, name: str, start: int, stop: int) -> bytes:
+    return file.read(start, stop - start)  # nothing in the file has a name
+
+
+def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Index:
+    """How many chunks stand along each axis."""
+    return tuple(-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True))
+
+
+def read_texts(root: Any, name: str, file: File, start: int, stop: int) -> list[bytes]:
+    """The texts `[start, stop)` of a dataset of one axis, fewer where it ends.
 
     Texts of any length lie in heaps that only HDF5 itself can read: it reads them here, from the
     descriptor, and with no other filter than those that are decoded.
@@ -235,168 +205,101 @@ def read_foreign_texts(
         UnsupportedError: more axes, or a filter that is not decoded.
         UnsafeError: links, other files, or chunks that take too much memory.
     """
-    where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
-    shape = tuple(int(n) for n in dataset.shape)
-    if len(shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
+    where = f"{file}, dataset {name!r}"
+    dataset, plist = open_dataset(root, name, str(file))
+    if len(dataset.shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
         raise UnsupportedError(f"{where} is no list of texts")
-    plist = dataset.get_create_plist()
     if plist.get_layout() == h5py.h5d.CHUNKED:
-        check_chunks(shape, plist.get_chunk(), dataset.dtype.itemsize, where)
+        check_chunks(dataset.shape, plist.get_chunk(), dataset.dtype.itemsize, where)
         _filters(plist, dataset.dtype, where)
-    texts = h5py.Dataset(dataset)[start : min(stop, shape[0])]
-    return shape[0], [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
-
-
-def _array(
-    where: str,
-    stored: np.dtype[Any],
-    shape: tuple[int, ...],
-    chunk_shape: tuple[int, ...],
-    lying: Any,
-) -> ForeignArray:
-    little = stored.newbyteorder("<")
-    return ForeignArray(where, shape, little, chunk_shape, lying.load, lying.survey)
+    texts = h5py.Dataset(dataset)[start : min(stop, dataset.shape[0])]
+    return [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
 
 
 def _filters(plist: Any, stored: np.dtype[Any], where: str) -> tuple[Decoder, ...]:
     """The decoders of a dataset's filters, in the order in which they packed."""
     decoders = []
     for at in range(plist.get_nfilters()):
-        number, _, values, called = plist.get_filter(at)
-        name = FILTERS.get(number)
-        if name is None:
+        number, _, values, name = plist.get_filter(at)
+        if number not in _FILTERS:
+            names = sorted(name for name, _ in _FILTERS.values())
             raise UnsupportedError(
-                f"{where} has the filter {number} ({called!r:.60}); fostore decodes {sorted(FILTERS.values())}"
+                f"{where} has the filter {number} ({name!r:.60}); fostore decodes {names}"
             )
-        if name == "shuffle":
-            if values and values[0] != stored.itemsize:
-                raise FormatError(f"{where}: the shuffle filter has elements of {values[0]} bytes")
-            decoders.append(codecs.shuffle(stored.itemsize))
-        else:
-            decoders.append(
-                {"gzip": codecs.deflate, "lzf": codecs.lzf}.get(name, codecs.fletcher32)
-            )
+        if number == _SHUFFLE and values and values[0] != stored.itemsize:
+            raise FormatError(f"{where}: the shuffle filter has elements of {values[0]} bytes")
+        decoders.append(_FILTERS[number][1] or codecs.shuffle(stored.itemsize))
     return tuple(decoders)
 
 
-def _table(dataset: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...], where: str) -> Array:
-    """Where the chunks lie: uint64 (chunks, 4) of number in the grid, offset, size and mask, by number."""
-    grid = [-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True)]
+def _piece_rows(row_bytes: int, num_rows: int) -> int:
+    """Rows that are read together where there are no chunks: few bytes, but no more than a million pieces."""
+    nbytes = max(_PIECE_BYTES, row_bytes * num_rows >> 20)
+    return max(min(nbytes // max(row_bytes, 1), num_rows), 1)
+
+
+def _flat_table(
+    offset: int | None, row_bytes: int, num_rows: int, piece_rows: int, file: File, where: str
+) -> Array:
+    """Where the pieces of a contiguous dataset lie, as `_table`; none where it has no bytes in the file."""
+    if offset is None:
+        return np.empty((0, 4), np.uint64)
+    end = offset + num_rows * row_bytes
+    if end > file.size:
+        raise UnsafeError(f"{where} claims bytes up to {end:,} of a file of {file.size:,} bytes")
+    starts = np.arange(0, num_rows, piece_rows, dtype=np.int64)
+    sizes = np.minimum(num_rows - starts, piece_rows) * row_bytes
+    numbers = np.arange(len(starts))
+    table = [numbers, offset + starts * row_bytes, sizes, np.zeros_like(starts)]
+    return np.stack(table, axis=1).astype(np.uint64)
+
+
+def _table(
+    dataset: Any, grid: Index, chunk_shape: tuple[int, ...], file: File, where: str
+) -> Array:
+    """Where the chunks lie: uint64 (chunks, 4) of number in the grid, offset, size and mask, by number.
+
+    One that lies beyond the end of the file, or of the shape, is nobody's.
+    """
     count = dataset.get_num_chunks()
-    most = min(MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
+    most = min(_MAX_CHUNKS, math.prod(grid))  # a crafted index may list one chunk over and over
     if count > most or math.prod(grid) >= 1 << 62:
         raise UnsafeError(f"{where} has {count:,} chunks, expected at most {most:,}")
-    found: list[tuple[int, int, int, int]] = []
+    chunks: list[tuple[int, int, int, int]] = []
 
     def note(info: Any) -> None:
-        number = 0
-        for at, chunk, size in zip(info.chunk_offset, chunk_shape, grid, strict=True):
-            if at // chunk >= size:
-                return  # beyond the shape: nobody's rows
-            number = number * size + at // chunk
-        found.append((number, info.byte_offset, info.size, info.filter_mask))
+        number, is_inside = 0, info.byte_offset + info.size <= file.size
+        for offset, size, length in zip(info.chunk_offset, chunk_shape, grid, strict=True):
+            is_inside &= offset // size < length
+            number = number * length + offset // size
+        if is_inside:
+            chunks.append((number, info.byte_offset, info.size, info.filter_mask))
 
     if count:
         dataset.chunk_iter(note)
-    table = np.array(found, np.uint64).reshape(-1, 4)
+    table = np.array(chunks, np.uint64).reshape(-1, 4)
     return table[np.unique(table[:, 0], return_index=True)[1]]
 
 
-class _Flat:
-    """A contiguous dataset, in pieces."""
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """A container whose chunks lie where `table` says; `row_bytes` where its last one ends with the rows, else 0."""
 
-    def __init__(
-        self,
-        file: File,
-        where: str,
-        stored: np.dtype[Any],
-        shape: tuple[int, ...],
-        chunk_shape: tuple[int, ...],
-        offset: int | None,
-    ) -> None:
-        self._file, self._where, self._stored = file, where, stored
-        self._shape, self._piece_rows = shape, chunk_shape[0]
-        self._row_bytes = math.prod(shape[1:]) * stored.itemsize
-        self._offset = offset
-        end = (offset or 0) + shape[0] * self._row_bytes
-        if offset is not None and end > file.size:
-            raise UnsafeError(
-                f"{where} claims bytes up to {end:,} of a file of {file.size:,} bytes"
-            )
+    name: str
+    grid: Index
+    table: Array
+    row_bytes: int
 
-    def load(self, index: Index) -> Array:
-        start = index[0] * self._piece_rows
-        stop = min(start + self._piece_rows, self._shape[0])
-        try:
-            if self._offset is None:
-                raise CodecError("it has no bytes in the file: nobody wrote it")
-            size = (stop - start) * self._row_bytes
-            data = self._file.read(self._offset + start * self._row_bytes, size)
-        except CodecError as error:
-            raise _damage(self._where, (start, stop), error) from error
-        return _little(data, self._stored, (stop - start, *self._shape[1:]))
+    def where(self, index: Index) -> str:
+        return self.name
 
-    def survey(self) -> Survey:
-        pieces = -(-self._shape[0] // self._piece_rows) if self._offset is not None else 0
-        present = np.zeros((pieces, len(self._shape)), np.int64)
-        present[:, 0] = np.arange(pieces)
-        return Survey(present)
+    def locate(self, index: Index) -> Extent:
+        number = int(np.ravel_multi_index(index, self.grid))
+        at = int(np.searchsorted(self.table[:, 0], np.uint64(number)))
+        if at == len(self.table) or int(self.table[at, 0]) != number:
+            raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
+        _, start, size, mask = map(int, self.table[at])
+        return Extent("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
 
-
-class _Chunked:
-    """A chunked dataset, whose chunks lie where `table` says."""
-
-    def __init__(
-        self,
-        file: File,
-        where: str,
-        stored: np.dtype[Any],
-        shape: tuple[int, ...],
-        chunk_shape: tuple[int, ...],
-        filters: Sequence[Decoder],
-        table: Array,
-    ) -> None:
-        self._file, self._where, self._stored = file, where, stored
-        self._shape, self._chunk_shape = shape, chunk_shape
-        self._filters, self._table = filters, table
-        self._grid = tuple(-(-n // m) for n, m in zip(shape, chunk_shape, strict=True))
-        self._nbytes = math.prod(chunk_shape) * stored.itemsize
-
-    def load(self, index: Index) -> Array:
-        start = index[0] * self._chunk_shape[0]
-        rows = start, min(start + self._chunk_shape[0], self._shape[0])
-        number = int(np.ravel_multi_index(index, self._grid))
-        at = int(np.searchsorted(self._table[:, 0], np.uint64(number)))
-        try:
-            if at == len(self._table) or int(self._table[at, 0]) != number:
-                raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
-            _, offset, size, mask = map(int, self._table[at])
-            filters = [f for bit, f in enumerate(self._filters) if not mask >> bit & 1]
-            if size > (codecs.packed_limit(self._nbytes) if filters else self._nbytes):
-                raise CodecError(f"its chunk {list(index)} has {size:,} bytes")
-            data = codecs.unpack(self._file.read(offset, size), filters, self._nbytes)
-        except CodecError as error:
-            raise _damage(self._where, rows, error) from error
-        return _little(data, self._stored, self._chunk_shape)
-
-    def survey(self) -> Survey:
-        numbers = self._table[:, 0].astype(np.int64)
-        if not len(numbers):
-            return Survey(np.empty((0, len(self._shape)), np.int64))
-        problems: list[tuple[Range | None, str]] = []
-        ends = self._table[:, 1] + self._table[:, 2]
-        for number in numbers[ends > self._file.size].tolist():
-            start = int(np.unravel_index(number, self._grid)[0]) * self._chunk_shape[0]
-            rows = start, min(start + self._chunk_shape[0], self._shape[0])
-            problems.append((rows, _damage(self._where, rows, CodecError("it was cut")).message))
-        return Survey(np.stack(np.unravel_index(numbers, self._grid), axis=1), tuple(problems))
-
-
-def _little(data: Any, stored: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    rows: Array = np.frombuffer(data, stored).reshape(shape)
-    return rows.astype(stored.newbyteorder("<"), copy=False)
-
-
-def _damage(where: str, rows: Range, error: Exception) -> DamageError:
-    return DamageError(f"{where} is damaged: {error} (rows {rows[0]} to {rows[1] - 1})", (rows,))
+    def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
+        return np.stack(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid), axis=1), ()

@@ -6,27 +6,33 @@ chunk or an inner chunk that is not there is damage: the fill value is never rea
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fostore.errors import DamageError, FormatError, UnsupportedError
-from fostore.formats.chunks.foreign import ForeignArray, ForeignReader, check_chunks, require_sealed
-from fostore.formats.chunks.zarr_chunks import Chunks, Codecs, Files, ShardIndex, Shards, extension
-from fostore.formats.zarr.folder import (
-    MAX_METADATA,
-    METADATA,
-    check_directory,
-    parse_header,
-    read_file,
-    read_header,
-)
+from fostore.errors import FormatError, UnsupportedError
+from fostore.formats.chunks import codecs
+from fostore.formats.chunks.array import ForeignArray, Packing, check_chunks
+from fostore.formats.chunks.codecs import Decoder
+from fostore.formats.chunks.reader import ForeignReader, require_sealed
+from fostore.formats.chunks.zarr_files import Files, Root, ShardIndex, extension
+from fostore.formats.zarr.folder import MAX_METADATA, METADATA
 from fostore.formats.zarr.layout import HASHES, check_array
+from fostore.formats.zarr.state import parse_header, read_header
+from fostore.places.place import Place
 from fostore.schema import jsontext
 from fostore.schema.row import expect
+
+_PACKERS: dict[str, Decoder] = {
+    "gzip": codecs.gzip,
+    "zstd": codecs.zstd,
+    "blosc": codecs.blosc,
+    "crc32c": codecs.crc32c,
+}
+_ALLOWED = ("sharding_indexed", "bytes", "transpose", *_PACKERS)
+"""The codecs that are decoded; everything else is refused by name."""
 
 _DTYPES = frozenset(
     "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64".split()
@@ -37,129 +43,150 @@ _TEXTS = {"fixed_length_utf32": ("U", 4), "null_terminated_bytes": ("S", 1)}
 _MAX_TEXT = 1 << 16
 
 
-def open_sealed(path: Path, why: Exception) -> ForeignReader:
+def open_sealed(place: Place, why: Exception) -> ForeignReader:
     """The reader of a sealed store whose arrays lie in a way of their own.
 
     Args:
-        path: the store.
+        place: the store.
         why: what is different about it, for the message where that is not allowed.
 
     Raises:
         UnsupportedError: it is not sealed, or has a codec outside the allow-list; names it.
         FormatError, UnsafeError: as `fostore.open` has it.
     """
-    there = os.stat(path)
-    header = parse_header(read_header(path), path / METADATA)
-    require_sealed(header, str(path), why)
-
-    def recheck() -> None:
-        try:
-            if os.path.samestat(os.stat(path), there):
-                return
-        except FileNotFoundError:
-            pass
-        raise DamageError(f"another store has taken the place of {path}; open it again")
-
-    columns = []
-    for column in header.schema.columns:
-        names = [header.schema.row_axis, *column.axes]
-        columns.append(open_foreign_array(path / column.name, names=names, recheck=recheck))
-    hashes = open_foreign_array(path / HASHES, recheck=recheck)
-    return ForeignReader(header, columns, hashes, recheck=recheck, release=lambda: None)
+    root = Root(place)
+    header = parse_header(read_header(place), f"{place}/{METADATA}")
+    require_sealed(header, str(place), why)
+    schema = header.schema
+    columns = [
+        open_array(root, column.name, [schema.row_axis, *column.axes]) for column in schema.columns
+    ]
+    return ForeignReader(header, columns, open_array(root, HASHES), root)
 
 
-def open_foreign_array(
-    folder: Path,
-    *,
-    names: Sequence[str] | None = None,
-    recheck: Callable[[], None] = lambda: None,
-    texts: bool = False,
-) -> ForeignArray:
-    """A Zarr v3 array of numbers in a folder, after all that it asks for was checked; reads its zarr.json alone.
+def read_metadata(root: Root, folder: str, name: str) -> tuple[Any, str]:
+    """The metadata in a folder of the root, and where it lies.
+
+    Raises:
+        FormatError: there is none.
+        UnsafeError: a link, or more than metadata takes.
+    """
+    path = f"{folder}/{name}" if folder else name
+    where = f"{root.place}/{path}"
+    try:
+        return jsontext.loads(root.place.read(path, MAX_METADATA), where), where
+    except FileNotFoundError as error:
+        raise FormatError(f"{where} is missing") from error
+
+
+def open_array(root: Root, name: str, names: Sequence[str] | None = None) -> ForeignArray:
+    """A Zarr v3 array of numbers or texts of one width, all that it asks for checked; reads its zarr.json alone.
 
     Args:
-        folder: the array.
+        root: the folder that it lies in.
+        name: where in it, its parts joined by "/"; "" is the folder itself.
         names: what its dimensions must be called, where they have names.
-        recheck: called after every file that was read; raises where the folder is another one by now.
-        texts: whether it may hold texts of one width as well.
 
     Raises:
         UnsupportedError: a codec, chunk grid, key encoding or dtype that is not decoded here; names it.
         UnsafeError: a link, or chunks that take too much memory.
         FormatError: no array, or one that contradicts itself.
     """
-    where = str(folder / METADATA)
+    value, where = read_metadata(root, name, METADATA)
     try:
-        check_directory(folder)
-        value = jsontext.loads(read_file(folder / METADATA, MAX_METADATA), where)
-    except FileNotFoundError as error:
-        raise FormatError(f"{where} is missing") from error
-    try:
-        return _parse(folder, value, where, names, recheck, texts)
+        return _parse(root, name, value, where, names)
     except RecursionError as error:
         raise FormatError(f"{where} is nested too deeply") from error
 
 
 def _parse(
-    folder: Path,
-    value: Any,
-    where: str,
-    names: Sequence[str] | None,
-    recheck: Callable[[], None],
-    texts: bool,
+    root: Root, name: str, value: Any, where: str, names: Sequence[str] | None
 ) -> ForeignArray:
     if expect(value, "zarr_format", int, where) != 3 or value.get("node_type") != "array":
         raise FormatError(f"{where} is not the metadata of a Zarr v3 array")
     shape = check_array(value, where)
     if not all(type(n) is int and n > 0 for n in shape[1:]):
         raise FormatError(f"{where}: the shape is {shape!r:.80}")
-    dtype = _dtype(value.get("data_type"), where, texts)
-    called = value.get("dimension_names")
-    if names is not None and called is not None and called != list(names):
-        raise FormatError(f"{where}: 'dimension_names' are {called!r:.200}, expected {list(names)}")
-    name, grid = extension(expect(value, "chunk_grid", object, where), where, "chunk_grid")
-    if name != "regular":
-        raise UnsupportedError(f"{where}: 'chunk_grid' is {name!r:.80}, expected 'regular'")
+    dtype = _dtype(value.get("data_type"), where)
+    axes = value.get("dimension_names")
+    if names is not None and axes is not None and axes != list(names):
+        raise FormatError(f"{where}: 'dimension_names' are {axes!r:.200}, expected {list(names)}")
+    kind, grid = extension(expect(value, "chunk_grid", object, where), where, "chunk_grid")
+    if kind != "regular":
+        raise UnsupportedError(f"{where}: 'chunk_grid' is {kind!r:.80}, expected 'regular'")
     outer = expect(grid, "chunk_shape", list, f"{where}: 'chunk_grid'")
     key = _key_encoding(expect(value, "chunk_key_encoding", object, where), where)
     chain = expect(value, "codecs", list, where)
-    files = Files(folder, key, recheck)
+    inner, inside, index = outer, where, None
+    per_file: tuple[int, ...] = (1,) * len(shape)
     kinds = [extension(codec, where, "codecs")[0] for codec in chain]
     if "sharding_indexed" not in kinds:
         check_chunks(shape, outer, dtype.itemsize, f"{where}: 'chunk_grid'")
-        chunks = Chunks(files, Codecs.parse(chain, tuple(outer), dtype, where), tuple(shape))
-        return ForeignArray(
-            str(folder), tuple(shape), dtype, tuple(outer), chunks.load, chunks.survey
-        )
-    if kinds != ["sharding_indexed"]:
-        raise UnsupportedError(f"{where}: 'codecs' has {kinds!r:.200}; sharding is decoded alone")
-    sharding = extension(chain[0], where, "codecs")[1]
-    inside = f"{where}: 'sharding_indexed'"
-    inner = expect(sharding, "chunk_shape", list, inside)
-    check_chunks(shape, inner, dtype.itemsize, inside)
-    sizes = all(type(n) is int and n > 0 for n in outer) and len(outer) == len(inner)
-    if not sizes or any(whole % part for whole, part in zip(outer, inner, strict=True)):
-        raise FormatError(
-            f"{where}: 'chunk_grid' has shards of {outer!r:.80}, which are no multiple of {inner!r:.80}"
-        )
-    per_shard = tuple(whole // part for whole, part in zip(outer, inner, strict=True))
-    index = ShardIndex.parse(sharding, per_shard, inside)
-    codec = Codecs.parse(expect(sharding, "codecs", list, inside), tuple(inner), dtype, inside)
-    shards = Shards(files, codec, index, tuple(shape))
-    return ForeignArray(str(folder), tuple(shape), dtype, tuple(inner), shards.load, shards.survey)
+    else:
+        if kinds != ["sharding_indexed"]:
+            raise UnsupportedError(
+                f"{where}: 'codecs' has {kinds!r:.200}; sharding is decoded alone"
+            )
+        sharding = extension(chain[0], where, "codecs")[1]
+        inside = f"{where}: 'sharding_indexed'"
+        inner = expect(sharding, "chunk_shape", list, inside)
+        check_chunks(shape, inner, dtype.itemsize, inside)
+        sizes = all(type(n) is int and n > 0 for n in outer) and len(outer) == len(inner)
+        if not sizes or any(shard % chunk for shard, chunk in zip(outer, inner, strict=True)):
+            raise FormatError(
+                f"{where}: 'chunk_grid' has shards of {outer!r:.80}, which are no multiple of {inner!r:.80}"
+            )
+        per_file = tuple(shard // chunk for shard, chunk in zip(outer, inner, strict=True))
+        index = ShardIndex.parse(sharding, math.prod(per_file), inside)
+        chain = expect(sharding, "codecs", list, inside)
+    packing = _packing(chain, len(shape), dtype, inside)
+    files = Files(root, name and f"{name}/", key, per_file, index)
+    return ForeignArray(where, tuple(shape), tuple(inner), packing, files, root.read)
 
 
-def _dtype(said: Any, where: str, texts: bool) -> np.dtype[Any]:
-    if isinstance(said, str) and said in _DTYPES:
-        return np.dtype(said).newbyteorder("<")
-    if texts and isinstance(said, dict) and said.get("name") in _TEXTS:
-        name, configuration = extension(said, where, "data_type")
+def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) -> Packing:
+    """What a chain of codecs does to a chunk: any number of transpositions, the bytes, then packers."""
+    order = tuple(range(num_axes))
+    stored: np.dtype[Any] | None = None
+    packers = []
+    for codec in chain:
+        name, configuration = extension(codec, where, "codecs")
+        if name not in _ALLOWED:
+            raise UnsupportedError(
+                f"{where} has the codec {name!r:.80}; fostore decodes {list(_ALLOWED)} alone"
+            )
+        if name == "transpose" and stored is None:
+            axes = expect(configuration, "order", list, f"{where}: 'transpose'")
+            if any(type(n) is not int for n in axes) or sorted(axes) != list(range(num_axes)):
+                raise FormatError(f"{where}: 'transpose' has the order {axes!r:.80}")
+            order = tuple(order[n] for n in axes)
+        elif name == "bytes" and stored is None:
+            # Where there is only one order, zarr-python names none.
+            plain = "little" if dtype.itemsize == 1 or dtype.kind == "S" else None
+            endian = configuration.get("endian", plain)
+            if endian not in ("little", "big"):
+                raise FormatError(f"{where}: 'bytes' has the endian {endian!r:.80}")
+            stored = dtype.newbyteorder("<" if endian == "little" else ">")
+        elif name in _PACKERS and stored is not None:
+            packers.append(_PACKERS[name])
+        else:
+            raise UnsupportedError(f"{where}: 'codecs' has {name!r} in a place that is not decoded")
+    if stored is None:
+        raise FormatError(f"{where}: 'codecs' lacks 'bytes'")
+    return Packing(order, stored, tuple(packers))
+
+
+def _dtype(value: Any, where: str) -> np.dtype[Any]:
+    if isinstance(value, str) and value in _DTYPES:
+        return np.dtype(value).newbyteorder("<")
+    if isinstance(value, dict) and value.get("name") in _TEXTS:
+        name, configuration = extension(value, where, "data_type")
         size = expect(configuration, "length_bytes", int, f"{where}: 'data_type'")
         letter, width = _TEXTS[name]
         if 0 < size <= _MAX_TEXT and size % width == 0:
             return np.dtype(f"<{letter}{size // width}")
     raise UnsupportedError(
-        f"{where}: 'data_type' is {said!r:.80}, expected one of {sorted(_DTYPES)}"
+        f"{where}: 'data_type' is {value!r:.80}, expected one of {sorted(_DTYPES)}"
     )
 
 

@@ -22,29 +22,26 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
+from fostore.formats.hdf5.file import Layout, Mirror, inspect
+from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
     MIRRORS,
     PROGRESS,
     RUNS_MAGIC,
-    Layout,
-    Mirror,
-    Place,
-    inspect,
-    num_blocks,
-    num_hashed,
+    Extent,
     write_record,
 )
 from fostore.formats.hdf5.stream import HDF5Stream
-from fostore.schema import jsontext
+from fostore.places.local import LocalFile
+from fostore.schema import digest, jsontext
 from fostore.schema.header import CHECKSUM, Header
 
 PAGE = 4096
-MAX_ATTRIBUTE = 60_000
+_MAX_ATTRIBUTE = 60_000
 """Bytes: object headers of libver earliest take messages of less than 64 kB."""
-SPARE_RUNS = 64
+_SPARE_RUNS = 64
 
 _SECTOR = 512
 _STATE = ("sealed", "digest", "updated", CHECKSUM)
@@ -76,16 +73,16 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
     first = header_record(header, 1)
     header_room = _pages(slots.HEAD.size + 2 * len(first.payload) + _SPARE_BYTES)
     units = -(-num_samples // header.unit_rows)
-    runs_room = _pages(slots.HEAD.size + slots.ENTRY.size * (units + SPARE_RUNS))
-    texts = mirror_texts(header)
+    runs_room = _pages(slots.HEAD.size + slots.ENTRY.size * (units + _SPARE_RUNS))
+    texts = _mirror_texts(header)
     rooms = {name: len(text) * 3 // 2 + _SPARE_BYTES for name, text in texts.items()}
-    short = [name for name, text in texts.items() if len(text) + _SECTOR <= MAX_ATTRIBUTE]
+    short = [name for name, text in texts.items() if len(text) + _SECTOR <= _MAX_ATTRIBUTE]
 
     uint8 = np.dtype("u1")
     datasets: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         HEADER: ((2, header_room), uint8),
         PROGRESS: ((2, runs_room), uint8),
-        HASHES: ((num_blocks(header), num_hashed(header), 32), uint8),
+        HASHES: ((digest.num_blocks(header), len(digest.hashed_columns(header)), 32), uint8),
         **{name: ((rooms[name],), uint8) for name in MIRRORS if name not in short},
         **{c.name: ((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns},
     }
@@ -93,7 +90,7 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         fd, "w"
     ) as hdf5:  # everything that describes comes first in the file, close together
         for name in short:
-            _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], MAX_ATTRIBUTE)))
+            _write_text(hdf5.id, name, texts[name].ljust(min(rooms[name], _MAX_ATTRIBUTE)))
         for name, (shape, dtype) in datasets.items():
             _describe(hdf5, name, shape, dtype)
         for column in header.schema.columns:
@@ -104,10 +101,10 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
             if 0 not in shape:
                 hdf5[name][(0,) * len(shape)] = 0  # the first write gives the dataset its place
         offsets = {name: hdf5[name].id.get_offset() for name in (HEADER, PROGRESS)}
-    write_record(fd, Place(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
-    write_record(fd, Place(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
+    write_record(fd, Extent(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
+    write_record(fd, Extent(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
     disk.allocate(fd, 0, os.fstat(fd).st_size)
-    layout = inspect(fd, path)
+    layout = inspect(LocalFile(path, fd, owned=False))
     for offset, data in plan_mirrors(fd, layout, header) or ():
         disk.write_at(fd, data, offset)
     return layout
@@ -144,7 +141,7 @@ def _pages(size: int) -> int:
 @contextmanager
 def _writing(fd: int, mode: str, **settings: int) -> Iterator[Any]:
     """h5py on the file, all of whose writes go through `fostore.disk`; their errors come out as they are."""
-    file = HDF5Stream(fd, os.fstat(fd).st_size)
+    file = HDF5Stream(LocalFile("", fd, owned=False), os.fstat(fd).st_size)
     try:
         with h5py.File(file, mode, libver="earliest", track_order=False, **settings) as hdf5:
             yield hdf5
@@ -179,7 +176,7 @@ def header_record(header: Header, sequence: int) -> slots.Record:
     return slots.Record(sequence, jsontext.dumps(header.to_json()))
 
 
-def mirror_texts(header: Header) -> dict[str, bytes]:
+def _mirror_texts(header: Header) -> dict[str, bytes]:
     """The JSON of the mirrors: the state of the run first, in a fixed number of bytes."""
     attributes = header.to_json()
     fostore = attributes["fostore"]
@@ -198,7 +195,7 @@ def plan_mirrors(fd: int, layout: Layout, header: Header) -> list[tuple[int, byt
     """
     changes = []
     mirrors = locate(fd, layout).mirrors
-    for name, text in mirror_texts(header).items():
+    for name, text in _mirror_texts(header).items():
         mirror = mirrors.get(name)
         if mirror is None or mirror.offset is None:
             return None
@@ -221,21 +218,21 @@ def locate(fd: int, layout: Layout) -> Layout:
     if all(mirror.offset != -1 for mirror in layout.mirrors.values()):
         return layout
     position, gaps = 0, []
-    extents = sorted((p.offset, p.offset + p.nbytes) for p in layout.places.values() if p.nbytes)
+    extents = sorted((p.offset, p.offset + p.nbytes) for p in layout.extents.values() if p.nbytes)
     for start, stop in [*extents, (os.fstat(fd).st_size, 0)]:
         gaps.append((position, max(start - position, 0)))
         position = max(position, stop)
-    found = {}
+    located = {}
     small = sum(size for _, size in gaps) <= _MAX_SEARCH
     pieces = (
         [(start, bytes(disk.read_at(fd, start, size))) for start, size in gaps] if small else []
     )
     for name, mirror in layout.mirrors.items():
         if mirror.offset != -1:
-            found[name] = mirror
+            located[name] = mirror
             continue
         hits = [(start, piece) for start, piece in pieces if mirror.text in piece]
         once = len(hits) == 1 and hits[0][1].count(mirror.text) == 1
         offset = hits[0][0] + hits[0][1].find(mirror.text) if once else None
-        found[name] = Mirror(offset, mirror.text)
-    return replace(layout, mirrors=found)
+        located[name] = Mirror(offset, mirror.text)
+    return replace(layout, mirrors=located)

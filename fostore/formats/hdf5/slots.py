@@ -45,10 +45,10 @@ def pack(magic: bytes, record: Record) -> bytes:
 
 def unpack(magic: bytes, slot: int, data: bytes) -> Record | None:
     """The record at the start of `data`, or None where it is torn, foreign or in the wrong slot."""
-    if len(data) < HEAD.size:
+    if len(data) < HEAD.size:  # the file was cut
         return None
-    found, sequence, length, crc, zero = HEAD.unpack_from(data)
-    if found != magic or zero or sequence < 1 or sequence % 2 != slot:
+    opening, sequence, length, crc, zero = HEAD.unpack_from(data)
+    if opening != magic or zero or sequence < 1 or sequence % 2 != slot:
         return None
     payload = bytes(data[HEAD.size : HEAD.size + length])
     if (

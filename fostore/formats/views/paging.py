@@ -12,10 +12,10 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from fostore.formats.views.libc import libc
 from fostore.schema.row import Array
 
 SETTLED_ROWS = 16_384
@@ -107,7 +107,8 @@ class Paging:
         if random != self._is_random:
             self._is_random = random
             advice = mmap.MADV_RANDOM if random else mmap.MADV_NORMAL
-            _libc().madvise(self._base, self._array.nbytes, advice)
+            skip = self._base % mmap.PAGESIZE  # rows of a file alone may begin inside a page
+            libc().madvise(self._base - skip, self._array.nbytes + skip, advice)
 
     def announced(self, rows: Array) -> Iterator[slice]:
         """The pieces of one gather, each announced before it comes, and the next one with it."""
@@ -134,7 +135,7 @@ class Paging:
 
 def paging_of(array: Array) -> Paging | None:
     """The paging of a mapped array; None where the system takes no hints, or there is nothing to read."""
-    return Paging(array) if array.size and _libc() is not None else None
+    return Paging(array) if array.size and libc() is not None else None
 
 
 def page_ranges(
@@ -152,7 +153,7 @@ def page_ranges(
     fresh = np.empty(len(rows), bool)
     fresh[:1] = True
     np.logical_or(starts[1:] < starts[:-1], starts[1:] > stops[:-1], out=fresh[1:])
-    first = np.flatnonzero(fresh)
+    first = fresh.nonzero()[0]
     starts = starts[first]
     return starts, np.maximum.reduceat(stops, first) - starts
 
@@ -164,17 +165,17 @@ def will_need(starts: Array, sizes: Array) -> None:
     `madvise` a range.
     """
     if not _advise_at_once(starts, sizes):
-        libc = _libc()
+        library = libc()
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            libc.madvise(start, size, mmap.MADV_WILLNEED)
+            library.madvise(start, size, mmap.MADV_WILLNEED)
 
 
 def _advise_at_once(starts: Array, sizes: Array) -> bool:
     global _at_once
     if sys.platform != "linux" or not _at_once:
         return False
-    vectors = np.stack([starts, sizes], axis=1).astype(np.uintp)  # struct iovec
-    libc, advised = _libc(), -1
+    vectors = np.empty((len(starts), 2), np.uintp)  # struct iovec
+    vectors[:, 0], vectors[:, 1] = starts, sizes
     try:
         # Opened each time: nothing is left that a fork could hand to a child, whose rows lie elsewhere.
         process = os.pidfd_open(os.getpid())
@@ -183,11 +184,9 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
         return False
     try:
         for first in range(0, len(vectors), _MAX_RANGES):
-            part = vectors[first : first + _MAX_RANGES]
-            advised = libc.syscall(
-                _PROCESS_MADVISE, process, part.ctypes.data, len(part), mmap.MADV_WILLNEED, 0
-            )
-            if advised < 0:
+            some = vectors[first : first + _MAX_RANGES]
+            call = (_PROCESS_MADVISE, process, some.ctypes.data, len(some), mmap.MADV_WILLNEED, 0)
+            if libc().syscall(*call) < 0:
                 _at_once = False
                 break
     finally:
@@ -200,36 +199,7 @@ _at_once = True
 
 def _blocks_read() -> int:
     """Blocks that this thread has made the kernel read so far."""
-    import resource
+    import resource  # Windows has none, and never comes here
 
     who = resource.RUSAGE_THREAD if sys.platform == "linux" else resource.RUSAGE_SELF
     return resource.getrusage(who).ru_inblock
-
-
-def _libc() -> Any:
-    """The C library with the calls that announce, or None."""
-    global _loaded
-    if _loaded is None:
-        _loaded = False
-        if sys.platform in ("linux", "darwin"):
-            import ctypes
-
-            try:
-                libc: Any = ctypes.CDLL(None, use_errno=True)
-                libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-                libc.syscall.restype = ctypes.c_long
-                libc.syscall.argtypes = [
-                    ctypes.c_long,
-                    ctypes.c_int,
-                    ctypes.c_void_p,
-                    ctypes.c_size_t,
-                    ctypes.c_int,
-                    ctypes.c_uint,
-                ]
-                _loaded = libc
-            except (OSError, AttributeError):
-                pass
-    return _loaded or None
-
-
-_loaded: Any = None

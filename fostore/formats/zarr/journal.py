@@ -33,7 +33,7 @@ _CRC = struct.Struct("<I")
 _NO_CRC = 1  # flag: the run has no checksum of its own
 
 
-def schema_crc(schema: Schema) -> int:
+def _schema_crc(schema: Schema) -> int:
     """A checksum of everything that decides what the bytes of a row mean."""
     text = json.dumps(schema.to_json(), sort_keys=True, separators=(",", ":"))
     return checksum(text.encode())
@@ -61,7 +61,7 @@ class JournalHeader:
             raise FormatError(f"the id of the store is {header.id!r}, expected a UUID") from error
         if not 0 < len(owner.encode()) <= 64 or "\0" in owner:
             raise ArgumentError(f"owner is {owner!r}, expected 1 to 64 bytes of text")
-        return cls(store_id, schema_crc(header.schema), header.unit_rows, owner)
+        return cls(store_id, _schema_crc(header.schema), header.unit_rows, owner)
 
     def pack(self) -> bytes:
         """The 128 bytes that open a journal."""

@@ -16,18 +16,17 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
+from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder, State, group_metadata, is_there
+from fostore.formats.zarr.folder import METADATA, Folder
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.state import State, group_metadata
 from fostore.formats.zarr.tails import Tails, clean
-from fostore.schema import digest, jsontext
+from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
-
-OWNER = "main"
-_READ_BYTES = 8 << 20
 
 
 class ZarrWriter:
@@ -37,7 +36,9 @@ class ZarrWriter:
     sealed: Ranges
     runs: tuple[Run, ...]
 
-    def __init__(self, state: State, sealed: Ranges, runs: tuple[Run, ...]) -> None:
+    def __init__(
+        self, state: State, sealed: Ranges, runs: tuple[Run, ...], claim: Claim = WHOLE
+    ) -> None:
         self.header = state.header
         self.sealed = sealed
         self.runs = runs
@@ -50,13 +51,17 @@ class ZarrWriter:
         # Published rows of the unit that goes on, until the journal has them with a checksum.
         self._bases = {run.start // self.header.unit_rows: run for run in runs if run.crc is None}
         self._recorded = {run.start // self.header.unit_rows for run in runs if run.crc is not None}
-        own = [found for path, found in state.journals if path == self._folder.journal(OWNER)]
-        self._sequence = own[0].sequence if own else 0
-        self._journal_end = own[0].num_bytes if own else journal.HEADER_BYTES
+        self._writable: set[int] = set()  # units that were looked at by `_reopen`
+        self._claim = claim
+        own = state.journals.get(claim.owner)
+        self._sequence = own.sequence if own else 0
+        self._journal_end = own.num_bytes if own else journal.HEADER_BYTES
         self._journal: int | None = None
         self._failed = False
-        if own:
+        if own is not None:
             self._open_journal()
+        elif not claim.is_whole:
+            self._begin_journal(self.header)
 
     # Rows
 
@@ -71,8 +76,8 @@ class ZarrWriter:
         if not len(rows):
             return
         unit = self._unit_of(start, start + len(rows))
-        self._check_unsealed("write")
-        self._reopen(unit)
+        if unit not in self._writable:
+            self._reopen(unit)
         offset = (start - unit * self.header.unit_rows) * layout.row_bytes
         self._tails.write(column, unit, digest.buffer(rows), offset)
 
@@ -87,13 +92,15 @@ class ZarrWriter:
         if start >= stop:
             return rows
         unit = self._unit_of(start, stop)
-        path = locate(self._folder, column, unit, in_progress=True)
+        name = locate(self._folder, column, unit, in_progress=True)
         lost = ((start, stop),)
-        if path is None:
+        if name is None:
             missing = self._folder.shard(column, unit)
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        # Opened anew each time: the thread that seals may rename the file.
+        path = self._folder.path / name
         fd = disk.open_file(path)
         try:
             if disk.read_into(fd, buffer, at) < len(buffer):
@@ -117,19 +124,21 @@ class ZarrWriter:
         """
         if not runs:
             return
-        self._check_unsealed("commit")
         if self._failed:
             raise DamageError("a commit failed halfway before; close the store and resume it")
         for run in runs:
-            self._unit_of(run.start, run.stop)
-        runs = [*self._published_runs(runs), *runs]
+            unit = self._unit_of(run.start, run.stop)
+            if unit not in self._writable:
+                self._check_claimed("commit", unit)
+        if self._bases:
+            runs = [*self._published_runs(runs), *runs]
         for at in range(0, len(runs), journal.MAX_RECORDS):
             self._append(runs[at : at + journal.MAX_RECORDS])
         with self._guard:
             for run in runs:
                 self._bases.pop(run.start // self.header.unit_rows, None)
                 self._recorded.add(run.start // self.header.unit_rows)
-            self._committed = self._committed.union((run.start, run.stop) for run in runs)
+                self._committed = self._committed.add(run.start, run.stop)
 
     def _append(self, runs: Sequence[Run]) -> None:
         assert self._journal is not None
@@ -149,23 +158,16 @@ class ZarrWriter:
 
         From here on their block hashes may be those of a longer block, so they cannot vouch for them.
         """
-        found = []
+        published = []
         for unit in sorted({run.start // self.header.unit_rows for run in runs}):
             base = self._bases.get(unit)
             if base is None:
                 continue
             if any(run.start <= base.start and base.stop <= run.stop for run in runs):
                 continue
-            crcs = []
-            for index, layout in enumerate(self._folder.shards):
-                step = max(_READ_BYTES // layout.column.row_bytes, 1)
-                crc = 0
-                for start in range(base.start, base.stop, step):
-                    rows = self.read(index, start, min(start + step, base.stop))
-                    crc = digest.crc(rows, crc)
-                crcs.append(crc)
-            found.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
-        return found
+            crc = digest.crc_of_rows(self.read, self.header.schema.row_bytes, base.start, base.stop)
+            published.append(Run(base.start, base.stop, crc))
+        return published
 
     # Sealed
 
@@ -182,6 +184,7 @@ class ZarrWriter:
             self._check_whole(whole)
         columns = range(len(self._folder.shards))
         hashes = [(w.unit, self._stage_hashes(w)) for w in units if not self._has_hashes(w)]
+        # The index goes behind the rows: a tail becomes a shard where it lies, nothing is copied.
         complete = [
             (index, whole.unit)
             for whole in units
@@ -198,13 +201,15 @@ class ZarrWriter:
         for (_, temporary), chunk in zip(hashes, chunks, strict=True):
             disk.rename(temporary, chunk)
         self._sync_names(self._folder.hash_array, chunks)
+        # Shards after hashes: a kill in between leaves hashes without rows, which nobody reads.
         for index, unit in complete:
             self._tails.place(index, unit)
         for index, layout in enumerate(self._folder.shards):
             paths = [self._folder.shard(index, whole.unit) for whole in units]
             self._sync_names(self._folder.array(index), paths)
             for whole, path in zip(units, paths, strict=True):
-                if not is_there(path) or path.stat().st_size != layout.shard_bytes(whole.num_rows):
+                size = self._folder.place.size(layout.key(whole.unit))
+                if size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
                     raise DamageError(
@@ -215,6 +220,7 @@ class ZarrWriter:
                 start = whole.unit * self.header.unit_rows
                 self.sealed = self.sealed.add(start, start + whole.num_rows)
                 self._recorded.discard(whole.unit)
+                self._writable.discard(whole.unit)
             prefix = self.sealed.prefix
         self._publish(prefix)
 
@@ -222,13 +228,7 @@ class ZarrWriter:
         start = whole.unit * self.header.unit_rows
         stop = start + whole.num_rows
         self._unit_of(start, stop)
-        held = -(-whole.num_rows // self.header.block_rows)
-        expected = (held, *self._folder.hashes.chunk_shape[1:])
-        if whole.hashes.shape != expected or whole.hashes.dtype != np.uint8:
-            raise ArgumentError(
-                f"unit {whole.unit} has {whole.num_rows} rows and hashes of shape {expected}, "
-                f"{whole.hashes.dtype} of {whole.hashes.shape} came"
-            )
+        whole.check(self.header)
         with self._guard:
             missing = self._committed.missing(stop, start)
         if missing:
@@ -240,7 +240,11 @@ class ZarrWriter:
         """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
         start = unit * self.header.unit_rows
         rows = len(
-            Ranges(self.sealed.union([(0, min(self._shapes))]).overlap(start, self._end(unit)))
+            Ranges(
+                self.sealed.union([(0, min(self._shapes))]).overlap(
+                    start, start + self.header.unit_rows
+                )
+            )
         )
         if not rows:
             rows = self._folder.unit_stop(unit) - start
@@ -252,6 +256,7 @@ class ZarrWriter:
 
     def replan(self, header: Header) -> None:
         """Replace the header of a store that goes on: not sealed, no digest; same id, schema, units."""
+        self._claim.check_whole("replan")
         old = self.header
         if header.sealed or header.digest is not None:
             raise ArgumentError("replan takes a header that is not sealed and has no digest")
@@ -263,10 +268,7 @@ class ZarrWriter:
         text = group_metadata(header)
         if self._journal is None:
             # Before the header: a store that is not sealed has a journal.
-            path = self._folder.journal(OWNER)
-            disk.write_whole(path, JournalHeader.of(header, OWNER).pack())
-            self._sequence, self._journal_end = 0, journal.HEADER_BYTES
-            self._open_journal()
+            self._begin_journal(header)
         disk.write_whole(self._folder.path / METADATA, text)
         self._set_header(header)
 
@@ -276,6 +278,7 @@ class ZarrWriter:
         Raises:
             ArgumentError: the header is not sealed, or rows are missing.
         """
+        self._claim.check_whole("finish")
         rows = header.num_samples
         if not header.sealed or rows is None:
             raise ArgumentError("finish takes a header that is sealed and has num_samples")
@@ -291,7 +294,7 @@ class ZarrWriter:
         self._set_header(header)
         self._close_journal()
         self._tails.close()
-        clean(self._folder, keep_units=None)
+        clean(self._folder, self._claim, keep_units=None)
 
     def close(self) -> None:
         """Release files; what was not committed is gone. Again is no error."""
@@ -305,40 +308,37 @@ class ZarrWriter:
     # How
 
     def _unit_of(self, start: int, stop: int) -> int:
-        unit = start // self.header.unit_rows
-        plan = self.header.num_samples
-        if (
-            start < 0
-            or start >= stop
-            or stop > self._end(unit)
-            or (plan is not None and stop > plan)
-        ):
+        unit_rows, plan = self.header.unit_rows, self.header.num_samples
+        unit = start // unit_rows
+        if not 0 <= start < stop <= (unit + 1) * unit_rows or (plan is not None and stop > plan):
             raise ArgumentError(
-                f"rows {start} to {stop - 1} are empty, straddle a unit of {self.header.unit_rows} "
-                f"rows or exceed the plan of {plan}"
+                f"rows {start} to {stop - 1} are empty, straddle a unit of {unit_rows} rows or "
+                f"exceed the plan of {plan}"
             )
         return unit
 
-    def _end(self, unit: int) -> int:
-        return (unit + 1) * self.header.unit_rows
-
-    def _check_unsealed(self, what: str) -> None:
+    def _check_claimed(self, what: str, unit: int) -> None:
         if self.header.sealed:
             raise ArgumentError(f"{what}: the store is sealed; replan it first")
+        if not self._claim.holds(unit):
+            raise ArgumentError(
+                f"{what}: unit {unit} is not one of {self._claim.units}, which {self._claim.owner!r} claims"
+            )
 
     def _reopen(self, unit: int) -> None:
-        """A write to a sealed unit: refused where it is full; a partial one is in progress again."""
-        start, stop = unit * self.header.unit_rows, self._end(unit)
+        """The first write to a unit: refused where it is sealed and full; a partial one goes on."""
+        self._check_claimed("write", unit)
+        start, stop = unit * self.header.unit_rows, (unit + 1) * self.header.unit_rows
         with self._guard:
-            there = self.sealed.overlap(start, stop)
-            if not there:
-                return
-            if there == ((start, stop),):
+            sealed = self.sealed.overlap(start, stop)
+            if sealed == ((start, stop),):
                 raise ArgumentError(f"unit {unit} is sealed, and a sealed row never changes")
-            self._bases[unit] = Run(there[0][0], there[-1][1], None)
-            kept = [(first, min(last, start)) for first, last in self.sealed if first < start]
-            beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
-            self.sealed = Ranges.of(*kept, *beyond)
+            if sealed:
+                self._bases[unit] = Run(sealed[0][0], sealed[-1][1], None)
+                kept = [(first, min(last, start)) for first, last in self.sealed if first < start]
+                beyond = [(max(first, stop), last) for first, last in self.sealed if last > stop]
+                self.sealed = Ranges.of(*kept, *beyond)
+            self._writable.add(unit)
 
     def _hash_chunk(self, whole: WholeUnit) -> Array:
         chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
@@ -346,8 +346,9 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
-        there = is_there(self._folder.hash_chunk(whole.unit))
-        return there and np.array_equal(
+        # Compared, not only looked for: a kill may have left those of a unit that was shorter.
+        is_there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
+        return is_there and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
 
@@ -369,24 +370,36 @@ class ZarrWriter:
             disk.sync_directory(folder)
 
     def _publish(self, rows: int) -> None:
-        """Raise the shapes to `rows`; they are never lowered."""
+        """Raise the shapes to `rows`; they are never lowered.
+
+        Shapes are of all units: rows of a claim wait, committed and sealed, until all units are held.
+        """
+        if not self._claim.is_whole:
+            return
         for index, layout in enumerate(self._folder.shards):
             if self._shapes[index] < rows:
-                text = jsontext.dumps(layout.metadata(rows), indent=2)
-                disk.write_whole(self._folder.array(index) / METADATA, text)
+                disk.write_whole(self._folder.array(index) / METADATA, layout.text(rows))
                 self._shapes[index] = rows
+        # Last: whoever finds a hash finds the rows that it is of.
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
-            text = jsontext.dumps(self._folder.hashes.metadata(blocks), indent=2)
+            text = self._folder.hashes.text(blocks)
             disk.write_whole(self._folder.hash_array / METADATA, text)
             self._num_blocks = blocks
 
     def _set_header(self, header: Header) -> None:
         self.header = header
-        self._folder = Folder.of(self._folder.path, header)
+        self._writable = set()
+        self._folder = Folder.of(self._folder.place, header)
+
+    def _begin_journal(self, header: Header) -> None:
+        owner = self._claim.owner
+        disk.write_whole(self._folder.journal(owner), JournalHeader.of(header, owner).pack())
+        self._sequence, self._journal_end = 0, journal.HEADER_BYTES
+        self._open_journal()
 
     def _open_journal(self) -> None:
-        self._journal = disk.open_file(self._folder.journal(OWNER), write=True)
+        self._journal = disk.open_file(self._folder.journal(self._claim.owner), write=True)
         if os.fstat(self._journal).st_size != self._journal_end:
             disk.truncate(self._journal, self._journal_end)  # a torn tail
             disk.sync_data(self._journal)

@@ -11,13 +11,22 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fostore.errors import RowError
+from fostore.schema.columns import Array, Column
 from fostore.schema.identity import row_hashes
 from fostore.schema.ranges import Ranges
-from fostore.schema.row import Array, Column
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import side_of
 
 _RECENT = 1 << 16
 _READ_ROWS = 1 << 16
+
+
+def only_grow(keys: Array, last: int | None) -> bool:
+    """Whether integers that follow `last` grow from each to the next: then none of them came before.
+
+    Compared, not subtracted: a difference of 64-bit integers may wrap around.
+    """
+    after = last is None or not len(keys) or last < int(keys[0])
+    return after and bool((keys[1:] > keys[:-1]).all())
 
 
 class KnownIds:
@@ -38,7 +47,7 @@ class KnownIds:
         self._runs: list[Array] = []  # sorted, each more than twice as long as the next
         self._recent: set[int] = set()
 
-    def load(self, there: Ranges) -> None:
+    def load(self, written: Ranges) -> None:
         """Take those of the rows that are there already; once.
 
         Raises:
@@ -47,25 +56,25 @@ class KnownIds:
         if self._is_loaded:
             return
         before = Ranges()
-        for start, stop in _pieces(there):
+        for start, stop in _pieces(written):
             self._add(start, self._read(start, stop), before)
             before = before.add(start, stop)
         self._is_loaded = True
 
-    def add(self, start: int, stored: Array, there: Ranges) -> None:
-        """Take those of the rows from `start` on, where the rows `there` were taken before.
+    def add(self, start: int, stored: Array, written: Ranges) -> None:
+        """Take those of the rows from `start` on, where the rows `written` were taken before.
 
         Raises:
             RowError: an id came before, or twice in these rows; names both rows. None was taken.
         """
-        self.load(there)
-        self._add(start, stored, there)
+        self.load(written)
+        self._add(start, stored, written)
 
     def _add(self, start: int, stored: Array, before: Ranges) -> None:
         if not len(stored):
             return
         if self._grows:
-            if (self._last is None or self._last < stored[0]) and (stored[1:] > stored[:-1]).all():
+            if only_grow(stored, self._last):
                 self._last = int(stored[-1])
                 return
             self._grows = False
@@ -81,9 +90,9 @@ class KnownIds:
         """What stands for each id, uint64: itself where it has 8 bytes."""
         if self._column.dtype == "int64":
             return np.ascontiguousarray(stored).view(np.uint64)
-        found = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
-        assert found is not None
-        return found
+        hashes = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
+        assert hashes is not None
+        return hashes
 
     def _again(self, numbers: Array) -> Array:
         """Those of the numbers that came before, or twice here."""
@@ -117,7 +126,7 @@ class KnownIds:
             for at in np.flatnonzero(np.isin(of, again)).tolist():
                 row, key = first + at, ids[at].tobytes()
                 if key in rows:
-                    shown = decode_ids(ids[at : at + 1], self._column)[0].item()
+                    shown = side_of("id").decode(ids[at : at + 1], self._column)[0].item()
                     raise RowError(
                         f"row {row} has the id {shown!r}, which row {rows[key]} has already; an id names "
                         "one sample, and nothing of this batch was written"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
-from fostore.schema.row import Array, Column
+from fostore.schema.columns import Array, Column
+from fostore.schema.sides import Side
 
 VIEW = Column("view", "int64", "int64", ("seed_view",), (2,), "view")
 """What a store keeps of a view: the seed of the transform's random numbers, and which view it is."""
@@ -33,3 +35,18 @@ def encode_views(views: Any, error: type[ArgumentError] | type[RowError] = Argum
         raise error("a seed or view is beyond 63 bits")
     both = given if pairs else np.stack([given, np.zeros_like(given)], axis=1)
     return np.ascontiguousarray(both, dtype="<i8")
+
+
+def _column(views: Any) -> Column:
+    if views is not True:
+        encode_views(views)
+    return VIEW
+
+
+SIDE = Side(
+    "view",
+    "views",
+    _column,
+    fits=lambda column: replace(column, name=VIEW.name, extra=VIEW.extra) == VIEW,
+    encode=lambda views, column, start: encode_views(views, RowError),
+)

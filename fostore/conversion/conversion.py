@@ -1,0 +1,414 @@
+"""convert: any format to any other, under a temporary name, checked, then published, with a receipt."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fostore import disk
+from fostore.conversion.destination import in_store, refuse_receipt, refuse_target, target_of
+from fostore.conversion.options import Options
+from fostore.conversion.part import Part
+from fostore.conversion.passage import Passage
+from fostore.conversion.plan import Plan, prepare
+from fostore.conversion.receipt import Receipt
+from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.errors import (
+    ArgumentError,
+    DamageError,
+    FormatError,
+    FostoreError,
+    LockedError,
+    PlaceError,
+    SpaceError,
+    StoreExistsError,
+)
+from fostore.files import Hints
+from fostore.files.hashing import Digester
+from fostore.files.stores import guarded
+from fostore.files.table import Batch, Table
+from fostore.places import spool
+from fostore.places.lock import Lock
+from fostore.places.names import destination as resolved
+from fostore.progress import Progress
+from fostore.schema.digest import store_digest
+from fostore.schema.header import now
+from fostore.schema.row import Array
+from fostore.writing.create import create_like, software
+
+# Written and summed while they are in the cache: measured faster than 4 MiB.
+_COPIED_BYTES = 1 << 20
+_COMMIT_SECONDS = 3.0  # what a kill may cost; each commit waits for the disk
+
+
+def convert(
+    source: Source,
+    destination: str | os.PathLike[str],
+    *,
+    exists: str = "fail",
+    kind: str | None = None,
+    dtype: str | None = None,
+    rows: slice | None = None,
+    classes: Sequence[int | str] | None = None,
+    member: int | None = None,
+    class_names: Sequence[str] | None = None,
+    ids: Any = None,
+    meta: Mapping[str, Any] | None = None,
+    source_format: str | None = None,
+    source_kind: str | None = None,
+    source_dtype: str | None = None,
+    temperature: float | None = None,
+    source_tol: float | None = None,
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    transpose: bool | None = None,
+    allow_lossy: bool = False,
+    allow_constant: bool = False,
+    receipt: str | os.PathLike[str] | None = None,
+    verify: str = "full",
+    max_memory: int = 512 << 20,
+    unit_rows: int | None = None,
+    progress: bool = True,
+) -> Receipt:
+    """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
+
+    Every row is held against what its source keeps of it (a digest, hashes of blocks, checksums of
+    commits), also where only some are taken or the source is not finished: of a file that keeps one digest
+    alone the others are read for it. `Receipt.source_checked` says what could be told.
+
+    An interrupted conversion goes on where it stopped when it is asked for again: what is there is
+    kept beside the destination under `.NAME.part`.
+
+    Args:
+        source: a path (`file.h5::group/probs` for an array inside), a folder or pattern of shards, a
+            list of those, a `Store`, or "-" for JSON Lines on the standard input.
+        destination: a path whose suffix says the format, or "-" for JSON Lines on the standard output.
+            A link is followed: what it leads to is replaced, and the link stays. Temporary files lie
+            beside it.
+        exists: "fail" refuses a destination that is there, "overwrite" replaces it when the new one
+            is whole, "resume" accepts it if it holds the same rows.
+        kind, dtype: what the rows become; as they are by default.
+        rows, classes, member: which rows (a slice), classes (names or numbers, in that order;
+            probabilities are renormalised) and member.
+        class_names, ids: given to rows that have none.
+        meta: added to the metadata.
+        source_format, source_kind, source_dtype, temperature, source_tol: what a plain file does not say
+            itself; the last is how far from 1 its rows may sum. `source_kind` is also "percent".
+        id_column: the column or array beside the rows that says which sample a row is. By default one
+            with a known name (`id`, `filename`, a frame's index ...) whose keys are unique becomes the
+            ids; what is not taken stands in the receipt's notes.
+        columns: the columns that are the classes, in that order, of a table with a column a class.
+        drop: columns or arrays that are not looked at.
+        delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
+        transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
+        allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
+            metadata left out. The receipt then states the error.
+        allow_constant: whether logits that are equal for all classes, and rows at the end that are all
+            the same, are taken from a source that fostore did not write: they look as if nobody had
+            written them. The receipt's notes then name them.
+        receipt: where the receipt goes, as JSON.
+        verify: "full" reads the result back and compares its digest, "sample" some rows, "none" nothing.
+        max_memory: bytes that may be used, about.
+        unit_rows: see `fostore.create`.
+        progress: whether a bar is shown.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
+        UncommittedError: the source is not finished; says which rows can be taken.
+        StoreExistsError, LockedError: nothing was changed.
+        SpaceError, PlaceError: the destination is as it was. What was written beside it stays, and the
+            same call goes on with it.
+        FormatError, RowError, DamageError: the source is not what it should be; names where. The
+            destination is as it was, and nothing is left beside it.
+    """
+    given = dict(locals())  # before any other local: the parameters are the fields of Options
+    del given["source"], given["destination"]
+    return run(source, destination, Options(**given))
+
+
+def run(source: Source, destination: str | os.PathLike[str], options: Options) -> Receipt:
+    """What `convert` does."""
+    began = time.monotonic()
+    path, target = os.fspath(destination), target_of(destination)
+    record = None if options.receipt is None else resolved(options.receipt)
+    plan = prepare(source, path, options)
+    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
+    if lost and not options.allow_lossy:
+        raise ArgumentError(
+            f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
+            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
+        )
+    if record is not None:
+        refuse_receipt(record, target, plan.source)
+    with spool.beside(target), Conversion(plan) as conversion:
+        if target is None:
+            conversion.stream()
+        else:
+            conversion.to_path(target, Part(target, plan))
+        receipt = conversion.receipt(time.monotonic() - began)
+    if record is not None:
+        disk.write_whole(record, receipt.dumps())
+    return receipt
+
+
+class Conversion:
+    """One conversion on its way: from its plan, over a part beside the destination, to the receipt."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._verify_level: str = plan.options.verify
+        self._passage = Passage(plan)
+        self._digest = ""
+
+    def __enter__(self) -> Conversion:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._passage.close()
+        if self._plan.passing is not None:
+            self._plan.passing.close()
+
+    # ---------------------------------------------------------------- where it goes
+
+    def stream(self) -> None:
+        """To the standard output: what came through cannot be taken back."""
+        file_format = self._plan.file_format
+        assert file_format is not None
+        with self._progress("converting", 0) as bar:
+            file_format.write(Path(STREAM), self._plan.header, self._passage.rows(0, bar), 0)
+        self._end(self._passage.digest())
+        self._verify_level = "none"
+
+    def to_path(self, path: Path, part: Part) -> None:
+        """To a path, by way of a part beside it."""
+        if in_store(path):
+            raise ArgumentError(
+                f"{str(path)!r} would lie inside a store; choose another destination"
+            )
+        disk.make_folders(path.parent)
+        with Lock.acquire(path):
+            disk.mend_exchange(path)
+            if path.exists() and self._plan.options.exists == "fail":
+                raise StoreExistsError(
+                    f"{str(path)!r} exists; exists='overwrite' replaces it, exists='resume' accepts "
+                    "it if it holds the same rows (--exists)"
+                )
+            if path.exists() and self._plan.options.exists == "resume":
+                self._accept(path)
+                part.remove()
+                return
+            refuse_target(path, self._plan.source)
+            goes_on = part.begin()
+            try:
+                self._write(part.path, goes_on)
+                self._verify(part.path)
+            except (SpaceError, LockedError, PlaceError):
+                raise
+            except FostoreError as error:
+                part.remove()  # going on with it would only fail again
+                error.__dict__.pop("__notes__", None)  # which say how to go on with the part
+                raise
+            part.publish()
+
+    # ---------------------------------------------------------------- writing
+
+    def _write(self, part: Path, goes_on: bool) -> None:
+        file_format = self._plan.file_format
+        if file_format is None:
+            self._end(self._write_store(part))
+            return
+        start = file_format.resume_at(part, self._plan.header) if goes_on else 0
+        self._distrust(start)
+        with self._progress("converting", start) as bar:
+            file_format.write(part, self._plan.header, self._passage.rows(start, bar), start)
+        self._end(self._passage.digest())
+
+    def _write_store(self, part: Path) -> str:
+        plan = self._plan
+        with create_like(part, plan.header, commit_seconds=_COMMIT_SECONDS) as writer:
+            row = start = len(writer)
+            self._distrust(start)
+            promised = self._promised()
+            # Rows that all go through the writer are hashed there.
+            self._passage.is_hashed = start > 0 and promised is None
+            if promised is not None:
+                # Reading it back will take the one hash of every row that shows both: that the source
+                # has the rows that were sealed, and that the destination has them now.
+                writer.promise_hashes(promised)
+            read = self._passage.rows if promised is None else self._raw
+            with self._progress("converting", start) as bar:
+                for batch in read(start, bar):
+                    writer.write_columns(row, batch, checked=True)
+                    row += len(batch[0])
+            writer.seal()
+            digest = writer.header.digest
+        assert digest is not None
+        if self._passage.is_hashed:
+            return self._passage.digest()
+        if promised is not None and digest != plan.source.digest:
+            raise _otherwise(part, digest, str(plan.source.digest))
+        return digest
+
+    def _raw(self, start: int, bar: Progress) -> Iterator[Batch]:
+        """The rows from `start` on as they lie, checked by nobody yet."""
+        rows = max(_COPIED_BYTES // sum(self._plan.header.schema.row_bytes), 1)
+        for batch in self._plan.source.batches(start, min(rows, self._plan.rows_at_once)):
+            yield batch
+            bar.add(len(batch[0]))
+
+    def _promised(self) -> Array | None:
+        """The hashes of a sealed source that is copied as it is and read back in full; else None."""
+        proof = self._plan.source.proof
+        if not self._plan.is_plain or self._verify_level != "full" or proof is None:
+            return None
+        hashes = proof.hashes
+        known = hashes is not None and store_digest(self._plan.header, hashes)
+        return hashes if known == self._plan.source.digest else None
+
+    def _distrust(self, start: int) -> None:
+        """Rows of an earlier run are held against the source, whatever was asked for."""
+        if start:
+            self._verify_level = "full"
+
+    def _end(self, digest: str) -> None:
+        """All rows are written: does the source hold what it says?"""
+        self._digest = digest
+        table = self._plan.source
+        read = self._source_digest()
+        if table.digest is not None and read is not None and read != table.digest:
+            self._read_guarded()
+            raise DamageError(
+                f"{table.where} says that its digest is {table.digest}, and its rows have {read}: "
+                "they are damaged; restore it from a copy"
+            )
+
+    def _read_guarded(self) -> None:
+        """Read the source once more; raises, and names the rows, where it is the source that is damaged."""
+        for _ in guarded(self._plan.source).batches(0, self._plan.rows_at_once):
+            pass
+
+    def _source_digest(self) -> str | None:
+        if self._plan.is_plain:
+            return self._digest
+        return None if self._plan.passing is None else self._plan.passing.digest()
+
+    # ---------------------------------------------------------------- verification
+
+    def _accept(self, path: Path) -> None:
+        """The destination is there already: hold it against the source."""
+        with self._progress("comparing", 0) as bar:
+            for _ in self._passage.rows(0, bar):
+                pass
+        self._end(self._passage.digest())
+        try:
+            digest = _digest_of(open_table(str(path), self._back()), self._plan.rows_at_once)
+        except (FormatError, ArgumentError) as error:
+            raise StoreExistsError(f"{str(path)!r} exists and cannot be read: {error}") from error
+        if digest != self._digest:
+            raise StoreExistsError(
+                f"{str(path)!r} exists and holds other rows: its digest is {digest}, these rows have "
+                f"{self._digest}; choose another path, or exists='overwrite' (--exists overwrite)"
+            )
+        self._verify_level = "full"
+
+    def _verify(self, part: Path) -> None:
+        if self._verify_level == "none":
+            return
+        table = open_table(str(part), self._back())
+        sampled = self._passage.sampled
+        # In a text the rows before one are read for it, so all of them cost the same.
+        if self._verify_level == "sample" and sampled and not self._plan.is_text:
+            _compare(table, sampled)
+            return
+        with self._progress("verifying", 0) as bar:
+            digest = _digest_of(table, self._plan.rows_at_once, bar)
+        self._verify_level = "full"
+        if digest != self._digest or table.digest not in (None, digest):
+            self._read_guarded()
+            raise _otherwise(part, digest, self._digest)
+
+    def _back(self) -> Hints:
+        """What reading the destination back needs to be told: what its format does not keep."""
+        schema = self._plan.header.schema
+        file_format = self._plan.file_format
+        if file_format is None or file_format.holds.header:
+            return Hints()
+        column = schema.role("id")
+        ids = None if column is None else f"S{column.shape[0]}" if column.shape else "int64"
+        return Hints(
+            format=self._plan.format,
+            kind=schema.kind,
+            dtype=schema.dtype,
+            class_names=schema.class_names,
+            tol=schema.sum_tolerance,
+            ids=ids,
+        )
+
+    # ---------------------------------------------------------------- what is told
+
+    def _progress(self, name: str, done: int) -> Progress:
+        is_shown = self._plan.options.progress and sys.stderr is not None
+        return Progress(is_shown, self._plan.header.num_samples, done, name, unit="rows")
+
+    def receipt(self, seconds: float) -> Receipt:
+        """What was done."""
+        plan, table, level = self._plan, self._plan.source, self._verify_level
+        checked = "none" if table.digest is None else "full"
+        checked = checked if table.checked == "none" else table.checked
+        return Receipt(
+            source=table.where,
+            source_format=table.format,
+            source_digest=table.digest or self._source_digest(),
+            destination=plan.destination,
+            destination_format=plan.format,
+            destination_digest=self._digest,
+            num_rows=self._passage.num_rows,
+            schema=plan.header.schema.to_json(),
+            changes=plan.options.changes,
+            left_out=plan.left_out,
+            lossy=plan.lossy,
+            measured=self._passage.measured,
+            notes=(*table.notes, *(plan.watch.notes if plan.watch is not None else ())),
+            source_checked=checked,
+            verified="destination" if checked == "part" and level == "full" else level,
+            seconds=round(seconds, 3),
+            created=now(),
+            software=software(),
+        )
+
+
+def _otherwise(part: Path, digest: str, expected: str) -> DamageError:
+    return DamageError(
+        f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
+        "rows of an earlier run were of another source; nothing was published, run it again"
+    )
+
+
+def _compare(table: Table, sampled: Mapping[int, list[bytes]]) -> None:
+    for row, expected in sampled.items():
+        columns = next(iter(table.batches(row, 1)))
+        if [column[0].tobytes() for column in columns] != expected:
+            raise DamageError(
+                f"row {row} reads back otherwise than it was written; nothing was published",
+                ((row, row + 1),),
+            )
+
+
+def _digest_of(table: Table, rows: int, bar: Progress | None = None) -> str:
+    """The digest of all rows of a table, read anew."""
+    with Digester(table.schema, table.num_rows) as digester:
+        for batch in table.batches(0, rows):
+            digester.update(batch)
+            if bar is not None:
+                bar.add(len(batch[0]))
+        return digester.digest()

@@ -1,0 +1,91 @@
+"""Several tables as one, one after another: the shards of a folder, of a pattern or of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fostore.errors import ArgumentError
+from fostore.files._keys import agreed
+from fostore.files.stores import guarded
+from fostore.files.table import Batch, Table, in_turn, several
+from fostore.schema.row import Array, Column, Schema
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Several tables as one, one after another.
+
+    Raises:
+        ArgumentError: there is none, or they hold different things; names the first that differs.
+    """
+    if len(tables) < 2:
+        if not tables:
+            raise ArgumentError("no source was given")
+        return tables[0]
+    tables = agreed([guarded(table) for table in tables])
+    first = tables[0]
+    for other in tables[1:]:
+        difference = _difference(first, other)
+        if difference:
+            raise ArgumentError(f"{other.where} cannot follow {first.where}: {difference}")
+    schema = _common(tables)
+    counts = [table.num_rows for table in tables if table.num_rows is not None]
+    if len(counts) < len(tables):
+        raise ArgumentError("a stream of unknown length cannot be one of several sources")
+    read = in_turn([table.batches for table in tables], counts)
+
+    def batches(start: int, rows: int) -> Iterator[Batch]:
+        for batch in read(start, rows):
+            yield [_padded(rows, c.shape) for rows, c in zip(batch, schema.columns, strict=True)]
+
+    same_meta = all(table.meta == first.meta for table in tables)
+    return several(
+        tables,
+        schema,
+        batches,
+        where=f"{first.where} and {len(tables) - 1} more",
+        num_rows=sum(counts),
+        meta=first.meta if same_meta else {"sources": [dict(table.meta) for table in tables]},
+        identity=first.identity if all(t.identity == first.identity for t in tables) else {},
+        notes=(
+            *(note for table in tables for note in table.notes),
+            f"joined {len(tables)} sources: {', '.join(t.where for t in tables[:4])}",
+        ),
+    )
+
+
+def _difference(one: Table, other: Table) -> str | None:
+    """Why rows of two tables do not belong into one, or None."""
+    for name in ("num_classes", "num_members", "kind", "dtype", "class_names", "temperature"):
+        a, b = getattr(one.schema, name), getattr(other.schema, name)
+        if a != b:
+            return f"its {name} is {b!r:.200}, expected {a!r:.200}"
+    if [_widest(c) for c in one.schema.columns] != [_widest(c) for c in other.schema.columns]:
+        return "its columns differ: " + str([column.name for column in other.schema.columns])
+    return None
+
+
+def _widest(column: Column) -> Column:
+    """The column without the width of its texts, which may differ."""
+    return replace(column, shape=(0,)) if column.dtype == "utf8" else column
+
+
+def _common(tables: Sequence[Table]) -> Schema:
+    """The schema that holds the rows of all: the widest texts, the largest tolerance."""
+    columns = tuple(
+        replace(column, shape=max(table.schema.columns[i].shape for table in tables))
+        for i, column in enumerate(tables[0].schema.columns)
+    )
+    tolerance = max(table.schema.sum_tolerance for table in tables)
+    return replace(tables[0].schema, columns=columns, sum_tolerance=tolerance)
+
+
+def _padded(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Texts of fixed width in a wider column; all else as it is."""
+    if rows.shape[1:] == shape:
+        return rows
+    wide: Array = np.zeros((len(rows), *shape), rows.dtype)
+    wide[:, : rows.shape[1]] = rows
+    return wide

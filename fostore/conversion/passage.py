@@ -1,0 +1,106 @@
+"""The rows of a plan on their way: each batch checked, changed, measured and hashed as it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fostore.conversion.losses import Losses
+from fostore.conversion.plan import Plan
+from fostore.encodings import encoding_of
+from fostore.files.hashing import Digester
+from fostore.files.table import Batch
+from fostore.progress import Progress
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
+from fostore.schema.sides.known import KnownIds
+
+_SAMPLED = 64
+"""Rows that `verify="sample"` compares, beside the first and the last."""
+
+
+class Passage:
+    """Rows from the source of a plan as its destination gets them; they pass once.
+
+    `is_hashed` is switched off where somebody else hashes them all.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        header = plan.header
+        self.is_hashed = True
+        self._digester = Digester(header.schema, header.num_samples)
+        self._losses = Losses(plan.selected.schema, header.schema) if plan.lossy else None
+        key = header.schema.role("id")
+        self._key = 0 if key is None else header.schema.index(key.name)
+        # The writer of a store looks itself, and of a source with a digest its writer has looked. What
+        # went by on a stream cannot be read again.
+        looks = plan.file_format is not None and plan.source.digest is None
+        looks = looks and plan.source.num_rows is not None
+        self._known = KnownIds(key, self._ids) if looks and key is not None else None
+        self.num_rows = header.num_samples or 0
+        self._sample: dict[int, list[bytes]] = {}
+        if plan.options.verify == "sample" and self.num_rows:
+            picked = np.random.default_rng(0).integers(0, self.num_rows, _SAMPLED).tolist()
+            self._sample = {row: [] for row in sorted({0, self.num_rows - 1, *picked})}
+
+    def rows(self, start: int, bar: Progress) -> Iterator[Batch]:
+        """The rows from `start` on as they are written; those before only pass by the digest."""
+        selected = self._plan.selected
+        encoding, content = encoding_of(selected.schema), len(selected.schema.content)
+        position = 0
+        for before in selected.batches(0, self._plan.rows_at_once):
+            stop = position + len(before[0])
+            if not selected.trusted:
+                encoding.check(before[:content], selected.schema, position)
+            batch = self._changed(before, position)
+            if self._known is not None:
+                self._known.add(position, batch[self._key], Ranges.of((0, position)))
+            if self._losses is not None:
+                self._losses.update(before, batch)
+            if self.is_hashed:
+                self._digester.update(batch)
+            for row in self._sample:
+                if position <= row < stop:
+                    self._sample[row] = [column[row - position].tobytes() for column in batch]
+            if stop > start:
+                skip = max(start - position, 0)
+                yield [column[skip:] for column in batch] if skip else batch
+                bar.add(stop - position - skip)
+            position = stop
+        self.num_rows = position
+
+    def digest(self) -> str:
+        """The digest of all rows; only after they have passed."""
+        return self._digester.digest()
+
+    @property
+    def sampled(self) -> Mapping[int, list[bytes]]:
+        """The bytes of the rows that `verify="sample"` compares, by row."""
+        return self._sample
+
+    @property
+    def measured(self) -> dict[str, Any] | None:
+        """The error of what is lossy; None where nothing is."""
+        return None if self._losses is None else self._losses.report()
+
+    def close(self) -> None:
+        """End the threads that hash."""
+        self._digester.close()
+
+    def _changed(self, batch: Batch, position: int) -> Batch:
+        for step in self._plan.steps:
+            batch = step.step(batch, position)
+        return batch
+
+    def _ids(self, start: int, stop: int) -> Array:
+        """The ids of rows that have passed, read once more."""
+        keys = []
+        for batch in self._plan.selected.batches(start, stop - start):
+            keys.append(self._changed(batch, start)[self._key][: stop - start])
+            start += len(keys[-1])
+            if start == stop:
+                break
+        return np.concatenate(keys)
