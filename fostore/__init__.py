@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fostore.conversion import convert as convert
     from fostore.conversion import stack as stack
     from fostore.errors import FostoreError as FostoreError
-    from fostore.generate import FirstOrderDataGenerator as FirstOrderDataGenerator
-    from fostore.generate import estimate_size as estimate_size
+    from fostore.generate.generator import FirstOrderDataGenerator as FirstOrderDataGenerator
+    from fostore.generate.sizes import estimate_size as estimate_size
     from fostore.loading.loader import SimpleDataLoader as SimpleDataLoader
     from fostore.pairing import FirstOrderDataset as FirstOrderDataset
     from fostore.pairing import output_dataloader as output_dataloader
@@ -34,12 +34,12 @@ _HOMES = {
     "Store": "fostore.reading.store",
     "Writer": "fostore.writing.writer",
     "FostoreError": "fostore.errors",
-    "FirstOrderDataGenerator": "fostore.generate",
+    "FirstOrderDataGenerator": "fostore.generate.generator",
     "FirstOrderDataset": "fostore.pairing",
     "SimpleDataLoader": "fostore.loading.loader",
     "output_dataloader": "fostore.pairing",
     "output_fo_dataloader": "fostore.pairing",
-    "estimate_size": "fostore.generate",
+    "estimate_size": "fostore.generate.sizes",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -147,10 +147,10 @@ def split(sample: Any, input_getter: Getter | None = None) -> tuple[Any, ...]:
 
 
 def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> list[tuple[Any, ...]]:
-    """`split` of each sample; plain pairs, as most are, pass as they came and cost next to nothing."""
+    """`split` of each sample; plain pairs and inputs alone, as most are, pass as they came and cost nothing."""
     if input_getter is not None:
         return [split(one, input_getter) for one in samples]
-    return [one if type(one) is tuple and len(one) == 2 else split(one) for one in samples]
+    return [one if type(one) is tuple and 0 < len(one) < 3 else split(one) for one in samples]
 
 
 def _is_namedtuple(data: Any) -> bool:

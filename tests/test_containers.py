@@ -378,15 +378,16 @@ def test_a_dataset_on_disk_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
 
 def test_an_array_in_memory_is_sliced_without_a_copy() -> None:
     array = X.astype(np.float32)
-    batches = [batch for _, batch in _inputs(array)]
+    batches = [batch.inputs for batch in _inputs(array)]
     assert all(np.shares_memory(batch, array) for batch in batches)
 
 
 def _inputs(array: Any) -> Any:
-    from fostore.generate.numpy_source import numpy_source
+    from fostore.generate.datasets import numpy_samples
+    from fostore.generate.samples import Reading
 
-    source = numpy_source(array, 8, None, None)
-    return source.inputs(source.batches.touching(fostore.schema.ranges.Ranges.of((0, N))))
+    samples = numpy_samples(array, Reading(8))
+    return samples.inputs(samples.batches.touching(fostore.schema.ranges.Ranges.of((0, N))))
 
 
 def test_sparse_rows_reach_the_model_sparse() -> None:

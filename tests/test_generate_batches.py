@@ -15,7 +15,7 @@ import fostore.jax
 import fostore.torch
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.adapters import adapt, fixed_batch
-from fostore.generate.framework import says_out_of_memory
+from fostore.generate.memory import says_out_of_memory
 from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
 
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fostore.generate.framework import NumpyFramework, copied
+from fostore.generate.memory import copied
+from fostore.generate.numpy_framework import NumpyFramework
 from sides import SIDES, Pairs, Side, softmax
 
 # One model several times is what shows whether they see the same input.

@@ -17,9 +17,9 @@ import fostore
 from fostore import nested
 from fostore.errors import ArgumentError, GenerationError, RowError
 from fostore.generate import sizes, tuning
-from fostore.generate.engine import takes_keywords
 from fostore.generate.loop import DEPTH, run
-from fostore.generate.source import Listed, Sequential
+from fostore.generate.models import takes_keywords
+from fostore.generate.samples import Listed, Sequential
 from fostore.schema.ranges import Ranges
 from sides import SIDES, Linear, Side, make_pairs
 
@@ -36,14 +36,15 @@ def test_results_are_delivered_in_order(overlap: bool) -> None:
         time.sleep(0.001 * (token % 3))
         delivered.append(token)
 
-    run(steps_of(30), lambda _, x: x, deliver, overlap=overlap)
+    run(steps_of(30), lambda step: step[1], deliver, overlap=overlap)
     assert delivered == list(range(30))
 
 
 def test_the_model_runs_in_the_callers_thread_and_delivery_beside_it() -> None:
     threads: dict[str, set[int]] = {"compute": set(), "deliver": set()}
 
-    def compute(_: Any, x: int) -> int:
+    def compute(step: tuple[Any, int]) -> int:
+        x = step[1]
         threads["compute"].add(threading.get_ident())
         return x
 
@@ -62,7 +63,8 @@ def test_the_model_runs_in_the_callers_thread_and_delivery_beside_it() -> None:
 def test_the_queue_is_bounded() -> None:
     computed, delivered, lead = 0, 0, 0
 
-    def compute(_: Any, x: int) -> int:
+    def compute(step: tuple[Any, int]) -> int:
+        x = step[1]
         nonlocal computed, lead
         computed += 1
         lead = max(lead, computed - delivered)
@@ -87,7 +89,7 @@ def test_an_error_of_delivery_reaches_the_caller_and_nothing_follows_it(overlap:
         delivered.append(token)
 
     with pytest.raises(RowError, match="row 3"):
-        run(steps_of(30), lambda _, x: x, deliver, overlap=overlap)
+        run(steps_of(30), lambda step: step[1], deliver, overlap=overlap)
     assert delivered == [0, 1, 2]
 
 
@@ -95,7 +97,8 @@ def test_an_error_of_delivery_reaches_the_caller_and_nothing_follows_it(overlap:
 def test_what_was_computed_before_an_error_is_delivered(overlap: bool) -> None:
     delivered: list[int] = []
 
-    def compute(_: Any, x: int) -> int:
+    def compute(step: tuple[Any, int]) -> int:
+        x = step[1]
         if x == 7:
             raise KeyboardInterrupt
         return x

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from fostore.cli import options, target
 from fostore.cli.report import INTERRUPTED, reporting, say, show
 from fostore.errors import FostoreError
+from fostore.generate.options import DEFAULTS, Options
 
 MODEL, STORE, RECORD = "The model", "The store", "What is recorded"
 
@@ -30,13 +33,90 @@ Killed or interrupted? The same command goes on where it stopped.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """An option of the library as the command line has it; type and default are those of `Options`."""
+
+    panel: str
+    help: str
+    metavar: str | None = None
+    least: float | None = None
+    parse: Callable[[str], Any] | None = None
+    """Makes the value of a text, where the library takes something else."""
+
+    def parameter(self, name: str, kind: Any) -> inspect.Parameter:
+        """What typer makes an option of."""
+        default = DEFAULTS[name]
+        flags = [f"--{name.replace('_', '-')}"] if default is False else []
+        said = typer.Option(
+            *flags, help=self.help, metavar=self.metavar, min=self.least, rich_help_panel=self.panel
+        )
+        of_text = str | None if self.parse is not None else kind
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[of_text, said],
+        )
+
+
+def _named(panel: str, help: str, name: str) -> _Option:
+    return _Option(panel, help, "NAME:ATTR", parse=lambda text: target.load(text, name))
+
+
+_OPTIONS = {
+    "device": _Option(MODEL, "cpu, cuda, cuda:1, gpu, tpu ..."),
+    "batch_size": _Option(MODEL, "Samples a batch.", least=1),
+    "output_mode": _Option(MODEL, "What the model gives."),
+    "output_transform": _named(MODEL, "A function of the model's output.", "--output-transform"),
+    "input_getter": _named(MODEL, "A function of a sample, to its input.", "--input-getter"),
+    "collate_fn": _named(MODEL, "Makes a batch of a list of samples.", "--collate-fn"),
+    "temperature": _Option(MODEL, "By which logits are divided."),
+    "num_draws": _Option(
+        MODEL, "Draws of each distribution, with dropout on; they become members.", least=1
+    ),
+    "seed": _Option(MODEL, "Of the draws."),
+    "members": _Option(MODEL, "One model gives (samples, members, classes)."),
+    "pad_last": _Option(MODEL, "The model takes full batches only: a short last one is filled up."),
+    "model_name": _Option(MODEL, "What the metadata calls the model."),
+    "exists": _Option(
+        STORE,
+        "What to do with a store that is there: go on, refuse, or replace it when the new one is "
+        "whole.",
+    ),
+    "store_as": _Option(STORE, "What a row holds."),
+    "dtype": _Option(STORE, "The numbers of a row."),
+    "rows": _Option(
+        STORE, "Only these rows, to split a run.", "START:STOP", parse=options.parse_rows
+    ),
+    "unit_rows": _Option(STORE, "Rows a unit, a power of two. Default: about 32 MiB.", least=1),
+    "commit_seconds": _Option(STORE, "How much work a kill may cost.", least=0.0),
+    "tol": _Option(STORE, "How far a row's sum may be from 1. Default: from the dtype."),
+    "class_names": _Option(
+        RECORD, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
+    ),
+    "ids": _Option(
+        RECORD, "One stable key a sample, one a line.", "@FILE", parse=options.parse_ids
+    ),
+    "model_fingerprint": _Option(RECORD, "Stands for a model that cannot be hashed."),
+    "dataset_fingerprint": _Option(RECORD, "Stands for data that cannot be hashed."),
+    "accept_differences": _Option(
+        RECORD, "Go on although model or dataset differ; recorded in the metadata."
+    ),
+    "recheck": _Option(
+        RECORD,
+        "Compute a committed batch again before going on with a store; without it, code that differs "
+        "is refused.",
+    ),
+}
+
+
 def generate(
     model: Annotated[
         str,
         typer.Argument(
             metavar="MODEL",
             help="module:attribute or file.py:attribute; a model, a list of models or a factory.",
-            show_default=False,
         ),
     ],
     dataset: Annotated[
@@ -44,18 +124,11 @@ def generate(
         typer.Argument(
             metavar="DATASET",
             help="module:attribute or file.py:attribute; a dataset, a loader or a factory.",
-            show_default=False,
         ),
     ],
+    *,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The store: .zarr, .h5, .hdf5.",
-            show_default=False,
-            readable=False,
-        ),
+        Path, typer.Option("--output", "-o", help="The store: .zarr, .h5, .hdf5.", readable=False)
     ],
     framework: Annotated[
         Literal["auto", "torch", "jax", "numpy"],
@@ -66,114 +139,9 @@ def generate(
     factory: Annotated[
         bool | None,
         typer.Option(
-            "--factory/--no-factory",
             help="MODEL is called to get the model, or is it. Default: classes, and functions without "
             "required arguments, are called.",
-            show_default=False,
             rich_help_panel=MODEL,
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, gpu, tpu ...", rich_help_panel=MODEL)
-    ] = "cpu",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Samples a batch.", rich_help_panel=MODEL)
-    ] = 64,
-    output_mode: Annotated[
-        Literal["auto", "logits", "probs"],
-        typer.Option(help="What the model gives.", rich_help_panel=MODEL),
-    ] = "auto",
-    output_transform: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME:ATTR", help="A function of the model's output.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    input_getter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME:ATTR", help="A function of a sample, to its input.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    collate_fn: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME:ATTR", help="Makes a batch of a list of samples.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="By which logits are divided.", rich_help_panel=MODEL)
-    ] = 1.0,
-    num_draws: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Draws of each distribution, with dropout on; they become members.",
-            show_default=False,
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.", rich_help_panel=MODEL)] = 0,
-    members: Annotated[
-        bool,
-        typer.Option(
-            "--members",
-            help="One model gives (samples, members, classes).",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
-    pad_last: Annotated[
-        bool,
-        typer.Option(
-            "--pad-last",
-            help="The model takes full batches only: a short last one is filled up.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
-    model_name: Annotated[
-        str | None, typer.Option(help="What the metadata calls the model.", rich_help_panel=MODEL)
-    ] = None,
-    exists: Annotated[
-        Literal["resume", "fail", "overwrite"],
-        typer.Option(
-            help="What to do with a store that is there: go on, refuse, or replace it when the new "
-            "one is whole.",
-            rich_help_panel=STORE,
-        ),
-    ] = "resume",
-    store_as: Annotated[
-        Literal["probs", "log_probs", "logits"],
-        typer.Option(help="What a row holds.", rich_help_panel=STORE),
-    ] = "probs",
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16", "float64"],
-        typer.Option(help="The numbers of a row.", rich_help_panel=STORE),
-    ] = "float32",
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            metavar="START:STOP", help="Only these rows, to split a run.", rich_help_panel=STORE
-        ),
-    ] = None,
-    unit_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rows a unit, a power of two. Default: about 32 MiB.",
-            show_default=False,
-            rich_help_panel=STORE,
-        ),
-    ] = None,
-    commit_seconds: Annotated[
-        float,
-        typer.Option(min=0.0, help="How much work a kill may cost.", rich_help_panel=STORE),
-    ] = 1.0,
-    tol: Annotated[
-        float | None,
-        typer.Option(
-            help="How far a row's sum may be from 1. Default: from the dtype.",
-            show_default=False,
-            rich_help_panel=STORE,
         ),
     ] = None,
     meta: Annotated[
@@ -188,105 +156,56 @@ def generate(
         Path | None,
         typer.Option(help="Metadata from a JSON object; --meta wins.", rich_help_panel=RECORD),
     ] = None,
-    class_names: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,...|@FILE", help="Class names, in order.", rich_help_panel=RECORD
-        ),
-    ] = None,
-    ids: Annotated[
-        str | None,
-        typer.Option(
-            metavar="@FILE", help="One stable key a sample, one a line.", rich_help_panel=RECORD
-        ),
-    ] = None,
-    model_fingerprint: Annotated[
-        str | None,
-        typer.Option(help="Stands for a model that cannot be hashed.", rich_help_panel=RECORD),
-    ] = None,
-    dataset_fingerprint: Annotated[
-        str | None,
-        typer.Option(help="Stands for data that cannot be hashed.", rich_help_panel=RECORD),
-    ] = None,
-    accept_differences: Annotated[
-        bool,
-        typer.Option(
-            "--accept-differences",
-            help="Go on although model or dataset differ; recorded in the metadata.",
-            rich_help_panel=RECORD,
-        ),
-    ] = False,
-    recheck: Annotated[
-        bool,
-        typer.Option(
-            "--recheck/--no-recheck",
-            help="Compute a committed batch again before going on with a store; without it, code that "
-            "differs is refused.",
-            rich_help_panel=RECORD,
-        ),
-    ] = True,
     progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--progress/--no-progress",
-            help="A progress bar. Default: where stderr is a terminal.",
-            show_default=False,
-        ),
+        bool | None, typer.Option(help="A progress bar. Default: where stderr is a terminal.")
     ] = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error came from.")
     ] = False,
+    **given: Any,
 ) -> None:
     """Stream the distributions of MODEL over DATASET into a store; a killed run goes on.
 
     The current folder is importable. The named code is imported and run: name only code you trust.
     """
-    with reporting(with_traceback=traceback), _resumable(output, exists), _warnings_as_lines():
-        named_meta = options.parse_meta(meta or (), meta_file)
-        names, keys = options.parse_names(class_names), options.parse_ids(ids)
-        row_range = options.parse_rows(rows)
+    with (
+        reporting(with_traceback=traceback),
+        _resumable(output, given["exists"]),
+        _warnings_as_lines(),
+    ):
+        given["meta"] = options.parse_meta(meta or (), meta_file)
+        for name, option in _OPTIONS.items():
+            if option.parse is not None and given[name] is not None:
+                given[name] = option.parse(given[name])
         the_model = target.model_of(target.load(model, "MODEL"), model, factory)
         the_dataset = target.dataset_of(target.load(dataset, "DATASET"), dataset)
         chosen = target.framework_of(the_model, the_dataset) if framework == "auto" else framework
-        generator = target.generator_of(chosen)(
-            the_model,
-            device=device,
-            batch_size=batch_size,
-            output_mode=output_mode,
-            output_transform=_function(output_transform, "--output-transform"),
-            input_getter=_function(input_getter, "--input-getter"),
-            model_name=model_name,
-            members=members,
+        generator_type = target.generator_of(chosen)
+        # the rest of the options is of the call
+        of_generator = inspect.signature(generator_type).parameters
+        generator = generator_type(
+            the_model, **{name: given.pop(name) for name in [*given] if name in of_generator}
         )
         store = generator.generate_distributions(
             the_dataset,
-            progress=sys.stderr.isatty() if progress is None else progress,
+            sys.stderr.isatty() if progress is None else progress,
             store=output,
-            exists=exists,
-            store_as=store_as,
-            dtype=dtype,
-            meta=named_meta,
-            class_names=names,
-            ids=keys,
-            rows=row_range,
-            unit_rows=unit_rows,
-            commit_seconds=commit_seconds,
-            tol=tol,
-            collate_fn=_function(collate_fn, "--collate-fn"),
-            temperature=temperature,
-            pad_last=pad_last,
-            model_fingerprint=model_fingerprint,
-            dataset_fingerprint=dataset_fingerprint,
-            accept_differences=accept_differences,
-            num_draws=num_draws,
-            seed=seed,
-            recheck=recheck,
+            **given,
         )
         show(summary(store))
 
 
-def _function(text: str | None, option: str) -> Any:
-    return None if text is None else target.load(text, option)
+def _signature() -> inspect.Signature:
+    """The parameters of `generate`, with every option of `_OPTIONS` in the place of `given`."""
+    kinds = get_type_hints(Options)
+    *own, _ = inspect.signature(generate, eval_str=True).parameters.values()
+    listed = [option.parameter(name, kinds[name]) for name, option in _OPTIONS.items()]
+    before = [one.name for one in own].index("meta")  # panels of the help come in this order
+    return inspect.Signature([*own[:before], *listed, *own[before:]])
+
+
+# typer reads a command from its signature
+generate.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
 def summary(store: Any) -> str:
@@ -315,7 +234,7 @@ def _what_stands(output: Path, exists: str) -> str:
     if exists == "overwrite":
         return f"what was at {output} before is untouched; run the same command to start again"
     try:
-        import fostore
+        import fostore  # loads NumPy: only where there is something to say
 
         store = fostore.open(output)
     except (FostoreError, OSError):

@@ -10,11 +10,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fostore.errors import ArgumentError, GenerationError
+from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.places.names import local_path
 
 
@@ -27,37 +29,36 @@ def load(text: str, what: str) -> Any:
         ArgumentError: no such module, file or attribute, or `text` has another form.
         GenerationError: the module failed while it was imported.
     """
-    place, colon, attribute = text.rpartition(":")
-    if not colon or not place or not attribute:
+    module, colon, attribute = text.rpartition(":")
+    if not colon or not module or not attribute:
         raise ArgumentError(
             f"{what} is {text!r}, expected module:attribute or file.py:attribute, "
             "such as my_models:teacher"
         )
-    found: Any = (
-        _load_file(local_path(place), what) if place.endswith(".py") else _import(place, what)
+    named: Any = (
+        _load_file(local_path(module), what) if module.endswith(".py") else _import(module, what)
     )
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            names = sorted(n for n in vars(found) if not n.startswith("_"))[:12]
+        if not hasattr(named, name):
+            names = sorted(n for n in vars(named) if not n.startswith("_"))[:12]
             raise ArgumentError(
-                f"{what}: {place} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
+                f"{what}: {module} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
             )
-        found = getattr(found, name)
-    return found
+        named = getattr(named, name)
+    return named
 
 
 def _import(name: str, what: str) -> ModuleType:
     _make_importable(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _failed(what, name, error) from error
-        raise ArgumentError(
-            f"{what}: there is no module {name!r} in {Path.cwd()} or among the installed ones"
-        ) from error
-    except Exception as error:
-        raise _failed(what, name, error) from error
+    with _of_user(what, f"importing {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that it imports is missing
+            raise ArgumentError(
+                f"{what}: there is no module {name!r} in {Path.cwd()} or among the installed ones"
+            ) from error
 
 
 def _load_file(path: Path, what: str) -> ModuleType:
@@ -73,13 +74,14 @@ def _load_file(path: Path, what: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{what}: {path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    # Registered before it runs, as `import` does: dataclasses and pickle look a module up by its name.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _of_user(what, f"importing {path}"):
+            spec.loader.exec_module(module)
+    except FostoreError:
         del sys.modules[name]
-        raise _failed(what, str(path), error) from error
+        raise
     return module
 
 
@@ -88,31 +90,38 @@ def _make_importable(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _failed(what: str, name: str, error: Exception) -> GenerationError:
-    return GenerationError(
-        f"{what}: importing {name} failed: {type(error).__name__}: {error} (--traceback shows where)"
-    )
+@contextmanager
+def _of_user(what: str, doing: str) -> Iterator[None]:
+    """A block that runs code of the user's, which may raise anything."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except Exception as error:
+        raise GenerationError(
+            f"{what}: {doing} failed: {type(error).__name__}: {error} (--traceback shows where)"
+        ) from error
 
 
-def model_of(found: Any, text: str, factory: bool | None) -> Any:
-    """The model that `text` named: `found` itself, or what it returns where it is a factory.
+def model_of(named: Any, text: str, factory: bool | None) -> Any:
+    """The model that `text` named: `named` itself, or what it returns where it is a factory.
 
     Unless `factory` decides, classes and functions without required arguments are factories.
     A function with one, a jit function and an instance with `__call__` are models.
     """
     if factory is None:
-        plain = inspect.isfunction(found) or inspect.ismethod(found)
-        callable_part = plain or isinstance(found, functools.partial)
-        factory = inspect.isclass(found) or (callable_part and _takes_nothing(found))
-    return _call(found, text, "MODEL") if factory else found
+        plain = inspect.isfunction(named) or inspect.ismethod(named)
+        callable_part = plain or isinstance(named, functools.partial)
+        factory = inspect.isclass(named) or (callable_part and _takes_nothing(named))
+    return _call(named, text, "MODEL") if factory else named
 
 
-def dataset_of(found: Any, text: str) -> Any:
+def dataset_of(named: Any, text: str) -> Any:
     """The dataset that `text` named: a class or a callable that is no container is a factory."""
-    is_container = hasattr(found, "__getitem__") or hasattr(found, "__iter__")
-    if inspect.isclass(found) or (callable(found) and not is_container):
-        return _call(found, text, "DATASET")
-    return found
+    is_container = hasattr(named, "__getitem__") or hasattr(named, "__iter__")
+    if inspect.isclass(named) or (callable(named) and not is_container):
+        return _call(named, text, "DATASET")
+    return named
 
 
 def _takes_nothing(function: Any) -> bool:
@@ -135,13 +144,8 @@ def _call(factory: Any, text: str, what: str) -> Any:
         ) from error
     except ValueError:
         pass  # a builtin without a signature
-    try:
+    with _of_user(what, f"calling {text}"):
         return factory()
-    except Exception as error:
-        raise GenerationError(
-            f"{what}: calling {text} failed: {type(error).__name__}: {error} "
-            "(--traceback shows where)"
-        ) from error
 
 
 def framework_of(model: Any, dataset: Any) -> str:
@@ -152,29 +156,32 @@ def framework_of(model: Any, dataset: Any) -> str:
     first = model[0] if isinstance(model, (list, tuple)) and model else model
     while isinstance(first, functools.partial):
         first = first.func
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        data = torch.utils.data
-        if isinstance(first, torch.nn.Module):
-            return "torch"
-        if isinstance(dataset, (torch.Tensor, data.Dataset, data.DataLoader)):
-            return "torch"
-    jax = sys.modules.get("jax")
-    if jax is not None:
-        leaves = jax.tree_util.all_leaves
-        if isinstance(first, jax.stages.Wrapped) or not leaves([first]):
-            return "jax"
-        if any(isinstance(leaf, jax.Array) for leaf in jax.tree_util.tree_leaves(dataset)):
-            return "jax"
+    for framework, owns in _OWNS.items():
+        library = sys.modules.get(framework)
+        if library is not None and owns(library, first, dataset):
+            return framework
     return "numpy"
 
 
-def generator_of(framework: str) -> Any:
-    """The `FirstOrderDataGenerator` of a framework.
+def _is_of_torch(torch: Any, model: Any, dataset: Any) -> bool:
+    data = torch.utils.data
+    kinds = (torch.Tensor, data.Dataset, data.DataLoader)
+    return isinstance(model, torch.nn.Module) or isinstance(dataset, kinds)
 
-    Raises:
-        ArgumentError: the framework is not installed.
-    """
+
+def _is_of_jax(jax: Any, model: Any, dataset: Any) -> bool:
+    tree = jax.tree_util
+    if isinstance(model, jax.stages.Wrapped) or not tree.all_leaves([model]):
+        return True
+    return any(isinstance(leaf, jax.Array) for leaf in tree.tree_leaves(dataset))
+
+
+_OWNS = {"torch": _is_of_torch, "jax": _is_of_jax}
+"""Whether a framework is meant, asked of its library where that is loaded: a new one is a line here."""
+
+
+def generator_of(framework: str) -> Any:
+    """The `FirstOrderDataGenerator` of a framework."""
     module = "fostore" if framework == "numpy" else f"fostore.{framework}"
     try:
         return importlib.import_module(module).FirstOrderDataGenerator

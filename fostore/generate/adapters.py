@@ -172,12 +172,12 @@ def _may_be_rows(output: Any) -> bool:
 
 def _fitting(array: Any, dtype: Any) -> Array:
     """The array in the dtype that is declared, where both are floating or both are integers."""
-    found = np.asarray(array)
-    if dtype is not None and found.dtype != dtype:
-        kinds = found.dtype.kind, np.dtype(dtype).kind
+    given = np.asarray(array)
+    if dtype is not None and given.dtype != dtype:
+        kinds = given.dtype.kind, np.dtype(dtype).kind
         if kinds[0] == kinds[1] or kinds == ("u", "i"):
-            return found.astype(dtype)
-    return found
+            return given.astype(dtype)
+    return given
 
 
 def _rows_of_dicts(output: Sequence[Mapping[Any, float]]) -> Array:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from fostore.generate.labels import Labelled, Noted, hash_labels
+from fostore.generate.labels import Labelled, hash_labels
 from fostore.nested import (
     IS_NONE,
     LABELS,
@@ -38,8 +38,8 @@ class Assembly:
     """What makes a batch of samples, where it is the user's own."""
     together: Collate = collate_arrays
     """What makes a batch of inputs, where the user says nothing."""
-    labels: Noted = field(default_factory=Noted, compare=False)
-    """Whether labels come along as well."""
+    labelled: bool = False
+    """Whether batches come with a hash of each label (`Labelled`)."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -48,7 +48,7 @@ class Assembly:
                 left out by the collate_fn.
         """
         if self.getter is None and self.collate is None and is_batch(samples[0]):
-            raise OddSample(0, IS_BATCH)
+            raise OddSample(0, _IS_BATCH)
         try:
             inputs = self._bring(samples)
         except Exception as error:
@@ -58,7 +58,7 @@ class Assembly:
             raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
-        return Labelled(inputs, hash_labels(samples)) if self.labels.wanted else inputs
+        return Labelled(inputs, hash_labels(samples)) if self.labelled else inputs
 
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:
@@ -97,7 +97,7 @@ class Assembly:
             none = samples[gone[0]] is None
             raise OddSample(
                 gone[0],
-                f"{IS_NONE if none else LEFT_OUT}. The collate_fn gave {rows} rows for the {len(samples)} "
+                f"{IS_NONE if none else _LEFT_OUT}. The collate_fn gave {rows} rows for the {len(samples)} "
                 "samples of a batch",
             )
 
@@ -108,8 +108,8 @@ class Assembly:
             return True
 
 
-LEFT_OUT = f"was left out by the collate_fn; {LEAVE_OUT}"
-IS_BATCH = (
+_LEFT_OUT = f"was left out by the collate_fn; {LEAVE_OUT}"
+_IS_BATCH = (
     "is a whole batch: all its parts have one axis of the same length in front. Rows are kept by sample: "
     "give the Dataset itself, or a DataLoader over it with shuffle=False (of a generator, the samples one "
     "by one: for pair in zip(*batch)); or, where this is one sample, say so with "

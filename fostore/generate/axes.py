@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.generate.source import Indices, name_samples
+from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import Array
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 _ALIKE = 1e-2
 """So near are outputs of the same sample at another place of its batch, in half precision too."""
 
 
 def check_axes(
-    shape: Shape, rows: int, indices: Indices, *, members: bool, name: str, usual: int | None
+    shape: _Shape, rows: int, indices: Indices, *, members: bool, name: str, usual: int | None
 ) -> None:
     """Raise unless an output is (rows, classes), or (rows, members, classes) where members are declared.
 
@@ -28,9 +28,6 @@ def check_axes(
         rows: samples that the model was given.
         name: how an output_transform reaches the output, such as "output.logits".
         usual: the rows of the batches before, if there were any.
-
-    Raises:
-        ArgumentError: says which axis is what, and what to do about it.
     """
     if len(shape) == (3 if members else 2) and shape[0] == rows and 0 not in shape:
         return  # as of nearly every batch, for which no message is put together
@@ -60,7 +57,7 @@ def check_axes(
         )
 
 
-def check_member(shape: Shape, number: int, rows: int, indices: Indices, name: str) -> None:
+def check_member(shape: _Shape, number: int, rows: int, indices: Indices, name: str) -> None:
     """Raise unless a model of a list gives two axes: it is one member."""
     if len(shape) != 2:
         raise ArgumentError(
@@ -70,7 +67,7 @@ def check_member(shape: Shape, number: int, rows: int, indices: Indices, name: s
         )
 
 
-def check_same(row: Shape, before: Shape, indices: Indices) -> None:
+def check_same(row: _Shape, before: _Shape, indices: Indices) -> None:
     """Raise where rows of a batch have another shape than those before."""
     if row == before:
         return
@@ -112,7 +109,7 @@ def turned(before: Array, after: Array, others: Sequence[int]) -> list[int]:
     return [axis for axis in others if is_turned(axis)]
 
 
-def swapped(shape: Shape, axis: int, rows: int, indices: Indices, name: str) -> ArgumentError:
+def swapped(shape: _Shape, axis: int, rows: int, indices: Indices, name: str) -> ArgumentError:
     """The error where another axis than the first counts the samples."""
     fewer = " (other samples showed it: that axis followed them)" if shape[0] == rows else ""
     cure = f"output_transform=lambda output: {name}.swapaxes(0, {axis})"
@@ -140,7 +137,7 @@ def taken_apart(value: Any, rows: int) -> tuple[str, str]:
     return what, f"lambda output: output.{likely[0] if likely else 'logits'}"
 
 
-def _one_of(shapes: Sequence[Shape], rows: int) -> str:
+def _one_of(shapes: Sequence[_Shape], rows: int) -> str:
     if len(shapes) == rows and all(len(shape) == 1 for shape in shapes):
         return "np.stack (torch.stack), which makes one array of a list of rows"
     likely = [number for number, shape in enumerate(shapes) if shape[:1] == (rows,)]
@@ -153,7 +150,7 @@ def _one_of(shapes: Sequence[Shape], rows: int) -> str:
     return cure
 
 
-def _shape(part: Any) -> Shape:
+def _shape(part: Any) -> _Shape:
     return tuple(getattr(part, "shape", ()))
 
 
@@ -166,7 +163,7 @@ def _one_row(name: str) -> str:
     )
 
 
-def _both_classes(shape: Shape, rows: int) -> str:
+def _both_classes(shape: _Shape, rows: int) -> str:
     if shape != (rows,):
         return ""
     return "; for the one number of a binary model return both classes, such as [1 - p, p]"

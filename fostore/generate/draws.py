@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.generate import fingerprint
+from fostore.generate.assembly import Assembly
 from fostore.generate.framework import Framework
 from fostore.generate.labels import Labelled
+from fostore.generate.probe import Probe
 from fostore.generate.randomness import Draw
-from fostore.generate.source import Indices, MapSource, Source
+from fostore.generate.samples import Indexed, Indices, Samples
 from fostore.schema.row import Array
 
 Call = Callable[[Any, dict[str, Any]], Any]
@@ -40,21 +41,19 @@ class Drawing:
     def outputs(
         self, call: Call, inputs: Any, indices: Indices, draws: int | None = None
     ) -> list[Any]:
-        """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them.
-
-        Raises:
-            GenerationError: the dataset failed to show another view; names the samples.
-        """
+        """What `call(inputs, keywords)` gives in each draw, or in the first `draws` of them."""
         framework, row, given = self._framework, int(indices[0]), []
         watches = self._drew is None
         views = inputs if isinstance(inputs, Views) else repeat(inputs)
         for number, view in zip(range(draws or self.num_draws), views, strict=False):
-            keywords = framework.begin_draw(Draw(self._seed, number, row), self._parameter)
+            draw = Draw(self._seed, number, row)
+            framework.begin_draw(draw)
+            keywords = {name: give(draw) for name, give in self._parameter.items()}
             before = framework.random_state() if watches else None
             given.append(call(view, keywords))
             if watches:
                 self._drew = self._drew or framework.random_state() != before
-        if isinstance(inputs, Views) or self._parameter is not None:
+        if isinstance(inputs, Views) or self._parameter:
             self._drew = True
         return given
 
@@ -65,13 +64,11 @@ class Drawing:
 
         Args:
             again: the first draw a second time (n, ...).
-
-        Raises:
-            ArgumentError: says what to do; no row was written.
         """
         wide = rows.astype(np.float64)
         scale, spread = float(np.abs(wide).max()), float(np.ptp(wide, axis=1).max())
         off = float(np.abs(again - wide[:, 0]).max())
+        # A draw need not repeat bit by bit: kernels of an accelerator may sum in another order each time.
         if off > max(1e-5 * scale, 0.1 * spread if self.num_draws > 1 else 1e-3 * scale):
             raise ArgumentError(
                 "a draw does not repeat: the model draws from a generator of its own, which no seed "
@@ -104,9 +101,9 @@ def repeats(rows: Array, again: Array | None) -> list[str]:
     Args:
         again: the batch a second time, where random numbers were drawn.
     """
-    said = []
+    sayings = []
     if again is not None and not np.array_equal(rows, again, equal_nan=True):
-        said.append(
+        sayings.append(
             "the model draws random numbers while it runs (dropout that is always on?): a row is one "
             "draw, and another call begins from the same random state and repeats it; "
             "num_draws=10, seed=0 keeps several draws of each row"
@@ -115,23 +112,23 @@ def repeats(rows: Array, again: Array | None) -> list[str]:
     for i in range(rows.shape[1] if rows.ndim == 3 else 0):
         same = members.setdefault(rows[:, i].tobytes(), i)
         if same != i:
-            said.append(
+            sayings.append(
                 f"members {same} and {i} gave the same numbers for the first batch, bit by bit: models "
                 "run in evaluation mode, where dropout is off; for several draws of one model give it "
                 f"alone, with num_draws={rows.shape[1]}"
             )
             break
-    return said
+    return sayings
 
 
-def _parameter(framework: Framework, model: Any) -> str | None:
-    """The parameter by which a model takes its randomness."""
-    signature = framework.signature(model)
+def _parameter(framework: Framework, model: Any) -> dict[str, Callable[[Draw], Any]]:
+    """The parameter by which a model takes its randomness, if any, and what it gets in a draw."""
+    signature, known = framework.signature(model), framework.random_parameters
     for name, parameter in ({} if signature is None else signature.parameters).items():
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if by_name and name in framework.random_parameters:
-            return name
-    return None
+        if by_name and name in known:
+            return {name: known[name]}
+    return {}
 
 
 # ------------------------------------------------------------------ views: a dataset that draws
@@ -148,23 +145,19 @@ class Views:
         return chain([self.first], self._others)
 
 
-def drawn_source(framework: Framework, source: Source, num_draws: int) -> Source:
-    """The source with a view for each draw, where its dataset draws; else as it is.
+def drawn_samples(framework: Framework, samples: Samples, num_draws: int) -> Samples:
+    """The samples with a view for each draw, where their dataset draws; else as they are.
 
     Reads a few samples several times.
-
-    Raises:
-        ArgumentError: a sample reads differently although every random state was set.
-        GenerationError: the dataset failed; names the sample.
     """
-    if not isinstance(source, MapSource) or not source.seeded or not source.num_samples:
-        return source
-    samples = source.num_samples
-    picked = sorted({round(k * (samples - 1) / (_PROBED - 1)) for k in range(_PROBED)})
+    if not isinstance(samples, Indexed) or not samples.seeded or not samples.num_samples:
+        return samples
+    count = samples.num_samples
+    picked = sorted({round(k * (count - 1) / (_PROBED - 1)) for k in range(_PROBED)})
     draws = min(num_draws, _PROBES)
-    asked = [[draw * samples + index for index in picked] for draw in (*range(draws), 0)]
+    asked = [[draw * count + index for index in picked] for draw in (*range(draws), 0)]
     with framework.kept_random_states():
-        hashes = fingerprint.read_alone(framework, source, [*chain(*asked)])
+        hashes = Probe(framework, samples).alone([*chain(*asked)])
     shown = [hashes[k * len(picked) : (k + 1) * len(picked)] for k in range(len(asked))]
     for index, before, after in zip(picked, shown[0], shown[-1], strict=True):
         if before != after:
@@ -174,21 +167,21 @@ def drawn_source(framework: Framework, source: Source, num_draws: int) -> Source
                 "draw could not be repeated; draw from np.random, random or torch there"
             )
     if num_draws == 1 or (None not in hashes and all(view == shown[0] for view in shown)):
-        return source
+        return samples
 
-    def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
+    def read(batches: Iterable[Indices], assemble: Assembly, few: bool) -> Iterator[Any]:
         flat = (
-            draw * samples + np.asarray(batch, np.int64)
+            draw * count + np.asarray(batch, np.int64)
             for batch in batches
             for draw in range(num_draws)
         )
-        views = (inputs for _, inputs in source.inputs(flat, few=few))
+        views = replace(samples, assemble=assemble).inputs(flat, few=few)
         for first in views:
             others = islice(views, num_draws - 1)
-            yield Labelled(Views(first, others), source.assemble.labels.last)
+            yield Labelled(Views(first.inputs, (view.inputs for view in others)), first.labels)
             deque(others, maxlen=0)  # whoever stopped early must not shift the next batch
 
-    return replace(source, read=read, draws_views=True)
+    return replace(samples, read=read, draws_views=True)
 
 
 def check_draws(num_draws: Any, seed: Any, many: bool) -> None:

@@ -1,10 +1,11 @@
-"""The generator: parameters checked, one run put together, in memory or into a store.
+"""The generator: parameters checked, one generation put together, in memory or into a store.
 
 A framework's folder makes it usable by naming its `Framework`; everything else is here, once.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -12,38 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-import numpy as np
-
 from fostore.containers.rows import is_array
-from fostore.errors import ArgumentError, RowError
-from fostore.generate import fingerprint, output
+from fostore.errors import ArgumentError
+from fostore.formats import SUFFIXES
+from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_batch
-from fostore.generate.draws import Drawing, check_draws, drawn_source
-from fostore.generate.engine import Computed, Engine
-from fostore.generate.framework import Framework, NumpyFramework, Reading, Selection
-from fostore.generate.loop import run
-from fostore.generate.mixing import refuse_mixing
-from fostore.generate.source import (
-    Indices,
-    MapSource,
-    Sequential,
-    Source,
-    StreamSource,
-    steps,
-)
-from fostore.generate.storing import StoreRun, Target, check_target
+from fostore.generate.draws import Drawing, check_draws, drawn_samples
+from fostore.generate.engine import Engine
+from fostore.generate.framework import Framework, Kept, Model
+from fostore.generate.generation import Generation
+from fostore.generate.models import Models
+from fostore.generate.numpy_framework import NumpyFramework
+from fostore.generate.options import Options
+from fostore.generate.recording import record
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
 from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
-from fostore.progress import Progress
+from fostore.reading.proof import Proven
 from fostore.reading.store import Store
-from fostore.schema import identity
 from fostore.schema.class_names import agreed_names
-from fostore.schema.ranges import Range, Ranges
-from fostore.schema.row import FLOATS, Array
-from fostore.schema.sides.views import encode_views
-
-Model = Callable[..., Any]
-_ENDLESS = 1 << 62
+from fostore.schema.ranges import Range
+from fostore.schema.row import Array
 
 
 class Generator(ABC):
@@ -61,7 +51,7 @@ class Generator(ABC):
         *,
         members: bool = False,
     ) -> None:
-        output.check_modes(output_mode)
+        Options(output_mode=output_mode).check_choices()  # type: ignore[arg-type]  # that is checked
         self._many = isinstance(model, (list, tuple)) and not callable(model)
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
@@ -204,118 +194,50 @@ class Generator(ABC):
             GenerationError: the model or the dataset failed; names the samples of the batch. In
                 all cases what was computed before is committed.
         """
-        output.check_modes(self.output_mode, store_as, temperature)
-        if dtype not in FLOATS:
-            raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(FLOATS)}")
+        # First of all, while nothing but the parameters is local. The attributes may have been changed.
+        options = Options.of(vars(self), locals())
+        options.check_choices()
+        if not 0 < temperature < math.inf:
+            raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")
+        if self.output_mode == "probs":
+            output.check_resolved("probs", store_as, temperature)
         framework = self._framework
-        check_draws(num_draws, seed, self._many or self.members)
         draws = num_draws is not None
+        check_draws(num_draws, seed, self._many or self.members)
         reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
         with framework.kept_random_states():  # a sampler may draw when it names its batches
-            source = framework.source(dataset_or_loader, reading)
-
-        def probed(collate: Callable[[Any], Any]) -> Source | None:
-            if hasattr(dataset_or_loader, "__next__"):
-                return None
-            return framework.source(dataset_or_loader, replace(reading, collate_fn=collate))
-
-        rows = _check_rows(rows, source)
+            samples = framework.samples(dataset_or_loader, reading)
+        rows = _check_rows(rows, samples)
         own_names = agreed_names(
-            self._given,
-            source.dataset,
-            class_names,
-            transformed=self.output_transform is not None,
+            self._given, samples.dataset, class_names, transformed=self.output_transform is not None
         )
-        batch_size = self._batch_size(dataset_or_loader, source)
-        engine_options: dict[str, Any] = {"again": _reader(source)}
-        drawn: dict[str, Any] = {}
+        batch_size = self._batch_size(dataset_or_loader, samples)
+        fixed = self._fixed(batch_size if pad_last else None)
+        engine_options: dict[str, Any] = {"again": _reader(samples)}
         if num_draws is not None:
-            source = drawn_source(framework, source, num_draws)
-            engine_options = {"drawing": Drawing(framework, self._models[0], num_draws, seed)}
-            drawn = {"draws": int(num_draws), "seed": int(seed), "batch_size": batch_size}
-        engine = self._engine(
-            Selection(self.output_mode, store_as, dtype, temperature),
-            tol,
-            fixed=self._fixed(dataset_or_loader, source, pad_last),
-            **engine_options,
-        )
-        if store is None:
-            only_stored = {
-                "exists": exists != "resume",
-                "store_as": store_as != "probs",
-                "dtype": dtype != "float32",
-                "meta": meta is not None,
-                "class_names": class_names is not None,
-                "ids": ids is not None,
-                "views": views is not None,
-                "unit_rows": unit_rows is not None,
-                "accept_differences": accept_differences,
-                "recheck": not recheck,
-            }
-            asked = [name for name, is_given in only_stored.items() if is_given]
-            if asked:
-                raise ArgumentError(
-                    f"{', '.join(asked)}: without store= there is nowhere to keep it"
-                )
-            self._warn_of_arrays(dataset_or_loader)
-            refuse_mixing(framework, source, Ranges.of(rows or (0, _ENDLESS)), probed)
-            with framework.running(self._models, draws):
-                return _in_memory(framework, source, engine, rows, progress, self.model_name)
-        encoded = None if views is None else encode_views(views)
-        target = Target(
-            local_path(store),
-            exists,
-            dtype,
-            meta,
-            class_names,
-            ids,
-            encoded,
-            rows,
-            unit_rows,
-            commit_seconds,
-            tol,
-            accept_differences,
-            recheck,
-            is_named=model_fingerprint is not None,
-            own_names=own_names,
-        )
-        check_target(target, source)
-        with framework.kept_random_states():
-            dataset = fingerprint.describe_dataset(
-                source,
-                ids=ids,
-                views=encoded,
-                input_getter=self.input_getter,
-                fingerprint=dataset_fingerprint,
-            )
-        recorded = {"num_draws": num_draws, "seed": seed} if draws else {}
-        transform = identity.describe_function(self.output_transform)
-
-        def described() -> dict[str, Any]:
-            function = self.output_transform
-            details = {} if function is None else framework.details(function)
-            with framework.kept_random_states():
-                return {"model": self._describe_models(model_fingerprint), "output": details}
-
-        first = described()
-
-        def made_from(mode: output.Mode) -> dict[str, Any]:
-            said = {"mode": output.named(mode), "transform": transform, **first["output"], **drawn}
-            return {"model": first["model"], "dataset": dict(dataset), "output": said}
-
-        storing = StoreRun(
+            samples = drawn_samples(framework, samples, num_draws)
+            drawing = Drawing(framework, self._models[0], num_draws, seed)
+            engine_options = {"drawing": drawing}
+        kept = Kept(self.output_mode, store_as, dtype, temperature)
+        engine = self._engine(kept, fixed, tol=tol, **engine_options)
+        generation = Generation(
             framework,
-            source,
+            self._models,
+            samples,
             engine,
-            target,
-            made_from=made_from,
-            described=described,
-            meta=lambda mode: {**self._meta(mode, batch_size), **recorded},
-            probed=probed,
-            hashes_inputs=dataset_fingerprint is None,
+            replace(options, rows=rows),
+            batch_size,
+            many=self._many,
+            once=hasattr(dataset_or_loader, "__next__"),
         )
-        with framework.running(self._models, draws):
-            return storing.run(progress, self.model_name)
+        if store is not None:
+            return record(generation, own_names)
+        if options.only_stored:
+            raise ArgumentError(
+                f"{', '.join(options.only_stored)}: without store= there is nowhere to keep it"
+            )
+        self._warn_of_arrays(dataset_or_loader)
+        return generation.in_memory()
 
     def save_distributions(
         self,
@@ -335,8 +257,6 @@ class Generator(ABC):
             DamageError: rows of the store have changed since they were written; as well.
         """
         from fostore.files import json  # import cost
-        from fostore.formats import SUFFIXES
-        from fostore.reading.proof import Proven
 
         real = destination(path)
         if real.suffix.lower() in SUFFIXES:
@@ -371,52 +291,43 @@ class Generator(ABC):
         """Nested data (dicts, lists, tuples, named tuples) with every array on the generator's device."""
         return self._framework.to_device(data)
 
-    def _engine(self, selection: Selection, tol: float | None = None, **options: Any) -> Engine:
-        return Engine(
+    def _engine(
+        self,
+        kept: Kept,
+        fixed: int | None,
+        *,
+        again: Callable[[Indices], Any] | None = None,
+        drawing: Drawing | None = None,
+        tol: float | None = None,
+        trying: bool = False,
+    ) -> Engine:
+        models = Models(
             self._framework,
             self._models,
             many=self._many,
-            transform=self.output_transform,
-            selection=selection,
-            was_auto=self.output_mode == "auto",
             members=self.members,
-            tol=tol,
-            **options,
+            transform=self.output_transform,
+            drawing=drawing,
+            fixed=fixed,
+            fresh=again is not None,
+            looked=trying,
         )
+        return Engine(self._framework, models, kept, again=again, tol=tol, trying=trying)
 
-    def _fixed(self, data: Any, source: Source, pad_last: bool) -> int | None:
-        """Samples that the models take at once, no more and no fewer; None where any number will do."""
+    def _fixed(self, filled: int | None) -> int | None:
+        """Samples that the models take at once, no more and no fewer: what they declare, or `filled`."""
         declared = {size for model in self._models if (size := fixed_batch(model)) is not None}
         if len(declared) > 1:
             raise ArgumentError(
                 f"the models take batches of {sorted(declared)} samples; generate a store with each, "
                 "and fostore.stack makes their members one store"
             )
-        return declared.pop() if declared else self._batch_size(data, source) if pad_last else None
+        return declared.pop() if declared else filled
 
-    def _batch_size(self, data: Any, source: Source) -> int:
+    def _batch_size(self, data: Any, samples: Samples) -> int:
         """Samples of a full batch: a loader brings its own."""
-        batches = source.batches if isinstance(source, MapSource) else None
-        if isinstance(batches, Sequential):
-            return batches.batch_size
-        if batches is not None:
-            return max(map(len, batches.batches), default=self.batch_size)
-        return getattr(data, "batch_size", None) or self.batch_size
-
-    def _describe_models(self, fingerprint: str | None) -> dict[str, Any]:
-        if fingerprint is not None:
-            return {"fingerprint": str(fingerprint)}
-        described = [self._framework.describe(model) for model in self._models]
-        return {"members": described} if self._many else described[0]
-
-    def _meta(self, mode: output.Mode, batch_size: int) -> dict[str, Any]:
-        return {
-            "model_name": self.model_name,
-            "output_mode": output.named(mode),
-            "batch_size": batch_size,
-            "device": self.device,
-            **self._framework.software(),
-        }
+        batches = samples.batches if isinstance(samples, Indexed) else data
+        return getattr(batches, "batch_size", None) or self.batch_size
 
     def _warn_of_arrays(self, data: Any) -> None:
         if is_array(data):
@@ -468,50 +379,11 @@ class FirstOrderDataGenerator(Generator):
         return NumpyFramework(device, models)
 
 
-def _in_memory(
-    framework: Framework,
-    source: Source,
-    engine: Engine,
-    rows: Range | None,
-    shown: bool,
-    name: str | None,
-) -> dict[int, Array]:
-    total = source.num_samples
-    wanted = Ranges.of(rows or (0, _ENDLESS if total is None else total))
-    result: dict[int, Array] = {}
-    with Progress(shown, total if rows is None else rows[1] - rows[0], 0, name) as progress:
-
-        def deliver(computed: Computed) -> None:
-            kept = np.array(engine.collect(computed), np.float32)  # a copy: models reuse buffers
-            _check(kept, computed.indices, engine)
-            listed = computed.indices
-            keys = listed.tolist() if isinstance(listed, np.ndarray) else listed
-            if rows is None:
-                result.update(zip(keys, kept, strict=True))
-            else:
-                result.update((k, row) for k, row in zip(keys, kept, strict=True) if k in wanted)
-            progress.add(len(kept))
-
-        run(steps(source, wanted), engine.compute, deliver, overlap=framework.overlaps)
-    if rows is None and total is not None and len(result) != total:
-        warnings.warn(
-            f"[FirstOrderDataGenerator] generated {len(result)} distributions, but dataset length "
-            f"is {total}.",
-            stacklevel=3,
-        )
-    return result
-
-
-def _reader(source: Source) -> Callable[[Indices], Any] | None:
+def _reader(samples: Samples) -> Callable[[Indices], Any] | None:
     """What reads a batch once more, where batches are gathered freshly; else None."""
-    if not isinstance(source, MapSource) or not source.fresh:
+    if not isinstance(samples, Indexed) or not samples.fresh:
         return None
-
-    def again(indices: Indices) -> Any:
-        (inputs,) = source.few(indices)
-        return inputs
-
-    return again
+    return lambda indices: next(samples.few(indices))
 
 
 def _uncallable(model: Any) -> str:
@@ -524,25 +396,17 @@ def _uncallable(model: Any) -> str:
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
 
 
-def _check(rows: Array, indices: Indices, engine: Engine) -> None:
-    assert engine.tol is not None
-    try:
-        output.check_kept(rows, indices, "probs", engine.tol)
-    except RowError as error:
-        raise engine.advice(error) from error
-
-
-def _check_rows(rows: Any, source: Source) -> Range | None:
+def _check_rows(rows: Any, samples: Samples) -> Range | None:
     if rows is None:
         return None
-    if isinstance(source, StreamSource):
+    if isinstance(samples, Stream):
         raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
     try:
         start, stop = (int(n.__index__()) for n in rows)
     except (TypeError, ValueError, AttributeError):
         raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
-    if not 0 <= start < stop <= source.num_samples:
+    if not 0 <= start < stop <= samples.num_samples:
         raise ArgumentError(
-            f"rows is {(start, stop)}, expected 0 <= start < stop <= {source.num_samples}"
+            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
         )
     return start, stop

@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from xxhash import xxh3_64_intdigest as digest
 
 from fostore.nested import LABELS, is_numbers
 from fostore.schema.row import Array
@@ -34,22 +35,6 @@ class Labelled(NamedTuple):
 
     inputs: Any
     labels: Array | None
-
-
-class Noted:
-    """Whether labels are hashed as samples are read, and those of the batch that came last."""
-
-    __slots__ = ("last", "wanted")
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self.last: Array | None = None
-
-    def take(self, batch: Any) -> Any:
-        """The inputs of a batch as it came; its labels are `last` until the next one is taken."""
-        labelled = isinstance(batch, Labelled)
-        self.last = batch.labels if labelled else None
-        return batch.inputs if labelled else batch
 
 
 def hash_labels(samples: Sequence[Any]) -> Array:
@@ -92,23 +77,24 @@ def _label_of(sample: Any) -> Any:
 
 def hash_values(labels: Iterable[Any]) -> Array:
     """The same of labels by themselves, of any container; the hash of 3 is that of a tensor of 3 or of 3.0."""
-    from xxhash import xxh3_64_intdigest as digest
-
     if hasattr(labels, "__array__"):
         labels = np.asarray(labels).tolist()
     elif _is_numpys(labels):  # at once: one by one takes three times as long
         labels = np.array(labels).tolist()
     listed = [label if type(label) in _PLAIN else _plain(label) for label in labels]
-    if set(map(type, listed)) == {int}:  # as most are: without Python between two of them
+    kinds = set(map(type, listed))
+    if kinds == {type(None)}:
+        return np.full(len(listed), NOTHING)
+    if kinds == {int}:  # as most are: without Python between two of them
         with suppress(OverflowError):
             parts: Any = np.array(listed, "<i8").view("V8").tolist()
             whole = np.fromiter(map(digest, parts, repeat(_WHOLE)), np.uint64, len(listed))
             return whole & np.uint64(_BELOW)
     hashes = np.full(len(listed), NOTHING)
     for place, label in enumerate(listed):
-        found = _bytes_of(label)
-        if found is not None:
-            hashes[place] = digest(*found) & _BELOW | _FORMS[found[1]] << _FORM
+        hashed = _bytes_of(label)
+        if hashed is not None:
+            hashes[place] = digest(*hashed) & _BELOW | _FORMS[hashed[1]] << _FORM
     return hashes
 
 
@@ -134,7 +120,7 @@ def _is_numpys(labels: Any) -> bool:
     return isinstance(first, np.generic) and len(set(map(type, labels))) == 1
 
 
-_PLAIN = (int, float, str)
+_PLAIN = (int, float, str, type(None))
 
 
 def _plain(label: Any) -> Any:
@@ -159,9 +145,9 @@ def _array(label: Any) -> Any:
     """Several numbers as an array; None where they are none, or not as many in each place."""
     with suppress(ValueError, TypeError, OverflowError, RuntimeError):
         try:
-            found = np.asarray(label)
+            array = np.asarray(label)
         except (TypeError, RuntimeError):  # NumPy knows no bfloat16, and no other device
-            found = np.asarray(label.tolist())
-        if found.dtype.kind in "biuf" and found.size <= _MANY:
-            return found
+            array = np.asarray(label.tolist())
+        if array.dtype.kind in "biuf" and array.size <= _MANY:
+            return array
     return None

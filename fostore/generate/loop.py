@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
-from fostore.generate.source import Indices
-
-Token = TypeVar("Token")
+_Step = TypeVar("_Step")
+_Token = TypeVar("_Token")
 
 DEPTH = 2
 """Batches that may wait to be delivered: one being copied, one being written."""
 
 
 def run(
-    steps: Iterator[tuple[Indices, Any]],
-    compute: Callable[[Indices, Any], Token],
-    deliver: Callable[[Token], None],
+    steps: Iterable[_Step],
+    compute: Callable[[_Step], _Token],
+    deliver: Callable[[_Token], None],
     *,
     overlap: bool,
 ) -> None:
@@ -34,63 +33,53 @@ def run(
     When this returns or raises, everything that was computed has been delivered, unless `deliver`
     itself failed: nothing is delivered after the batch on which it did, and its error is raised.
     """
-    for indices, inputs in steps:
-        deliver(compute(indices, inputs))
+    remaining = iter(steps)
+    for step in remaining:
+        deliver(compute(step))
         break
-    else:
-        return
-    if not overlap:
-        for indices, inputs in steps:
-            deliver(compute(indices, inputs))
-        return
-    with Relay(deliver) as relay:
-        for indices, inputs in steps:
-            relay.put(compute(indices, inputs))
+    with _relay(deliver) if overlap else nullcontext(deliver) as hand_on:
+        for step in remaining:
+            hand_on(compute(step))
 
 
-class Relay:
-    """One thread that delivers what it is given, in order, through a bounded queue.
+@contextmanager
+def _relay(deliver: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """One thread that delivers what it is handed, in order, through a bounded queue.
 
-    An error in the thread is raised by the next `put`, or on leaving the block.
+    An error in the thread is raised by the next hand-over, or on leaving the block.
     """
+    tokens: queue.Queue[Any] = queue.Queue(DEPTH)
+    failures: list[BaseException] = []
 
-    def __init__(self, deliver: Callable[[Any], None], depth: int = DEPTH) -> None:
-        self._deliver = deliver
-        self._queue: queue.Queue[Any] = queue.Queue(depth)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="fostore-deliver", daemon=True)
+    def work() -> None:
+        while (token := tokens.get()) is not _END:
+            if failures:
+                continue  # the queue is only emptied, so that a hand-over never hangs
+            try:
+                deliver(token)
+            except BaseException as error:  # the caller's thread raises whatever it is
+                failures.append(error)
 
-    def put(self, token: Any) -> None:
-        """Hand one result over; waits while the queue is full."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put(token)
+    def hand_on(token: Any) -> None:
+        if failures:
+            raise failures[0]
+        tokens.put(token)
 
-    def _work(self) -> None:
-        while (token := self._queue.get()) is not _END:
-            # After an error the queue is only emptied, so that put never hangs.
-            if self._error is None:
-                try:
-                    self._deliver(token)
-                except BaseException as error:
-                    self._error = error
-
-    def __enter__(self) -> Relay:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._queue.put(_END)
-        self._thread.join()
-        if self._error is not None and error is None:
-            raise self._error
-        if self._error is not None and error is not self._error and error is not None:
-            error.add_note(f"writing failed as well: {self._error}")
+    # a daemon: a write that hangs must not keep a process alive that is told to end
+    thread = threading.Thread(target=work, name="fostore-deliver", daemon=True)
+    thread.start()
+    try:
+        yield hand_on
+    except BaseException as error:
+        tokens.put(_END)
+        thread.join()
+        if failures and error is not failures[0]:
+            error.add_note(f"writing failed as well: {failures[0]}")
+        raise
+    tokens.put(_END)
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 _END = object()

@@ -1,4 +1,4 @@
-"""Collating that mixes samples (mixup, cutmix) or changes their order (sorts them by length).
+"""Inputs that are not those of their samples: mixed (mixup, cutmix), reordered (sorted by length), or augmented.
 
 The distribution of a mixed input belongs to no sample, and rows in another order to other samples.
 Mixing at random is told from augmentation by collating the same samples several times, and copies of one
@@ -10,8 +10,10 @@ input changes.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,53 +22,44 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.generate.assembly import input_of
 from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Source
+from fostore.generate.probe import HASHED, OPAQUE, REREADS, UNSTABLE, hash_inputs
+from fostore.generate.samples import Batch, Indexed, Indices, Samples, holding
 from fostore.nested import leaves
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
-TIMES, COPIES = 8, 16
-"""How often a batch is collated, and one of copies: there augmentation that is rare is to be seen."""
+COPIES = 16
+"""How often a batch of copies is collated: there augmentation that is rare is to be seen."""
 MIXED, MOVED = 1, 2
-_ENDLESS = 1 << 62
 _LOOKED_AT = 16
 """Samples of the batch among which two are chosen to change places."""
+_FEW = 8
+"""Samples that are read twice where nothing but a stack is made of them."""
 _ROUNDING = 2
 """Alone, a mixed sample is itself but for rounding: so many units of integers, or of a float's last place."""
 
 
-def refuse_mixing(
-    framework: Framework,
-    source: Source,
-    wanted: Ranges,
-    probed: Callable[[Callable[[Any], Any]], Source | None],
-) -> None:
+def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> None:
     """Raise where the user's collate_fn makes inputs of several samples each.
 
-    The samples of the first batch are read once and collated several times, in the place where they
-    are always collated (a worker). It costs nothing where batches are only stacked.
-
-    Args:
-        wanted: the rows that will be computed.
-        probed: the same data with another collate_fn; None where it can be read once only.
-
-    Raises:
-        ArgumentError: says what to do.
+    The samples of the first batch with wanted rows are read once and collated several times, in the
+    place where they are always collated (a worker). It costs nothing where batches are only stacked.
+    Not for what can be read once only.
     """
-    if source.assemble.collate is None:
+    if samples.assemble.collate is None:
         return
+    assemble = replace(samples.assemble, collate=Probe(framework, samples.assemble.collate))
+    probing = replace(samples, assemble=assemble)
     with framework.kept_random_states():
-        probe = probed(Probe(framework, source.assemble.collate))
-        batch: Indices = range(_ENDLESS)
-        if isinstance(probe, MapSource):
-            found = []
-            batches: Iterator[Indices] = iter(probe.batches.touching(wanted))
-            for batch in islice(batches, 1):
-                found = list(probe.few(batch))
+        first: list[Batch] = []
+        if isinstance(probing, Indexed):
+            batches: Iterator[Indices] = iter(probing.batches.touching(wanted))
+            first = list(probing.inputs(islice(batches, 1), few=True))
         else:
-            found = [] if probe is None else list(islice(probe.read(), 1))
-    for answer, place in ((each, place) for each in found for place in np.flatnonzero(each)):
-        raise refusal(int(batch[place]), moved=answer[place] == MOVED)
+            first = [Batch(range(len(one)), one) for one in islice(probing.read(assemble), 1)]
+    for indices, answer, _ in first:
+        for place in np.flatnonzero(answer)[:1].tolist():
+            raise refusal(int(indices[place]), moved=answer[place] == MOVED)
 
 
 class Probe:
@@ -81,19 +74,19 @@ class Probe:
         self._collate = collate
 
     def __call__(self, samples: Any) -> Array:
-        found = np.zeros(len(samples), np.int8)
+        answer = np.zeros(len(samples), np.int8)
         together = varies(self._framework, self._collated(samples), len(samples))
         for place in np.flatnonzero(together)[:1].tolist():
             copies = self._collated([samples[place]] * len(samples), COPIES)
             again = self._collated(samples)
             if is_mixed(self._framework, copies, again, len(samples), place):
-                found[place] = MIXED
+                answer[place] = MIXED
         if not together.any():
             with suppress(Exception):  # it takes no sample alone, or gives what cannot be compared
-                found[self._moved(list(samples))] = MOVED
-        return found
+                answer[self._moved(list(samples))] = MOVED
+        return answer
 
-    def _collated(self, samples: Any, times: int = TIMES) -> Iterator[Any]:
+    def _collated(self, samples: Any, times: int = REREADS) -> Iterator[Any]:
         for _ in range(times):
             given = samples
             with suppress(TypeError, RuntimeError):  # what cannot be copied is collated as it is
@@ -103,7 +96,7 @@ class Probe:
     def _parts(self, samples: Any) -> list[Any]:
         """The arrays and lists of what is made of samples, once, in memory of their own."""
         (inputs,) = self._collated(samples, 1)
-        return copy.deepcopy([_numbers(self._framework, leaf) for _, leaf in leaves(inputs)])
+        return copy.deepcopy([self._framework.held(leaf) for _, leaf in leaves(inputs)])
 
     def _moved(self, samples: list[Any]) -> list[int]:
         """The first sample that a collate_fn, which always does the same, puts elsewhere or mixes.
@@ -143,18 +136,19 @@ def is_mixed(
 def varies(framework: Framework, times: Iterable[Any], rows: int) -> Array:
     """For each row of a batch, whether its input is another one (beyond rounding) from time to time."""
     first: list[Any] = []
-    found = np.zeros(rows, bool)
+    varied = np.zeros(rows, bool)
     for inputs in times:
-        parts = [_numbers(framework, leaf) for _, leaf in leaves(inputs)]
+        parts = [framework.held(leaf) for _, leaf in leaves(inputs)]
         first = first or copy.deepcopy(parts)  # a worker's memory may be used again
+        # not strict: a transform may leave a part out at random
         for one, other in zip(first, parts, strict=False):
             if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-                found |= _far(one, other, rows)
+                varied |= _far(one, other, rows)
             elif (
                 isinstance(one, list) and isinstance(other, list) and len(one) == len(other) == rows
             ):
-                found |= np.array([a != b for a, b in zip(one, other, strict=True)])
-    return found
+                varied |= np.array([a != b for a, b in zip(one, other, strict=True)])
+    return varied
 
 
 def _shapes(parts: list[Any]) -> list[Any]:
@@ -189,11 +183,6 @@ def _same(one: Any, other: Any) -> bool:
     return bool(np.allclose(*wide, rtol=0, atol=rounding * scale, equal_nan=True))
 
 
-def _numbers(framework: Framework, leaf: Any) -> Any:
-    host = framework.host(leaf)
-    return leaf if host is None else host
-
-
 def _far(one: Array, other: Array, rows: int) -> Array:
     if one.shape != other.shape or one.dtype != other.dtype:
         return np.ones(rows, bool)
@@ -223,3 +212,39 @@ def refusal(sample: int, *, moved: bool = False) -> ArgumentError:
         "Generate without it (the dataset itself, or collate_fn= one that only stacks or pads, in "
         "order: pack with enforce_sorted=False), and mix when you train"
     )
+
+
+def content_of(framework: Framework, samples: Samples, first: int) -> str:
+    """Whether inputs can be compared later: "hashed", "unstable" (random augmentation) or "opaque".
+
+    Reads the batch of sample `first` of a dataset twice, as it will be collated (at most eight samples of
+    it where they are only stacked); of a stream, which may be read once only, nothing.
+    """
+    if not isinstance(samples, Indexed):
+        return HASHED
+    if samples.draws_views:
+        return UNSTABLE
+    batch = holding(samples.batches, first)
+    if samples.assemble.collate is None:
+        batch = batch[:_FEW]
+    rows = len(batch)
+    with framework.kept_random_states():
+        # in one go, so that workers with a seed of their own draw on
+        first_read, second_read = samples.few(batch, batch)
+        one, other = (hash_inputs(framework, read, rows) for read in (first_read, second_read))
+        if one is None or other is None:
+            return OPAQUE
+        if np.array_equal(one, other):
+            return HASHED
+        place = int(np.flatnonzero(one != other)[0])
+        sample = int(batch[place])
+        if varies(framework, [first_read, second_read], rows).any():
+            copies = samples.few(*[np.full(rows, sample)] * COPIES)
+            if is_mixed(framework, copies, samples.few(*[batch] * REREADS), rows, place):
+                raise refusal(sample)
+    warnings.warn(
+        f"sample {sample} reads differently each time (random augmentation?); on resume, length, "
+        "labels and ids decide whether the dataset is the same, not its content",
+        stacklevel=2,
+    )
+    return UNSTABLE

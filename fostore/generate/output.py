@@ -11,15 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
-from fostore.generate.source import Indices, name_samples
+from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import FLOATS, Array, sum_tolerance
 from fostore.schema.simplex import check, softmax
 
 Mode: TypeAlias = "str | tuple[str, ...]"
 """What a model gives: "logits" or "probs"; of an ensemble whose members differ, one for each."""
-
-MODES = ("auto", "logits", "probs")
-KINDS = ("probs", "log_probs", "logits")
 
 _NEARLY = 1e-2
 _MANY_NUMBERS = 64
@@ -31,18 +28,6 @@ _WAYS = (
     "may hold together (a sigmoid, multi-label) are a distribution over no and yes each: members=True "
     "with output_transform=lambda p: np.stack([1 - p, p], axis=-1) (torch.stack, jnp.stack)"
 )
-
-
-def check_modes(output_mode: str, store_as: str = "probs", temperature: float = 1.0) -> None:
-    """Raise ArgumentError for values that are unknown or contradict each other."""
-    if output_mode not in MODES:
-        raise ArgumentError(f"output_mode is {output_mode!r}, expected one of {list(MODES)}")
-    if store_as not in KINDS:
-        raise ArgumentError(f"store_as is {store_as!r}, expected one of {list(KINDS)}")
-    if not 0 < temperature < np.inf:
-        raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")
-    if output_mode == "probs":
-        check_resolved("probs", store_as, temperature)
 
 
 def check_resolved(mode: Mode, store_as: str, temperature: float) -> None:
@@ -67,10 +52,10 @@ def tolerance(dtype: str, num_classes: int, tol: float | None = None) -> float:
     return sum_tolerance(dtype if dtype in FLOATS else "bfloat16", num_classes)
 
 
-def are_distributions(rows: Array, tol: float) -> Array:
+def _are_distributions(rows: Array, tol: float) -> Array:
     """For each row (n, ..., K): whether every number is in [0, 1] and the sum is 1 within `tol`.
 
-    >>> are_distributions(np.float32([[1, 0, 0], [2, 0, 0]]), 1e-3)
+    >>> _are_distributions(np.float32([[1, 0, 0], [2, 0, 0]]), 1e-3)
     array([ True, False])
     """
     with np.errstate(invalid="ignore", over="ignore"):
@@ -88,14 +73,14 @@ def suspects(first: Array, mode: Mode) -> list[int]:
     """
     rows = first.reshape(-1, first.shape[-1])
     unit = (np.minimum.reduce(rows, axis=-1) >= 0) & (np.maximum.reduce(rows, axis=-1) <= 1)
-    found = np.flatnonzero(unit).tolist()
-    return [m for m in found if (mode if isinstance(mode, str) else mode[m]) == "logits"]
+    members = np.flatnonzero(unit).tolist()
+    return [m for m in members if (mode if isinstance(mode, str) else mode[m]) == "logits"]
 
 
-def in_unit(rows: Array) -> bool:
+def _in_unit(rows: Array) -> bool:
     """Whether every number lies in [0, 1].
 
-    >>> in_unit(np.float32([[0.2, 1]])), in_unit(np.float32([[0.2, -1]]))
+    >>> _in_unit(np.float32([[0.2, 1]])), _in_unit(np.float32([[0.2, -1]]))
     (True, False)
     """
     return bool(np.minimum.reduce(rows, axis=None) >= 0 and np.maximum.reduce(rows, axis=None) <= 1)
@@ -145,10 +130,10 @@ def decide(rows: Array, indices: Indices, tol: float) -> Mode:
 
 
 def _decide(rows: Array, indices: Indices, tol: float, name: str) -> str:
-    good = are_distributions(rows, tol)
+    good = _are_distributions(rows, tol)
     if good.all():
         return "probs"
-    if in_unit(rows):
+    if _in_unit(rows):
         raise _no_distribution(rows, good, indices, name)
     if not good.any():
         return "logits"
@@ -176,26 +161,23 @@ def check_still_logits(rows: Array, members: Sequence[int], indices: Indices, to
 
     Args:
         members: the numbers of those to look at.
-
-    Raises:
-        RowError: names the samples, and says what to say instead of "auto".
     """
     for name, part in _members(rows, members):
-        good = are_distributions(part, tol)
+        good = _are_distributions(part, tol)
         if good.all():
             raise RowError(
                 f"output_mode='auto' took the first batch for logits, but every output{name} for "
                 f"{name_samples(indices)} is a distribution; say output_mode='logits' if they are "
                 "logits all the same, or output_mode='probs' if the model gives probabilities"
             )
-        if part.size >= _MANY_NUMBERS and in_unit(part):
+        if part.size >= _MANY_NUMBERS and _in_unit(part):
             raise _no_distribution(part, good, indices, name)
 
 
 def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None:
     """What to say where output_mode="logits" is told of rows that are distributions, if only nearly."""
     for name, part in _members(rows, members):
-        if are_distributions(part, max(tol, _NEARLY)).all():
+        if _are_distributions(part, max(tol, _NEARLY)).all():
             was, now = float(part[0].max()), float(softmax(part[:1].astype(np.float32)).max())
             return (
                 f"every output{name} of the first batch is a distribution already, and "
@@ -205,18 +187,14 @@ def twice_softmax(rows: Array, members: Sequence[int], tol: float) -> str | None
     return None
 
 
-def check_kept(rows: Array, indices: Indices, kind: str, tol: float) -> None:
-    """Raise unless rows of `kind` are what they should be; the message names the dataset index.
-
-    Raises:
-        RowError: not finite, negative, or a sum off by more than `tol`.
-    """
+def check_kept(rows: Array, indices: Indices, tol: float) -> None:
+    """Raise RowError unless rows are probabilities; the message names the dataset index."""
     try:
-        check(rows, kind, tol, int(indices[0]) if len(indices) else 0)
+        check(rows, "probs", tol, int(indices[0]) if len(indices) else 0)
     except RowError:
         if isinstance(indices, np.ndarray):  # count rows by their samples, not by their places
             for i in range(len(rows)):
-                check(rows[i : i + 1], kind, tol, int(indices[i]))
+                check(rows[i : i + 1], "probs", tol, int(indices[i]))
         raise
 
 

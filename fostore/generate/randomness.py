@@ -33,6 +33,18 @@ class Draw:
         """What the random states are made from in which the dataset reads sample `row`."""
         return np.random.SeedSequence(self.seed, spawn_key=(self.number, self.row, 1))
 
+    def seed64(self) -> int:
+        """The number that torch's states are seeded with."""
+        return int(self.entropy.generate_state(1, np.uint64)[0])
+
+    def seed32(self) -> int:
+        """What a model's parameter `seed` gets: NumPy takes no larger one."""
+        return self.seed64() % 2**32
+
+    def generator(self) -> np.random.Generator:
+        """A generator of NumPy's for the draw."""
+        return np.random.default_rng(self.entropy)
+
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
@@ -59,16 +71,14 @@ def random_state() -> tuple[Any, ...]:
     return (key.tobytes(), position, has_gauss, cached), random.getstate(), of_torch
 
 
-def seed_random_states(entropy: np.random.SeedSequence) -> int:
-    """Set the global states to a function of `entropy`; the 64-bit number that torch was given."""
+def seed_random_states(entropy: np.random.SeedSequence) -> None:
+    """Set the global states to a function of `entropy`."""
     words = entropy.generate_state(4)
-    number = int(entropy.generate_state(1, np.uint64)[0])
     np.random.seed(words)
     random.seed(words.tobytes())
     torch = _torch()
     if torch is not None:  # its CPU alone: torch.manual_seed would reach for every device
-        torch.default_generator.manual_seed(number)
-    return number
+        torch.default_generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
 
 def _torch() -> Any | None:
@@ -78,6 +88,7 @@ def _torch() -> Any | None:
 
 def stir_random_states() -> None:
     """Whatever draws from the global states draws other numbers from now on."""
+    # from the states themselves, and `kept_random_states` of whoever calls puts these back
     seed_random_states(np.random.SeedSequence(random.getrandbits(64) ^ 1))
 
 

@@ -27,6 +27,7 @@ def reached(models: Iterable[Any], is_end: Callable[[Any], bool]) -> Iterator[An
     behind such code is not found.
     """
     seen: dict[int, Any] = {}  # the objects too: an id is free again once its object is gone
+    # breadth first: what is near is found before the limits end the search
     waiting = deque((model, _DEPTH) for model in models)
     while waiting and len(seen) < _MOST:
         item, depth = waiting.popleft()
@@ -68,29 +69,29 @@ def _of_function(function: types.FunctionType) -> list[Any]:
     if _is_library(function.__module__):
         return [*wrapped, *cells, *defaults]
     names = list(_names(function.__code__))
-    found = [function.__globals__[name] for name in names if name in function.__globals__]
-    for owner in [*found, *cells]:
+    named_globals = [function.__globals__[name] for name in names if name in function.__globals__]
+    for owner in [*named_globals, *cells]:
         named = owner.__name__ if isinstance(owner, types.ModuleType) else None
         if isinstance(owner, type):
             named = owner.__module__
         if named is not None and not _is_library(named):
-            found += [inspect.getattr_static(owner, name, None) for name in names]
-    return [*wrapped, *cells, *defaults, *found]
+            named_globals += [inspect.getattr_static(owner, name, None) for name in names]
+    return [*wrapped, *cells, *defaults, *named_globals]
 
 
 def _of_object(item: Any) -> list[Any]:
     """Its attributes and slots, those of its classes, and what it wraps."""
-    found = list(islice(getattr(item, "__dict__", {}).values(), _MANY))
+    held = list(islice(getattr(item, "__dict__", {}).values(), _MANY))
     for cls in type(item).__mro__:
         if _is_library(cls.__module__):
             continue
         for name, value in islice(vars(cls).items(), _MANY):
             if isinstance(value, types.MemberDescriptorType):
                 value = getattr(item, name, None)  # a slot
-            found.append(value)
+            held.append(value)
     if inspect.getattr_static(item, "__wrapped__", None) is None:
-        return found
-    return [*found, getattr(item, "__wrapped__", None)]  # a jit function of JAX has no __dict__
+        return held
+    return [*held, getattr(item, "__wrapped__", None)]  # a jit function of JAX has no __dict__
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

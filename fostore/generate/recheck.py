@@ -16,23 +16,22 @@ A run on the same machine gives the same bits; a temperature of 1.01 instead of 
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.errors import RowError
-from fostore.generate import fingerprint
-from fostore.generate.engine import Engine
-from fostore.generate.framework import Framework
-from fostore.generate.source import Indices, MapSource, Sequential, Source, steps
+from fostore.generate.committed import Committed, Consent
+from fostore.generate.generation import Generation
+from fostore.generate.labels import differ
+from fostore.generate.probe import REREADS, NoLabels, Probe, hash_inputs, moved_label
+from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding
 from fostore.schema import identity
 from fostore.schema.halves import widen
-from fostore.schema.identity import Doubts
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array, Schema
 
@@ -77,134 +76,173 @@ def _far(one: Array, other: Array, allowed: Array) -> Array:
     return far
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Rows of a store: which there are, and how they are read."""
+class Comparison:
+    """Committed rows beside what is at hand, before or while others are added to them.
 
-    path: object
-    schema: Schema
-    rows: Ranges
-    column: Callable[[str, int, int], Array]
-    """The rows `[start, stop)` of a column, as stored."""
-    batch_size: int | None
-    """Samples a batch when the store was begun, where it says so."""
-
-
-class Recheck:
-    """Committed batches that are computed again: the first; where there are doubts, three."""
+    Of a dataset the labels, inputs and rows of the first, the middle and the last sample are compared
+    (of rows, where there are no doubts, the first batch alone); of a stream each batch as it passes.
+    """
 
     def __init__(
         self,
-        framework: Framework,
-        source: Source,
-        engine: Engine,
+        generation: Generation,
         committed: Committed,
+        consent: Consent,
+        stored: Mapping[str, Any],
+        given: Mapping[str, Any],
         *,
-        doubts: Doubts,
-        is_opaque: bool,
-        is_named: bool,
-        has_hashes: bool,
-        differs: Callable[[list[str]], None],
+        hashed: bool,
     ) -> None:
-        """`is_named`: a fingerprint of the user's stands for the model. `differs` refuses or records."""
-        self._framework = framework
-        self._source = source
-        self._engine = engine
+        """`stored`, `given`: the identity of the store, and the one at hand; `hashed`: inputs can be compared."""
+        self._generation = generation
+        self._framework = generation.framework
+        self._samples = generation.samples
         self._committed = committed
-        self._doubts = doubts
-        self._is_opaque = is_opaque
-        self._is_named = is_named
-        self._has_hashes = has_hashes
-        self._differs = differs
-        picked = fingerprint.picked(committed.rows)
-        self._wanted = picked if doubts else picked[:1]
+        self._differs = consent.differs
+        self._labelled = committed.schema.role("label") is not None
+        self._hashed = hashed
+        self._doubts = doubts = identity.doubts(stored, given)
+        self._is_opaque = identity.is_opaque(given)
+        self._wanted: list[int] = []  # rows whose batches are to be computed again
         self._agreed: list[tuple[int, int]] = []
+        if generation.options.recheck:
+            picked = committed.picked
+            self._wanted = picked if doubts else picked[:1]
+            return
+        if doubts.code:
+            self._differs(f"{doubts}, and recheck=False computes nothing again")
+        elif doubts:
+            warnings.warn(f"{committed.path} goes on although {doubts}", stacklevel=2)
+        consent.recorded.append("no committed batch was computed again (recheck=False)")
 
     def look(self) -> None:
-        """Compute the batches of a dataset, or the first one of a stream.
-
-        Raises:
-            IdentityError: the model gives other rows; nothing was written.
-        """
-        source = self._source
-        if isinstance(source, MapSource):
+        """Compare samples of a dataset, or the first batch of a stream of which nothing else passes by."""
+        samples = self._samples
+        if isinstance(samples, Indexed):
+            if self._labelled:
+                self._look_at_labels(samples)
+            if self._hashed:
+                self._look_at_inputs(samples)
             while self._wanted:
-                indices = self._batch_of(source, self._wanted[0])
-                self._compare(indices, functools.partial(self._read, source, indices))
+                indices = self._batch_of(samples, self._wanted[0])
+                self._compare(indices, lambda at=indices: next(samples.few(at)))  # type: ignore[misc]
                 self._wanted = [row for row in self._wanted if row not in indices]
-        else:
-            for indices, inputs in steps(source, Ranges.of((0, 1))):
-                self.passing(indices, inputs)
+        elif self._wanted:
+            for batch in samples.steps(Ranges.of((0, 1))):
+                self._recompute(batch)
             if not self._agreed and self._wanted:
                 self._cannot_tell("the stream is empty now")
             self._wanted = []
         self._say()
 
-    def passing(self, indices: Indices, inputs: Any) -> None:
-        """A stream comes by with a batch: it is computed if it is one of those that are wanted."""
-        if any(row in indices for row in self._wanted):
-            self._wanted = [row for row in self._wanted if row not in indices]
-            self._compare(indices, lambda: inputs)
+    def passing(self, batch: Batch, hashes: Array | None = None) -> None:
+        """Compare the committed rows of a batch of a stream, before a model may change its inputs.
+
+        `hashes`: of the inputs, where they are known already.
+        """
+        indices = batch.indices
+        assert isinstance(indices, range)
+        if self._hashed and hashes is None:
+            hashes = hash_inputs(self._framework, batch.inputs, len(indices))
+        for start, places in runs(indices, self._committed.rows):
+            stop = start + len(indices[places])
+            if self._labelled and batch.labels is not None:
+                other = differ(batch.labels[places], self._committed.labels(start, stop))
+                self._refuse_moved(start, other, "label")
+            if hashes is not None:
+                other = hashes[places] != self._committed.hashes(start, stop)
+                self._refuse_moved(start, other, "content")
+        self._recompute(batch)
+
+    def _refuse_moved(self, start: int, other: Array, what: str) -> None:
+        moved = np.flatnonzero(other)
+        if len(moved):
+            row = start + int(moved[0])
+            self._differs(f"sample {row} of the {self._samples.noun} has another {what}")
+
+    # Labels and inputs
+
+    def _look_at_labels(self, samples: Indexed) -> None:
+        picked = self._committed.picked
+        stored = np.concatenate([self._committed.labels(i, i + 1) for i in picked])
+        with self._framework.kept_random_states(), suppress(NoLabels):
+            moved = moved_label(samples.dataset, np.array(picked), stored)
+            if moved is not None:
+                self._differs(f"sample {moved} of the dataset has another label")
+
+    def _look_at_inputs(self, samples: Indexed) -> None:
+        probe, picked = Probe(self._framework, samples), self._committed.picked
+        with self._framework.kept_random_states():
+            for index, now in zip(picked, probe.alone(picked), strict=True):
+                then = int(self._committed.hashes(index, index + 1)[0])
+                if now == then or probe.in_batch(index) == then:
+                    continue
+                if not probe.moves(index):
+                    self._differs(f"sample {index} of the dataset has another content")
+                    return
+                warnings.warn(
+                    f"sample {index} reads differently each time (random augmentation?); length, "
+                    "labels and ids decide whether the dataset is the same",
+                    stacklevel=2,
+                )
+                return
+
+    # Rows
+
+    def _recompute(self, batch: Batch) -> None:
+        if any(row in batch.indices for row in self._wanted):
+            self._wanted = [row for row in self._wanted if row not in batch.indices]
+            self._compare(batch.indices, lambda: batch.inputs)
             if not self._wanted:
                 self._say()
 
-    def _batch_of(self, source: MapSource, row: int) -> Indices:
+    def _batch_of(self, samples: Indexed, row: int) -> Indices:
         """The batch as it was: other neighbours may change what a model gives by a little."""
-        batches, size = source.batches, self._committed.batch_size
+        batches, size = samples.batches, self._committed.batch_size
         if isinstance(batches, Sequential) and size is not None:
-            return Sequential(batches.num_samples, size).holding(row)
-        return batches.holding(row)
-
-    def _read(self, source: MapSource, indices: Indices) -> Any:
-        return next(source.few(indices))
+            batches = Sequential(batches.num_samples, size)
+        return holding(batches, row)
 
     def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
         with self._framework.kept_random_states():
             # A run begins with the random states of the last one: what draws would repeat itself.
             self._framework.stir_random_states()
-            self._compare_stirred(indices, read)
-
-    def _compare_stirred(self, indices: Indices, read: Callable[[], Any]) -> None:
-        inputs = read()
-        hashes = self._hash(inputs, indices)
-        first = self._compute(indices, inputs)
-        try:
-            found = self._other_row(indices, first)
-        except RowError as error:
-            return self._differs([f"the model gives no rows of the kind that is kept: {error}"])
-        if found is None:
-            self._agreed.append((int(min(indices)), int(max(indices)) + 1))
-            return None
-        self._wanted = []  # one difference is enough
-        if hashes is not None and self._inputs_differ(indices, hashes, read):
-            return None
-        second = self._compute(indices, read())
-        if self._are_other(first, second):
-            return self._draws(found)
-        return self._differs(
-            [
-                f"the model gives another distribution for sample {found} than the store has"
+            inputs = read()
+            hashes = hash_inputs(self._framework, inputs, len(indices))
+            first = self._compute(indices, inputs)
+            try:
+                row = self._other_row(indices, first)
+            except RowError as error:
+                return self._differs(f"the model gives no rows of the kind that is kept: {error}")
+            if row is None:
+                self._agreed.append((int(min(indices)), int(max(indices)) + 1))
+                return None
+            self._wanted = []  # one difference is enough
+            if hashes is not None and self._inputs_differ(indices, hashes):
+                return None
+            second = self._compute(indices, read())
+            if self._are_other(first, second):
+                return self._draws(row)
+            return self._differs(
+                f"the model gives another distribution for sample {row} than the store has"
                 + (f" ({self._doubts})" if self._doubts else "")
-            ]
-        )
+            )
 
     def _compute(self, indices: Indices, inputs: Any) -> Array:
         # a copy: models reuse buffers
-        return np.array(self._engine.collect(self._engine.compute(indices, inputs)))
-
-    def _hash(self, inputs: Any, indices: Indices) -> Array | None:
-        return fingerprint.hash_inputs(self._framework, inputs, len(indices))
+        engine = self._generation.engine
+        return np.array(engine.collect(engine.compute(Batch(indices, inputs))))
 
     def _other_row(self, indices: Indices, rows: Array) -> int | None:
         """The first committed row of a batch that is another one now."""
-        there = self._committed
-        schema = there.schema
-        check_shape(rows, schema, there.path)
-        for start, places in runs(indices, there.rows):
+        committed = self._committed
+        schema = committed.schema
+        check_shape(rows, schema, committed.path)
+        for start, places in runs(indices, committed.rows):
             now = encoding_of(schema).encode(rows[places], schema, start)
             stop = start + len(now[0])
-            stored = [there.column(column.name, start, stop) for column in schema.content]
-            bad = disagrees(schema, stored, now, self._engine.dtype)
+            stored = [committed.column(column.name, start, stop) for column in schema.content]
+            bad = disagrees(schema, stored, now, self._generation.engine.dtype)
             if bad.any():
                 return start + int(np.flatnonzero(bad)[0])
         return None
@@ -213,35 +251,29 @@ class Recheck:
         schema = self._committed.schema
         encoding = encoding_of(schema)
         one, other = (encoding.encode(rows, schema, 0) for rows in (first, second))
-        return bool(disagrees(schema, one, other, self._engine.dtype).any())
+        return bool(disagrees(schema, one, other, self._generation.engine.dtype).any())
 
-    def _inputs_differ(self, indices: Indices, hashes: Array, read: Callable[[], Any]) -> bool:
+    def _inputs_differ(self, indices: Indices, hashes: Array) -> bool:
         """Whether the rows of a batch differ because its inputs do: from read to read, or for good."""
-        if isinstance(self._source, MapSource):
-            # in one go, so that workers with a seed of their own draw on
-            times = [indices] * fingerprint.REREADS
-            for inputs in self._source.few(*times):
-                again = self._hash(inputs, indices)
+        samples = self._samples
+        if isinstance(samples, Indexed):
+            for again in Probe(self._framework, samples).together(*[indices] * REREADS):
                 if again is None or not np.array_equal(again, hashes):
                     self._cannot_tell("its inputs read differently each time")
                     return True
-        if not self._has_hashes:
+        if not self._hashed:
             return False
         for start, places in runs(indices, self._committed.rows):
-            part = hashes[places]
-            other = np.flatnonzero(
-                self._committed.column("input_hash", start, start + len(part)) != part
-            )
-            if len(other):
-                what = "dataset" if isinstance(self._source, MapSource) else "stream"
-                row = start + int(other[0])
-                self._differs([f"sample {row} of the {what} has another content"])
+            now = hashes[places]
+            other = self._committed.hashes(start, start + len(now)) != now
+            if other.any():
+                self._refuse_moved(start, other, "content")
                 return True
         return False
 
     def _draws(self, row: int) -> None:
         """The model gave two answers for one batch, so neither says whether it is the same model."""
-        if self._is_named:
+        if self._generation.options.model_fingerprint is not None:  # it stands for the model
             warnings.warn(
                 f"the model gives another distribution for sample {row} each time (it draws random "
                 f"numbers?), so {self._committed.path} goes on by model_fingerprint alone",
@@ -249,21 +281,19 @@ class Recheck:
             )
             return
         self._differs(
-            [
-                f"the model gives another distribution for sample {row} each time it is asked (it "
-                "draws random numbers), so nothing can tell whether it is the model of the store: "
-                "generate with num_draws= and seed=, which a resume repeats bit by bit, or go on "
-                "unchecked with recheck=False"
-            ]
+            f"the model gives another distribution for sample {row} each time it is asked (it "
+            "draws random numbers), so nothing can tell whether it is the model of the store: "
+            "generate with num_draws= and seed=, which a resume repeats bit by bit, or go on "
+            "unchecked with recheck=False"
         )
 
     def _cannot_tell(self, reason: str) -> None:
         """No row can be compared: what the identity sees decides, and what it cannot see refuses."""
         if self._doubts:
-            self._differs([f"{self._doubts}, and {reason}"])
+            self._differs(f"{self._doubts}, and {reason}")
         elif self._is_opaque:
             self._differs(
-                [f"the model cannot be hashed, and {reason}; recheck=False goes on unchecked"]
+                f"the model cannot be hashed, and {reason}; recheck=False goes on unchecked"
             )
 
     def _say(self) -> None:
@@ -291,13 +321,7 @@ def runs(indices: Indices, wanted: Ranges) -> list[tuple[int, Any]]:
         overlap = wanted.overlap(first, indices.stop)
         return [(a, slice(a - first, b - first)) for a, b in overlap]
     order = np.argsort(indices)
-    found: list[tuple[int, list[int]]] = []
-    for place in order.tolist():
-        row = int(indices[place])
-        if row not in wanted:
-            continue
-        if found and found[-1][0] + len(found[-1][1]) == row:
-            found[-1][1].append(place)
-        else:
-            found.append((row, [place]))
-    return [(row, np.array(places)) for row, places in found]
+    order = order[[int(row) in wanted for row in indices[order]]]
+    # a run ends where the next row is not the next number
+    parts = np.split(order, np.flatnonzero(np.diff(indices[order]) != 1) + 1)
+    return [(int(indices[places[0]]), places) for places in parts if len(places)]

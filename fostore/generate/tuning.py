@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.generate.framework import Reading, Selection
+from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
-from fostore.generate.source import MapSource
+from fostore.generate.samples import Batch, Indexed, Reading
 from fostore.loading.order import check_batch_size
 
 MAX_BATCH = 512
@@ -71,20 +71,19 @@ def search(
     """The batch size for a generator; see `fostore.torch.find_optimal_batch_size`."""
     most = check_batch_size(max_batch)
     framework = generator._framework
-    source = framework.source(dataset, Reading(1, generator.input_getter, collate_fn))
-    if not isinstance(source, MapSource) or source.num_samples == 0:
+    samples = framework.samples(dataset, Reading(1, generator.input_getter, collate_fn))
+    if not isinstance(samples, Indexed) or samples.num_samples == 0:
         raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
-    most = min(most, source.num_samples)
-    fixed = generator._fixed(dataset, source, False)
-    engine = generator._engine(Selection("logits"), fixed=fixed, trying=True)
+    most = min(most, samples.num_samples)
+    engine = generator._engine(Kept("logits"), generator._fixed(None), trying=True)
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""
-        (inputs,) = source.few(range(size))
+        (inputs,) = samples.few(range(size))
         best, begun, tries = float("inf"), time.perf_counter(), 0
         while tries < 2 or (not memory_is_limit and time.perf_counter() - begun < _SECONDS):
             start = time.perf_counter()
-            engine.collect(engine.compute(range(size), inputs))
+            engine.collect(engine.compute(Batch(range(size), inputs)))
             best = min(best, time.perf_counter() - start)
             tries += 1
         return best
@@ -105,35 +104,23 @@ def search(
 
 
 def largest(taken: Callable[[int], float | None], most: int) -> int:
-    """The largest size up to `most` that fits: doubling, then halving the gap.
-
-    Raises:
-        GenerationError: a single sample does not fit.
-    """
-    good, bad = 0, most + 1
-    size = 1
-    while size < bad:
-        if taken(size) is not None:
-            good, size = size, min(2 * size, most) if size < most else bad
-        else:
-            bad = size
+    """The largest size up to `most` that fits: doubling, then halving the gap."""
+    good, bad, size = 0, most + 1, 1
     while bad - good > 1:
-        middle = (good + bad) // 2
-        if taken(middle) is not None:
-            good = middle
+        if taken(size) is None:
+            bad = size
         else:
-            bad = middle
+            good = size
+        doubled = min(2 * size, most)
+        # nothing has failed yet: twice as many; else what lies between
+        size = doubled if bad > most else (good + bad) // 2
     if good == 0:
         raise _nothing_fits()
     return good
 
 
 def fastest(taken: Callable[[int], float | None], most: int) -> int:
-    """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits.
-
-    Raises:
-        GenerationError: a single sample does not fit.
-    """
+    """The smallest power of two (or `most`) whose throughput is within 5 % of the best that fits."""
     sizes = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
     per_sample = {}
     for size in sizes:

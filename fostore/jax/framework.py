@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -16,97 +15,80 @@ from jax.experimental.sparse import BCOO
 
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.errors import ArgumentError
-from fostore.generate.framework import (
-    Reading,
-    Selection,
-    copied_leaf,
-    device_mapper,
-    refuse_torch_modules,
-    says_out_of_memory,
-    signature_of,
-)
-from fostore.generate.numpy_source import numpy_source
-from fostore.generate.randomness import (
-    Draw,
-    kept_random_states,
-    random_state,
-    seed_random_states,
-    stir_random_states,
-)
-from fostore.generate.source import Source
+from fostore.generate.datasets import numpy_samples
+from fostore.generate.framework import Framework, Kept, Model, refuse_torch_modules
+from fostore.generate.memory import copied_leaf
+from fostore.generate.numpy_framework import NumpyFramework
+from fostore.generate.randomness import Draw
+from fostore.generate.samples import Reading, Samples
 from fostore.jax import nnx
+from fostore.nested import map_leaves
 from fostore.schema import identity
-from fostore.schema.row import Array
 
 _NAMES = {"cuda": "gpu"}
 
 
-class JaxFramework:
+def _key(draw: Draw) -> jax.Array:
+    """The PRNG key of a draw."""
+    key = jax.random.fold_in(jax.random.PRNGKey(draw.seed), draw.number)
+    return jax.random.fold_in(key, draw.row)
+
+
+class JaxFramework(Framework):
     """See `fostore.generate.framework.Framework`."""
 
     name = "jax"
+    version = str(jax.__version__)
     tensor_name = "a jax.Array"
+    how_to_draw = (
+        "let the model take a parameter key, which gets a PRNG key, as in lambda x, key: "
+        "model.apply(variables, x, rngs={'dropout': key}); give a Flax NNX module with dropout as it is"
+    )
 
-    def __init__(self, device: str, models: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, device: str, models: Sequence[Model]) -> None:
         refuse_torch_modules(models)
         self._device = find_device(device)
         self.device = str(device)
         self.overlaps = self._device.platform != "cpu"
         self._streams = nnx.Streams()
 
-    def source(self, data: Any, reading: Reading) -> Source:
-        return numpy_source(
-            data,
-            reading.batch_size,
-            reading.input_getter,
-            reading.collate_fn,
-            numbers_only=True,
-            seed=reading.seed,
-        )
+    def samples(self, data: Any, reading: Reading) -> Samples:
+        return numpy_samples(data, reading, numbers_only=True)
 
     @contextmanager
-    def running(self, models: Sequence[Callable[..., Any]], draws: bool = False) -> Iterator[None]:
+    def running(self, models: Sequence[Model], draws: bool = False) -> Iterator[None]:
         evaluating = nnx.evaluating(models, draws)
-        with kept_random_states(), jax.default_device(self._device), evaluating as streams:
+        with super().kept_random_states(), jax.default_device(self._device), evaluating as streams:
             self._streams = streams
             yield
 
-    def calling(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def describe(self, model: Model) -> dict[str, Any]:
+        return describe(model)
+
+    def see(self, item: Any) -> Any:
+        return see(item)
 
     def random_state(self) -> Any:
-        return random_state(), self._streams.state()
+        return super().random_state(), self._streams.state()
 
-    random_parameters = ("key", "rng", "generator", "seed")
-    how_to_draw = (
-        "let the model take a parameter key, which gets a PRNG key, as in lambda x, key: "
-        "model.apply(variables, x, rngs={'dropout': key}); give a Flax NNX module with dropout as it is"
-    )
+    random_parameters = {  # noqa: RUF012
+        "key": _key,
+        "rng": _key,
+        "generator": Draw.generator,
+        "seed": Draw.seed32,
+    }
 
-    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
-        number = seed_random_states(draw.entropy)
-        key = jax.random.fold_in(jax.random.PRNGKey(draw.seed), draw.number)
-        key = jax.random.fold_in(key, draw.row)
-        self._streams.seed(key)
-        if parameter == "generator":
-            return {parameter: np.random.default_rng(draw.entropy)}
-        if parameter == "seed":
-            return {parameter: number % 2**32}
-        return {} if parameter is None else {parameter: key}
+    def begin_draw(self, draw: Draw) -> None:
+        super().begin_draw(draw)
+        self._streams.seed(_key(draw))
 
     @contextmanager
     def kept_random_states(self) -> Iterator[None]:
-        with kept_random_states(), self._streams.kept():
+        with super().kept_random_states(), self._streams.kept():
             yield
-
-    def stir_random_states(self) -> None:
-        stir_random_states()
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)
-
-    def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
-        return signature_of(model)
 
     def tensor(self, output: Any) -> Any | None:
         if isinstance(output, jax.Array):
@@ -120,55 +102,27 @@ class JaxFramework:
     def is_floating(self, tensor: Any) -> bool:
         return bool(jnp.issubdtype(tensor.dtype, jnp.floating))
 
-    def dtype_name(self, tensor: Any) -> str:
-        return str(tensor.dtype.name)
-
     def stack(self, tensors: Sequence[Any]) -> Any:
         return jnp.stack(tuple(tensors), axis=1)
 
-    def select(self, tensor: Any, selection: Selection) -> Any:
-        wide = tensor.dtype == np.float64 or selection.dtype == "float64"
+    def keep(self, tensor: Any, kept: Kept) -> Any:
+        wide = tensor.dtype == np.float64 or kept.dtype == "float64"
         if wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-            return _select_wide(np.asarray(tensor), selection)
-        half = selection.dtype == "float16" and selection.kind == "probs"
-        stored = "float16" if half else "float64" if selection.dtype == "float64" else "float32"
-        return _select(tensor, selection.temperature, selection.mode, selection.kind, wide, stored)
+            # without JAX's x64 mode: on the host, where NumPy has float64
+            return NumpyFramework("cpu", ()).keep(np.asarray(tensor), kept)
+        # rounded on the device: half of the bytes to the host
+        half = kept.dtype == "float16" and kept.kind == "probs"
+        stored = "float16" if half else "float64" if kept.dtype == "float64" else "float32"
+        return _keep(tensor, kept.temperature, kept.mode, kept.kind, wide, stored)
 
     def start_copy(self, tensor: Any) -> Any:
         if isinstance(tensor, jax.Array):
             tensor.copy_to_host_async()
         return tensor
 
-    def finish_copy(self, copy: Any) -> Array:
-        array = np.asarray(copy)
-        return array.astype(np.float32) if array.dtype.kind != "f" else array
-
-    def host(self, leaf: Any) -> Array | None:
-        if is_frame(leaf):
-            return None  # by its columns: see `fostore.containers.columns.hashed_parts`
-        if isinstance(leaf, (bool, int, float, str)) or not hasattr(leaf, "__array__"):
-            return None
-        array = np.asarray(leaf)
-        return None if array.dtype == object else np.ascontiguousarray(array).reshape(array.shape)
-
-    def out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, MemoryError) or says_out_of_memory(error)
-
-    def free_memory(self) -> None:
-        return None
-
-    def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
-        return describe(model)
-
-    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
-        return identity.Details(see).of(function)
-
-    def software(self) -> dict[str, str]:
-        return {"framework": "jax", "framework_version": str(jax.__version__)}
-
 
 @functools.partial(jax.jit, static_argnames=("mode", "kind", "wide", "stored"))
-def _select(x: Any, temperature: float, mode: str, kind: str, wide: bool, stored: str) -> Any:
+def _keep(x: Any, temperature: float, mode: str, kind: str, wide: bool, stored: str) -> Any:
     x = x.astype(jnp.float64 if wide else jnp.float32)
     if mode == "logits":
         x = x / temperature
@@ -181,19 +135,8 @@ def _select(x: Any, temperature: float, mode: str, kind: str, wide: bool, stored
     return x.astype(stored)
 
 
-def _select_wide(x: Array, selection: Selection) -> Array:
-    """float64 without JAX's x64 mode: on the host, where NumPy has it."""
-    from fostore.generate.framework import NumpyFramework
-
-    return np.asarray(NumpyFramework("cpu", ()).select(x, selection))
-
-
 def find_device(device: str) -> jax.Device:
-    """A device by its kind, "cpu", "gpu" (or "cuda") or "tpu", and its number: "gpu:1"; else the first.
-
-    Raises:
-        ArgumentError: the kind is unknown, or this JAX has no such device; names those it has.
-    """
+    """A device by its kind, "cpu", "gpu" (or "cuda") or "tpu", and its number: "gpu:1"; else the first."""
     name, _, number = str(device).partition(":")
     kind = _NAMES.get(name, name)
     if kind not in ("cpu", "gpu", "tpu") or (":" in str(device) and not number.isdecimal()):
@@ -202,15 +145,15 @@ def find_device(device: str) -> jax.Device:
             "as in 'gpu:0'"
         )
     try:
-        found = jax.local_devices(backend=kind)
+        devices = jax.local_devices(backend=kind)
         at = int(number or 0)
-        if at < len(found):
-            return found[at]
+        if at < len(devices):
+            return devices[at]
         raise ArgumentError(
-            f"device is {device!r}, and this process has {len(found)} {kind} devices, from 0 on"
+            f"device is {device!r}, and this process has {len(devices)} {kind} devices, from 0 on"
         )
     except RuntimeError:
-        has = sorted({found.platform for found in jax.devices()} | {"cpu"})
+        has = sorted({one.platform for one in jax.devices()} | {"cpu"})
         raise ArgumentError(
             f"device is {device!r}, and this JAX has only {', '.join(has)}; use device='cpu', or "
             "install JAX for the accelerator"
@@ -245,7 +188,7 @@ def to_device(data: Any, device: str | jax.Device = "cpu", *, copy: bool = False
         return copied_leaf(leaf) if copy else leaf
 
     with jax.default_device(place):
-        return device_mapper(put, data)
+        return map_leaves(put, data)
 
 
 def describe(model: Callable[..., Any]) -> dict[str, Any]:
@@ -305,9 +248,9 @@ def _is_linen(item: Any) -> bool:
 def _leaves(data: Any) -> dict[str, str] | None:
     entries: dict[str, str] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
-        found = identity.hash_leaves(leaf)
-        if found is None:
+        inner_entries = identity.hash_leaves(leaf)
+        if inner_entries is None:
             return None
         name = jax.tree_util.keystr(path)
-        entries.update({f"{name}{inner}": entry for inner, entry in found.items()})
+        entries.update({f"{name}{inner}": entry for inner, entry in inner_entries.items()})
     return entries

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from fostore.generate.framework import Framework
+from fostore.generate.framework import Framework, Model
 from fostore.generate.generator import Generator
 from fostore.jax.framework import JaxFramework
 
@@ -44,5 +44,5 @@ class FirstOrderDataGenerator(Generator):
     def _adapt(self, model: Any) -> Any:
         return model.call if isinstance(model, jax.export.Exported) else model
 
-    def _make_framework(self, device: str, models: Sequence[Callable[..., Any]]) -> Framework:
+    def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
         return JaxFramework(device, models)

@@ -52,11 +52,7 @@ class Streams:
 
 @contextmanager
 def evaluating(models: Sequence[Callable[..., Any]], draws: bool) -> Iterator[Streams]:
-    """NNX modules behind models in evaluation mode; with `draws`, dropout stays on. Gives their streams.
-
-    Raises:
-        ArgumentError: a model was split in training mode, where no eval() reaches it.
-    """
+    """NNX modules behind models in evaluation mode; with `draws`, dropout stays on. Gives their streams."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
         yield Streams()

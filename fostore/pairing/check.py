@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
-from fostore.generate.fingerprint import one_a_sample
-from fostore.generate.framework import Framework, NumpyFramework
+from fostore.generate.framework import Framework
+from fostore.generate.numpy_framework import NumpyFramework
+from fostore.generate.provenance import one_a_sample
 from fostore.pairing.content import Contents, Undecided, check_content, refuse
 from fostore.pairing.join import fits, join
 from fostore.pairing.labels import check_labels

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import FostoreError, GenerationError, IdentityError
-from fostore.generate import fingerprint
-from fostore.generate.framework import Framework, Reading
-from fostore.generate.source import Indices, MapSource
+from fostore.generate.framework import Framework
+from fostore.generate.probe import OPAQUE, UNSTABLE, Probe
+from fostore.generate.samples import Indexed, Indices, Reading
 from fostore.progress import Progress
 from fostore.reading.selection import Stored
 from fostore.schema import identity
@@ -82,23 +82,24 @@ class Contents:
         """`joined` are the rows of `stored` in the order of the dataset: itself, or a selection."""
         recorded = stored.dataset_facts.get("content")
         column = stored.schema.role("fingerprint")
-        if recorded == fingerprint.UNSTABLE:
+        if recorded == UNSTABLE:
             reason = "the generator's dataset read differently each time (random augmentation?)"
             raise Undecided(reason, warn=True)
-        if recorded == fingerprint.OPAQUE:
+        if recorded == OPAQUE:
             raise Undecided("the generator could not hash its inputs", warn=True)
         if column is None:
             raise Undecided("the distributions come without input hashes")
         size = stored.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else _BATCH
         try:
-            source = framework.source(base_dataset, Reading(size, input_getter, None))
+            samples = framework.samples(base_dataset, Reading(size, input_getter))
         except FostoreError as error:
             raise Undecided(f"the dataset is not one that a generator reads ({error})") from error
-        if not isinstance(source, MapSource):
+        if not isinstance(samples, Indexed):
             raise Undecided("the dataset can only be iterated")
         self.framework = framework
-        self.source: MapSource = source
+        self.samples = samples
+        self.probe = Probe(framework, samples)
         self._stored, self._joined, self._column = stored, joined, column.name
         self.batch_size = size
         self._excuse = _excuse(stored, input_getter)
@@ -106,7 +107,7 @@ class Contents:
         self._other_framework = made_by if made_by not in (None, framework.name) else None
 
     def __len__(self) -> int:
-        return self.source.num_samples
+        return self.samples.num_samples
 
     def _kept(self, indices: Indices) -> Array:
         """The hashes that the store keeps for samples."""
@@ -132,7 +133,7 @@ class Contents:
 
     def _hashes(self, batch: Indices) -> Array:
         try:
-            hashes = fingerprint.hash_batch(self.framework, self.source, batch)
+            (hashes,) = self.probe.together(batch)
         except GenerationError:  # samples of several shapes make no batch together
             alone = self._alone([int(index) for index in batch])
             hashes = None if None in alone else np.array(alone, np.uint64)
@@ -142,7 +143,7 @@ class Contents:
 
     def _alone(self, indices: list[int]) -> list[int | None]:
         try:
-            return fingerprint.read_alone(self.framework, self.source, indices)
+            return self.probe.alone(indices)
         except GenerationError as error:
             raise Undecided(f"it cannot be read as a generator reads it ({error})") from error
 
@@ -155,7 +156,7 @@ class Contents:
         index = difference.index
         with suppress(GenerationError):
             in_order = self._joined is self._stored
-            if in_order and then == fingerprint.seen_in_batch(self.framework, self.source, index):
+            if in_order and then == self.probe.in_batch(index):
                 return False
         # A dataset of random views differs by chance; only what stays different is another sample.
         views: set[int | None] = set()
@@ -279,7 +280,7 @@ def _walk(
     """The first difference before sample `stop`, in order; how many samples before it agree."""
     started = time.monotonic()
     agreed = 0
-    for batch in contents.source.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
+    for batch in contents.samples.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
         if time.monotonic() - started > seconds:
             break
         difference = contents.compare(batch)

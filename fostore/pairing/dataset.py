@@ -11,7 +11,8 @@ import numpy as np
 
 from fostore.containers.rows import Rows, as_dataset, samples_of
 from fostore.errors import ArgumentError, IdentityError
-from fostore.generate.framework import Framework, NumpyFramework
+from fostore.generate.framework import Framework
+from fostore.generate.numpy_framework import NumpyFramework
 from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.generate.fingerprint import labels_of
-from fostore.generate.label_check import NoLabels, moved_entry, moved_label
+from fostore.generate.probe import NoLabels, moved_entry, moved_label
+from fostore.generate.provenance import labels_of
 from fostore.pairing.content import FEWEST, Contents, Undecided, first_difference, in_time, refuse
 from fostore.reading.selection import Selection, Stored
 from fostore.schema import identity

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
-from fostore.generate.framework import copied_leaf
+from fostore.generate.memory import copied_leaf
 from fostore.nested import (
     PerSample,
     has_numbers,
@@ -143,11 +143,11 @@ def _own(array: Any) -> Any:
 
 
 def _sparse(rows: Any) -> torch.Tensor:
-    found = rows.tocoo()
-    places = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
-    values = _default(torch.from_numpy(_own(found.data)))
+    triples = rows.tocoo()
+    places = torch.from_numpy(np.stack([triples.row, triples.col]).astype(np.int64))
+    values = _default(torch.from_numpy(_own(triples.data)))
     with (
         warnings.catch_warnings()
     ):  # torch says once that sparse tensors are checked only on demand
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_coo_tensor(places, values, found.shape, is_coalesced=True)
+        return torch.sparse_coo_tensor(places, values, triples.shape, is_coalesced=True)

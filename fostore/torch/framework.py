@@ -10,37 +10,30 @@ from typing import Any
 import torch
 
 from fostore.errors import ArgumentError
-from fostore.generate.framework import (
-    Reading,
-    Selection,
-    copied_leaf,
-    says_out_of_memory,
-    signature_of,
-)
-from fostore.generate.randomness import (
-    Draw,
-    kept_random_states,
-    random_state,
-    seed_random_states,
-    stir_random_states,
-)
-from fostore.generate.source import Source
+from fostore.generate.framework import Framework, Kept, Model
+from fostore.generate.memory import copied_leaf
+from fostore.generate.randomness import Draw
+from fostore.generate.samples import Reading, Samples
 from fostore.nested import map_leaves
-from fostore.schema import identity
 from fostore.schema.row import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held
 from fostore.torch.modes import Modes
-from fostore.torch.source import torch_source
+from fostore.torch.samples import torch_samples
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
 
 
-class TorchFramework:
+class TorchFramework(Framework):
     """See `fostore.generate.framework.Framework`."""
 
     name = "torch"
+    version = str(torch.__version__)
     tensor_name = "a torch.Tensor"
+    how_to_draw = (
+        "let the model hold dropout (torch.nn.Dropout and its kin), draw from torch's global "
+        "generator, or take a parameter generator, which gets a torch.Generator on its device"
+    )
 
     def __init__(self, device: str | torch.device) -> None:
         self._device = find_device(device)
@@ -48,28 +41,63 @@ class TorchFramework:
         self.overlaps = self._device.type == "cuda"
         self._modes = Modes()
 
-    def source(self, data: Any, reading: Reading) -> Source:
-        return torch_source(data, reading)
+    def samples(self, data: Any, reading: Reading) -> Samples:
+        return torch_samples(data, reading)
+
+    # Models
 
     @contextmanager
-    def running(self, models: Sequence[Callable[..., Any]], draws: bool = False) -> Iterator[None]:
+    def running(self, models: Sequence[Model], draws: bool = False) -> Iterator[None]:
         for module in modules.modules_of(models):
             modules.move(module, self._device)
-        found = modules.modules_within(models)
+        every = modules.modules_within(models)
         self._modes = Modes(draws)
-        with self.kept_random_states(), self._modes.of(found), torch.no_grad():
+        with self.kept_random_states(), self._modes.of(every), torch.no_grad():
             yield
 
     def calling(self) -> AbstractContextManager[None]:
         return self._modes.watched()
 
+    def signature(self, model: Model) -> inspect.Signature | None:
+        if isinstance(model, torch.nn.Module):
+            model = modules.unwrapped(model).forward
+        return super().signature(model)
+
+    def describe(self, model: Model) -> dict[str, Any]:
+        return modules.describe(model)
+
+    def see(self, item: Any) -> Any:
+        return modules.see(item)
+
+    # Random states
+
+    @property
+    def random_parameters(self) -> Mapping[str, Callable[[Draw], Any]]:
+        def generator(draw: Draw) -> torch.Generator:
+            return torch.Generator(self._device).manual_seed(draw.seed64())
+
+        return {"generator": generator, "seed": Draw.seed32}
+
+    def begin_draw(self, draw: Draw) -> None:
+        super().begin_draw(draw)
+        self._seed_accelerators(draw.seed64())
+
+    def stir_random_states(self) -> None:
+        super().stir_random_states()
+        self._seed_accelerators(int(torch.randint(1 << 62, ())))
+
+    def _seed_accelerators(self, seed: int) -> None:
+        if self._draws_on_cuda():
+            torch.cuda.manual_seed_all(seed)
+        if self._device.type == "mps":
+            torch.mps.manual_seed(seed)
+
     @contextmanager
     def kept_random_states(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(kept_random_states())
+            stack.enter_context(super().kept_random_states())
             if self._draws_on_cuda():
-                states = torch.cuda.get_rng_state_all()
-                stack.callback(torch.cuda.set_rng_state_all, states)
+                stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
             if self._device.type == "mps":
                 stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
             yield
@@ -78,44 +106,18 @@ class TorchFramework:
         states = torch.cuda.get_rng_state_all() if self._draws_on_cuda() else []
         if self._device.type == "mps":
             states = [torch.mps.get_rng_state()]
-        return random_state(), [state.numpy().tobytes() for state in states]
-
-    random_parameters = ("generator", "seed")
-    how_to_draw = (
-        "let the model hold dropout (torch.nn.Dropout and its kin), draw from torch's global "
-        "generator, or take a parameter generator, which gets a torch.Generator on its device"
-    )
-
-    def begin_draw(self, draw: Draw, parameter: str | None) -> dict[str, Any]:
-        number = seed_random_states(draw.entropy)
-        if self._draws_on_cuda():
-            torch.cuda.manual_seed_all(number)
-        if self._device.type == "mps":
-            torch.mps.manual_seed(number)
-        if parameter == "generator":
-            return {parameter: torch.Generator(self._device).manual_seed(number)}
-        return {} if parameter is None else {parameter: number % 2**32}
+        return super().random_state(), [state.numpy().tobytes() for state in states]
 
     def _draws_on_cuda(self) -> bool:
         if self._device.type == "cuda":
             return True
+        # asking an idle CUDA for its states would initialise it, which costs seconds and memory
         return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
-    def stir_random_states(self) -> None:
-        stir_random_states()
-        seed = int(torch.randint(1 << 62, ()))
-        if self._draws_on_cuda():
-            torch.cuda.manual_seed_all(seed)
-        if self._device.type == "mps":
-            torch.mps.manual_seed(seed)
+    # Arrays
 
     def to_device(self, data: Any, *, copy: bool = False) -> Any:
         return to_device(data, self._device, copy=copy)
-
-    def signature(self, model: Callable[..., Any]) -> inspect.Signature | None:
-        if isinstance(model, torch.nn.Module):
-            return signature_of(modules.unwrapped(model).forward)
-        return signature_of(model)
 
     def tensor(self, output: Any) -> Any | None:
         return output.detach() if isinstance(output, torch.Tensor) else None
@@ -129,16 +131,26 @@ class TorchFramework:
     def stack(self, tensors: Sequence[Any]) -> Any:
         return torch.stack(tuple(tensors), dim=1)
 
-    def select(self, tensor: Any, selection: Selection) -> Any:
-        wide = tensor.dtype == torch.float64 or selection.dtype == "float64"
-        x = _kept(tensor, selection, torch.float64 if wide else torch.float32)
-        if selection.kind == "probs":
-            return x.to(_FLOATS.get(selection.dtype, torch.float32))
-        return x.to(torch.float64 if selection.dtype == "float64" else torch.float32)
+    def keep(self, tensor: Any, kept: Kept) -> Any:
+        wide = tensor.dtype == torch.float64 or kept.dtype == "float64"
+        x = tensor.to(torch.float64 if wide else torch.float32)
+        if kept.mode == "logits":
+            if kept.temperature != 1.0:
+                x = x / kept.temperature
+            if kept.kind == "probs":
+                x = torch.softmax(x, dim=-1)
+            elif kept.kind == "log_probs":
+                x = torch.log_softmax(x, dim=-1)
+        elif kept.kind == "log_probs":
+            x = torch.log(x)
+        # half of the bytes to the host; logits and logarithms are rounded by the encoding
+        halved = kept.dtype == "float16" and kept.kind == "probs"
+        return x.to(_FLOATS[kept.dtype] if halved or kept.dtype == "float64" else torch.float32)
 
     def start_copy(self, tensor: Any) -> Any:
         if tensor.device.type != "cuda":
             return tensor, None, None
+        # Only a copy into pinned memory leaves the caller's thread free while it runs.
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         pinned.copy_(tensor, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -149,47 +161,23 @@ class TorchFramework:
         tensor, event, _ = copy
         if event is not None:
             event.synchronize()
-        return numpy_of(tensor)
+        return _numpy_of(tensor)
 
     def host(self, leaf: Any) -> Any | None:
         if isinstance(leaf, torch.Tensor):
-            return raw_numpy(leaf)
+            return _raw_numpy(leaf)
         return leaf.numbers if isinstance(leaf, Held) else None
 
     def out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or says_out_of_memory(error)
+        return isinstance(error, torch.OutOfMemoryError) or super().out_of_memory(error)
 
     def free_memory(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def describe(self, model: Callable[..., Any]) -> dict[str, Any]:
-        return modules.describe(model)
-
-    def details(self, function: Callable[..., Any]) -> dict[str, Any]:
-        return identity.Details(modules.see).of(function)
-
-    def software(self) -> dict[str, str]:
-        return {"framework": "torch", "framework_version": str(torch.__version__)}
-
-
-def _kept(x: torch.Tensor, selection: Selection, dtype: torch.dtype) -> torch.Tensor:
-    x = x.to(dtype)
-    if selection.mode == "logits":
-        if selection.temperature != 1.0:
-            x = x / selection.temperature
-        if selection.kind == "probs":
-            return torch.softmax(x, dim=-1)
-        return torch.log_softmax(x, dim=-1) if selection.kind == "log_probs" else x
-    return torch.log(x) if selection.kind == "log_probs" else x
-
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device that a name means: "cpu", "cuda", "cuda:1", "gpu" (whatever there is), "mps" ...
-
-    Raises:
-        ArgumentError: the name is unknown, or this machine has no such device.
-    """
+    """The device that a name means: "cpu", "cuda", "cuda:1", "gpu" (whatever there is), "mps" ..."""
     name = str(device)
     if name == "gpu":
         name = (
@@ -198,31 +186,31 @@ def find_device(device: str | torch.device) -> torch.device:
     if name == "tpu":
         name = "xla"
     try:
-        found = torch.device(name)
+        place = torch.device(name)
     except RuntimeError as error:
         raise ArgumentError(
             f"device is {name!r}, expected 'cpu', 'cuda', 'cuda:1', 'gpu' or 'tpu'"
         ) from error
-    if found.type == "cuda":
+    if place.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        if (place.index or 0) >= count:
             has = "no CUDA device" if count == 0 else f"{count} CUDA devices"
             raise ArgumentError(
                 f"device is {str(device)!r}, and torch finds {has}; use device='cpu', or "
                 "'cuda' if torch.cuda.is_available() else 'cpu'"
             )
-    elif found.type == "mps" and not torch.backends.mps.is_available():
+    elif place.type == "mps" and not torch.backends.mps.is_available():
         raise ArgumentError(
             f"device is {str(device)!r}, and torch finds no Metal device; use 'cpu'"
         )
-    elif found.type != "cpu":
+    elif place.type != "cpu":
         try:
-            torch.empty(0, device=found)
+            torch.empty(0, device=place)
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             raise ArgumentError(
                 f"device is {str(device)!r}, and this torch has no such device; use 'cpu'"
             ) from error
-    return found
+    return place
 
 
 def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> Any:
@@ -251,7 +239,7 @@ def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> A
     return map_leaves(move, data)
 
 
-def numpy_of(tensor: torch.Tensor) -> Array:
+def _numpy_of(tensor: torch.Tensor) -> Array:
     """A tensor's numbers as a NumPy array, a view where it lies on the CPU; bfloat16 as float32."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16 or tensor.dtype not in _NUMPY:
@@ -263,7 +251,7 @@ def numpy_of(tensor: torch.Tensor) -> Array:
 _NUMPY = {torch.float16, torch.float32, torch.float64}
 
 
-def raw_numpy(tensor: torch.Tensor) -> Array | None:
+def _raw_numpy(tensor: torch.Tensor) -> Array | None:
     """A tensor's bytes as a C-contiguous NumPy array (bfloat16 as uint16); None where it has none."""
     try:
         tensor = tensor.detach().cpu().contiguous()

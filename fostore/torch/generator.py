@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from fostore.errors import ArgumentError
-from fostore.generate.framework import Framework
+from fostore.generate.framework import Framework, Model
 from fostore.generate.generator import Generator
 from fostore.torch.framework import TorchFramework
 
@@ -52,5 +52,5 @@ class FirstOrderDataGenerator(Generator):
             )
         return model
 
-    def _make_framework(self, device: str, models: Sequence[Callable[..., Any]]) -> Framework:
+    def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
         return TorchFramework(device)

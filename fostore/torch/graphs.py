@@ -25,18 +25,15 @@ def refuse_training_graph(module: nn.Module, draws: bool) -> None:
     """Raise for a graph in a module that trains whatever its flags say.
 
     With `draws` its dropout is welcome, a BatchNorm is not.
-
-    Raises:
-        ArgumentError: says which operation, and to make the graph in evaluation mode.
     """
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule):
-            found = _scripted(part) if part is module else ()
+            training = _scripted(part) if part is module else ()
         elif isinstance(part, torch.fx.GraphModule):
-            found = _traced(part)
+            training = _traced(part)
         else:
             continue
-        for name in found:
+        for name in training:
             if not draws or "dropout" not in name:
                 raise ArgumentError(
                     f"{type(part).__name__} is a graph that was made in training mode: it calls {name} "

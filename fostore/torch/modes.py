@@ -94,9 +94,9 @@ class Modes:
             for part in parts:
                 part.training = False
         for part in parts:
-            wanted = self._draws and drops(part)
-            self._wanted[id(part)] = wanted
-            part.training = wanted
+            trains = self._draws and drops(part)
+            self._wanted[id(part)] = trains
+            part.training = trains
 
     def _remember(self, part: nn.Module) -> None:
         key = id(part)

@@ -20,11 +20,11 @@ _REGISTERED = vars(nn.Module()).keys()
 
 def modules_of(models: Sequence[Model]) -> list[nn.Module]:
     """The modules behind models: themselves, or what a function, method or partial refers to."""
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     for model in models:
         for module in _behind(model):
-            found.setdefault(id(module), module)
-    return list(found.values())
+            modules.setdefault(id(module), module)
+    return list(modules.values())
 
 
 def _behind(model: Any) -> Iterator[nn.Module]:
@@ -38,15 +38,10 @@ def _behind(model: Any) -> Iterator[nn.Module]:
         if isinstance(owner, nn.Module):
             yield owner
         function = getattr(model, "__func__", model)
-        cells = list(getattr(function, "__closure__", None) or ())
         named = getattr(function, "__globals__", {})
-        for cell in cells:
-            try:
-                inner = cell.cell_contents
-            except ValueError:  # bound later
-                continue
-            if isinstance(inner, nn.Module):
-                yield inner
+        for cell in identity.filled_cells(getattr(function, "__closure__", None) or ()):
+            if isinstance(cell.cell_contents, nn.Module):
+                yield cell.cell_contents
         for name in getattr(getattr(function, "__code__", None), "co_names", ()):
             if isinstance(named.get(name), nn.Module):
                 yield named[name]
@@ -59,18 +54,18 @@ def modules_within(models: Sequence[Model]) -> list[nn.Module]:
     from this search is seen when it runs (`modes`); inside a function that torch has compiled
     already, nothing but this search sees it.
     """
-    found = {id(module): module for module in modules_of(models)}
+    modules = {id(module): module for module in modules_of(models)}
     looked: set[int] = set()
-    waiting: list[Any] = [*found.values(), *models]
+    waiting: list[Any] = [*modules.values(), *models]
     while waiting:
         new: list[Any] = []
         for item in reached(waiting, lambda item: isinstance(item, nn.Module)):
             if isinstance(item, nn.Module) and id(item) not in looked:
                 new += _unregistered(item)
                 looked.add(id(item))
-                found.setdefault(id(item), item)
+                modules.setdefault(id(item), item)
         waiting = new
-    return list(found.values())
+    return list(modules.values())
 
 
 def _unregistered(module: nn.Module) -> Iterator[Any]:
@@ -141,8 +136,8 @@ def describe(model: Model) -> dict[str, Any]:
         else:
             for key, value in _settings(part).items():
                 details.put(f"the attribute {f'{name}.{key}'.lstrip('.')!r}", value)
-    for kind, found in settings.items():
-        details.put(f"a setting of {kind}", found)
+    for kind, held in settings.items():
+        details.put(f"a setting of {kind}", held)
     return {
         "class": type(module).__qualname__,
         "modules": {name: type(part).__qualname__ for name, part in module.named_modules() if name},
@@ -163,8 +158,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     }
     buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
     code = getattr(module, "code", None)  # of scripted and exported modules
-    found = {**held, **buffers}
-    return {**found, "code": code} if isinstance(code, str) else found
+    settings = {**held, **buffers}
+    return {**settings, "code": code} if isinstance(code, str) else settings
 
 
 def see(item: Any) -> Any:
@@ -217,26 +212,11 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _leaves(data: Any) -> dict[str, str] | None:
-    """Entries of the tensors, modules and plain values in nested data, by path."""
-    entries: dict[str, str] = {}
+def _parts(item: Any) -> Any:
+    """What `identity.hash_leaves` is to know of torch: tensors, and modules by what they keep."""
+    if isinstance(item, nn.Module):
+        return {f".{name}": one for name, one in item.state_dict().items() if _is_plain(one)}
+    return (_entry(item) or identity.UNSEEN) if isinstance(item, torch.Tensor) else None
 
-    def collect(item: Any, path: str) -> bool:
-        if isinstance(item, nn.Module):
-            state = {n: t for n, t in item.state_dict().items() if _is_plain(t)}
-            return all(collect(t, f"{path}.{name}") for name, t in state.items())
-        if isinstance(item, torch.Tensor):
-            entry = _entry(item)
-            if entry is not None:
-                entries[path] = entry
-            return entry is not None
-        if isinstance(item, dict):
-            return all(collect(part, f"{path}[{key!r}]") for key, part in item.items())
-        if isinstance(item, (list, tuple)):
-            return all(collect(part, f"{path}[{i}]") for i, part in enumerate(item))
-        plain = identity.hash_leaves(item)
-        if plain is not None:
-            entries.update({f"{path}{name}": entry for name, entry in plain.items()})
-        return plain is not None
 
-    return entries if collect(data, "") else None
+_leaves = functools.partial(identity.hash_leaves, parts=_parts)

@@ -91,8 +91,8 @@ class Batch(Sequence[Any]):
         if self._samples is None:
             return self.rows
         if self.target_key is not None:
-            found = self._together([dict(one) for one in self._samples], collate_fn_map)
-            return {**found, self.target_key: self.rows}
+            samples = self._together([dict(one) for one in self._samples], collate_fn_map)
+            return {**samples, self.target_key: self.rows}
         if not isinstance(self._samples, list):  # inputs that came as one batch
             return [self._samples, self.rows]
         return [*self._together(self._samples, collate_fn_map), self.rows]

@@ -29,7 +29,7 @@ _HIDDEN = 64
 _BATCH = 50
 _RATE = 0.01
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+_Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def compare(teacher: Teacher, seed: int, store: Path) -> Outcome:
     return Outcome(evaluate.accuracy(known, test.labels), distilled, twin)
 
 
-def train(scans: Scans, store: Store, loss: Loss, seed: int) -> nn.Module:
+def train(scans: Scans, store: Store, loss: _Loss, seed: int) -> nn.Module:
     """A perceptron of one hidden layer, trained on what a store says of the scans; in eval mode."""
     loader = output_dataloader(scans, store, _BATCH, shuffle=True, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -101,15 +101,15 @@ def train(scans: Scans, store: Store, loss: Loss, seed: int) -> nn.Module:
 
 def _measure(student: nn.Module, test: Scans, known: Mapping[int, Array], seed: int) -> Figures:
     generator = FirstOrderDataGenerator(student, output_mode="logits")
-    said = generator.generate_distributions(test, progress=False)
+    predicted = generator.generate_distributions(test, progress=False)
     halves = [0.5, 0.5]
-    parts: Any = [evaluate.split(rows, halves, seed) for rows in (said, known)]
+    parts: Any = [evaluate.split(rows, halves, seed) for rows in (predicted, known)]
     (calibrating, others), (calibrating_known, others_known) = parts
     radius = evaluate.conformal_radius(calibrating, calibrating_known, confidence_level=CONFIDENCE)
-    labelled = evaluate.label_metrics(said, test.labels)
+    labelled = evaluate.label_metrics(predicted, test.labels)
     return Figures(
         accuracy=labelled.accuracy,
-        kl=float(evaluate.kl(known, said).mean()),
+        kl=float(evaluate.kl(known, predicted).mean()),
         ece=labelled.ece,
         nll=labelled.nll,
         radius=radius,

@@ -4,30 +4,33 @@ Pure functions on values that are at hand; nothing here imports a framework. Ver
 devices and times are no part of an identity, so that an upgrade never blocks a resume.
 """
 
-from fostore.schema.identity.details import UNSEEN, Details, See, attributes_of
+from fostore.schema.identity.code import filled_cells, is_of_library
+from fostore.schema.identity.details import (
+    Details,
+    See,
+    attributes_of,
+    describe_callable,
+    describe_function,
+)
 from fostore.schema.identity.differences import (
-    Doubts,
     differences,
     doubts,
     is_opaque,
     refuse,
     settled,
 )
-from fostore.schema.identity.functions import Leaves, describe_callable, describe_function
 from fostore.schema.identity.hashing import (
+    UNSEEN,
     array_entry,
     hash_bytes,
     hash_leaves,
     hash_values,
     row_hashes,
 )
-from fostore.schema.identity.source import filled_cells, is_of_library
 
 __all__ = [
     "UNSEEN",
     "Details",
-    "Doubts",
-    "Leaves",
     "See",
     "array_entry",
     "attributes_of",

@@ -21,21 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from fostore.schema.identity.hashing import hash_bytes, hash_leaves
-from fostore.schema.identity.source import (
+from fostore.schema.identity.code import (
     HEAP,
     code_entry,
     filled_cells,
     is_library,
     is_of_library,
     names_read,
+    source_of,
 )
+from fostore.schema.identity.hashing import UNSEEN, hash_bytes, hash_leaves
 
 See = Callable[[Any], "str | Mapping[str, Any] | None"]
 """How a framework sees an object: an entry (`UNSEEN` where it cannot be hashed), its parts by name,
 or None where it knows no more than anybody."""
 
-UNSEEN = "unseen"
 _DEPTH, _MOST, _MOST_BYTES, _MOST_ENTRIES = 20, 100_000, 1 << 30, 500
 """How far is looked: steps, objects, bytes of arrays; and how many entries are kept."""
 _SILENT = frozenset("__init__ __new__ __repr__ __str__ __eq__ __hash__ __del__ __reduce__".split())
@@ -63,6 +63,7 @@ class Details:
 
     def result(self) -> dict[str, Any]:
         """What was put in until now, as an identity keeps it."""
+        # A model of thousands of attributes would make a header of megabytes: the rest is one hash.
         names = sorted(self._entries)
         kept = {name: self._entries[name] for name in names[:_MOST_ENTRIES]}
         rest = [(name, self._entries[name]) for name in names[_MOST_ENTRIES:]]
@@ -228,14 +229,14 @@ class Details:
 
 def attributes_of(item: Any) -> dict[str, Any]:
     """What an object holds: the items of its `__dict__` and of its slots that are filled."""
-    found = dict(getattr(item, "__dict__", None) or {})
+    held = dict(getattr(item, "__dict__", None) or {})
     for base in type(item).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") else name
             if name not in ("__dict__", "__weakref__") and hasattr(item, mangled):
-                found[name] = getattr(item, mangled)
-    return found
+                held[name] = getattr(item, mangled)
+    return held
 
 
 def _reduced(item: Any) -> Mapping[str, Any] | None:
@@ -288,3 +289,68 @@ def _name(item: Any) -> str:
 
 def _hash(parts: Any) -> str:
     return hash_bytes(repr(parts).encode())
+
+
+# ------------------------------------------------------------------ functions and callables that users give
+
+Leaves = Callable[[Any], "dict[str, str] | None"]
+"""Entries of the arrays in nested data, by path; None where something in it cannot be hashed."""
+
+
+def describe_function(function: Callable[..., Any] | None) -> dict[str, Any] | None:
+    """A function's qualified name and the hash of its source and of the values that it captured.
+
+    The source is hashed as the syntax tree prints it, so comments and layout do not count.
+    """
+    if function is None:
+        return None
+    if isinstance(function, functools.partial):
+        inner = describe_function(function.func) or {}
+        arguments = hash_leaves([list(function.args), function.keywords])
+        text = "opaque" if arguments is None else repr(sorted(arguments.items()))
+        return {**inner, "arguments": hash_bytes(text.encode())}
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    source = _source_hash(inspect.unwrap(function))
+    return {"name": name} if source is None else {"name": name, "source": source}
+
+
+def _source_hash(function: Callable[..., Any]) -> str | None:
+    """The hash of a Python function's source and captured plain values; None where there is none."""
+    target = _routine_of(function)
+    plain = getattr(target, "__func__", target)
+    if not isinstance(plain, types.FunctionType) or is_library(str(plain.__module__)):
+        return None
+    text = source_of(plain)
+    if text is None:
+        return None
+    cells = [cell.cell_contents for cell in filled_cells(plain.__closure__ or ())]
+    defaults = [list(plain.__defaults__ or ()), dict(plain.__kwdefaults__ or {})]
+    captured = hash_leaves([cells, *defaults])
+    values = "" if captured is None else repr(sorted(captured.items()))
+    return hash_bytes(f"{text}\n{values}".encode())
+
+
+def _routine_of(function: Callable[..., Any]) -> Any:
+    """The function itself; of an object its `forward` (a torch module's), or else its `__call__`."""
+    if inspect.isroutine(function):
+        return function
+    named = type(function)
+    return getattr(named, "forward", None) or getattr(named, "__call__", None)  # noqa: B004
+
+
+def describe_callable(
+    model: Callable[..., Any], leaves: Leaves, see: See | None = None
+) -> dict[str, Any]:
+    """A model that is a plain callable: its name, the arguments of a `functools.partial` by their
+    hashes, and its details.
+    """
+    named: Any = model
+    tensors: dict[str, str] = {}
+    while isinstance(named, functools.partial):
+        tensors = {**(leaves([list(named.args), named.keywords]) or {}), **tensors}
+        named = named.func
+    name = getattr(named, "__qualname__", None) or type(named).__qualname__
+    described: dict[str, Any] = {"class": name}
+    if isinstance(model, functools.partial):
+        described["tensors"] = tensors
+    return {**described, **Details(see).of(model)}

@@ -7,13 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fostore.errors import IdentityError
-from fostore.schema.identity.source import is_byte_code, is_comparable
+from fostore.schema.identity.code import is_byte_code, is_comparable
 
 _NAMED = 4
 """How many differences a message spells out."""
 
-MOVING = "moving"
+_MOVING = "moving"
 """The entry of what running the model changes (a counter, a cache, what the first call makes)."""
+
+
+_DATASET = {
+    "length": "the length of the dataset",
+    "labels": "the hash of the labels",
+    "ids": "the hash of the ids",
+    "views": "the hash of the views",
+    "fingerprint": "the fingerprint of the dataset",
+    "input_getter": "the input_getter",
+}
+_OUTPUT = {
+    "mode": "the output mode",
+    "transform": "the output_transform",
+    "draws": "num_draws",
+    "seed": "the seed of the draws",
+    "batch_size": "the batch_size of the draws",
+}
+"""What decides beside the model, and how messages call it."""
 
 
 def settled(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,20 +41,20 @@ def settled(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     ...         {"output": {"details": {"a": "int 5", "b": "int 1"}}})
     {'output': {'details': {'a': 'moving', 'b': 'int 1'}}}
     """
-    found = dict(before)
+    kept = dict(before)
     for key, old in before.items():
         new: Any = after.get(key)
         if key in ("details", "tensors") and isinstance(new, Mapping):
             names = sorted(old.keys() | new.keys()) if key == "details" else old
-            found[key] = {
-                name: MOVING if name in new and old.get(name) != new[name] else old[name]
+            kept[key] = {
+                name: _MOVING if name in new and old.get(name) != new[name] else old[name]
                 for name in names
             }
         elif key == "members":
-            found[key] = [settled(*pair) for pair in zip(old, new, strict=True)]
+            kept[key] = [settled(*pair) for pair in zip(old, new, strict=True)]
         elif key in ("model", "output"):
-            found[key] = settled(old, new)
-    return found
+            kept[key] = settled(old, new)
+    return kept
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -45,77 +63,49 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     >>> differences({"output": {"mode": "logits"}}, {"output": {"mode": "probs"}})
     ["the output mode is 'probs', the store has 'logits'"]
     """
-    found: list[str] = []
     ours, theirs = given.get("model", {}), stored.get("model", {})
-    members, old_members = ours.get("members"), theirs.get("members")
-    if members is not None and old_members is not None and len(members) == len(old_members):
-        for i, (new, old) in enumerate(zip(members, old_members, strict=True)):
-            found += _model(old, new, f"member {i} of the model")
-    elif (members is None) != (old_members is None) or members != old_members:
-        count = [1 if m is None else len(m) for m in (members, old_members)]
-        found.append(f"the model has {count[0]} members, the store was made by {count[1]}")
+    new, old = ours.get("members"), theirs.get("members")
+    listed: list[str] = []
+    if new is not None and old is not None and len(new) == len(old):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            listed += _model(*pair, f"member {i} of the model")
+    elif new is None and old is None:
+        listed += _model(theirs, ours, "the model")
     else:
-        found += _model(theirs, ours, "the model")
-    old_data, new_data = stored.get("dataset", {}), given.get("dataset", {})
-    both_labelled = old_data.get("labels") is not None and new_data.get("labels") is not None
-    found += _plain(
-        old_data,
-        new_data,
-        {
-            "length": "the length of the dataset",
-            **({"labels": "the hash of the labels"} if both_labelled else {}),
-            "ids": "the hash of the ids",
-            "views": "the hash of the views",
-            "fingerprint": "the fingerprint of the dataset",
-            "input_getter": "the input_getter",
-        },
-    )
-    found += _plain(
-        stored.get("output", {}),
-        given.get("output", {}),
-        {
-            "mode": "the output mode",
-            "transform": "the output_transform",
-            "draws": "num_draws",
-            "seed": "the seed of the draws",
-            "batch_size": "the batch_size of the draws",
-        },
-    )
-    return found
+        count, before = (1 if members is None else len(members) for members in (new, old))
+        listed.append(f"the model has {count} members, the store was made by {before}")
+    dataset, output = ((stored.get(key, {}), given.get(key, {})) for key in ("dataset", "output"))
+    names = dict(_DATASET)
+    if None in (one.get("labels") for one in dataset):
+        del names["labels"]  # a dataset that does not tell its labels says nothing about them
+    return [*listed, *_plain(*dataset, names), *_plain(*output, _OUTPUT)]
 
 
 def _model(stored: Mapping[str, Any], given: Mapping[str, Any], which: str) -> list[str]:
     if stored.get("fingerprint") is not None or given.get("fingerprint") is not None:
         return _plain(stored, given, {"fingerprint": f"the fingerprint of {which}"})
-    found = _plain(stored, given, {"class": f"the class of {which}"})
+    listed = _plain(stored, given, {"class": f"the class of {which}"})
     old, new = stored.get("tensors") or {}, given.get("tensors") or {}
-    changed = [name for name in new if name in old and old[name] not in (new[name], MOVING)]
-    added, gone = (
-        ([], [])
-        if _only_renamed(old, new)
-        else ([name for name in new if name not in old], [name for name in old if name not in new])
-    )
+    changed = [name for name in new if name in old and old[name] not in (new[name], _MOVING)]
+    renamed = _only_renamed(old, new)
+    added = [] if renamed else [name for name in new if name not in old]
+    gone = [] if renamed else [name for name in old if name not in new]
     if changed:
         name = changed[0]
-        found.append(_tensor(name, old[name], new[name], which) + _more(len(changed) - 1))
+        listed.append(_tensor(name, old[name], new[name], which) + _more(len(changed) - 1))
     if added:
-        found.append(
-            f"{which} has the tensor {added[0]!r}, which the store's model had not"
-            + _more(len(added) - 1)
-        )
+        text = f"{which} has the tensor {added[0]!r}, which the store's model had not"
+        listed.append(text + _more(len(added) - 1))
     if gone:
-        found.append(f"{which} lacks the tensor {gone[0]!r} of the store's" + _more(len(gone) - 1))
-    old_parts, new_parts = stored.get("modules") or {}, given.get("modules") or {}
-    for name in new_parts:
-        if name in old_parts and old_parts[name] != new_parts[name]:
-            found.append(
-                f"part {name!r} of {which} is a {new_parts[name]}, "
-                f"in the store's it was a {old_parts[name]}"
-            )
-            break
-    if not found and list(old_parts.values()) != list(new_parts.values()):
-        found.append(f"{which} is built of other parts than the store's")
-    return found
+        listed.append(f"{which} lacks the tensor {gone[0]!r} of the store's" + _more(len(gone) - 1))
+    before, now = stored.get("modules") or {}, given.get("modules") or {}
+    others = [name for name in now if name in before and before[name] != now[name]]
+    for name in others[:1]:
+        text = f"part {name!r} of {which} is a {now[name]}, in the store's it was a {before[name]}"
+        listed.append(text)
+    if not listed and list(before.values()) != list(now.values()):
+        listed.append(f"{which} is built of other parts than the store's")
+    return listed
 
 
 def _tensor(name: str, old: str, new: str, which: str) -> str:
@@ -138,18 +128,16 @@ def _plain(
     stored: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str]
 ) -> list[str]:
     """Functions are compared by name and by the arguments of a partial; see `doubts` for their code."""
-    found = []
+    listed = []
     for key, words in names.items():
         old, new = stored.get(key), given.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            if old.get("name") != new.get("name"):
-                found.append(f"{words} is {new.get('name')!r}, the store has {old.get('name')!r}")
-            elif old.get("arguments") != new.get("arguments"):
-                found.append(f"{words} {new.get('name')!r} has other arguments than the store's")
+        before, now = (one.get("name") if isinstance(one, Mapping) else one for one in (old, new))
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and before == now:
+            if old.get("arguments") != new.get("arguments"):
+                listed.append(f"{words} {now!r} has other arguments than the store's")
         elif old != new:
-            old, new = ((v or {}).get("name") if isinstance(v, Mapping) else v for v in (old, new))
-            found.append(f"{words} is {new!r}, the store has {old!r}")
-    return found
+            listed.append(f"{words} is {now!r}, the store has {before!r}")
+    return listed
 
 
 # ------------------------------------------------------------------ what only the rows can tell
@@ -170,9 +158,9 @@ class Doubts:
         return bool(self.code or self.byte_code)
 
     def __str__(self) -> str:
-        found = [*self.code.items(), *self.byte_code.items()]
-        words = [f"{name} {how}" for name, how in found[:_NAMED]]
-        return "; ".join(words) + _more(len(found) - _NAMED)
+        every = [*self.code.items(), *self.byte_code.items()]
+        words = [f"{name} {how}" for name, how in every[:_NAMED]]
+        return "; ".join(words) + _more(len(every) - _NAMED)
 
 
 def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
@@ -198,13 +186,13 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
             continue
         for name in sorted(before.keys() | now.keys()):
             one, other = before.get(name), now.get(name)
-            if one == MOVING:
+            if one == _MOVING:
                 continue
             if one is None or other is None:
                 code[f"{name}{which}"] = "is gone" if other is None else "is new"
             elif one != other and is_comparable(one, other):
-                found = byte_code if is_byte_code(one) else code
-                found[f"{name}{which}"] = _changed(one, other)
+                kind = byte_code if is_byte_code(one) else code
+                kind[f"{name}{which}"] = _changed(one, other)
     data, new_data = stored.get("dataset", {}), given.get("dataset", {})
     if data.get("input_getter") not in (None, new_data.get("input_getter")):
         code["the input_getter"] = "has changed"
@@ -213,7 +201,7 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
 
 def is_opaque(made_from: Mapping[str, Any]) -> bool:
     """Whether something in the model, or in what is done with its output, cannot be hashed."""
-    return any(part.get("opaque") for _, part, _ in _parts(made_from, made_from))
+    return any(one.get("opaque") for _, one, _ in _parts(made_from, made_from))
 
 
 def _parts(
@@ -236,15 +224,11 @@ def _changed(old: str, new: str) -> str:
     return "has changed"
 
 
-def refuse(path: object, found: Sequence[str]) -> None:
-    """Raise IdentityError where something differs; nothing was written.
-
-    Raises:
-        IdentityError: `differences` holds `found`.
-    """
-    if found:
+def refuse(path: object, listed: Sequence[str]) -> None:
+    """Raise IdentityError, which keeps the differences, where there are any; nothing was written."""
+    if listed:
         raise IdentityError(
-            f"{str(path)!r} was made from something else: {'; '.join(found)}. Choose another path, make "
+            f"{str(path)!r} was made from something else: {'; '.join(listed)}. Choose another path, make "
             "the store anew with exists='overwrite', or go on with accept_differences=True",
-            tuple(found),
+            tuple(listed),
         )

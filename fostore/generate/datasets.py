@@ -1,4 +1,4 @@
-"""What counts as a dataset: how a list, an array, a stream or a SimpleDataLoader becomes a source.
+"""What counts as a dataset: how a list, an array, a stream or a SimpleDataLoader becomes samples.
 
 Frameworks share these rules; what a torch DataLoader is, the torch folder knows.
 """
@@ -8,125 +8,101 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from fostore.containers.columns import is_frame, is_sparse
-from fostore.containers.rows import Rows, find, is_array
+from fostore.containers.rows import Rows, find, is_array, samples_of
 from fostore.errors import ArgumentError, GenerationError
-from fostore.generate.assembly import Assembly, Collate
+from fostore.generate.assembly import Assembly
 from fostore.generate.randomness import Seeded
-from fostore.generate.source import (
-    Indices,
-    MapSource,
-    Sequential,
-    Source,
-    StreamSource,
-    read_samples,
-    read_stream,
-)
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, Sequential, Stream
 from fostore.loading.loader import SimpleDataLoader
-from fostore.nested import Getter, leaves
+from fostore.nested import leaves
 
 _FEW = 4
 """A list of so few arrays is taken for a collated batch, not for a dataset."""
 
 
-def numpy_source(
-    data: Any,
-    batch_size: int,
-    getter: Getter | None,
-    collate: Collate | None,
-    *,
-    numbers_only: bool = False,
-    seed: int | None = None,
-) -> Source:
-    """A source over anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container.
-
-    Args:
-        numbers_only: see `rows_source`.
-
-    With a `seed`, that of draws, a sample is read from random states that are a function of it.
-
-    Raises:
-        ArgumentError: `data` is a batch, or no dataset at all.
-    """
+def numpy_samples(data: Any, reading: Reading, *, numbers_only: bool = False) -> Samples:
+    """Samples of anything that is no torch DataLoader; batches are NumPy arrays, or parts of a container."""
     if isinstance(data, SimpleDataLoader):
-        loader = data
-        refuse_shuffling(loader)
-        inner = numpy_source(
-            loader.dataset,
-            loader.batch_size,
-            getter,
-            collate or loader.collate_fn,
-            numbers_only=numbers_only,
-            seed=seed,
-        )
-        if isinstance(inner, MapSource):
-            batches = Sequential(inner.num_samples, loader.batch_size, loader.drop_last)
-            return replace(inner, batches=batches)
-        return inner
-    assemble = Assembly(getter, collate)
+        refuse_shuffling(data)
+        collate = reading.collate_fn or data.collate_fn
+        reading = replace(reading, batch_size=data.batch_size, collate_fn=collate)
+        samples = numpy_samples(data.dataset, reading, numbers_only=numbers_only)
+        if isinstance(samples, Stream):
+            return samples
+        batches = Sequential(samples.num_samples, data.batch_size, data.drop_last)
+        return replace(samples, batches=batches)
+    assemble = Assembly(reading.input_getter, reading.collate_fn)
     rows = find(data)
     if rows is not None:
-        return rows_source(rows, batch_size, assemble, numbers_only=numbers_only, seed=seed)
+        return rows_samples(rows, reading, assemble, numbers_only=numbers_only)
     refuse_batches(data)
-    if is_map(data):
-        samples = len(data)
-        samples_read = data if seed is None else Seeded(data, seed)
+    if not is_map(data):
+        refuse_unknown(data)
 
-        def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-            return read_samples(samples_read, batches, assemble)
+        def stream(assemble: Assembly) -> Iterator[Any]:
+            return map(assemble, _listed_by(iter(data), reading.batch_size))
 
-        batches = Sequential(samples, batch_size)
-        return MapSource(
-            data,
-            samples,
-            batches,
-            read,
-            assemble,
-            fresh=collate is None,
-            seeded=seed is not None,
-        )
-    refuse_unknown(data)
-    return StreamSource(
+        return Stream(data, length_of(data), stream, assemble)
+    return Indexed(
         data,
-        length_of(data),
-        lambda: read_stream(iter(data), batch_size, assemble),
+        len(data),
+        Sequential(len(data), reading.batch_size),
+        _reader(data if reading.seed is None else Seeded(data, reading.seed)),
         assemble,
+        fresh=reading.collate_fn is None,
+        seeded=reading.seed is not None,
     )
 
 
-def rows_source(
+def rows_samples(
     rows: Rows,
-    batch_size: int,
+    reading: Reading,
     assemble: Assembly,
     *,
     numbers_only: bool,
-    place: Callable[[Any], Any] = lambda batch: batch,
-    seed: int | None = None,
-) -> MapSource:
-    """A source over a container: batches are parts of it, unless a getter or collate_fn sees its samples.
+    place: Callable[[Any], Any] | None = None,
+) -> Indexed:
+    """The rows of a container: batches are parts of it, unless a getter or collate_fn sees its samples.
 
     Args:
         numbers_only: the side's models take arrays, so that columns of text are refused.
         place: makes of a part what the side takes.
     """
-    plain = assemble.getter is None and assemble.collate is None
-    if plain and numbers_only:
+    batches = Sequential(len(rows), reading.batch_size)
+    if assemble.getter is not None or assemble.collate is not None:
+        is_seeded = reading.seed is not None
+        read = _reader(rows if reading.seed is None else Seeded(rows, reading.seed))
+        return Indexed(rows, len(rows), batches, read, assemble, seeded=is_seeded)
+    if numbers_only:
         rows.require_numbers()
 
-    is_seeded = (
-        seed is not None and not plain
-    )  # rows that nobody transforms read the same in every draw
-    samples_read = Seeded(rows, seed) if seed is not None and is_seeded else rows
+    def parts(batches: Iterable[Indices], _: Assembly, few: bool) -> Iterator[Any]:
+        taken = map(rows.take, batches)
+        return taken if place is None else map(place, taken)
 
-    def read(batches: Iterable[Indices], few: bool) -> Iterator[Any]:
-        if not plain:
-            return read_samples(samples_read, batches, assemble)
-        return (place(rows.take(indices)) for indices in batches)
+    # Not seeded: rows that nobody transforms read the same in every draw.
+    return Indexed(rows, len(rows), batches, parts, assemble)
 
-    batches = Sequential(len(rows), batch_size)
-    return MapSource(rows, len(rows), batches, read, assemble, seeded=is_seeded)
+
+def _reader(dataset: Any) -> Callable[[Iterable[Indices], Assembly, bool], Iterator[Any]]:
+    def read(batches: Iterable[Indices], assemble: Assembly, few: bool) -> Iterator[Any]:
+        for indices in batches:
+            listed = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
+            yield assemble(samples_of(dataset, listed))
+
+    return read
+
+
+def _listed_by(samples: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` samples; the last one may be short."""
+    while listed := list(islice(samples, size)):
+        yield listed
 
 
 def is_map(data: Any) -> bool:
@@ -135,11 +111,7 @@ def is_map(data: Any) -> bool:
 
 
 def length_of(data: Any) -> int | None:
-    """`len(data)`, or None where it has none.
-
-    Raises:
-        GenerationError: it failed for another reason.
-    """
+    """`len(data)`, or None where it has none."""
     try:
         return len(data)
     except (TypeError, NotImplementedError):

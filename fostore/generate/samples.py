@@ -1,4 +1,4 @@
-"""What is iterated: batches of inputs, each with the dataset indices of its samples.
+"""Samples: what is generated from, in batches that each know the dataset indices of their rows.
 
 A row belongs to a dataset index, never to the moment at which it arrived.
 """
@@ -6,21 +6,50 @@ A row belongs to a dataset index, never to the moment at which it arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fostore.containers.rows import samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
-from fostore.generate.assembly import Assembly
-from fostore.nested import OddSample, num_rows
+from fostore.generate.assembly import Assembly, Collate
+from fostore.generate.labels import Labelled
+from fostore.nested import Getter, OddSample, num_rows
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
 Indices: TypeAlias = "range | Array"
 """The dataset indices of the samples of one batch, in the order of its rows."""
+ENDLESS = 1 << 62
+"""Where a stream of unknown length ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a dataset is read: samples a batch, what the model's input is, how samples become a batch."""
+
+    batch_size: int
+    input_getter: Getter | None = None
+    collate_fn: Collate | None = None
+    seed: int | None = None
+    """Of draws: each sample is read from random states that are a function of it."""
+
+
+class Batch(NamedTuple):
+    """Rows that pass through together: whose they are, the model's input, and (if asked for) a hash a label."""
+
+    indices: Indices
+    inputs: Any
+    labels: Array | None = None
+
+
+def _batch(indices: Indices, handed: Any) -> Batch:
+    return Batch(indices, *handed) if isinstance(handed, Labelled) else Batch(indices, handed)
+
+
+# ------------------------------------------------------------------ which samples make a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +82,6 @@ class Sequential:
             for k in range(first, done):
                 yield range(k * self.batch_size, min((k + 1) * self.batch_size, self.num_rows))
 
-    def holding(self, index: int) -> Indices:
-        """The batch that holds a sample."""
-        return next(self.touching(Ranges.of((index, index + 1))))
-
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -66,11 +91,7 @@ class Listed:
 
     @classmethod
     def of(cls, batches: Iterable[Iterable[int]], num_samples: int) -> Listed:
-        """Batches of indices into a dataset of `num_samples`.
-
-        Raises:
-            ArgumentError: an index comes twice, or is outside the dataset.
-        """
+        """Batches of indices into a dataset of `num_samples`."""
         listed = tuple(np.asarray(list(batch), np.int64) for batch in batches)
         every = np.concatenate(listed) if listed else np.empty(0, np.int64)
         if every.size and (every.min() < 0 or every.max() >= num_samples):
@@ -90,34 +111,45 @@ class Listed:
     @property
     def num_rows(self) -> int:
         """Rows that the batches hold together."""
-        return sum(len(batch) for batch in self.batches)
+        return sum(map(len, self.batches))
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples of the largest batch; None without batches."""
+        return max(map(len, self.batches), default=None)
 
     def touching(self, wanted: Ranges) -> Iterator[Array]:
         """The batches that hold a wanted row, in the sampler's order."""
         starts = np.array([start for start, _ in wanted], np.int64)
         stops = np.array([stop for _, stop in wanted], np.int64)
         for batch in self.batches:
+            # the wanted range that begins last before each index, or -1: ranges are sorted and disjoint
             at = np.searchsorted(starts, batch, side="right") - 1
             if ((at >= 0) & (batch < stops[at])).any() if starts.size else False:
                 yield batch
 
-    def holding(self, index: int) -> Indices:
-        """The batch that holds a sample."""
-        return next(self.touching(Ranges.of((index, index + 1))))
+
+def holding(batches: Sequential | Listed, index: int) -> Indices:
+    """The batch that holds a sample."""
+    touching: Iterator[Indices] = batches.touching(Ranges.of((index, index + 1)))
+    return next(touching)
+
+
+# ------------------------------------------------------------------ samples by index, samples that pass
 
 
 @dataclass(frozen=True, slots=True)
-class MapSource:
-    """A dataset whose samples are asked for by index.
+class Indexed:
+    """Samples that are asked for by index.
 
-    `read(batches, few)` yields the assembled inputs of each batch of indices, in that order; `few`
-    says that only a handful is read, so that no fleet of workers is started for them.
+    `read(batches, assemble, few)` yields what `assemble` makes of each batch of indices, in that order;
+    `few` says that only a handful is read, so that no fleet of workers is started for them.
     """
 
     dataset: Any
     num_samples: int
     batches: Sequential | Listed
-    read: Callable[[Iterable[Indices], bool], Iterator[Any]]
+    read: Callable[[Iterable[Indices], Assembly, bool], Iterator[Any]]
     assemble: Assembly
     fresh: bool = False
     """Whether arrays of a batch are stacked anew each time, so that nobody else holds their memory."""
@@ -125,26 +157,30 @@ class MapSource:
     """Whether samples are read through `randomness.Seeded`, which takes an index for each draw."""
     draws_views: bool = False
     """Whether `read` yields a view for each draw; see `draws.Views`."""
+    noun = "dataset"
 
-    def inputs(
-        self, batches: Iterable[Indices], *, few: bool = False
-    ) -> Iterator[tuple[Indices, Any]]:
+    def steps(self, wanted: Ranges, _: _Passed | None = None) -> Iterator[Batch]:
+        """The batches that hold wanted rows; no others are read."""
+        return self.inputs(self.batches.touching(wanted))
+
+    def inputs(self, batches: Iterable[Indices], *, few: bool = False) -> Iterator[Batch]:
         """Batches of indices with their inputs.
 
         Raises:
             GenerationError, ArgumentError: names the sample that cannot be read or does not go with the
                 others; where that cannot be told, the samples of the batch.
         """
+        # Two iterators: workers ask for batches long before these come back and are named.
         asked, named = tee(batches)
         reader: Iterator[Any] | None = None
         for indices in named:
             try:
-                reader = iter(self.read(asked, few)) if reader is None else reader
-                inputs = self.assemble.labels.take(next(reader))
+                reader = iter(self.read(asked, self.assemble, few)) if reader is None else reader
+                handed = next(reader)
             except StopIteration:
-                named_now = name_samples(self._samples(indices))
                 raise GenerationError(
-                    f"the loader ended before {named_now}; nothing of them was generated"
+                    f"the loader ended before {name_samples(self._samples(indices))}; nothing of them "
+                    "was generated"
                 ) from None
             except OddSample as odd:
                 raise odd.named(int(self._samples(indices)[odd.place])) from odd
@@ -152,11 +188,11 @@ class MapSource:
                 raise
             except Exception as error:
                 raise self._named(self._samples(indices), error) from error
-            yield indices, inputs
+            yield _batch(indices, handed)
 
     def few(self, *batches: Indices) -> Iterator[Any]:
         """The inputs of a handful of batches, read one after the other; see `inputs`."""
-        return (inputs for _, inputs in self.inputs(batches, few=True))
+        return (batch.inputs for batch in self.inputs(batches, few=True))
 
     def _samples(self, indices: Indices) -> Indices:
         """The samples that indices mean, whichever draw they are of."""
@@ -165,9 +201,8 @@ class MapSource:
     def _named(self, indices: Indices, error: Exception) -> FostoreError:
         """The error for the one bad sample of a batch: they are read again, one at a time, here."""
         if "DataLoader worker" in str(error) and "Caught" not in str(error):
-            return failed(
-                "dataset", indices, error
-            )  # a worker died: what it read would kill this one
+            # a worker died: what it read would kill this process as well
+            return failed(self.noun, indices, error)
         samples = []
         for index in map(int, indices):
             try:
@@ -183,83 +218,71 @@ class MapSource:
             return odd.named(int(indices[odd.place]))
         except Exception:  # the one that is at hand says as much
             pass
-        return failed("dataset", indices, error)
+        return failed(self.noun, indices, error)
 
 
 @dataclass(frozen=True, slots=True)
-class StreamSource:
-    """A dataset that can only be iterated; the position of a sample in the stream is its index.
+class Stream:
+    """Samples that can only be iterated; the position of a sample in the stream is its index.
 
-    `read()` yields collated inputs from the beginning. `num_samples` is None where nobody knows it.
+    `read(assemble)` yields assembled batches from the beginning. `num_samples` is None where nobody
+    knows it.
     """
 
     dataset: Any
     num_samples: int | None
-    read: Callable[[], Iterator[Any]]
+    read: Callable[[Assembly], Iterator[Any]]
     assemble: Assembly
     drop_last: bool = False
+    noun = "stream"
+
+    def steps(self, wanted: Ranges, passed: _Passed | None = None) -> Iterator[Batch]:
+        """The batches that hold wanted rows; all others before them are read too, and are `passed`."""
+        position = 0
+        last = wanted.items[-1][1] if wanted.items else 0
+        reader: Iterator[Any] | None = None
+        while position < last:  # what comes after the last wanted row is not even read
+            try:
+                reader = iter(self.read(self.assemble)) if reader is None else reader
+                handed = next(reader)
+            except StopIteration:
+                return
+            except OddSample as odd:
+                raise odd.named(position + odd.place, self.noun) from odd
+            except FostoreError:
+                raise
+            except Exception as error:
+                raise GenerationError(
+                    f"the dataset failed after {position} samples: {type(error).__name__}: {error}"
+                ) from error
+            batch = _batch(range(0), handed)
+            rows = num_rows(batch.inputs)
+            if rows is None:
+                raise ArgumentError(
+                    f"a batch of the stream holds no array ({type(batch.inputs).__name__}), so its number "
+                    "of samples is not known; give an input_getter or a collate_fn that returns arrays"
+                )
+            indices = range(position, position + rows)
+            position += rows
+            if self.num_samples is not None and position > self.num_samples:
+                raise GenerationError(
+                    f"the stream goes on after {self.num_samples} samples, which its length says is "
+                    "all; correct its __len__, or leave it out"
+                )
+            batch = batch._replace(indices=indices)
+            if wanted.overlap(indices.start, indices.stop):
+                yield batch
+            elif passed is not None:
+                passed(batch)
 
 
-Source: TypeAlias = "MapSource | StreamSource"
-Seen = Callable[[range, Any], None]
+Samples: TypeAlias = "Indexed | Stream"
+_Passed = Callable[[Batch], None]
 
 
-def steps(
-    source: Source, wanted: Ranges, seen: Seen | None = None
-) -> Iterator[tuple[Indices, Any]]:
-    """The batches that hold wanted rows, as (indices, inputs); of a map dataset no others are read.
-
-    Of a stream all are read, since there is no other way past them; `seen` is called with those
-    that hold no wanted row.
-
-    Raises:
-        GenerationError: the dataset failed; the message names the samples.
-    """
-    if isinstance(source, StreamSource):
-        yield from _stream(source, wanted, seen)
-        return
-    yield from source.inputs(source.batches.touching(wanted))
-
-
-def _stream(
-    source: StreamSource, wanted: Ranges, seen: Seen | None
-) -> Iterator[tuple[Indices, Any]]:
-    position = 0
-    last = wanted.items[-1][1] if wanted.items else 0
-    reader: Iterator[Any] | None = None
-    while position < last:
-        try:
-            reader = iter(source.read()) if reader is None else reader
-            inputs = source.assemble.labels.take(next(reader))
-        except StopIteration:
-            return
-        except OddSample as odd:
-            raise ArgumentError(
-                f"sample {position + odd.place} of the stream {odd.reason}"
-            ) from odd
-        except FostoreError:
-            raise
-        except Exception as error:
-            raise GenerationError(
-                f"the dataset failed after {position} samples: {type(error).__name__}: {error}"
-            ) from error
-        rows = num_rows(inputs)
-        if rows is None:
-            raise ArgumentError(
-                f"a batch of the stream holds no array ({type(inputs).__name__}), so its number of "
-                "samples is not known; give an input_getter or a collate_fn that returns arrays"
-            )
-        indices = range(position, position + rows)
-        position += rows
-        if source.num_samples is not None and position > source.num_samples:
-            raise GenerationError(
-                f"the stream goes on after {source.num_samples} samples, which its length says is "
-                "all; correct its __len__, or leave it out"
-            )
-        if wanted.overlap(indices.start, indices.stop):
-            yield indices, inputs
-        elif seen is not None:
-            seen(indices, inputs)
+def labelled(samples: Samples) -> Samples:
+    """The same samples, whose batches come with a hash of each label."""
+    return replace(samples, assemble=replace(samples.assemble, labelled=True))
 
 
 def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:
@@ -282,25 +305,3 @@ def name_samples(indices: Indices) -> str:
         return f"samples {int(indices[0])} to {int(indices[-1])}"
     dots = f" and {len(indices) - 6} more" if len(indices) > 6 else ""
     return f"samples {', '.join(map(str, items))}{dots}"
-
-
-def read_samples(dataset: Any, batches: Iterable[Indices], assemble: Assembly) -> Iterator[Any]:
-    """The inputs of batches of a map dataset."""
-    for indices in batches:
-        yield assemble(samples_of(dataset, _listed(indices)))
-
-
-def _listed(indices: Indices) -> list[int]:
-    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
-
-
-def read_stream(stream: Iterable[Any], batch_size: int, assemble: Assembly) -> Iterator[Any]:
-    """The inputs of a stream of samples; the last batch may be short."""
-    samples: list[Any] = []
-    for sample in stream:
-        samples.append(sample)
-        if len(samples) == batch_size:
-            yield assemble(samples)
-            samples = []
-    if samples:
-        yield assemble(samples)

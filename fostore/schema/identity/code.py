@@ -35,11 +35,11 @@ def is_library(module: str) -> bool:
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OWN:
         return True
-    found = sys.modules.get(module) or sys.modules.get(top)
-    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
+    loaded = sys.modules.get(module) or sys.modules.get(top)
+    file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
     if file is None:
         return top in sys.builtin_module_names
-    folders = ("site-packages", "dist-packages")
+    folders = ("site-packages", "dist-packages")  # of other prefixes too: a user's own, Debian's
     return file.startswith(_LIBRARY_FOLDERS) or any(f"/{name}/" in file for name in folders)
 
 
@@ -71,16 +71,16 @@ def is_byte_code(entry: str) -> bool:
 
 
 def source_of(function: types.FunctionType) -> str | None:
-    """A function's source without comments, docstrings and layout; None where it cannot be found."""
+    """A function's source without comments, docstrings and layout; None where it cannot be functions."""
     code = function.__code__
     linecache.checkcache(code.co_filename)  # a module may have been edited and loaded again
     text = "".join(linecache.getlines(code.co_filename, function.__globals__))
-    found = _functions_in(text).get((code.co_firstlineno, code.co_name), ())
-    if len(found) > 1:  # lambdas of one line: the smallest one that holds the code
+    functions = _functions_in(text).get((code.co_firstlineno, code.co_name), ())
+    if len(functions) > 1:  # lambdas of one line: the smallest one that holds the code
         places = [p for p in code.co_positions() if None not in p and (p[2], p[3]) != (0, 0)]
-        holding = [node for node in found if places and all(_holds(node, p) for p in places)]
-        found = tuple(sorted(holding, key=_length)[:1])
-    return ast.unparse(found[0]) if found else None
+        holding = [node for node in functions if places and all(_holds(node, p) for p in places)]
+        functions = tuple(sorted(holding, key=_length)[:1])
+    return ast.unparse(functions[0]) if functions else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -90,7 +90,7 @@ def _functions_in(text: str) -> dict[tuple[int, str], tuple[_Function, ...]]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):  # what lies there is not what was run
         return {}
-    found: dict[tuple[int, str], tuple[_Function, ...]] = {}
+    functions: dict[tuple[int, str], tuple[_Function, ...]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Lambda):
             key = (node.lineno, "<lambda>")
@@ -99,11 +99,11 @@ def _functions_in(text: str) -> dict[tuple[int, str], tuple[_Function, ...]]:
             key = (first, node.name)
         else:
             continue
-        found[key] = (*found.get(key, ()), node)
+        functions[key] = (*functions.get(key, ()), node)
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             _drop_docstring(node)
-    return found
+    return functions
 
 
 def _drop_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:

@@ -1,4 +1,4 @@
-"""What torch iterates: datasets, and DataLoaders rebuilt so that only missing rows are read."""
+"""Samples of torch: datasets, and DataLoaders rebuilt so that only missing rows are read."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from torch.utils.data import (
 from fostore.containers.rows import Rows, as_dataset, find, is_array
 from fostore.errors import ArgumentError, FostoreError
 from fostore.generate.assembly import Assembly, has_batch_axis, input_of
-from fostore.generate.framework import Reading
-from fostore.generate.numpy_source import (
+from fostore.generate.datasets import (
     is_map,
     length_of,
     refuse_batches,
     refuse_shuffling,
     refuse_unknown,
-    rows_source,
+    rows_samples,
 )
 from fostore.generate.randomness import Seeded
-from fostore.generate.source import Indices, Listed, MapSource, Sequential, Source, StreamSource
+from fostore.generate.samples import Indexed, Indices, Listed, Reading, Samples, Sequential, Stream
 from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import PerSample, is_numbers
 from fostore.torch.arrays import Held, tensor_of, together_held
@@ -42,23 +41,19 @@ from fostore.torch.workers import starting_workers
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
-def torch_source(data: Any, reading: Reading) -> Source:
-    """A source over a Dataset, an IterableDataset, a DataLoader, or an iterable of samples.
-
-    Raises:
-        ArgumentError: a batch, a loader that shuffles, or one whose order nobody can know.
-    """
+def torch_samples(data: Any, reading: Reading) -> Samples:
+    """The samples of a Dataset, an IterableDataset, a DataLoader, or an iterable of samples."""
     if isinstance(data, DataLoader):
-        return _loader_source(data, reading)
+        return _loader_samples(data, reading)
     if isinstance(data, SimpleDataLoader):
         refuse_shuffling(data)
         options = {"collate_fn": reading.collate_fn or data.collate_fn, "drop_last": data.drop_last}
         data = _with_batches(as_dataset(data.dataset), data.batch_size, options)
-        return _loader_source(data, reading)
+        return _loader_samples(data, reading)
     rows = _rows_of(data)
     if rows is not None:
         assemble = Assembly(reading.input_getter, reading.collate_fn, together_held)
-        return _rows_source(rows, reading.batch_size, assemble)
+        return _rows_samples(rows, replace(reading, seed=None), assemble)
     if is_array(data) or isinstance(data, torch.Tensor):
         raise ArgumentError(
             f"a bare {type(data).__name__} is a batch, not a Dataset; use "
@@ -68,7 +63,7 @@ def torch_source(data: Any, reading: Reading) -> Source:
     refuse_batches(data)
     if not isinstance(data, IterableDataset) and not is_map(data):
         refuse_unknown(data)
-    return _loader_source(
+    return _loader_samples(
         _with_batches(data, reading.batch_size, {"collate_fn": reading.collate_fn}), reading
     )
 
@@ -84,14 +79,9 @@ def _rows_of(data: Any) -> Rows | None:
     return None if in_memory and data.dtype.kind in "biufcmM" else find(data)
 
 
-def _rows_source(rows: Rows, batch_size: int, assemble: Assembly) -> MapSource:
-    return rows_source(
-        rows,
-        batch_size,
-        assemble,
-        numbers_only=True,
-        place=tensor_of if rows.has_dtype else _held,
-    )
+def _rows_samples(rows: Rows, reading: Reading, assemble: Assembly) -> Indexed:
+    place = tensor_of if rows.has_dtype else _held
+    return rows_samples(rows, reading, assemble, numbers_only=True, place=place)
 
 
 def _held(batch: Any) -> Any:
@@ -106,51 +96,58 @@ def _with_batches(data: Any, batch_size: int, options: dict[str, Any]) -> DataLo
     return DataLoader(data, batch_size=batch_size, **options)
 
 
-def _loader_source(loader: DataLoader[Any], reading: Reading) -> Source:
+def _loader_samples(loader: DataLoader[Any], reading: Reading) -> Samples:
     own_iter = type(loader).__iter__ is not DataLoader.__iter__
     if own_iter and not type(loader).__module__.startswith(("torchdata.", "accelerate.")):
         raise ArgumentError(
             f"{type(loader).__name__} iterates in a way of its own, so the order of its samples is "
             "not known; give its dataset, with collate_fn= where it has one"
         )
-    collate = _own(reading.collate_fn or loader.collate_fn)
+    collate: Any = reading.collate_fn or loader.collate_fn
+    if collate in (default_collate, default_convert):  # torch's, and no user's
+        collate = None
     assemble = Assembly(reading.input_getter, collate, together_held)
     if isinstance(loader.dataset, IterableDataset):
-        return _stream_source(loader, assemble)
+        return _stream_samples(loader, assemble)
     dataset = as_dataset(loader.dataset)
     samples = len(dataset)
     batches = _batches_of(loader, samples)
     if isinstance(dataset, Rows) and assemble.getter is None and collate is None:
-        return replace(_rows_source(dataset, 1, assemble), batches=batches)
-    is_seeded = reading.seed is not None
+        return replace(_rows_samples(dataset, reading, assemble), batches=batches)
     samples_read: Any = dataset if reading.seed is None else Seeded(dataset, reading.seed)
 
-    def read(wanted: Iterable[Indices], few: bool) -> Iterator[Any]:
+    def read(wanted: Iterable[Indices], assemble: Assembly, few: bool) -> Iterator[Any]:
         workers = min(loader.num_workers, 1) if few else loader.num_workers
         rebuilt: DataLoader[Any] = DataLoader(
             samples_read,
-            batch_sampler=_Batches(wanted),
+            batch_sampler=map(_listed, wanted),
             collate_fn=assemble,
             **_options(loader, workers),
         )
         with starting_workers():
             return iter(rebuilt)
 
-    return MapSource(
-        dataset, samples, batches, read, assemble, fresh=collate is None, seeded=is_seeded
+    return Indexed(
+        dataset,
+        samples,
+        batches,
+        read,
+        assemble,
+        fresh=collate is None,
+        seeded=reading.seed is not None,
     )
 
 
-def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
+def _stream_samples(loader: DataLoader[Any], assemble: Assembly) -> Stream:
     if loader.num_workers > 1:
         raise ArgumentError(
             f"{loader.num_workers} workers iterate the dataset side by side, so the order of its "
             "samples is not known; use num_workers=0 or 1, or a dataset with __getitem__"
         )
-    # Without a batch size the dataset makes the batches, and each comes to the collate_fn by itself.
-    together = assemble if loader.batch_size is not None else _Whole(assemble)
 
-    def read() -> Iterator[Any]:
+    def read(assemble: Assembly) -> Iterator[Any]:
+        # Without a batch size the dataset makes the batches, and each comes to the collate_fn by itself.
+        together = assemble if loader.batch_size is not None else _Whole(assemble)
         rebuilt = DataLoader(
             loader.dataset,
             batch_size=loader.batch_size,
@@ -161,7 +158,7 @@ def _stream_source(loader: DataLoader[Any], assemble: Assembly) -> StreamSource:
         with starting_workers():
             return map(_batch_of, iter(rebuilt))
 
-    return StreamSource(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
+    return Stream(loader.dataset, length_of(loader.dataset), read, assemble, loader.drop_last)
 
 
 def _options(loader: DataLoader[Any], workers: int) -> dict[str, Any]:
@@ -212,9 +209,8 @@ def _batches_of(loader: DataLoader[Any], samples: int) -> Sequential | Listed:
     return Listed.of(by_batch, samples)
 
 
-def _own(collate: Any) -> Any | None:
-    """A collate_fn that is the user's, not torch's."""
-    return None if collate in (default_collate, default_convert) else collate
+def _listed(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,17 +251,6 @@ def _batch_of(handed: Any) -> Any:
     if isinstance(handed, FostoreError):
         raise handed
     return handed
-
-
-class _Batches:
-    """A batch sampler over given batches of indices."""
-
-    def __init__(self, batches: Iterable[Indices]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for indices in self._batches:
-            yield indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
 
 
 class _Iterated(IterableDataset[Any]):

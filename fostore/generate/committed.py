@@ -1,0 +1,70 @@
+"""Rows that a store has already, and what happens where they were made from something else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fostore.schema import identity
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array, Schema
+
+
+class Consent:
+    """What differs from what a store was made from: refused, or recorded where the user accepts it."""
+
+    def __init__(self, path: Path, accepts: bool) -> None:
+        self._path = path
+        self._accepts = accepts
+        self.recorded: list[str] = []
+        """What the metadata of the store are yet to say."""
+
+    def differs(self, *differences: str) -> None:
+        """
+        Raises:
+            IdentityError: the user has not accepted differences; nothing was written.
+        """
+        if not differences or not self._accepts:
+            identity.refuse(self._path, differences)
+            return
+        warnings.warn(
+            f"{self._path} goes on although {'; '.join(differences)}: recorded in its metadata",
+            stacklevel=2,
+        )
+        self.recorded += differences
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Rows of a store: which there are, and how they are read."""
+
+    path: Path
+    schema: Schema
+    rows: Ranges
+    column: Callable[[str, int, int], Array]
+    """The rows `[start, stop)` of a column, as stored."""
+    batch_size: int | None
+    """Samples a batch when the store was begun, where it says so."""
+
+    def hashes(self, start: int, stop: int) -> Array:
+        """Of the inputs that the generator saw."""
+        return self.column("input_hash", start, stop)
+
+    def labels(self, start: int, stop: int) -> Array:
+        """Hashes of the labels."""
+        return self.column("label_hash", start, stop)
+
+    @property
+    def picked(self) -> list[int]:
+        """The first, the middle and the last committed row."""
+        rows = len(self.rows)
+        # A dataset that was cut, shifted or sorted differs at an end or in the middle.
+        places = sorted({0, rows // 2, rows - 1})
+        listed = []
+        for start, stop in self.rows:
+            while places and places[0] < stop - start:
+                listed.append(start + places.pop(0))
+            places = [place - (stop - start) for place in places]
+        return listed

@@ -1,0 +1,368 @@
+"""A generation that is recorded: begin a store or go on with one, write what is missing, seal."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.encodings import default_tolerance
+from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
+from fostore.formats import FILES, format_of
+from fostore.generate import output
+from fostore.generate.committed import Committed, Consent
+from fostore.generate.engine import Computed
+from fostore.generate.generation import Generation
+from fostore.generate.labels import NOTHING, tells
+from fostore.generate.loop import run
+from fostore.generate.mixing import content_of
+from fostore.generate.options import Options
+from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
+from fostore.generate.provenance import Provenance, labels_of
+from fostore.generate.recheck import Comparison, check_shape, runs
+from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
+from fostore.places.names import destination, local_path
+from fostore.reading.store import Store
+from fostore.reading.store import open as open_store
+from fostore.schema import identity
+from fostore.schema.class_names import difference, reordered
+from fostore.schema.header import Header
+from fostore.schema.jsontext import check_json
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array
+from fostore.schema.sides.views import encode_views
+from fostore.writing.create import create
+from fostore.writing.writer import Writer
+
+
+def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
+    """Write what is missing of a generation into `options.store`, and return the store, opened.
+
+    `own_names`: what the model calls its classes: the store's names where the user gives none.
+    """
+    options = generation.options
+    assert options.store is not None
+    path = local_path(options.store)
+    views = None if options.views is None else encode_views(options.views)
+    _check_store(path, options, generation.samples, views)
+    provenance = Provenance(generation, views)
+    with generation.running():
+        _Recording(path, generation, provenance, views, own_names).run()
+    return open_store(path)
+
+
+def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
+    """Raise for what would fail only after the first batch, or leave a store that is never whole."""
+    count = samples.num_samples
+    destination(path)  # a link that leads nowhere
+    if path.suffix.lower() in FILES:
+        raise ArgumentError(
+            "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
+            "store= and then save_distributions(path, distributions)"
+        )
+    format = format_of(path)
+    if count is None and not format.streams:
+        raise ArgumentError(
+            f"{format.name} needs to know the number of samples, and the stream has no length; "
+            "use a .zarr path, or a dataset with __len__"
+        )
+    if options.exists == "fail" and path.exists():
+        raise StoreExistsError(
+            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
+        )
+    check_json(dict(options.meta or {}))
+    if count == 0:
+        raise ArgumentError("the dataset is empty, so the number of classes is not known")
+    for name, beside in (("ids", options.ids), ("views", views)):
+        if beside is not None and count is not None and len(beside) != count:
+            raise ArgumentError(f"{len(beside)} {name} for {count} samples")
+    if options.rows is not None and options.exists == "overwrite":
+        raise ArgumentError(
+            "rows= with exists='overwrite' would never replace the old store, since the new one "
+            "is not whole; overwrite without rows=, or remove the old store first"
+        )
+    covered = samples.batches.num_rows if isinstance(samples, Indexed) else count
+    if (isinstance(samples, Stream) and samples.drop_last) or covered != count:
+        missing = "" if covered == count else f" ({covered} of {count} samples come)"
+        raise ArgumentError(
+            f"the loader leaves samples out{missing}, and a store keeps a row for every sample: use "
+            "drop_last=False, and torch.utils.data.Subset(dataset, indices) for a part of a dataset"
+        )
+
+
+class _Recording:
+    """What is missing in a store is computed and written, in order."""
+
+    def __init__(
+        self,
+        path: Path,
+        generation: Generation,
+        provenance: Provenance,
+        views: Array | None,
+        own_names: tuple[str, ...] | None,
+    ) -> None:
+        self._path = path
+        self._generation = generation
+        self._provenance = provenance
+        self._views = views
+        self._own_names = own_names
+        self._options = options = generation.options
+        self._framework = generation.framework
+        self._samples = samples = generation.samples
+        self._engine = generation.engine
+        hashes_inputs = options.dataset_fingerprint is None
+        tells_labels = labels_of(samples.dataset, samples.num_samples) is not None
+        self._content = HASHED if hashes_inputs else OPAQUE
+        # whether labels are kept as samples are read: where the dataset does not tell them at once
+        self._labelled = hashes_inputs and not tells_labels
+        self._consent = Consent(path, options.accept_differences)
+        self._stack = ExitStack()
+        self._writer: Writer | None = None
+        self._finished: Store | None = None
+        self._nameless = False  # an empty store that somebody created without an identity
+        self._comparison: Comparison | None = None  # of a stream, while it passes
+        self._committed = Ranges()
+        self._wanted = Ranges()
+
+    def run(self) -> None:
+        options = self._options
+        with self._stack:
+            resumes = options.exists == "resume" and self._path.exists()
+            if resumes:
+                self._resume()
+                self._record_consent()
+            self._wanted = self._missing()
+            if not resumes:
+                self._generation.refuse_mixing(self._wanted)
+                if self._content == HASHED:
+                    first = 0 if options.rows is None else options.rows[0]
+                    self._content = content_of(self._framework, self._samples, first)
+            if self._wanted.items:
+                self._write()
+            self._end()
+
+    def _write(self) -> None:
+        samples = labelled(self._samples) if self._labelled else self._samples
+        passed = None if self._comparison is None else self._comparison.passing
+        start, stop = self._options.rows or (0, ENDLESS)
+        done = sum(b - a for a, b in self._committed.overlap(start, stop))
+        with self._generation.progress(done) as progress:
+            run(
+                samples.steps(self._wanted, passed),
+                self._compute,
+                lambda token: progress.add(self._deliver(*token)),
+                overlap=self._framework.overlaps,
+            )
+
+    def _missing(self) -> Ranges:
+        samples = self._samples
+        start, stop = self._options.rows or (0, samples.num_samples)
+        if isinstance(samples, Stream) and (
+            self._finished is not None or (self._writer is not None and self._writer.header.sealed)
+        ):
+            return Ranges()  # however long the stream is now
+        return Ranges(self._committed.missing(stop or ENDLESS, start))
+
+    def _end(self) -> None:
+        writer, samples = self._writer, self._samples
+        if self._finished is not None:
+            return  # nothing was opened for writing
+        if writer is None:
+            raise ArgumentError("the stream is empty, so the number of classes is not known")
+        self._record_consent()
+        if self._engine.limit is not None:
+            writer.update_meta({"batch_size_on_device": self._engine.limit})
+        if isinstance(samples, Stream) and samples.num_samples and writer.missing():
+            raise GenerationError(
+                f"the stream ended after {len(writer)} samples, but its length is "
+                f"{samples.num_samples}; the store is not whole"
+            )
+
+    def _record_consent(self) -> None:
+        """Keep what was accepted in the metadata, before anything is computed on top of it."""
+        recorded = self._consent.recorded
+        if self._writer is None or not recorded:
+            return
+        before = self._writer.header.meta.get("accepted_differences", [])
+        new = [text for text in recorded if text not in before]
+        self._writer.update_meta({"accepted_differences": [*before, *new]})
+        recorded.clear()
+
+    # Beginning and going on
+
+    def _resume(self) -> None:
+        with open_store(self._path) as store:
+            header, empty = store.header, not len(store)
+        stored, engine = header.identity, self._engine
+        resolved = output.read_mode(stored.get("output", {}).get("mode"))
+        if engine.kept.mode == "auto" and resolved is not None:
+            engine.kept = replace(engine.kept, mode=resolved)
+            output.check_resolved(resolved, engine.kept.kind, engine.kept.temperature)
+        if stored:
+            self._compare(header)
+        elif not empty:
+            self._consent.differs(
+                "it holds rows and does not say what model and dataset they came from"
+            )
+        self._labelled = header.schema.role("label") is not None
+        if header.schema.role("fingerprint") is None:
+            self._content = OPAQUE
+        is_whole = header.sealed and header.num_samples == self._samples.num_samples
+        if is_whole and not self._options.accept_differences:
+            # Nothing will be written. A kill at the very end may have left files to tidy up; where
+            # the store is read-only or in use, that waits, and the rows are whole all the same.
+            with suppress(OSError):
+                create(self._path, exists="resume").close()
+            self._finished = self._stack.enter_context(open_store(self._path))
+            self._committed = self._finished.committed
+        else:
+            self._committed = self._create(None, stored).committed
+            self._nameless = not stored
+        missing = self._missing()
+        if missing.items:
+            self._generation.refuse_mixing(missing)
+        if not self._committed.items:
+            return
+        size = header.meta.get("batch_size")
+        size = size if type(size) is int and size > 0 else None
+        comparison = Comparison(
+            self._generation,
+            Committed(self._path, header.schema, self._committed, self._column, size),
+            self._consent,
+            stored,
+            self._provenance.identity(engine.kept.mode),
+            hashed=self._content == HASHED,
+        )
+        if isinstance(self._samples, Stream) and missing.items:
+            self._comparison = comparison  # as it passes by
+        else:
+            comparison.look()
+
+    def _compare(self, header: Header) -> None:
+        """Compare what was given with what the store was made from, and with what it is."""
+        options, kept, schema = self._options, self._engine.kept, header.schema
+        made_from = self._provenance.identity(kept.mode)
+        self._consent.differs(*identity.differences(header.identity, made_from))
+        names = None if options.class_names is None else tuple(options.class_names)
+        asked = (
+            ("store_as", kept.kind, schema.kind),
+            ("dtype", options.dtype, schema.dtype),
+            ("temperature", kept.temperature, schema.temperature),
+            ("class_names", names, schema.class_names),
+            ("unit_rows", options.unit_rows, header.unit_rows),
+        )
+        differences = [
+            f"{name} is {new!r}, the store has {old!r}"
+            for name, new, old in asked
+            if new is not None and new != old
+        ]
+        # Names that the user did not give are no promise: only another order of the same is refused.
+        own, old_names = self._own_names, schema.class_names
+        if own is not None and old_names is not None and reordered(own, old_names):
+            differences.append(difference(own, old_names, ("for the model", "for the store")))
+        identity.refuse(self._path, differences)  # no consent helps: the rows would be of two kinds
+
+    def _create(self, row_shape: tuple[int, ...] | None, made_from: Any) -> Writer:
+        """The writer of a new store, or (without a shape) of the one that is there."""
+        options, kept = self._options, self._engine.kept
+        names, meta, tol = options.class_names, options.meta, options.tol
+        if row_shape is not None:  # a store that is there keeps what it has, or has not
+            own = self._own_names
+            if names is None and own is not None and len(own) == row_shape[-1]:
+                names = own
+            meta = {**(meta or {}), **self._provenance.meta(kept.mode)}
+            tol = self._tolerance(row_shape[-1])
+        writer = create(
+            self._path,
+            num_samples=self._samples.num_samples,
+            num_classes=row_shape[-1] if row_shape else None,
+            num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
+            dtype=options.dtype,
+            kind=kept.kind,
+            class_names=names,
+            temperature=kept.temperature,
+            ids=options.ids,
+            views=self._views,
+            fingerprints=self._content == HASHED,
+            labels=self._labelled,
+            meta=meta,
+            identity=made_from,
+            exists=options.exists,
+            unit_rows=options.unit_rows,
+            commit_seconds=options.commit_seconds,
+            tol=tol,
+        )
+        self._writer = self._stack.enter_context(writer)
+        return writer
+
+    def _tolerance(self, num_classes: int) -> float | None:
+        """Half precision probabilities may be off by more than the stored dtype explains."""
+        options, engine = self._options, self._engine
+        if options.tol is not None or "probs" not in engine.kept.mode or engine.tol is None:
+            return options.tol
+        default = default_tolerance(engine.kept.kind, options.dtype, num_classes)
+        return engine.tol if engine.tol > default else None
+
+    # Batches
+
+    def _compute(self, batch: Batch) -> tuple[Computed, Array | None, Array | None]:
+        hashes = None
+        if self._content == HASHED:
+            # Before the model runs: it may change its input in place.
+            hashes = hash_inputs(self._framework, batch.inputs, len(batch.indices))
+            if hashes is None and self._writer is not None:
+                raise ArgumentError(
+                    f"the inputs from sample {int(batch.indices[0])} on cannot be hashed as those before; "
+                    "give dataset_fingerprint= to identify the dataset by a name of yours"
+                )
+        if self._comparison is not None:
+            self._comparison.passing(batch, hashes)
+        return self._engine.compute(batch), hashes, batch.labels
+
+    def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
+        """Write the rows of a batch that are missing; how many they were."""
+        rows, indices = self._engine.collect(computed), computed.indices
+        writer = self._writer
+        if writer is None:
+            # Only now are classes, output mode and dtype known, and what running changes in the model.
+            if hashes is None and self._content == HASHED:
+                self._content = OPAQUE
+            self._labelled = labels is not None and tells(labels)
+            writer = self._create(rows.shape[1:], self._new_identity())
+        elif self._nameless:
+            writer.set_identity(self._new_identity())
+            self._nameless = False
+        if not self._labelled:
+            labels = None
+        elif labels is None:
+            labels = np.full(len(indices), NOTHING)
+        check_shape(rows, writer.schema, self._path)
+        written = 0
+        for start, places in runs(indices, self._wanted):
+            new = rows[places]
+            try:
+                writer.write(
+                    start,
+                    new,
+                    fingerprints=None if hashes is None else hashes[places],
+                    labels=None if labels is None else labels[places],
+                )
+            except RowError as error:
+                raise self._engine.advice(error) from error
+            written += len(new)
+        writer.hand_over()  # the next batch may be delivered by the relay's thread
+        return written
+
+    def _new_identity(self) -> dict[str, Any]:
+        return self._provenance.settled(self._engine.kept.mode, self._content)
+
+    def _column(self, name: str, start: int, stop: int) -> Array:
+        """Committed rows of a column, as stored."""
+        if self._writer is not None:
+            return self._writer.read_side(name, start, stop)
+        assert self._finished is not None
+        column = self._finished.reader.column(self._finished.schema.index(name))
+        return column.take(np.arange(start, stop))
