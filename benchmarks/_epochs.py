@@ -17,7 +17,7 @@ from peers import FLAT
 from torch.utils.data import DataLoader, Dataset
 
 import fostore
-from fostore.loading.plan import Plan
+from fostore.loading.order import Order
 from fostore.torch import FirstOrderDataset, output_dataloader
 
 STOCK_GOALS = {10: 0.85, 1000: 0.95}
@@ -63,7 +63,7 @@ def bare(copy: Copy, num_rows: int) -> Epoch:
     """np.take and nothing else, over the order that our own loader follows."""
 
     def epoch() -> Iterator[Any]:
-        for wanted in Plan(num_rows, BATCH, shuffle=True, seed=0).batches(epoch=0):
+        for wanted in Order(num_rows, BATCH, shuffle=True, seed=0).batches(epoch=0):
             yield torch.from_numpy(copy.gather(wanted))
 
     return epoch

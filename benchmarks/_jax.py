@@ -15,7 +15,7 @@ from peers import FLAT, ours
 
 import fostore
 from fostore.jax import output_dataloader
-from fostore.loading.plan import Plan
+from fostore.loading.order import Order
 
 GOAL = 0.8
 
@@ -24,7 +24,7 @@ def put(copy: Copy, num_rows: int) -> Callable[[], Iterator[Any]]:
     """np.take and device_put, over the order that our own loader follows."""
 
     def epoch() -> Iterator[Any]:
-        for wanted in Plan(num_rows, BATCH, shuffle=True, seed=0).batches(epoch=0):
+        for wanted in Order(num_rows, BATCH, shuffle=True, seed=0).batches(epoch=0):
             yield jax.device_put(copy.gather(wanted))
 
     return epoch

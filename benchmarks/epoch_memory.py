@@ -24,7 +24,7 @@ import numpy as np
 from cold import Rows, drop, make
 
 import fostore
-from fostore.loading.plan import Plan
+from fostore.loading.order import Order
 
 NUM_CLASSES, DTYPE = 1000, "float16"
 BATCH = 256
@@ -83,8 +83,8 @@ def child(path: Path, expected: Path, rank: int, num_ranks: int, ahead: bool) ->
     pool = np.load(expected)
     store = fostore.open(path)
     data = Rows(path, 0, len(store), pool)
-    plan = Plan(len(store), BATCH, shuffle=True, seed=1, rank=rank, num_ranks=num_ranks)
-    batches = plan.batches(0)
+    order = Order(len(store), BATCH, shuffle=True, seed=1, rank=rank, num_ranks=num_ranks)
+    batches = order.batches(0)
     seen = np.zeros(len(store), bool)
     out = np.empty((BATCH, NUM_CLASSES), DTYPE)
     rows = next(batches)

@@ -19,14 +19,18 @@ LABELS = ("label", "labels", "target", "targets", "y")
 """The keys under which dict samples have their label."""
 
 Getter = Callable[[Any], Any]
+"""Takes the input out of a sample."""
+
+_Bring = Callable[[Any], Any]
+"""Makes one batch of a list of samples."""
 
 
 class PerSample(list[Any]):
     """A list with one entry for each sample of a batch: what makes no array, such as text."""
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return PerSample(found) if isinstance(index, slice) else found
+        item = super().__getitem__(index)
+        return PerSample(item) if isinstance(index, slice) else item
 
 
 LEAVE_OUT = (
@@ -51,11 +55,7 @@ class OddSample(ArgumentError):
         return ArgumentError(f"sample {index} of the {of} {self.reason}")
 
 
-Bring = Callable[[Any], Any]
-"""Makes one batch of a list of samples."""
-
-
-def bring_together(bring: Bring, samples: Sequence[Any], indices: Sequence[int]) -> Any:
+def bring_together(bring: _Bring, samples: Sequence[Any], indices: Sequence[int]) -> Any:
     """`bring(samples)`, where an error names the index of the sample that does not go with the others.
 
     Raises:
@@ -70,22 +70,22 @@ def bring_together(bring: Bring, samples: Sequence[Any], indices: Sequence[int])
         raise odd.named(int(indices[odd.place])) from error
 
 
-def find_odd(bring: Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
+def find_odd(bring: _Bring, samples: Sequence[Any], error: Exception) -> OddSample | None:
     """The first sample that cannot be brought together with the first one, where all of them failed."""
-    for place, one in enumerate(samples):
+    for at, one in enumerate(samples):
         if one is None:
-            return OddSample(place, IS_NONE)
+            return OddSample(at, IS_NONE)
     if isinstance(error, OddSample):
         return error
-    for place, one in enumerate(samples):
+    for at, one in enumerate(samples):
         try:
-            bring([samples[0], one] if place else [one])
+            bring([samples[0], one] if at else [one])
         except OddSample as odd:
-            return OddSample(place, odd.reason)
+            return OddSample(at, odd.reason)
         except Exception as alone:
-            beside = " beside the first one" if place else ""
+            beside = " beside the first one" if at else ""
             return OddSample(
-                place,
+                at,
                 f"makes no batch{beside}: {type(alone).__name__}: {alone}; give a collate_fn that brings "
                 "such samples together, or leave it out",
             )
@@ -105,7 +105,7 @@ def is_numbers(data: Any) -> bool:
 
 def _depth(data: list[Any]) -> int | None:
     """Lists around each number; None where that is no list of numbers. An empty list has any depth."""
-    kinds = set(map(type, data))
+    kinds = set(map(type, data))  # of a long list few types are left to look at
     if all(issubclass(kind, _NUMBERS) for kind in kinds):
         return 1 if data else 0
     if not all(issubclass(kind, list) for kind in kinds):
@@ -153,7 +153,7 @@ def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> lis
     return [one if type(one) is tuple and 0 < len(one) < 3 else split(one) for one in samples]
 
 
-def is_namedtuple(data: Any) -> bool:
+def _is_namedtuple(data: Any) -> bool:
     """Whether `data` is a tuple whose type is built from its fields, one argument each."""
     return isinstance(data, tuple) and hasattr(data, "_fields")
 
@@ -176,10 +176,12 @@ def _map_items(function: Callable[[Any], Any], data: Any) -> Any:
         if type(data) is dict:
             return mapped
         try:
-            return _refill(data, mapped)  # keeps a subclass and what it carries beside its items
+            clone: Any = copy.copy(data)  # keeps a subclass and what it carries beside its items
+            clone.update(mapped)
         except (TypeError, AttributeError):  # a mapping that cannot be changed
             return mapped
-    if is_namedtuple(data):
+        return clone
+    if _is_namedtuple(data):
         return type(data)(*map(function, data))
     return tuple(map(function, data)) if isinstance(data, tuple) else list(map(function, data))
 
@@ -205,22 +207,21 @@ def is_entries(data: Any) -> bool:
 
 def num_rows(data: Any) -> int | None:
     """Rows of a collated batch: the length of its first leaf that has rows; None if none has."""
-    return next(_lengths(data), None)
+    return next((rows for _, leaf in leaves(data) if (rows := _rows_of(leaf)) is not None), None)
 
 
 def common_rows(data: Any) -> int | None:
     """The number of rows in which all leaves of a batch that have rows agree; None where they do not."""
-    lengths = set(_lengths(data))
+    lengths = {_rows_of(leaf) for _, leaf in leaves(data)} - {None}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _lengths(data: Any) -> Iterator[int]:
-    for _, leaf in leaves(data):
-        shape = getattr(leaf, "shape", None)
-        if shape is not None and len(shape):
-            yield int(shape[0])
-        elif is_entries(leaf):
-            yield len(leaf)
+def _rows_of(leaf: Any) -> int | None:
+    """How many rows a leaf has, one a sample; None where it has no such axis."""
+    shape = getattr(leaf, "shape", None)
+    if shape is not None and len(shape):
+        return int(shape[0])
+    return len(leaf) if is_entries(leaf) else None
 
 
 def slice_rows(data: Any, start: int, stop: int, rows: int) -> Any:
@@ -237,13 +238,13 @@ def pad_rows(data: Any, rows: int, size: int) -> Any:
     return take_rows(data, np.minimum(np.arange(size), rows - 1), rows)
 
 
-def take_rows(data: Any, places: Array, rows: int) -> Any:
-    """The rows of a collated batch of `rows` at `places`, in their order; freshly gathered.
+def take_rows(data: Any, positions: Array, rows: int) -> Any:
+    """The rows of a collated batch of `rows` at `positions`, in their order; freshly gathered.
 
     >>> take_rows({"x": np.array([1, 2]), "text": ["a", "b"]}, np.array([1, 0]), 2)
     {'x': array([2, 1]), 'text': ['b', 'a']}
     """
-    return _map_rows(lambda leaf: pick(leaf, places), data, rows)
+    return _map_rows(lambda leaf: pick(leaf, positions), data, rows)
 
 
 def pick(leaf: Any, rows: slice | Array) -> Any:
@@ -255,19 +256,9 @@ def pick(leaf: Any, rows: slice | Array) -> Any:
 
 def _map_rows(function: Callable[[Any], Any], data: Any, rows: int) -> Any:
     """`function` of every leaf that has a row a sample; other leaves stay as they are."""
-    if is_entries(data):
-        return function(data) if len(data) == rows else data
-    if isinstance(data, (Mapping, list, tuple)):
+    if isinstance(data, (Mapping, list, tuple)) and not is_entries(data):
         return _map_items(lambda item: _map_rows(function, item, rows), data)
-    shape = getattr(data, "shape", None)
-    batched = shape is not None and len(shape) and int(shape[0]) == rows
-    return function(data) if batched else data
-
-
-def _refill(data: Any, items: dict[Any, Any]) -> Any:
-    clone = copy.copy(data)
-    clone.update(items)
-    return clone
+    return function(data) if _rows_of(data) == rows else data
 
 
 def map_numbers(function: Callable[[Any], Any], data: Any) -> Any:
@@ -307,10 +298,15 @@ def stack_numbers(samples: Sequence[Any]) -> Any:
         stacked = np.empty(0, object)
     if stacked.dtype.kind in "biufc":
         return stacked
-    for place, sample in enumerate(samples):
+    for at, sample in enumerate(samples):
         if not is_numbers(sample):
-            raise OddSample(place, f"is {_what(sample)}, the first is a list of numbers")
+            raise OddSample(at, f"is {_what(sample)}, the first is a list of numbers")
     return PerSample(samples)
+
+
+def first_other(values: Sequence[Any]) -> int:
+    """Where the first value stands that is not as the one before all."""
+    return next(at for at, value in enumerate(values) if value != values[0])
 
 
 def _what(value: Any) -> str:
@@ -344,16 +340,16 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
         if len(set(lengths)) > 1:
             if ragged and None not in lengths:
                 return _copied(samples)
-            place = next(i for i, n in enumerate(lengths) if n != lengths[0])
+            at = first_other(lengths)
             raise OddSample(
-                place,
-                f"is {_what(samples[place])}, the first has {lengths[0]} parts"
-                if lengths[place] is None
-                else f"has {lengths[place]} parts, the first has {lengths[0]}; "
+                at,
+                f"is {_what(samples[at])}, the first has {lengths[0]} parts"
+                if lengths[at] is None
+                else f"has {lengths[at]} parts, the first has {lengths[0]}; "
                 "give a collate_fn that brings them together",
             )
         parts = [collate(part, ragged=ragged) for part in zip(*samples, strict=True)]
-        if is_namedtuple(first):
+        if _is_namedtuple(first):
             return type(first)(*parts)
         return tuple(parts) if isinstance(first, tuple) else parts
     if isinstance(first, (int, float, complex, np.generic)):
@@ -363,14 +359,14 @@ def collate(samples: Sequence[Any], *, ragged: bool = False) -> Any:
         try:
             stacked = np.stack(arrays)
         except ValueError:
-            place = next(i for i, a in enumerate(arrays) if a.shape != arrays[0].shape)
-            if samples[place] is None:
-                raise OddSample(place, IS_NONE) from None
+            at = first_other([array.shape for array in arrays])
+            if samples[at] is None:
+                raise OddSample(at, IS_NONE) from None
             if ragged:
                 return _copied(arrays)
             raise OddSample(
-                place,
-                f"has the shape {arrays[place].shape}, the first has {arrays[0].shape}; "
+                at,
+                f"has the shape {arrays[at].shape}, the first has {arrays[0].shape}; "
                 "give a collate_fn that pads or crops them",
             ) from None
         return stacked if arrays[0].dtype == object else _stacked(stacked, samples)
@@ -381,11 +377,11 @@ def _under(key: Any, samples: Sequence[Any]) -> list[Any]:
     try:
         return [one[key] for one in samples]
     except (KeyError, TypeError, IndexError):
-        for place, one in enumerate(samples):
+        for at, one in enumerate(samples):
             if not isinstance(one, Mapping):
-                raise OddSample(place, f"is {_what(one)}, the first is a dict") from None
+                raise OddSample(at, f"is {_what(one)}, the first is a dict") from None
             if key not in one:
-                raise OddSample(place, f"has no {key!r}, which the first has") from None
+                raise OddSample(at, f"has no {key!r}, which the first has") from None
         raise
 
 
@@ -393,9 +389,9 @@ def _stacked(stacked: Array, samples: Sequence[Any]) -> Array:
     """What NumPy made of numbers; it makes objects or text of numbers with something else between them."""
     if stacked.dtype.kind in "OUS" and not isinstance(samples[0], (np.str_, np.bytes_, np.object_)):
         kinds = [np.asarray(sample).dtype.kind for sample in samples]
-        place = next((i for i, kind in enumerate(kinds) if kind in "OUS"), None)
-        if place is not None and kinds[0] not in "OUS":
-            raise OddSample(place, f"is {_what(samples[place])}, the first is a number")
+        at = next((i for i, kind in enumerate(kinds) if kind in "OUS"), None)
+        if at is not None and kinds[0] not in "OUS":
+            raise OddSample(at, f"is {_what(samples[at])}, the first is a number")
     return stacked
 
 

@@ -216,14 +216,14 @@ MUTANTS = [
     ),
     Mutant(
         "epoch-ignored",
-        "loading/plan.py",
+        "loading/order.py",
         "            return _sorted_order(self.num_samples, self.seed, epoch)[start:stop]",
         "            return _sorted_order(self.num_samples, self.seed, 0)[start:stop]",
         "test_loading.py",
     ),
     Mutant(
         "epoch-ignored-large",
-        "loading/plan.py",
+        "loading/order.py",
         "_placed(start, stop, self.num_samples, _keys(self.seed, epoch))",
         "_placed(start, stop, self.num_samples, _keys(self.seed, 0))",
         "test_loading.py",

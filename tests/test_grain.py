@@ -141,7 +141,7 @@ def test_samples_of_a_base_dataset_come_with_their_rows(path: Path) -> None:
     pairs = make_pairs(len(ROWS))
     for kind in (fostore.FirstOrderDataset, JaxDataset):
         source = GrainSource(kind(pairs, path), 10, **OPTIONS)
-        for k, samples in enumerate(source.plan.batches(0)):
+        for k, samples in enumerate(source.order.batches(0)):
             inputs, labels, found = source[k]
             assert isinstance(found, np.ndarray)
             np.testing.assert_array_equal(inputs, pairs.inputs[samples])

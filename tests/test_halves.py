@@ -218,7 +218,7 @@ def test_other_dtypes_that_are_asked_for_come_as_before(
 
 
 def test_only_float32_reaches_an_accelerator_of_several_processes() -> None:
-    from fostore.jax.place import is_accelerator
+    from fostore.jax.devices import is_accelerator
 
     assert not is_accelerator(None)
     assert not is_accelerator(jax.devices()[0])

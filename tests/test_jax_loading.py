@@ -110,7 +110,7 @@ def test_batches_are_jax_arrays_of_the_base_dataset_and_the_store(
     pairs = make_pairs(NUM_SAMPLES)
     loader = output_dataloader(pairs, path, 32, shuffle=True, seed=1)
     for samples, (inputs, labels, found) in zip(
-        list(loader.cursor.plan.batches(0)), loader, strict=True
+        list(loader.cursor.order.batches(0)), loader, strict=True
     ):
         assert all(isinstance(part, jax.Array) for part in (inputs, labels, found))
         np.testing.assert_array_equal(inputs, pairs.inputs[samples])
@@ -282,8 +282,8 @@ data = [(np.float32([i, i]), i, ) for i in range(len(rows))]
 
 for options in ({"drop_last": True}, {"pad_last": True}, {"mask_last": True}):
     loader = output_dataloader(data, path, 32, shuffle=True, seed=2, device=split, **options)
-    plan = loader.cursor.plan
-    for samples, batch in zip(list(plan.batches(0)), loader, strict=True):
+    order = loader.cursor.order
+    for samples, batch in zip(list(order.batches(0)), loader, strict=True):
         inputs, labels, found = batch[:3]
         for part in batch:
             assert part.sharding.is_equivalent_to(split, part.ndim), part.sharding
@@ -389,7 +389,7 @@ def test_batches_that_lie_in_the_loaders_memory_keep_their_values(
     prefetch: int, path: Path, rows: np.ndarray
 ) -> None:
     loader = output_dataloader(None, path, 16, shuffle=True, seed=1, prefetch=prefetch)
-    samples = [s for epoch in range(3) for s in loader.cursor.plan.batches(epoch)]
+    samples = [s for epoch in range(3) for s in loader.cursor.order.batches(epoch)]
     batches = [batch for _ in range(3) for batch in loader]  # all alive at once
     for wanted, batch in zip(samples, batches, strict=True):
         np.testing.assert_array_equal(batch, rows[wanted])

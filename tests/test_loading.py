@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 import itertools
 import json
 import random
@@ -20,28 +22,29 @@ from hypothesis import strategies as st
 import fostore
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
-from fostore.loading.loader import SimpleDataLoader, make_plan, run
-from fostore.loading.plan import Plan
+from fostore.loading.loader import SimpleDataLoader, run
+from fostore.loading.options import Options, OrderOptions
+from fostore.loading.order import Order
 from fostore.loading.prefetch import ahead
 from fostore.nested import collate
 
 SORTED = 1 << 16
 
 
-def taken(plan: Plan, epoch: int = 0, position: int = 0) -> list[int]:
-    return [i for batch in plan.batches(epoch, position) for i in batch.tolist()]
+def taken(order: Order, epoch: int = 0, position: int = 0) -> list[int]:
+    return [i for batch in order.batches(epoch, position) for i in batch.tolist()]
 
 
-def ranks_of(plan_options: dict[str, Any], num_ranks: int) -> list[Plan]:
-    return [Plan(**plan_options, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+def ranks_of(options: dict[str, Any], num_ranks: int) -> list[Order]:
+    return [Order(**options, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
 
 
 # ------------------------------------------------------------------ every sample once
 
 
 @st.composite
-def plans(draw: st.DrawFn, last: str = "short") -> tuple[dict[str, Any], int, int]:
-    """Options of a plan, a number of ranks, and an epoch."""
+def orders(draw: st.DrawFn, last: str = "short") -> tuple[dict[str, Any], int, int]:
+    """Options of an order, a number of ranks, and an epoch."""
     num_ranks = draw(st.integers(1, 5))
     batch_size = draw(st.integers(1, 40))
     num_samples = draw(st.integers(0, 400) | st.integers(SORTED - 2, SORTED + 2))
@@ -57,26 +60,26 @@ def plans(draw: st.DrawFn, last: str = "short") -> tuple[dict[str, Any], int, in
     return options, num_ranks, draw(st.integers(0, 1 << 33))
 
 
-@given(plans())
+@given(orders())
 def test_every_sample_comes_once_over_all_ranks(case: tuple[dict[str, Any], int, int]) -> None:
     options, num_ranks, epoch = case
-    seen = [i for plan in ranks_of(options, num_ranks) for i in taken(plan, epoch)]
+    seen = [i for order in ranks_of(options, num_ranks) for i in taken(order, epoch)]
     assert sorted(seen) == list(range(options["num_samples"]))
 
 
-@given(plans("drop"))
+@given(orders("drop"))
 def test_dropping_leaves_out_less_than_a_global_batch(
     case: tuple[dict[str, Any], int, int],
 ) -> None:
     options, num_ranks, epoch = case
-    batches = [batch for plan in ranks_of(options, num_ranks) for batch in plan.batches(epoch)]
+    batches = [batch for order in ranks_of(options, num_ranks) for batch in order.batches(epoch)]
     seen = [i for batch in batches for i in batch.tolist()]
     assert {len(batch) for batch in batches} <= {options["batch_size"]}
     assert len(set(seen)) == len(seen)
     assert 0 <= options["num_samples"] - len(seen) < options["batch_size"] * num_ranks
 
 
-@given(plans("pad"))
+@given(orders("pad"))
 def test_padding_fills_with_the_epochs_beginning_and_says_how_many(
     case: tuple[dict[str, Any], int, int],
 ) -> None:
@@ -87,62 +90,62 @@ def test_padding_fills_with_the_epochs_beginning_and_says_how_many(
     filled: list[int] = []
     for k in range(ranks[0].num_batches()):
         position = k * ranks[0].global_batch_size
-        for plan in ranks:
-            batch = plan.batch(epoch, k).tolist()
+        for order in ranks:
+            batch = order.batch(epoch, k).tolist()
             assert len(batch) == options["batch_size"]
-            count = plan.num_own(position)
+            count = order.num_own(position)
             own += batch[:count]
             filled += batch[count:]
     assert sorted(own) == list(range(n))
-    first = ranks[0].order(epoch, 0, n).tolist()
+    first = ranks[0].samples(epoch, 0, n).tolist()
     assert filled == list(itertools.islice(itertools.cycle(first), len(filled)))
 
 
-@given(plans(), st.data())
+@given(orders(), st.data())
 def test_going_on_with_other_ranks_and_batches_still_gives_every_sample_once(
     case: tuple[dict[str, Any], int, int], data: st.DataObject
 ) -> None:
     options, num_ranks, epoch = case
     first = ranks_of(options, num_ranks)
     steps = data.draw(st.integers(0, first[0].num_batches()))
-    seen = [i for plan in first for k in range(steps) for i in plan.batch(epoch, k).tolist()]
+    seen = [i for order in first for k in range(steps) for i in order.batch(epoch, k).tolist()]
     position = min(steps * first[0].global_batch_size, options["num_samples"])
     other_ranks, other_size = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7))
     options = {**options, "batch_size": other_size, "last": "pad"}
-    for plan in ranks_of(options, other_ranks):
+    for order in ranks_of(options, other_ranks):
         at = position
-        for batch in plan.batches(epoch, position):
-            seen += batch.tolist()[: plan.num_own(at)]
-            at = plan.after(at)
+        for batch in order.batches(epoch, position):
+            seen += batch.tolist()[: order.num_own(at)]
+            at = order.after(at)
     assert sorted(seen) == list(range(options["num_samples"]))
 
 
-@given(plans() | plans("drop") | plans("pad"), st.integers(1, 9))
+@given(orders() | orders("drop") | orders("pad"), st.integers(1, 9))
 def test_a_batch_alone_is_the_batch_of_the_epoch(
     case: tuple[dict[str, Any], int, int], limit: int
 ) -> None:
     options, num_ranks, epoch = case
-    for plan in ranks_of(options, num_ranks):
-        batches = [batch.tolist() for batch in plan.batches(epoch)]
-        assert len(batches) == plan.num_batches()
-        assert batches == [plan.batch(epoch, k).tolist() for k in range(len(batches))]
-        stretches = [s.tolist() for s in plan.stretches(epoch, 0, limit)]
+    for order in ranks_of(options, num_ranks):
+        batches = [batch.tolist() for batch in order.batches(epoch)]
+        assert len(batches) == order.num_batches()
+        assert batches == [order.batch(epoch, k).tolist() for k in range(len(batches))]
+        stretches = [s.tolist() for s in order.stretches(epoch, 0, limit)]
         assert [i for s in stretches for i in s] == [i for b in batches for i in b]
-        assert all(len(s) <= limit * plan.batch_size for s in stretches)
+        assert all(len(s) <= limit * order.batch_size for s in stretches)
 
 
 def test_the_short_last_batch_is_split_evenly_over_the_ranks() -> None:
     options = {"num_samples": 107, "batch_size": 10, "shuffle": True, "seed": 1}
-    sizes = [[len(b) for b in plan.batches(0)] for plan in ranks_of(options, 4)]
+    sizes = [[len(b) for b in order.batches(0)] for order in ranks_of(options, 4)]
     assert sizes == [[10, 10, 7], [10, 10, 7], [10, 10, 7], [10, 10, 6]]
-    own = [plan.num_own(80) for plan in ranks_of(options, 4)]
+    own = [order.num_own(80) for order in ranks_of(options, 4)]
     assert own == [7, 7, 7, 6]
 
 
 def test_a_global_batch_is_the_same_for_any_number_of_ranks() -> None:
-    whole = [b.tolist() for b in Plan(96, 12, shuffle=True, seed=5).batches(2)]
+    whole = [b.tolist() for b in Order(96, 12, shuffle=True, seed=5).batches(2)]
     options = {"num_samples": 96, "batch_size": 4, "shuffle": True, "seed": 5}
-    parts = zip(*(plan.batches(2) for plan in ranks_of(options, 3)), strict=True)
+    parts = zip(*(order.batches(2) for order in ranks_of(options, 3)), strict=True)
     assert [np.concatenate(part).tolist() for part in parts] == whole
 
 
@@ -154,16 +157,16 @@ def test_a_global_batch_is_the_same_for_any_number_of_ranks() -> None:
 )
 def test_an_epoch_is_a_permutation_on_both_sides_of_the_threshold(num_samples: int) -> None:
     for seed, epoch in [(0, 0), (3, 1), ((1 << 64) - 1, 7)]:
-        order = Plan(num_samples, 1, shuffle=True, seed=seed).order(epoch, 0, num_samples)
+        order = Order(num_samples, 1, shuffle=True, seed=seed).samples(epoch, 0, num_samples)
         assert order.dtype == np.int64
         assert np.array_equal(np.sort(order), np.arange(num_samples))
 
 
 @pytest.mark.parametrize("num_samples", [(1 << 32) - 5, (1 << 32) + 5, 10**12, (1 << 62) + 1])
 def test_sampled_places_of_a_vast_epoch_are_distinct_samples(num_samples: int) -> None:
-    plan = Plan(num_samples, 1, shuffle=True, seed=11)
+    order = Order(num_samples, 1, shuffle=True, seed=11)
     starts = [0, 22_345, num_samples // 3, num_samples // 2, num_samples - 20_000]
-    found = np.concatenate([plan.order(4, start, start + 20_000) for start in starts])
+    found = np.concatenate([order.samples(4, start, start + 20_000) for start in starts])
     assert found.min() >= 0
     assert found.max() < num_samples
     assert len(np.unique(found)) == len(found)
@@ -180,7 +183,7 @@ def chi_square(counts: np.ndarray) -> float:
 @pytest.mark.parametrize("num_samples", [50_000, 65_537, 100_000, 1 << 17, 1_000_000])
 @pytest.mark.parametrize("seed", [0, 1, 1 << 40])
 def test_the_order_looks_shuffled(num_samples: int, seed: int) -> None:
-    order = Plan(num_samples, 1, shuffle=True, seed=seed).order(0, 0, num_samples)
+    order = Order(num_samples, 1, shuffle=True, seed=seed).samples(0, 0, num_samples)
     places = np.arange(num_samples)
     # Where in the epoch the samples of each part of the dataset come.
     cells = 32 * (places * 32 // num_samples) + order * 32 // num_samples
@@ -197,7 +200,7 @@ def test_the_order_looks_shuffled(num_samples: int, seed: int) -> None:
 
 def test_orders_of_neighbouring_seeds_and_epochs_have_nothing_in_common() -> None:
     def order(seed: int, epoch: int) -> np.ndarray:
-        return Plan(100_000, 1, shuffle=True, seed=seed).order(epoch, 0, 100_000)
+        return Order(100_000, 1, shuffle=True, seed=seed).samples(epoch, 0, 100_000)
 
     first = order(5, 0)
     for other in (order(6, 0), order(5, 1), order(5 + (1 << 32), 0)):
@@ -208,24 +211,24 @@ def test_orders_of_neighbouring_seeds_and_epochs_have_nothing_in_common() -> Non
 
 
 def test_the_orders_are_those_of_all_releases() -> None:
-    small = Plan(10, 1, shuffle=True, seed=7)
-    assert small.order(0, 0, 10).tolist() == SMALL_EPOCH_0
-    assert small.order(1, 0, 10).tolist() == SMALL_EPOCH_1
-    assert Plan(100_000, 1, shuffle=True, seed=7).order(3, 500, 506).tolist() == MEDIUM
-    assert Plan(10**12, 1, shuffle=True, seed=7).order(3, 10**11, 10**11 + 4).tolist() == VAST
+    small = Order(10, 1, shuffle=True, seed=7)
+    assert small.samples(0, 0, 10).tolist() == SMALL_EPOCH_0
+    assert small.samples(1, 0, 10).tolist() == SMALL_EPOCH_1
+    assert Order(100_000, 1, shuffle=True, seed=7).samples(3, 500, 506).tolist() == MEDIUM
+    assert Order(10**12, 1, shuffle=True, seed=7).samples(3, 10**11, 10**11 + 4).tolist() == VAST
 
 
 def test_an_epoch_of_a_vast_store_begins_in_little_memory() -> None:
-    plan = Plan(10**12, 256, shuffle=True, seed=3, rank=1, num_ranks=2)
-    next(plan.batches(0))  # what is loaded once
+    order = Order(10**12, 256, shuffle=True, seed=3, rank=1, num_ranks=2)
+    next(order.batches(0))  # what is loaded once
     tracemalloc.start()
-    batches = plan.stretches(0, 512 * 10**6)
+    batches = order.stretches(0, 512 * 10**6)
     for _ in range(3):
         assert len(next(batches)) <= SORTED
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
-    assert plan.num_batches() == -(-(10**12) // 512)
+    assert order.num_batches() == -(-(10**12) // 512)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_an_epoch_of_a_vast_store_begins_in_little_memory() -> None:
 )
 def test_a_plan_refuses_what_it_cannot_do(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        Plan(**{"num_samples": 20, "batch_size": 10, **options})
+        Order(**{"num_samples": 20, "batch_size": 10, **options})
 
 
 # ------------------------------------------------------------------ where a loader is
@@ -370,13 +373,13 @@ def test_a_state_of_another_order_is_refused_and_changes_nothing(
     with pytest.raises(ArgumentError, match=message):
         loader.load_state_dict({**before, **change})
     assert loader.state_dict() == before
-    assert values(loader) == [b.tolist() for b in loader.cursor.plan.batches(6)]
+    assert values(loader) == [b.tolist() for b in loader.cursor.order.batches(6)]
 
 
 @pytest.mark.parametrize("state", [{}, {"version": 1, "epoch": 0}])
 def test_what_is_no_state_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match="no state of a loader"):
-        Cursor(Plan(10, 2)).load_state_dict(state)
+        Cursor(Order(10, 2)).load_state_dict(state)
 
 
 # ------------------------------------------------------------------ reading ahead
@@ -536,7 +539,7 @@ def test_a_dataset_that_ends_too_early_does_not_end_the_epoch_silently() -> None
 
 
 def test_finish_gets_every_batch_with_its_own_samples() -> None:
-    cursor = make_plan(10, 4, False, None, pad_last=True)
+    cursor = Options(4, pad_last=True).cursor(10)
     found = run(cursor, lambda samples: [samples.tolist()], finish=lambda b, own: b[:own])
     assert list(found) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
@@ -603,7 +606,7 @@ def test_the_numpy_loader_pairs_rows_with_their_samples(
         data, tmp_path / "a.zarr", 16, shuffle=True, seed=4, prefetch=prefetch
     )
     for epoch in range(2):
-        samples = list(loader.cursor.plan.batches(epoch))
+        samples = list(loader.cursor.order.batches(epoch))
         batches = list(loader)
         assert len(batches) == len(samples)
         for batch, wanted in zip(batches, samples, strict=True):
@@ -619,3 +622,13 @@ SMALL_EPOCH_0 = [2, 1, 4, 9, 3, 7, 6, 0, 5, 8]
 SMALL_EPOCH_1 = [1, 6, 3, 8, 0, 7, 9, 5, 2, 4]
 MEDIUM = [14198, 62288, 92600, 42650, 1356, 90834]
 VAST = [404967304305, 451671367666, 885260007571, 19041707790]
+
+
+def test_every_loader_takes_the_options_of_the_order_and_shows_them() -> None:
+    by_keyword = {field.name: field.default for field in dataclasses.fields(Options)}
+    assert set(OrderOptions.__annotations__) == set(by_keyword) - {"batch_size", "shuffle"}
+    for function in (SimpleDataLoader, fostore.output_dataloader):
+        parameters = inspect.signature(function).parameters
+        assert {name: parameters[name].default for name in by_keyword} == by_keyword
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
+        SimpleDataLoader([1], sed=3)  # type: ignore[call-arg]

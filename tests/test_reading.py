@@ -326,3 +326,40 @@ def test_child_processes_read_the_right_rows(tmp_path: Path, method: str, suffix
     assert child.exitcode == 0
     np.testing.assert_array_equal(np.float32(last), rows[[N - 1, N - 2, N - 3]])
     np.testing.assert_array_equal(np.float32(third), rows[3])
+
+
+# ------------------------------------------------------------------ rows of a store, and a selection
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_store_and_a_selection_answer_alike_each_of_its_own_rows(
+    suffix: str, tmp_path: Path
+) -> None:
+    rows = rows_of()
+    keys = [3 * row for row in range(len(rows))]
+    store = stored(tmp_path / f"s{suffix}", rows, ids=keys)
+    chosen = [5, 0, 7, 5]
+    selection = store.select(chosen)
+    again = selection.select([2, 0])
+    for some, own in ((store, range(len(rows))), (selection, chosen), (again, [7, 5])):
+        ids = [3 * row for row in own]
+        assert some.positions.tolist() == list(range(len(own)))
+        assert some.resolve(some.positions).tolist() == list(own)
+        assert (some.store, some.header) == (store, store.header)
+        assert np.array_equal(some.ids, ids)  # type: ignore[arg-type]
+        assert some.take_column("sample_id", some.positions).tolist() == ids
+        assert some.find("sample_id", ids[-1]) == ids.index(ids[-1])
+        assert some.find("sample_id", 1) is None
+        np.testing.assert_array_equal(some.take(some.positions), rows[list(own)])
+        with pytest.raises(UncommittedError):
+            some.take_column("sample_id", [len(own)])
+        some.announce(some.positions)
+
+
+def test_items_of_a_store_can_be_read_again_and_know_their_number(tmp_path: Path) -> None:
+    rows = rows_of()
+    items = stored(tmp_path / "s.zarr", rows).items()
+    assert len(items) == len(rows)
+    for _ in range(2):
+        assert [row for row, _ in items] == list(range(len(rows)))
+        np.testing.assert_array_equal([distribution for _, distribution in items], rows)

@@ -122,7 +122,7 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(
     def loader(batch_size: int = 4) -> OutputLoader:
         return output_dataloader(Numbered(), store, batch_size, True, workers, seed=3, prefetch=3)
 
-    order = [loader().epochs.plan.order(epoch, 0, SAMPLES).tolist() for epoch in range(2)]
+    order = [loader().epochs.order.samples(epoch, 0, SAMPLES).tolist() for epoch in range(2)]
     whole = lightning_module()
     saver = ModelCheckpoint(tmp_path / "out", "{step}", save_top_k=-1, every_n_train_steps=2)
     lightning_trainer(max_epochs=2, callbacks=[saver]).fit(whole, loader())
@@ -175,7 +175,7 @@ def test_lightning_shards_a_loader_exactly(
         sharded = _update_dataloader(loader, sampler)
         assert type(sharded) is OutputLoader
         assert sharded.epochs is not None
-        assert (sharded.epochs.plan.seed, sharded.batch_size) == (7, 5)
+        assert (sharded.epochs.order.seed, sharded.batch_size) == (7, 5)
         assert isinstance(sharded.sampler, DistributedSampler)
         epochs = [flat(checked(x, rows) for x, _, rows in sharded) for _ in range(2)]
         state = sharded.state_dict()
@@ -223,7 +223,7 @@ def test_an_accelerate_loop_goes_on_in_an_epoch(store: fostore.Store) -> None:
         return loader, Accelerator(cpu=True).prepare(loader)
 
     loader, batches = prepared()
-    orders = [loader.epochs.plan.order(epoch, 0, SAMPLES).tolist() for epoch in range(3)]
+    orders = [loader.epochs.order.samples(epoch, 0, SAMPLES).tolist() for epoch in range(3)]
     assert [flat(checked(x, rows) for x, _, rows in batches) for _ in range(2)] == orders[:2]
     _, batches = prepared()
     batches.set_epoch(2)
@@ -246,7 +246,7 @@ def test_a_stateful_loader_keeps_the_samplers_place(store: fostore.Store, worker
         return sampler, StatefulDataLoader(dataset, batch_sampler=sampler, num_workers=workers)
 
     sampler, loader = make()
-    orders = [sampler.plan.order(epoch, 0, SAMPLES).tolist() for epoch in range(3)]
+    orders = [sampler.order.samples(epoch, 0, SAMPLES).tolist() for epoch in range(3)]
     assert flat(checked(x, rows) for x, _, rows in loader) == orders[0]
     batches = iter(loader)
     seen = [checked(x, rows) for x, _, rows in (next(batches), next(batches))]

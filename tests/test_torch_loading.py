@@ -346,7 +346,7 @@ def test_a_loader_goes_on_exactly_where_batches_were_handed_out(
     options: dict[str, Any] = {"shuffle": True, "seed": 9, "prefetch": 3}
     loader = output_dataloader(Numbered(), store, first[1], num_workers=first[0], **options)
     drawn(loader)
-    whole = loader.epochs.plan.order(1, 0, SAMPLES).tolist()
+    whole = loader.epochs.order.samples(1, 0, SAMPLES).tolist()
     batches = iter(loader)
     seen = [i for _ in range(stop) for i in next(batches)[0].tolist()]
     state = pickle.loads(pickle.dumps(loader.state_dict()))
@@ -357,7 +357,7 @@ def test_a_loader_goes_on_exactly_where_batches_were_handed_out(
     if stop == 7:  # nothing is left of the epoch: asked for by its number it is empty
         other.set_epoch(1)
     assert seen + drawn(other) == whole
-    assert drawn(other) == other.epochs.plan.order(2, 0, SAMPLES).tolist()
+    assert drawn(other) == other.epochs.order.samples(2, 0, SAMPLES).tolist()
 
 
 def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next(store: fostore.Store) -> None:
@@ -367,7 +367,7 @@ def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next(store: fostore.Sto
     next(batches)
     other = output_dataloader(Numbered(), store, 25, shuffle=True, seed=1)
     other.load_state_dict(loader.state_dict())
-    assert drawn(other) == other.epochs.plan.order(1, 0, SAMPLES).tolist()
+    assert drawn(other) == other.epochs.order.samples(1, 0, SAMPLES).tolist()
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_samples(store: fostore.Store) -> None:
@@ -390,7 +390,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(store: fostore.St
 
 def test_a_drawn_seed_comes_back_with_the_state(store: fostore.Store) -> None:
     loader = output_dataloader(Numbered(), store, 8, shuffle=True)
-    rest = loader.epochs.plan.order(0, 8, SAMPLES).tolist()
+    rest = loader.epochs.order.samples(0, 8, SAMPLES).tolist()
     next(batches := iter(loader))
     other = output_dataloader(Numbered(), store, 8, shuffle=True)
     other.load_state_dict(loader.state_dict())
@@ -428,7 +428,7 @@ def test_persistent_workers_follow_every_epoch_and_state(store: fostore.Store) -
     loader = output_dataloader(
         Numbered(), store, 8, True, 1, seed=3, persistent_workers=True, worker_init_fn=_as_it_is
     )
-    order = loader.epochs.plan.order
+    order = loader.epochs.order.samples
     assert drawn(loader) == order(0, 0, SAMPLES).tolist()
     next(iter(loader))
     state = loader.state_dict()
@@ -576,7 +576,7 @@ def test_batches_are_moved_ahead_in_their_order(store: fostore.Store) -> None:
         loader.set_epoch(0)
         moved = prefetch_to_device(loader, "cpu", depth)
         assert len(moved) == 7
-        assert drawn(moved) == loader.epochs.plan.order(0, 0, SAMPLES).tolist()
+        assert drawn(moved) == loader.epochs.order.samples(0, 0, SAMPLES).tolist()
     (meta,) = prefetch_to_device([{"x": [torch.ones(2)], "name": "a"}], "meta")
     assert (meta["x"][0].device.type, meta["name"]) == ("meta", "a")
 
@@ -594,7 +594,7 @@ def test_the_state_of_a_prefetcher_is_that_of_the_batch_in_use(store: fostore.St
     assert state["position"] == 16 < loader.state_dict()["position"]
     batches.close()
     moved.load_state_dict(state)
-    assert drawn(moved) == loader.epochs.plan.order(0, 16, SAMPLES).tolist()
+    assert drawn(moved) == loader.epochs.order.samples(0, 16, SAMPLES).tolist()
     with pytest.raises(ArgumentError, match="list has no state_dict"):
         prefetch_to_device([1], "cpu").state_dict()
     with pytest.raises(ArgumentError, match="depth is -1"):
@@ -618,12 +618,12 @@ def test_a_stock_loader_takes_the_sampler(store: fostore.Store) -> None:
     other = EpochSampler(SAMPLES, 5, True, seed=5)
     other.load_state_dict(state)
     rest = [i for batch in other for i in batch]
-    assert rest == sampler.plan.order(0, 8, SAMPLES).tolist()
+    assert rest == sampler.order.samples(0, 8, SAMPLES).tolist()
 
 
 def test_the_samplers_single_order_is_what_is_left_of_the_epoch() -> None:
     sampler = EpochSampler(SAMPLES, 8, True, seed=5)
-    assert list(sampler.sampler) == sampler.plan.order(0, 0, SAMPLES).tolist()
+    assert list(sampler.sampler) == sampler.order.samples(0, 0, SAMPLES).tolist()
     for last in ({}, {"drop_last": True}, {"pad_last": True}):
         for rank in range(2):
             part = EpochSampler(21, 4, rank=rank, num_ranks=2, **last).sampler

@@ -20,7 +20,7 @@ from fostore.formats import ColumnView, Segment
 from fostore.formats.views import mapping
 from fostore.formats.views.pieces import PieceView
 from fostore.formats.views.view import ArrayView, mapped_view, segment_view, view_of
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))

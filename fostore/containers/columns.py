@@ -1,4 +1,4 @@
-"""What a part of a frame, a column or a sparse matrix holds: as an array, as entries, as what can be hashed."""
+"""Rows of a frame, a column, a table or a sparse matrix: taken, as arrays, as entries, as what can be hashed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.nested import PerSample, collate, is_numbers
+from fostore.nested import PerSample, collate, is_numbers, pick
 from fostore.schema.row import Array
 
 
@@ -45,8 +45,8 @@ def numbers_of(batch: Any) -> Array:
     made = batch.to_numpy()
     if made.dtype.kind in "biufc":
         return np.asarray(made)
-    parts = [_as_floats(column) for column in columns(batch).values()]
-    return np.stack(parts, axis=1)
+    # Columns with missing numbers (pandas' NA, polars' null) make objects of all of them.
+    return np.stack([_as_floats(column) for column in columns(batch).values()], axis=1)
 
 
 def _as_floats(column: Any) -> Array:
@@ -57,10 +57,7 @@ def _as_floats(column: Any) -> Array:
 
 def first_text(frame: Any) -> Any | None:
     """The first column of a frame that holds something else than numbers."""
-    for name, column in columns(frame).items():
-        if not _is_numeric(column):
-            return name
-    return None
+    return next((name for name, column in columns(frame).items() if not _is_numeric(column)), None)
 
 
 def _is_numeric(column: Any) -> bool:
@@ -69,31 +66,25 @@ def _is_numeric(column: Any) -> bool:
     return getattr(column.dtype, "kind", "O") in "biufc"
 
 
-def take_column(column: Any, indices: range | Array) -> Any:
-    """Rows of a column by their places, whatever its index says."""
-    if is_a(column, "pandas", "Series"):
-        part = indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-        return column.iloc[part]
-    if is_a(column, "polars", "Series"):
-        return (
-            column[indices.start : indices.stop] if isinstance(indices, range) else column[indices]
-        )
-    return take_arrow(column, indices)
-
-
-def take_arrow(data: Any, indices: range | Array) -> Any:
-    """Rows of an Arrow table, batch or column."""
+def take(data: Any, indices: range | Array) -> Any:
+    """Rows of any container by their positions, whatever its index says; a range copies no array."""
+    if not _is_arrow(data):
+        rows = slice(indices.start, indices.stop) if isinstance(indices, range) else indices
+        return pick(data, rows)
     if isinstance(indices, range):
         return data.slice(indices.start, len(indices))
     return data.take(sys.modules["pyarrow"].array(indices))
 
 
+def _is_arrow(data: Any) -> bool:
+    return hasattr(data, "to_pylist")  # tables, batches and columns have it
+
+
 def values_of(column: Any) -> Any:
     """A column as an array of numbers, or as what is in it, an entry a sample."""
-    if hasattr(column, "to_pylist"):  # Arrow
-        if is_arrow_number(column.type):
-            return arrow_numbers(column)
-        return entries_of(column.to_pylist())
+    if _is_arrow(column):
+        is_number = is_arrow_number(column.type)
+        return arrow_numbers(column) if is_number else entries_of(column.to_pylist())
     if _is_numeric(column):
         made = np.asarray(column.to_numpy())
         return made if made.dtype.kind in "biufc" else _as_floats(column)
@@ -125,7 +116,7 @@ def arrow_dtype(column: Any) -> Any:
 
 def arrow_numbers(column: Any) -> Array:
     """An Arrow column of numbers as an array; missing ones are NaN."""
-    if column.null_count:
+    if column.null_count:  # `to_numpy` would make objects of integers then
         return np.array([np.nan if one is None else one for one in column.to_pylist()], np.float64)
     options = {} if hasattr(column, "chunks") else {"zero_copy_only": False}
     return np.asarray(column.to_numpy(**options))
@@ -146,11 +137,12 @@ def hashed_parts(path: str, leaf: Any) -> Iterator[tuple[str, Any]]:
             yield f"{path}[{name!r}]", values
     elif is_sparse(leaf):
         rows = leaf.tocsr()
-        ends, places = rows.indptr.tolist(), rows.indices.astype(np.int64)
+        # int64 whatever SciPy chose: it takes the narrowest integers that will do for the matrix.
+        ends, indices = rows.indptr.tolist(), rows.indices.astype(np.int64)
         yield (
             f"{path} sparse {rows.dtype.name} {rows.shape[1]}",
             PerSample(
-                places[start:stop].tobytes() + rows.data[start:stop].tobytes()
+                indices[start:stop].tobytes() + rows.data[start:stop].tobytes()
                 for start, stop in pairwise(ends)
             ),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from fostore.containers.columns import (
     first_text,
     is_a,
     is_arrow_number,
+    is_frame,
     is_sparse,
     is_value,
     kind_of,
-    take_arrow,
-    take_column,
+    take,
     values_of,
 )
 from fostore.errors import ArgumentError
@@ -43,12 +44,11 @@ class Rows(Sequence[Any]):
     has_dtype = False
     """Whether the numbers have a dtype that somebody chose for a model; those of a frame have none."""
 
-    def __init__(self, data: Any, count: int) -> None:
+    def __init__(self, data: Any) -> None:
         self.data = data
-        self._count = count
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.data)
 
     def __getattr__(self, name: str) -> Any:
         if name in _ASIDE:
@@ -60,7 +60,7 @@ class Rows(Sequence[Any]):
 
     def take(self, indices: range | Array) -> Any:
         """The rows of `indices` as one batch, in that order."""
-        raise NotImplementedError
+        return take(self.data, indices)
 
     def __getitem__(self, index: Any) -> Any:
         """Sample `index`, as an input_getter sees it."""
@@ -73,18 +73,10 @@ class Rows(Sequence[Any]):
         """Raise ArgumentError, which names the column, where rows are not numbers alone."""
 
 
-def _places(indices: range | Array) -> slice | Array:
-    """Indices as an array takes them: a range as a slice, which copies nothing."""
-    return indices if isinstance(indices, np.ndarray) else slice(indices.start, indices.stop)
-
-
 class _Arrays(Rows):
     """An array in memory."""
 
     has_dtype = True
-
-    def take(self, indices: range | Array) -> Any:
-        return self.data[_places(indices)]
 
     def require_numbers(self) -> None:
         if self.data.dtype == object and self.data.ndim > 1:
@@ -99,7 +91,7 @@ class _Values(Rows):
     """An array of objects each of which is an array, or a list of numbers."""
 
     def take(self, indices: range | Array) -> Any:
-        return entries_of(self.data[_places(indices)].tolist())
+        return entries_of(super().take(indices).tolist())
 
 
 class _OnDisk(Rows):
@@ -107,37 +99,42 @@ class _OnDisk(Rows):
 
     has_dtype = True
 
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self._count = int(data.shape[0])  # a file may be closed by the time somebody asks
+
+    def __len__(self) -> int:
+        return self._count
+
     def take(self, indices: range | Array) -> Any:
         if isinstance(indices, range):
             return _fresh(self.data[indices.start : indices.stop])
+        # One by one: h5py takes lists of indices only in ascending order, and slowly.
         return np.stack([_fresh(self.data[index]) for index in indices.tolist()])
 
     def __getitem__(self, index: Any) -> Any:
         return _fresh(self.data[index])
 
 
-def _fresh(part: Any) -> Array:
+def _fresh(piece: Any) -> Array:
     """What was read in memory of its own, in this machine's byte order."""
-    found = np.asarray(part)
-    return np.array(found, found.dtype.newbyteorder("="), copy=None if found.base is None else True)
+    read = np.asarray(piece)
+    return np.array(read, read.dtype.newbyteorder("="), copy=None if read.base is None else True)
 
 
 class _Sparse(Rows):
     """A SciPy sparse matrix; batches and samples are sparse as well."""
 
-    def __init__(self, data: Any, count: int) -> None:
+    def __init__(self, data: Any) -> None:
         rows = data.tocsr()
-        if (
-            not rows.has_canonical_format
-        ):  # the same row, and so the same hash, however it was built
+        if not rows.has_canonical_format:
+            # The same row, and so the same hash, however the matrix was built.
             rows = rows.copy()
             rows.sum_duplicates()
-        super().__init__(rows, count)
+        super().__init__(rows)
 
-    def take(self, indices: range | Array) -> Any:
-        if isinstance(indices, range):
-            return self.data[indices.start : indices.stop]
-        return self.data[indices]
+    def __len__(self) -> int:
+        return int(self.data.shape[0])  # SciPy's own `len` refuses
 
     def __getitem__(self, index: Any) -> Any:
         return self.data[index : index + 1]
@@ -147,16 +144,9 @@ class _Frame(Rows):
     """A pandas or polars frame; batches are frames, with the names of their columns."""
 
     def _aside(self, name: str) -> Any:
-        if name in self.data.columns:
-            return self.data[name]
-        raise AttributeError(name)
-
-    def take(self, indices: range | Array) -> Any:
-        if is_a(self.data, "polars", "DataFrame"):
-            if isinstance(indices, range):
-                return self.data.slice(indices.start, len(indices))
-            return self.data[indices]
-        return self.data.iloc[_places(indices)]
+        if name not in self.data.columns:
+            raise AttributeError(name)
+        return self.data[name]
 
     def __getitem__(self, index: Any) -> Any:
         if is_a(self.data, "polars", "DataFrame"):
@@ -177,39 +167,36 @@ class _Column(Rows):
     """A pandas, polars or Arrow column: numbers as an array, all else as a list with an entry a sample."""
 
     def take(self, indices: range | Array) -> Any:
-        return values_of(take_column(self.data, indices))
-
-    def require_numbers(self) -> None:
-        return None
+        return values_of(super().take(indices))
 
 
 class _Table(Rows):
     """An Arrow table: batches are arrays (n, columns), or pandas frames where not all are numbers."""
 
-    def __init__(self, data: Any, count: int) -> None:
-        super().__init__(data, count)
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
         self._names = list(data.schema.names)
         self._wordy = next((f.name for f in data.schema if not is_arrow_number(f.type)), None)
         kinds = [arrow_dtype(data.column(name)) for name in self._names] if not self._wordy else []
         self._dtype = np.result_type(*kinds) if kinds else None
 
     def _aside(self, name: str) -> Any:
-        if name in self._names:
-            return self.data.column(name)
-        raise AttributeError(name)
+        if name not in self._names:
+            raise AttributeError(name)
+        return self.data.column(name)
 
     def take(self, indices: range | Array) -> Any:
-        part = take_arrow(self.data, indices)
+        taken = super().take(indices)
         if self._dtype is None:
-            if "pandas" not in sys.modules and not _importable("pandas"):
+            if "pandas" not in sys.modules and find_spec("pandas") is None:
                 raise ArgumentError(
                     f"column {self._wordy!r} of the Arrow table is not numbers, so a batch is a pandas "
                     "frame, and pandas is not installed: install it, or choose columns (select)"
                 )
-            return part.to_pandas()
-        made = np.empty((part.num_rows, len(self._names)), self._dtype)
+            return taken.to_pandas()
+        made = np.empty((taken.num_rows, len(self._names)), self._dtype)
         for at, name in enumerate(self._names):
-            made[:, at] = arrow_numbers(part.column(name))
+            made[:, at] = arrow_numbers(taken.column(name))
         return made
 
     def __getitem__(self, index: Any) -> Any:
@@ -227,19 +214,22 @@ class _Table(Rows):
 class _Part(Rows):
     """Chosen rows of a container, as torch's Subset names them: its own `data[i]` is no row of it."""
 
-    def __init__(self, rows: Rows, places: Any) -> None:
-        super().__init__(rows, len(places))
-        self.places = np.asarray(places, np.int64)
+    def __init__(self, rows: Rows, indices: Any) -> None:
+        super().__init__(rows)
+        self._indices = np.asarray(indices, np.int64)
         self.has_dtype = rows.has_dtype
 
+    def __len__(self) -> int:
+        return len(self._indices)
+
     def _aside(self, name: str) -> Any:
-        return np.asarray(getattr(self.data, name))[self.places]
+        return np.asarray(getattr(self.data, name))[self._indices]
 
     def take(self, indices: range | Array) -> Any:
-        return self.data.take(self.places[np.asarray(indices)])
+        return self.data.take(self._indices[np.asarray(indices)])
 
     def __getitem__(self, index: Any) -> Any:
-        return self.data[int(self.places[index])]
+        return self.data[int(self._indices[index])]
 
     def require_numbers(self) -> None:
         self.data.require_numbers()
@@ -247,6 +237,23 @@ class _Part(Rows):
 
 _BY_ANOTHER_INDEX = (_Frame, _Column, _Table, _Sparse, _Part)
 """Containers whose own `[i]` is a column, what a label stands for, or a matrix: not sample i."""
+
+
+_KINDS: tuple[tuple[str, str, type[Rows]], ...] = (
+    ("pandas", "Series", _Column),
+    ("polars", "Series", _Column),
+    ("pyarrow", "ChunkedArray", _Column),
+    ("pyarrow", "Array", _Column),
+    ("pyarrow", "Table", _Table),
+    ("pyarrow", "RecordBatch", _Table),
+)
+
+_IN_MEMORY = ("jaxlib", "jax", "torch")
+"""Libraries whose arrays NumPy takes as they lie."""
+
+
+def _library(data: Any) -> str:
+    return type(data).__module__.partition(".")[0]
 
 
 def _within(data: Any) -> Rows | None:
@@ -279,25 +286,21 @@ def find(data: Any) -> Rows | None:
         return data
     if isinstance(data, np.ndarray):
         return _array(data)
-    if is_a(data, "pandas", "DataFrame") or is_a(data, "polars", "DataFrame"):
+    if is_frame(data):
         return _frame(data)
-    if is_a(data, "pandas", "Series") or is_a(data, "pandas", "Index"):
-        return _Column(data.to_series() if is_a(data, "pandas", "Index") else data, len(data))
-    if is_a(data, "polars", "Series"):
-        return _Column(data, len(data))
-    if is_a(data, "pyarrow", "Table") or is_a(data, "pyarrow", "RecordBatch"):
-        return _Table(data, data.num_rows)
-    if is_a(data, "pyarrow", "ChunkedArray") or is_a(data, "pyarrow", "Array"):
-        return _Column(data, len(data))
+    if is_a(data, "pandas", "Index"):
+        data = data.to_series()
+    for library, name, kind in _KINDS:
+        if is_a(data, library, name):
+            return kind(data)
     if is_sparse(data):
         if data.ndim != 2:
             raise ArgumentError(f"a sparse array of {data.ndim} axes has no rows of features")
-        return _Sparse(data, data.shape[0])
+        return _Sparse(data)
     _refuse_others(data)
     if not is_array(data):
         return _within(data)
-    in_memory = type(data).__module__.partition(".")[0] in ("jaxlib", "jax", "torch")
-    return _Arrays(np.asarray(data), len(data)) if in_memory else _OnDisk(data, int(data.shape[0]))
+    return _Arrays(np.asarray(data)) if _library(data) in _IN_MEMORY else _OnDisk(data)
 
 
 def as_dataset(data: Any) -> Any:
@@ -306,10 +309,10 @@ def as_dataset(data: Any) -> Any:
     Raises:
         ArgumentError: see `find`; or it is a dict of columns.
     """
+    # Arrays in memory have their rows at `data[i]` already, and stay what the user gave.
     if isinstance(data, np.ndarray) and not isinstance(data, (np.memmap, np.ma.MaskedArray)):
         return data
-    library = type(data).__module__.partition(".")[0]
-    if library in ("torch", "jax", "jaxlib") and hasattr(data, "shape"):
+    if _library(data) in _IN_MEMORY and hasattr(data, "shape"):
         return data
     rows = find(data)
     if rows is None and isinstance(data, Mapping) and data and 0 not in data:
@@ -338,14 +341,14 @@ def samples_of(dataset: Any, indices: Sequence[int]) -> list[Any]:
                 "in their order, else distributions would go to other samples"
             )
         return list(given)
-    found: list[Any] = []
+    samples: list[Any] = []
     try:
         for index in indices:
-            found.append(dataset[index])
+            samples.append(dataset[index])
     except Exception as error:
-        error.add_note(f"sample {indices[len(found)]} of the dataset")
+        error.add_note(f"sample {indices[len(samples)]} of the dataset")
         raise
-    return found
+    return samples
 
 
 def _array(data: Any) -> Rows | None:
@@ -356,11 +359,11 @@ def _array(data: Any) -> Rows | None:
             "a masked array has numbers that do not count, and a model would take them; give "
             "array.filled(value)"
         )
-    if isinstance(data, np.memmap):
-        return _OnDisk(data, len(data))
+    if isinstance(data, np.memmap):  # its slices would be read when a model computes with them
+        return _OnDisk(data)
     if data.dtype == object and data.ndim == 1 and len(data) and is_value(data[0]):
-        return _Values(data, len(data))
-    return _Arrays(np.asarray(data), len(data))
+        return _Values(data)
+    return _Arrays(np.asarray(data))
 
 
 def _frame(data: Any) -> Rows:
@@ -368,13 +371,12 @@ def _frame(data: Any) -> Rows:
     if len(set(names)) != len(names):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise ArgumentError(f"the frame has two columns {twice!r}; rename one")
-    return _Frame(data, len(data))
+    return _Frame(data)
 
 
 def _refuse_others(data: Any) -> None:
     """Name what belongs to a known library and has no rows that can be asked for."""
-    library = type(data).__module__.partition(".")[0]
-    kind = f"a {library} {type(data).__name__}"
+    library, kind = _library(data), f"a {kind_of(data)}"
     if library == "polars" and hasattr(data, "collect"):
         raise ArgumentError(f"{kind} has no rows yet; give frame.collect()")
     if library == "pyarrow" and hasattr(data, "to_table"):
@@ -412,9 +414,3 @@ def is_array(data: Any) -> bool:
         )
     has_shape = hasattr(data, "shape") and hasattr(data, "dtype") and hasattr(data, "ndim")
     return has_shape and hasattr(data, "__array__") and data.ndim > 0
-
-
-def _importable(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None

@@ -22,7 +22,8 @@ from fostore.formats import is_store
 from fostore.places.litter import is_litter
 from fostore.places.names import absent, inside
 from fostore.places.place import ByUrl
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")

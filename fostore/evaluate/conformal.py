@@ -14,8 +14,8 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.evaluate.covered import check_level
 from fostore.evaluate.divergence import tv
-from fostore.loading.plan import Plan
-from fostore.reading.store import Selection, Store
+from fostore.loading.order import Order
+from fostore.reading.selection import Stored
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array
 
@@ -102,7 +102,7 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
         store = open_store(Path(store))
     num_samples = len(store)
     counts = _counts(sizes, num_samples)
-    order = Plan(num_samples, 1, shuffle=True, seed=seed).order(0, 0, sum(counts))
+    order = Order(num_samples, 1, shuffle=True, seed=seed).samples(0, 0, sum(counts))
     ends = np.cumsum(counts).tolist()
     return tuple(
         _part(store, np.sort(order[end - count : end]))
@@ -129,10 +129,8 @@ def _counts(sizes: Sequence[int | float], num_samples: int) -> list[int]:
 
 
 def _part(store: Any, rows: Array) -> Any:
-    if isinstance(store, Store):
+    if isinstance(store, Stored):
         return store.select(rows)
-    if isinstance(store, Selection):
-        return Selection(store.store, store.rows[rows])
     if isinstance(store, Mapping):
         keys = sorted(store)
         return {keys[row]: store[keys[row]] for row in rows.tolist()}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError, UncommittedError
-from fostore.pairing.origin import Origin
+from fostore.reading.selection import Stored
 from fostore.schema import simplex
 from fostore.schema.halves import widen
 from fostore.schema.row import Array
@@ -103,7 +103,8 @@ class Rows:
     keys: Array | None = None
     """The index of each row, int64, ascending; None: row i has index i."""
     class_names: tuple[str, ...] | None = None
-    origin: Origin | None = None
+    stored: Stored | None = None
+    """The store or selection that the rows are of."""
     ids: Callable[[int, int], Array] | None = None
     """Of a file that has them: the ids of the rows from `start` to `stop`, (stop - start,)."""
     numbers: int | None = None

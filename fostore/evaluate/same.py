@@ -10,7 +10,7 @@ import numpy as np
 from fostore.errors import ArgumentError, IdentityError
 from fostore.evaluate.rows import Rows, aligned
 from fostore.generate.labels import differ as labels_differ
-from fostore.pairing.origin import Origin
+from fostore.reading.selection import Selection, Stored
 from fostore.schema.class_names import difference, same
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import decode_ids
@@ -76,12 +76,11 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
 
 def _datasets(first: Rows, other: Rows) -> Iterator[str]:
     """What was recorded of the datasets; a part of a store has other facts than the whole."""
-    if first.origin is None or other.origin is None:
-        return
-    if first.origin.chosen is not None or other.origin.chosen is not None:
+    one, two = first.stored, other.stored
+    if one is None or two is None or isinstance(one, Selection) or isinstance(two, Selection):
         return
     for key, words in _FACTS.items():
-        a, b = first.origin.dataset.get(key), other.origin.dataset.get(key)
+        a, b = one.dataset_facts.get(key), two.dataset_facts.get(key)
         if a is not None and b is not None and a != b:
             yield f"{words} differ ({a!r} and {b!r})"
 
@@ -100,24 +99,27 @@ def _rows(one: Rows, other: Rows) -> list[str]:
                     f"row {start + at} has the id {ours[at].item()!r} in the one and "
                     f"{theirs[at].item()!r} in the other"
                 ]
-    if one.origin is None or other.origin is None:
+    if one.stored is None or other.stored is None:
         return []
     ids = None if second is None else first
     # A label that differs says more to people than a hash does.
-    return _labels(one.origin, other.origin, ids) or _hashes(one.origin, other.origin, ids)
+    return _labels(one.stored, other.stored, ids) or _hashes(one.stored, other.stored, ids)
 
 
 def _ids_of(rows: Rows) -> _Ids | None:
-    origin = rows.origin
-    if origin is None:
+    stored = rows.stored
+    if stored is None:
         return rows.ids
-    column = origin.schema.role("id")
+    column = stored.schema.role("id")
     if column is None:
         return None
-    return lambda start, stop: decode_ids(origin.take(column, origin.places[start:stop]), column)
+    positions = stored.positions
+    return lambda start, stop: decode_ids(
+        stored.take_column(column.name, positions[start:stop]), column
+    )
 
 
-def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+def _labels(one: Stored, other: Stored, ids: _Ids | None) -> list[str]:
     labels = _different(one, other, "label")
     if labels is None:
         return []
@@ -125,16 +127,22 @@ def _labels(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
     return [f"{_name(at, ids)} has another label in the one than in the other"]
 
 
-def _different(one: Origin, other: Origin, role: str) -> tuple[Array, Column, Column] | None:
+def _different(one: Stored, other: Stored, role: str) -> tuple[Array, Column, Column] | None:
     """Which rows differ in a column of one number that both have; None where none does."""
     ours, theirs = one.schema.role(role), other.schema.role(role)
     if ours is None or theirs is None:
         return None
     are_other = labels_differ if role == "label" else np.not_equal
-    every = one.places
+    every = one.positions
     cuts = [every[start : start + _PIECE] for start in range(0, len(every), _PIECE)]
     differ = np.concatenate(
-        [np.zeros(0, bool), *(are_other(one.take(ours, at), other.take(theirs, at)) for at in cuts)]
+        [
+            np.zeros(0, bool),
+            *(
+                are_other(one.take_column(ours.name, at), other.take_column(theirs.name, at))
+                for at in cuts
+            ),
+        ]
     )
     return (differ, ours, theirs) if differ.any() else None
 
@@ -143,14 +151,14 @@ def _name(row: int, ids: _Ids | None) -> str:
     return f"row {row}" if ids is None else f"row {row} (id {ids(row, row + 1)[0].item()!r})"
 
 
-def _hashes(one: Origin, other: Origin, ids: _Ids | None) -> list[str]:
+def _hashes(one: Stored, other: Stored, ids: _Ids | None) -> list[str]:
     inputs = _different(one, other, "fingerprint")
     if inputs is None:
         return []
     differ, *columns = inputs
     at = int(np.argmax(differ))
-    value = int(one.take(columns[0], np.array([at]))[0])
-    elsewhere = other.find(columns[1], value)
+    value = int(one.take_column(columns[0].name, [at])[0])
+    elsewhere = other.find(columns[1].name, value)
     if elsewhere is not None:
         return [
             f"what the model saw for {_name(at, ids)} of the one is {_name(elsewhere, ids)} of the other"

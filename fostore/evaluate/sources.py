@@ -16,9 +16,9 @@ from fostore.errors import ArgumentError, UncommittedError
 from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Table
-from fostore.pairing.origin import origin_of
 from fostore.places.names import local_path
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection, Stored
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Schema, sum_tolerance
@@ -65,7 +65,7 @@ def _holds_sources(source: Any) -> bool:
     """Whether it is a list of sources, such as one store a member, and not a list of rows."""
     if not isinstance(source, (list, tuple)) or not source:
         return False
-    if isinstance(source[0], (str, os.PathLike, Store, Selection, Mapping, Rows)):
+    if isinstance(source[0], (str, os.PathLike, Stored, Mapping, Rows)):
         return True
     return len(getattr(source[0], "shape", ())) > 1  # of one axis it is a row
 
@@ -127,7 +127,7 @@ def _of_take(source: Store | Selection, where: str) -> Rows:
         return source.take(np.arange(start, stop), as_kind=kind)
 
     rows = _of_schema(source.schema, where, len(source), read)
-    return replace(rows, origin=origin_of(source))
+    return replace(rows, stored=source)
 
 
 def _of_schema(

@@ -16,7 +16,8 @@ from fostore.files.hashing import Digester
 from fostore.files.table import Batch, Table
 from fostore.formats import Reader
 from fostore.reading.proof import Proof
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.schema.ranges import describe
 
 _UNKNOWN = "not checked against the source: {rows} of {where} have no checksum there"

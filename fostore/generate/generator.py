@@ -27,7 +27,7 @@ from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.options import Options
 from fostore.generate.recording import record
 from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
-from fostore.loading.plan import check_batch_size
+from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store

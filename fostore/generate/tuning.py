@@ -10,7 +10,7 @@ from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
 from fostore.generate.samples import Batch, Indexed, Reading
-from fostore.loading.plan import check_batch_size
+from fostore.loading.order import check_batch_size
 
 MAX_BATCH = 512
 _CLOSE = 1.05  # a smaller batch within 5 % of the best is preferred: it needs less memory

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
-from fostore.reading.store import Selection
+from fostore.reading.selection import Selection
 
 if TYPE_CHECKING:
-    from fostore.pairing.pairs import Pairs
+    from fostore.pairing.dataset import Pairs
 
 
 __all__ = ["as_first_order_dataset"]

@@ -14,7 +14,8 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FostoreError
-from fostore.reading.store import Selection, Store
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array
 

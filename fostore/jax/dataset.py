@@ -12,9 +12,9 @@ import numpy as np
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
+from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
-from fostore.jax.place import Place, is_accelerator, place
-from fostore.nested import OddSample, collate
+from fostore.nested import OddSample, collate, first_other
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 
@@ -32,13 +32,6 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     (2.0, 1, Array([0.25, 0.75], dtype=float32))
     """
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._with_rows(super().__getitem__(index), jnp.asarray)
-
-    def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as one JAX array."""
-        return jnp.asarray(self.gather(samples))
-
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The batches of a stretch of samples as JAX arrays; one gather serves all of them."""
         return self.placed_batches(samples, batch_size, None)
@@ -50,21 +43,22 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         """
         return self._batches(samples, batch_size, self.gather(samples))
 
-    def placed_batches(self, samples: Array, batch_size: int, where: Place | None) -> list[Any]:
+    def placed_batches(self, samples: Array, batch_size: int, devices: Devices | None) -> list[Any]:
         """The same batches on a device, to which halves travel as they are stored.
 
         On a CPU NumPy widens them before: that takes a third of the time that XLA takes.
         """
-        if self._half is None or not is_accelerator(where):
-            placed: list[Any] = place(self.host_batches(samples, batch_size), where)
+        half = self._given.half
+        if half is None or not is_accelerator(devices):
+            placed: list[Any] = put(self.host_batches(samples, batch_size), devices)
             return placed
-        stored = self._stored_rows(samples)
-        if self._half.dtype == "bfloat16":
+        stored = self._given.take_kept(self._rows_at(samples))
+        if half.dtype == "bfloat16":
             stored = stored.view(jnp.dtype(jnp.bfloat16))
-        asked = jax.dtypes.canonicalize_dtype(self._dtype or np.float32)
+        asked = jax.dtypes.canonicalize_dtype(self._given.dtype or np.float32)
         return [
             self._with_rows(batch, lambda rows: rows.astype(asked))
-            for batch in place(self._batches(samples, batch_size, stored), where)
+            for batch in put(self._batches(samples, batch_size, stored), devices)
         ]
 
     def _with_rows(self, batch: Any, change: Callable[[Any], Any]) -> Any:
@@ -74,6 +68,9 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
         if self.target_key is not None:
             return {**batch, self.target_key: change(batch[self.target_key])}
         return (*batch[:-1], change(batch[-1]))
+
+    def _as_rows(self, rows: Array) -> jax.Array:
+        return jnp.asarray(rows)
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())
@@ -96,6 +93,6 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     def _collate(self, samples: Sequence[Any]) -> Any:
         sizes = list(map(len, samples))
         if len(set(sizes)) > 1:  # parts may differ in shape, samples not in what they are made of
-            place = next(i for i, size in enumerate(sizes) if size != sizes[0])
-            raise OddSample(place, f"has {sizes[place]} parts, the first has {sizes[0]}")
+            at = first_other(sizes)
+            raise OddSample(at, f"has {sizes[at]} parts, the first has {sizes[0]}")
         return collate(samples, ragged=True)

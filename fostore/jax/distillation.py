@@ -73,10 +73,10 @@ def distillation_loss(
 
 
 def _floating(name: str, array: Any) -> jax.Array:
-    found = jnp.asarray(array)
-    if not jnp.issubdtype(found.dtype, jnp.floating):
+    numbers = jnp.asarray(array)
+    if not jnp.issubdtype(numbers.dtype, jnp.floating):
         raise ArgumentError(
-            f"{name} has the dtype {found.dtype} and the shape {found.shape}, expected floating "
+            f"{name} has the dtype {numbers.dtype} and the shape {numbers.shape}, expected floating "
             "point numbers; class numbers go into a cross-entropy"
         )
-    return found
+    return numbers

@@ -9,15 +9,15 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import grain
 
 from fostore.errors import ArgumentError
-from fostore.loading.loader import make_plan
-from fostore.loading.plan import Plan
+from fostore.loading.options import Options, OrderOptions, named
+from fostore.loading.order import Order
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
-from fostore.reading.store import Selection
+from fostore.reading.selection import Selection
 
 Samples = PairedDataset | Mapping[int, Any] | Selection | str | os.PathLike[str]
 
@@ -46,21 +46,19 @@ class GrainSource:
     (2, array([[0.75, 0.25]], dtype=float32))
     """
 
+    @named
     def __init__(
         self,
         data: Samples,
         batch_size: int = 64,
         *,
         shuffle: bool = False,
-        seed: int | None = None,
-        drop_last: bool = False,
-        pad_last: bool = False,
-        rank: int = 0,
-        num_ranks: int = 1,
         first_epoch: int = 0,
         num_epochs: int = 1,
+        **order: Unpack[OrderOptions],
     ) -> None:
-        if shuffle and seed is None:
+        options = Options(batch_size, shuffle, **order)
+        if shuffle and options.seed is None:
             raise ArgumentError(
                 "shuffle=True needs seed=: Grain asks for records again after a restart, and they "
                 "must be the same"
@@ -71,21 +69,12 @@ class GrainSource:
                 "and 1"
             )
         self.dataset = data if isinstance(data, PairedDataset) else FirstOrderDataset(None, data)
-        self.plan: Plan = make_plan(
-            len(self.dataset),
-            batch_size,
-            shuffle,
-            seed,
-            drop_last=drop_last,
-            pad_last=pad_last,
-            rank=rank,
-            num_ranks=num_ranks,
-        ).plan
+        self.order: Order = options.cursor(len(self.dataset)).order
         self.first_epoch = first_epoch
         self.num_epochs = num_epochs
 
     def __len__(self) -> int:
-        return self.num_epochs * self.plan.num_batches()
+        return self.num_epochs * self.order.num_batches()
 
     def __getitem__(self, index: Any) -> Any:
         at = operator.index(index)
@@ -95,18 +84,19 @@ class GrainSource:
 
     def record(self, index: int) -> Any:
         """The batch of a record, also beyond `len`: the epochs go on."""
-        epoch, batch = divmod(index, self.plan.num_batches())
-        samples = self.plan.batch(self.first_epoch + epoch, batch)
+        epoch, batch = divmod(index, self.order.num_batches())
+        samples = self.order.batch(self.first_epoch + epoch, batch)
+        # As NumPy: Grain's workers are processes, in which no JAX array should be made.
         read = getattr(self.dataset, "host_batches", self.dataset.read_batches)
-        return read(samples, self.plan.batch_size)[0]
+        return read(samples, self.order.batch_size)[0]
 
     def __repr__(self) -> str:
         # Grain compares this with what a checkpoint holds: the same source, the same text.
-        plan = self.plan
+        order = self.order
         return (
-            f"GrainSource(num_samples={plan.num_samples}, batch_size={plan.batch_size}, "
-            f"shuffle={plan.shuffle}, seed={plan.seed}, last={plan.last!r}, rank={plan.rank}, "
-            f"num_ranks={plan.num_ranks}, first_epoch={self.first_epoch}, "
+            f"GrainSource(num_samples={order.num_samples}, batch_size={order.batch_size}, "
+            f"shuffle={order.shuffle}, seed={order.seed}, last={order.last!r}, rank={order.rank}, "
+            f"num_ranks={order.num_ranks}, first_epoch={self.first_epoch}, "
             f"num_epochs={self.num_epochs})"
         )
 
@@ -130,9 +120,8 @@ class _BatchDataset(grain.MapDataset[Any]):  # type: ignore[misc]  # Grain ships
         return repr(self._batches)
 
 
-def grain_source(data: Samples, batch_size: int = 64, **options: Any) -> GrainSource:
-    """Batches as records for `grain.DataLoader`; see `GrainSource`."""
-    return GrainSource(data, batch_size, **options)
+grain_source = GrainSource
+"""Batches as records for `grain.DataLoader`."""
 
 
 def grain_dataset(data: Samples, batch_size: int = 64, **options: Any) -> grain.MapDataset[Any]:

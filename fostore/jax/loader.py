@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.jax.dataset import FirstOrderDataset
-from fostore.jax.place import find_place, place
+from fostore.jax.devices import find_devices, put
 from fostore.loading.loader import SimpleDataLoader, run
-from fostore.reading.store import Selection
+from fostore.loading.options import OrderOptions, named, take_order
+from fostore.pairing.loader import LoaderOptions
+from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
-MASK_KEY = "mask"
+_MASK_KEY = "mask"
 """Under this key the mask of the last batch stands in batches that are dicts."""
 
 
@@ -47,38 +49,26 @@ class DeviceLoader(SimpleDataLoader):
 
     dataset: FirstOrderDataset
 
+    @named
     def __init__(
         self,
         dataset: FirstOrderDataset,
         batch_size: int = 64,
         shuffle: bool = False,
         *,
-        seed: int | None = None,
-        drop_last: bool = False,
-        pad_last: bool = False,
         mask_last: bool = False,
-        rank: int = 0,
-        num_ranks: int = 1,
         prefetch: int = 2,
         device: Any = None,
+        **order: Unpack[OrderOptions],
     ) -> None:
-        if mask_last and drop_last:
+        if mask_last and order.get("drop_last"):  # before `pad_last` is said for it, and blamed
             raise ArgumentError(
                 "drop_last leaves the last batch out, mask_last fills it; choose one"
             )
-        super().__init__(
-            dataset,
-            batch_size,
-            shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            pad_last=pad_last or mask_last,
-            rank=rank,
-            num_ranks=num_ranks,
-            prefetch=prefetch,
-        )
+        order["pad_last"] = order.get("pad_last", False) or mask_last
+        super().__init__(dataset, batch_size, shuffle, prefetch=prefetch, **order)
         self.mask_last = mask_last
-        self.device = find_place(device)
+        self.device = find_devices(device)
         if isinstance(self.device, jax.sharding.Sharding):
             self._check_split(self.device)
 
@@ -94,11 +84,11 @@ class DeviceLoader(SimpleDataLoader):
         def add_mask(batch: Any, own: int) -> Any:
             mask = self._mask(own)  # one a batch: a step may donate it
             if isinstance(batch, dict):
-                if MASK_KEY in batch:
+                if _MASK_KEY in batch:
                     raise ArgumentError(
-                        f"the samples have {MASK_KEY!r} already, where mask_last puts its mask"
+                        f"the samples have {_MASK_KEY!r} already, where mask_last puts its mask"
                     )
-                return {**batch, MASK_KEY: mask}
+                return {**batch, _MASK_KEY: mask}
             return (*batch, mask) if isinstance(batch, tuple) else (batch, mask)
 
         return run(
@@ -111,18 +101,18 @@ class DeviceLoader(SimpleDataLoader):
         )
 
     def _mask(self, own: int) -> Any:
-        return place(np.arange(self.batch_size) < own, self.device)
+        return put(np.arange(self.batch_size) < own, self.device)
 
     def _check_split(self, sharding: jax.sharding.Sharding) -> None:
         """Refuse batches that the devices cannot share evenly, before the first one is read."""
-        plan = self.cursor.plan
-        parts = 1 if sharding.is_fully_addressable else plan.num_ranks
+        order = self.cursor.order
+        parts = 1 if sharding.is_fully_addressable else order.num_ranks
         row = self.dataset.gather(np.zeros(1, np.int64)).shape[1:] if len(self.dataset) else ()
-        rest = plan.num_samples % plan.global_batch_size
-        whole = plan.batch_size * parts
+        rest = order.num_samples % order.global_batch_size
+        whole = order.batch_size * parts
         last = 0
-        if plan.last == "short":
-            last = rest if parts > 1 else plan.num_own(plan.num_samples - rest)
+        if order.last == "short":
+            last = rest if parts > 1 else order.num_own(order.num_samples - rest)
         for size in (whole, last):
             try:
                 sharding.shard_shape((size, *row))
@@ -139,6 +129,7 @@ class DeviceLoader(SimpleDataLoader):
                 ) from error
 
 
+@named
 def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
@@ -148,15 +139,10 @@ def output_dataloader(
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,
     *,
-    seed: int | None = None,
-    drop_last: bool = False,
-    pad_last: bool = False,
     mask_last: bool = False,
-    rank: int = 0,
-    num_ranks: int = 1,
     prefetch: int = 2,
     device: Any = None,
-    **options: Any,
+    **options: Unpack[LoaderOptions],
 ) -> DeviceLoader:
     """Batches (inputs, labels, distributions), or (inputs, distributions), as JAX arrays.
 
@@ -179,19 +165,16 @@ def output_dataloader(
     Array([[0.5 , 0.5 ],
            [0.25, 0.75]], dtype=float32)
     """
-    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **options)
+    order, pair = take_order(options)
+    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **pair)
     return DeviceLoader(
         dataset,
         batch_size,
         shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        pad_last=pad_last,
         mask_last=mask_last,
-        rank=rank,
-        num_ranks=num_ranks,
         prefetch=prefetch,
         device=device,
+        **order,
     )
 
 

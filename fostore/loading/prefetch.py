@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _END = object()
 _LEFT = "the thread that began this iteration has ended, and reading ahead with it; begin a new iteration"
 
 
-def ahead(items: Iterator[T], depth: int, states: Callable[[], Any] | None = None) -> Iterator[T]:
+def ahead(items: Iterator[_T], depth: int, states: Callable[[], Any] | None = None) -> Iterator[_T]:
     """The same items in the same order, of which up to `depth` are read in a thread beforehand.
 
     The first item is read in the caller's thread. If the global random states were changed by that,
@@ -33,9 +33,9 @@ def ahead(items: Iterator[T], depth: int, states: Callable[[], Any] | None = Non
     return items if depth < 1 else _first_alone(items, depth, states or random_states)
 
 
-def _first_alone(items: Iterator[T], depth: int, look: Callable[[], Any]) -> Iterator[T]:
+def _first_alone(items: Iterator[_T], depth: int, look: Callable[[], Any]) -> Iterator[_T]:
     before = look()
-    try:
+    try:  # a StopIteration that leaves a generator is a RuntimeError
         first = next(items)
     except StopIteration:
         return
@@ -53,7 +53,7 @@ def random_states() -> Any:
     return random.getstate(), pickle.dumps(numbers)
 
 
-def _threaded(items: Iterator[T], depth: int) -> Iterator[T]:
+def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
     current_thread, get_ident, going_down = (
@@ -65,6 +65,7 @@ def _threaded(items: Iterator[T], depth: int) -> Iterator[T]:
 
     def put(entry: Any) -> bool:
         while not stop.is_set() and caller[0].is_alive():
+            # Not without a timeout: nobody wakes this thread when the caller's ends.
             with contextlib.suppress(queue.Full):
                 ready.put(entry, timeout=0.1)
                 return not stop.is_set()
@@ -97,7 +98,7 @@ def _threaded(items: Iterator[T], depth: int) -> Iterator[T]:
             if item is _END:
                 return
             yield item
-            caller[0] = current_thread()
+            caller[0] = current_thread()  # an iterator may be handed to another thread
     finally:
         # This may run while the interpreter goes down: no name of a module is certain any more.
         stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fostore.pairing.dataset import FirstOrderDataset, output_dataloader, output_fo_dataloader
+from fostore.pairing.dataset import FirstOrderDataset
+from fostore.pairing.loader import output_dataloader, output_fo_dataloader
 
 __all__ = ["FirstOrderDataset", "output_dataloader", "output_fo_dataloader"]

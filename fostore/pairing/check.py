@@ -6,12 +6,9 @@ generator leaves behind say whether it is the same view of it as well.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,27 +16,16 @@ import numpy as np
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.generate.probe import NoLabels, moved_entry, moved_label
-from fostore.generate.provenance import labels_of, one_a_sample
-from fostore.pairing.content import (
-    ADVICE,
-    FEWEST,
-    Contents,
-    Undecided,
-    check_content,
-    first_difference,
-    must_compare,
-    spread,
-)
+from fostore.generate.provenance import one_a_sample
+from fostore.pairing.content import Contents, Undecided, check_content, refuse
 from fostore.pairing.join import fits, join
-from fostore.pairing.origin import Origin, origin_of, refuse
-from fostore.reading.store import Selection, Store
-from fostore.schema import identity
+from fostore.pairing.labels import check_labels
+from fostore.reading.selection import Selection, Stored
+from fostore.reading.store import Store
 from fostore.schema.class_names import difference, names_of_dataset, same
 from fostore.schema.row import Array
 
 LEVELS = ("auto", "content", "ids", "length")
-_LABEL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +94,39 @@ def check_pairing(
     if base_dataset is None:
         _check_length(len(distributions), distributions)
         return Pairing(None, ())
-    origin = origin_of(distributions)
-    if origin is None:
+    if not isinstance(distributions, Stored):
         return _check_mapping(base_dataset, distributions, ids, check)
+    checked: list[str] = []
     skipped: dict[str, str] = {}
-    rows, joined = _join(base_dataset, origin, ids, check, skipped)
-    if not joined:
+
+    def note(what: str, reason: str | None) -> None:
+        """Say that something agrees, or for what reason it was not compared."""
+        if reason is None:
+            checked.append(what)
+        else:
+            skipped[what] = reason
+
+    rows, reason = _join(base_dataset, distributions, ids, check)
+    note("ids", reason)
+    by_id = reason is None
+    if not by_id:
         _check_length(len(base_dataset), distributions)
-    checked = ["ids"] if joined else ["length"]
-    if _check_class_names(base_dataset, origin, skipped):
-        checked.append("class names")
+        checked.append("length")
+    note("class names", _check_class_names(base_dataset, distributions))
     if check in ("ids", "length"):
-        why = f"check={check!r} leaves it out"
-        return Pairing(rows, tuple(checked), {**skipped, "labels": why, "content": why})
+        left_out = dict.fromkeys(("labels", "content"), f"check={check!r} leaves it out")
+        return Pairing(rows, tuple(checked), skipped | left_out)
+    # From here on what is at i belongs to sample i.
+    joined = distributions if rows is None else distributions.select(rows)
     side = framework or NumpyFramework("cpu", ())
     contents: Contents | Undecided
     try:
-        contents = Contents(side, base_dataset, input_getter, origin, rows)
+        contents = Contents(side, base_dataset, input_getter, distributions, joined)
     except Undecided as undecided:
         contents = undecided
     every = check == "content"
     with side.kept_random_states():
-        labelled = _check_label_column(base_dataset, origin, rows, skipped, every=every)
-    if labelled or (
-        labelled is None and _check_labels(base_dataset, origin, rows, contents, skipped)
-    ):
-        checked.append("labels")
+        note("labels", check_labels(base_dataset, joined, contents, every=every))
     compared = 0
     try:
         if isinstance(contents, Undecided):
@@ -141,10 +134,13 @@ def check_pairing(
         compared = check_content(contents, every=every)
         checked.append("content")
     except Undecided as undecided:
-        if check == "content":
-            raise must_compare(undecided.reason) from None
+        if every:
+            raise ArgumentError(
+                f"check='content' compares the inputs of all samples, and {undecided.reason}; "
+                "check='auto' compares what can be compared, check='ids' goes by ids"
+            ) from None
         skipped["content"] = undecided.reason
-        if undecided.warn and not joined:
+        if undecided.warn and not by_id:
             _warn(undecided.reason, checked)
     return Pairing(rows, tuple(checked), skipped, compared)
 
@@ -178,10 +174,10 @@ def _check_mapping(base_dataset: Any, distributions: Any, ids: Any, check: str) 
 
 
 def _join(
-    base_dataset: Any, origin: Origin, ids: Any, check: str, skipped: dict[str, str]
-) -> tuple[Array | None, bool]:
-    """Where the distribution of each sample is, and whether ids say so."""
-    column = origin.schema.role("id")
+    base_dataset: Any, stored: Stored, ids: Any, check: str
+) -> tuple[Array | None, str | None]:
+    """Where the distribution of each sample is, and why ids do not say so; None where they do."""
+    column = stored.schema.role("id")
     samples = len(base_dataset)
     given = ids is not None
     if column is None:
@@ -190,8 +186,7 @@ def _join(
                 "ids were to be compared, and the store keeps none; give ids= to "
                 "generate_distributions (or to create), or pair without ids= and with check='auto'"
             )
-        skipped["ids"] = "the store keeps none"
-        return None, False
+        return None, "the store keeps none"
     if not given:
         ids = None if check == "length" else one_a_sample(base_dataset, samples, ("ids",))
         if ids is None or (check != "ids" and not fits(ids, column)):
@@ -200,15 +195,15 @@ def _join(
                     "check='ids' needs ids on both sides: the store keeps them, and the dataset has "
                     "no attribute `ids` with one key a sample; give ids="
                 )
-            left_out = "check='length' leaves them out"
-            skipped["ids"] = left_out if check == "length" else "the dataset has none; give ids="
-            return None, False
+            if check == "length":
+                return None, "check='length' leaves them out"
+            return None, "the dataset has none; give ids="
     if len(ids) != samples:
         raise ArgumentError(f"{len(ids)} ids for the {samples} samples of the dataset")
-    return join(ids, origin, column), True
+    return join(ids, stored, column), None
 
 
-# ------------------------------------------------------------------ length, class names, labels
+# ------------------------------------------------------------------ length, class names
 
 
 def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) -> None:
@@ -236,112 +231,22 @@ def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) ->
             "with the distributions of its samples, renumbered from 0"
         )
     kept = isinstance(distributions, Store)
-    part = "store.select(indices), or ids= where the store has ids," if kept else "a part of them"
+    how = "store.select(indices), or ids= where the store has ids," if kept else "a part of them"
     raise ArgumentError(
         f"the dataset has {samples} samples, but there are {count} distributions; they were "
-        f"generated from another dataset, or from a larger one: {part} pairs a part of it"
+        f"generated from another dataset, or from a larger one: {how} pairs a part of it"
     )
 
 
-def _check_class_names(base_dataset: Any, origin: Origin, skipped: dict[str, str]) -> bool:
-    ours, theirs = names_of_dataset(base_dataset), origin.schema.class_names
+def _check_class_names(base_dataset: Any, stored: Stored) -> str | None:
+    """Why class names were not compared; None where they agree."""
+    ours, theirs = names_of_dataset(base_dataset), stored.schema.class_names
     if ours is None or theirs is None:
-        skipped["class names"] = f"the {'store' if theirs is None else 'dataset'} has none"
-        return False
+        return f"the {'store' if theirs is None else 'dataset'} has none"
     if same(ours, theirs):
-        return True
+        return None
     what = difference(ours, theirs, ("in the dataset", "in the store"))
     raise refuse(
         f"the class names differ: {what}",
         "The order of the classes says what each probability is of: use the classes of the store",
     )
-
-
-def _check_label_column(
-    base_dataset: Any,
-    origin: Origin,
-    places: Array | None,
-    skipped: dict[str, str],
-    *,
-    every: bool,
-) -> bool | None:
-    """Compare labels with the hashes that were kept as samples were read; None where none were kept.
-
-    All labels where the dataset tells them, or else those of as many samples as half a second allows.
-    """
-    column = origin.schema.role("label")
-    if column is None:
-        return None
-    samples = len(base_dataset)
-
-    def stored(indices: Array) -> Array:
-        return origin.take(column, indices if places is None else places[indices])
-
-    try:
-        told = labels_of(base_dataset, samples)
-        if told is not None:
-            moved = moved_entry(told, stored(np.arange(samples)))
-        else:
-            moved = _moved_of_some(base_dataset, samples, stored, every=every)
-    except NoLabels:
-        skipped["labels"] = (
-            "the samples of the dataset have none of the form that was recorded, or cannot be read by themselves"
-        )
-        return False
-    if moved is not None:
-        raise refuse(f"the label of sample {moved} is another one than the generator saw", ADVICE)
-    return True
-
-
-def _moved_of_some(
-    base_dataset: Any, samples: int, stored: Callable[[Array], Array], *, every: bool
-) -> int | None:
-    started, order, size = time.monotonic(), spread(samples), FEWEST
-    while batch := list(islice(order, size)):
-        indices = np.array(batch)
-        moved = moved_label(base_dataset, indices, stored(indices))
-        if moved is not None:
-            return moved
-        if not every and time.monotonic() - started > _LABEL_SECONDS:
-            break
-        size = min(2 * size, 1024)
-    return None
-
-
-def _check_labels(
-    base_dataset: Any,
-    origin: Origin,
-    places: Array | None,
-    contents: Contents | Undecided,
-    skipped: dict[str, str],
-) -> bool:
-    stored = origin.dataset.get("labels")
-    labels = labels_of(base_dataset, len(base_dataset))
-    if stored is None or labels is None:
-        skipped["labels"] = f"the {'store' if stored is None else 'dataset'} does not tell them"
-        return False
-    labels = _in_store_order(labels, origin, places)
-    if labels is None:
-        skipped["labels"] = "the dataset is a part of what was generated"
-        return False
-    ours = identity.hash_values(labels)
-    if ours == stored:
-        return True
-    where = None
-    if isinstance(contents, Contents):
-        with suppress(Undecided):
-            where = first_difference(contents)
-    what = "the labels of the dataset are not those of the generator's"
-    raise refuse(f"{what}; {where}" if where else what, ADVICE)
-
-
-def _in_store_order(labels: Any, origin: Origin, places: Array | None) -> Any | None:
-    """The labels as the generator's dataset had them; None where the dataset is a part of it."""
-    if places is None and origin.chosen is None:
-        return labels
-    samples = len(labels)
-    rows = origin.rows(np.arange(samples) if places is None else places)
-    order = np.argsort(rows)
-    if samples != len(origin.store) or not np.array_equal(rows[order], np.arange(samples)):
-        return None
-    return np.asarray(labels)[order]

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, FostoreError, GenerationError, IdentityError
+from fostore.errors import FostoreError, GenerationError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.probe import OPAQUE, UNSTABLE, Probe
 from fostore.generate.samples import Indexed, Indices, Reading
-from fostore.pairing.origin import Origin, refuse
 from fostore.progress import Progress
+from fostore.reading.selection import Stored
 from fostore.schema import identity
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
@@ -29,13 +29,22 @@ WALK_SECONDS = 5.0
 FEWEST = 8
 """Samples that are compared however long it takes: the first, the last and some between."""
 _REREADS = 16
+"""A coin flip (a random mirror image) shows the same side sixteen times in 1 of 32,768 cases."""
 _BATCH = 64
 
-ADVICE = (
+
+_ADVICE = (
     "Give the dataset as it was when the distributions were generated. Where it was permuted or cut, "
     "generate with ids= and pair with ids= (check='ids'). Where the student is meant to see another "
     "view of the same samples, say so: check='ids', or check='length' without ids"
 )
+
+
+def refuse(difference: str, advice: str = _ADVICE) -> IdentityError:
+    """The error for a dataset whose samples are not those of the distributions."""
+    return IdentityError(
+        f"the dataset and its distributions differ: {difference}. {advice}", (difference,)
+    )
 
 
 class Undecided(Exception):
@@ -47,7 +56,7 @@ class Undecided(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class _Difference:
     """A sample that reads differently from what the generator saw."""
 
     index: int
@@ -67,19 +76,20 @@ class Contents:
         framework: Framework,
         base_dataset: Any,
         input_getter: Callable[[Any], Any] | None,
-        origin: Origin,
-        places: Array | None,
+        stored: Stored,
+        joined: Stored,
     ) -> None:
-        kept = origin.dataset.get("content")
-        column = origin.schema.role("fingerprint")
-        if kept == UNSTABLE:
+        """`joined` are the rows of `stored` in the order of the dataset: itself, or a selection."""
+        recorded = stored.dataset_facts.get("content")
+        column = stored.schema.role("fingerprint")
+        if recorded == UNSTABLE:
             reason = "the generator's dataset read differently each time (random augmentation?)"
             raise Undecided(reason, warn=True)
-        if kept == OPAQUE:
+        if recorded == OPAQUE:
             raise Undecided("the generator could not hash its inputs", warn=True)
         if column is None:
             raise Undecided("the distributions come without input hashes")
-        size = origin.store.meta.get("batch_size")
+        size = stored.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else _BATCH
         try:
             samples = framework.samples(base_dataset, Reading(size, input_getter))
@@ -90,34 +100,35 @@ class Contents:
         self.framework = framework
         self.samples = samples
         self.probe = Probe(framework, samples)
-        self.origin, self.column = origin, column
-        self.places = places
+        self._stored, self._joined, self._column = stored, joined, column.name
         self.batch_size = size
-        self.excuse = _excuse(origin, input_getter)
-        made_by = origin.store.meta.get("framework")
-        self.other_framework = made_by if made_by not in (None, framework.name) else None
+        self._excuse = _excuse(stored, input_getter)
+        made_by = stored.meta.get("framework")
+        self._other_framework = made_by if made_by not in (None, framework.name) else None
 
     def __len__(self) -> int:
         return self.samples.num_samples
 
-    def stored(self, indices: Indices) -> Array:
+    def _kept(self, indices: Indices) -> Array:
         """The hashes that the store keeps for samples."""
-        samples = np.asarray(indices, np.int64)
-        places = samples if self.places is None else self.places[samples]
-        return self.origin.take(self.column, places)
+        return self._joined.take_column(self._column, np.asarray(indices, np.int64))
 
-    def compare(self, batch: Indices) -> Difference | None:
+    def _position(self, value: int) -> int | None:
+        """Where the store keeps this hash first."""
+        return self._stored.find(self._column, value)
+
+    def compare(self, batch: Indices) -> _Difference | None:
         """The first sample of a batch whose input differs, for good.
 
         Raises:
             Undecided: samples cannot be read or hashed, or they read differently each time.
         """
         hashes = self._hashes(batch)
-        stored = self.stored(batch)
-        for at in np.flatnonzero(hashes != stored).tolist():
-            found = Difference(int(batch[at]), int(hashes[at]))
-            if self._is_real(found, int(stored[at])):
-                return found
+        kept = self._kept(batch)
+        for at in np.flatnonzero(hashes != kept).tolist():
+            difference = _Difference(int(batch[at]), int(hashes[at]))
+            if self._is_real(difference, int(kept[at])):
+                return difference
         return None
 
     def _hashes(self, batch: Indices) -> Array:
@@ -136,63 +147,68 @@ class Contents:
         except GenerationError as error:
             raise Undecided(f"it cannot be read as a generator reads it ({error})") from error
 
-    def _is_real(self, found: Difference, then: int) -> bool:
+    def _is_real(self, difference: _Difference, then: int) -> bool:
         """Whether a difference stays where the sample is read again."""
-        if self.excuse is not None:
+        if self._excuse is not None:
             if self._are_elsewhere():
                 return True
-            raise Undecided(self.excuse, warn=True)
+            raise Undecided(self._excuse, warn=True)
+        index = difference.index
         with suppress(GenerationError):
-            by_batch = self.places is None
-            if by_batch and then == self.probe.in_batch(found.index):
+            in_order = self._joined is self._stored
+            if in_order and then == self.probe.in_batch(index):
                 return False
+        # A dataset of random views differs by chance; only what stays different is another sample.
         views: set[int | None] = set()
         for _ in range(0, _REREADS, 4):
             if len(views) < 2:
-                views.update(self._alone([found.index] * 4))
+                views.update(self._alone([index] * 4))
         if len(views) > 1:
             raise Undecided(
-                f"sample {found.index} reads differently each time (random augmentation?)",
-                warn=True,
+                f"sample {index} reads differently each time (random augmentation?)", warn=True
             )
         return then not in views
 
-    def refusal(self, found: Difference, note: str = "") -> IdentityError:
+    def refusal(self, difference: _Difference, note: str = "") -> IdentityError:
         """The error for a difference, which names the sample.
 
         Raises:
             Undecided: another framework reads every sample differently.
         """
-        is_elsewhere = self.origin.find(self.column, found.now) is not None
-        if not is_elsewhere and self.other_framework is not None and self._all_differ():
+        is_elsewhere = self._position(difference.now) is not None
+        if not is_elsewhere and self._other_framework is not None and self._all_differ():
             raise Undecided(
-                f"the distributions were generated with {self.other_framework}, and no input reads "
+                f"the distributions were generated with {self._other_framework}, and no input reads "
                 f"the same with {self.framework.name}",
                 warn=True,
             )
-        return refuse(self.describe(found) + note, ADVICE)
+        return refuse(self.describe(difference) + note)
 
-    def describe(self, found: Difference) -> str:
+    def describe(self, difference: _Difference) -> str:
         """What a difference is, in a user's words."""
-        place = self.origin.find(self.column, found.now)
-        if place is None:
-            return f"sample {found.index} of the dataset has another content than the generator saw"
+        index, position = difference.index, self._position(difference.now)
+        if position is None:
+            return f"sample {index} of the dataset has another content than the generator saw"
         return (
-            f"sample {found.index} of the dataset is sample {place} of the store: the dataset was "
+            f"sample {index} of the dataset is sample {position} of the store: the dataset was "
             "shuffled or reordered"
         )
 
+    def _few(self) -> tuple[Array, Array]:
+        """The hashes of some samples, and those that the store keeps for them."""
+        samples = np.array(list(islice(spread(len(self)), FEWEST)))
+        return self._hashes(samples), self._kept(samples)
+
     def _are_elsewhere(self) -> bool:
         """Whether inputs are those of other rows: then they were read alike, and are out of order."""
-        some = np.array(list(islice(spread(len(self)), FEWEST)))
-        hashes, stored = self._hashes(some), self.stored(some)
-        moved = hashes[hashes != stored].tolist()
-        found = sum(self.origin.find(self.column, value) is not None for value in moved)
-        return 2 * found > len(moved)
+        hashes, kept = self._few()
+        moved = hashes[hashes != kept].tolist()
+        elsewhere = sum(self._position(value) is not None for value in moved)
+        return 2 * elsewhere > len(moved)
 
     def _all_differ(self) -> bool:
-        some = np.array(list(islice(spread(len(self)), FEWEST)))
-        return bool((self._hashes(some) != self.stored(some)).all())
+        hashes, kept = self._few()
+        return bool((hashes != kept).all())
 
 
 def check_content(contents: Contents, *, every: bool) -> int:
@@ -207,58 +223,69 @@ def check_content(contents: Contents, *, every: bool) -> int:
     with contents.framework.kept_random_states():
         if every:
             with Progress(True, len(contents), name="comparing samples") as progress:
-                found, compared = _walk(contents, len(contents), math.inf, progress)
-            if found is not None:
-                raise contents.refusal(found)
+                met, compared = _walk(contents, len(contents), math.inf, progress)
+            if met is not None:
+                raise contents.refusal(met)
             return compared
-        found, compared = _some(contents, SECONDS)
-        if found is None:
+        met, compared = _some(contents, SECONDS)
+        if met is None:
             return compared
-        first, agreed = _walk(contents, found.index, WALK_SECONDS)
-        unread = f" (samples {agreed} to {found.index - 1} were not all read)"
-        raise contents.refusal(first or found, "" if first or agreed >= found.index else unread)
+        first, agreed = _walk(contents, met.index, WALK_SECONDS)
+        unread = f" (samples {agreed} to {met.index - 1} were not all read)"
+        raise contents.refusal(first or met, "" if first or agreed >= met.index else unread)
 
 
 def first_difference(contents: Contents) -> str | None:
     """What the first sample is whose input differs, where some seconds suffice to find it."""
     with contents.framework.kept_random_states():
-        found, agreed = _walk(contents, len(contents), WALK_SECONDS)
-    if found is not None:
-        return contents.describe(found)
+        met, agreed = _walk(contents, len(contents), WALK_SECONDS)
+    if met is not None:
+        return contents.describe(met)
     return "the inputs of all samples are the same" if agreed == len(contents) else None
 
 
-def _some(contents: Contents, seconds: float) -> tuple[Difference | None, int]:
+def _some(contents: Contents, seconds: float) -> tuple[_Difference | None, int]:
     """The first difference met in a spread of samples; how many were compared."""
-    started = time.monotonic()
-    order = spread(len(contents))
-    compared, size = 0, 1
-    while batch := list(islice(order, size)):
-        found = contents.compare(np.array(batch))
+    compared = 0
+    for batch in in_time(len(contents), seconds, contents.batch_size):
+        difference = contents.compare(batch)
         compared += len(batch)
-        if found is not None:
-            return found, compared
-        spent = time.monotonic() - started
-        size = min(max(2 * size, FEWEST - compared), contents.batch_size)
-        if compared >= FEWEST:
-            size = min(size, int((seconds - spent) * compared / max(spent, 1e-9)))
+        if difference is not None:
+            return difference, compared
+    return None, compared
+
+
+def in_time(count: int, seconds: float, most: int, first: int = 1) -> Iterator[Array]:
+    """Samples from everywhere (see `spread`), as long as time is left; `FEWEST` however long they take.
+
+    They come in batches that grow from `first` samples to `most`.
+    """
+    started = time.monotonic()
+    order = spread(count)
+    done, size = 0, first
+    while batch := list(islice(order, size)):
+        yield np.array(batch)
+        done += len(batch)
+        size = min(max(2 * size, FEWEST - done), most)
+        if done >= FEWEST:  # as many as the time that is left will do for, by those so far
+            spent = time.monotonic() - started
+            size = int(min(size, (seconds - spent) * done / max(spent, 1e-9)))
         if size < 1:
             break
-    return None, compared
 
 
 def _walk(
     contents: Contents, stop: int, seconds: float, progress: Progress | None = None
-) -> tuple[Difference | None, int]:
+) -> tuple[_Difference | None, int]:
     """The first difference before sample `stop`, in order; how many samples before it agree."""
     started = time.monotonic()
     agreed = 0
     for batch in contents.samples.batches.touching(Ranges.of((0, stop)) if stop else Ranges()):
         if time.monotonic() - started > seconds:
             break
-        found = contents.compare(batch)
-        if found is not None:
-            return found, found.index
+        difference = contents.compare(batch)
+        if difference is not None:
+            return difference, difference.index
         agreed += len(batch)
         if progress is not None:
             progress.add(len(batch))
@@ -273,6 +300,7 @@ def spread(count: int) -> Iterator[int]:
     >>> list(spread(8))
     [0, 7, 5, 2, 4, 1, 6, 3]
     """
+    # Steps of the golden ratio fall into the largest gap left; one prime to `count` meets every number.
     step = max(round(count * (math.sqrt(5) - 1) / 2), 1)
     while math.gcd(step, count) != 1:
         step += 1
@@ -281,18 +309,10 @@ def spread(count: int) -> Iterator[int]:
     return chain(ends, (index for index in between if index != count - 1))
 
 
-def _excuse(origin: Origin, input_getter: Callable[[Any], Any] | None) -> str | None:
+def _excuse(stored: Stored, input_getter: Callable[[Any], Any] | None) -> str | None:
     """Why a difference between inputs would say nothing."""
-    if origin.dataset.get("collate") is not None:
+    if stored.dataset_facts.get("collate") is not None:
         return "the generator made batches with a collate_fn of its own"
-    if origin.dataset.get("input_getter") != identity.describe_function(input_getter):
+    if stored.dataset_facts.get("input_getter") != identity.describe_function(input_getter):
         return "the generator had another input_getter (with the same, they could be compared)"
     return None
-
-
-def must_compare(reason: str) -> ArgumentError:
-    """The error for content that was asked to be compared and cannot be."""
-    return ArgumentError(
-        f"check='content' compares the inputs of all samples, and {reason}; check='auto' compares "
-        "what can be compared, check='ids' goes by ids"
-    )

@@ -1,32 +1,23 @@
-"""FirstOrderDataset: a dataset whose samples come with their distributions; and loaders over it."""
+"""FirstOrderDataset: a dataset whose samples come with their distributions."""
 
 from __future__ import annotations
 
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from fostore.containers.rows import Rows, as_dataset, samples_of
-from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.loading.loader import SimpleDataLoader
 from fostore.nested import bring_together, collate, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
-from fostore.reading.request import is_softened
-from fostore.reading.store import Selection, Store
-from fostore.reading.store import open as open_store
-from fostore.schema.class_names import names_of_dataset
-from fostore.schema.halves import HALVES, widen
-from fostore.schema.row import Array, Column
-
-if TYPE_CHECKING:
-    from fostore.pairing.pairs import Pairs
+from fostore.pairing.distributions import Distributions
+from fostore.reading.selection import Selection
+from fostore.schema.row import Array
 
 _GATHER_BYTES, _AHEAD_BYTES = 1 << 20, 2 << 20
 """Distributions gathered at once where nothing else has to be read: small batches share one gather.
@@ -37,6 +28,17 @@ loop computes with.
 
 _GATHER_ROWS = 8192
 """The same in rows: from a cold disk each is a page and a read, and the first batch waits for all."""
+
+
+class PairOptions(TypedDict, total=False):
+    """The keywords of a paired dataset, for those who hand them on."""
+
+    ids: Any
+    check: str
+    target_key: str | None
+    dtype: str | None
+    as_kind: str
+    temperature: float | None
 
 
 class PairedDataset:
@@ -82,13 +84,10 @@ class PairedDataset:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
             )
-        if isinstance(distributions, (str, os.PathLike)):
-            distributions = open_store(Path(distributions))
-        if not isinstance(distributions, (Mapping, Selection)):
-            raise ArgumentError(
-                f"distributions is {type(distributions).__name__}, expected a dict from dataset "
-                "index to distribution, a Store, or a path to one"
-            )
+        self._given = Distributions(
+            distributions, dtype=dtype, as_kind=as_kind, temperature=temperature
+        )
+        self.distributions = self._given.source
         self.base_dataset = base_dataset
         self._base = base
         """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
@@ -96,23 +95,11 @@ class PairedDataset:
         self._rows = base if whole else None
         if self._rows is not None:
             self._check_rows(self._rows)
-        self.distributions = distributions
-        # Asked once: these are abstract classes, for which Python looks long.
-        self._stored = distributions if isinstance(distributions, (Store, Selection)) else None
         self.input_getter = input_getter
         self.target_key = target_key
-        self._dtype = None if dtype is None else _as_dtype(dtype)
-        self._as_kind, self._temperature = as_kind, temperature
-        softened = temperature is not None and is_softened(temperature)
-        if self._stored is None and (as_kind != "probs" or softened):
-            raise ArgumentError(
-                f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
-                f"its rows are; those of a {type(distributions).__name__} are handed out as they came"
-            )
-        self._half = self._halves_of(softened)
         self.pairing: Pairing = check_pairing(
             base,
-            distributions,
+            self.distributions,
             ids=ids,
             check=check,
             framework=self._framework(),
@@ -120,13 +107,13 @@ class PairedDataset:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_paired_with": self._store_keys()}
+        return {**vars(self), "_paired_with": self._given.keys()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         paired_with = state.pop("_paired_with")
         vars(self).update(state)
-        now = self._store_keys()
         # A store travels as its path, and what lies there by now nobody has compared.
+        now = self._given.keys()
         if all(one is None or one != other for one, other in zip(paired_with, now, strict=True)):
             raise IdentityError(
                 "another store has taken the place of the one that this dataset was paired with; make "
@@ -134,85 +121,35 @@ class PairedDataset:
                 ("store",),
             )
 
-    def _store_keys(self) -> tuple[str | None, str | None]:
-        """The store's id and digest: one of them stays the same as long as its rows do."""
-        header = None if self._stored is None else self._stored.header
-        return ("", None) if header is None else (header.id, header.digest)
-
     def __len__(self) -> int:
         return len(self.distributions if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
-        at = operator.index(index)
-        if at < 0:
-            at += len(self)
-        if not 0 <= at < len(self):
-            raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
-        row = self._as_rows(self.gather(np.array([at])))[0]
+        at = _sample(index, len(self))
+        row = self._as_rows(self.gather(np.array([at]))[0])  # cut here: on a device that costs more
         if self.base_dataset is None:
             return row
         if self._rows is not None:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
+    def _rows_at(self, samples: Array) -> Array:
+        """The row of each sample, as ids say where both sides have ids."""
+        rows = self.pairing.rows
+        return samples if rows is None else rows[samples]
+
     def gather(self, samples: Array) -> Array:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
-        found = self._stored_rows(samples)
-        if self._half is not None:
-            found = widen(found, self._half.dtype)
-        if self._dtype is None or found.dtype == self._dtype:
-            return found
-        return found.astype(self._dtype)
-
-    def _stored_rows(self, samples: Array) -> Array:
-        """The same before they are widened: with `_half` the numbers that the store keeps."""
-        rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
-        if self._stored is None:
-            return self._from_mapping(rows.tolist())
-        if self._half is not None:
-            return self._stored.take_column(self._half.name, rows)
-        return self._stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
-
-    def _halves_of(self, softened: bool) -> Column | None:
-        """The column of halves that are handed out wider and otherwise as they are; else None."""
-        if self._stored is None or softened:
-            return None
-        schema = self._stored.schema
-        as_kind = self._as_kind  # logits lie without the level of their row
-        kept = as_kind != "logits" and encoding_of(schema).is_plain(schema, as_kind)
-        asked = self._dtype
-        if asked is None:  # what `Store.take` gives
-            is_given = (schema.kind, schema.dtype) == ("probs", "float16")
-            asked = np.dtype(np.float16 if is_given else np.float32)
-        wider = schema.dtype in HALVES and asked != np.float16
-        return schema.columns[0] if kept and wider else None
-
-    def _from_mapping(self, rows: list[int]) -> Array:
-        found = [self.distributions[row] for row in rows]
-        try:
-            made = np.array(found)
-        except ValueError:  # of several lengths
-            made = np.empty(0)
-        if found and (made.ndim < 2 or made.dtype.kind not in "fiu"):
-            sizes = [len(one) if hasattr(one, "__len__") else None for one in found]
-            at = next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)
-            raise ArgumentError(
-                f"the distribution of sample {rows[at]} is {found[at]!r:.60}; expected numbers, one a "
-                "class, and as many for every sample"
-            )
-        return made
+        return self._given.take(self._rows_at(samples))
 
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""
-        if self._stored is not None:
-            rows = samples if self.pairing.rows is None else self.pairing.rows[samples]
-            self._stored.announce(rows)
+        if self._given.stored is not None:
+            self._given.stored.announce(self._rows_at(samples))
 
     def rows_of(self, samples: Array) -> Any:
-        """The distributions of `samples` as the side's array, which the side widens where they are halves."""
-        if self._half is None:
-            return self._as_rows(self.gather(samples))
-        return self._widened(self._stored_rows(samples), self._half.dtype)
+        """The distributions of `samples` as the side's array."""
+        return self._as_rows(self.gather(samples))
 
     def samples(self, samples: Array) -> list[Any]:
         """Samples of the base dataset, asked for at once where it can (`__getitems__`)."""
@@ -225,12 +162,12 @@ class PairedDataset:
     def _batches(self, samples: Array, batch_size: int, rows: Any) -> list[Any]:
         """The same, of rows that were gathered."""
         starts = range(0, len(samples), batch_size)
-        parts = [rows[start : start + batch_size] for start in starts]
+        cut = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
-            return parts
+            return cut
         return [
-            self._batch(samples[start : start + batch_size], part)
-            for start, part in zip(starts, parts, strict=True)
+            self._batch(samples[start : start + batch_size], own)
+            for start, own in zip(starts, cut, strict=True)
         ]
 
     def batches_at_once(self, batch_size: int, *, ahead: bool = False) -> int:
@@ -238,10 +175,9 @@ class PairedDataset:
 
         `ahead`: a thread asks, which hands them over: the fewer times the better.
         """
-        if self.base_dataset is not None or self._stored is None:
+        row_bytes = self._given.row_bytes
+        if self.base_dataset is not None or row_bytes is None:
             return 1
-        wider = 1 if self._half is None else 2  # float32, once they are widened
-        row_bytes = sum(self._stored.schema.row_bytes) * wider
         rows = min((_AHEAD_BYTES if ahead else _GATHER_BYTES) // row_bytes, _GATHER_ROWS)
         return max(rows // batch_size, 1)
 
@@ -253,15 +189,15 @@ class PairedDataset:
         together = self._together(samples)
         if together is not None:
             return (together, rows)
-        found = self.samples(samples)
+        chosen = self.samples(samples)
         if self.target_key is not None:
-            found = [self._mapping(one) for one in found]
-            return self._with_row(bring_together(self._collate, found, samples.tolist()), rows)
+            chosen = [self._mapping(one) for one in chosen]
+            return self._with_row(bring_together(self._collate, chosen, samples.tolist()), rows)
 
         def bring(some: Sequence[Any]) -> Any:
             return self._collate(split_all(some, self.input_getter))
 
-        return (*bring_together(bring, found, samples.tolist()), rows)
+        return (*bring_together(bring, chosen, samples.tolist()), rows)
 
     def _with_row(self, sample: Any, row: Any) -> Any:
         if self.target_key is None:
@@ -288,8 +224,6 @@ class PairedDataset:
         Raises:
             ArgumentError: there is no base dataset, and so no inputs.
         """
-        from fostore.pairing.pairs import Pairs
-
         if self.base_dataset is None:
             raise ArgumentError("there is no base dataset, so there are no inputs to pair with")
         return Pairs(self)
@@ -297,29 +231,15 @@ class PairedDataset:
     @property
     def class_names(self) -> list[str]:
         """The store's class names, or the base dataset's, or the numbers of the classes as text."""
-        if isinstance(self.distributions, (Store, Selection)):
-            schema = self.distributions.schema
-            names, num_classes = schema.class_names, schema.num_classes
-        else:
-            names = None
-            num_classes = np.shape(next(iter(self.distributions.values())))[-1]
-        names = names or names_of_dataset(self.base_dataset)
-        if names is None or len(names) != num_classes:
-            return [str(number) for number in range(num_classes)]
-        return list(names)
+        return self._given.class_names(self.base_dataset)
 
-    @property
-    def has_stored_rows(self) -> bool:
-        """Whether what is handed out is what a store keeps, number by number."""
-        distributions = self.distributions
-        if not isinstance(distributions, Store) or self.pairing.rows is not None:
-            return False
-        schema = distributions.schema
-        asked = self._as_kind == "probs" and self._temperature is None
-        stored = encoding_of(schema).is_plain(schema, "probs")
-        wanted = schema.columns[0].numpy_dtype if self._dtype is None else self._dtype
-        same = schema.dtype != "bfloat16" and wanted == schema.columns[0].numpy_dtype
-        return asked and stored and same
+    def all_rows(self) -> Array:
+        """All distributions, read-only: mapped where a store has them so, else copied."""
+        rows = self._given.mapped() if self.pairing.rows is None else None
+        if rows is None:
+            rows = self.gather(np.arange(len(self)))
+            rows.flags.writeable = False
+        return rows
 
     # What a side adds
 
@@ -339,13 +259,8 @@ class PairedDataset:
         return rows.take(samples)
 
     def _as_rows(self, rows: Array) -> Any:
-        """Fresh distributions as the side's array."""
+        """Fresh distributions, of one sample or of several, as the side's array."""
         return rows
-
-    def _widened(self, stored: Array, half: str) -> Any:
-        """Fresh stored halves (bfloat16 as uint16 bits) as the side's array of the dtype asked for."""
-        wide = widen(stored, half)
-        return self._as_rows(wide if self._dtype is None else wide.astype(self._dtype, copy=False))
 
     def _collate(self, samples: Sequence[Any]) -> Any:
         """Samples, or their parts, as one batch."""
@@ -356,18 +271,13 @@ class PairedDataset:
         return sample
 
 
-def _as_dtype(dtype: Any) -> np.dtype[Any]:
-    found: np.dtype[Any] | None
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found.kind != "f":
-        raise ArgumentError(
-            f"dtype is {dtype!r}, expected 'float16', 'float32' or 'float64', or None for "
-            "distributions as they are stored"
-        )
-    return found
+def _sample(index: Any, count: int) -> int:
+    """The sample that an index names, which may count from the end."""
+    at = operator.index(index)
+    at += count if at < 0 else 0
+    if not 0 <= at < count:
+        raise IndexError(f"sample {index} of a dataset of {count} samples")
+    return at
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):
@@ -383,51 +293,38 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """
 
 
-def output_dataloader(
-    base_dataset: Any,
-    distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
-    batch_size: int = 64,
-    shuffle: bool = False,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    input_getter: Callable[[Any], Any] | None = None,
-    *,
-    seed: int | None = None,
-    drop_last: bool = False,
-    pad_last: bool = False,
-    rank: int = 0,
-    num_ranks: int = 1,
-    prefetch: int = 2,
-    **options: Any,
-) -> SimpleDataLoader:
-    """Batches (inputs, labels, distributions), or (inputs, distributions), as NumPy arrays.
+class Pairs(Sequence[Any]):
+    """(input, distribution) for each sample, with `targets` and `classes`; made by `as_pairs()`.
 
-    `num_workers` and `pin_memory` are the guide's; without a framework they have no effect.
-
-    Args:
-        seed, drop_last, pad_last, rank, num_ranks, prefetch: see `SimpleDataLoader`.
-        options: `ids`, `check`, `target_key`, `dtype`, ... of `FirstOrderDataset`.
-
-    Raises:
-        ArgumentError, IdentityError: see `FirstOrderDataset`.
-
-    >>> loader = output_dataloader([(1.0, 0), (2.0, 1)], {0: [0.9, 0.1], 1: [0.2, 0.8]})
-    >>> inputs, labels, distributions = next(iter(loader))
-    >>> distributions.shape
-    (2, 2)
+    The distribution takes the place of the label, which is left out.
     """
-    dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **options)
-    return SimpleDataLoader(
-        dataset,
-        batch_size,
-        shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        pad_last=pad_last,
-        rank=rank,
-        num_ranks=num_ranks,
-        prefetch=prefetch,
-    )
 
+    def __init__(self, paired: PairedDataset) -> None:
+        self._paired = paired
 
-output_fo_dataloader = output_dataloader
+    @property
+    def targets(self) -> Array:
+        """All distributions, read-only (num_samples, [M,] K): mapped where the store has them so, else copied."""
+        return self._paired.all_rows()
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each class: the store's, or the base dataset's, or its number as text."""
+        return self._paired.class_names
+
+    def __len__(self) -> int:
+        return len(self._paired)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.__getitems__([_sample(index, len(self))])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The pairs of a batch; their distributions are gathered at once."""
+        paired = self._paired
+        at = np.asarray(indices, np.int64)
+        samples = paired.samples(at)
+        inputs = [split(sample, paired.input_getter)[0] for sample in samples]
+        return list(zip(inputs, paired.rows_of(at), strict=True))
+
+    def __repr__(self) -> str:
+        return f"<Pairs of {len(self)} samples, {len(self.classes)} classes>"

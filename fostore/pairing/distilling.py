@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fostore.errors import ArgumentError
 from fostore.reading.request import is_softened
 
-TEACHER_KINDS = ("probs", "log_probs", "logits")
+_TEACHER_KINDS = ("probs", "log_probs", "logits")
 
 
 def check_distillation(
@@ -25,9 +25,9 @@ def check_distillation(
     ...
     fostore.errors.ArgumentError: the student has 10 classes and the teacher 12: student_logits (32, 10), ...
     """
-    if teacher_kind not in TEACHER_KINDS:
+    if teacher_kind not in _TEACHER_KINDS:
         raise ArgumentError(
-            f"teacher_kind is {teacher_kind!r}, expected one of {list(TEACHER_KINDS)}"
+            f"teacher_kind is {teacher_kind!r}, expected one of {list(_TEACHER_KINDS)}"
         )
     if temperature is not None:
         is_softened(temperature)

@@ -1,4 +1,4 @@
-"""What may be asked of `take`: rows and temperatures, checked, and refused by name."""
+"""What may be asked of `take`: rows, temperatures and where they go, checked, and refused by name."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def refuse_uncommitted(wanted: Array, committed: Ranges, path: Path, *, is_seale
             f"row {named} was asked for; {path} has {has}"
             + ("" if is_sealed else " committed so far")
         )
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise ArgumentError unless `out` is a writable array of that shape and dtype."""
+    is_array = isinstance(out, np.ndarray)
+    if not (is_array and (out.shape, out.dtype) == (shape, dtype) and out.flags.writeable):
+        came = f"{out.dtype} {out.shape}" if is_array else type(out).__name__
+        raise ArgumentError(f"out is {came}, expected a writable array of {dtype} {shape}")
 
 
 def is_softened(temperature: Any) -> bool:

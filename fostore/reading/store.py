@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,12 @@ from fostore.formats import Finding, Reader, opens
 from fostore.places.local import Local
 from fostore.places.names import absent, place_of
 from fostore.places.place import Place
-from fostore.reading.request import as_rows, is_softened, refuse_uncommitted
-from fostore.schema.aligned import ALIGNMENT, aligned_empty
-from fostore.schema.header import Header
-from fostore.schema.ranges import Range, Ranges, describe
-from fostore.schema.row import Array, Schema
-from fostore.schema.sides import side_of
+from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
+from fostore.reading.selection import Committed
+from fostore.schema.halves import ALIGNMENT, aligned_empty
+from fostore.schema.ranges import Ranges, describe
+from fostore.schema.row import Array
 
-_PIECE_BYTES = 4 << 20
 _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
@@ -46,7 +45,7 @@ def open(path: str | Path | Place) -> Store:
     return Store(place_of(path))
 
 
-class Store(Mapping[int, Array]):
+class Store(Committed):
     """One predictive distribution for each sample: row i belongs to sample i of the base dataset.
 
     A mapping of committed rows (so code written for a dict runs on it), and more: `take` gathers a
@@ -91,19 +90,9 @@ class Store(Mapping[int, Array]):
     # What it is
 
     @property
-    def header(self) -> Header:
-        """All attributes."""
-        return self.reader.header
-
-    @property
-    def schema(self) -> Schema:
-        """What a row is."""
-        return self.header.schema
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """The user's metadata."""
-        return self.header.meta
+    def store(self) -> Store:  # type: ignore[override]  # as an attribute it would be a circle, which
+        """This store."""  # keeps files mapped until garbage is collected
+        return self
 
     @property
     def format(self) -> str:
@@ -111,65 +100,9 @@ class Store(Mapping[int, Array]):
         return self._format
 
     @property
-    def num_samples(self) -> int | None:
-        """Rows planned; None while a stream runs."""
-        return self.header.num_samples
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of a distribution."""
-        return self.schema.num_classes
-
-    @property
-    def num_members(self) -> int | None:
-        """Distributions a row, or None where a row is one distribution."""
-        return self.schema.num_members
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(committed rows, [num_members,] num_classes)."""
-        return (len(self), *self.schema.row_shape)
-
-    @property
     def is_sealed(self) -> bool:
         """Whether the store is whole and has a digest."""
         return self.header.sealed
-
-    @property
-    def committed(self) -> Ranges:
-        """The rows that can be read."""
-        return self.reader.committed
-
-    @property
-    def ids(self) -> Array | None:
-        """The key of each committed row (int64 or text), in row order; None where the store has none."""
-        return self._side("id")
-
-    @property
-    def views(self) -> Array | None:
-        """How each committed row's sample was augmented: (seed, view), int64 (len, 2); or None."""
-        return self._side("view")
-
-    def _side(self, role: str, rows: Array | None = None) -> Array | None:
-        """The column of a role at `rows`, or at all committed rows; ids as the user gave them."""
-        column = self.schema.role(role)
-        if column is None:
-            return None
-        view = self.reader.column(self.schema.index(column.name))
-        if rows is None:
-            parts = [view.read(start, stop) for start, stop in self.committed]
-            found = np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *parts])
-        else:
-            found = view.take(rows)
-        return side_of(role).decode(found, column)
-
-    def missing(self) -> list[Range]:
-        """Planned rows that are not committed, as `(start, stop)`; a stream misses none."""
-        if self.num_samples is None:
-            return list(
-                self.committed.missing(self.committed.items[-1][1] if self.committed else 0)
-            )
-        return list(self.committed.missing(self.num_samples))
 
     def digest(self) -> str:
         """The digest of the content: the same in every format and chunking.
@@ -234,7 +167,7 @@ class Store(Mapping[int, Array]):
         softened = temperature is not None and is_softened(temperature)
         if seen.is_plain and not softened and as_kind == "probs":
             if out is not None:
-                self._check_out(out, len(rows), seen.dtype)
+                check_out(out, (len(rows), *self.schema.row_shape), seen.dtype)
             gather = seen.gather or self._open(seen)
             return gather(rows, out)
         stored = [self.reader.column(i).take(rows) for i in range(len(self.schema.content))]
@@ -243,8 +176,9 @@ class Store(Mapping[int, Array]):
         if out is None:
             if decoded.ctypes.data % ALIGNMENT == 0:
                 return decoded
+            # JAX would copy what begins anywhere else.
             out = aligned_empty(decoded.shape, decoded.dtype)
-        self._check_out(out, len(rows), decoded.dtype)
+        check_out(out, decoded.shape, decoded.dtype)
         np.copyto(out, decoded)
         return out
 
@@ -252,11 +186,12 @@ class Store(Mapping[int, Array]):
         """Look up what `take` needs to know, as it must before it reads rows that were committed since."""
         committed = self.reader.committed
         dtype = self.schema.columns[0].numpy_dtype
-        seen = self._seen = _Seen(committed, self._is_plain, dtype)
+        seen = self._seen = _Seen(committed, committed.prefix, self.is_plain, dtype)
         return seen
 
     def _open(self, seen: _Seen) -> Callable[[Array, Array | None], Array]:
         """Map the column of probabilities: what gathers from it from now on."""
+        # Import cost: maps, madvise and ctypes, which a store that is only looked at does not need.
         from fostore.formats.views.view import ArrayView
 
         view = self.reader.column(0)  # may show more rows than `seen` by now, never fewer
@@ -264,28 +199,6 @@ class Store(Mapping[int, Array]):
             seen.array = view.array
         seen.gather = view.take
         return view.take
-
-    def announce(self, rows: Any) -> None:
-        """A hint that `rows` will be taken next, so that a disk reads them while other work is done.
-
-        Worth a call for each batch of an epoch, one batch ahead: `take` announces its own rows. It
-        costs a microsecond where the data is in memory, and says nothing then.
-
-        Raises:
-            UncommittedError, ArgumentError: as `take` does; only where there is something to announce.
-        """
-        views = [self.reader.column(index) for index in range(len(self.schema.content))]
-        if any(view.is_cold for view in views):
-            wanted = self._checked(rows)
-            for view in views:
-                view.announce(wanted)
-
-    def _check_out(self, out: Any, count: int, dtype: np.dtype[Any]) -> None:
-        shape = (count, *self.schema.row_shape)
-        fits = isinstance(out, np.ndarray) and (out.shape, out.dtype) == (shape, dtype)
-        if not fits or not out.flags.writeable:
-            came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ArgumentError(f"out is {came}, expected a writable array of {dtype} {shape}")
 
     @property
     def array(self) -> Array:
@@ -296,7 +209,7 @@ class Store(Mapping[int, Array]):
                 gives what is stored, `take` gives probabilities.
             UncommittedError: there are gaps in the rows.
         """
-        if not self._is_plain:
+        if not self.is_plain:
             names = [column.name for column in self.schema.content]
             raise ArgumentError(
                 f"{self.path} keeps {self.schema.kind} as {self.schema.dtype}; column(name) with one "
@@ -318,18 +231,15 @@ class Store(Mapping[int, Array]):
         rows: Array = self.reader.column(index).array[: len(self)]
         return rows
 
-    def take_column(self, name: str, rows: Any) -> Array:
-        """`column(name)[rows]`, gathered at once and fresh: what is stored, as it is stored.
+    def resolve(self, rows: Any) -> Array:
+        """Rows as int64, all of them committed; see `Stored.resolve`."""
+        asked = as_rows(rows)
+        if len(asked) and int(asked.view(_UINT64).max()) >= self.committed.prefix:
+            self._refuse(asked)
+        return asked
 
-        Raises:
-            ArgumentError: there is no such column.
-            UncommittedError: names the rows that are not committed.
-        """
-        return self.reader.column(self.schema.index(name)).take(self._checked(rows))
-
-    def select(self, rows: Any) -> Selection:
-        """A lazy view of some rows, renumbered from 0 in the order given."""
-        return Selection(self, self._checked(rows))
+    def _refuse(self, rows: Array) -> None:
+        refuse_uncommitted(rows, self.committed, self.path, is_sealed=self.is_sealed)
 
     def __getitem__(self, row: Any) -> Array:
         seen = self._seen
@@ -339,6 +249,7 @@ class Store(Mapping[int, Array]):
             and seen.array is not None
             and 0 <= row < seen.limit  # rows that were committed once stay as they are
         ):
+            # A copy: rows are the caller's own, as those of `take`, and no view keeps the file mapped.
             one: Array = seen.array[row].copy()
             return one
         if isinstance(row, slice):
@@ -356,32 +267,10 @@ class Store(Mapping[int, Array]):
         row_of: Array = self.take((index,))[0]
         return row_of
 
-    def __iter__(self) -> Iterator[int]:
-        for start, stop in self.committed:
-            yield from range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.committed)
-
-    def __contains__(self, row: object) -> bool:
-        return isinstance(row, (int, np.integer)) and int(row) in self.committed
-
-    def get(self, row: Any, default: Any = None) -> Any:
-        """The distribution of a row, or `default` where the row is not committed, as a dict has it."""
-        return self[row] if row in self else default  # noqa: SIM401
-
-    def items(self) -> Any:
-        """(row, distribution) pairs, read piece by piece: memory does not grow with the store."""
-        return _Items(self)
-
-    def values(self) -> Any:
-        """The distributions in row order, read piece by piece."""
-        return (distribution for _, distribution in self.items())
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
             return self.array if dtype is None else self.array.astype(dtype, copy=False)
-        rows = self.take(np.arange(len(self))) if not self.missing() else self[:]
+        rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
     # Checks
@@ -397,7 +286,7 @@ class Store(Mapping[int, Array]):
                 every row and recomputes hashes and the digest; "full" also checks that every row is
                 what the schema promises.
         """
-        from fostore.reading.audit import audit
+        from fostore.reading.audit import audit  # import cost: hashes and checksums
 
         return audit(self.reader, level)
 
@@ -408,7 +297,7 @@ class Store(Mapping[int, Array]):
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""
-        self._seen = None
+        self._seen = None  # first: it holds the gather of a mapping that is about to go
         self.reader.close()
 
     def __enter__(self) -> Store:
@@ -418,6 +307,7 @@ class Store(Mapping[int, Array]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The absolute path: a worker process may stand in another folder.
         return Store, (self._place,)
 
     def __eq__(self, other: object) -> bool:
@@ -437,112 +327,20 @@ class Store(Mapping[int, Array]):
         return f"<Store {str(self.path)!r} {self.schema.kind} {self.schema.dtype} {shape}, {state}>"
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether probabilities are stored as NumPy has them; of bfloat16 it has only the bits."""
         return self.schema.dtype != "bfloat16" and self._encoding.is_plain(self.schema, "probs")
 
-    def _checked(self, rows: Any) -> Array:
-        """Rows as int64, all of them committed."""
-        wanted = as_rows(rows)
-        if len(wanted) and int(wanted.view(_UINT64).max()) >= self.committed.prefix:
-            self._refuse(wanted)
-        return wanted
 
-    def _refuse(self, wanted: Array) -> None:
-        refuse_uncommitted(wanted, self.committed, self.path, is_sealed=self.is_sealed)
-
-
+@dataclass(slots=True)
 class _Seen:
     """What stays the same as long as the same rows are committed."""
 
-    __slots__ = ("array", "committed", "dtype", "gather", "is_plain", "limit")
-
-    def __init__(self, committed: Ranges, is_plain: bool, dtype: np.dtype[Any]) -> None:
-        self.committed = committed
-        self.limit = committed.prefix
-        self.is_plain = is_plain
-        self.dtype = dtype
-        self.gather: Callable[[Array, Array | None], Array] | None = None
-        self.array: Array | None = None
-
-
-class Selection(Sequence[Array]):
-    """Some rows of a store, renumbered from 0; nothing is read until rows are asked for."""
-
-    def __init__(self, store: Store, rows: Array) -> None:
-        self.store = store
-        self.rows = rows
-
-    @property
-    def schema(self) -> Schema:
-        """What a row is; see `Store.schema`."""
-        return self.store.schema
-
-    @property
-    def header(self) -> Header:
-        """All attributes of the store."""
-        return self.store.header
-
-    @property
-    def ids(self) -> Array | None:
-        """The keys of these rows, in their order; None where the store has none."""
-        return self.store._side("id", self.rows)
-
-    @property
-    def views(self) -> Array | None:
-        """How these rows' samples were augmented; see `Store.views`."""
-        return self.store._side("view", self.rows)
-
-    def take(
-        self,
-        rows: Any,
-        out: Array | None = None,
-        *,
-        as_kind: str = "probs",
-        temperature: float | None = None,
-    ) -> Array:
-        """The distributions of these rows of the selection; see `Store.take`."""
-        chosen = self._chosen(rows)
-        return self.store.take(chosen, out, as_kind=as_kind, temperature=temperature)
-
-    def take_column(self, name: str, rows: Any) -> Array:
-        """What is stored of these rows of the selection; see `Store.take_column`."""
-        return self.store.take_column(name, self._chosen(rows))
-
-    def _chosen(self, rows: Any) -> Array:
-        """The store's rows that these rows of the selection are."""
-        wanted = as_rows(rows)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise UncommittedError(f"the selection has the rows 0 to {len(self) - 1}")
-        return self.rows[wanted]
-
-    def announce(self, rows: Any) -> None:
-        """A hint that these rows of the selection will be taken next; see `Store.announce`."""
-        self.store.announce(self._chosen(rows))
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return Selection(self.store, self.rows[row])
-        return self.take((operator.index(row),))[0]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-class _Items:
-    """The items of a store as a re-iterable, sized view."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def __iter__(self) -> Iterator[tuple[int, Array]]:
-        step = max(_PIECE_BYTES // self._store._encoding.decoded_bytes(self._store.schema), 1)
-        for first, last in self._store.committed:
-            for start in range(first, last, step):
-                stop = min(start + step, last)
-                yield from zip(
-                    range(start, stop), self._store.take(np.arange(start, stop)), strict=True
-                )
+    committed: Ranges
+    limit: int
+    """As many rows as are committed without a gap from the first on: one comparison says that a row is."""
+    is_plain: bool
+    dtype: np.dtype[Any]
+    gather: Callable[[Array, Array | None], Array] | None = None
+    array: Array | None = None
+    """The plain probabilities where they are mapped as one."""

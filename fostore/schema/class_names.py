@@ -33,7 +33,7 @@ _AS_GIVEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class _ModelNames:
     """The class names of a model."""
 
     names: Names
@@ -97,12 +97,12 @@ def difference(one: Sequence[str], other: Sequence[str], whose: tuple[str, str])
     """
     pairs = enumerate(zip_longest(*_keys(one, other)))
     at = next(at for at, (a, b) in pairs if a != b)
-    names = [found[at] if at < len(found) else None for found in (one, other)]
-    said = [f"{name!r} {who}" for name, who in zip(names, whose, strict=True)]
+    names = [names[at] if at < len(names) else None for names in (one, other)]
+    first, second = (f"{name!r} {who}" for name, who in zip(names, whose, strict=True))
     why = " (the same names in another order)" if reordered(one, other) else ""
     if len(one) != len(other):
         why = f" ({len(one)} names and {len(other)})"
-    return f"class {at} is {said[0]} and {said[1]}{why}"
+    return f"class {at} is {first} and {second}{why}"
 
 
 # ------------------------------------------------------------------ datasets
@@ -119,9 +119,9 @@ def names_of_dataset(dataset: Any) -> Names | None:
     inner = getattr(dataset, "dataset", None)
     if inner is not None and hasattr(dataset, "indices"):
         return names_of_dataset(inner)
-    parts = getattr(dataset, "datasets", None)
-    if isinstance(parts, (list, tuple)) and parts:
-        first, *others = map(names_of_dataset, parts)
+    members = getattr(dataset, "datasets", None)
+    if isinstance(members, (list, tuple)) and members:
+        first, *others = map(names_of_dataset, members)
         return first if all(other == first for other in others) else None
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
@@ -132,9 +132,9 @@ def names_of_dataset(dataset: Any) -> Names | None:
             (chosen,) = named
         return None if chosen is None else named[chosen]
     for attribute in ("classes", "class_names"):
-        found = _texts(getattr(dataset, attribute, None))
-        if found is not None:
-            return found
+        names = _texts(getattr(dataset, attribute, None))
+        if names is not None:
+            return names
     return None
 
 
@@ -150,7 +150,7 @@ def _texts(names: Any) -> Names | None:
 # ------------------------------------------------------------------ models
 
 
-def names_of_model(model: Any) -> Found | None:
+def names_of_model(model: Any) -> _ModelNames | None:
     """The names that a model has of its own, or that one behind it has; a plain function has none.
 
     Numbers from 0 up in order are no names, nor are Hugging Face's placeholders (LABEL_0, LABEL_1, ...).
@@ -164,10 +164,10 @@ def names_of_model(model: Any) -> Found | None:
     while inner is not None:
         names = _own(inner)
         if names is not None:
-            return Found(names, is_own=True)
+            return _ModelNames(names, is_own=True)
         model, inner = inner, _same_model(inner)
     behind = set(_behind(model, _DEPTH))
-    return Found(behind.pop(), is_own=False) if len(behind) == 1 else None
+    return _ModelNames(behind.pop(), is_own=False) if len(behind) == 1 else None
 
 
 def _same_model(model: Any) -> Any | None:
@@ -182,9 +182,9 @@ def _same_model(model: Any) -> Any | None:
 
 
 def _own(model: Any) -> Names | None:
-    found = _from_classes(getattr(model, "classes_", None))
+    names = _from_classes(getattr(model, "classes_", None))
     labels = getattr(getattr(model, "config", None), "id2label", None)
-    return found if found is not None else _from_labels(labels)
+    return names if names is not None else _from_labels(labels)
 
 
 def _from_classes(classes: Any) -> Names | None:
@@ -224,16 +224,16 @@ def _behind(model: Any, depth: int) -> Iterator[Names]:
     """The names of models that a wrapper keeps as attributes."""
     if inspect.isroutine(model) or inspect.isclass(model) or inspect.ismodule(model):
         return
-    parts = list(getattr(model, "__dict__", {}).values())[:_MANY]
-    modules = getattr(model, "_modules", None)
+    attributes = list(getattr(model, "__dict__", {}).values())[:_MANY]
+    modules = getattr(model, "_modules", None)  # where torch keeps what was assigned as attributes
     if isinstance(modules, Mapping):
-        parts += list(modules.values())[:_MANY]
-    for part in parts:
-        names = _own(part)
+        attributes += list(modules.values())[:_MANY]
+    for inner in attributes:
+        names = _own(inner)
         if names is not None:
             yield names
         elif depth > 1:
-            yield from _behind(part, depth - 1)
+            yield from _behind(inner, depth - 1)
 
 
 # ------------------------------------------------------------------ one order for all
@@ -254,14 +254,14 @@ def agreed_names(
         IdentityError: a member, the dataset or `given` has the classes in another order, or, where
             nothing is given, other ones; names the first class that differs.
     """
-    theirs, said = names_of_dataset(dataset), _texts(given)
-    found = [names_of_model(model) for model in models]
-    if any(names is not None and not _are_numbers(names) for names in (theirs, said)):
-        # class numbers say nothing about words
-        found = [None if one is None or _are_numbers(one.names) else one for one in found]
+    theirs, ours = names_of_dataset(dataset), _texts(given)
+    known = [names_of_model(model) for model in models]
+    if any(names is not None and not _are_numbers(names) for names in (theirs, ours)):
+        # Class numbers say nothing about words.
+        known = [None if one is None or _are_numbers(one.names) else one for one in known]
     if transformed:
-        found = [None if one is None else replace(one, is_own=False) for one in found]
-    named = [(number, one) for number, one in enumerate(found) if one is not None]
+        known = [None if one is None else replace(one, is_own=False) for one in known]
+    named = [(number, one) for number, one in enumerate(known) if one is not None]
     for number, one in named[1:]:
         first = named[0][1].names
         if not same(first, one.names):
@@ -273,10 +273,10 @@ def agreed_names(
                 "a function has no names of its own",
             )
     own = named[0][1] if named else None
-    if said is not None and own is not None and reordered(own.names, said):
-        raise _refused(difference(own.names, said, ("for the model", "for class_names")), _AS_GIVEN)
-    if said is not None and theirs is not None and reordered(theirs, said):
-        what = difference(theirs, said, ("for the dataset", "for class_names"))
+    if ours is not None and own is not None and reordered(own.names, ours):
+        raise _refused(difference(own.names, ours, ("for the model", "for class_names")), _AS_GIVEN)
+    if ours is not None and theirs is not None and reordered(theirs, ours):
+        what = difference(theirs, ours, ("for the dataset", "for class_names"))
         raise _refused(what, "Bring the classes of both into one order")
     if own is None:
         return None
@@ -288,7 +288,7 @@ def agreed_names(
             f"function{instead} as lambda batch: model(batch){_order(own.names, theirs)}, which has no "
             "names of its own; where only the words differ, give the dataset's as class_names= (with store=)",
         )
-    whole = len(named) == len(found) and all(one.is_own for _, one in named)
+    whole = len(named) == len(known) and all(one.is_own for _, one in named)
     return own.names if whole else None
 
 
@@ -296,17 +296,17 @@ def _are_numbers(names: Names) -> bool:
     return all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
 
 
-def _conflict(own: Found, theirs: Names, *, is_given: bool) -> bool:
+def _conflict(own: _ModelNames, theirs: Names, *, is_given: bool) -> bool:
     if is_given or (not own.is_own and len(own.names) != len(theirs)):
         return reordered(own.names, theirs)
     return not same(own.names, theirs)
 
 
-def _order(names: Names, wanted: Names) -> str:
-    """The columns to take so that `names` come as `wanted`, as an index of an array."""
-    if not reordered(names, wanted):
+def _order(names: Names, target: Names) -> str:
+    """The columns to take so that `names` come as `target`, as an index of an array."""
+    if not reordered(names, target):
         return "[:, order]"
-    ours, theirs = _keys(names, wanted)
+    ours, theirs = _keys(names, target)
     listed = [ours.index(name) for name in theirs]
     return f"[:, {listed}]" if len(listed) <= 20 else "[:, order]"
 

@@ -7,21 +7,22 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from fostore.errors import ArgumentError
 from fostore.loading.prefetch import ahead, random_states
 from fostore.nested import leaves, map_leaves
 from fostore.torch.framework import find_device, to_device
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def torch_states() -> Any:
     """What tells whether Python's, NumPy's or torch's global random numbers were drawn."""
-    return random_states(), torch.get_rng_state().numpy().tobytes()
+    return random_states(), torch.get_rng_state().numpy().tobytes()  # tensors compare one by one
 
 
-def with_modes(function: Callable[..., T]) -> Callable[..., T]:
+def with_modes(function: Callable[..., _T]) -> Callable[..., _T]:
     """`function` under the caller's modes, in whichever thread it runs.
 
     torch keeps gradient mode, inference mode, autocast and the default device for each thread apart.
@@ -34,15 +35,14 @@ def with_modes(function: Callable[..., T]) -> Callable[..., T]:
     default = torch.get_default_device()
     if default.type != "cpu":
         modes.append(lambda: default)
-    kinds = {"cpu"} if (found := _accelerator()) is None else {"cpu", found}
-    for kind in kinds:
+    for kind in {"cpu", _accelerator() or "cpu"}:
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             modes.append(lambda kind=kind, dtype=dtype: torch.autocast(kind, dtype))  # type: ignore[misc]
     if not modes:
         return function
 
-    def call(*args: Any) -> T:
+    def call(*args: Any) -> _T:
         with ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(mode())
@@ -59,8 +59,8 @@ def can_pin() -> bool:
 def _accelerator() -> str | None:
     if not torch.accelerator.is_available():
         return None
-    found = torch.accelerator.current_accelerator()
-    return None if found is None else found.type
+    device = torch.accelerator.current_accelerator()
+    return None if device is None else device.type
 
 
 class DevicePrefetcher:
@@ -78,7 +78,11 @@ class DevicePrefetcher:
         return len(self.loader)  # type: ignore[arg-type]  # where the loader has a length
 
     def __iter__(self) -> Iterator[Any]:
-        return self._cuda() if self.device.type == "cuda" else self._plain()
+        move, arrive = self._by_stream() if self.device.type == "cuda" else (self._to_device, None)
+        for moved, state in ahead(self._counted(move), self.depth, torch_states):
+            self._state = state
+            yield moved if arrive is None else arrive(moved)
+        self._state = None
 
     def state_dict(self) -> Any:
         """The loader's state after the batches that were handed out here, not those moved ahead.
@@ -113,22 +117,21 @@ class DevicePrefetcher:
             raise ArgumentError(f"{type(self.loader).__name__} has no state_dict")
         return state_dict()
 
-    def _counted(self, move: Callable[[Any], T]) -> Iterator[tuple[T, Any]]:
+    def _counted(self, move: Callable[[Any], _T]) -> Iterator[tuple[_T, Any]]:
         """Moved batches, each with the loader's state after it."""
         has_state = callable(getattr(self.loader, "state_dict", None))
         batches = iter(self.loader)
         move = with_modes(move)
         return ((move(one), self._snapshot() if has_state else None) for one in batches)
 
-    def _plain(self) -> Iterator[Any]:
-        moved = self._counted(lambda batch: to_device(batch, self.device))
-        for batch, state in ahead(moved, self.depth, torch_states):
-            self._state = state
-            yield batch
-        self._state = None
+    def _to_device(self, batch: Any) -> Any:
+        return to_device(batch, self.device)
 
-    def _cuda(self) -> Iterator[Any]:
-        """Copies on a stream of their own, from page-locked memory, so that the caller's goes on."""
+    def _by_stream(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """Copies on a stream of their own, from page-locked memory, so that the caller's goes on.
+
+        What starts a batch's copy, and what gives the batch to the caller's stream.
+        """
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
         def send(leaf: Any) -> Any:
@@ -144,8 +147,8 @@ class DevicePrefetcher:
                 done.record(side)
             return moved, done
 
-        for (batch, done), state in ahead(self._counted(move), self.depth, torch_states):
-            self._state = state
+        def arrive(sent: tuple[Any, torch.cuda.Event]) -> Any:
+            batch, done = sent
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(done)
             for _, leaf in leaves(batch):
@@ -153,16 +156,13 @@ class DevicePrefetcher:
                     # Made on the side stream: its memory must not be given to the next copy there
                     # while the caller's stream still reads it.
                     leaf.record_stream(stream)
-            yield to_device(
-                batch, self.device
-            )  # objects that move themselves, on the caller's stream
-        self._state = None
+            return self._to_device(batch)  # objects that move themselves, on the caller's stream
+
+        return move, arrive
 
 
 def to_pinned(batch: Any) -> Any:
     """Nested data with every CPU tensor in page-locked memory, from where copies do not block."""
-    from torch.utils.data._utils.pin_memory import pin_memory
-
     return pin_memory(batch)  # type: ignore[no-untyped-call]
 
 

@@ -42,9 +42,8 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         samples = np.fromiter(indices, np.int64, len(indices))
         try:
             rows = self.rows_of(samples)
-        except (
-            LookupError
-        ):  # checked only then: a pass over the indices costs as much as the gather
+        except LookupError:
+            # Checked only then: a pass over the indices costs as much as the gather.
             count = len(self)
             bad = (samples < -count) | (samples >= count)
             if bad.any():
@@ -56,26 +55,37 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         return self._whole(samples, rows)
 
     def _whole(self, samples: Array, rows: torch.Tensor) -> Batch:
-        found = None if self.base_dataset is None else self._samples_or_inputs(samples)
-        if found is not None and self.target_key is not None:
-            found = [self._mapping(sample) for sample in found]
-        return Batch(found, rows, self.input_getter, self.target_key, samples.tolist())
+        chosen: Any = None
+        if self.base_dataset is not None:
+            chosen = self._together(samples)
+            if not isinstance(chosen, torch.Tensor):
+                chosen = self.samples(samples)
+            if self.target_key is not None:
+                chosen = [self._mapping(sample) for sample in chosen]
+        return Batch(chosen, rows, self.input_getter, self.target_key, samples.tolist())
 
-    def _samples_or_inputs(self, samples: Array) -> Any:
-        together = self._together(samples)
-        return together if isinstance(together, torch.Tensor) else self.samples(samples)
+    def rows_of(self, samples: Array) -> torch.Tensor:
+        """The distributions of `samples` as one tensor; torch widens halves faster than NumPy does."""
+        half, dtype = self._given.half, self._given.dtype
+        if half is None:
+            return torch.from_numpy(self.gather(samples))
+        halves = torch.from_numpy(self._given.take_kept(self._rows_at(samples)))
+        if half.dtype == "bfloat16":
+            halves = halves.view(torch.bfloat16)
+        is_double = dtype is not None and dtype.itemsize == 8
+        return halves.to(torch.float64 if is_double else torch.float32)
 
     def read_batches(self, samples: Array, batch_size: int) -> list[Any]:
         """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
         rows = self.rows_of(samples)
         # Not `split`: autograd would take what is done in place to one batch for done to all.
-        parts = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
+        cut = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
         if self.base_dataset is None:
-            return list(parts)
+            return list(cut)
         starts = range(0, len(samples), batch_size)
         return [
-            self._whole(samples[start : start + batch_size], part).collated()
-            for start, part in zip(starts, parts, strict=True)
+            self._whole(samples[start : start + batch_size], own).collated()
+            for start, own in zip(starts, cut, strict=True)
         ]
 
     def _framework(self) -> TorchFramework:
@@ -93,13 +103,6 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
 
     def _as_rows(self, rows: Array) -> Any:
         return torch.from_numpy(rows)
-
-    def _widened(self, stored: Array, half: str) -> torch.Tensor:
-        found = torch.from_numpy(stored)
-        if half == "bfloat16":
-            found = found.view(torch.bfloat16)
-        is_double = self._dtype is not None and self._dtype.itemsize == 8
-        return found.to(torch.float64 if is_double else torch.float32)
 
     def _as_dict(self, sample: dict[str, Any]) -> Any:
         return DictRow(sample)

@@ -9,9 +9,12 @@ from typing import Any, overload
 from torch.utils.data import DataLoader, default_collate
 
 from fostore.errors import ArgumentError
+from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.loader import run
-from fostore.loading.plan import Plan
-from fostore.reading.store import Selection
+from fostore.loading.options import Options, named, take_order
+from fostore.loading.order import Order
+from fostore.pairing.dataset import PairOptions
+from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 from fostore.torch.ahead import can_pin, to_pinned, torch_states, with_modes
 from fostore.torch.dataset import FirstOrderDataset
@@ -19,10 +22,10 @@ from fostore.torch.rows import with_lists
 from fostore.torch.sampler import EpochSampler
 from fostore.torch.workers import starting_workers
 
-_OF_THE_DATASET = ("ids", "check", "target_key", "dtype", "as_kind", "temperature")
+_DEFAULTS = Options()
 
 
-class OutputLoader(DataLoader[Any]):
+class OutputLoader(Resumable, DataLoader[Any]):
     """A DataLoader over a dataset, in an order of ours: seeded, resumable, exact on any number of ranks.
 
     Each iteration is the next epoch. Without workers, batches are read in one thread ahead; with
@@ -37,23 +40,22 @@ class OutputLoader(DataLoader[Any]):
         ArgumentError: a value cannot be used, or two contradict each other.
     """
 
+    @named
     def __init__(
         self,
         dataset: Any,
         batch_size: int = 64,
         shuffle: bool = False,
         *,
-        seed: int | None = None,
-        drop_last: bool = False,
-        pad_last: bool = False,
-        rank: int = 0,
-        num_ranks: int = 1,
         prefetch: int = 2,
         batch_sampler: Any = None,
         **options: Any,
     ) -> None:
+        order, options = take_order(options)
+        asked = Options(batch_size, shuffle, **order)
         # Lightning makes loaders anew from the attributes that are named as the arguments are.
-        self.seed, self.pad_last, self.rank, self.num_ranks = seed, pad_last, rank, num_ranks
+        self.seed, self.pad_last = asked.seed, asked.pad_last
+        self.rank, self.num_ranks = asked.rank, asked.num_ranks
         self.prefetch = prefetch
         if not options.get("in_order", True):
             raise ArgumentError(
@@ -65,29 +67,19 @@ class OutputLoader(DataLoader[Any]):
         self.epochs: EpochSampler | None = None
         if batch_sampler is None:
             options.pop("sampler", None)
-            self.epochs = EpochSampler(
-                dataset,
-                batch_size,
-                shuffle,
-                seed=seed,
-                drop_last=drop_last,
-                pad_last=pad_last,
-                rank=rank,
-                num_ranks=num_ranks,
-                generator=options.get("generator"),
-            )
+            generator = options.get("generator")
+            self.epochs = EpochSampler(dataset, batch_size, shuffle, generator=generator, **order)
         elif isinstance(batch_sampler, EpochSampler):
-            _check_sampler(batch_sampler.plan, len(dataset), shuffle, drop_last, num_ranks)
-            batch_sampler.adopt(seed=seed, pad_last=pad_last)
+            _check_sampler(batch_sampler.order, len(dataset), asked)
+            batch_sampler.adopt(seed=asked.seed, pad_last=asked.pad_last)
             self.epochs = batch_sampler
         else:  # Lightning wraps ours where it predicts
             super().__init__(dataset, batch_sampler=batch_sampler, **options)
             return
         options.update(sampler=self.epochs.sampler, batch_size=self.epochs.batch_size)
         super().__init__(dataset, drop_last=self.epochs.drop_last, **options)
-        vars(self)["batch_sampler"] = (
-            self.epochs
-        )  # torch has made a plain one, and guards its place
+        # torch has made a plain one, and refuses another by `__setattr__`.
+        vars(self)["batch_sampler"] = self.epochs
 
     def __iter__(self) -> Any:
         if self.epochs is None:
@@ -96,13 +88,12 @@ class OutputLoader(DataLoader[Any]):
         if self.num_workers > 0:
             return self._from_workers(self.epochs)
         dataset: Any = self.dataset
-        whole = self.collate_fn is default_collate and hasattr(dataset, "read_batches")
-        read = self._read_stretch if whole else self._read
-        limit = 1
-        if whole:
+        read, limit = self._read, 1
+        if self.collate_fn is default_collate and hasattr(dataset, "read_batches"):
+            read = self._read_stretch
             limit = dataset.batches_at_once(self.epochs.batch_size, ahead=self.prefetch > 0)
         return run(
-            self.epochs.cursor,
+            self.cursor,
             with_modes(read),
             limit=limit,
             prefetch=self.prefetch,
@@ -110,57 +101,47 @@ class OutputLoader(DataLoader[Any]):
             announce=getattr(dataset, "announce", None),
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration this epoch; see `Cursor.set_epoch`."""
-        self._epochs().set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, as plain numbers: what was handed out, whatever was read ahead."""
-        return self._epochs().state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there with the next iteration; batch size, ranks and workers may differ.
+    @property
+    def cursor(self) -> Cursor:  # type: ignore[override]  # made anew where a sampler is adopted
+        """Where the loader is.
 
         Raises:
-            ArgumentError: the state is of another order of samples; the loader stays where it was.
+            ArgumentError: it follows a sampler that is not ours.
         """
-        self._epochs().load_state_dict(state)
-
-    def _epochs(self) -> EpochSampler:
         if self.epochs is None:
             raise ArgumentError(
                 f"the order of this loader is that of {type(self.batch_sampler).__name__}, whose "
                 "place in an epoch is not known here; give shuffle= and seed= instead of a sampler"
             )
-        return self.epochs
+        return self.epochs.cursor
 
     def _from_workers(self, epochs: EpochSampler) -> Iterator[Any]:
-        cursor, plan = epochs.cursor, epochs.plan
-        epoch, position = cursor.begin()
-        with starting_workers(), epochs.starting(epoch, position):
+        begun = epochs.cursor.begin()
+        with starting_workers(), epochs.starting(*begun):
             batches = super().__iter__()
-        self._latest = begun = object()
+        yield from epochs.cursor.counted(self._served(batches), *begun)
+
+    def _served(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of workers, refused as soon as another iteration has taken the workers over."""
+        self._latest = iteration = object()
         for batch in batches:
-            position = plan.after(position)
-            cursor.hand_out(epoch, position)
             yield batch
-            if self.persistent_workers and self._latest is not begun:
+            if self.persistent_workers and self._latest is not iteration:
                 raise RuntimeError(
                     "a newer iteration over this loader has taken its persistent workers, which serve one "
                     "at a time; end an iteration before the next, or leave persistent_workers out"
                 )
-        cursor.end(epoch)
 
     def _read_stretch(self, samples: Array) -> Sequence[Any]:
         dataset: Any = self.dataset
-        batches: list[Any] = dataset.read_batches(samples, self._epochs().batch_size)
+        batches: list[Any] = dataset.read_batches(samples, self.cursor.order.batch_size)
         return [to_pinned(batch) for batch in batches] if self.pin_memory else batches
 
     def _read(self, samples: Array) -> Sequence[Any]:
         indices = samples.tolist()
         many = getattr(self.dataset, "__getitems__", None)
-        found = many(indices) if many is not None else [self.dataset[i] for i in indices]
-        batch = self.collate_fn(found)
+        chosen = many(indices) if many is not None else [self.dataset[i] for i in indices]
+        batch = self.collate_fn(chosen)
         return [to_pinned(batch) if self.pin_memory else batch]
 
 
@@ -176,12 +157,6 @@ def output_dataloader(
     *,
     sampler: None = None,
     batch_sampler: EpochSampler | None = None,
-    seed: int | None = None,
-    drop_last: bool = False,
-    pad_last: bool = False,
-    rank: int = 0,
-    num_ranks: int = 1,
-    prefetch: int = 2,
     **options: Any,
 ) -> OutputLoader: ...
 
@@ -195,6 +170,7 @@ def output_dataloader(
 ) -> DataLoader[Any]: ...
 
 
+@named
 def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
@@ -236,7 +212,7 @@ def output_dataloader(
     >>> labels, distributions.shape
     (tensor([0, 1]), torch.Size([2, 2]))
     """
-    chosen = {name: options.pop(name) for name in _OF_THE_DATASET if name in options}
+    chosen = {name: options.pop(name) for name in PairOptions.__annotations__ if name in options}
     dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **chosen)
     options = {name: value for name, value in options.items() if value is not None}
     options.update(shuffle=shuffle, num_workers=num_workers, pin_memory=pin_memory)
@@ -247,21 +223,22 @@ def output_dataloader(
     return OutputLoader(dataset, batch_size=batch_size, **options)
 
 
-def _check_sampler(
-    plan: Plan, num_samples: int, shuffle: bool, drop_last: bool, num_ranks: int
-) -> None:
+def _check_sampler(order: Order, num_samples: int, asked: Options) -> None:
     """Refuse a sampler for another dataset, or for another order than is asked for beside it."""
-    if plan.num_samples != num_samples:
+    if order.num_samples != num_samples:
         raise ArgumentError(
-            f"the EpochSampler is for {plan.num_samples} samples, and the dataset has {num_samples}"
+            f"the EpochSampler is for {order.num_samples} samples, and the dataset has {num_samples}"
         )
-    order = {"shuffle": plan.shuffle, "drop_last": plan.last == "drop", "num_ranks": plan.num_ranks}
-    asked = {"shuffle": shuffle, "drop_last": drop_last, "num_ranks": num_ranks}
-    default = {"shuffle": False, "drop_last": False, "num_ranks": 1}
-    for name, value in asked.items():
-        if value != default[name] and value != order[name]:
+    own = {
+        "shuffle": order.shuffle,
+        "drop_last": order.last == "drop",
+        "num_ranks": order.num_ranks,
+    }
+    for name, has in own.items():
+        value = getattr(asked, name)
+        if value not in (has, getattr(_DEFAULTS, name)):
             raise ArgumentError(
-                f"{name}={value!r} contradicts the EpochSampler, which has {order[name]!r}; say the "
+                f"{name}={value!r} contradicts the EpochSampler, which has {has!r}; say the "
                 "order there"
             )
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import distributed
 from torch.utils.data import DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from fostore.errors import ArgumentError
-from fostore.loading.cursor import Cursor
-from fostore.loading.loader import make_plan
-from fostore.loading.plan import Plan
+from fostore.loading.cursor import Cursor, Resumable
+from fostore.loading.options import Options, OrderOptions, named
+from fostore.loading.order import Order
 
 
-class EpochSampler(Sampler[list[int]]):
+class EpochSampler(Resumable, Sampler[list[int]]):
     """The batches of every epoch, as lists of sample indices: `DataLoader(..., batch_sampler=this)`.
 
     The order is that of every loader here for the same seed. Each iteration is the next epoch;
@@ -39,84 +39,73 @@ class EpochSampler(Sampler[list[int]]):
     ([[0, 1], [2, 3], [4]], 3)
     """
 
+    @named
     def __init__(
         self,
         data_source: int | Sized,
         batch_size: int = 64,
         shuffle: bool = False,
         *,
-        seed: int | None = None,
-        drop_last: bool = False,
-        pad_last: bool = False,
-        rank: int = 0,
-        num_ranks: int = 1,
         generator: torch.Generator | None = None,
+        **order: Unpack[OrderOptions],
     ) -> None:
-        if isinstance(data_source, EpochOrder):
-            plan = data_source.cursor.plan
-            data_source, shuffle, seed = plan.num_samples, plan.shuffle, plan.seed
-            rank, num_ranks = plan.rank, plan.num_ranks
-        elif isinstance(data_source, DistributedSampler):
-            given: Any = data_source
-            data_source, shuffle, seed = len(given.dataset), given.shuffle, given.seed
-            rank, num_ranks = given.rank, given.num_replicas
-        elif isinstance(data_source, (RandomSampler, SequentialSampler)):
-            shuffle = isinstance(data_source, RandomSampler)
-        elif isinstance(data_source, Sampler):
+        other: Any = data_source  # the attributes of torch's samplers have no types
+        if isinstance(other, _SingleSamples):  # Lightning hands our own back, to be followed again
+            own = other.cursor.order
+            data_source, shuffle = own.num_samples, own.shuffle
+            order.update({"seed": own.seed, "rank": own.rank, "num_ranks": own.num_ranks})
+        elif isinstance(other, DistributedSampler):
+            data_source, shuffle = len(other.dataset), other.shuffle  # type: ignore[arg-type]
+            order.update({"seed": other.seed, "rank": other.rank, "num_ranks": other.num_replicas})
+        elif isinstance(other, (RandomSampler, SequentialSampler)):
+            shuffle = isinstance(other, RandomSampler)
+        elif isinstance(other, Sampler):
             raise ArgumentError(
-                f"EpochSampler has an order of its own and cannot follow {type(data_source).__name__}; "
+                f"EpochSampler has an order of its own and cannot follow {type(other).__name__}; "
                 "give the dataset, or use torch's BatchSampler"
             )
-        self.cursor = make_plan(
+        options = Options(batch_size, shuffle, **order)
+        self.cursor = options.cursor(
             data_source if isinstance(data_source, int) else len(data_source),
-            batch_size,
-            shuffle,
-            seed,
-            drop_last=drop_last,
-            pad_last=pad_last,
-            rank=rank,
-            num_ranks=num_ranks,
-            fresh_seed=lambda: draw_seed(generator),
+            fresh_seed=lambda: _draw_seed(generator),
         )
-        self.seed_was_drawn = shuffle and seed is None
-        self.sampler = (RankOrder if num_ranks > 1 else EpochOrder)(self.cursor)
+        kind = _RankedSamples if options.num_ranks > 1 else _SingleSamples
+        self.sampler: _SingleSamples = kind(self.cursor)
         self._start: tuple[int, int] | None = None
 
     @property
-    def plan(self) -> Plan:
+    def order(self) -> Order:
         """The order of every epoch."""
-        return self.cursor.plan
+        return self.cursor.order
 
     @property
     def batch_size(self) -> int:
         """Samples a batch."""
-        return self.plan.batch_size
+        return self.order.batch_size
 
     @property
     def drop_last(self) -> bool:
         """Whether a shorter last batch is left out."""
-        return self.plan.last == "drop"
+        return self.order.last == "drop"
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also where the next iteration begins in the middle of one."""
-        return self.plan.num_batches()
+        return self.order.num_batches()
 
     def __iter__(self) -> Iterator[list[int]]:
         self.check_seed()
-        return self._counted() if self._start is None else self._from(*self._start)
+        if self._start is not None:
+            return self._from(*self._start)
+        # A generator of its own: the iteration begins with its first batch, not with `iter`.
+        return self._counted()
 
     def _from(self, epoch: int, position: int) -> Iterator[list[int]]:
-        for batch in self.plan.batches(epoch, position):
+        for batch in self.order.batches(epoch, position):
             yield batch.tolist()
 
     def _counted(self) -> Iterator[list[int]]:
-        cursor, plan = self.cursor, self.plan
-        epoch, position = cursor.begin()
-        for batch in self._from(epoch, position):
-            position = plan.after(position)
-            cursor.hand_out(epoch, position)
-            yield batch
-        cursor.end(epoch)
+        begun = self.cursor.begin()
+        yield from self.cursor.counted(self._from(*begun), *begun)
 
     @contextmanager
     def starting(self, epoch: int, position: int) -> Iterator[None]:
@@ -133,8 +122,9 @@ class EpochSampler(Sampler[list[int]]):
         Raises:
             ArgumentError: several processes run, and nobody gave a seed.
         """
-        if self.seed_was_drawn and distributed.is_available() and distributed.is_initialized():
-            world = distributed.get_world_size()
+        # Asked when an epoch begins: a loader may be made before the group of processes is.
+        if self.cursor.seed_was_drawn and distributed.is_available():
+            world = distributed.get_world_size() if distributed.is_initialized() else 1
             if world > 1:
                 raise ArgumentError(
                     f"{world} processes that shuffle need one seed, else each takes samples of its "
@@ -143,33 +133,16 @@ class EpochSampler(Sampler[list[int]]):
 
     def adopt(self, *, seed: int | None, pad_last: bool) -> None:
         """Take over what a loop that builds samplers anew has no word for."""
-        plan = self.plan
-        last = "pad" if pad_last else plan.last
-        wanted = replace(plan if seed is None else replace(plan, seed=seed), last=last)
-        if wanted != plan:  # else it keeps its place
-            self.cursor = Cursor(wanted)
+        old, drawn = self.order, self.cursor.seed_was_drawn
+        last = "pad" if pad_last else old.last
+        order = replace(old, last=last, seed=old.seed if seed is None else seed)
+        if order != old:  # else it keeps its position
+            self.cursor = Cursor(order)
             self.sampler = type(self.sampler)(self.cursor)
-        self.seed_was_drawn = self.seed_was_drawn and seed is None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration this epoch; see `Cursor.set_epoch`."""
-        self.cursor.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the sampler is, after the batches that were drawn."""
-        return self.cursor.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there with the next iteration; batch size and ranks may differ.
-
-        Raises:
-            ArgumentError: the state is of another order of samples; the sampler stays where it was.
-        """
-        self.cursor.load_state_dict(state)
-        self.seed_was_drawn = False
+        self.cursor.seed_was_drawn = drawn and seed is None
 
 
-class EpochOrder(Sampler[int]):
+class _SingleSamples(Sampler[int]):
     """The single samples of what is left of an epoch: what loops look for under `.sampler`."""
 
     def __init__(self, cursor: Cursor) -> None:
@@ -177,34 +150,34 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         state = self.cursor.state_dict()
-        for stretch in self.cursor.plan.stretches(state["epoch"], state["position"]):
+        for stretch in self.cursor.order.stretches(state["epoch"], state["position"]):
             yield from stretch.tolist()
 
     def __len__(self) -> int:
         """Samples that this rank is handed in an epoch."""
-        plan = self.cursor.plan
-        whole, rest = divmod(plan.num_samples, plan.global_batch_size)
-        shorter = rest // plan.num_ranks + (plan.rank < rest % plan.num_ranks)
-        last = {"drop": 0, "pad": plan.batch_size if rest else 0, "short": shorter}[plan.last]
-        return whole * plan.batch_size + last
+        order = self.cursor.order
+        whole, rest = divmod(order.num_samples, order.global_batch_size)
+        shorter = rest // order.num_ranks + (order.rank < rest % order.num_ranks)
+        last = {"drop": 0, "pad": order.batch_size if rest else 0, "short": shorter}[order.last]
+        return whole * order.batch_size + last
 
     def set_epoch(self, epoch: int) -> None:
         """See `Cursor.set_epoch`."""
         self.cursor.set_epoch(epoch)
 
 
-class RankOrder(EpochOrder, DistributedSampler[int]):
+class _RankedSamples(_SingleSamples, DistributedSampler[int]):
     """The same where ranks were given: a DistributedSampler, so that Lightning does not shard again."""
 
     def __init__(self, cursor: Cursor) -> None:
-        EpochOrder.__init__(self, cursor)
-        plan = cursor.plan
-        self.dataset = range(plan.num_samples)  # type: ignore[assignment]  # its length is what counts
-        self.rank, self.num_replicas = plan.rank, plan.num_ranks
-        self.shuffle, self.seed, self.drop_last = plan.shuffle, plan.seed, plan.last == "drop"
+        _SingleSamples.__init__(self, cursor)
+        order = cursor.order
+        self.dataset = range(order.num_samples)  # type: ignore[assignment]  # its length is what counts
+        self.rank, self.num_replicas = order.rank, order.num_ranks
+        self.shuffle, self.seed, self.drop_last = order.shuffle, order.seed, order.last == "drop"
 
 
-def draw_seed(generator: torch.Generator | None) -> int:
+def _draw_seed(generator: torch.Generator | None) -> int:
     """A seed from torch's random numbers: `torch.manual_seed` makes it repeatable."""
     drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
     return int(drawn.item())

@@ -10,7 +10,7 @@ from fostore.errors import DamageError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.pieces import ArrayCache, EvenPieces, PieceView, SegmentIndex
 from fostore.places.place import Place, Version
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.ranges import Range, describe
 from fostore.schema.row import Array, Column
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fostore.schema.aligned import ALIGNMENT, BYTES, byte_of
+from fostore.schema.halves import ALIGNMENT, BYTES, byte_of
 from fostore.schema.row import Array
 
 _TOUCH_ROW_BYTES = 1024

@@ -16,7 +16,7 @@ import numpy as np
 from fostore.errors import UncommittedError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views.guard import Guard
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 

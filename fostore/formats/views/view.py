@@ -15,7 +15,7 @@ from fostore.formats.views.gather import gather_of
 from fostore.formats.views.mapping import is_mappable, map_file, map_files, open_segment
 from fostore.formats.views.paging import SLOW_GATHER, Paging, paging_of
 from fostore.formats.views.pieces import ArrayCache, PieceView, SegmentIndex
-from fostore.schema.aligned import aligned_empty
+from fostore.schema.halves import aligned_empty
 from fostore.schema.row import Array, Column
 
 _OPEN_MAPS = 64

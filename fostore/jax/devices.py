@@ -12,11 +12,11 @@ from fostore.errors import ArgumentError
 from fostore.jax.framework import find_device
 from fostore.nested import map_leaves
 
-Place: TypeAlias = jax.Device | jax.sharding.Sharding
+Devices: TypeAlias = jax.Device | jax.sharding.Sharding
 """Where arrays go: one device, or several that share the batch axis."""
 
 
-def find_place(device: Any) -> Place | None:
+def find_devices(device: Any) -> Devices | None:
     """A device or a sharding from what a user says; None stays None, JAX's default device.
 
     Raises:
@@ -32,21 +32,21 @@ def find_place(device: Any) -> Place | None:
     )
 
 
-def is_accelerator(where: Place | None) -> bool:
+def is_accelerator(devices: Devices | None) -> bool:
     """Whether arrays go to devices of this process that are no CPUs.
 
     Several processes are no case of it: they would have to compute in the same order.
     """
     config: Any = jax.config
-    devices: Any = [where or config.jax_default_device or jax.devices()[0]]
-    if isinstance(where, jax.sharding.Sharding):
-        if not where.is_fully_addressable:
+    each: Any = [devices or config.jax_default_device or jax.devices()[0]]
+    if isinstance(devices, jax.sharding.Sharding):
+        if not devices.is_fully_addressable:
             return False
-        devices = where.device_set
-    return all(str(getattr(d, "platform", d)).partition(":")[0] != "cpu" for d in devices)
+        each = devices.device_set
+    return all(str(getattr(one, "platform", one)).partition(":")[0] != "cpu" for one in each)
 
 
-def is_placeable(leaf: Any) -> bool:
+def _is_array(leaf: Any) -> bool:
     """Whether JAX has arrays of such a leaf: numbers, not text or objects."""
     if isinstance(leaf, jax.Array):
         return True
@@ -56,7 +56,7 @@ def is_placeable(leaf: Any) -> bool:
     return leaf.dtype.kind in "biufc" or (leaf.dtype.kind == "V" and leaf.dtype.type is not np.void)
 
 
-def place(data: Any, where: Place | None) -> Any:
+def put(data: Any, devices: Devices | None) -> Any:
     """Nested data with every numeric array on a device, or split over several along its first axis.
 
     All arrays go in one call: alone, each costs about as much as gathering a small batch. On a CPU
@@ -66,15 +66,15 @@ def place(data: Any, where: Place | None) -> Any:
     leaves: list[Any] = []
 
     def note(leaf: Any) -> Any:
-        if is_placeable(leaf):
+        if _is_array(leaf):
             leaves.append(leaf)
         return leaf
 
     map_leaves(note, data)
-    placed: Iterator[Any]
-    if isinstance(where, jax.sharding.Sharding) and not where.is_fully_addressable:
+    moved: Iterator[Any]
+    if isinstance(devices, jax.sharding.Sharding) and not devices.is_fully_addressable:
         make: Any = jax.make_array_from_process_local_data
-        placed = (make(where, np.asarray(leaf)) for leaf in leaves)
+        moved = (make(devices, np.asarray(leaf)) for leaf in leaves)
     else:
-        placed = iter(jax.device_put(leaves, where))
-    return map_leaves(lambda leaf: next(placed) if is_placeable(leaf) else leaf, data)
+        moved = iter(jax.device_put(leaves, devices))
+    return map_leaves(lambda leaf: next(moved) if _is_array(leaf) else leaf, data)

@@ -1,0 +1,150 @@
+"""The distributions of a paired dataset, as its user wants them: their kind, their temperature, their dtype."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.encodings import encoding_of
+from fostore.errors import ArgumentError
+from fostore.reading.request import is_softened
+from fostore.reading.selection import Selection
+from fostore.reading.store import Store
+from fostore.reading.store import open as open_store
+from fostore.schema.class_names import names_of_dataset
+from fostore.schema.halves import HALVES, widen
+from fostore.schema.row import Array, Column
+
+
+class Distributions:
+    """Rows of a store, a selection or a mapping, in the form that is asked for; `source` is what was given.
+
+    Args:
+        source: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
+        dtype: a floating one; None: as they are stored.
+        as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
+
+    Raises:
+        ArgumentError: one of them cannot be used.
+    """
+
+    def __init__(
+        self, source: Any, *, dtype: str | None, as_kind: str, temperature: float | None
+    ) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            source = open_store(Path(source))
+        if not isinstance(source, (Mapping, Selection)):
+            raise ArgumentError(
+                f"distributions is {type(source).__name__}, expected a dict from dataset "
+                "index to distribution, a Store, or a path to one"
+            )
+        self.source = source
+        # Asked once: a Mapping is an abstract class, for which Python looks long.
+        self.stored = source if isinstance(source, (Store, Selection)) else None
+        self.dtype = None if dtype is None else _as_dtype(dtype)
+        self._as_kind, self._temperature = as_kind, temperature
+        softened = temperature is not None and is_softened(temperature)
+        if self.stored is None and (as_kind != "probs" or softened):
+            raise ArgumentError(
+                f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
+                f"its rows are; those of a {type(source).__name__} are handed out as they came"
+            )
+        # Halves are gathered as they are stored and widened afterwards: half the bytes from memory.
+        self.half = None if softened else self._find_half()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _find_half(self) -> Column | None:
+        """The column of halves that are handed out wider and otherwise as they are; else None."""
+        if self.stored is None:
+            return None
+        schema, dtype = self.stored.schema, self.dtype
+        if dtype is None:  # what `Store.take` gives
+            is_given = (schema.kind, schema.dtype) == ("probs", "float16")
+            dtype = np.dtype(np.float16 if is_given else np.float32)
+        as_kind = self._as_kind  # logits lie without the level of their row
+        is_kept = as_kind != "logits" and encoding_of(schema).is_plain(schema, as_kind)
+        is_wider = schema.dtype in HALVES and dtype != np.float16
+        return schema.columns[0] if is_kept and is_wider else None
+
+    def take(self, rows: Array) -> Array:
+        """The distributions of `rows` (int64): (n, [M,] K), fresh and writable."""
+        taken = self.take_kept(rows)
+        if self.half is not None:
+            taken = widen(taken, self.half.dtype)
+        if self.dtype is None or taken.dtype == self.dtype:
+            return taken
+        return taken.astype(self.dtype)
+
+    def take_kept(self, rows: Array) -> Array:
+        """The same before they are widened: with `half` the numbers that the store keeps."""
+        if self.stored is None:
+            return self._from_mapping(rows.tolist())
+        if self.half is not None:
+            return self.stored.take_column(self.half.name, rows)
+        return self.stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
+
+    def _from_mapping(self, rows: list[int]) -> Array:
+        chosen = [self.source[row] for row in rows]
+        try:
+            made = np.array(chosen)
+        except ValueError:  # of several lengths
+            made = np.empty(0)
+        if chosen and (made.ndim < 2 or made.dtype.kind not in "fiu"):
+            sizes = [len(one) if hasattr(one, "__len__") else None for one in chosen]
+            at = next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)
+            raise ArgumentError(
+                f"the distribution of sample {rows[at]} is {chosen[at]!r:.60}; expected numbers, one a "
+                "class, and as many for every sample"
+            )
+        return made
+
+    def mapped(self) -> Array | None:
+        """All of them as one read-only array, where that is what a store has, number by number."""
+        store = self.source
+        if not (isinstance(store, Store) and store.is_plain and self._as_kind == "probs"):
+            return None
+        is_as_stored = self.dtype in (None, store.schema.columns[0].numpy_dtype)
+        return store.array if is_as_stored and self._temperature is None else None
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes of a row as it is handed out; None of a mapping."""
+        if self.stored is None:
+            return None
+        wider = 1 if self.half is None else 2  # float32, once they are widened
+        return sum(self.stored.schema.row_bytes) * wider
+
+    def keys(self) -> tuple[str | None, str | None]:
+        """The store's id and digest: one of them stays the same as long as its rows do."""
+        header = None if self.stored is None else self.stored.header
+        return ("", None) if header is None else (header.id, header.digest)
+
+    def class_names(self, dataset: Any) -> list[str]:
+        """The store's class names, or the dataset's, or the numbers of the classes as text."""
+        if isinstance(self.source, (Store, Selection)):
+            names, num_classes = self.source.schema.class_names, self.source.num_classes
+        else:
+            names, num_classes = None, np.shape(next(iter(self.source.values())))[-1]
+        names = names or names_of_dataset(dataset)
+        if names is None or len(names) != num_classes:
+            return [str(number) for number in range(num_classes)]
+        return list(names)
+
+
+def _as_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        made: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made.kind != "f":
+        raise ArgumentError(
+            f"dtype is {dtype!r}, expected 'float16', 'float32' or 'float64', or None for "
+            "distributions as they are stored"
+        )
+    return made

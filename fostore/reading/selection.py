@@ -1,0 +1,252 @@
+"""Rows that lie in a store: all that are committed, as a mapping, or a selection of them, as a sequence."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fostore.encodings import encoding_of
+from fostore.errors import UncommittedError
+from fostore.reading.request import as_rows
+from fostore.schema.header import Header
+from fostore.schema.ranges import Range, Ranges
+from fostore.schema.row import Array, Schema
+from fostore.schema.sides import side_of
+
+if TYPE_CHECKING:
+    from fostore.reading.store import Store
+
+_PIECE_BYTES = 4 << 20
+_FIND_ROWS = 1 << 20
+
+
+class Stored:
+    """Distributions that lie in a store: the `Store` itself, or a `Selection` of its rows.
+
+    A subclass says which rows of `store` its own are (`resolve`), and where it has any (`positions`).
+    """
+
+    store: Store
+    """The store in which the rows lie."""
+
+    @property
+    def positions(self) -> Array:
+        """Every row that can be taken, int64, in order: those of a store may have gaps."""
+        raise NotImplementedError
+
+    def resolve(self, rows: Any) -> Array:
+        """The rows of the store that `rows` are: int64, each committed, a copy only where it must be.
+
+        Raises:
+            UncommittedError: names the rows that are negative, out of range or not committed.
+            ArgumentError: they are no integers.
+        """
+        raise NotImplementedError
+
+    @property
+    def header(self) -> Header:
+        """All attributes of the store."""
+        return self.store.reader.header
+
+    @property
+    def schema(self) -> Schema:
+        """What a row is."""
+        return self.header.schema
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """The user's metadata."""
+        return self.header.meta
+
+    @property
+    def dataset_facts(self) -> Mapping[str, Any]:
+        """What a generator recorded of its dataset; empty where none did."""
+        facts = self.header.identity.get("dataset", {})
+        return facts if isinstance(facts, Mapping) else {}
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a distribution."""
+        return self.schema.num_classes
+
+    @property
+    def num_members(self) -> int | None:
+        """Distributions a row, or None where a row is one distribution."""
+        return self.schema.num_members
+
+    @property
+    def ids(self) -> Array | None:
+        """The key of each row (int64 or text), in their order; None where the store has none."""
+        return self._side("id")
+
+    @property
+    def views(self) -> Array | None:
+        """How each row's sample was augmented: (seed, view), int64 (len, 2); or None."""
+        return self._side("view")
+
+    def _side(self, role: str) -> Array | None:
+        """The column of a role at all positions, as the user gave it."""
+        column = self.schema.role(role)
+        return None if column is None else side_of(role).decode(self._all_of(column.name), column)
+
+    def _all_of(self, name: str) -> Array:
+        """A column at all positions, fresh."""
+        return self.take_column(name, self.positions)
+
+    def take_column(self, name: str, rows: Any) -> Array:
+        """`column(name)[rows]`, gathered at once and fresh: what is stored, as it is stored.
+
+        Raises:
+            ArgumentError: there is no such column.
+            UncommittedError: names the rows that are not committed.
+        """
+        return self.store.reader.column(self.schema.index(name)).take(self.resolve(rows))
+
+    def find(self, name: str, value: int) -> int | None:
+        """The first position at which a column of numbers holds `value`."""
+        positions = self.positions
+        # Piece by piece: one near the front is met soon, and no column is held as a whole.
+        for start in range(0, len(positions), _FIND_ROWS):
+            piece = positions[start : start + _FIND_ROWS]
+            hits = np.flatnonzero(self.take_column(name, piece) == value)
+            if len(hits):
+                return int(piece[hits[0]])
+        return None
+
+    def announce(self, rows: Any) -> None:
+        """A hint that `rows` will be taken next, so that a disk reads them while other work is done.
+
+        Worth a call for each batch of an epoch, one batch ahead: `take` announces its own rows. It
+        costs a microsecond where the data is in memory, and says nothing then.
+
+        Raises:
+            UncommittedError, ArgumentError: as `take` does; only where there is something to announce.
+        """
+        # Asked before rows are resolved, which would cost more than the rest where all is in memory.
+        views = [self.store.reader.column(index) for index in range(len(self.schema.content))]
+        if any(view.is_cold for view in views):
+            resolved = self.resolve(rows)
+            for view in views:
+                view.announce(resolved)
+
+    def select(self, rows: Any) -> Selection:
+        """A lazy view of some rows, renumbered from 0 in the order given."""
+        return Selection(self.store, self.resolve(rows))
+
+
+class Selection(Stored, Sequence[Array]):
+    """Some rows of a store, renumbered from 0; nothing is read until rows are asked for."""
+
+    def __init__(self, store: Store, rows: Array) -> None:
+        self.store = store
+        self.rows = rows
+
+    @property
+    def positions(self) -> Array:
+        """Every row that can be taken: 0 to `len - 1`."""
+        return np.arange(len(self))
+
+    def resolve(self, rows: Any) -> Array:
+        """The rows of the store that these rows of the selection are; see `Stored.resolve`."""
+        positions = as_rows(rows)
+        # NumPy would count negative ones from the end: another sample's row, and no error.
+        if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
+            raise UncommittedError(f"the selection has the rows 0 to {len(self) - 1}")
+        return self.rows[positions]
+
+    def take(
+        self,
+        rows: Any,
+        out: Array | None = None,
+        *,
+        as_kind: str = "probs",
+        temperature: float | None = None,
+    ) -> Array:
+        """The distributions of these rows of the selection; see `Store.take`."""
+        resolved = self.resolve(rows)
+        return self.store.take(resolved, out, as_kind=as_kind, temperature=temperature)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Selection(self.store, self.rows[row])
+        return self.take((operator.index(row),))[0]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Committed(Stored, Mapping[int, Array]):
+    """The committed rows of a store by their numbers, as a dict would have them; read piece by piece."""
+
+    @property
+    def committed(self) -> Ranges:
+        """The rows that can be read."""
+        return self.store.reader.committed
+
+    @property
+    def num_samples(self) -> int | None:
+        """Rows planned; None while a stream runs."""
+        return self.header.num_samples
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(committed rows, [num_members,] num_classes)."""
+        return (len(self), *self.schema.row_shape)
+
+    def missing(self) -> list[Range]:
+        """Planned rows that are not committed, as `(start, stop)`; a stream misses none."""
+        end = self.committed.items[-1][1] if self.committed else 0
+        return list(self.committed.missing(end if self.num_samples is None else self.num_samples))
+
+    @property
+    def positions(self) -> Array:
+        """The rows that can be read, int64, in order."""
+        pieces = [np.arange(start, stop) for start, stop in self.committed]
+        return np.concatenate([np.empty(0, np.int64), *pieces])
+
+    def _all_of(self, name: str) -> Array:
+        index = self.schema.index(name)
+        column, view = self.schema.columns[index], self.store.reader.column(index)
+        # Not gathered: a range is copied as it lies, and costs no eight bytes a row for its number.
+        pieces = [view.read(start, stop) for start, stop in self.committed]
+        return np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *pieces])
+
+    def __iter__(self) -> Iterator[int]:
+        for start, stop in self.committed:
+            yield from range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.committed)
+
+    def __contains__(self, row: object) -> bool:
+        # Of `Mapping` it would read the row to find out.
+        return isinstance(row, (int, np.integer)) and int(row) in self.committed
+
+    def get(self, row: Any, default: Any = None) -> Any:
+        """The distribution of a row, or `default` where the row is not committed, as a dict has it."""
+        return self[row] if row in self else default  # noqa: SIM401
+
+    def items(self) -> Any:
+        """(row, distribution) pairs, read piece by piece: memory does not grow with the store."""
+        return _Items(self)
+
+    def values(self) -> Any:
+        """The distributions in row order, read piece by piece."""
+        return (distribution for _, distribution in self.items())
+
+
+class _Items(ItemsView[int, Array]):
+    """The items of a store; those of `Mapping` would gather each row by itself."""
+
+    _mapping: Committed
+
+    def __iter__(self) -> Iterator[tuple[int, Array]]:
+        store = self._mapping.store
+        step = max(_PIECE_BYTES // encoding_of(store.schema).decoded_bytes(store.schema), 1)
+        for first, last in store.committed:
+            for start in range(first, last, step):
+                rows = range(start, min(start + step, last))
+                yield from zip(rows, store.take(np.arange(rows.start, rows.stop)), strict=True)
