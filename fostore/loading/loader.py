@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Unpack
 
 from fostore.containers.rows import Rows, as_dataset, samples_of
@@ -47,15 +48,18 @@ def run(
         stretches = _announced(stretches, announce)
     # No `map`: it would take a StopIteration out of a dataset for the end of the epoch.
     # Whole stretches go through the queue: a handover costs 10 to 50 us, as much as five small batches.
-    for batches in ahead((read(samples) for samples in stretches), -(-prefetch // limit), states):
-        for batch in batches:
-            if finish is not None:
-                batch = finish(batch, order.num_own(position))
-            position += step  # Cursor.counted, written out: between two batches everything is slow
-            if position > end:
-                position = end
-            cursor.hand_out(epoch, position)
-            yield batch
+    read_ahead = ahead((read(samples) for samples in stretches), -(-prefetch // limit), states)
+    with closing(read_ahead) as ready:
+        for batches in ready:
+            for batch in batches:
+                if finish is not None:
+                    batch = finish(batch, order.num_own(position))
+                # Cursor.counted, written out: between two batches everything is slow.
+                position += step
+                if position > end:
+                    position = end
+                cursor.hand_out(epoch, position)
+                yield batch
     cursor.end(epoch)
 
 

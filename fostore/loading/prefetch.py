@@ -8,7 +8,7 @@ import queue
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,22 +18,30 @@ _END = object()
 _LEFT = "the thread that began this iteration has ended, and reading ahead with it; begin a new iteration"
 
 
-def ahead(items: Iterator[_T], depth: int, states: Callable[[], Any] | None = None) -> Iterator[_T]:
+def ahead(
+    items: Iterator[_T], depth: int, states: Callable[[], Any] | None = None
+) -> Generator[_T, None, None]:
     """The same items in the same order, of which up to `depth` are read in a thread beforehand.
 
     The first item is read in the caller's thread. If the global random states were changed by that,
     so are all: augmentation that draws from them would give other numbers in every run if it took
-    turns with the caller's own draws. Errors are raised where their item would have come. Leaving
-    early stops the thread.
+    turns with the caller's own draws. Errors are raised where their item would have come.
+
+    `close()` stops the thread. A generator that loops over this calls it (`contextlib.closing`): since Python 3.12.3
+    closing a generator that has no `finally` leaves what it holds alive until it is collected.
 
     Args:
         depth: items ready beyond the one in use; 0 reads all in the caller's thread.
         states: gives what stands for the random states; by default those of Python and NumPy.
     """
-    return items if depth < 1 else _first_alone(items, depth, states or random_states)
+    if depth < 1:
+        return (item for item in items)
+    return _first_alone(items, depth, states or random_states)
 
 
-def _first_alone(items: Iterator[_T], depth: int, look: Callable[[], Any]) -> Iterator[_T]:
+def _first_alone(
+    items: Iterator[_T], depth: int, look: Callable[[], Any]
+) -> Generator[_T, None, None]:
     before = look()
     try:  # a StopIteration that leaves a generator is a RuntimeError
         first = next(items)

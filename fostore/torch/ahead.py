@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Any, TypeVar
 
 import torch
@@ -79,9 +79,10 @@ class DevicePrefetcher:
 
     def __iter__(self) -> Iterator[Any]:
         move, arrive = self._by_stream() if self.device.type == "cuda" else (self._to_device, None)
-        for moved, state in ahead(self._counted(move), self.depth, torch_states):
-            self._state = state
-            yield moved if arrive is None else arrive(moved)
+        with closing(ahead(self._counted(move), self.depth, torch_states)) as ready:
+            for moved, state in ready:
+                self._state = state
+                yield moved if arrive is None else arrive(moved)
         self._state = None
 
     def state_dict(self) -> Any:
