@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fostore.cli.report import FAILED, reporting, say, show
-from fostore.errors import DamageError
+from fostore.errors import DamageError, FostoreError
 
 EXAMPLES = """
 Examples:
@@ -31,7 +32,12 @@ _HELD = {
 def verify(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False),
+        typer.Argument(
+            metavar="PATH",
+            help="A store, or a published bundle.",
+            show_default=False,
+            readable=False,
+        ),
     ],
     level: Annotated[
         Literal["structure", "checksums", "full"],
@@ -42,7 +48,7 @@ def verify(
     ] = "full",
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
-    """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
+    """Check a store or a published bundle: files, checksums and rows. A store that is not finished is not damaged."""
     with reporting():
         from fostore.schema import jsontext
 
@@ -72,7 +78,18 @@ def check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]
     """
     import fostore
     from fostore.formats import Finding
+    from fostore.publishing import bundle
 
+    if bundle.is_bundle(path):
+        state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
+        with suppress(FostoreError):  # what cannot be read is a finding below
+            manifest = bundle.read_manifest(path)
+            state = {
+                "rows": manifest["num_samples"],
+                "planned": manifest["num_samples"],
+                "sealed": True,
+            }
+        return state, [_plain(finding) for finding in bundle.verify(path, level)]
     try:
         store = fostore.open(path)
     except DamageError as error:

@@ -94,6 +94,8 @@ def read_list(folder: Path, name: str) -> dict[str, str]:
         UnsafeError: a name leads out of the bundle.
     """
     text = disk.read_named(folder / name, _MAX_LIST, "a list of files and their SHA-256")
+    if text[-1:] not in (b"\n", b""):
+        raise FormatError(f"{folder / name} is cut: its last line has no end")
     hashes: dict[str, str] = {}
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         parsed = _LINE.match(line)

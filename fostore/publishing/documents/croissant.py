@@ -122,7 +122,7 @@ def _distribution(described: Described) -> Iterator[dict[str, Any]]:
 
 def _media_type(name: str) -> str:
     suffixes = {
-        ".parquet": "application/vnd.apache.parquet",
+        ".parquet": "application/x-parquet",
         ".h5": "application/x-hdf5",
         ".hdf5": "application/x-hdf5",
         ".json": "application/json",

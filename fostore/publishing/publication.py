@@ -66,7 +66,7 @@ def publish(
         description: what the rows are, in a sentence or two. Required.
         title: what readers call it.
         model_license, outputs_license: of the model, and of what its terms say about outputs.
-        facts: a TOML file with any of these and of `Facts`; what is said here goes before it.
+        facts: `Facts`, or a TOML file with any of these and of `Facts`; what is said here goes before it.
         parquet: also write the rows as Parquet, which hubs, duckdb and polars read (needs pyarrow).
         progress: show a bar on stderr.
         **more: any other field of `Facts`, such as `doi`, `dataset`, `limits`.
@@ -95,7 +95,7 @@ def publish(
         "publish",
     )
     if facts is not None:
-        said = said.over(Facts.read(local_path(facts)))
+        said = said.over(facts if isinstance(facts, Facts) else Facts.read(local_path(facts)))
     return _publish(opened, target, said, parquet=parquet, progress=progress)
 
 
