@@ -17,6 +17,8 @@ Examples:
 
 `fostore publish digits.zarr published/digits --facts facts.toml --parquet`
 
+`fostore publish digits.zarr hf://datasets/ada/digits --facts facts.toml --parquet --private`
+
 `fostore publish digits.zarr --check --facts facts.toml`
 
 Facts once given stay with the bundle: the next version asks for none of them again.
@@ -44,8 +46,12 @@ def publish(
         Path, typer.Argument(metavar="STORE", help="A sealed store.", show_default=False)
     ],
     dest: Annotated[
-        Path | None,
-        typer.Argument(metavar="DEST", help="The folder of the bundle.", show_default=False),
+        str | None,
+        typer.Argument(
+            metavar="DEST",
+            help="A folder, a .zip file, hf://datasets/USER/NAME, or s3://bucket/prefix.",
+            show_default=False,
+        ),
     ] = None,
     license: Annotated[
         str | None, _fact("Of the rows: an SPDX id.", "--license", metavar="SPDX")
@@ -89,6 +95,10 @@ def publish(
     parquet: Annotated[
         bool, typer.Option(help="Also write the rows as Parquet, for hubs, duckdb and polars.")
     ] = False,
+    private: Annotated[bool, typer.Option(help="A private repository on the hub.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A branch on the hub.", show_default=False)
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what is missing, graded, and write nothing.")
     ] = False,
@@ -132,13 +142,19 @@ def publish(
             return
         if dest is None:
             raise ArgumentError("DEST is missing: the folder of the bundle, or --check")
-        made = publishing.publish(store, dest, facts=said, parquet=parquet, progress=not quiet)
-        if as_json:
-            show(jsontext.dumps({**asdict(made), "path": str(made.path)}, indent=2).decode())
-            return
-        what = (
-            f"{made.path}: version {made.version}, {made.num_files} files, {made.num_bytes:,} bytes"
+        made = publishing.publish(
+            store,
+            dest,
+            facts=said,
+            parquet=parquet,
+            private=private,
+            revision=revision,
+            progress=not quiet,
         )
+        if as_json:
+            show(jsontext.dumps(asdict(made), indent=2).decode())
+            return
+        what = f"{made.where}: version {made.version}, {made.num_files} files, {made.num_bytes:,} bytes"
         show(f"{what}, {made.digest}" if made.changed else f"{what}; nothing has changed")
         for gap in made.gaps:
             say(f"nobody said: {gap.fact} ({gap.how})")

@@ -110,23 +110,26 @@ def _copied(source: Path, target: Path, bar: Progress) -> tuple[int, str]:
     return at, total.hexdigest()
 
 
-def write_documents(folder: Path, described: Described) -> None:
-    """Put everything beside `data/`, in the order in which nothing hashes itself."""
+def write_documents(folder: Path, described: Described) -> list[File]:
+    """Put everything beside `data/`, in the order in which nothing hashes itself; the files."""
     pieces: dict[str, bytes] = {
         "bagit.txt": _BAG,
         PAYLOAD: listed(described.files),
         MANIFEST: manifest(described),
     }
     pieces |= {name: text(described) for name, text in DOCUMENTS.items()}
-    tags = [
-        File(name, len(text), hashlib.sha256(text).hexdigest()) for name, text in pieces.items()
-    ]
+    tags = [_file(name, text) for name, text in pieces.items()]
     pieces[TAGS] = listed(tags)
     for entry in sorted(os.listdir(folder)):
         if entry not in pieces and entry != DATA.rstrip("/"):
             disk.remove(folder / entry)
     for name, text in pieces.items():
         disk.write_whole(folder / name, text)
+    return [*tags, _file(TAGS, pieces[TAGS])]
+
+
+def _file(name: str, text: bytes) -> File:
+    return File(name, len(text), hashlib.sha256(text).hexdigest())
 
 
 def manifest(described: Described) -> bytes:

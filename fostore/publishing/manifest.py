@@ -87,28 +87,29 @@ def listed(files: Iterable[File]) -> bytes:
 
 
 def read_list(folder: Path, name: str) -> dict[str, str]:
-    """The SHA-256 of each file that a list of a bundle names.
+    """The SHA-256 of each file that a list of a bundle names; see `parse_list`."""
+    text = disk.read_named(folder / name, _MAX_LIST, "a list of files and their SHA-256")
+    return parse_list(text, str(folder / name))
+
+
+def parse_list(text: bytes, where: str) -> dict[str, str]:
+    """The SHA-256 of each file that a list names.
 
     Raises:
         FormatError: a line is no hash and name, or a file stands there twice.
         UnsafeError: a name leads out of the bundle.
     """
-    text = disk.read_named(folder / name, _MAX_LIST, "a list of files and their SHA-256")
     if text[-1:] not in (b"\n", b""):
-        raise FormatError(f"{folder / name} is cut: its last line has no end")
+        raise FormatError(f"{where} is cut: its last line has no end")
     hashes: dict[str, str] = {}
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         parsed = _LINE.match(line)
         if parsed is None:
-            raise FormatError(
-                f"{folder / name}: line {number} is no SHA-256, two spaces and a name"
-            )
+            raise FormatError(f"{where}: line {number} is no SHA-256, two spaces and a name")
         if is_outside(parsed[2]):
-            raise UnsafeError(
-                f"{folder / name}: line {number} names {parsed[2]!r}, outside the bundle"
-            )
+            raise UnsafeError(f"{where}: line {number} names {parsed[2]!r}, outside the bundle")
         if parsed[2] in hashes:
-            raise FormatError(f"{folder / name}: line {number} names {parsed[2]!r} once more")
+            raise FormatError(f"{where}: line {number} names {parsed[2]!r} once more")
         hashes[parsed[2]] = parsed[1]
     return hashes
 

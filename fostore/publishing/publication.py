@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError, StoreExistsError
+from fostore.errors import ArgumentError, DamageError
 from fostore.places.place import local_path
 from fostore.publishing import bundle
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 from fostore.publishing.facts import Facts, Gap
 from fostore.publishing.manifest import tree_digest
+from fostore.publishing.targets import Target, target_of
 from fostore.publishing.version import FIRST, next_version
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
+from fostore.schema import jsontext
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
     """What was published: where, which version, and what nobody said of it."""
 
-    path: Path
+    where: str
     version: str
     digest: str
     num_files: int
@@ -46,10 +47,12 @@ def publish(
     outputs_license: str | None = None,
     facts: Any = None,
     parquet: bool = False,
+    private: bool = False,
+    revision: str | None = None,
     progress: bool = True,
     **more: str,
 ) -> Publication:
-    """Make a dataset of a sealed store that others find, cite and check: a bundle in the folder `dest`.
+    """Make a dataset of a sealed store that others find, cite and check: a bundle at `dest`.
 
     A bundle holds the store under `data/`, lists of its files that `sha256sum -c` takes, and documents for
     people and machines (README.md, LICENSE, CITATION.cff, croissant.json, datacite.json,
@@ -59,8 +62,9 @@ def publish(
 
     Args:
         store: a path, or an open store; sealed.
-        dest: the folder. It appears, or changes, whole: a kill leaves what was there before, and the next
-            call goes on with what the first had copied.
+        dest: a folder, a `.zip` file, `hf://datasets/USER/NAME[@REVISION]`, or `s3://bucket/prefix` (also gs,
+            az). A folder or file appears, or changes, whole: a kill leaves what was there before. The next call
+            goes on with what the first had copied or sent, and sends only what has changed.
         license: of the rows, as an SPDX id such as "CC-BY-4.0". Required.
         creators: texts such as "Ada Lovelace <https://orcid.org/...>". Required.
         description: what the rows are, in a sentence or two. Required.
@@ -68,6 +72,7 @@ def publish(
         model_license, outputs_license: of the model, and of what its terms say about outputs.
         facts: `Facts`, or a TOML file with any of these and of `Facts`; what is said here goes before it.
         parquet: also write the rows as Parquet, which hubs, duckdb and polars read (needs pyarrow).
+        private, revision: of a repository on the hub.
         progress: show a bar on stderr.
         **more: any other field of `Facts`, such as `doi`, `dataset`, `limits`.
 
@@ -77,7 +82,7 @@ def publish(
         StoreNotFoundError, FormatError, DamageError: see `fostore.open`.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    target = local_path(dest)
+    target = target_of(dest, opened.path, private=private, revision=revision)
     said = Facts.of(
         {
             key: value
@@ -100,26 +105,22 @@ def publish(
 
 
 def _publish(
-    store: Store, target: Path, facts: Facts, *, parquet: bool, progress: bool
+    store: Store, target: Target, facts: Facts, *, parquet: bool, progress: bool
 ) -> Publication:
     if not store.is_sealed:
         raise ArgumentError(
             f"{store.path} is not finished ({len(store):,} rows of {store.num_samples or 'a stream'}): "
             "only a sealed store has a digest to cite"
         )
-    before = bundle.read_manifest(target) if bundle.is_bundle(target) else None
-    if target.exists() and before is None and (not target.is_dir() or any(target.iterdir())):
-        raise StoreExistsError(
-            f"{str(target)!r} is there and is no bundle; choose a folder that is empty or not there"
-        )
+    before = target.before()
     if before is not None:  # facts that were given once need not be given again
-        facts = facts.over(Facts.of(before["facts"], str(target)))
+        facts = facts.over(Facts.of(before["facts"], target.name))
     if lacking := [gap for gap in facts.gaps() if gap.grade == "required"]:
         asked = "; ".join(f"{gap.fact}: {gap.how}" for gap in lacking)
         raise ArgumentError(
             f"nothing was published, for facts are missing that only you know: {asked}"
         )
-    part = disk.unfinished(target)
+    part = target.staging
     disk.make_folders(part)
     files = bundle.write_payload(store, part, parquet, progress)
     copy = open_store(part / bundle.DATA / store.path.name)
@@ -140,27 +141,15 @@ def _publish(
     )
     if before is not None:
         described = replace(described, version=str(before["version"]))
-        if bundle.manifest(described) != disk.read_named(
-            target / bundle.MANIFEST, bundle.MAX_MANIFEST, "the manifest of a bundle"
-        ):
+        if jsontext.loads(bundle.manifest(described), "the manifest") != before:
             version = next_version(
                 str(before["version"]), copy, str(before["digest"]), int(before["num_samples"])
             )
             described = replace(described, version=version)
-    bundle.write_documents(part, described)
-    is_changed = before is None or not bundle.is_same(part, target)
-    if not is_changed:
-        disk.remove(part)
-    else:
-        disk.sync_directory(part)
-        if before is not None:
-            disk.exchange(part, target)
-        else:
-            disk.rename(part, target)
-        disk.sync_directory(target.parent)
-        disk.remove(part)
+    documents = bundle.write_documents(part, described)
+    is_changed = target.send([*files, *documents], described.version)
     return Publication(
-        path=target,
+        where=target.name,
         version=described.version,
         digest=copy.digest(),
         num_files=len(files),
