@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 
 import fostore
-from fostore.formats.json import export
+from fostore.files.json import export
 
 SHAPES = [(50_000, 10), (20_000, 1000)]
 QUICK_SHAPES = [(4_000, 10), (400, 1000)]

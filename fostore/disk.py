@@ -10,8 +10,6 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +89,25 @@ def refusal(error: OSError, place: str, needed: int | None = None) -> FostoreErr
     return None
 
 
-@contextmanager
-def refusing(place: str | Path | int) -> Iterator[None]:
+class refusing:
     """Let what the file system refuses in the block out as a SpaceError or PlaceError that names `place`.
 
     Both are OSErrors with the code of the system's, so who looks at that sees what was there before.
+    A class, since a generator takes twice the calls, and there is one of these around every other call.
     """
-    try:
-        yield
-    except FostoreError:
-        raise
-    except OSError as error:
-        told = refusal(error, name_of(place) if isinstance(place, int) else str(place))
-        if told is None:
-            raise
-        raise told from error
+
+    def __init__(self, place: str | Path | int) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FostoreError):
+            place = self._place
+            refused = refusal(error, name_of(place) if isinstance(place, int) else str(place))
+            if refused is not None:
+                raise refused from error
 
 
 def name_of(fd: int) -> str:
@@ -131,6 +133,40 @@ def open_file(path: str | Path, *, write: bool = False, create: bool = False) ->
     flags |= os.O_CREAT if create else 0
     with refusing(path):
         return os.open(path, flags | _PLAIN, 0o666)
+
+
+def open_regular(path: str | Path) -> tuple[int, int]:
+    """A descriptor of a file of a store, for reading, and its bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnsafeError: it is a link, or no regular file.
+    """
+    try:
+        fd = open_file(path)
+    except OSError as error:
+        if error.errno in (
+            errno.ELOOP,
+            errno.ENXIO,
+        ):  # a link; a socket, or a device that is not there
+            raise stranger(path, "file") from error
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise stranger(path, "file")
+    return fd, status.st_size
+
+
+def stranger(path: str | Path, expected: str) -> UnsafeError:
+    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
+    if not os.path.islink(path):
+        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
+    return UnsafeError(
+        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
+        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
+        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
+    )
 
 
 def open_named(path: str | Path, expected: str) -> tuple[int, int]:

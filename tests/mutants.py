@@ -203,8 +203,8 @@ MUTANTS = [
     Mutant(
         "resume-off-by-one",
         "writing/writer.py",
-        "        self._position = there.prefix\n",
-        "        self._position = max(there.prefix - 1, 0)\n",
+        "        self._position = written.prefix\n",
+        "        self._position = max(written.prefix - 1, 0)\n",
         "test_writer.py",
     ),
     Mutant(
@@ -237,9 +237,9 @@ MUTANTS = [
     ),
     Mutant(
         "overwrite-no-dirsync",
-        "writing/writer.py",
-        "            disk.exchange(self.path, target)\n            disk.sync_directory(target.parent)\n",
-        "            disk.exchange(self.path, target)\n",
+        "writing/target.py",
+        "            disk.sync_directory(self.path.parent)\n            disk.remove(self.lies_at)\n",
+        "            disk.remove(self.lies_at)\n",
         cuts("Overwritten", ".zarr"),
     ),
     Mutant(
@@ -356,9 +356,9 @@ MUTANTS = [
     ),
     Mutant(
         "json-stray-header",
-        "formats/jsonread.py",
-        "        _refuse_stray_header(source, metas[0], places)\n",
-        "        pass\n",
+        "files/json/read.py",
+        "    _refuse_stray_header(scanner, meta, {name: offsets[name] for name in beside})\n",
+        "",
         "test_integrity.py::test_a_json_store_whose_keys_were_damaged_does_not_pass_for_plain_rows",
     ),
     Mutant(

@@ -26,8 +26,7 @@ from fostore.cli import app
 from fostore.conversion import convert, stack
 from fostore.errors import DamageError, FostoreError, PlaceError, SpaceError
 from fostore.evaluate import entropy
-from fostore.formats import jsonspool
-from fostore.places import scratch
+from fostore.places import spool
 from support import SUFFIXES, probs
 
 N, K = 40, 3
@@ -266,7 +265,7 @@ def test_rows_that_wait_lie_beside_the_destination_and_not_in_a_small_tmpdir(
     small = tmp_path / "small"
     small.mkdir()
     no_room_in(small, monkeypatch)
-    monkeypatch.setattr(jsonspool, "_MEMORY", 1 << 10)
+    monkeypatch.setattr(spool, "MEMORY", 1 << 10)
     rows = probs(1000, K)
     path = tmp_path / "a.zarr"
     with fostore.create(path, num_samples=len(rows), num_classes=K, ids=range(len(rows))) as writer:
@@ -381,19 +380,19 @@ def test_an_export_to_a_full_disk_names_it_and_keeps_what_was_there(
 def test_a_folder_that_is_not_there_yet_is_spooled_for_in_the_nearest_that_is(
     tmp_path: Path,
 ) -> None:
-    with scratch.beside(tmp_path / "a" / "b" / "c.json"):
-        file = scratch.Scratch("rows")
+    with spool.beside(tmp_path / "a" / "b" / "c.json"):
+        file = spool.Scratch("rows")
     assert file.folder == tmp_path
     file.close()
-    file = scratch.Scratch("rows")
+    file = spool.Scratch("rows")
     assert file.folder == Path(tempfile.gettempdir())
     file.close()
 
 
 def test_a_spool_is_gone_with_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom fostore.places import scratch\n"
-        "with scratch.beside(Path(sys.argv[1])):\n    file = scratch.Scratch('rows')\n"
+        "import sys, time\nfrom pathlib import Path\nfrom fostore.places import spool\n"
+        "with spool.beside(Path(sys.argv[1])):\n    file = spool.Scratch('rows')\n"
         "file.write(bytes(100_000), 0)\nprint('written', flush=True)\ntime.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "x.json")]

@@ -78,7 +78,7 @@ def made(folder: Path, name: str) -> Path:
     if name == "sealed.json":
         convert(source, path, progress=False)
     else:
-        from fostore.formats.json import export
+        from fostore.files.json import export
 
         export(path, fostore.open(source).reader)
     return path

@@ -38,7 +38,7 @@ from fostore.errors import (
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError
 from fostore.formats.chunks.foreign import ForeignReader
-from fostore.formats.views.decoded import BlockCache, DecodedView
+from fostore.formats.views.pieces import ArrayCache, EvenPieces, PieceView
 from fostore.schema.row import Column
 from support import probs
 from units import column_rows
@@ -341,7 +341,7 @@ def test_reading_a_decoded_store_imports_neither_zarr_nor_its_codecs(tmp_path: P
 # ------------------------------------------------------------------ the cache
 
 
-def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[DecodedView, list[Any]]:
+def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[PieceView, list[Any]]:
     column = Column("x", "float32", "float32", ("class",), (4,))
     everything = column_rows(column, 0, num_rows)
     calls: list[tuple[int, int]] = []
@@ -350,7 +350,8 @@ def view_of_blocks(num_rows: int, block_rows: int, max_bytes: int) -> tuple[Deco
         calls.append((start, stop))
         return everything[start:stop].copy()
 
-    view = DecodedView(column, num_rows, read, block_rows=block_rows, max_bytes=max_bytes)
+    pieces = EvenPieces(read, block_rows, num_rows)
+    view = PieceView(column, num_rows, pieces, ArrayCache(max_bytes))
     return view, calls
 
 
@@ -377,7 +378,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_bound() -> None:
     for block in (0, 1, 2, 0, 3, 0, 1):  # 3 pushes 1 out, not 0
         view.read(block * 64, block * 64 + 1)
     assert [start // 64 for start, _ in calls] == [0, 1, 2, 3, 1]
-    cache = BlockCache(100)
+    cache = ArrayCache(100)
     for key in range(10):
         cache.get(key, lambda: np.zeros(60, np.uint8))
         assert cache.nbytes == 60

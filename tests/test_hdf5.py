@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from fostore.errors import (
 from fostore.formats import Run
 from fostore.formats.hdf5 import FORMAT
 from fostore.formats.hdf5.build import locate
-from fostore.formats.hdf5.file import HEADER, PROGRESS, Place, check_places, inspect
+from fostore.formats.hdf5.file import check_extents, inspect
+from fostore.formats.hdf5.records import HEADER, PROGRESS, Extent
 from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.formats.hdf5.writer import HDF5Writer
+from fostore.places.local import Local, LocalFile
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Column
 from support import row_crc
@@ -57,11 +60,8 @@ def files(path: Path) -> list[str]:
 
 
 def place(path: Path, name: str) -> Any:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return inspect(fd, path).places[name]
-    finally:
-        os.close(fd)
+    with closing(Local(path).open()) as file:
+        return inspect(file).extents[name]
 
 
 def patch_bytes(path: Path, offset: int, data: bytes) -> None:
@@ -140,7 +140,7 @@ def test_the_state_of_a_run_lies_inside_one_sector(path: Path) -> None:
     filler.commit(0, N)
     filler.finish(N)
     fd = os.open(path, os.O_RDONLY)
-    mirror = locate(fd, inspect(fd, path)).mirrors["fostore"]
+    mirror = locate(fd, inspect(LocalFile(path, fd, owned=False))).mirrors["fostore"]
     os.close(fd)
     assert mirror.offset is not None
     first = mirror.offset + mirror.text.index(b'{"sealed"')
@@ -187,7 +187,7 @@ def test_many_units_are_few_entries_once_they_are_sealed(path: Path) -> None:
 
 def test_more_separate_runs_than_there_is_room_for_are_refused(path: Path) -> None:
     filler = begin(path, 2 * UNIT, "one column")
-    room = inspect(filler.writer._fd, path).capacity  # type: ignore[attr-defined]
+    room = inspect(filler.writer._hdf5).capacity  # type: ignore[attr-defined]
     assert room >= 2 + 64
     runs = [run for i in range(room) for run in filler.write(3 * i, 3 * i + 1)]
     filler.writer.sync()
@@ -758,14 +758,14 @@ def test_bytes_after_the_end_are_found_and_harmless(path: Path) -> None:
 def test_a_dataset_that_claims_bytes_beyond_the_file_is_refused(path: Path) -> None:
     for offset in (4096, 10_000, 2**60):
         with pytest.raises(UnsafeError, match="claims bytes"):
-            check_places({"probs": Place(offset, (1000, 3), 4)}, 16_095, path)
-    check_places({"probs": Place(4096, (1000, 3), 4)}, 16_096, path)
+            check_extents({"probs": Extent(offset, (1000, 3), 4)}, 16_095, str(path))
+    check_extents({"probs": Extent(4096, (1000, 3), 4)}, 16_096, str(path))
 
 
 def test_metadata_that_claims_a_huge_piece_gets_no_memory(path: Path) -> None:
     path.write_bytes(b"x" * 100)
     with path.open("rb") as file:
-        stream = HDF5Stream(file.fileno(), 1 << 60)
+        stream = HDF5Stream(LocalFile(path, file.fileno(), owned=False), 1 << 60)
         small, huge = bytearray(b"-" * 200), bytearray(b"-" * ((16 << 20) + 1))
         stream.readinto(small)
         assert small == b"x" * 100 + bytes(100)

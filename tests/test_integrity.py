@@ -22,7 +22,7 @@ from fostore.cli import app
 from fostore.conversion import convert
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, FormatError, RowError, UnsafeError
-from fostore.formats.json import export
+from fostore.files.json import export
 from fostore.formats.zarr import tails as zarr_tails
 from fostore.places import lock
 from support import SUFFIXES, probs

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fostore import disk
+from fostore import create, disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import (
     ArgumentError,
@@ -23,11 +23,12 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import json as format_json
-from fostore.formats.json import FORMAT, export, load, save
-from fostore.formats.jsondoc import read_document
-from fostore.formats.jsonsource import Source
-from fostore.formats.jsontable import Table
+from fostore.files.json import FORMAT, export, load, save
+from fostore.files.json.read import read_document
+from fostore.files.json.rows import Section
+from fostore.files.json.store import Gathered, opened
+from fostore.formats import format_of
+from fostore.formats.views.view import ArrayView
 from fostore.schema import geometry
 from fostore.schema.halves import bfloat16_to_float32
 from fostore.schema.ranges import Ranges
@@ -255,17 +256,12 @@ def test_what_is_ambiguous_or_broken_is_refused_with_its_place(
 
 def rows_in(path: Path) -> dict[int, list[float]]:
     """The rows of a document as they stand, whether they are distributions or not."""
-    found: dict[int, list[float]] = {}
-
-    def place(index: Array, rows: Array) -> int | None:
-        twice = next((i for i in index.tolist() if i in found), None)
-        found.update(zip(index.tolist(), rows.tolist(), strict=True))
-        return twice
-
-    with Source(path) as source:
-        table = Table("distributions", np.dtype("f8"))
-        read_document(source, lambda meta: [(table, place)])
-    return found
+    plain = Section("distributions", np.dtype("f8"))
+    document = read_document(opened(path), Gathered, plain)
+    if not document.ranges:
+        return {}
+    index, rows = document.columns[0].in_order()
+    return dict(zip(index.tolist(), rows.tolist(), strict=True))
 
 
 @given(st.data())
@@ -567,7 +563,7 @@ class Whole:
         self.header, self.committed, self._columns = header, committed, columns
 
     def column(self, index: int) -> Any:
-        return format_json.ArrayView(self._columns[index])
+        return ArrayView(self._columns[index])
 
 
 def exported(path: Path, n: int = 6, committed: Ranges | None = None) -> tuple[Any, list[Array]]:
@@ -675,8 +671,8 @@ def test_a_json_file_does_not_grow_row_by_row(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     save(path, {0: [1.0]})
     for refuse in (
-        lambda: FORMAT.create(path, FORMAT.open(path).header),
-        lambda: FORMAT.resume(path),
+        lambda: format_of(path),
+        lambda: create(path, num_samples=1, num_classes=1),
     ):
         with pytest.raises(ArgumentError, match=r"\.zarr or \.h5 .*fostore\.convert.*save_distri"):
             refuse()

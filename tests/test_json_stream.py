@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import FormatError, SpaceError, UnsafeError
-from fostore.formats import jsonsource, jsonspool, jsontable
-from fostore.formats.json import FORMAT, export, load, save
-from fostore.formats.jsonspool import Present, Spool
+from fostore.files.json import FORMAT, export, load, save, scan
+from fostore.files.json import rows as json_rows
+from fostore.files.json.store import Placed, Present
+from fostore.places import spool
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import COUNTS, FLOATS, Array
 from fostore.schema.simplex import softmax
@@ -37,8 +38,8 @@ DATA = Path(__file__).parent / "data"
 def small_slices(chunk: int = 64, memory: int = 0) -> Iterator[None]:
     """Files are read `chunk` bytes at a time, and columns beyond `memory` bytes go to a file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonsource, "CHUNK", chunk)
-        patch.setattr(jsonspool, "_MEMORY", memory)
+        patch.setattr(scan, "CHUNK", chunk)
+        patch.setattr(spool, "MEMORY", memory)
         yield
 
 
@@ -338,8 +339,8 @@ def test_what_goes_on_without_end_is_refused_before_it_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"
-    monkeypatch.setattr(jsontable, "MAX_ROW", 1 << 18)
-    monkeypatch.setattr(jsonsource, "MAX_VALUE", 1 << 18)
+    monkeypatch.setattr(json_rows, "MAX_ROW", 1 << 18)
+    monkeypatch.setattr(scan, "MAX_VALUE", 1 << 18)
     path.write_text('{"distributions": {"0": [' + "0, " * (1 << 20) + "1]}}")
     with pytest.raises(UnsafeError, match="line 1: a row of 'distributions' goes on for more than"):
         FORMAT.open(path)
@@ -372,7 +373,7 @@ def test_indices_are_present_once_each(batches: list[list[int]]) -> None:
     present, seen = Present(), set[int]()
     for batch in batches:
         index = np.array(sorted(batch))
-        twice = present.add(index, list(Ranges.of(*((i, i + 1) for i in batch))))
+        twice = present.add(index)
         assert twice in seen.intersection(batch) if seen.intersection(batch) else twice is None
         if twice is None:
             seen.update(batch)
@@ -384,19 +385,19 @@ def test_rows_beyond_the_memory_go_to_a_file_that_nobody_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(jsonspool, "_MEMORY", 800)
+    monkeypatch.setattr(spool, "MEMORY", 800)
     rows = np.random.default_rng(0).random((300, 2))
-    spool = Spool("x", 10_000)
+    placed = Placed("x", 10_000)
     order = np.random.default_rng(1).permutation(300)
     order = order[order != 17]
     for begin in range(0, 299, 23):
         part = order[begin : begin + 23]
-        assert spool.put(part, rows[part]) is None
+        assert placed.put(part, rows[part]) is None
         assert not list(tmp_path.iterdir())
-    assert spool.put(np.array([5]), rows[:1]) == 5
-    np.testing.assert_array_equal(spool.read(3, 9), rows[3:9])
-    array = spool.array((2,), np.dtype("f8"))
-    spool.close()
+    assert placed.put(np.array([5]), rows[:1]) == 5
+    np.testing.assert_array_equal(placed.read(3, 9), rows[3:9])
+    array = placed.array()
+    del placed
     assert np.isnan(array[17]).all()
     np.testing.assert_array_equal(np.delete(array, 17, 0), np.delete(rows, 17, 0))
 
@@ -422,7 +423,7 @@ from pathlib import Path
 import numpy as np
 import orjson, blake3
 import fostore
-from fostore.formats.json import export
+from fostore.files.json import export
 small, large, out = map(Path, sys.argv[1:])
 export(out, fostore.open(small).reader)  # what is imported on the way is here now
 def data():

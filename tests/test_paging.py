@@ -29,7 +29,7 @@ from fostore.formats.views.paging import (
     paging_of,
     will_need,
 )
-from fostore.formats.views.view import ArrayView, MappedView, SegmentView
+from fostore.formats.views.view import ArrayView, mapped_view, segment_view
 from fostore.schema.row import Column
 
 WIDE = Column("probs", "float32", "float32", ("class",), (250,))
@@ -182,7 +182,7 @@ def test_a_run_of_rows_is_one_range_and_the_order_of_others_is_kept() -> None:
 # ---------------------------------------------------------------- views
 
 
-def mapped(folder: Path, rows: int) -> tuple[MappedView, np.ndarray]:
+def mapped(folder: Path, rows: int) -> tuple[ArrayView, np.ndarray]:
     """A view over one synced file, and what it holds."""
     values = np.arange(rows * 250, dtype=np.float32).reshape(rows, 250)
     path = folder / "rows"
@@ -190,7 +190,7 @@ def mapped(folder: Path, rows: int) -> tuple[MappedView, np.ndarray]:
         file.write(values.tobytes())
         file.flush()
         os.fsync(file.fileno())
-    return MappedView([Segment(path, 0, 0, rows)], WIDE, rows), values
+    return mapped_view([Segment(path, 0, 0, rows)], WIDE, rows), values
 
 
 def drop(path: Path) -> None:
@@ -276,7 +276,7 @@ def test_announced_rows_come_into_memory(
     monkeypatch.setattr(paging, "_at_once", at_once)
     mapped(tmp_path, 4096)
     drop(tmp_path / "rows")
-    view = MappedView([Segment(tmp_path / "rows", 0, 0, 4096)], WIDE, 4096)
+    view = mapped_view([Segment(tmp_path / "rows", 0, 0, 4096)], WIDE, 4096)
     begin = view.array.ctypes.data
     view.announce(np.arange(0, 4096, 32))  # 8 pages apart
     deadline = time.monotonic() + 10
@@ -289,7 +289,7 @@ def test_announced_rows_come_into_memory(
 def test_cold_rows_are_seen_to_be_read(tmp_path: Path) -> None:
     mapped(tmp_path, 4096)
     drop(tmp_path / "rows")
-    view, values = MappedView([Segment(tmp_path / "rows", 0, 0, 4096)], WIDE, 4096), None
+    view, values = mapped_view([Segment(tmp_path / "rows", 0, 0, 4096)], WIDE, 4096), None
     begin = view.array.ctypes.data
     was_cold = resident(begin, 1000 * mmap.PAGESIZE) < 0.5
     rows = np.random.default_rng(0).permutation(4096)[:ALARM_ROWS]
@@ -386,7 +386,7 @@ def test_announcing_leaves_no_descriptor_behind(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_announces_its_own_pages(tmp_path: Path) -> None:
     mapped(tmp_path, 300)
-    view = MappedView([Segment(tmp_path / "rows", 0, 0, 300)], WIDE, 300)
+    view = mapped_view([Segment(tmp_path / "rows", 0, 0, 300)], WIDE, 300)
     expected = view.take(np.arange(100))
     child = os.fork()
     if child == 0:
@@ -425,9 +425,9 @@ def test_threads_may_announce_and_take_together(tmp_path: Path) -> None:
 def test_views_that_are_no_mapping_take_the_hint_and_do_nothing(tmp_path: Path) -> None:
     mapped(tmp_path, 10)
     for view in (
-        SegmentView([Segment(tmp_path / "rows", 0, 0, 10)], WIDE, 10),
+        segment_view([Segment(tmp_path / "rows", n * 1000, n, n + 5) for n in (0, 5)], WIDE, 10),
         ArrayView(np.zeros((10, 250), np.float32)),
-        MappedView([], WIDE, 0),
+        mapped_view([], WIDE, 0),
     ):
         assert not view.is_cold
         view.announce(np.arange(3))

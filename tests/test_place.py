@@ -28,7 +28,7 @@ from fostore.evaluate import compare, entropy, summarize
 from fostore.evaluate.labels import labels_of
 from fostore.evaluate.plots import plot_summary
 from fostore.evaluate.rows import rows_of
-from fostore.places.place import destination, inside, local_path
+from fostore.places.names import destination, inside, local_path
 from support import SUFFIXES, probs
 
 N, K = 40, 3

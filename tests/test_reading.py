@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, DamageError, UncommittedError
-from fostore.formats.json import save
+from fostore.files.json import save
 from fostore.reading.store import Store
 from fostore.schema.row import COUNTS, FLOATS
 from support import SUFFIXES, probs

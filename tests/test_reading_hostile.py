@@ -16,8 +16,8 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, DamageError, UncommittedError
+from fostore.files.json.scan import Scanner
 from fostore.formats.chunks import codecs
-from fostore.formats.jsonsource import Source
 from fostore.formats.views import view
 from fostore.formats.zarr import reader as zarr_reader
 
@@ -90,7 +90,7 @@ def test_a_refresh_that_another_thread_overtook_takes_no_rows_away(
 def test_without_one_address_range_no_row_comes_from_a_store_that_took_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view, "_mappable", lambda *_: False)
+    monkeypatch.setattr(view, "is_mappable", lambda *_: False)
     path = make(tmp_path / "s.zarr", one_hot(5000, 0), unit_rows=1024)
     store = fostore.open(path)
     assert store.take([0])[0, 0] == 1
@@ -102,7 +102,7 @@ def test_without_one_address_range_no_row_comes_from_a_store_that_took_the_place
 def test_without_one_address_range_a_refresh_finds_units_that_were_sealed_since(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view, "_mappable", lambda *_: False)
+    monkeypatch.setattr(view, "is_mappable", lambda *_: False)
     path = tmp_path / "s.zarr"
     with fostore.create(path, num_samples=2048, num_classes=4, unit_rows=1024) as writer:
         writer.append(one_hot(1500, 2))
@@ -157,7 +157,7 @@ def test_json_keys_cost_no_look_at_all_that_comes_before(
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"distributions": {"0": [0.5, 0.5]}, "note": [1], "meta": {"a": 1}}))
     asked: list[int] = []
-    monkeypatch.setattr(Source, "line", lambda self, offset: asked.append(offset) or "")
+    monkeypatch.setattr(Scanner, "line", lambda self, offset: asked.append(offset) or "")
     assert len(fostore.open(path)) == 1
     assert asked == []
 

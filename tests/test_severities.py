@@ -19,6 +19,7 @@ from fostore.cli import app
 from fostore.conversion import convert
 from fostore.errors import DamageError, FormatError, StoreNotFoundError, UncommittedError
 from fostore.places.litter import is_litter
+from fostore.places.local import LocalFile
 from support import probs
 
 N, K = 1500, 3
@@ -373,11 +374,13 @@ def tear_the_last_commit(path: Path) -> None:
         data[-RECORD_BYTES + 8] ^= 1
         journal.write_bytes(data)
         return
-    from fostore.formats.hdf5.file import PROGRESS, RUNS_MAGIC, inspect, read_record
+    from fostore.formats.hdf5.file import inspect
+    from fostore.formats.hdf5.records import PROGRESS, RUNS_MAGIC, read_record
 
     fd = os.open(path, os.O_RDWR)
-    place = inspect(fd, path).places[PROGRESS]
-    record = read_record(fd, place, RUNS_MAGIC, "")
-    at = place.offset + record.slot * place.shape[1] + 40
+    file = LocalFile(path, fd, owned=False)
+    extent = inspect(file).extents[PROGRESS]
+    record = read_record(file, extent, RUNS_MAGIC, "")
+    at = extent.offset + record.slot * extent.shape[1] + 40
     os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 1]), at)
     os.close(fd)

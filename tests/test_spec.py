@@ -22,7 +22,7 @@ import fostore
 import spec_reader
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import FormatError
-from fostore.formats.json import export
+from fostore.files.json import export
 from fostore.schema.header import Header
 
 ROOT = Path(__file__).parents[1]

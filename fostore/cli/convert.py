@@ -11,7 +11,7 @@ import typer
 from fostore.cli import options
 from fostore.cli.report import reporting, say, show
 from fostore.errors import ArgumentError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 

@@ -24,6 +24,6 @@ def demo(
     """
     with reporting():
         from fostore.demo import run
-        from fostore.places.place import local_path
+        from fostore.places.names import local_path
 
         run(local_path(folder), keep=keep)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.schema.jsontext import loads
 
 _MAX_BYTES = 1 << 30

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 
 
 def load(text: str, what: str) -> Any:

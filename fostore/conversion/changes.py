@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import encoding_of, make_schema
+from fostore.encodings import default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table
-from fostore.schema.halves import widen
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import Schema
 from fostore.schema.sides.ids import encode_ids, id_column
 
 _BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
@@ -156,7 +155,7 @@ def _member(table: Table, member: int) -> Table:
         raise ArgumentError(f"{table.where} has no members, and member {member} was asked for")
     if not 0 <= member < schema.num_members:
         raise ArgumentError(f"member is {member}, expected 0 to {schema.num_members - 1}")
-    single = _schema(schema, num_members=None)
+    single = remade(schema, num_members=None)
     content = len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
@@ -177,15 +176,15 @@ def _classes(table: Table, wanted: Sequence[int | str]) -> Table:
         raise ArgumentError(f"classes is {list(wanted)}, expected at least one class, none twice")
     names = schema.class_names
     chosen = None if names is None else tuple(names[i] for i in numbers)
-    fewer = _schema(schema, num_classes=len(numbers), class_names=chosen)
+    fewer = remade(schema, num_classes=len(numbers), class_names=chosen)
     before, after, content = encoding_of(schema), encoding_of(fewer), len(schema.content)
     at = np.array(numbers)
 
     def step(batch: Batch, start: int) -> Batch:
         if schema.kind == "counts":
-            rows = batch[0][..., at]
+            rows = before.rows(batch[:content], schema)[..., at]
         elif schema.kind == "logits":  # as the model gave them: a softmax of them renormalises
-            rows = _wide_logits(batch[:content], schema)[..., at]
+            rows = before.rows(batch[:content], schema)[..., at]
             excluded = np.isneginf(rows).all(axis=-1)
             if excluded.any():
                 raise _without(start + int(np.argwhere(excluded)[0][0]), wanted)
@@ -204,13 +203,6 @@ def _classes(table: Table, wanted: Sequence[int | str]) -> Table:
 
 def _without(row: int, wanted: Sequence[int | str]) -> ArgumentError:
     return ArgumentError(f"row {row} has no probability in the classes {list(wanted)}")
-
-
-def _wide_logits(columns: Batch, schema: Schema) -> Array:
-    """Logits with the level of their row, in float64."""
-    shifted = widen(columns[0], schema.dtype).astype(np.float64)
-    level: Array = columns[1] - np.log(np.exp(shifted).sum(axis=-1))
-    return shifted + level[..., None]
 
 
 def _class_number(schema: Schema, one: int | str) -> int:
@@ -244,22 +236,15 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
             "the rows become; if they are votes in the source, say source_kind='counts' (--source-kind "
             "counts)"
         )
-    made = _schema(schema, kind=kind, dtype=dtype)
+    made = remade(schema, kind=kind, dtype=dtype)
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
-        if kind == schema.kind == "logits":
-            # Shifted already: their maximum is 0, so they are shifted by nothing, and keep their level.
-            stored = after.encode(widen(batch[0], schema.dtype), made, start)
-            level = batch[1].astype(made.content[1].numpy_dtype)
-            return [stored[0], level, *batch[content:]]
-        if kind == schema.kind == "counts":
-            rows: Array = batch[0]
-        elif kind == schema.kind:
-            rows = widen(batch[0], schema.dtype)
+        if kind == schema.kind:
+            stored = after.recast(batch[:content], schema, made, start)
         else:
-            rows = before.decode(batch[:content], schema, kind)
-        return [*after.encode(rows, made, start), *batch[content:]]
+            stored = after.encode(before.decode(batch[:content], schema, kind), made, start)
+        return [*stored, *batch[content:]]
 
     lost = []
     if kind != schema.kind:
@@ -270,22 +255,28 @@ def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
 
 
 def without_header(schema: Schema, *, names: bool = False, ids: bool = False) -> Encoded:
-    """The rows without what a plain file cannot hold: temperature and side columns, class names and ids.
+    """The rows without what a plain file cannot hold: temperature, encoding and side columns, class names and ids.
 
     `names`, `ids`: the format keeps them nevertheless.
     """
-    kept = [
-        i
-        for i, column in enumerate(schema.columns)
-        if column.role == "content" or (column.role == "id" and ids)
-    ]
-    made = replace(
+    kept = [i for i, column in enumerate(schema.columns) if column.role == "id" and ids]
+    made = remade(
         schema,
+        encoding=default_encoding(schema.kind),
         class_names=schema.class_names if names else None,
         temperature=1.0,
-        columns=tuple(schema.columns[i] for i in kept),
+        tol=schema.sum_tolerance,
+        side_columns=[schema.columns[i] for i in kept],
     )
-    return Encoded(made, lambda batch, start: [batch[i] for i in kept])
+    before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
+
+    def step(batch: Batch, start: int) -> Batch:
+        rows = batch[:content]
+        if before is not after:
+            rows = after.encode(before.rows(rows, schema), made, start)
+        return [*rows, *(batch[i] for i in kept)]
+
+    return Encoded(made, step)
 
 
 def _narrows(old: str, new: str) -> bool:
@@ -293,25 +284,6 @@ def _narrows(old: str, new: str) -> bool:
     if old in _BITS and new in _BITS:
         return any(a > b for a, b in zip(_BITS[old], _BITS[new], strict=True))
     return False
-
-
-def _schema(schema: Schema, **changed: Any) -> Schema:
-    """The schema with some of what a user says changed, made anew; as tolerant as it was at least."""
-    kind = changed.get("kind", schema.kind)
-    said: dict[str, Any] = {
-        "num_classes": schema.num_classes,
-        "num_members": schema.num_members,
-        "kind": schema.kind,
-        "dtype": schema.dtype,
-        "class_names": schema.class_names,
-        "temperature": schema.temperature,
-        "side_columns": schema.columns[len(schema.content) :],
-        **changed,
-    }
-    made = make_schema(**said)
-    if kind == schema.kind or kind == "probs":
-        made = replace(made, sum_tolerance=max(made.sum_tolerance, schema.sum_tolerance))
-    return made
 
 
 # ------------------------------------------------------------------ tables

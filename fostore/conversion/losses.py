@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.schema.halves import widen
+from fostore.encodings import encoding_of
 from fostore.schema.row import Array, Schema
 
 _PIECE_VALUES = 1 << 17
@@ -34,8 +34,10 @@ class Losses:
         piece = max(_PIECE_VALUES // (schema.num_classes * (schema.num_members or 1)), 1)
         for start in range(0, rows, piece):
             self._measure(
-                _float64_probs(before[0][start : start + piece], self._schemas[0]),
-                _float64_probs(after[0][start : start + piece], self._schemas[1]),
+                *(
+                    _float64_probs([column[start : start + piece] for column in columns], schema)
+                    for columns, schema in zip((before, after), self._schemas, strict=True)
+                )
             )
 
     def _measure(self, p: Array, q: Array) -> None:
@@ -62,9 +64,9 @@ class Losses:
         return {"distributions": self._count, **plain, "argmax_changes": self._argmax}
 
 
-def _float64_probs(stored: Array, schema: Schema) -> Array:
+def _float64_probs(stored: Sequence[Array], schema: Schema) -> Array:
     """What stored rows mean, in float64 and summing to 1."""
-    values = widen(stored, schema.dtype).astype(np.float64)
+    values = encoding_of(schema).rows(stored, schema).astype(np.float64)
     if schema.kind in ("log_probs", "logits"):
         values = np.exp(values - values.max(axis=-1, keepdims=True))
     normalised: Array = values / values.sum(axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ from fostore.errors import ArgumentError, FormatError
 from fostore.files.table import Table
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.place import destination, inside
+from fostore.places.names import destination, inside
 from fostore.schema.digest import hasher
 from fostore.schema.header import CHECKSUM
 from fostore.schema.jsontext import dumps, loads

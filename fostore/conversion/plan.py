@@ -18,8 +18,8 @@ from fostore.files import FileFormat
 from fostore.files.hashing import Passing
 from fostore.files.stores import guarded
 from fostore.files.table import Table
+from fostore.formats import FORMATS, format_of
 from fostore.formats import SUFFIXES as STORES
-from fostore.formats import format_of
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.row import Schema
@@ -29,7 +29,6 @@ _BATCH_BYTES = 4 << 20
 _COPIES = 8  # of a batch in memory at once, decoded and encoded: measured under 6
 TEXT = ("json", "jsonl", "csv")
 """Formats in which a row in the middle is found by reading those before: a sample costs as much as all."""
-_WRITABLE_STORES = ("zarr", "hdf5")
 _BASE_BYTES = 80 << 20
 """What the interpreter and the libraries take without any rows."""
 _LIBRARY_BYTES = {"pt": 170 << 20, "parquet": 110 << 20, "arrow": 60 << 20}
@@ -65,7 +64,7 @@ class Plan:
     @property
     def file_format(self) -> FileFormat | None:
         """The format of a single file; None where the destination is a store."""
-        return None if self.format in _WRITABLE_STORES else files.file_format(self.format)
+        return None if self.format in FORMATS else files.file_format(self.format)
 
     @property
     def num_bytes(self) -> int | None:
@@ -127,7 +126,7 @@ def make_plan(
     left_out: tuple[str, ...] = ()
     merged = {**selected.meta, **(meta or {})}
     identity, extra = selected.identity, selected.extra
-    if name not in _WRITABLE_STORES:
+    if name not in FORMATS:
         holds = files.file_format(name).holds
         _check_holds(name, holds, steps[-1].schema)
         if not holds.header:
@@ -188,8 +187,7 @@ def _format_of(destination: str) -> str:
     if destination == STREAM:
         return "jsonl"
     suffix = Path(destination).suffix.lower()
-    store = STORES.get(suffix)
-    name = store if store in _WRITABLE_STORES else files.SUFFIXES.get(suffix)
+    name = STORES.get(suffix) or files.SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
             f"the destination {destination!r} has the suffix {suffix!r}, expected one of "

@@ -34,9 +34,9 @@ from fostore.files import Hints
 from fostore.files.hashing import Digester
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table
-from fostore.places import scratch
+from fostore.places import spool
 from fostore.places.lock import Lock
-from fostore.places.place import destination as resolved
+from fostore.places.names import destination as resolved
 from fostore.progress import Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
@@ -185,7 +185,7 @@ def convert(
     if receipt is not None:
         refuse_receipt(Path(receipt), path, plan.source)
     described = _described(changes)
-    with scratch.beside(path), _Run(plan, verify, progress) as run:
+    with spool.beside(path), _Run(plan, verify, progress) as run:
         if path is None:
             run.stream()
         else:
@@ -239,7 +239,7 @@ def prepare(
         transpose=transpose,
         is_keyed=ids is not None,
     )
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         table = open_table(source, hints, rows)
     known = class_names is not None and tuple(class_names) == table.schema.class_names
     named = None if known else class_names
@@ -404,9 +404,7 @@ class _Run:
 
     def _write_store(self, part: Path) -> str:
         plan = self.plan
-        with create_like(
-            part, plan.header, exists="resume", commit_seconds=_COMMIT_SECONDS
-        ) as writer:
+        with create_like(part, plan.header, commit_seconds=_COMMIT_SECONDS) as writer:
             start = len(writer)
             self._distrust(start)
             promised = self._promised()

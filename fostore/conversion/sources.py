@@ -22,7 +22,7 @@ from fostore.files.table import Batch, Table, least_checked
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.place import absent, inside
+from fostore.places.names import absent, inside
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Column, Schema
@@ -126,10 +126,6 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
     suffix = path.suffix.lower()
     if hints.format is not None:
         return files.file_format(hints.format).read(path, hints)
-    if suffix == ".json":
-        from fostore.files.json import json_table  # which needs what is below
-
-        return json_table(path, hints, rows)
     if suffix in STORES and is_store(path):
         store = open_store(path)
         # Its rows by the name of their array are its rows: the store knows which are written, and their checksums.
@@ -139,7 +135,7 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         ):
             return store_table(store, rows)
     if suffix in files.SUFFIXES:
-        return files.file_format(files.SUFFIXES[suffix]).read(path, hints)
+        return files.file_format(files.SUFFIXES[suffix]).read(path, replace(hints, rows=rows))
     if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
         return files.file_format("arrow").read(path, hints)  # a folder of Hugging Face datasets
     if path.is_dir() and (path / "dataset_dict.json").exists():

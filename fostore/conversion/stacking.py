@@ -13,12 +13,11 @@ from fostore.conversion.part import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.run import convert
 from fostore.conversion.sources import open_table
-from fostore.encodings import make_schema
+from fostore.encodings import remade
 from fostore.errors import ArgumentError, IdentityError
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table, least_checked
-from fostore.places import scratch
-from fostore.schema.row import Schema
+from fostore.places import spool
 
 _DATASET = ("length", "labels", "ids", "fingerprint")
 
@@ -40,7 +39,7 @@ def stack(
         IdentityError: the sources are of different samples; says which differs, and where.
         ArgumentError: they hold different kinds or dtypes, or members already.
     """
-    with scratch.beside(target_of(destination)):
+    with spool.beside(target_of(destination)):
         tables = [_opened(source) for source in sources]
     return convert(stacked(tables), destination, **options)
 
@@ -62,7 +61,7 @@ def stacked(tables: Sequence[Table]) -> Table:
     first = tables[0]
     for other in tables:
         _check(first, other)
-    schema = _with_members(first.schema, len(tables))
+    schema = remade(first.schema, num_members=len(tables), tol=first.schema.sum_tolerance)
     content = len(first.schema.content)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
@@ -97,19 +96,6 @@ def stacked(tables: Sequence[Table]) -> Table:
             *(note for table in tables for note in table.notes),
         ),
         trusted=False,
-    )
-
-
-def _with_members(schema: Schema, members: int) -> Schema:
-    return make_schema(
-        schema.num_classes,
-        num_members=members,
-        kind=schema.kind,
-        dtype=schema.dtype,
-        class_names=schema.class_names,
-        temperature=schema.temperature,
-        tol=schema.sum_tolerance,
-        side_columns=schema.columns[len(schema.content) :],
     )
 
 

@@ -15,16 +15,27 @@ from fostore.schema.row import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum
 
 
 class Encoding(Protocol):
-    """Pure functions between rows as a caller gives them and columns as a store keeps them."""
+    """Pure functions between rows as a caller gives them and columns as a store keeps them.
+
+    A schema's `encoding` is its spec: the name, and the encoding's own parameters, which are part of
+    what the rows are. The spec is handed on as it is, so that no copy of a store loses it.
+    """
 
     name: str
+    parameters: tuple[str, ...]
+    """The keys that a user may give beside the name."""
 
     def columns(
-        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+        self,
+        kind: str,
+        dtype: str,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        encoding: Mapping[str, Any],
     ) -> tuple[Column, ...]:
-        """The content columns for rows of this kind, dtype and shape.
+        """The content columns for rows of this kind, dtype and shape, under this spec.
 
-        Raises ArgumentError where the encoding cannot keep the kind or the dtype.
+        Raises ArgumentError where the encoding cannot keep the kind or the dtype, or lacks a parameter.
         """
         ...
 
@@ -56,6 +67,30 @@ class Encoding(Protocol):
         """
         ...
 
+    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+        """Rows of the schema's kind as `encode` takes them, as wide as they are exact: votes, or float32 or float64."""
+        ...
+
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Stored columns of the same rows in the dtype of `made`, which differs in that alone.
+
+        Raises RowError where rows do not keep what the schema promises.
+        """
+        ...
+
+    def is_plain(self, schema: Schema, as_kind: str) -> bool:
+        """Whether the first column is what `decode` gives as `as_kind`, number by number, so that it can be mapped.
+
+        But for two things that lie in the numbers: halves may be widened, and logits lack the level of their row.
+        """
+        ...
+
+    def decoded_bytes(self, schema: Schema) -> int:
+        """Bytes that one row takes in memory at most while it is decoded: what sizes pieces."""
+        ...
+
 
 ENCODINGS = {"dense": "fostore.encodings.dense", "counts": "fostore.encodings.counts"}
 
@@ -69,23 +104,25 @@ def encoding_of(schema: Schema) -> Encoding:
     """
     encoding = _load(str(schema.encoding.get("name")))
     try:
-        made = encoding.columns(schema.kind, schema.dtype, schema.row_axes, schema.row_shape)
+        made = encoding.columns(
+            schema.kind, schema.dtype, schema.row_axes, schema.row_shape, schema.encoding
+        )
     except ArgumentError as error:
         raise FormatError(f"the schema contradicts itself: {error}") from error
-    found = schema.columns[: len(made)]
-    if len(schema.content) != len(made) or not all(map(_is_column, found, made)):
+    stored = schema.columns[: len(made)]
+    if len(schema.content) != len(made) or not all(map(_is_column, stored, made)):
         raise FormatError(
             f"{schema.kind} as {schema.dtype} of shape {schema.row_shape} a row have the columns "
             f"{[(c.name, c.stored, c.shape) for c in made]}, the store begins with "
-            f"{[(c.name, c.stored, c.shape) for c in found]}"
+            f"{[(c.name, c.stored, c.shape) for c in stored]}"
         )
     return encoding
 
 
-def _is_column(found: Column, made: Column) -> bool:
+def _is_column(stored: Column, made: Column) -> bool:
     """Whether a column says all that its encoding says of it; a newer release may say more."""
-    same = replace(found, extra={}) == replace(made, extra={})
-    return same and all(found.extra.get(key) == value for key, value in made.extra.items())
+    same = replace(stored, extra={}) == replace(made, extra={})
+    return same and all(stored.extra.get(key) == value for key, value in made.extra.items())
 
 
 def _load(name: str) -> Encoding:
@@ -93,8 +130,35 @@ def _load(name: str) -> Encoding:
         raise UnsupportedError(
             f"the encoding {name!r} is not known to this release, which has {sorted(ENCODINGS)}"
         )
-    found: Encoding = import_module(ENCODINGS[name]).ENCODING
-    return found
+    encoding: Encoding = import_module(ENCODINGS[name]).ENCODING
+    return encoding
+
+
+def chosen(encoding: Any) -> dict[str, Any]:
+    """The spec that a user names, by its name alone or with parameters.
+
+    Raises:
+        ArgumentError: no text and no mapping with a name, or a parameter that the encoding does not take.
+        UnsupportedError: an encoding that this release does not have; names those that it has.
+    """
+    spec = {"name": encoding} if isinstance(encoding, str) else encoding
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise ArgumentError(
+            f"encoding is {encoding!r:.80}, expected a name, one of {sorted(ENCODINGS)}, or a mapping of "
+            '"name" and parameters'
+        )
+    parameters = _load(spec["name"]).parameters
+    for key in spec:
+        if key not in ("name", *parameters):
+            raise ArgumentError(
+                f"the encoding {spec['name']!r} has no parameter {key!r}; it has {list(parameters)}"
+            )
+    return dict(spec)
+
+
+def default_encoding(kind: str) -> dict[str, Any]:
+    """The spec of rows of this kind where the user names none."""
+    return {"name": "counts" if kind == "counts" else "dense"}
 
 
 def make_schema(
@@ -125,17 +189,17 @@ def make_schema(
             isinstance(size, bool) or not hasattr(size, "__index__") or size < 1
         ):
             raise ArgumentError(f"{name} is {size!r}, expected an integer of at least 1")
-    chosen = dict(encoding or {"name": "counts" if kind == "counts" else "dense"})
+    spec = dict(encoding or default_encoding(kind))
     axes = ("class",) if num_members is None else ("member", "class")
     shape = (num_classes,) if num_members is None else (num_members, num_classes)
-    content = _load(str(chosen.get("name"))).columns(
-        kind, dtype, axes, tuple(int(n) for n in shape)
+    content = _load(str(spec.get("name"))).columns(
+        kind, dtype, axes, tuple(int(n) for n in shape), spec
     )
     schema = Schema(
         num_classes=int(num_classes),
         num_members=None if num_members is None else int(num_members),
         kind=kind,
-        encoding=chosen,
+        encoding=spec,
         columns=(*content, *side_columns),
         sum_tolerance=tol if tol is not None else default_tolerance(kind, dtype, num_classes),
         temperature=float(temperature),
@@ -143,6 +207,44 @@ def make_schema(
     )
     schema.check("the arguments", ArgumentError)
     return schema
+
+
+def remade(schema: Schema, **changed: Any) -> Schema:
+    """The schema with some arguments of `make_schema` changed; everything else is carried over.
+
+    The encoding stays, and refuses what it cannot keep; only one that was the default of the old
+    kind becomes that of the new one. Rows stay as far from 1 as they were allowed to be, where they
+    are not changed to something with another sum.
+    """
+    kind = changed.get("kind", schema.kind)
+    is_default = dict(schema.encoding) == default_encoding(schema.kind)
+    arguments: dict[str, Any] = {
+        "num_classes": schema.num_classes,
+        "num_members": schema.num_members,
+        "kind": schema.kind,
+        "dtype": schema.dtype,
+        "class_names": schema.class_names,
+        "temperature": schema.temperature,
+        "encoding": default_encoding(kind) if is_default else schema.encoding,
+        "side_columns": schema.columns[len(schema.content) :],
+        **changed,
+    }
+    made = make_schema(**arguments)
+    content = made.content
+    if len(content) == len(schema.content) and all(
+        map(_is_column, schema.content, content)
+    ):  # a newer release may have said more of them
+        content = schema.content
+    tolerance = made.sum_tolerance
+    if "tol" not in changed and kind in (schema.kind, "probs"):
+        tolerance = max(tolerance, schema.sum_tolerance)
+    return replace(
+        made,
+        columns=(*content, *made.columns[len(content) :]),
+        sum_tolerance=tolerance,
+        row_axis=schema.row_axis,
+        requires=schema.requires,
+    )
 
 
 def default_tolerance(kind: str, dtype: str, num_classes: int) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,15 @@ class Counts:
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "counts"
+    parameters = ()
 
     def columns(
-        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+        self,
+        kind: str,
+        dtype: str,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        encoding: Mapping[str, Any],
     ) -> tuple[Column, ...]:
         """One column of unsigned integers."""
         if kind != "counts" or dtype not in COUNTS:
@@ -64,6 +72,24 @@ class Counts:
             votes = change[as_kind](votes, temperature)
         with np.errstate(over="ignore", under="ignore"):
             return votes.astype(np.float32)
+
+    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+        """The votes."""
+        return columns[0]
+
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Votes that fit stay the same, others are refused."""
+        return self.encode(columns[0], made, start)
+
+    def is_plain(self, schema: Schema, as_kind: str) -> bool:
+        """Never: votes are divided by their sum."""
+        return False
+
+    def decoded_bytes(self, schema: Schema) -> int:
+        """Frequencies are worked out in float64."""
+        return 8 * math.prod(schema.row_shape)
 
 
 def _check_votes(stored: Array, start: int) -> None:

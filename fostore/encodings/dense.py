@@ -9,7 +9,9 @@ Functions import `simplex` when they are called: opening a store and taking stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +33,15 @@ class Dense:
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "dense"
+    parameters = ()
 
     def columns(
-        self, kind: str, dtype: str, axes: tuple[str, ...], shape: tuple[int, ...]
+        self,
+        kind: str,
+        dtype: str,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        encoding: Mapping[str, Any],
     ) -> tuple[Column, ...]:
         """One column, and for logits their `logsumexp` in float32 (float64 beside float64)."""
         if kind not in ("probs", "log_probs", "logits") or dtype not in FLOATS:
@@ -126,6 +134,34 @@ class Dense:
         logits = simplex.log_softmax(x)
         logits += columns[1][..., None]
         return logits if plain else simplex.scale(logits, temperature)
+
+    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+        """Logits come with the level of their row, in float64: a softmax of some of them renormalises."""
+        wide = widen(columns[0], schema.dtype)
+        if schema.kind != "logits":
+            return wide
+        shifted = wide.astype(np.float64)
+        level: Array = columns[1] - np.log(np.exp(shifted).sum(axis=-1))
+        return shifted + level[..., None]
+
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Rounded anew; a row's level stays beside it, since adding it and taking it off would cost digits."""
+        stored = self.encode(widen(columns[0], schema.dtype), made, start)
+        if (
+            schema.kind == "logits"
+        ):  # shifted already: their maximum is 0, so they were shifted by nothing
+            stored[1] = columns[1].astype(made.content[1].numpy_dtype)
+        return stored
+
+    def is_plain(self, schema: Schema, as_kind: str) -> bool:
+        """What is asked for is what is kept."""
+        return schema.kind == as_kind
+
+    def decoded_bytes(self, schema: Schema) -> int:
+        """Halves are widened to float32."""
+        return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:

@@ -13,7 +13,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.schema.row import Array
 
 _HEAD_BYTES, _ROW_BYTES = 1 << 16, 1 << 10

@@ -17,7 +17,7 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.summary import Comparison, Histogram, Summary
-from fostore.places.place import destination, local_path
+from fostore.places.names import destination, local_path
 from fostore.schema.row import Array
 
 SUFFIXES = (".png", ".pdf", ".svg")

@@ -17,7 +17,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.pairing.origin import Origin, origin_of
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
 from fostore.schema import simplex
@@ -342,10 +342,10 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 def _of_path(path: Path) -> Rows:
     from fostore.conversion.sources import open_table
-    from fostore.formats import SUFFIXES, is_store
+    from fostore.formats import FILES, SUFFIXES, is_store
 
     with disk.refusing(path):
-        if path.suffix.lower() in SUFFIXES and (not path.exists() or is_store(path)):
+        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))
     from fostore.evaluate.tables import rows_of_table
 

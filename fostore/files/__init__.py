@@ -46,8 +46,14 @@ class Hints:
     """In the numbers of a text file: a point, if not said."""
     transpose: bool | None = None
     """Whether the axes come last first; None: as the file says, or as they lie."""
+    rows: slice | None = None
+    """Those that will be wanted: that others are missing is no error then."""
     is_keyed: bool = False
     """Whether the caller has ids of his own, so that those beside the rows are named and not taken."""
+
+
+TEXT_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+"""The dtypes whose numbers JSON keeps bit by bit."""
 
 
 @dataclass(frozen=True, slots=True)

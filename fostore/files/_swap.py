@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from fostore.errors import FormatError
-from fostore.files._spool import Spooled
-from fostore.schema.row import Array, Column
+from fostore.places.spool import Spool
+from fostore.schema.row import Array
 
 _PIECE_BYTES = 4 << 20
 
@@ -27,7 +26,7 @@ class Swapped:
     ) -> None:
         self._shape = shape
         self._read = batches
-        self._held: Spooled | None = None
+        self._held: Spool | None = None
 
     def batches(self, start: int, rows: int) -> Iterator[Array]:
         """The rows from `start` on, at most `rows` at a time, each batch a fresh array."""
@@ -42,19 +41,15 @@ class Swapped:
             whole = np.stack(across).reshape(*self._shape[:0:-1], count)
             yield np.ascontiguousarray(whole.transpose())
 
-    def _spooled(self) -> Spooled:
+    def _spooled(self) -> Spool:
         """All numbers, one a row of the spool, in the order in which they lie."""
         if self._held is not None:
             return self._held
         lies = self._shape[::-1]
-        held: Spooled | None = None
+        held = Spool("numbers whose axes are swapped")
         for batch in self._read(0, max(_PIECE_BYTES // max(math.prod(lies[1:]) * 8, 1), 1)):
-            if held is None:
-                name = batch.dtype.newbyteorder("=").name
-                held = Spooled(Column("numbers", name, name, (), ()))
-                weakref.finalize(self, held.close)
-            held.append(np.ascontiguousarray(batch.reshape(-1), batch.dtype.newbyteorder("<")))
-        if held is None or held.num_rows != math.prod(self._shape):
+            held.append(batch.reshape(-1).astype(batch.dtype.newbyteorder("<"), copy=False))
+        if not held.num_rows or held.num_rows != math.prod(self._shape):
             raise FormatError(f"an array of the shape {lies} was announced, and fewer numbers came")
         self._held = held
         return held

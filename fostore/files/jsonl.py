@@ -22,8 +22,8 @@ from fostore.files._keys import Beside, keyed
 from fostore.files._sink import STREAM, Sink
 from fostore.files._text import cells
 from fostore.files.guess import Found, choose, plain_table
+from fostore.files.json.scan import BOM
 from fostore.files.table import Batch, Table
-from fostore.formats.jsonsource import BOM
 from fostore.schema import jsontext
 from fostore.schema.header import MAX_TEXT, Header
 from fostore.schema.row import FLOATS, Array, Column

@@ -126,7 +126,7 @@ def _parent(root: Any, name: str, file: File) -> tuple[Any, str]:
     return group, last
 
 
-def _missing(root: Any, name: str, path: Path) -> None:
+def _missing(root: Any, name: str, path: str) -> None:
     has = [one for one, _ in _datasets(root, "", _DEPTH)]
     raise ArgumentError(f"{path} has no dataset {name!r}; it has {has[:12]}")
 

@@ -14,6 +14,7 @@ import numpy as np
 from fostore.errors import DamageError, UncommittedError
 from fostore.files.hashing import Digester
 from fostore.files.table import Batch, Table
+from fostore.formats import Reader
 from fostore.reading.proof import Proof
 from fostore.reading.store import Selection, Store
 from fostore.schema.ranges import describe
@@ -27,19 +28,26 @@ def store_table(store: Store, rows: slice | None = None) -> Table:
     Raises:
         UncommittedError: rows that are wanted are not committed yet; says which.
     """
-    header, missing = store.header, store.missing()
-    there = store.committed.prefix
+    return reader_table(store.reader, str(store.path), store.format, rows)
+
+
+def reader_table(reader: Reader, where: str, format: str, rows: slice | None = None) -> Table:
+    """The same of an open format; `where` names the store."""
+    header, committed = reader.header, reader.committed
+    planned = header.num_samples
+    if planned is None:
+        planned = committed.items[-1][1] if committed else 0
+    missing = committed.missing(planned)
     stop = None if rows is None else rows.stop
-    if missing and (stop is None or not 0 <= stop <= there):
+    if missing and (stop is None or not 0 <= stop <= committed.prefix):
         raise UncommittedError(
-            f"{describe(missing)} of {store.path} are missing; finish the store, or convert what is "
-            f"there: rows=slice(0, {there}), or --rows 0:{there}"
+            f"{describe(missing)} of {where} are missing; finish the store, or convert what is "
+            f"there: rows=slice(0, {committed.prefix}), or --rows 0:{committed.prefix}"
         )
-    num_rows = there if missing else len(store)
+    num_rows = committed.prefix if missing else len(committed)
     # The guide's file has no header and keeps no checksum: its digest was made as it was read.
-    keeps = store.format != "json" or bool(header.created)
+    keeps = format != "json" or bool(header.created)
     digest = None if missing or not keeps else header.digest
-    reader = store.reader
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
         views = [reader.column(i) for i in range(len(header.schema.columns))]
@@ -48,8 +56,8 @@ def store_table(store: Store, rows: slice | None = None) -> Table:
             yield [view.read(first, stop) for view in views]
 
     return Table(
-        where=str(store.path),
-        format=store.format,
+        where=where,
+        format=format,
         schema=header.schema,
         num_rows=num_rows,
         batches=batches,
@@ -58,7 +66,7 @@ def store_table(store: Store, rows: slice | None = None) -> Table:
         extra=header.extra,
         digest=digest,
         trusted=digest is not None,
-        proof=Proof(reader, str(store.path)) if keeps else None,
+        proof=Proof(reader, where) if keeps else None,
     )
 
 

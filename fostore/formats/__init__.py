@@ -1,6 +1,6 @@
 """How units lie on disk: the seam between what a store is and how a format keeps it.
 
-A format is one file in this folder and one line in `FORMATS`. It knows files; it knows nothing of
+A format is one folder in this one and one line in `FORMATS`. It knows files; it knows nothing of
 kinds, encodings, models or loaders. One conformance suite (tests/test_formats.py) runs over all.
 """
 
@@ -13,8 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, UnsafeError, UnsupportedError
-from fostore.schema.header import Header
+from fostore.errors import ArgumentError, UnsupportedError
+from fostore.formats.claim import WHOLE, Claim
+from fostore.places.names import place_of
+from fostore.places.place import Place
+from fostore.schema.header import MAX_TEXT, Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
@@ -31,13 +34,15 @@ class Run:
     values, one a column in schema order, that are the crc32c of the column's bytes of these rows.
     A later run with the same start replaces an earlier one. None: covered by block hashes alone.
     `earlier` holds what is still known of those that it replaced, as increasing `(stop, crc)`: they
-    tell where in the run damage lies.
+    tell where in the run damage lies. `grows` says whether a later run may replace it: not where
+    the journal of another writer has it, since two journals would then name the same rows.
     """
 
     start: int
     stop: int
     crc: int | None
     earlier: tuple[tuple[int, int], ...] = field(default=(), compare=False)
+    grows: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class WholeUnit:
 class Segment:
     """Rows `[start, stop)` of a column as they lie in a file: row-major, little-endian, at `offset` bytes."""
 
-    path: str | Path  # text where a store has one file a unit: a thousand paths cost milliseconds
+    path: str  # in a place that is not local a name. Text: a thousand paths cost milliseconds
     offset: int
     start: int
     stop: int
@@ -155,7 +160,7 @@ class Reader(Protocol):
 
 
 class UnitWriter(Protocol):
-    """A store opened for writing, by the one process that holds its lock (the caller took it).
+    """A store opened for writing, by the one process that holds the lock of what it claims (the caller took it).
 
     What it does not do: check values, hash, decide when to commit. The order is the caller's:
     `write`... `sync`, `commit` (now a kill loses none of those rows), and `seal` for units that are
@@ -212,54 +217,50 @@ class UnitWriter(Protocol):
         ...
 
 
-@runtime_checkable
-class Format(Protocol):
-    """A way to lay a store on disk."""
+class Opens(Protocol):
+    """What a store can be opened from: a format, or a file format that keeps all that a store says."""
 
     name: str
-    streams: bool
-    """Whether a store may be begun without knowing num_samples."""
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Open for reading.
 
         Raises FormatError, UnsupportedError, UnsafeError or DamageError; OSError as the system gives it.
         """
         ...
 
+
+@runtime_checkable
+class Format(Opens, Protocol):
+    """A way to lay a store on disk."""
+
+    streams: bool
+    """Whether a store may be begun without knowing num_samples."""
+
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store at `path`, which does not exist; it appears whole or not at all."""
         ...
 
-    def resume(self, path: Path) -> UnitWriter:
+    def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; heals what a kill left behind, without touching committed rows.
 
         A sealed store can be resumed too: its last, partial unit is then in `runs` (crc None), not in `sealed`.
+        A writer that claims some units sees, heals and writes those alone, in a journal of its own.
+
+        Raises UnsupportedError where the format has one writer, and less than all is claimed.
         """
         ...
 
 
-FORMATS = {
-    "zarr": "fostore.formats.zarr",
-    "hdf5": "fostore.formats.hdf5",
-    "json": "fostore.formats.json",
-}
-SUFFIXES = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".json": "json"}
-"""By suffix, so that choosing a format imports none of them."""
+FORMATS = {"zarr": (".zarr",), "hdf5": (".h5", ".hdf5")}
+"""The suffixes of each format, which is the folder here of that name; choosing one imports no other."""
+SUFFIXES = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes}
+
+FILES = {".json": "fostore.files.json"}
+"""Files that open as stores and are written as a whole: the module whose `FORMAT` opens them, by suffix."""
 
 
-def stranger(path: str | Path, expected: str) -> UnsafeError:
-    """The refusal of what lies at `path` where a store has `expected` ("file" or "folder") and nothing else."""
-    if not os.path.islink(path):
-        return UnsafeError(f"{path} is no regular {expected}; no store has anything else")
-    return UnsafeError(
-        f"{path} is a symbolic link, and no link in a store is followed. Caches of hubs, git-annex and "
-        "DVC keep files as links: copy the folder with what they lead to (cp -rL STORE COPY) and open "
-        "the copy, or fetch it as plain files (huggingface_hub: snapshot_download(..., local_dir=...))"
-    )
-
-
-def is_store(path: Path) -> bool:
+def is_store(path: Path | Place) -> bool:
     """Whether a path with a store's suffix holds a store, and not just an array of the same format.
 
     Looks at nothing but regular files of bounded size; links inside a store are never followed.
@@ -267,30 +268,56 @@ def is_store(path: Path) -> bool:
     Raises:
         UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
     """
-    if path.suffix.lower() == ".json":
+    if _suffix(path) in FILES:
         return True
-    if path.is_dir():
-        from fostore.formats.zarr.folder import MAX_METADATA, METADATA, read_file
-
-        try:
-            return b'"fostore"' in read_file(path / METADATA, MAX_METADATA)
-        except FileNotFoundError:
+    place = place_of(path)
+    try:
+        return b'"fostore"' in place.read("zarr.json", MAX_TEXT)
+    except FileNotFoundError:
+        if os.path.isdir(place.url):
             return False
-    from fostore.formats.chunks.hdf5 import holds_store
+    except NotADirectoryError:
+        pass
+    from fostore.formats.chunks.hdf5 import holds_store  # h5py is not needed for the others
 
-    return holds_store(Path(os.path.realpath(path)))
+    return holds_store(place)
 
 
-def format_of(path: Path) -> Format:
-    """The format that a path's suffix names.
+def opens(path: Path | Place) -> Opens:
+    """What opens the store at a path, by its suffix.
 
     Raises:
-        ArgumentError: no format has this suffix.
+        ArgumentError: nothing with this suffix is a store.
     """
-    name = SUFFIXES.get(path.suffix.lower())
+    file = FILES.get(_suffix(path))
+    if file is None:
+        return format_of(path)
+    chosen: Opens = import_module(file).FORMAT
+    return chosen
+
+
+def format_of(path: Path | Place) -> Format:
+    """The format that a path's suffix names, to write a store in.
+
+    Raises:
+        ArgumentError: no format has this suffix, or it is that of a file which is written as a whole.
+    """
+    suffix = _suffix(path)
+    if suffix in FILES:
+        raise ArgumentError(
+            f"{str(path)!r}: a {suffix[1:].upper()} file cannot grow row by row. Write to a .zarr or .h5 "
+            "store and then fostore.convert(store, path), or keep the rows in a dict and call "
+            "save_distributions"
+        )
+    name = SUFFIXES.get(suffix)
     if name is None:
         raise ArgumentError(
-            f"{str(path)!r} has the suffix {path.suffix!r}; a store ends in one of {list(SUFFIXES)}"
+            f"{str(path)!r} has the suffix {os.path.splitext(str(path))[1]!r}; a store ends in one of "
+            f"{[*SUFFIXES, *FILES]}"
         )
-    chosen: Format = import_module(FORMATS[name]).FORMAT
+    chosen: Format = import_module(f"fostore.formats.{name}").FORMAT
     return chosen
+
+
+def _suffix(path: Path | Place) -> str:
+    return os.path.splitext(str(path))[1].lower()

@@ -33,7 +33,7 @@ from fostore.generate.source import (
 )
 from fostore.generate.storing import StoreRun, Target, check_target
 from fostore.loading.plan import check_batch_size
-from fostore.places.place import destination, local_path
+from fostore.places.names import destination, local_path
 from fostore.progress import Progress
 from fostore.reading.store import Store
 from fostore.schema import identity
@@ -334,11 +334,12 @@ class Generator(ABC):
             ArgumentError, RowError: what cannot be written; the file is as it was.
             DamageError: rows of the store have changed since they were written; as well.
         """
-        from fostore.formats import SUFFIXES, json
+        from fostore.files import json  # import cost
+        from fostore.formats import SUFFIXES
         from fostore.reading.proof import Proven
 
         real = destination(path)
-        if SUFFIXES.get(real.suffix.lower(), "json") != "json":
+        if real.suffix.lower() in SUFFIXES:
             raise ArgumentError(
                 f"{str(path)!r} is a store by its suffix, and save_distributions writes JSON: give a name that "
                 "ends in .json, or generate with store= (of a store: fostore.convert(store, path))"
@@ -362,7 +363,7 @@ class Generator(ABC):
         Raises:
             FormatError: the file is not what the guide describes; nothing is loaded by halves.
         """
-        from fostore.formats import json
+        from fostore.files import json  # import cost
 
         return json.load(local_path(path))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from fostore.encodings import make_schema
+from collections.abc import Mapping
+from typing import Any
+
+from fostore.encodings import chosen, make_schema
 from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES
 from fostore.schema import geometry
-from fostore.writing.create import FINGERPRINT
+from fostore.writing.sides import side_columns
 
 _HASH_BYTES = 32
 _JSON_NUMBER = 12.6  # characters a softmax probability takes as shortest float32 text, with ", "
@@ -24,6 +27,7 @@ def estimate_size(
     kind: str = "probs",
     num_members: int | None = None,
     fingerprints: bool = True,
+    encoding: str | Mapping[str, Any] | None = None,
 ) -> int:
     """The bytes on disk of a store of `num_samples` distributions, right within a few percent.
 
@@ -36,6 +40,7 @@ def estimate_size(
         kind: "probs", "log_probs" or "logits".
         num_members: distributions a row, for ensembles.
         fingerprints: whether a hash of the input is kept with each row, as generators do.
+        encoding: how rows become columns; see `fostore.create`.
 
     Raises:
         ArgumentError: an unknown format, dtype or kind, or a number under 1.
@@ -53,7 +58,8 @@ def estimate_size(
         num_members=num_members,
         kind=kind,
         dtype=dtype,
-        side_columns=[FINGERPRINT] if fingerprints and name != "json" else [],
+        encoding=None if encoding is None else chosen(encoding),
+        side_columns=side_columns({"fingerprints": fingerprints and name != "json"}, None),
     )
     if name == "json":
         numbers = num_classes * (num_members or 1)

@@ -19,7 +19,7 @@ from fostore.errors import (
     RowError,
     StoreExistsError,
 )
-from fostore.formats import format_of
+from fostore.formats import FILES, format_of
 from fostore.generate import fingerprint, output
 from fostore.generate.engine import Computed, Engine
 from fostore.generate.framework import Framework
@@ -29,7 +29,7 @@ from fostore.generate.loop import run
 from fostore.generate.mixing import refuse_mixing
 from fostore.generate.recheck import Committed, Recheck, check_shape, runs
 from fostore.generate.source import Indices, MapSource, Source, StreamSource, steps
-from fostore.places.place import destination
+from fostore.places.names import destination
 from fostore.progress import Progress
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -76,16 +76,16 @@ def check_target(target: Target, source: Source) -> None:
     """
     path, samples = target.path, source.num_samples
     destination(path)  # a link that leads nowhere
-    format = format_of(path)
     if target.exists not in ("resume", "fail", "overwrite"):
         raise ArgumentError(
             f"exists is {target.exists!r}, expected 'resume', 'fail' or 'overwrite'"
         )
-    if format.name == "json":
+    if path.suffix.lower() in FILES:
         raise ArgumentError(
             "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
             "store= and then save_distributions(path, distributions)"
         )
+    format = format_of(path)
     if samples is None and not format.streams:
         raise ArgumentError(
             f"{format.name} needs to know the number of samples, and the stream has no length; "

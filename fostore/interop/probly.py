@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FostoreError
 from fostore.reading.store import Selection, Store
 from fostore.reading.store import open as open_store
@@ -109,8 +110,8 @@ def _balls(source: Store | Selection, kind: str, radius: Any) -> Any:
 def _numbers(source: Store | Selection) -> tuple[Array, bool]:
     """The rows as NumPy has them, (N, [M,] K), and whether they are logarithms or logits."""
     schema = source.schema
-    mapped = schema.encoding.get("name") == "dense" and schema.dtype != "bfloat16"
-    if isinstance(source, Store) and mapped and schema.kind in ("probs", "log_probs", "logits"):
+    mapped = schema.dtype != "bfloat16" and encoding_of(schema).is_plain(schema, schema.kind)
+    if isinstance(source, Store) and mapped:
         return source.column(schema.content[0].name), schema.kind != "probs"
     return source.take(np.arange(len(source))), False
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.containers.rows import Rows, as_dataset, samples_of
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework, NumpyFramework
 from fostore.loading.loader import SimpleDataLoader
@@ -176,7 +177,8 @@ class PairedDataset:
         if self._stored is None or softened:
             return None
         schema = self._stored.schema
-        kept = schema.encoding.get("name") == "dense" and self._as_kind == schema.kind != "logits"
+        as_kind = self._as_kind  # logits lie without the level of their row
+        kept = as_kind != "logits" and encoding_of(schema).is_plain(schema, as_kind)
         asked = self._dtype
         if asked is None:  # what `Store.take` gives
             is_given = (schema.kind, schema.dtype) == ("probs", "float16")
@@ -313,7 +315,7 @@ class PairedDataset:
             return False
         schema = distributions.schema
         asked = self._as_kind == "probs" and self._temperature is None
-        stored = schema.kind == "probs" and schema.encoding.get("name") == "dense"
+        stored = encoding_of(schema).is_plain(schema, "probs")
         wanted = schema.columns[0].numpy_dtype if self._dtype is None else self._dtype
         same = schema.dtype != "bfloat16" and wanted == schema.columns[0].numpy_dtype
         return asked and stored and same

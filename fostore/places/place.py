@@ -1,116 +1,176 @@
-"""What a user names as a place on this machine: a url is none, and a link is followed once, by who writes.
+"""Where the bytes of a store lie, as a reader sees it: names to bytes, on this machine or behind a url.
 
-Every verb turns what it is given into a path here, before anything else looks at it: `pathlib` makes a
-local folder `s3:` of a url.
+Everything that a store is read from comes through here, as a stranger's: no link is followed, nothing but
+regular files is read, and no more memory is taken than there are bytes. An object store is one more file in this
+folder, and one line in `names.SCHEMES`.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import re
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Hashable, Sequence
+from typing import Protocol, runtime_checkable
 
-from fostore import disk
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 
-# One slash is what `Path` leaves of two. A scheme has two letters at least: `C:/` is a drive of Windows.
-_URL = re.compile(
-    r"(?:[A-Za-z][\w+-]*::)*(?:[A-Za-z][A-Za-z0-9+.-]+://|([A-Za-z][A-Za-z0-9+-]+:/))"
-)
-_CHAIN = re.compile(r"(?:zip|tar|libarchive|simplecache|filecache|blockcache)::")
-"""What fsspec puts before another name; an array inside a file is `file.suffix::name`."""
+Version = Hashable
+"""What tells that a file is still the one that was read before; None where there is none."""
 
 
-def local_path(value: str | os.PathLike[str]) -> Path:
-    """The path that `value` names, `~` being the home; the disk is not looked at.
+class File(Protocol):
+    """A file of a place, open: it stays the file that was opened, whatever takes its name.
 
-    Raises:
-        ArgumentError: a url, or what can name no file.
-
-    >>> local_path("results/x.zarr").name
-    'x.zarr'
-    >>> local_path("s3://bucket/x.zarr")
-    Traceback (most recent call last):
-    ...
-    fostore.errors.ArgumentError: 's3://bucket/x.zarr' is a url, and this version reads and writes local paths ...
+    Safe for several threads and across forks. `str` of it names it in messages.
     """
-    if not isinstance(value, (str, os.PathLike)):
-        raise ArgumentError(f"a path is {value!r:.80}, expected a str or a pathlib.Path")
-    text = os.fsdecode(value)
-    if not text or "\0" in text:
-        raise ArgumentError(f"a path is {text!r:.80}, which can name no file")
-    url = _URL.match(text)
-    if url is not None or _CHAIN.match(text):
-        collapsed = url[1] if url is not None else None
-        said = text if collapsed is None else text.replace(collapsed, f"{collapsed}/", 1)
-        cure = (
-            f"give the path alone: {said[7:]!r}"
-            if said[:8].lower() == "file:///"
-            else "copy it to this machine first, or mount it, and give that path"
-        )
-        if collapsed is not None:
-            cure += f"; of a folder that is called {collapsed[:-1]!r} give the absolute path"
-        raise ArgumentError(
-            f"{said!r} is a url, and this version reads and writes local paths alone: {cure}"
-        )
-    return Path(text).expanduser() if text[0] == "~" else Path(text)
+
+    @property
+    def size(self) -> int:
+        """Its bytes, now: a writer may be at work."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`; fewer, and no more memory taken, only where the file ends.
+
+        Raises:
+            ArgumentError: it is closed.
+        """
+        ...
+
+    def is_current(self) -> bool:
+        """Whether its name still leads to it; what is in it may have changed.
+
+        Raises:
+            ArgumentError: it is closed.
+        """
+        ...
+
+    def check(self) -> None:
+        """Refuse to go on with a file that nobody changes in place as if nothing had happened.
+
+        Raises:
+            StoreNotFoundError, FormatError: nothing, or another file, lies under its name now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release it; again is no error."""
+        ...
 
 
-def destination(value: str | os.PathLike[str]) -> Path:
-    """Where a writer puts what `value` names: absolute, every link on the way followed.
+@runtime_checkable
+class Place(Protocol):
+    """A folder of files or, under the name "", one file.
 
-    So what is replaced is what a link leads to, on its own disk, and the link stays. A link to what is
-    not there yet is followed where the folder that is to hold it exists; where it does not, a disk
-    may not be mounted.
+    Names are relative and their parts joined by "/". A place is a value: equal to another of the same
+    url, it pickles as that, and holds nothing open. `str` of it names it in messages, so that f"{place}/{name}"
+    names a file. Safe for several threads.
 
-    Raises:
-        ArgumentError: a url; a link that leads to itself, into no folder, or to a name of another suffix.
-        PlaceError: no file can lie there.
+    Every method raises UnsafeError, naming it, for a link, a pipe or a device (of the root a link is followed: the
+    user named it).
     """
-    path = local_path(value).absolute()
-    real = Path(os.path.realpath(path))
-    for link in filter(os.path.islink, (path, *path.parents)):
-        target = Path(os.path.realpath(link))
-        if os.path.islink(target):
-            raise ArgumentError(f"{str(link)!r} is a link that leads to itself; remove it")
-        if not os.path.isdir(target.parent):
-            raise ArgumentError(
-                f"{str(link)!r} is a link to {str(target)!r}, and {str(target.parent)!r} is no folder; "
-                "mount its disk, make the folder, or remove the link"
-            )
-    if path.suffix.lower() != real.suffix.lower():
-        raise ArgumentError(
-            f"{str(path)!r} is a link to {str(real)!r}, and a suffix says the format: let both end "
-            "alike, or name the target itself"
-        )
-    with disk.refusing(real), suppress(FileNotFoundError):
-        os.stat(
-            real
-        )  # a name that is too long, or a folder that cannot be entered, before any work
-    return real
+
+    @property
+    def url(self) -> str:
+        """What opens it again; of a local place its absolute path."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files can be mapped: `Local.path` leads to them."""
+        ...
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file as a whole.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UnsafeError: it has more than `limit` bytes.
+        """
+        ...
+
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
+        """The bytes `[start, stop)` of files, in the order asked for, each with the version that it is of.
+
+        Fewer bytes where a file ends. Raises FileNotFoundError where one is missing.
+        """
+        ...
+
+    def open(self, name: str = "") -> File:
+        """A file that will be read more than once; the caller closes it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        ...
+
+    def names(self, folder: str = "") -> dict[str, str]:
+        """What lies in a folder: each name with "file" or "folder", or "" for a link, a pipe, a device.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        ...
+
+    def version(self, name: str = "") -> Version:
+        """What changes when another file, or folder, takes the name; None where there is nothing."""
+        ...
 
 
-def inside(value: str | os.PathLike[str]) -> tuple[Path, str]:
-    """A file, or a pattern of files, and the array inside it, from `file::array`; "" where no array is named.
+class VersionedFile:
+    """A `File` of a place that keeps none open: whoever reads is told the version, and refuses another one."""
 
-    What exists under the whole name is a path, whatever is in its name; else the longest part before
-    a `::` that exists is the file.
-    """
-    whole, text = local_path(value), os.fsdecode(value)
-    if "::" not in text or _is_there(whole):
-        return whole, ""
-    cuts = [found.start() for found in re.finditer("::", text)]
-    cut = next((cut for cut in reversed(cuts) if _is_there(local_path(text[:cut]))), cuts[0])
-    return local_path(text[:cut]), text[cut + 2 :]
+    def __init__(self, place: Place, name: str) -> None:
+        size = place.size(name)
+        if size is None:
+            raise FileNotFoundError(f"there is no {self}")
+        self._place, self._name = place, name
+        self._version = place.version(name)
+        self._closed = False
 
+    @property
+    def size(self) -> int:
+        """Its bytes, now."""
+        return self._place.size(self._name) or 0
 
-def _is_there(path: Path) -> bool:
-    return os.path.lexists(path) or next(glob.iglob(str(path)), None) is not None
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`; see `File.read`.
 
+        Raises:
+            StoreNotFoundError, FormatError: nothing, or another file, lies under its name now.
+        """
+        self._check_open()
+        try:
+            ((data, version),) = self._place.read_many([(self._name, offset, offset + size)])
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"there is no store at {str(self)!r} any more") from error
+        self._expect(version)
+        return data
 
-def absent(path: Path, what: str = "nothing") -> str:
-    """Says that there is `what` at `path`, and where its link leads if it is one."""
-    led = f", a link to {os.readlink(path)!r}" if os.path.islink(path) else ""
-    return f"there is {what} at {str(path)!r}{led}"
+    def is_current(self) -> bool:
+        """Whether its name still leads to it."""
+        self._check_open()
+        return self._place.version(self._name) == self._version
+
+    def check(self) -> None:
+        """Refuse another file; see `File.check`."""
+        self._expect(self._place.version(self._name))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArgumentError(f"the reader of {self} is closed; open it again")
+
+    def _expect(self, version: Version) -> None:
+        if version is None:
+            raise StoreNotFoundError(f"there is no store at {str(self)!r} any more")
+        if version != self._version:
+            raise FormatError(f"{self} is another store than before; open it again")
+
+    def close(self) -> None:
+        """Nothing is open; but nothing is read any more."""
+        self._closed = True
+
+    def __str__(self) -> str:
+        return f"{self._place}/{self._name}" if self._name else str(self._place)

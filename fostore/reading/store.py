@@ -12,20 +12,23 @@ import numpy as np
 from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UncommittedError
-from fostore.formats import Finding, Reader, format_of
-from fostore.places.place import absent, local_path
+from fostore.formats import Finding, Reader, opens
+from fostore.places.local import Local
+from fostore.places.names import absent, place_of
+from fostore.places.place import Place
 from fostore.reading.request import as_rows, is_softened, refuse_uncommitted
 from fostore.schema.aligned import ALIGNMENT, aligned_empty
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
+from fostore.schema.sides import side_of
 
 _PIECE_BYTES = 4 << 20
 _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def open(path: str | Path) -> Store:
+def open(path: str | Path | Place) -> Store:
     """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
@@ -40,7 +43,7 @@ def open(path: str | Path) -> Store:
         PlaceError: the file system does not let it be read.
         DamageError: a file of the store is cut or missing.
     """
-    return Store(local_path(path))
+    return Store(place_of(path))
 
 
 class Store(Mapping[int, Array]):
@@ -63,23 +66,25 @@ class Store(Mapping[int, Array]):
     fostore.errors.UncommittedError: row 3 was asked for; ...coin.zarr has the rows 0 to 2
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
-        self._place = path.absolute()  # rows are mapped later, perhaps from another folder
-        with disk.refusing(path):
+        self._place = place = place_of(
+            path
+        )  # absolute: rows are mapped later, perhaps from elsewhere
+        self.path: Any = place.path if isinstance(place, Local) else place.url
+        with disk.refusing(self.path):
             try:
-                format = format_of(path)
+                format = opens(place)
             except ArgumentError as error:
-                if path.exists():
-                    raise FormatError(f"{str(path)!r} is not a store: {error}") from error
-                raise StoreNotFoundError(f"{absent(path, 'no store')}: {error}") from error
+                if place.version() is not None:
+                    raise FormatError(f"{str(self.path)!r} is not a store: {error}") from error
+                raise StoreNotFoundError(f"{absent(self.path, 'no store')}: {error}") from error
             try:
-                self.reader: Reader = format.open(self._place)
+                self.reader: Reader = format.open(place)
             except FileNotFoundError as error:
-                if path.exists():
+                if place.version() is not None:
                     raise
-                raise StoreNotFoundError(absent(path, "no store")) from error
-        self.path = path
+                raise StoreNotFoundError(absent(self.path, "no store")) from error
         self._format = format.name
         self._encoding = encoding_of(self.schema)
         self._seen: _Seen | None = None
@@ -148,8 +153,6 @@ class Store(Mapping[int, Array]):
 
     def _side(self, role: str, rows: Array | None = None) -> Array | None:
         """The column of a role at `rows`, or at all committed rows; ids as the user gave them."""
-        from fostore.schema.sides.ids import decode_ids
-
         column = self.schema.role(role)
         if column is None:
             return None
@@ -159,7 +162,7 @@ class Store(Mapping[int, Array]):
             found = np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *parts])
         else:
             found = view.take(rows)
-        return decode_ids(found, column) if role == "id" else found
+        return side_of(role).decode(found, column)
 
     def missing(self) -> list[Range]:
         """Planned rows that are not committed, as `(start, stop)`; a stream misses none."""
@@ -250,15 +253,15 @@ class Store(Mapping[int, Array]):
         """Look up what `take` needs to know, as it must before it reads rows that were committed since."""
         committed = self.reader.committed
         dtype = self.schema.columns[0].numpy_dtype
-        seen = self._seen = _Seen(committed, self._is_plain("probs"), dtype)
+        seen = self._seen = _Seen(committed, self._is_plain, dtype)
         return seen
 
     def _open(self, seen: _Seen) -> Callable[[Array, Array | None], Array]:
         """Map the column of probabilities: what gathers from it from now on."""
-        from fostore.formats.views.view import ArrayView, MappedView
+        from fostore.formats.views.view import ArrayView
 
         view = self.reader.column(0)  # may show more rows than `seen` by now, never fewer
-        if isinstance(view, (MappedView, ArrayView)):
+        if isinstance(view, ArrayView):
             seen.array = view.array
         seen.gather = view.take
         return view.take
@@ -294,7 +297,7 @@ class Store(Mapping[int, Array]):
                 gives what is stored, `take` gives probabilities.
             UncommittedError: there are gaps in the rows.
         """
-        if not self._is_plain("probs"):
+        if not self._is_plain:
             names = [column.name for column in self.schema.content]
             raise ArgumentError(
                 f"{self.path} keeps {self.schema.kind} as {self.schema.dtype}; column(name) with one "
@@ -434,11 +437,10 @@ class Store(Mapping[int, Array]):
         shape = "(" + ", ".join(map(str, self.shape)) + ")"
         return f"<Store {str(self.path)!r} {self.schema.kind} {self.schema.dtype} {shape}, {state}>"
 
-    def _is_plain(self, as_kind: str) -> bool:
-        """Whether what is stored is what is asked for, number by number."""
-        schema = self.schema
-        dense = schema.encoding.get("name") == "dense"
-        return dense and schema.kind == as_kind == "probs" and schema.dtype != "bfloat16"
+    @property
+    def _is_plain(self) -> bool:
+        """Whether probabilities are stored as NumPy has them; of bfloat16 it has only the bits."""
+        return self.schema.dtype != "bfloat16" and self._encoding.is_plain(self.schema, "probs")
 
     def _checked(self, rows: Any) -> Array:
         """Rows as int64, all of them committed."""
@@ -538,7 +540,7 @@ class _Items:
         return len(self._store)
 
     def __iter__(self) -> Iterator[tuple[int, Array]]:
-        step = max(_PIECE_BYTES // max(self._store.schema.row_bytes), 1)
+        step = max(_PIECE_BYTES // self._store._encoding.decoded_bytes(self._store.schema), 1)
         for first, last in self._store.committed:
             for start in range(first, last, step):
                 stop = min(start + step, last)

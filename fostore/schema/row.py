@@ -6,37 +6,23 @@ The schema says it, the store enforces it, the reader never guesses.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
+from fostore.schema.columns import COUNTS, FLOATS, Array, Column, expect
+from fostore.schema.sides import SIDES, side_of
 
-Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
+__all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "sum_tolerance"]
 
 KINDS = ("probs", "log_probs", "logits", "counts")
-FLOATS = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}
-COUNTS = {"uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64"}
-SIDE_DTYPES = {"int64": "int64", "uint64": "uint64", "utf8": "uint8", "float32": "float32"}
-ROLES = ("content", "id", "fingerprint", "view", "label")
-FEATURES: frozenset[str] = frozenset()
+_FEATURES: frozenset[str] = frozenset()
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
-RESERVED_NAMES = frozenset(
+_RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
-_SIDE_ROLES = {
-    "id": {("int64", 0), ("utf8", 1)},
-    "fingerprint": {("uint64", 0)},
-    "view": {("int64", 1)},
-    "label": {("uint64", 0)},
-}
-"""What a column of such a role may be: dtype and number of axes; at most one a role."""
-
-NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _UNIT_ROUNDOFF = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
@@ -49,8 +35,6 @@ _SMALLEST = {
     "float32": 2.0**-149,
     "float64": 2.0**-1074,
 }
-_MAX_ROW_BYTES = 1 << 30
-_COLUMN_KEYS = frozenset({"name", "dtype", "stored", "axes", "shape", "role"})
 
 
 def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
@@ -66,85 +50,6 @@ def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
     if kind == "log_probs":
         return 1e-3 + _UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
     return 1e-3 + _UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One array of a store, with one entry a row.
-
-    `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
-    (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
-    describe one row. `role` is "content" (the distributions), "id" (which sample a row belongs to),
-    "fingerprint" (what the generator saw), "view" (how the sample was augmented) or "label" (the hash of
-    the sample's label).
-    """
-
-    name: str
-    dtype: str
-    stored: str
-    axes: tuple[str, ...]
-    shape: tuple[int, ...]
-    role: str = "content"
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * self.numpy_dtype.itemsize
-
-    @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype on disk."""
-        return np.dtype(self.stored).newbyteorder("<")
-
-    @property
-    def hashed(self) -> bool:
-        """Whether the digest covers this column: what the rows are and whose, not how they came."""
-        return self.role in ("content", "id")
-
-    def to_json(self) -> dict[str, Any]:
-        """The column as it stands in the attributes of a store."""
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "stored": self.stored,
-            "axes": list(self.axes),
-            "shape": list(self.shape),
-            "role": self.role,
-            **self.extra,
-        }
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> Column:
-        """Parse and check what a stranger wrote."""
-        column = cls(
-            name=expect(value, "name", str, where),
-            dtype=expect(value, "dtype", str, where),
-            stored=expect(value, "stored", str, where),
-            axes=tuple(expect(value, "axes", list, where)),
-            shape=tuple(expect(value, "shape", list, where)),
-            role=expect(value, "role", str, where),
-            extra={k: v for k, v in value.items() if k not in _COLUMN_KEYS},
-        )
-        allowed = FLOATS | COUNTS | SIDE_DTYPES
-        if not NAME.match(column.name):
-            raise FormatError(
-                f"{where}: column name {column.name!r} is not a plain lower-case name"
-            )
-        if allowed.get(column.dtype) != column.stored:
-            raise UnsupportedError(
-                f"{where}: column {column.name!r} has dtype {column.dtype!r} stored as "
-                f"{column.stored!r}; this release reads {sorted(allowed)}"
-            )
-        if column.role not in ROLES:
-            raise UnsupportedError(f"{where}: column {column.name!r} has the role {column.role!r}")
-        sizes_fit = all(type(n) is int and n > 0 for n in column.shape)
-        names_fit = all(isinstance(axis, str) for axis in column.axes)
-        if len(column.axes) != len(column.shape) or not sizes_fit or not names_fit:
-            raise FormatError(f"{where}: column {column.name!r} has axes and shape that disagree")
-        if column.row_bytes > _MAX_ROW_BYTES:
-            raise FormatError(f"{where}: column {column.name!r} has rows of over 1 GiB")
-        return column
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +134,7 @@ class Schema:
     def from_json(cls, value: Mapping[str, Any], where: str) -> Schema:
         """Parse and check what a stranger wrote; unknown features are refused by name."""
         requires = tuple(expect(value, "requires", list, where))
-        unknown = [n for n in requires if not isinstance(n, str) or n not in FEATURES]
+        unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
         if unknown:
             raise UnsupportedError(
                 f"{where} needs the reader features {unknown}, which this release of fostore "
@@ -274,20 +179,22 @@ class Schema:
             raise error(f"{where}: temperature is {self.temperature}, expected a positive number")
         if not 0 <= self.sum_tolerance < 1:
             raise error(f"{where}: the sum tolerance is {self.sum_tolerance}, expected 0 to 1")
+        for column in self.columns:
+            if column.role != "content" and column.role not in SIDES:
+                raise UnsupportedError(
+                    f"{where}: column {column.name!r} has the role {column.role!r}"
+                )
         names = [column.name for column in self.columns]
         if not names or len(set(names)) != len(names) or self.columns[0].role != "content":
             raise error(
                 f"{where}: the columns {names} are empty, repeated or do not start with content"
             )
-        taken = RESERVED_NAMES.intersection(names)
+        taken = _RESERVED_NAMES.intersection(names)
         if taken:
             raise error(f"{where}: {sorted(taken)} name parts of a store and cannot name columns")
-        for role, kinds in _SIDE_ROLES.items():
-            found = [column for column in self.columns if column.role == role]
-            fit = all((c.dtype, len(c.shape)) in kinds for c in found)
-            if role == "view":
-                fit = fit and all((c.axes, c.shape) == (("seed_view",), (2,)) for c in found)
-            if len(found) > 1 or not fit:
+        for role in SIDES:
+            columns = [column for column in self.columns if column.role == role]
+            if columns and (len(columns) > 1 or not side_of(role).fits(columns[0])):
                 raise error(f"{where}: the columns of role {role!r} are not what that role allows")
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)
@@ -306,21 +213,3 @@ def _check_class_names(
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})[:3]
         raise error(f"{where}: class_names holds {twice} more than once")
-
-
-def expect(value: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
-    """`value[key]`, of one of `kinds`; bool is not taken for a number.
-
-    Raises:
-        FormatError: `value` is no object, the key is missing, or it holds something else.
-    """
-    if not isinstance(value, Mapping):
-        raise FormatError(f"{where} is {type(value).__name__}, expected an object")
-    if key not in value:
-        raise FormatError(f"{where} lacks the key {key!r}")
-    item = value[key]
-    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
-    if not isinstance(item, wanted) or (isinstance(item, bool) and bool not in wanted):
-        names = " or ".join(kind.__name__ for kind in wanted)
-        raise FormatError(f"{where}: {key!r} is {item!r:.80}, expected {names}")
-    return item

@@ -1,9 +1,9 @@
-"""Beginning a store, going on with one, or replacing one: what `exists` means, in one place."""
+"""Beginning a store, going on with one, or replacing one: the one way to a writer."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,20 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.encodings import make_schema
-from fostore.errors import ArgumentError, IdentityError, StoreExistsError, UnsupportedError
+from fostore.encodings import chosen, make_schema
+from fostore.errors import ArgumentError, IdentityError, UnsupportedError
 from fostore.formats import UnitWriter, format_of
+from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
-from fostore.places.place import destination
+from fostore.places.names import destination
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header, now
 from fostore.schema.jsontext import check_json
 from fostore.schema.ranges import Ranges
-from fostore.schema.row import Array, Column, Schema
-from fostore.schema.sides.ids import encode_ids, id_column
-from fostore.schema.sides.views import VIEW, encode_views
 from fostore.version import __version__
+from fostore.writing.sides import Sides, check_kept, side_columns
+from fostore.writing.target import Target, check_exists
 from fostore.writing.writer import Writer
-
-FINGERPRINT = Column("input_hash", "uint64", "uint64", (), (), "fingerprint")
-LABEL = Column("label_hash", "uint64", "uint64", (), (), "label")
-_SIDE = (FINGERPRINT, VIEW, LABEL)
 
 
 def create(
@@ -51,6 +47,7 @@ def create(
     unit_rows: int | None = None,
     commit_seconds: float = 1.0,
     tol: float | None = None,
+    encoding: str | Mapping[str, Any] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -79,6 +76,8 @@ def create(
         unit_rows: rows a unit, a power of two; by default about 32 MiB.
         commit_seconds: how much work a kill may cost; 0 commits every batch.
         tol: how far a row's sum may be from 1; by default from the dtype.
+        encoding: how rows become columns: a name, or a mapping of "name" and parameters; by default
+            "dense", and "counts" for votes.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -87,9 +86,10 @@ def create(
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
     path = destination(path)  # absolute: a writer may outlive a change of the working folder
-    format = format_of(path)
-    if exists not in ("fail", "resume", "overwrite"):
-        raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
+    format = format_of(
+        path
+    )  # first: where no store can be written, it does not matter what is there
+    check_exists(path, exists)
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
     numbers = {"commit_seconds": commit_seconds, "temperature": temperature, "tol": tol}
@@ -101,22 +101,15 @@ def create(
             raise ArgumentError(f"{name} is {given!r:.80}, expected a dict")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
-    if ids is not None and not isinstance(ids, str) and num_samples not in (None, len(ids)):
-        raise ArgumentError(f"{len(ids)} ids for {num_samples} samples")
-    planned_views = _planned_views(views, num_samples)
+    sides = {"ids": ids, "fingerprints": bool(fingerprints), "labels": bool(labels), "views": views}
+    beside = side_columns(sides, num_samples)
+    spec = None if encoding is None else chosen(encoding)
     checked_meta = check_json(dict(meta or {}))
     checked_identity = check_json(dict(identity or {}), "identity")
-    if exists == "fail" and path.exists():
-        raise StoreExistsError(
-            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
-        )
 
     def new_header() -> Header:
         if num_classes is None:
             raise ArgumentError(f"{str(path)!r} is a new store and needs num_classes")
-        side = [] if ids is None else [id_column(ids)]
-        asked_for = (fingerprints, planned_views is not False, labels)
-        side += [one for one, is_asked in zip(_SIDE, asked_for, strict=True) if is_asked]
         schema = make_schema(
             num_classes,
             num_members=num_members,
@@ -125,7 +118,8 @@ def create(
             class_names=class_names,
             temperature=1.0 if temperature is None else temperature,
             tol=tol,
-            side_columns=side,
+            encoding=spec,
+            side_columns=beside,
         )
         return Header(
             schema=schema,
@@ -137,91 +131,105 @@ def create(
             meta=checked_meta,
         )
 
-    header = None if exists == "resume" and path.exists() else new_header()
-    disk.make_folders(path.parent)
-    lock = Lock.acquire(path)
-    units: UnitWriter | None = None
-    try:
-        _clean(path)
-        if exists == "resume" and path.exists():
-            units = format.resume(path)
-            asked = {
-                "num_classes": num_classes,
-                "num_members": num_members,
-                "dtype": dtype,
-                "kind": kind,
-                "class_names": None if class_names is None else tuple(class_names),
-                "temperature": temperature,
-                "sum_tolerance": tol,
-                "unit_rows": unit_rows,
-            }
-            _check_same(path, units.header, asked, fingerprints)
-            if format.streams:  # a file of fixed size looks for its room when it is made or grows
-                there = Ranges.of(*units.sealed, *_rows(units))
-                planned = units.header.num_samples if num_samples is None else num_samples
-                _require_free(path, units.header, planned, there)
-            _replan(path, units, num_samples, checked_meta)
-            header = units.header
-            place = path
-        else:
-            if path.exists() and exists != "overwrite":
-                raise StoreExistsError(f"{str(path)!r} was made by another process just now")
-            header = header or new_header()
-            _require_free(path, header, header.num_samples, Ranges())
-            place = _beside(path, "new") if path.exists() else path
-            units = format.create(place, header)
-        keys = _keys(ids, header.schema)
-        if planned_views is not False and header.schema.role("view") is None:
-            raise IdentityError("the store keeps no views, and views= were given", ("views",))
-        writer = Writer(
-            place,
-            units,
-            lock,
-            commit_seconds=commit_seconds,
-            ids=keys,
-            views=planned_views if isinstance(planned_views, np.ndarray) else None,
-            replaces=None if place == path else path,
-            grows=header.sealed and num_samples is None and format.streams,
-        )
-        if keys is not None:
-            _check_planned(writer, "id", keys)
-        if isinstance(planned_views, np.ndarray):
-            _check_planned(writer, "view", planned_views)
-        return writer
-    except BaseException:
-        if units is not None:
-            units.close()
-        lock.release()
-        raise
+    def go_on(units: UnitWriter) -> None:
+        asked = {
+            "num_classes": num_classes,
+            "num_members": num_members,
+            "dtype": dtype,
+            "kind": kind,
+            "class_names": None if class_names is None else tuple(class_names),
+            "temperature": temperature,
+            "sum_tolerance": tol,
+            "encoding": spec,
+            "unit_rows": unit_rows,
+        }
+        _check_same(path, units.header, asked)
+        check_kept(units.header.schema, sides)
+        if format.streams:  # a file of fixed size looks for its room when it is made or grows
+            planned = units.header.num_samples if num_samples is None else num_samples
+            _require_free(path, units.header, planned, _rows_in(units))
+        _replan(path, units, num_samples, checked_meta)
+
+    return begin(
+        path,
+        new_header,
+        go_on,
+        exists=exists,
+        sides=sides,
+        commit_seconds=commit_seconds,
+        grows=num_samples is None,
+    )
 
 
-def create_like(
-    path: Path, header: Header, *, exists: str = "fail", commit_seconds: float = 1.0
-) -> Writer:
-    """Begin a store with a header that is at hand, or go on with one: what copies and conversions use.
+def create_like(path: Path, header: Header, *, commit_seconds: float = 1.0) -> Writer:
+    """Go on with a store of the rows that `header` plans, or begin one: what conversions use.
 
     Raises:
         IdentityError: the store that is there plans other rows. Nothing was written.
-        StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
+        LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
-    path = path.absolute()
+
+    def go_on(units: UnitWriter) -> None:
+        planned = (units.header.schema, units.header.num_samples)
+        if planned != (header.schema, header.num_samples):
+            raise IdentityError(f"{str(path)!r} holds other rows", ("schema",))
+
+    return begin(
+        path.absolute(), lambda: header, go_on, exists="resume", commit_seconds=commit_seconds
+    )
+
+
+def begin(
+    path: Path,
+    new_header: Callable[[], Header],
+    go_on: Callable[[UnitWriter], None],
+    *,
+    exists: str,
+    sides: Sides | None = None,
+    claim: Claim = WHOLE,
+    commit_seconds: float = 1.0,
+    grows: bool = False,
+) -> Writer:
+    """The writer of the store at `path`, which holds the lock of what it claims.
+
+    Args:
+        path: absolute, as `check_exists` has seen it.
+        new_header: of a store that is not there yet.
+        go_on: refuses the store that is there, or brings it up to what is asked for.
+        exists: see `create`.
+        sides: values of side columns for all rows, or promises of them.
+        claim: what the writer may touch; less than all only of a store that is there.
+        grows: a sealed store goes on as a stream with the first row that is appended.
+    """
     format = format_of(path)
+    goes_on = exists == "resume"
+    # A new store is refused before its folder is made.
+    header = None if goes_on and path.exists() else new_header()
     disk.make_folders(path.parent)
-    lock = Lock.acquire(path)
+    lock = Lock.acquire(path, claim.units)
     units: UnitWriter | None = None
     try:
-        _clean(path)
-        if path.exists() and exists != "resume":
-            raise StoreExistsError(f"{str(path)!r} exists")
-        if path.exists():
-            units = format.resume(path)
-            there = (units.header.schema, units.header.num_samples)
-            if there != (header.schema, header.num_samples):
-                raise IdentityError(f"{str(path)!r} holds other rows", ("schema",))
+        target = Target(path)
+        if claim.is_whole:  # else what lies beside may be another's
+            target.clean()
+        if goes_on and path.exists():
+            units = format.resume(path, claim)
+            go_on(units)
         else:
+            claim.check_whole("a new store")
+            header = header or new_header()
             _require_free(path, header, header.num_samples, Ranges())
-            units = format.create(path, header)
-        return Writer(path, units, lock, commit_seconds=commit_seconds)
+            units = format.create(target.begin(exists), header)
+        grows = grows and format.streams and units.header.sealed
+        return Writer(
+            target,
+            units,
+            lock,
+            commit_seconds=commit_seconds,
+            sides=sides or {},
+            claim=claim,
+            grows=grows,
+        )
     except BaseException:
         if units is not None:
             units.close()
@@ -238,30 +246,18 @@ def software() -> dict[str, str]:
     }
 
 
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")
+def _rows_in(units: UnitWriter) -> Ranges:
+    return Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
 
 
-def _clean(path: Path) -> None:
-    """Remove what a killed creation or overwrite left beside the store; we hold the lock."""
-    disk.mend_exchange(path)
-    for what in ("tmp", "new"):
-        disk.remove(_beside(path, what))
-        disk.remove(_beside(_beside(path, what), "tmp"))
-
-
-def _rows(units: UnitWriter) -> list[tuple[int, int]]:
-    return [(run.start, run.stop) for run in units.runs]
-
-
-def _require_free(path: Path, header: Header, planned: int | None, there: Ranges) -> None:
+def _require_free(path: Path, header: Header, planned: int | None, written: Ranges) -> None:
     if planned is None:
         return  # a stream has no known size
-    rows = planned - len(there)
+    rows = planned - len(written)
     disk.require_free(path, rows * sum(header.schema.row_bytes))
 
 
-def _check_same(path: Path, header: Header, asked: Mapping[str, Any], fingerprints: bool) -> None:
+def _check_same(path: Path, header: Header, asked: Mapping[str, Any]) -> None:
     if header.version != VERSION:
         raise UnsupportedError(
             f"{str(path)!r} was written by version {header.version} of the format; this release "
@@ -276,6 +272,7 @@ def _check_same(path: Path, header: Header, asked: Mapping[str, Any], fingerprin
         "class_names": schema.class_names,
         "temperature": schema.temperature,
         "sum_tolerance": schema.sum_tolerance,
+        "encoding": dict(schema.encoding),
         "unit_rows": header.unit_rows,
     }
     differences = [
@@ -283,8 +280,6 @@ def _check_same(path: Path, header: Header, asked: Mapping[str, Any], fingerprin
         for name, value in asked.items()
         if value is not None and value != have[name]
     ]
-    if fingerprints and schema.role("fingerprint") is None:
-        differences.append("the store keeps no input hashes")
     if differences:
         raise IdentityError(
             f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, "
@@ -317,45 +312,3 @@ def _replan(
                 updated=now(),
             )
         )
-
-
-def _keys(ids: Any, schema: Schema) -> Array | None:
-    column = schema.role("id")
-    if ids is None or isinstance(ids, str):
-        return None
-    if column is None:
-        raise IdentityError("the store keeps no ids, and ids= were given", ("ids",))
-    id_column(ids)  # refuses keys that are not unique
-    return encode_ids(ids, column, 0)
-
-
-def _planned_views(views: Any, num_samples: int | None) -> Array | bool:
-    if views is None or isinstance(views, bool):
-        return bool(views)
-    encoded = encode_views(views)
-    if num_samples not in (None, len(encoded)):
-        raise ArgumentError(f"{len(encoded)} views for {num_samples} samples")
-    return encoded
-
-
-def _check_planned(writer: Writer, role: str, planned: Array) -> None:
-    """The ids or views given on resume are those that the written rows have."""
-    column = writer.schema.role(role)
-    assert column is not None
-    for start, stop in writer.committed:
-        step = 1 << 16
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            there = writer.read_side(column.name, first, last)
-            given = planned[first:last]
-            same = len(given) == len(there) and np.array_equal(given, there)
-            if not same:
-                pairs = zip(there, given, strict=False)
-                row = next(
-                    (i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)), len(given)
-                )
-                raise IdentityError(
-                    f"{str(writer.path)!r} cannot be resumed: the {role}s given differ from the "
-                    f"store's from row {first + row} on",
-                    (f"{role}s differ from row {first + row} on",),
-                )

@@ -114,7 +114,10 @@ class Ledger:
                 parts = self._read(first, last)
                 crcs = [digest.crc(part, value) for part, value in zip(parts, crcs, strict=True)]
                 self._hash(unit, state, first, last, parts)
-            state.add(_Growing(run.start, run.stop, crcs, run.stop))
+            adopted = _Growing(run.start, run.stop, crcs, run.stop)
+            state.add(adopted)
+            if not run.grows:  # rows behind it are a run of their own: see `Run.grows`
+                del state.runs[run.stop]
             if run.crc is None:
                 lost = self._damaged_blocks(unit, run)
             elif digest.combine_crcs(crcs) != run.crc:

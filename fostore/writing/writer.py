@@ -9,29 +9,26 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
+from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
 from fostore.schema import geometry
 from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_json
 from fostore.schema.ranges import Range, Ranges, describe
-from fostore.schema.row import Array, Column, Schema
-from fostore.schema.sides.ids import encode_ids
-from fostore.schema.sides.known import KnownIds
-from fostore.schema.sides.views import encode_views
+from fostore.schema.row import Array, Schema
 from fostore.writing.pipeline import Pipeline
+from fostore.writing.sides import Sides, SideValues
+from fostore.writing.target import Target
 
 
 class Writer:
@@ -52,55 +49,50 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        target: Target,
         units: UnitWriter,
         lock: Lock,
         *,
         commit_seconds: float,
-        ids: Array | None = None,
-        views: Array | None = None,
-        replaces: Path | None = None,
+        sides: Sides,
+        claim: Claim = WHOLE,
         grows: bool = False,
     ) -> None:
-        self.path = path
+        self._target = target
         self._units = units
         self._lock = lock
-        self._ids, self._views = ids, views
-        self._replaces = replaces
+        self._claim = claim
         self._grows = grows
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._is_promised = False
         self._header = units.header
+        self.schema: Schema = units.header.schema
+        """What a row is."""
         self._encoding = encoding_of(self.schema)
         self._num_content = len(self.schema.content)
-        there = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
-        self._rows = Pipeline(units, there, commit_seconds=commit_seconds)
-        self._position = there.prefix
-        column = self.schema.role("id")
-        self._known_ids: KnownIds | None = (
-            None  # those that come in batches; of others create knows
-        )
-        if column is not None and ids is None:
-            self._known_ids = KnownIds(column, partial(self.read_side, column.name))
-            self._id_index = self.schema.index(column.name)
+        written = Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+        self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
+        self._position = written.prefix
+        self._sides = SideValues(self.schema, sides, self.read_side)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
         ledger.adopt()
         ledger.seal(ledger.whole_units(self.num_samples))
+        self._sides.check_planned(self.committed, self.path)
 
     # What it is
+
+    @property
+    def path(self) -> Path:
+        """Where the files of the store lie now; a store that replaces another lies beside it until it is sealed."""
+        return self._target.lies_at
 
     @property
     def header(self) -> Header:
         """The attributes of the store, as they will be written at the next occasion."""
         return self._header
-
-    @property
-    def schema(self) -> Schema:
-        """What a row is."""
-        return self._header.schema
 
     @property
     def num_samples(self) -> int | None:
@@ -115,7 +107,8 @@ class Writer:
     def missing(self) -> list[Range]:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
-        return list(self._rows.accepted.missing(stop))
+        gaps = Ranges(self._rows.accepted.missing(stop))
+        return list(self._claim.rows(self._header.unit_rows, gaps))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
@@ -149,9 +142,8 @@ class Writer:
                 was written.
             SpaceError: the disk is full; the last commit stands.
         """
-        self.write(
-            self._position, rows, ids=ids, fingerprints=fingerprints, views=views, labels=labels
-        )
+        sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        self._write(self._position, rows, sides)
 
     def write(
         self,
@@ -164,14 +156,19 @@ class Writer:
         labels: Array | None = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
+        sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        self._write(start, rows, sides)
+
+    def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values = _as_array(rows)
+        values = rows if isinstance(rows, np.ndarray) else _as_array(rows)
         if not values.ndim:
             raise RowError(f"rows come in batches, {rows!r:.80} came")
         stop = start + len(values)
-        self._check_place(start, stop)
-        content = self._encoding.encode(values, self.schema, start)
-        columns = content + self._side_columns(start, stop, ids, fingerprints, views, labels)
+        self._check_free(start, stop)
+        columns = self._encoding.encode(values, self.schema, start)
+        if self._num_content < len(self.schema.columns):
+            columns = columns + self._sides.encode(start, stop, sides)
         self._put(start, stop, columns)
 
     def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
@@ -193,7 +190,7 @@ class Writer:
                     f"column {column.name!r} stores {column.stored} of shape {column.shape} a row, "
                     f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
                 )
-        self._check_place(start, stop)
+        self._check_free(start, stop)
         if not checked:
             self._encoding.check(columns[: self._num_content], self.schema, start)
         self._put(start, stop, [np.ascontiguousarray(array) for array in columns])
@@ -208,72 +205,35 @@ class Writer:
         self._is_promised = True
         self._rows.ledger.promise(hashes)
 
-    def _check_place(self, start: int, stop: int) -> None:
-        if start == self._rows.end and (self.num_samples is None or stop <= self.num_samples):
+    def _check_free(self, start: int, stop: int) -> None:
+        planned = self._header.num_samples
+        if self._claim.units is not None:
+            self._check_claimed(start, stop)
+        if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
         if start < 0:
             raise RowError(f"rows start at 0, {start} came")
-        if self.num_samples is not None and stop > self.num_samples and not self._grows:
+        if planned is not None and stop > planned and not self._grows:
             raise RowError(
-                f"the store plans {self.num_samples} rows, this batch would end at row {stop - 1}; "
+                f"the store plans {planned} rows, this batch would end at row {stop - 1}; "
                 "to extend it, resume it with exists='resume' and a larger num_samples"
             )
         taken = self._rows.accepted.overlap(start, stop)
         if taken:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
-    def _side_columns(
-        self,
-        start: int,
-        stop: int,
-        ids: Sequence[Any] | None,
-        fingerprints: Array | None,
-        views: Any,
-        labels: Array | None,
-    ) -> list[Array]:
-        columns: list[Array] = []
-        array: Array | None
-        for column in self.schema.columns[self._num_content :]:
-            if column.role == "id":
-                array = self._ids_of(column, start, stop, ids)
-            elif column.role in ("fingerprint", "label"):
-                hashes = fingerprints if column.role == "fingerprint" else labels
-                array = None if hashes is None else np.asarray(hashes, dtype="<u8")
-            else:
-                array = self._views_of(start, stop, views)
-            if array is None or len(array) != stop - start:
-                came = "none" if array is None else str(len(array))
-                raise RowError(
-                    f"{stop - start} values of {column.name!r} were expected, {came} came"
-                )
-            columns.append(np.ascontiguousarray(array))
-        return columns
-
-    def _ids_of(self, column: Column, start: int, stop: int, ids: Sequence[Any] | None) -> Array:
-        planned = None if self._ids is None else self._ids[start:stop]
-        if ids is None:
-            if planned is None:
-                raise RowError(
-                    f"the store keeps an id a row; give ids= for rows {start} to {stop - 1}"
-                )
-            return planned
-        given = encode_ids(ids, column, start)
-        if planned is not None and not np.array_equal(given, planned):
-            raise RowError(f"ids for rows {start} to {stop - 1} differ from those of create")
-        return given
-
-    def _views_of(self, start: int, stop: int, views: Any) -> Array | None:
-        planned = None if self._views is None else self._views[start:stop]
-        if views is None:
-            return planned
-        given = encode_views(views, RowError)
-        if planned is not None and not np.array_equal(given, planned):
-            raise RowError(f"views for rows {start} to {stop - 1} differ from those of create")
-        return given
+    def _check_claimed(self, start: int, stop: int) -> None:
+        if start < stop and not self._claim.rows(
+            self._header.unit_rows, Ranges.of((start, stop))
+        ).covers(start, stop):
+            raise RowError(
+                f"rows {start} to {stop - 1} lie in units that {self._claim.owner!r} does not hold: it "
+                f"claims {self._claim.units} of {self._header.unit_rows} rows each"
+            )
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
-        if self._known_ids is not None and not self._is_promised:
-            self._known_ids.add(start, columns[self._id_index], self._rows.accepted)
+        if self._num_content < len(columns) and not self._is_promised:
+            self._sides.add(start, columns, self._rows.accepted)
         if self._header.sealed:
             self._unseal()
         self._rows.put(start, columns)
@@ -294,6 +254,7 @@ class Writer:
                 published, the last commit stands.
         """
         self._check_turn()
+        self._claim.check_whole("sealing a store")
         missing = self.missing()
         if missing:
             raise RowError(
@@ -303,28 +264,16 @@ class Writer:
         self.commit()
         if self._header.sealed:
             return
-        if self._known_ids is not None:
-            self._known_ids.load(self._rows.accepted)
+        self._sides.load(self._rows.accepted)
         num_samples = self._rows.end if self.num_samples is None else self.num_samples
         digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
         self._header = replace(
             self._header, num_samples=num_samples, sealed=True, digest=digest, updated=now()
         )
         self._units.finish(self._header)
-        if self._replaces is not None:
-            self._publish(self._replaces)
-
-    def _publish(self, target: Path) -> None:
-        """Put the whole new store in the place of the old one."""
-        self._units.close()
-        if target.exists():
-            disk.exchange(self.path, target)
-            disk.sync_directory(target.parent)
-            disk.remove(self.path)
-        else:
-            disk.rename(self.path, target)
-        disk.sync_directory(target.parent)
-        self.path, self._replaces = target, None
+        if self._target.is_beside:
+            self._units.close()
+            self._target.publish()
 
     def _unseal(self) -> None:
         """The first row after the last one of a sealed store: it goes on as a stream."""
@@ -392,9 +341,8 @@ class Writer:
         try:
             self._rows.close()
             self._units.close()
-            if self._replaces is not None and self._pid == os.getpid():
-                with suppress(OSError):  # an overwrite that was not whole: nobody can go on with it
-                    disk.remove(self.path)
+            if self._pid == os.getpid():
+                self._target.discard()
         finally:
             self._lock.release()
 
@@ -409,7 +357,7 @@ class Writer:
     ) -> None:
         if error is None:
             try:
-                if not self._closed and not self.missing():
+                if self._claim.is_whole and not (self._closed or self.missing()):
                     self.seal()
             finally:
                 self.close()
@@ -419,8 +367,8 @@ class Writer:
         except (FostoreError, OSError) as second:
             error.add_note(f"while closing {self.path}: {second}")
         else:
-            if self._replaces is not None:
-                error.add_note(f"{self._replaces} is as it was; the new store was not whole")
+            if self._target.is_beside:
+                error.add_note(f"{self._target.path} is as it was; the new store was not whole")
                 return
             error.add_note(
                 f"{len(self.committed)} rows of {self.path} are committed; "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import fostore
-from fostore.formats.json import export
+from fostore.files.json import export
 
 HERE = Path(__file__).parent
 META = {"model_name": "ĥ(x) ≈ p(·|x) 😀", "nested": {"list": [1, 2.5, None, True]}, "big": 2**70}

@@ -16,8 +16,8 @@ import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats import ColumnView, Finding, Run, Segment
-from fostore.formats.views.decoded import CACHE_BYTES, DecodedView
 from fostore.formats.views.guard import Guard
+from fostore.formats.views.pieces import CACHE_BYTES, ArrayCache, EvenPieces, PieceView
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
@@ -209,12 +209,11 @@ class ForeignReader:
             view = self._views.get(index)
             if view is None:
                 array = self._columns[index]
-                view = self._views[index] = DecodedView(
+                view = self._views[index] = PieceView(
                     self.header.schema.columns[index],
                     array.shape[0],
-                    array.read,
-                    block_rows=array.chunk_rows,
-                    max_bytes=CACHE_BYTES // len(self._columns),
+                    EvenPieces(array.read, array.chunk_rows, array.shape[0]),
+                    ArrayCache(CACHE_BYTES // len(self._columns)),
                 )
             return view
 

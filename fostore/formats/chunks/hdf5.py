@@ -8,8 +8,6 @@ a chunk that is not there is damage: the fill value is never read.
 from __future__ import annotations
 
 import math
-import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fostore import disk
-from fostore.errors import ArgumentError, DamageError, FormatError, UnsafeError, UnsupportedError
+from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.foreign import (
@@ -30,18 +27,10 @@ from fostore.formats.chunks.foreign import (
     require_sealed,
 )
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
-    HASHES,
-    HEADER,
-    HEADER_MAGIC,
-    PROGRESS,
-    open_dataset,
-    open_store,
-    opened,
-    recorded_end,
-)
-from fostore.formats.views.guard import Guard
-from fostore.places.samefile import SameFile
+from fostore.formats.hdf5.file import open_dataset, open_store, opened, recorded_end
+from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC, PROGRESS
+from fostore.places.names import place_of
+from fostore.places.place import Place
 from fostore.schema import jsontext
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range
@@ -83,7 +72,7 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
             require_sealed(header, str(path), why)
             columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
             hashes = open_foreign_dataset(root, HASHES, file)
-        return ForeignReader(header, columns, hashes, recheck=file.same.check, release=file.close)
+        return ForeignReader(header, columns, hashes, recheck=file.check, release=file.close)
     except BaseException:
         file.close()
         raise
@@ -95,48 +84,35 @@ class File:
     Safe for several threads and across forks: nothing but a descriptor is kept.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd = open_store(path)
-        self._guard = Guard()
-        self._closed = False
-        self._closing = weakref.finalize(self, os.close, self._fd)
-        self._closing.atexit = False
-        self.size = os.fstat(self._fd).st_size
-        self.same = SameFile(path, self._fd)
-        end = recorded_end(self._fd)
+    def __init__(self, path: Path | Place) -> None:
+        self._file = open_store(place_of(path))
+        self.path = str(self._file)
+        self.check, self.close = self._file.check, self._file.close
+        self.size, end = self._file.size, recorded_end(self._file)
         if self.size < end:
             self.close()
             raise DamageError(
-                f"{path} was cut: {self.size:,} bytes are there, {end:,} were written; restore it from a copy"
+                f"{self.path} was cut: {self.size:,} bytes are there, {end:,} were written; restore it from a copy"
             )
 
     def root(self) -> Any:
         """A context in which h5py has the root group open."""
-        return opened(self._fd, self.size, self.path)
+        return opened(self._file, self.size)
 
-    def read(self, offset: int, size: int) -> bytearray:
+    def read(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`.
 
         Raises:
             CodecError: the file ends before.
             ArgumentError: the file is closed.
         """
-        if self._closed:
-            raise ArgumentError(f"the reader of {self.path} is closed; open it again")
-        data = disk.read_at(self._fd, offset, size)
+        data = self._file.read(offset, size)
         if len(data) != size:
             raise CodecError("it was cut")
         return data
 
-    def close(self) -> None:
-        """Release the file."""
-        with self._guard:
-            self._closed = True
-            self._closing()
 
-
-def holds_store(path: Path) -> bool:
+def holds_store(path: Path | Place) -> bool:
     """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
     try:
         file = File(path)
@@ -187,7 +163,7 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
         FormatError: no such dataset, or one that contradicts itself.
     """
     where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
+    dataset, plist = open_dataset(root, name, file.path)
     stored = dataset.dtype
     plain = stored.kind in _KINDS and stored.itemsize <= 8
     if not plain or not dataset.get_type().equal(h5py.h5t.py_create(stored)):
@@ -196,7 +172,6 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
     if not shape:
         raise FormatError(f"{where} is a single number")
     row_bytes = math.prod(shape[1:]) * stored.itemsize
-    plist = dataset.get_create_plist()
     has_user_block = bool(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
     if plist.get_layout() == h5py.h5d.CONTIGUOUS:
         rows = max(min(_PIECE_BYTES // max(row_bytes, 1), shape[0]), 1)
@@ -236,11 +211,10 @@ def read_foreign_texts(
         UnsafeError: links, other files, or chunks that take too much memory.
     """
     where = f"{file.path}, dataset {name!r}"
-    dataset = open_dataset(root, name, file.path)
+    dataset, plist = open_dataset(root, name, file.path)
     shape = tuple(int(n) for n in dataset.shape)
     if len(shape) != 1 or dataset.get_type().get_class() != h5py.h5t.STRING:
         raise UnsupportedError(f"{where} is no list of texts")
-    plist = dataset.get_create_plist()
     if plist.get_layout() == h5py.h5d.CHUNKED:
         check_chunks(shape, plist.get_chunk(), dataset.dtype.itemsize, where)
         _filters(plist, dataset.dtype, where)

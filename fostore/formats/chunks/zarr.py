@@ -16,15 +16,10 @@ import numpy as np
 from fostore.errors import DamageError, FormatError, UnsupportedError
 from fostore.formats.chunks.foreign import ForeignArray, ForeignReader, check_chunks, require_sealed
 from fostore.formats.chunks.zarr_chunks import Chunks, Codecs, Files, ShardIndex, Shards, extension
-from fostore.formats.zarr.folder import (
-    MAX_METADATA,
-    METADATA,
-    check_directory,
-    parse_header,
-    read_file,
-    read_header,
-)
+from fostore.formats.zarr.folder import MAX_METADATA, METADATA, check_directory, read_file
 from fostore.formats.zarr.layout import HASHES, check_array
+from fostore.formats.zarr.state import parse_header, read_header
+from fostore.places.local import Local
 from fostore.schema import jsontext
 from fostore.schema.row import expect
 
@@ -49,7 +44,7 @@ def open_sealed(path: Path, why: Exception) -> ForeignReader:
         FormatError, UnsafeError: as `fostore.open` has it.
     """
     there = os.stat(path)
-    header = parse_header(read_header(path), path / METADATA)
+    header = parse_header(read_header(Local(path)), f"{path}/{METADATA}")
     require_sealed(header, str(path), why)
 
     def recheck() -> None:

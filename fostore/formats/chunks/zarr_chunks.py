@@ -19,7 +19,7 @@ from fostore.errors import DamageError, FormatError, FostoreError, UnsupportedEr
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.foreign import Index, Survey
-from fostore.formats.views.decoded import BlockCache
+from fostore.formats.views.pieces import ArrayCache
 from fostore.formats.zarr.folder import MAX_METADATA, check_directory, find_chunk, unit_of
 from fostore.formats.zarr.layout import ABSENT
 from fostore.schema.ranges import Range
@@ -279,7 +279,7 @@ class Shards:
         self._codecs = codec
         self._index = index
         self._shape = shape
-        self._indexes = BlockCache(_INDEX_CACHE)
+        self._indexes = ArrayCache(_INDEX_CACHE)
 
     def load(self, index: Index) -> Array:
         shard = tuple(n // m for n, m in zip(index, self._index.per_shard, strict=True))

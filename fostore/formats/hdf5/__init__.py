@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fostore import disk
-from fostore.errors import StoreExistsError
+from fostore.errors import StoreExistsError, UnsupportedError
 from fostore.formats import OtherLayoutError, Reader
+from fostore.formats.claim import WHOLE, Claim
+from fostore.places.local import Local
+from fostore.places.names import place_of
+from fostore.places.place import Place
 from fostore.schema.header import Header
 
 if TYPE_CHECKING:
@@ -29,20 +33,20 @@ class HDF5:
     name = "hdf5"
     streams = False
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Open for reading; takes no HDF5 lock, so that no writer is disturbed.
 
         A sealed store that another tool laid out anew is decoded.
         """
         from fostore.formats.hdf5.reader import HDF5Reader
 
-        path = Path(os.path.realpath(path))
+        place = place_of(path)
         try:
-            return HDF5Reader(path)
+            return HDF5Reader(place)
         except OtherLayoutError as other:
-            from fostore.formats.chunks.hdf5 import open_sealed
+            from fostore.formats.chunks.hdf5 import open_sealed  # few stores need the codecs
 
-            return open_sealed(path, other)
+            return open_sealed(Path(os.path.realpath(place.url)), other)
 
     def create(self, path: Path, header: Header) -> HDF5Writer:
         """Make an empty store, its room on the disk taken; it appears whole or not at all.
@@ -65,13 +69,25 @@ class HDF5:
             os.close(fd)
             raise
 
-    def resume(self, path: Path) -> HDF5Writer:
-        """Open for writing; brings what plain readers see up to the header, and touches no row."""
+    def resume(self, path: Path, claim: Claim = WHOLE) -> HDF5Writer:
+        """Open for writing; brings what plain readers see up to the header, and touches no row.
+
+        Raises:
+            UnsupportedError: less than all is claimed. Both slots name the runs of all units.
+        """
+        if not claim.is_whole:
+            raise UnsupportedError(
+                f"{path} is an HDF5 store, which has one writer: {claim.owner!r} cannot hold the units "
+                f"{claim.units} of it alone; several writers need a .zarr store"
+            )
         from fostore.formats.hdf5.file import open_store
         from fostore.formats.hdf5.writer import HDF5Writer
 
         path = Path(os.path.realpath(path))
-        fd = open_store(path, write=True)
+        open_store(
+            Local(path)
+        ).close()  # says what is no file, which to open for writing might wait for
+        fd = disk.open_file(path, write=True)
         try:
             disk.remove(disk.unfinished(path))
             # A killed writer's last slot may be in the page cache alone; what we call committed must be durable.

@@ -22,22 +22,21 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
+from fostore.formats.hdf5.file import Layout, Mirror, inspect
+from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
     MIRRORS,
     PROGRESS,
     RUNS_MAGIC,
-    Layout,
-    Mirror,
-    Place,
-    inspect,
+    Extent,
     num_blocks,
     num_hashed,
     write_record,
 )
 from fostore.formats.hdf5.stream import HDF5Stream
+from fostore.places.local import LocalFile
 from fostore.schema import jsontext
 from fostore.schema.header import CHECKSUM, Header
 
@@ -104,10 +103,10 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
             if 0 not in shape:
                 hdf5[name][(0,) * len(shape)] = 0  # the first write gives the dataset its place
         offsets = {name: hdf5[name].id.get_offset() for name in (HEADER, PROGRESS)}
-    write_record(fd, Place(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
-    write_record(fd, Place(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
+    write_record(fd, Extent(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
+    write_record(fd, Extent(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
     disk.allocate(fd, 0, os.fstat(fd).st_size)
-    layout = inspect(fd, path)
+    layout = inspect(LocalFile(path, fd, owned=False))
     for offset, data in plan_mirrors(fd, layout, header) or ():
         disk.write_at(fd, data, offset)
     return layout
@@ -144,7 +143,7 @@ def _pages(size: int) -> int:
 @contextmanager
 def _writing(fd: int, mode: str, **settings: int) -> Iterator[Any]:
     """h5py on the file, all of whose writes go through `fostore.disk`; their errors come out as they are."""
-    file = HDF5Stream(fd, os.fstat(fd).st_size)
+    file = HDF5Stream(LocalFile("", fd, owned=False), os.fstat(fd).st_size)
     try:
         with h5py.File(file, mode, libver="earliest", track_order=False, **settings) as hdf5:
             yield hdf5
@@ -221,7 +220,7 @@ def locate(fd: int, layout: Layout) -> Layout:
     if all(mirror.offset != -1 for mirror in layout.mirrors.values()):
         return layout
     position, gaps = 0, []
-    extents = sorted((p.offset, p.offset + p.nbytes) for p in layout.places.values() if p.nbytes)
+    extents = sorted((p.offset, p.offset + p.nbytes) for p in layout.extents.values() if p.nbytes)
     for start, stop in [*extents, (os.fstat(fd).st_size, 0)]:
         gaps.append((position, max(start - position, 0)))
         position = max(position, stop)

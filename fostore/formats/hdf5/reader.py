@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, DamageError, FormatError
+from fostore.errors import DamageError, FormatError
 from fostore.formats import ColumnView, Finding, Run, Segment
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import (
+from fostore.formats.hdf5.file import Layout, inspect, open_store
+from fostore.formats.hdf5.records import (
+    HASHES,
     HEADER,
     HEADER_MAGIC,
     PROGRESS,
     RUNS_MAGIC,
-    Layout,
-    inspect,
-    open_store,
     read_hashes,
     read_record,
     read_runs,
     read_slots,
-    sealed_and_open,
 )
+from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
+from fostore.places.place import File, Place
 from fostore.schema import jsontext
 from fostore.schema.header import CHECKSUM, MAX_TEXT, Header
 from fostore.schema.ranges import Ranges
@@ -49,31 +46,22 @@ class HDF5Reader:
     header: Header
     committed: Ranges
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._guard = Guard()
-        self._closed = False
-        fd = open_store(path)
+        file = open_store(place)
         try:
-            self._begin(fd, inspect(fd, path))
+            self._begin(file, inspect(file))
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
 
-    def _begin(self, fd: int, layout: Layout) -> None:
-        """Take `fd` as the file from now on."""
-        sequence, entries = read_runs(fd, layout, self._path)
-        self._open_fd, self._layout, self.header = fd, layout, layout.header
+    def _begin(self, file: File, layout: Layout) -> None:
+        """Take `file` as the store from now on."""
+        committed = read_runs(file, layout.extents[PROGRESS], layout.header.num_samples or 0)
+        self._file, self._layout, self.header = file, layout, layout.header
         self._views: dict[int, ColumnView] = {}
-        self._show(sequence, entries)
-        self._closing = weakref.finalize(self, os.close, fd)
-        self._closing.atexit = False
-
-    @property
-    def _fd(self) -> int:
-        if self._closed:  # the number may be another file's by now
-            raise ArgumentError(f"the reader of {self._path} is closed; open it again")
-        return self._open_fd
+        self._show(*committed)
 
     def _show(self, sequence: int, entries: list[Run]) -> None:
         self._sequence, self._entries = sequence, entries
@@ -89,44 +77,37 @@ class HDF5Reader:
                 anew. The rows that were there can still be read.
         """
         with self._guard:
-            if not self._is_current():
+            if not self._file.is_current():
                 self._follow()
                 return
-            where = f"{self._path}, dataset 'header'"
-            record = read_record(self._fd, self._layout.places[HEADER], HEADER_MAGIC, where)
+            where = f"{self._file}, dataset {HEADER!r}"
+            extents = self._layout.extents
+            record = read_record(self._file, extents[HEADER], HEADER_MAGIC, where)
             header = Header.from_json(jsontext.loads(record.payload, where), where)
             self._expect_same(header)
             if record.sequence > self._layout.header_sequence:
                 self.header = header
                 self._layout = replace(self._layout, header=header, header_sequence=record.sequence)
-            sequence, entries = read_runs(self._fd, self._layout, self._path)
+            sequence, entries = read_runs(self._file, extents[PROGRESS], header.num_samples or 0)
             if sequence > self._sequence:
                 self._show(sequence, entries)
 
     def _expect_same(self, header: Header) -> None:
         old = self.header
         if (old.id, old.schema, old.unit_rows) != (header.id, header.schema, header.unit_rows):
-            raise FormatError(f"{self._path} is another store than before; open it again")
+            raise FormatError(f"{self._file} is another store than before; open it again")
 
     def _follow(self) -> None:
         """Move to the file that has taken the path, which must be the same store."""
-        fd = open_store(self._path)
+        file, old = open_store(self._place), self._file
         try:
-            layout = inspect(fd, self._path)
+            layout = inspect(file)
             self._expect_same(layout.header)
-            closing = self._closing
-            self._begin(fd, layout)
+            self._begin(file, layout)
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
-        closing()
-
-    def _is_current(self) -> bool:
-        """Whether the path still names the file that is open."""
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
-        except FileNotFoundError:
-            return False
+        old.close()
 
     def column(self, index: int) -> ColumnView:
         """The view of a column; one map serves all rows, also those that are committed later."""
@@ -140,11 +121,14 @@ class HDF5Reader:
         for _ in range(3):
             column = self.header.schema.columns[index]
             num_samples = self.header.num_samples or 0
-            offset = self._layout.places[column.name].offset
-            segments = [Segment(self._path, offset, 0, num_samples)] if num_samples else []
+            offset = self._layout.extents[column.name].offset
+            if not self._place.is_local:
+                segments = [Segment("", offset, 0, num_samples)] if num_samples else []
+                return FetchedView(self._place, segments, column, num_samples, self._recheck)
+            segments = [Segment(str(self._file), offset, 0, num_samples)] if num_samples else []
             view = view_of(segments, column, num_samples)
             _ = view.array  # maps now, while it is known which file the path names
-            if self._is_current():
+            if self._file.is_current():
                 return view
             try:
                 self._follow()
@@ -152,27 +136,36 @@ class HDF5Reader:
                 raise self._replaced() from error
         raise self._replaced()
 
+    def _recheck(self) -> None:
+        if not self._file.is_current():
+            raise self._replaced()
+
     def _replaced(self) -> DamageError:
-        return DamageError(f"another store has taken the place of {self._path}; open it again")
+        return DamageError(f"another store has taken the place of {self._file}; open it again")
 
     def segments(self, index: int) -> Sequence[Segment]:
         """Where the committed rows of a column lie, in order."""
         column = self.header.schema.columns[index]
-        offset = self._layout.places[column.name].offset
+        offset = self._layout.extents[column.name].offset
+        path = str(self._file) if self._place.is_local else ""
         return [
-            Segment(self._path, offset + start * column.row_bytes, start, stop)
+            Segment(path, offset + start * column.row_bytes, start, stop)
             for start, stop in self.committed
         ]
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
-        return sealed_and_open(self.header, self._entries, short_unit=True)[1]
+        return self._sealed_and_open()[1]
+
+    def _sealed_and_open(self) -> tuple[Ranges, list[Run]]:
+        unit_rows, num_samples = self.header.unit_rows, self.header.num_samples or 0
+        return slots.sealed_and_open(self._entries, unit_rows, num_samples, short_unit=True)
 
     def block_hashes(self) -> Array:
         """Block hashes, uint8 (blocks, hashed columns, 32); zero where a unit goes on."""
         size, num_samples = self.header.block_rows, self.header.num_samples or 0
-        stored = read_hashes(self._fd, self._layout, 0, num_samples)
-        sealed, open_runs = sealed_and_open(self.header, self._entries, short_unit=True)
+        stored = read_hashes(self._file, self._layout.extents[HASHES], size, 0, num_samples)
+        sealed, open_runs = self._sealed_and_open()
         known = np.zeros_like(stored)
         for start, stop in [
             *sealed,
@@ -185,9 +178,9 @@ class HDF5Reader:
 
     def findings(self) -> Iterator[Finding]:
         """Damage that can be seen without reading rows; looks at the file anew."""
-        where = str(self._path)
+        where = str(self._file)
         try:
-            layout = inspect(self._fd, self._path)
+            layout = inspect(self._file)
         except DamageError as error:
             for rows in error.rows or (None,):
                 yield Finding(where, rows, str(error))
@@ -195,7 +188,7 @@ class HDF5Reader:
         except FormatError as error:
             yield Finding(where, None, str(error))
             return
-        size = os.fstat(self._fd).st_size
+        size = self._file.size
         if size > layout.end > 0:
             extra = f"{size - layout.end:,} bytes follow the end of the HDF5 file"
             yield Finding(where, None, extra)
@@ -217,7 +210,7 @@ class HDF5Reader:
             yield Finding(name, None, "not written by fostore")
 
     def _slot_findings(self, name: str, magic: bytes) -> Iterator[Finding]:
-        data = read_slots(self._fd, self._layout.places[name])
+        data = read_slots(self._file, self._layout.extents[name])
         records = [slots.unpack(magic, slot, bytes_) for slot, bytes_ in enumerate(data)]
         for slot, record in enumerate(records):
             if record is None and any(data[slot]):
@@ -247,8 +240,7 @@ class HDF5Reader:
         """Close the file; arrays that were handed out stay valid."""
         with self._guard:
             self._views = {}
-            self._closed = True
-            self._closing()
+            self._file.close()
 
 
 def _says_of_before(text: bytes, value: Mapping[str, Any]) -> bool:

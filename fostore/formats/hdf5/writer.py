@@ -15,19 +15,18 @@ from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedErro
 from fostore.formats import Run, WholeUnit
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.build import header_record, make, plan_mirrors
-from fostore.formats.hdf5.file import (
+from fostore.formats.hdf5.file import Layout, inspect
+from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
     PROGRESS,
     RUNS_MAGIC,
-    Layout,
-    inspect,
     read_hashes,
     read_runs,
-    sealed_and_open,
     write_record,
 )
+from fostore.places.local import LocalFile
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
@@ -57,15 +56,19 @@ class HDF5Writer:
 
     def _adopt(self, fd: int) -> None:
         """Take `fd` as the file from now on, and what it says as what is."""
-        layout = inspect(fd, self._path)
-        self._sequence, entries = read_runs(fd, layout, self._path)
-        self._fd, self._layout, self.header = fd, layout, layout.header
-        self._marked, runs = sealed_and_open(self.header, entries, short_unit=False)
+        file = LocalFile(self._path, fd, owned=False)
+        layout = inspect(file)
+        num_samples = layout.header.num_samples or 0
+        self._sequence, entries = read_runs(file, layout.extents[PROGRESS], num_samples)
+        self._fd, self._hdf5, self._layout, self.header = fd, file, layout, layout.header
+        self._marked, runs = slots.sealed_and_open(
+            entries, self.header.unit_rows, num_samples, short_unit=False
+        )
         self.sealed, self.runs = self._marked, tuple(runs)
         self._open: dict[int, tuple[Run, ...]] = {}
         for run in runs:
             self._file(self._open, run)
-        self._stale = {u for u in self._open if read_hashes(fd, layout, *self._bounds(u)).any()}
+        self._stale = {u for u in self._open if self._read_hashes(u).any()}
 
     def write(self, column: int, start: int, rows: Array) -> None:
         """Write rows at `start` into the page cache; an error leaves committed rows untouched."""
@@ -77,13 +80,13 @@ class HDF5Writer:
                 f"{self.header.num_samples} rows of {spec.stored}"
             )
         if rows.size:
-            offset = self._layout.places[spec.name].offset + start * spec.row_bytes
+            offset = self._layout.extents[spec.name].offset + start * spec.row_bytes
             disk.write_at(self._fd, rows.reshape(-1).view(np.uint8), offset)
 
     def read(self, column: int, start: int, stop: int) -> Array:
         """Rows written before, as a fresh array."""
         spec = self.header.schema.columns[column]
-        offset = self._layout.places[spec.name].offset + start * spec.row_bytes
+        offset = self._layout.extents[spec.name].offset + start * spec.row_bytes
         data = disk.read_at(self._fd, offset, (stop - start) * spec.row_bytes)
         if len(data) < (stop - start) * spec.row_bytes:
             raise DamageError(f"{self._path} was cut while it was written", ((start, stop),))
@@ -119,7 +122,7 @@ class HDF5Writer:
             )
         # After a failure the same slot is written again: the other one is the last commit.
         record = slots.Record(self._sequence + 1, payload)
-        write_record(self._fd, self._layout.places[PROGRESS], RUNS_MAGIC, record)
+        write_record(self._fd, self._layout.extents[PROGRESS], RUNS_MAGIC, record)
         disk.sync_data(self._fd)
         self._sequence, self._open = record.sequence, runs
 
@@ -137,7 +140,7 @@ class HDF5Writer:
                 run if run.crc is not None else replace(run, crc=self._crc(run)) for run in runs
             ]
             self._record({**self._open, unit: tuple(checked)})
-        zeros = bytes(read_hashes(self._fd, self._layout, *self._bounds(unit)).nbytes)
+        zeros = bytes(self._read_hashes(unit).nbytes)
         disk.write_at(self._fd, zeros, self._hashes_at(unit))
         disk.sync_data(self._fd)
         self._stale.discard(unit)
@@ -145,10 +148,14 @@ class HDF5Writer:
     def _bounds(self, unit: int) -> Range:
         return geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
 
+    def _read_hashes(self, unit: int) -> Array:
+        extent, block_rows = self._layout.extents[HASHES], self.header.block_rows
+        return read_hashes(self._hdf5, extent, block_rows, *self._bounds(unit))
+
     def _hashes_at(self, unit: int) -> int:
-        place = self._layout.places[HASHES]
+        extent = self._layout.extents[HASHES]
         block = unit * (self.header.unit_rows // self.header.block_rows)
-        return place.offset + block * place.shape[1] * place.shape[2]
+        return extent.offset + block * extent.shape[1] * extent.shape[2]
 
     def _crc(self, run: Run) -> int:
         columns = self.header.schema.columns
@@ -185,10 +192,10 @@ class HDF5Writer:
         Hashes that lie there tell nothing of themselves: a write that failed leaves half of one.
         """
         known = []
-        place = self._layout.places[HASHES]
+        extent = self._layout.extents[HASHES]
         for whole in units:
             hashes = whole.hashes
-            expected = (-(-whole.num_rows // self.header.block_rows), *place.shape[1:])
+            expected = (-(-whole.num_rows // self.header.block_rows), *extent.shape[1:])
             if hashes.shape != expected or hashes.dtype != np.uint8:
                 raise ArgumentError(
                     f"block hashes are {hashes.dtype} {hashes.shape}, expected {expected}"
@@ -211,7 +218,7 @@ class HDF5Writer:
     def hashes(self, unit: int) -> Array:
         """The block hashes of a unit, uint8 (blocks, hashed columns, 32)."""
         start, stop = self._bounds(unit)
-        stored = read_hashes(self._fd, self._layout, start, stop)
+        stored = self._read_hashes(unit)
         known = any(run.crc is None for run in self._open.get(unit, ()))
         return stored if known or self.sealed.covers(start, stop) else np.zeros_like(stored)
 
@@ -238,9 +245,9 @@ class HDF5Writer:
     def _put_header(self, header: Header) -> None:
         changes = plan_mirrors(self._fd, self._layout, header)
         record = header_record(header, self._layout.header_sequence + 1)
-        place = self._layout.places[HEADER]
+        extent = self._layout.extents[HEADER]
         fits = changes is not None and header.num_samples == self.header.num_samples
-        if not fits or not write_record(self._fd, place, HEADER_MAGIC, record):
+        if not fits or not write_record(self._fd, extent, HEADER_MAGIC, record):
             self._rebuild(header)
             return
         disk.sync_data(self._fd)
@@ -251,7 +258,7 @@ class HDF5Writer:
         for offset, data in changes:
             disk.write_at(self._fd, data, offset)
         disk.sync_data(self._fd)
-        self._layout = inspect(self._fd, self._path)
+        self._layout = inspect(self._hdf5)
 
     def _rebuild(self, header: Header) -> None:
         """Put a new file with `header`, and everything committed, in the place of this one."""
@@ -268,7 +275,7 @@ class HDF5Writer:
                 for start, stop in committed:
                     skip, size = start * column.row_bytes, (stop - start) * column.row_bytes
                     self._copy(fd, layout, column.name, skip, size)
-            old, new = self._layout.places[HASHES].nbytes, layout.places[HASHES].nbytes
+            old, new = self._layout.extents[HASHES].nbytes, layout.extents[HASHES].nbytes
             self._copy(fd, layout, HASHES, 0, min(old, new))
 
         fd = make(self._path, header, entries, fill)
@@ -278,7 +285,7 @@ class HDF5Writer:
         disk.sync_directory(self._path.parent)
 
     def _copy(self, fd: int, layout: Layout, name: str, skip: int, size: int) -> None:
-        source, target = self._layout.places[name].offset, layout.places[name].offset
+        source, target = self._layout.extents[name].offset, layout.extents[name].offset
         for done in range(skip, skip + size, _COPY_BYTES):
             count = min(_COPY_BYTES, skip + size - done)
             disk.write_at(fd, disk.read_at(self._fd, source + done, count), target + done)

@@ -12,10 +12,10 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from fostore.formats.views.libc import libc
 from fostore.schema.row import Array
 
 SETTLED_ROWS = 16_384
@@ -107,7 +107,8 @@ class Paging:
         if random != self._is_random:
             self._is_random = random
             advice = mmap.MADV_RANDOM if random else mmap.MADV_NORMAL
-            _libc().madvise(self._base, self._array.nbytes, advice)
+            skip = self._base % mmap.PAGESIZE  # rows of a file alone may begin inside a page
+            libc().madvise(self._base - skip, self._array.nbytes + skip, advice)
 
     def announced(self, rows: Array) -> Iterator[slice]:
         """The pieces of one gather, each announced before it comes, and the next one with it."""
@@ -134,7 +135,7 @@ class Paging:
 
 def paging_of(array: Array) -> Paging | None:
     """The paging of a mapped array; None where the system takes no hints, or there is nothing to read."""
-    return Paging(array) if array.size and _libc() is not None else None
+    return Paging(array) if array.size and libc() is not None else None
 
 
 def page_ranges(
@@ -164,9 +165,9 @@ def will_need(starts: Array, sizes: Array) -> None:
     `madvise` a range.
     """
     if not _advise_at_once(starts, sizes):
-        libc = _libc()
+        library = libc()
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            libc.madvise(start, size, mmap.MADV_WILLNEED)
+            library.madvise(start, size, mmap.MADV_WILLNEED)
 
 
 def _advise_at_once(starts: Array, sizes: Array) -> bool:
@@ -174,7 +175,7 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
     if sys.platform != "linux" or not _at_once:
         return False
     vectors = np.stack([starts, sizes], axis=1).astype(np.uintp)  # struct iovec
-    libc, advised = _libc(), -1
+    library = libc()
     try:
         # Opened each time: nothing is left that a fork could hand to a child, whose rows lie elsewhere.
         process = os.pidfd_open(os.getpid())
@@ -184,10 +185,11 @@ def _advise_at_once(starts: Array, sizes: Array) -> bool:
     try:
         for first in range(0, len(vectors), _MAX_RANGES):
             part = vectors[first : first + _MAX_RANGES]
-            advised = libc.syscall(
-                _PROCESS_MADVISE, process, part.ctypes.data, len(part), mmap.MADV_WILLNEED, 0
-            )
-            if advised < 0:
+            advice = mmap.MADV_WILLNEED
+            if (
+                library.syscall(_PROCESS_MADVISE, process, part.ctypes.data, len(part), advice, 0)
+                < 0
+            ):
                 _at_once = False
                 break
     finally:
@@ -200,36 +202,7 @@ _at_once = True
 
 def _blocks_read() -> int:
     """Blocks that this thread has made the kernel read so far."""
-    import resource
+    import resource  # Windows has none, and never comes here
 
     who = resource.RUSAGE_THREAD if sys.platform == "linux" else resource.RUSAGE_SELF
     return resource.getrusage(who).ru_inblock
-
-
-def _libc() -> Any:
-    """The C library with the calls that announce, or None."""
-    global _loaded
-    if _loaded is None:
-        _loaded = False
-        if sys.platform in ("linux", "darwin"):
-            import ctypes
-
-            try:
-                libc: Any = ctypes.CDLL(None, use_errno=True)
-                libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-                libc.syscall.restype = ctypes.c_long
-                libc.syscall.argtypes = [
-                    ctypes.c_long,
-                    ctypes.c_int,
-                    ctypes.c_void_p,
-                    ctypes.c_size_t,
-                    ctypes.c_int,
-                    ctypes.c_uint,
-                ]
-                _loaded = libc
-            except (OSError, AttributeError):
-                pass
-    return _loaded or None
-
-
-_loaded: Any = None

@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fostore.formats import OtherLayoutError, Reader, UnitWriter
+from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr.reader import ZarrReader
+from fostore.places.names import place_of
+from fostore.places.place import Place
 from fostore.schema.header import Header
 
 
@@ -18,14 +21,15 @@ class ZarrFormat:
     name = "zarr"
     streams = True
 
-    def open(self, path: Path) -> Reader:
+    def open(self, path: Path | Place) -> Reader:
         """Open for reading; see `Format.open`. A sealed store that another tool laid out anew is decoded."""
+        place = place_of(path)
         try:
-            return ZarrReader(path)
+            return ZarrReader(place)
         except OtherLayoutError as other:
-            from fostore.formats.chunks.zarr import open_sealed
+            from fostore.formats.chunks.zarr import open_sealed  # few stores need the codecs
 
-            return open_sealed(path, other)
+            return open_sealed(Path(place.url), other)
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""
@@ -33,11 +37,11 @@ class ZarrFormat:
 
         return create(path, header)
 
-    def resume(self, path: Path) -> UnitWriter:
+    def resume(self, path: Path, claim: Claim = WHOLE) -> UnitWriter:
         """Open a store for writing; see `Format.resume`."""
         from fostore.formats.zarr.resume import resume
 
-        return resume(path)
+        return resume(path, claim)
 
 
 FORMAT = ZarrFormat()

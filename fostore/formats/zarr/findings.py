@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
+from contextlib import closing, suppress
 
-from fostore import disk
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
-from fostore.formats.zarr.folder import (
-    JOURNAL,
-    METADATA,
-    TAIL,
-    Folder,
-    State,
-    is_temporary,
-    names_in,
-    unit_names,
-    unit_of,
-)
+from fostore.formats.zarr.folder import JOURNAL, METADATA, is_temporary, names_in, unit_of, units_in
+from fostore.formats.zarr.layout import TAIL
 from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.state import State
 from fostore.places.litter import is_litter
+from fostore.places.place import Place
 from fostore.schema.ranges import Ranges, describe
 
 _SHOWN = 5
@@ -33,55 +24,55 @@ def findings(state: State) -> Iterator[Finding]:
 
     What a writer at work leaves by design (a journal, tails, a torn last record) is no finding.
     """
-    folder = state.folder
+    folder, place = state.folder, state.folder.place
     sealed = state.header.sealed
-    expected = {METADATA, *(array.name for array, _ in folder.arrays())}
-    yield from _strangers(folder.path, expected, sealed)
+    expected = {METADATA, *(layout.name for layout in folder.layouts)}
+    yield from _strangers(place, "", expected, sealed)
     for message, rows in state.problems:
         yield Finding("journal", rows, message)
     if not sealed and not state.journals and not state.problems:
         yield Finding(
             "journal",
             None,
-            f"{folder.array(0)} has no journal: rows that were committed and not sealed are lost",
+            f"{place}/{folder.shards[0].name} has no journal: rows that were committed and not sealed "
+            "are lost",
         )
     in_progress = state.open_units()
     for index in range(len(folder.shards)):
         yield from _array_files(state, index)
         yield from _column(state, index, in_progress)
-    yield from _strangers(folder.hash_array, {METADATA, "c"}, sealed)
+    yield from _strangers(place, folder.hashes.name, {METADATA, "c"}, sealed)
     yield from _hashes(state, in_progress)
-    yield from _litter(folder)
+    yield from _litter(place, [layout.name for layout in folder.layouts])
 
 
 def _array_files(state: State, index: int) -> Iterator[Finding]:
-    array = state.folder.array(index)
+    place, array = state.folder.place, state.folder.shards[index].name
     expected = {METADATA, "c"}
     if not state.header.sealed:
         full = state.published // state.header.unit_rows
-        for name in names_in(array):
+        for name in names_in(place, array):
             if index == 0 and name.startswith(JOURNAL):
                 expected.add(name)
             unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
             if unit is not None and unit >= full:
                 expected.add(name)
-    yield from _strangers(array, expected, state.header.sealed)
+    yield from _strangers(place, array, expected, state.header.sealed)
 
 
 def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iterator[Finding]:
-    folder = state.folder
-    header = state.header
-    name = folder.shards[index].column.name
-    where = f"column {name}"
-    units, problems = _units(folder.array(index))
+    place, header = state.folder.place, state.header
+    layout = state.folder.shards[index]
+    where = f"column {layout.name}"
+    units, problems = _units(place, layout.name)
     yield from problems
     num_units = -(-state.published // header.unit_rows)
-    there = Ranges.of(*((unit, unit + 1) for unit in units))
-    for first, last in there.missing(num_units):
+    held = Ranges.of(*((unit, unit + 1) for unit in units))
+    for first, last in held.missing(num_units):
         rows = first * header.unit_rows, min(last * header.unit_rows, state.published)
         if first == last - 1 and first in in_progress:
             continue  # looked at below, with its tail
-        yield Finding(where, rows, f"column {name}: {describe([rows])} are missing")
+        yield Finding(where, rows, f"{where}: {describe([rows])} are missing")
     for unit in sorted(units):
         start = unit * header.unit_rows
         if unit < num_units:
@@ -89,7 +80,7 @@ def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iter
             if unit not in in_progress:
                 yield from _shard(state, index, unit, start, stop)
         elif unit not in in_progress and header.sealed:
-            path = folder.shard(index, unit)
+            path = f"{place}/{layout.key(unit)}"
             yield Finding(where, None, f"{path} is beyond the last row of the store")
     for unit, runs in in_progress.items():
         yield from _unit_in_progress(state, index, unit, runs)
@@ -97,23 +88,20 @@ def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iter
 
 def _shard(state: State, index: int, unit: int, start: int, stop: int) -> Iterator[Finding]:
     """Whether a sealed unit has its size and its index: flat, row-major, with its checksum."""
-    folder = state.folder
-    layout = folder.shards[index]
-    where = f"column {layout.column.name}"
+    folder, layout = state.folder, state.folder.shards[index]
+    where = f"column {layout.name}"
     rows = (start, stop)
-    path: Path | None = folder.shard(index, unit)
+    path = f"{folder.place}/{layout.key(unit)}"
     try:
-        path = locate(folder, index, unit, in_progress=False)
+        file = folder.place.open(layout.key(unit))
+    except FileNotFoundError:
+        yield Finding(where, rows, f"{path} is missing: {describe([rows])}")
+        return
     except FormatError as error:
         yield Finding(where, rows, str(error))
         return
-    if path is None:
-        yield Finding(where, rows, f"{folder.shard(index, unit)} is missing: {describe([rows])}")
-        return
-    fd = disk.open_file(path)
-    try:
-        size = os.fstat(fd).st_size
-        held = stop - start
+    with closing(file):
+        size, held = file.size, stop - start
         if not state.header.sealed:
             # Between the seal of a unit that goes on and its publication, the shard holds more.
             held = max(held, (size - layout.index_bytes) // layout.column.row_bytes)
@@ -125,42 +113,39 @@ def _shard(state: State, index: int, unit: int, start: int, stop: int) -> Iterat
             return
         at = layout.data_bytes(held)
         for piece in layout.index_pieces(held):
-            if disk.read_at(fd, at, len(piece)) != piece:
+            if file.read(at, len(piece)) != piece:
                 message = f"{path}: the index of the shard is damaged; its rows may be sound"
                 yield Finding(where, rows, message)
                 return
             at += len(piece)
-    finally:
-        os.close(fd)
 
 
 def _unit_in_progress(state: State, index: int, unit: int, runs: list[Run]) -> Iterator[Finding]:
-    folder = state.folder
-    layout = folder.shards[index]
-    where = f"column {layout.column.name}"
+    folder, layout = state.folder, state.folder.shards[index]
+    where = f"column {layout.name}"
     try:
-        path = locate(folder, index, unit, in_progress=True)
+        name = locate(folder, index, unit, in_progress=True)
     except FormatError as error:
         yield Finding(where, (runs[0].start, runs[-1].stop), str(error))
         return
-    size = os.lstat(path).st_size if path is not None else 0
+    size = (folder.place.size(name) if name is not None else None) or 0
     for run in runs:
         needed = (run.stop - unit * state.header.unit_rows) * layout.column.row_bytes
         if size < needed:
             rows = (run.start, run.stop)
-            name = path or folder.tail(index, unit)
-            message = f"{name} has {size:,} bytes, expected {needed:,}: {describe([rows])}"
+            path = f"{folder.place}/{name or layout.tail(unit)}"
+            message = f"{path} has {size:,} bytes, expected {needed:,}: {describe([rows])}"
             yield Finding(where, rows, message)
 
 
 def _hashes(state: State, in_progress: dict[int, list[Run]]) -> Iterator[Finding]:
     """Whether the block hashes of every sealed unit are there and whole."""
     folder = state.folder
-    units, problems = _units(folder.hash_array)
+    units, problems = _units(folder.place, folder.hashes.name)
     yield from problems
     num_units = -(-state.published // state.header.unit_rows)
-    there = Ranges.of(*((unit, unit + 1) for unit in units), *((u, u + 1) for u in in_progress))
-    for first, last in there.missing(num_units):
+    held = Ranges.of(*((unit, unit + 1) for unit in (*units, *in_progress)))
+    for first, last in held.missing(num_units):
         rows = first * state.header.unit_rows, min(last * state.header.unit_rows, state.published)
         message = f"the block hashes of {describe([rows])} are missing; the rows are not"
         yield Finding("block hashes", None, message)
@@ -172,39 +157,46 @@ def _hashes(state: State, in_progress: dict[int, list[Run]]) -> Iterator[Finding
                 yield Finding("block hashes", None, str(error))
 
 
-def _units(array: Path) -> tuple[set[int], list[Finding]]:
+def _units(place: Place, array: str) -> tuple[set[int], list[Finding]]:
     """The numbers of the units in an array's folder, and what else is there."""
     try:
-        units, others = unit_names(array)
+        units, others = units_in(place, array)
     except FormatError as error:
-        return set(), [Finding(array.name, None, str(error))]
-    problems = [f"{array / 'c' / name} is no part of the store" for name in sorted(others)]
-    return units, [Finding(array.name, None, message) for message in problems]
+        return set(), [Finding(array, None, str(error))]
+    problems = [f"{place}/{array}/c/{name} is no part of the store" for name in sorted(others)]
+    return units, [Finding(array, None, message) for message in problems]
 
 
-def _strangers(folder: Path, expected: Iterable[str], sealed: bool) -> Iterator[Finding]:
-    for name in sorted(set(names_in(folder)) - set(expected)):
+def _strangers(
+    place: Place, folder: str, expected: Iterable[str], sealed: bool
+) -> Iterator[Finding]:
+    where, path = (folder, f"{place}/{folder}") if folder else (_name(place), str(place))
+    for name in sorted(set(names_in(place, folder)) - set(expected)):
         temporary = is_temporary(name)
         if temporary and not sealed:
             continue  # a writer's, at work or killed: the next one removes it
         if temporary or name.startswith((JOURNAL, TAIL)):
-            message = f"{folder / name} was left by a run that is over, and may be removed"
-            yield Finding(folder.name, None, message, "warning")
+            message = f"{path}/{name} was left by a run that is over, and may be removed"
+            yield Finding(where, None, message, "warning")
         else:
-            yield Finding(folder.name, None, f"{folder / name} is no part of the store")
+            yield Finding(where, None, f"{path}/{name} is no part of the store")
 
 
-def _litter(folder: Folder) -> Iterator[Finding]:
+def _litter(place: Place, arrays: Iterable[str]) -> Iterator[Finding]:
     """All litter as one finding: a file manager leaves some in every folder."""
-    found: list[str] = []
-    for place in (folder.path, *(f for array, _ in folder.arrays() for f in (array, array / "c"))):
-        with suppress(FileNotFoundError), os.scandir(place) as entries:
-            found += [entry.name for entry in entries if is_litter(entry.name)]
-    if found:
-        names = sorted(set(found))
+    litter: list[str] = []
+    for folder in ("", *(f for array in arrays for f in (array, f"{array}/c"))):
+        with suppress(FileNotFoundError):
+            litter += filter(is_litter, place.names(folder))
+    if litter:
+        names = sorted(set(litter))
         shown = ", ".join(repr(name) for name in names[:_SHOWN]) + (" ..." * (len(names) > _SHOWN))
         message = (
-            f"{len(found)} files of an operating system or a sync tool lie in {folder.path} ({shown}); they "
+            f"{len(litter)} files of an operating system or a sync tool lie in {place} ({shown}); they "
             "harm nothing and may be removed"
         )
-        yield Finding(folder.path.name, None, message, "warning")
+        yield Finding(_name(place), None, message, "warning")
+
+
+def _name(place: Place) -> str:
+    return os.path.basename(place.url)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError
 from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
-from fostore.formats.zarr.folder import (
-    METADATA,
-    Folder,
-    State,
-    find_chunk,
-    is_there,
-    load,
-    parse_header,
-    plain_names,
-    read_file,
-    read_header,
-    unit_names,
-)
+from fostore.formats.zarr.folder import METADATA, Folder, units_in
+from fostore.formats.zarr.state import State, load, parse_header, read_header
+from fostore.places.place import Place
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
@@ -37,11 +28,11 @@ class ZarrReader:
     header: Header
     committed: Ranges
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self._guard = Guard()
         self._views: dict[int, ColumnView] = {}
-        self._take(load(path, strict=False))
+        self._take(load(place, strict=False))
 
     def _take(self, state: State) -> None:
         self._state = state
@@ -57,10 +48,10 @@ class ZarrReader:
                 anew. The rows that were there can still be read.
         """
         with self._guard:  # all of it: the thread that looked last must have its way
-            state = load(self.path, strict=False)
+            state = load(self.place, strict=False)
             old, new = self.header, state.header
             if (old.id, old.schema, old.unit_rows) != (new.id, new.schema, new.unit_rows):
-                raise FormatError(f"{self.path} is another store than before; open it again")
+                raise FormatError(f"{self.place} is another store than before; open it again")
             if not all(state.committed.covers(*rows) for rows in self.committed):
                 return
             if state.committed != self.committed or state.open_units().keys() != self._open.keys():
@@ -84,6 +75,9 @@ class ZarrReader:
         num_rows = self.committed.items[-1][1] if self.committed else 0
         for attempt in range(_ATTEMPTS):
             try:
+                if not self.place.is_local:
+                    segments = self.segments(index)
+                    return FetchedView(self.place, segments, column, num_rows, self._recheck)
                 view = view_of(self.segments(index), column, num_rows)
             except DamageError as error:
                 if not self._is_current():
@@ -92,23 +86,31 @@ class ZarrReader:
                 if self.header.sealed or attempt == _ATTEMPTS - 1:
                     raise
                 continue
-            if self._is_current():
-                return view
-            raise self._replaced()
+            self._recheck()
+            return view
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
+    def _recheck(self) -> None:
+        """Refuse rows that may be another store's, after they were mapped or read and before they are given out."""
+        if not self._is_current():
+            raise self._replaced()
+
     def _is_current(self) -> bool:
-        """Whether the path still names the store that was opened: an overwrite puts another one there."""
+        """Whether the place still has the store that was opened: an overwrite puts another one there."""
         try:
-            there = parse_header(read_header(self.path), self.path / METADATA)
-        except (FormatError, FileNotFoundError, NotADirectoryError):
+            text = read_header(self.place)
+            if (
+                text == self._state.text
+            ):  # to parse it again costs more than all the rest of a first batch
+                return True
+            return parse_header(text, f"{self.place}/{METADATA}").id == self.header.id
+        except (FormatError, FileNotFoundError):
             return False
-        return there.id == self.header.id
 
     def _replaced(self) -> DamageError:
-        if not self.path.exists():
-            return DamageError(f"there is no store at {self.path} any more")
-        return DamageError(f"another store has taken the place of {self.path}; open it again")
+        if self.place.version() is None:
+            return DamageError(f"there is no store at {self.place} any more")
+        return DamageError(f"another store has taken the place of {self.place}; open it again")
 
     def segments(self, index: int) -> Sequence[Segment]:
         """Where the committed rows of a column lie, in order.
@@ -117,26 +119,28 @@ class ZarrReader:
             DamageError: a unit's file is missing; names the rows of the first.
             UnsafeError: a link.
         """
-        folder = self._state.folder
-        unit_rows = self.header.unit_rows
-        column = folder.shards[index].column
-        row_bytes, depth = column.row_bytes, len(column.shape)
-        chunks, end = f"{folder.array(index)}/c", "/0" * depth
-        names = plain_names(chunks, folders=depth > 0) if depth < 2 and self.committed else set()
+        folder, unit_rows = self._state.folder, self.header.unit_rows
+        layout = folder.shards[index]
+        row_bytes, depth = layout.column.row_bytes, len(layout.column.shape)
+        chunks, end = f"{layout.name}/c", "/0" * depth
+        begin = f"{self.place}/" if self.place.is_local else ""
+        # One list for all units. Of deeper shards it tells too little: each is looked up.
+        kinds = _kinds(self.place, chunks) if depth < 2 and self.committed else {}
+        expected = "folder" if depth else "file"
         segments = []
         for start, stop in _pieces(self.committed, unit_rows):
             unit = start // unit_rows
-            path: str | Path | None = f"{chunks}/{unit}{end}"
+            name: str | None = f"{chunks}/{unit}{end}"
             # What is checked on the way here is checked again at the file itself, which is opened.
-            if str(unit) not in names or unit in self._open:
-                path = locate(folder, index, unit, unit in self._open)
-            if path is None:
-                missing = folder.shard(index, unit)
+            if unit in self._open or kinds.get(str(unit)) != expected:
+                name = locate(folder, index, unit, unit in self._open)
+            if name is None:
                 raise DamageError(
-                    f"{missing} is missing, and with it rows {start} to {stop - 1}",
+                    f"{self.place}/{layout.key(unit)} is missing, and with it rows {start} to {stop - 1}",
                     ((start, stop),),
                 )
-            segments.append(Segment(path, (start - unit * unit_rows) * row_bytes, start, stop))
+            offset = (start - unit * unit_rows) * row_bytes
+            segments.append(Segment(begin + name, offset, start, stop))
         return segments
 
     def runs(self) -> Sequence[Run]:
@@ -159,8 +163,8 @@ class ZarrReader:
         try:
             hashes = np.zeros((num_blocks, *layout.chunk_shape[1:]), np.uint8)
         except (MemoryError, ValueError) as error:
-            raise UnsafeError(f"{self.path} claims {rows:,} rows, too many to hash") from error
-        units, _ = unit_names(folder.hash_array)  # what is there, not what is claimed
+            raise UnsafeError(f"{self.place} claims {rows:,} rows, too many to hash") from error
+        units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
         for unit in units:
             if unit * layout.blocks < num_blocks and unit not in self._open:
                 held = hashes[unit * layout.blocks : (unit + 1) * layout.blocks]
@@ -171,16 +175,16 @@ class ZarrReader:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
         from fostore.formats.zarr.findings import findings
 
-        found = []
+        listed = []
         try:
-            found = list(findings(self._state))
+            listed = list(findings(self._state))
         except FileNotFoundError:
             if self._is_current():
                 raise
         if not self._is_current():
             message = f"{self._replaced()}; of the old one the rows are checked that are mapped"
-            found = [Finding(self.path.name, None, message, "warning")]
-        yield from found
+            listed = [Finding(os.path.basename(self.place.url), None, message, "warning")]
+        yield from listed
 
     def close(self) -> None:
         """Drop the views; arrays that were handed out stay valid."""
@@ -188,7 +192,7 @@ class ZarrReader:
             self._views = {}
 
 
-def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> Path | None:
+def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> str | None:
     """The file that holds the rows of a unit: the tail of a unit in progress, else its shard.
 
     None where there is neither. A sealed, partial unit that goes on has both: then the tail holds
@@ -197,11 +201,9 @@ def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> Path | N
     Raises:
         UnsafeError: a link on the way.
     """
-    if in_progress:
-        tail = folder.tail(index, unit)
-        if is_there(tail):
-            return tail
-    return find_chunk(folder.array(index), folder.shards[index].key(unit))
+    layout = folder.shards[index]
+    names = ([layout.tail(unit)] if in_progress else []) + [layout.key(unit)]
+    return next((name for name in names if folder.place.size(name) is not None), None)
 
 
 def read_hashes(folder: Folder, unit: int) -> Array:
@@ -211,13 +213,23 @@ def read_hashes(folder: Folder, unit: int) -> Array:
         DamageError: the file was cut.
     """
     layout = folder.hashes
-    path = find_chunk(folder.hash_array, layout.key(unit))
-    if path is None:
+    name = layout.key(unit)
+    try:
+        data = folder.place.read(name, layout.chunk_bytes)
+    except FileNotFoundError:
         return np.zeros(layout.chunk_shape, np.uint8)
-    data = read_file(path, layout.chunk_bytes)
     if len(data) != layout.chunk_bytes:
-        raise DamageError(f"{path} has {len(data)} bytes, expected {layout.chunk_bytes}")
+        raise DamageError(
+            f"{folder.place}/{name} has {len(data)} bytes, expected {layout.chunk_bytes}"
+        )
     return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)
+
+
+def _kinds(place: Place, folder: str) -> dict[str, str]:
+    try:
+        return place.names(folder)
+    except FileNotFoundError:
+        return {}
 
 
 def _pieces(rows: Ranges, unit_rows: int) -> Iterator[Range]:

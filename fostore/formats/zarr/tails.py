@@ -11,16 +11,9 @@ from dataclasses import dataclass
 
 from fostore import disk
 from fostore.errors import DamageError
-from fostore.formats.zarr.folder import (
-    JOURNAL,
-    TAIL,
-    Folder,
-    is_temporary,
-    is_there,
-    names_in,
-    unit_of,
-)
-from fostore.formats.zarr.reader import locate
+from fostore.formats.claim import Claim
+from fostore.formats.zarr.folder import JOURNAL, Folder, is_temporary, names_in, unit_of
+from fostore.formats.zarr.layout import TAIL
 from fostore.schema.row import Array
 
 MAX_OPEN = 64
@@ -84,9 +77,9 @@ class Tails:
 
     def complete(self, index: int, unit: int, num_rows: int) -> bool:
         """Append the index to the tail of a whole unit, not durable yet; False where there is no tail."""
-        if not is_there(self._folder.tail(index, unit)):
-            return False
         layout = self._folder.shards[index]
+        if self._folder.place.size(layout.tail(unit)) is None:
+            return False
         size = num_rows * layout.column.row_bytes
         with self._used(index, unit) as tail:
             disk.truncate(tail.fd, size)
@@ -160,10 +153,10 @@ class Tails:
             os.close(tail.fd)
 
     def _open_file(self, index: int, unit: int) -> int:
-        path = self._folder.tail(index, unit)
-        if not is_there(path):
+        path, layout = self._folder.tail(index, unit), self._folder.shards[index]
+        if self._folder.place.size(layout.tail(unit)) is None:
             self._new_names.add(index)
-            if locate(self._folder, index, unit, in_progress=False) is not None:
+            if self._folder.place.size(layout.key(unit)) is not None:
                 self._copy_back(index, unit)
         return disk.open_file(path, write=True, create=True)
 
@@ -192,20 +185,28 @@ class Tails:
         disk.rename(temporary, tail)
 
 
-def clean(folder: Folder, *, keep_units: set[int] | None) -> None:
-    """Remove temporary files and tails of other units; None: all tails, and the journals as well."""
-    for array, _ in folder.arrays():
-        removed = False
-        for name in names_in(array):
-            unit = unit_of(name.removeprefix(TAIL)) if name.startswith(TAIL) else None
-            stale = is_temporary(name)
-            stale |= unit is not None and (keep_units is None or unit not in keep_units)
-            stale |= keep_units is None and name.startswith(JOURNAL)
-            if stale:
-                disk.remove(array / name)
-                removed = True
-        if removed:
+def clean(folder: Folder, claim: Claim, *, keep_units: set[int] | None) -> None:
+    """Remove temporary files, and tails of other units, as far as they are claimed.
+
+    `keep_units` None: all tails, and where all is claimed the journals as well.
+    """
+    for layout in folder.layouts:
+        array, names = folder.path / layout.name, names_in(folder.place, layout.name)
+        stale = [name for name in names if _is_stale(name, claim, keep_units)]
+        for name in stale:
+            disk.remove(array / name)
+        if stale:
             disk.sync_directory(array)
-    for name in names_in(folder.path):
+    for name in names_in(folder.place) if claim.is_whole else ():
         if is_temporary(name):
             disk.remove(folder.path / name)
+
+
+def _is_stale(name: str, claim: Claim, keep_units: set[int] | None) -> bool:
+    is_tail, unfinished = name.startswith(TAIL), is_temporary(name)
+    unit = unit_of(name.removesuffix(".tmp").removeprefix(TAIL if is_tail else "."))
+    if unit is None:  # of no unit: another writer's journal, or what the header belongs to
+        is_journal = keep_units is None and name.startswith(JOURNAL)
+        return claim.is_whole and (unfinished or is_journal)
+    is_kept = keep_units is not None and unit in keep_units
+    return claim.holds(unit) and (unfinished or (is_tail and not is_kept))

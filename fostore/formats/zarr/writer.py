@@ -16,17 +16,18 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
+from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder, State, group_metadata, is_there
+from fostore.formats.zarr.folder import METADATA, Folder
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.state import State, group_metadata
 from fostore.formats.zarr.tails import Tails, clean
-from fostore.schema import digest, jsontext
+from fostore.schema import digest
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
 
-OWNER = "main"
 _READ_BYTES = 8 << 20
 
 
@@ -37,7 +38,9 @@ class ZarrWriter:
     sealed: Ranges
     runs: tuple[Run, ...]
 
-    def __init__(self, state: State, sealed: Ranges, runs: tuple[Run, ...]) -> None:
+    def __init__(
+        self, state: State, sealed: Ranges, runs: tuple[Run, ...], claim: Claim = WHOLE
+    ) -> None:
         self.header = state.header
         self.sealed = sealed
         self.runs = runs
@@ -50,13 +53,16 @@ class ZarrWriter:
         # Published rows of the unit that goes on, until the journal has them with a checksum.
         self._bases = {run.start // self.header.unit_rows: run for run in runs if run.crc is None}
         self._recorded = {run.start // self.header.unit_rows for run in runs if run.crc is not None}
-        own = [found for path, found in state.journals if path == self._folder.journal(OWNER)]
-        self._sequence = own[0].sequence if own else 0
-        self._journal_end = own[0].num_bytes if own else journal.HEADER_BYTES
+        self._claim = claim
+        own = state.journals.get(claim.owner)
+        self._sequence = own.sequence if own else 0
+        self._journal_end = own.num_bytes if own else journal.HEADER_BYTES
         self._journal: int | None = None
         self._failed = False
-        if own:
+        if own is not None:
             self._open_journal()
+        elif not claim.is_whole:
+            self._begin_journal(self.header)
 
     # Rows
 
@@ -71,7 +77,7 @@ class ZarrWriter:
         if not len(rows):
             return
         unit = self._unit_of(start, start + len(rows))
-        self._check_unsealed("write")
+        self._check_writable("write", unit)
         self._reopen(unit)
         offset = (start - unit * self.header.unit_rows) * layout.row_bytes
         self._tails.write(column, unit, digest.buffer(rows), offset)
@@ -87,13 +93,14 @@ class ZarrWriter:
         if start >= stop:
             return rows
         unit = self._unit_of(start, stop)
-        path = locate(self._folder, column, unit, in_progress=True)
+        name = locate(self._folder, column, unit, in_progress=True)
         lost = ((start, stop),)
-        if path is None:
+        if name is None:
             missing = self._folder.shard(column, unit)
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
         at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        path = self._folder.path / name
         fd = disk.open_file(path)
         try:
             if disk.read_into(fd, buffer, at) < len(buffer):
@@ -117,11 +124,10 @@ class ZarrWriter:
         """
         if not runs:
             return
-        self._check_unsealed("commit")
         if self._failed:
             raise DamageError("a commit failed halfway before; close the store and resume it")
         for run in runs:
-            self._unit_of(run.start, run.stop)
+            self._check_writable("commit", self._unit_of(run.start, run.stop))
         runs = [*self._published_runs(runs), *runs]
         for at in range(0, len(runs), journal.MAX_RECORDS):
             self._append(runs[at : at + journal.MAX_RECORDS])
@@ -149,7 +155,7 @@ class ZarrWriter:
 
         From here on their block hashes may be those of a longer block, so they cannot vouch for them.
         """
-        found = []
+        published = []
         for unit in sorted({run.start // self.header.unit_rows for run in runs}):
             base = self._bases.get(unit)
             if base is None:
@@ -164,8 +170,8 @@ class ZarrWriter:
                     rows = self.read(index, start, min(start + step, base.stop))
                     crc = digest.crc(rows, crc)
                 crcs.append(crc)
-            found.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
-        return found
+            published.append(Run(base.start, base.stop, digest.combine_crcs(crcs)))
+        return published
 
     # Sealed
 
@@ -204,7 +210,8 @@ class ZarrWriter:
             paths = [self._folder.shard(index, whole.unit) for whole in units]
             self._sync_names(self._folder.array(index), paths)
             for whole, path in zip(units, paths, strict=True):
-                if not is_there(path) or path.stat().st_size != layout.shard_bytes(whole.num_rows):
+                size = self._folder.place.size(layout.key(whole.unit))
+                if size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
                     raise DamageError(
@@ -252,6 +259,7 @@ class ZarrWriter:
 
     def replan(self, header: Header) -> None:
         """Replace the header of a store that goes on: not sealed, no digest; same id, schema, units."""
+        self._claim.check_whole("replan")
         old = self.header
         if header.sealed or header.digest is not None:
             raise ArgumentError("replan takes a header that is not sealed and has no digest")
@@ -263,10 +271,7 @@ class ZarrWriter:
         text = group_metadata(header)
         if self._journal is None:
             # Before the header: a store that is not sealed has a journal.
-            path = self._folder.journal(OWNER)
-            disk.write_whole(path, JournalHeader.of(header, OWNER).pack())
-            self._sequence, self._journal_end = 0, journal.HEADER_BYTES
-            self._open_journal()
+            self._begin_journal(header)
         disk.write_whole(self._folder.path / METADATA, text)
         self._set_header(header)
 
@@ -276,6 +281,7 @@ class ZarrWriter:
         Raises:
             ArgumentError: the header is not sealed, or rows are missing.
         """
+        self._claim.check_whole("finish")
         rows = header.num_samples
         if not header.sealed or rows is None:
             raise ArgumentError("finish takes a header that is sealed and has num_samples")
@@ -291,7 +297,7 @@ class ZarrWriter:
         self._set_header(header)
         self._close_journal()
         self._tails.close()
-        clean(self._folder, keep_units=None)
+        clean(self._folder, self._claim, keep_units=None)
 
     def close(self) -> None:
         """Release files; what was not committed is gone. Again is no error."""
@@ -322,9 +328,13 @@ class ZarrWriter:
     def _end(self, unit: int) -> int:
         return (unit + 1) * self.header.unit_rows
 
-    def _check_unsealed(self, what: str) -> None:
+    def _check_writable(self, what: str, unit: int) -> None:
         if self.header.sealed:
             raise ArgumentError(f"{what}: the store is sealed; replan it first")
+        if not self._claim.holds(unit):
+            raise ArgumentError(
+                f"{what}: unit {unit} is not one of {self._claim.units}, which {self._claim.owner!r} claims"
+            )
 
     def _reopen(self, unit: int) -> None:
         """A write to a sealed unit: refused where it is full; a partial one is in progress again."""
@@ -346,7 +356,7 @@ class ZarrWriter:
         return chunk
 
     def _has_hashes(self, whole: WholeUnit) -> bool:
-        there = is_there(self._folder.hash_chunk(whole.unit))
+        there = self._folder.place.size(self._folder.hashes.key(whole.unit)) is not None
         return there and np.array_equal(
             read_hashes(self._folder, whole.unit), self._hash_chunk(whole)
         )
@@ -369,24 +379,34 @@ class ZarrWriter:
             disk.sync_directory(folder)
 
     def _publish(self, rows: int) -> None:
-        """Raise the shapes to `rows`; they are never lowered."""
+        """Raise the shapes to `rows`; they are never lowered.
+
+        Shapes are of all units: rows of a claim wait, committed and sealed, until all units are held.
+        """
+        if not self._claim.is_whole:
+            return
         for index, layout in enumerate(self._folder.shards):
             if self._shapes[index] < rows:
-                text = jsontext.dumps(layout.metadata(rows), indent=2)
-                disk.write_whole(self._folder.array(index) / METADATA, text)
+                disk.write_whole(self._folder.array(index) / METADATA, layout.text(rows))
                 self._shapes[index] = rows
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
-            text = jsontext.dumps(self._folder.hashes.metadata(blocks), indent=2)
+            text = self._folder.hashes.text(blocks)
             disk.write_whole(self._folder.hash_array / METADATA, text)
             self._num_blocks = blocks
 
     def _set_header(self, header: Header) -> None:
         self.header = header
-        self._folder = Folder.of(self._folder.path, header)
+        self._folder = Folder.of(self._folder.place, header)
+
+    def _begin_journal(self, header: Header) -> None:
+        owner = self._claim.owner
+        disk.write_whole(self._folder.journal(owner), JournalHeader.of(header, owner).pack())
+        self._sequence, self._journal_end = 0, journal.HEADER_BYTES
+        self._open_journal()
 
     def _open_journal(self) -> None:
-        self._journal = disk.open_file(self._folder.journal(OWNER), write=True)
+        self._journal = disk.open_file(self._folder.journal(self._claim.owner), write=True)
         if os.fstat(self._journal).st_size != self._journal_end:
             disk.truncate(self._journal, self._journal_end)  # a torn tail
             disk.sync_data(self._journal)

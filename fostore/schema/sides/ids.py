@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, RowError
-from fostore.schema.row import Array, Column
+from fostore.schema.columns import Array, Column
+from fostore.schema.sides import Known
 
 MAX_WIDTH = 4096
+_NUMBERS = Column("sample_id", "int64", "int64", (), (), "id")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -23,7 +25,7 @@ def id_column(ids: Any) -> Column:
     """
     if isinstance(ids, str):
         if ids == "int64":
-            return Column("sample_id", "int64", "int64", (), (), "id")
+            return _NUMBERS
         if ids[:1] == "S" and ids[1:].isdigit() and 1 <= int(ids[1:]) <= MAX_WIDTH:
             return _text_column(int(ids[1:]))
         raise ArgumentError(
@@ -40,7 +42,7 @@ def id_column(ids: Any) -> Column:
                 )
             seen[key] = row
     if not keys or isinstance(keys[0], int):
-        return Column("sample_id", "int64", "int64", (), (), "id")
+        return _NUMBERS
     width = max(len(key.encode("utf-8")) for key in keys)
     if width > MAX_WIDTH:
         raise ArgumentError(f"a key of {width} bytes is too long; the limit is {MAX_WIDTH}")
@@ -112,3 +114,25 @@ def _keys(ids: Any, error: type[ArgumentError] | type[RowError]) -> list[Any]:
         if isinstance(key, str) and _HALF_PAIR.search(key):
             raise error(f"id {row} is {key!r}; half a surrogate pair is no text")
     return keys
+
+
+class _Ids:
+    """See `fostore.schema.sides.Side`."""
+
+    role, keyword = "id", "ids"
+    column = staticmethod(id_column)
+    encode = staticmethod(encode_ids)
+    decode = staticmethod(decode_ids)
+
+    def fits(self, column: Column) -> bool:
+        """Integers, or text of fixed width."""
+        return (column.dtype, len(column.shape)) in (("int64", 0), ("utf8", 1))
+
+    def known(self, column: Column, read: Callable[[int, int], Array]) -> Known:
+        """An id names one sample."""
+        from fostore.schema.sides.known import KnownIds  # opening a store needs no hashes of text
+
+        return KnownIds(column, read)
+
+
+SIDE = _Ids()

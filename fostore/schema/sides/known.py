@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fostore.errors import RowError
+from fostore.schema.columns import Array, Column
 from fostore.schema.identity import row_hashes
 from fostore.schema.ranges import Ranges
-from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import decode_ids
 
 _RECENT = 1 << 16
@@ -81,9 +81,9 @@ class KnownIds:
         """What stands for each id, uint64: itself where it has 8 bytes."""
         if self._column.dtype == "int64":
             return np.ascontiguousarray(stored).view(np.uint64)
-        found = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
-        assert found is not None
-        return found
+        hashes = row_hashes([("", np.ascontiguousarray(stored))], len(stored))
+        assert hashes is not None
+        return hashes
 
     def _again(self, numbers: Array) -> Array:
         """Those of the numbers that came before, or twice here."""

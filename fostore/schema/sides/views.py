@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fostore.errors import ArgumentError, RowError
-from fostore.schema.row import Array, Column
+from fostore.schema.columns import Array, Column
 
 VIEW = Column("view", "int64", "int64", ("seed_view",), (2,), "view")
 """What a store keeps of a view: the seed of the transform's random numbers, and which view it is."""
@@ -33,3 +34,33 @@ def encode_views(views: Any, error: type[ArgumentError] | type[RowError] = Argum
         raise error("a seed or view is beyond 63 bits")
     both = given if pairs else np.stack([given, np.zeros_like(given)], axis=1)
     return np.ascontiguousarray(both, dtype="<i8")
+
+
+class _Views:
+    """See `fostore.schema.sides.Side`."""
+
+    role, keyword = "view", "views"
+
+    def column(self, values: Any) -> Column:
+        """One column, whatever the seeds are."""
+        if values is not True:
+            encode_views(values)
+        return VIEW
+
+    def fits(self, column: Column) -> bool:
+        """A seed and a view, and nothing else."""
+        return (column.dtype, column.axes, column.shape) == (VIEW.dtype, VIEW.axes, VIEW.shape)
+
+    def encode(self, values: Any, column: Column, start: int) -> Array:
+        """See `encode_views`."""
+        return encode_views(values, RowError)
+
+    def decode(self, stored: Array, column: Column) -> Array:
+        """(seed, view) of each row, as they are stored."""
+        return stored
+
+    def known(self, column: Column, read: Callable[[int, int], Array]) -> None:
+        """Many samples may be augmented alike."""
+
+
+SIDE = _Views()

@@ -1,17 +1,15 @@
-"""A JSON file read through a window: what it holds in hand is bounded, and every place has a line (spec/json.md)."""
+"""A JSON file read through a window: what it holds in hand is bounded, and what is wrong has a line (spec/json.md)."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
-from typing import Any, NoReturn, Self
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 
-from fostore import disk
 from fostore.errors import FormatError, UnsafeError
-from fostore.places.samefile import SameFile
+from fostore.places.place import File
 from fostore.schema import jsontext
 from fostore.schema.header import MAX_TEXT
 
@@ -19,56 +17,45 @@ CHUNK = 128 << 10
 """Bytes read at once: their numbers as Python objects still fit the processor's cache."""
 
 MAX_VALUE = MAX_TEXT
-"""Bytes of a value that is parsed as a whole: `meta`, and what is no table."""
+"""Bytes of a value that is parsed as a whole: `meta`, and what holds no rows."""
 
 BOM = b"\xef\xbb\xbf"
 """What some editors and spreadsheets write before UTF-8; it says nothing."""
 
-SHOWN = 60
 SPACE = b" \t\r\n"
 _SPACES = re.compile(rb"[ \t\r\n]*")
 # Strings are possessive: each escape that a match could give back would take memory.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_STRING = re.compile(STRING, re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,:"{}\[\]]+')
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]|[^"{}\[\]]{1,4096}', re.DOTALL)
-_OTHER = bytes(set(range(256)) - set(b'"{}[]'))
+_TOKEN = re.compile(STRING + rb'|[{}\[\]]|[^"{}\[\]]{1,4096}', re.DOTALL)
+_NO_MARKS = bytes(set(range(256)) - set(b'"{}[]'))
 _DEPTH = np.zeros(256, np.int8)
 _DEPTH[list(b"{[")], _DEPTH[list(b"}]")] = 1, -1
 
 
-class Source:
+class Scanner:
     """The text of a file from a cursor on, of which `data[at:]` is in hand.
 
     Every method that reads raises FormatError naming the file, the line and the byte where the
     text is not what it must be, or ends.
-
-    Raises:
-        StoreNotFoundError: there is no such file.
-        FormatError: it is a folder, or no regular file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
+    def __init__(self, file: File) -> None:
+        self.where = str(file)
         self.chunk = CHUNK
-        fd, self.size = disk.open_named(path, "a JSON file")
-        self._file = os.fdopen(fd, "rb", buffering=0)
-        self.same = SameFile(path, fd)
+        self.size = file.size
+        self._file = file
         self.data = b""
         self.at = 0
-        begin = self._read(0, len(BOM))
+        begin = file.read(0, len(BOM))
         self._start = len(BOM) if begin == BOM else 0
         is_wide = begin[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin
         self._hint = "; this is not UTF-8: save it as UTF-8" if is_wide else ""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
     @property
     def offset(self) -> int:
-        """The cursor's place in the file."""
+        """Where the cursor stands in the file."""
         return self._start + self.at
 
     def seek(self, offset: int) -> None:
@@ -78,35 +65,54 @@ class Source:
     def fill(self) -> bool:
         """Take more of the file in hand, at least as much again; False where it ends."""
         self.data, self.at, self._start = self.data[self.at :], 0, self.offset
-        more = self._read(self._start + len(self.data), max(self.chunk, len(self.data)))
+        more = self._file.read(self._start + len(self.data), max(self.chunk, len(self.data)))
         self.data += more
         return bool(more)
 
     def peek(self) -> bytes:
         """The next character that is no white space, where the cursor then stands; empty at the end."""
         while True:
-            self.at = _end_of(_SPACES, self.data, self.at)
+            match = _SPACES.match(self.data, self.at)
+            self.at = self.at if match is None else match.end()
             if self.at < len(self.data):
                 return self.data[self.at : self.at + 1]
             if not self.fill():
                 return b""
 
-    def expect(self, wanted: bytes, words: str) -> None:
+    def expect(self, character: bytes, words: str) -> None:
         """Step over one character after white space."""
-        if self.peek() != wanted:
+        if self.peek() != character:
             self.fail(f"expected {words}")
         self.at += 1
 
-    def key(self) -> tuple[str, int]:
-        """A key and its place; the cursor then stands behind its colon."""
-        self.peek()
-        offset = self.offset
-        name: str = self._loads(self._token(_STRING, "a key in double quotes"), "a key", offset)
-        self.expect(b":", "a colon")
-        return name, offset
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """The keys of the document, each with its offset, the cursor at its value; what is not read is stepped over.
+
+        An object or a list is stepped over by its brackets alone, anything else is parsed.
+        """
+        seen = set()
+        self.expect(b"{", "an object: {")
+        more = self.peek() != b"}"
+        while more:
+            self.peek()
+            offset = self.offset
+            name: str = self._loads(self._token(_STRING, "a key in double quotes"), "a key", offset)
+            self.expect(b":", "a colon")
+            if name in seen:
+                self.fail(f"the key {name!r} comes twice", offset)
+            seen.add(name)
+            first, begin = self.peek(), self.offset
+            yield name, offset
+            if self.offset == begin:
+                self.skip() if first in (b"{", b"[") else self.value(name, [])
+            more = self.peek() == b","
+            self.at += more
+        self.expect(b"}", "a comma or a closing brace")
+        if self.peek():
+            self.fail("more text after the document's end")
 
     def value(self, name: str, strange: list[str] | None = None) -> Any:
-        """The value of a key, parsed strictly; `strange` as `jsontext.loads` has it.
+        """The value at the cursor, parsed strictly; `strange` as `jsontext.loads` has it.
 
         Raises:
             UnsafeError: it takes more bytes than metadata may.
@@ -114,20 +120,30 @@ class Source:
         self.peek()
         begin = self.offset
         self.skip()
-        return self._loads(self._text(begin, self.offset, name), repr(name), begin, strange)
+        size = self.offset - begin
+        if size > MAX_VALUE:
+            raise UnsafeError(
+                f"{self.where}{self.line(begin)}: {name!r} takes {size:,} bytes and may take "
+                f"{MAX_VALUE:,}: keep what is large in a file of its own"
+            )
+        text = self._file.read(begin, size)
+        if len(text) < size:
+            self.fail(f"the text ends inside {name!r}", begin + len(text))
+        return self._loads(text, repr(name), begin, strange)
 
-    def text(self, name: str) -> bytes:
-        """The text of a value; empty where it takes more bytes than one that is parsed may."""
+    def holds(self, mark: bytes) -> bool:
+        """Whether a text stands in the value at the cursor, if it is no larger than one that is parsed."""
         self.peek()
         begin = self.offset
         self.skip()
-        return b"" if self.offset - begin > MAX_VALUE else self._text(begin, self.offset, name)
+        size = self.offset - begin
+        return size <= MAX_VALUE and mark in self._file.read(begin, size)
 
     def skip(self) -> None:
         """Step over a value; of an object or a list the brackets are counted, the inside is not parsed."""
-        if self.peek() not in (b"{", b"["):
-            is_string = self.peek() == b'"'
-            self._token(_STRING if is_string else _SCALAR, "a value")
+        first = self.peek()
+        if first not in (b"{", b"["):
+            self._token(_STRING if first == b'"' else _SCALAR, "a value")
             return
         self.at += 1
         depth, size = 1, self.chunk
@@ -145,35 +161,24 @@ class Source:
                 size = len(piece) // 2
             else:  # near the end, or where a closer look is needed
                 for _ in range(256):
-                    depth = self._step(depth) if depth else 0
+                    if depth:
+                        text = self._token(_TOKEN, "a value")
+                        depth += int(_DEPTH[text[0]]) if len(text) == 1 else 0
                 size = self.chunk
 
     def line(self, offset: int) -> str:
-        """`, line 7` of a place; reads the file up to there."""
-        lines, at = 1, 0
-        while at < offset:
-            text = self._read(at, min(1 << 20, offset - at))
-            if not text:
-                break
-            lines += text.count(b"\n")
-            at += len(text)
+        """`, line 7` of an offset; reads the file up to there."""
+        lines, step = 1, 1 << 20
+        for begin in range(0, offset, step):
+            lines += self._file.read(begin, min(step, offset - begin)).count(b"\n")
         return f", line {lines}"
 
     def fail(self, message: str, offset: int | None = None) -> NoReturn:
-        """Raise FormatError for a place, by default the cursor's."""
+        """Raise FormatError for an offset, by default the cursor's."""
         offset = self.offset if offset is None else offset
         if offset >= self.size:
             message += "; the text ends here: the file is empty or was cut"
         raise FormatError(f"{self.where}{self.line(offset)}, byte {offset}: {message}{self._hint}")
-
-    def _read(self, offset: int, size: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(size)
-
-    def _step(self, depth: int) -> int:
-        """Step over one token inside a value; gives the depth behind it."""
-        text = self._token(_TOKEN, "a value")
-        return depth + int(_DEPTH[text[0]]) if len(text) == 1 else depth
 
     def _token(self, pattern: re.Pattern[bytes], words: str) -> bytes:
         """The text that matches at the cursor, however long, and the cursor behind it."""
@@ -195,20 +200,6 @@ class Source:
         self.at = match.end()
         return match.group()
 
-    def _text(self, begin: int, end: int, name: str) -> bytes:
-        if end - begin > MAX_VALUE:
-            raise UnsafeError(
-                f"{self.where}{self.line(begin)}: {name!r} takes {end - begin:,} bytes and may take "
-                f"{MAX_VALUE:,}: keep what is large in a file of its own"
-            )
-        parts = []
-        while begin < end:
-            parts.append(self._read(begin, end - begin))
-            begin += len(parts[-1])
-            if not parts[-1]:
-                self.fail(f"the text ends inside {name!r}", begin)
-        return b"".join(parts)
-
     def _loads(self, text: bytes, name: str, offset: int, strange: list[str] | None = None) -> Any:
         try:
             decoded = text.decode("utf-8")
@@ -228,15 +219,10 @@ def _depth_after(piece: bytes, depth: int) -> int | None:
     """
     if not piece or b"\\" in piece:
         return None
-    marks = piece.translate(None, _OTHER)
+    marks = piece.translate(None, _NO_MARKS)
     if b'"' in marks:
         marks = b"".join(marks.split(b'"')[::2])
     if not marks:
         return depth
     depths = np.cumsum(_DEPTH[np.frombuffer(marks, np.uint8)], dtype=np.int64)
     return None if depth + int(depths.min()) <= 0 else depth + int(depths[-1])
-
-
-def _end_of(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
-    match = pattern.match(data, position)
-    return position if match is None else match.end()

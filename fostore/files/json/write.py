@@ -16,25 +16,24 @@ import numpy as np
 from fostore import disk
 from fostore.encodings import encoding_of, make_schema
 from fostore.errors import ArgumentError, RowError
+from fostore.files._header import KEY
+from fostore.files._text import bare_cells, indices, woven
+from fostore.files.json.rows import MAX_INDEX
 from fostore.schema import digest, geometry
-from fostore.schema.halves import widen
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json, dumps
 from fostore.schema.ranges import Range, Ranges
-from fostore.schema.row import Array, Column, Schema
+from fostore.schema.row import Array, Schema
 
-KEY = "fostore"
-"""The key in `meta` under which the header of a store stands."""
+DISTRIBUTIONS = "distributions"
+"""The key of the rows of probabilities."""
 
-_MAX_INDEX = 1 << 53
 _BATCH_NUMBERS = 1 << 16
-_TEXT_NUMBERS = (
-    1 << 12
-)  # a text of over 128 KiB is memory that the system hands out afresh each time
+_TEXT_NUMBERS = 1 << 12  # more text at once is memory that the system hands out afresh each time
 _WRITTEN_BYTES = 1 << 20
 
-Read = Callable[[int, int, int], Array]
-"""(column, start, stop) to the stored rows of that column."""
+Rows = Callable[[int], Iterator[tuple[int, Array]]]
+"""Of a column: its rows from front to back, some at a time, each time with the index of the first."""
 
 
 def save(
@@ -75,30 +74,23 @@ def save(
         for start, stop in pieces(given.indices, header.block_rows)
     ]
     if len(given.indices) == header.num_samples:
-        found = digest.store_digest(header, np.array(hashes, np.uint8))
-        header = replace(header, sealed=True, digest=found)
-    _write(Path(path), header, given.indices, read)
+        whole = digest.store_digest(header, np.array(hashes, np.uint8))
+        header = replace(header, sealed=True, digest=whole)
+    _replace(Path(path), header, given.indices, read)
 
 
-def export(
-    path: Path, reader: Readable, meta: Mapping[str, Any] | None = None, *, in_place: bool = False
-) -> None:
+def export(path: Path, reader: Readable, meta: Mapping[str, Any] | None = None) -> None:
     """Write all committed rows of an open store, every column as it is stored, and its header.
 
-    `meta` is added to the store's metadata. `in_place` is for a path that is a temporary one of the
-    caller's already: an error or a kill leaves half of a document there, and nothing beside it.
+    `meta` is added to the store's metadata.
     """
-    merged = {**reader.header.meta, **_checked_meta(meta)}
 
     def read(column: int, start: int, stop: int) -> Array:
         rows: Array = reader.column(column).read(start, stop)
         return rows
 
-    header = replace(reader.header, meta=merged)
-    if in_place:
-        _write_new(path, header, reader.committed, read)
-    else:
-        _write(path, header, reader.committed, read)
+    header = replace(reader.header, meta={**reader.header.meta, **_checked_meta(meta)})
+    _replace(path, header, reader.committed, read)
 
 
 def _checked_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def ranges_of(index: Array) -> Ranges:
 def table_name(schema: Schema, column: int) -> str:
     """The key under which a column's rows stand: the guide's for probabilities, else the column's name."""
     name = schema.columns[column].name
-    return "distributions" if column == 0 and schema.kind == "probs" else name
+    return DISTRIBUTIONS if column == 0 and schema.kind == "probs" else name
 
 
 class Readable(Protocol):
@@ -161,12 +153,12 @@ class _Given:
         plain = kinds.pop() if len(kinds) == 1 else None
         if plain is not None and (schema is None or plain[1] == schema.row_shape):
             return np.concatenate(given).reshape(len(given), *plain[1])
-        found = [_array(row, start + i) for i, row in enumerate(given)]
-        shape = found[0].shape if schema is None else schema.row_shape
-        for i, row in enumerate(found):
+        arrays = [_array(row, start + i) for i, row in enumerate(given)]
+        shape = arrays[0].shape if schema is None else schema.row_shape
+        for i, row in enumerate(arrays):
             if row.shape != shape:
                 raise RowError(f"row {start + i} has shape {row.shape}, expected {shape}")
-        return np.stack(found)
+        return np.stack(arrays)
 
     def dtype(self) -> str:
         """The widest dtype among the rows."""
@@ -184,7 +176,7 @@ def _index(key: Any) -> int:
         index = operator.index(key)
     except TypeError:
         index = -1
-    if isinstance(key, bool) or not 0 <= index < _MAX_INDEX:
+    if isinstance(key, bool) or not 0 <= index < MAX_INDEX:
         raise ArgumentError(
             f"the distributions have the key {key!r}, expected the index of a sample (an integer, 0 "
             "or more)"
@@ -241,6 +233,9 @@ def _header_for(given: _Given, schema: Schema | Header | None, meta: dict[str, A
     return replace(header, num_samples=stop, unit_rows=units, meta=meta, sealed=False, digest=None)
 
 
+# ------------------------------------------------------------------ a document as text
+
+
 def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
     """Ranges cut at the multiples of `size`."""
     for first, last in ranges:
@@ -248,12 +243,25 @@ def pieces(ranges: Ranges, size: int) -> Iterator[Range]:
             yield start, stop
 
 
-def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
-    """Write the document under a temporary name beside `path`, make it durable, and rename it."""
+def _replace(
+    path: Path, header: Header, ranges: Ranges, read: Callable[[int, int, int], Array]
+) -> None:
+    """Write a document under a temporary name beside `path`, make it durable, and rename it.
+
+    Args:
+        ranges: the rows.
+        read: (column, start, stop) to the stored rows of that column.
+    """
+
+    def rows_of(column: int) -> Iterator[tuple[int, Array]]:
+        numbers = math.prod(header.schema.columns[column].shape)
+        for start, stop in pieces(ranges, max(1, _BATCH_NUMBERS // numbers)):
+            yield start, read(column, start, stop)
+
     disk.make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write_new(temporary, header, committed, read)
+        write_document(temporary, header, rows_of)
         disk.rename(temporary, path)
     except BaseException:
         disk.remove(temporary)
@@ -261,72 +269,40 @@ def _write(path: Path, header: Header, committed: Ranges, read: Read) -> None:
     disk.sync_directory(path.parent)
 
 
-def _write_new(path: Path, header: Header, committed: Ranges, read: Read) -> None:
-    """Write the document at `path`, over what is there, and make its bytes durable."""
-    attributes = header.to_json()
-    meta = {**attributes["meta"], KEY: attributes[KEY]}
+def write_document(path: Path, header: Header, rows_of: Rows) -> None:
+    """Write a document at `path`, over what is there, and make its bytes durable.
+
+    The columns are asked for one after the other. An error or a kill leaves half of a document.
+    """
     fd = disk.open_file(path, write=True, create=True)
     try:
         disk.truncate(fd, 0)
-        offset = 0
-        for text in _joined(_texts(header, meta, committed, read)):
-            disk.write_at(fd, text, offset)
-            offset += len(text)
+        offset, texts, size = 0, list[bytes](), 0
+        for text in _texts(header, rows_of):
+            texts.append(text)
+            size += len(text)
+            if size >= _WRITTEN_BYTES:  # which is worth a system call
+                disk.write_at(fd, b"".join(texts), offset)
+                offset, texts, size = offset + size, [], 0
+        disk.write_at(fd, b"".join(texts), offset)
         disk.sync_data(fd)
     finally:
         os.close(fd)
 
 
-def _joined(texts: Iterator[bytes]) -> Iterator[bytes]:
-    """Texts put together to pieces that are worth a system call."""
-    parts, size = [], 0
-    for text in texts:
-        parts.append(text)
-        size += len(text)
-        if size >= _WRITTEN_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    yield b"".join(parts)
-
-
-def _texts(header: Header, meta: dict[str, Any], committed: Ranges, read: Read) -> Iterator[bytes]:
-    schema = header.schema
-    yield b'{"meta": ' + dumps(meta)
-    for i, column in enumerate(schema.columns):
-        yield b',\n"%s": {' % table_name(schema, i).encode()
-        separator = b"\n"
-        row = math.prod(column.shape)
-        batch, part = max(1, _BATCH_NUMBERS // row), max(1, _TEXT_NUMBERS // row)
-        for start, stop in pieces(committed, batch):
-            rows = read(i, start, stop)
-            for at in range(0, stop - start, part):
-                yield separator + _rows_text(column, start + at, rows[at : at + part])
-                separator = b",\n"
+def _texts(header: Header, rows_of: Rows) -> Iterator[bytes]:
+    attributes = header.to_json()
+    yield b'{"meta": ' + dumps({**attributes["meta"], KEY: attributes[KEY]})
+    for i, column in enumerate(header.schema.columns):
+        yield b',\n"%s": {' % table_name(header.schema, i).encode()
+        step = max(1, _TEXT_NUMBERS // math.prod(column.shape))
+        is_first = True
+        for start, rows in rows_of(i):
+            for at in range(0, len(rows), step):
+                opening, texts, closing = bare_cells(column, rows[at : at + step])
+                keys = indices(start + at, start + at + len(texts))
+                text = woven(b',\n"', keys, b'": ' + opening, texts, closing)
+                yield text[1:] if is_first else text
+                is_first = False
         yield b"\n}"
     yield b"}\n"
-
-
-def _rows_text(column: Column, start: int, rows: Array) -> bytes:
-    """Rows as members of an object, a line each; minus infinity, which only logarithms have, becomes null."""
-    import orjson
-
-    if column.dtype == "utf8":
-        texts = [dumps(row.tobytes().rstrip(b"\0").decode("utf-8")) for row in rows]
-        return b",\n".join(b'"%d": %s' % item for item in enumerate(texts, start))
-    numbers = widen(rows, column.dtype) if column.dtype == "bfloat16" else rows
-    numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("="))
-    # One call for many rows; their text is cut where a row begins, and the keys go in between.
-    text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
-    keys = orjson.dumps(np.arange(start, start + len(rows)), option=orjson.OPT_SERIALIZE_NUMPY)
-    opening = b"[" * len(column.shape)
-    if opening:
-        cut = text[1:-1].split(opening)[1:]
-    else:
-        cut = [number + b"," for number in text[1:-1].split(b",")]
-        cut[-1] = cut[-1][:-1]
-    parts = [b'\n"'] * (4 * len(cut))
-    parts[0] = b'"'
-    parts[1::4] = keys[1:-1].split(b",")
-    parts[2::4] = [b'": ' + opening] * len(cut)
-    parts[3::4] = cut
-    return b"".join(parts)

@@ -1,0 +1,192 @@
+"""A folder, or a file, of this machine: the one `Place` whose files can be mapped."""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fostore import disk
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
+from fostore.places.place import Version
+
+
+class Local:
+    """A `Place` of this machine. `path` is its root as it was named, which may be a link; `url` is absolute."""
+
+    is_local = True
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        # Not normalised: what `..` behind a link means is the system's business.
+        self.url = os.path.join(os.getcwd(), path)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file as a whole; see `Place.read`."""
+        path, fd = self._open(name)
+        try:
+            size = os.fstat(fd).st_size
+            if size > limit:
+                raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
+            return bytes(disk.read_at(fd, 0, size))
+        finally:
+            os.close(fd)
+
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
+        """Bytes of files with their versions; see `Place.read_many`."""
+        pieces: list[tuple[bytes, Version]] = []
+        for name, start, stop in ranges:
+            _, fd = self._open(name)
+            try:
+                data = bytes(disk.read_at(fd, start, stop - start))
+                pieces.append((data, _stamp(os.fstat(fd))))
+            finally:
+                os.close(fd)
+        return pieces
+
+    def open(self, name: str = "") -> LocalFile:
+        """A file that will be read more than once; see `Place.open`."""
+        return LocalFile(*self._open(name))
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        try:
+            path, status = self._look(name)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise disk.stranger(path, "file")
+        return status.st_size
+
+    def names(self, folder: str = "") -> dict[str, str]:
+        """What lies in a folder; see `Place.names`.
+
+        The kind of each comes with its name: a look at each would cost more than to map its file.
+        """
+        path, status = self._look(folder)
+        if not stat.S_ISDIR(status.st_mode):
+            raise disk.stranger(path, "folder")
+        with os.scandir(path) as entries:
+            return {
+                entry.name: "file"
+                if entry.is_file(follow_symlinks=False)
+                else "folder" * entry.is_dir(follow_symlinks=False)
+                for entry in entries
+            }
+
+    def version(self, name: str = "") -> Version:
+        """Device, number, and of a file its size and the time of its last change; None where there is nothing."""
+        try:
+            status = self._look(name)[1]
+        except FileNotFoundError:
+            return None
+        # What is in a folder changes while a writer is at work, and its time with it.
+        return _stamp(status) if stat.S_ISREG(status.st_mode) else _stamp(status)[:2]
+
+    def _look(self, name: str) -> tuple[str, os.stat_result]:
+        """The path of a name and what lies there, itself and not what a link leads to.
+
+        Every part is looked at anew, so that no link on the way is followed. Text, not paths: this runs
+        once a unit before a first batch.
+
+        Raises:
+            UnsafeError: a part that is to hold others is no folder.
+        """
+        path = self.url
+        if not name:  # what the user named may be a link; nothing inside may
+            return path, os.stat(path)
+        *folders, last = name.split("/")
+        for folder in folders:
+            path = f"{path}/{folder}"
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                raise disk.stranger(path, "folder")
+        path = f"{path}/{last}"
+        return path, os.lstat(path)
+
+    def _open(self, name: str) -> tuple[str, int]:
+        """The path and a descriptor of a regular file: looked at before, since opening a device may do something."""
+        path, status = self._look(name)
+        if not stat.S_ISREG(status.st_mode):
+            raise disk.stranger(path, "file")
+        path = path if name else os.path.realpath(path)
+        return path, disk.open_regular(path)[0]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"Local({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Local) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Local, (self.url,)
+
+
+class LocalFile:
+    """A `File` of this machine, over the descriptor `fd`.
+
+    Where it is `owned`, it is closed with this, at the latest when nobody has this any more; else by who opened it.
+    """
+
+    def __init__(self, path: str | Path, fd: int, *, owned: bool = True) -> None:
+        self._path = os.fspath(path)
+        self._fd = fd
+        self._was = _stamp(os.fstat(fd))
+        self._closed = False
+        self._owned = owned
+        if owned:
+            self._closing = weakref.finalize(self, os.close, fd)
+            self._closing.atexit = False  # another thread may still read then
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; once closed its number may be another file's."""
+        if self._closed:
+            raise ArgumentError(f"the reader of {self} is closed; open it again")
+        return self._fd
+
+    @property
+    def size(self) -> int:
+        """Its bytes, now."""
+        return os.fstat(self.fd).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`; see `File.read`."""
+        return bytes(disk.read_at(self.fd, offset, size))
+
+    def is_current(self) -> bool:
+        """Whether its path still names it."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self.fd))
+        except FileNotFoundError:
+            return False
+
+    def check(self) -> None:
+        """Refuse another or a changed file; see `File.check`."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"there is no store at {str(self)!r} any more") from error
+        if _stamp(status) != self._was:
+            raise FormatError(f"{self} is another store than before; open it again")
+
+    def close(self) -> None:
+        """Close the descriptor; again is no error."""
+        self._closed = True
+        if self._owned:
+            self._closing()
+
+    def __str__(self) -> str:
+        return self._path
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,97 @@
+"""A place in the memory of this process: the oracle of the tests, and the smallest example of one behind a url."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from fostore.errors import ArgumentError, UnsafeError
+from fostore.places.place import Version, VersionedFile
+
+_places: WeakValueDictionary[str, Memory] = WeakValueDictionary()
+
+
+class Memory:
+    """A `Place` of bytes by their names; `files` may be changed while a reader is at work.
+
+    A file is another one where its bytes are other ones. The place is found by its url while somebody holds it.
+    """
+
+    is_local = False
+
+    def __init__(self, url: str, files: Mapping[str, bytes]) -> None:
+        self.url = url
+        self.files = dict(files)
+        _places[url] = self
+
+    @classmethod
+    def of(cls, url: str, path: Path) -> Memory:
+        """A copy of a folder, or of a file, of this machine."""
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        named = {p.relative_to(path).as_posix(): p.read_bytes() for p in files}
+        return cls(url, {"" if name == "." else name: data for name, data in named.items()})
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file as a whole; see `Place.read`."""
+        data = self._file(name)
+        if len(data) > limit:
+            raise UnsafeError(f"{self}/{name} has {len(data):,} bytes, expected at most {limit:,}")
+        return data
+
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
+        """Bytes of files with their versions; see `Place.read_many`."""
+        files = [(self._file(name), start, stop) for name, start, stop in ranges]
+        return [(data[start:stop], hash(data)) for data, start, stop in files]
+
+    def open(self, name: str = "") -> VersionedFile:
+        """A file that will be read more than once; see `Place.open`."""
+        return VersionedFile(self, name)
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        return len(self.files[name]) if name in self.files else None
+
+    def names(self, folder: str = "") -> dict[str, str]:
+        """What lies in a folder, each with its kind; see `Place.names`."""
+        begin = f"{folder}/" if folder else ""
+        inside = [name.removeprefix(begin) for name in self.files if name.startswith(begin)]
+        if not inside:
+            raise FileNotFoundError(f"there is no {self}/{folder}")
+        return {name.split("/")[0]: "folder" if "/" in name else "file" for name in inside}
+
+    def version(self, name: str = "") -> Version:
+        """A hash of the bytes of a file; of a folder its name. None where there is nothing."""
+        if name in self.files:
+            return hash(self.files[name])
+        return name if any(n.startswith(f"{name}/" if name else "") for n in self.files) else None
+
+    def _file(self, name: str) -> bytes:
+        if name not in self.files:
+            raise FileNotFoundError(f"there is no {self}/{name}")
+        return self.files[name]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return place_of_url, (self.url,)
+
+
+def place_of_url(url: str) -> Memory:
+    """The place that has this url in this process.
+
+    Raises:
+        ArgumentError: none has.
+    """
+    place = _places.get(url)
+    if place is None:
+        raise ArgumentError(f"{url!r} is in the memory of another process, or of none any more")
+    return place

@@ -1,0 +1,138 @@
+"""What a user names, as a place or a path: a url is refused by name, and a link is followed once, by who writes.
+
+Every verb turns what it is given into a path here, before anything else looks at it: `pathlib` makes a
+local folder `s3:` of a url.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from fostore import disk
+from fostore.errors import ArgumentError
+from fostore.places.local import Local
+from fostore.places.place import Place
+
+SCHEMES = {"memory": "fostore.places.memory"}
+"""The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""
+
+# One slash is what `Path` leaves of two. A scheme has two letters at least: `C:/` is a drive of Windows.
+_URL = re.compile(
+    r"(?:[A-Za-z][\w+-]*::)*(?:[A-Za-z][A-Za-z0-9+.-]+://|([A-Za-z][A-Za-z0-9+-]+:/))"
+)
+_CHAIN = re.compile(r"(?:zip|tar|libarchive|simplecache|filecache|blockcache)::")
+"""What fsspec puts before another name; an array inside a file is `file.suffix::name`."""
+
+
+def place_of(value: str | os.PathLike[str] | Place) -> Place:
+    """The place that `value` names: itself, that of a url, or a local path. Nothing is looked at.
+
+    Raises:
+        ArgumentError: a url of a scheme that this version does not read, or what can name no file.
+    """
+    if isinstance(value, Local):
+        return value
+    if isinstance(value, str) and (module := SCHEMES.get(value.partition("://")[0])):
+        place: Place = import_module(module).place_of_url(value)
+        return place
+    if isinstance(value, Place):
+        return value
+    return Local(local_path(value))
+
+
+def local_path(value: str | os.PathLike[str]) -> Path:
+    """The path that `value` names, `~` being the home; the disk is not looked at.
+
+    Raises:
+        ArgumentError: a url, or what can name no file.
+
+    >>> local_path("results/x.zarr").name
+    'x.zarr'
+    >>> local_path("s3://bucket/x.zarr")
+    Traceback (most recent call last):
+    ...
+    fostore.errors.ArgumentError: 's3://bucket/x.zarr' is a url, and this version reads and writes local paths ...
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ArgumentError(f"a path is {value!r:.80}, expected a str or a pathlib.Path")
+    text = os.fsdecode(value)
+    if not text or "\0" in text:
+        raise ArgumentError(f"a path is {text!r:.80}, which can name no file")
+    url = _URL.match(text)
+    if url is not None or _CHAIN.match(text):
+        collapsed = url[1] if url is not None else None
+        said = text if collapsed is None else text.replace(collapsed, f"{collapsed}/", 1)
+        cure = (
+            f"give the path alone: {said[7:]!r}"
+            if said[:8].lower() == "file:///"
+            else "copy it to this machine first, or mount it, and give that path"
+        )
+        if collapsed is not None:
+            cure += f"; of a folder that is called {collapsed[:-1]!r} give the absolute path"
+        raise ArgumentError(
+            f"{said!r} is a url, and this version reads and writes local paths alone: {cure}"
+        )
+    return Path(text).expanduser() if text[0] == "~" else Path(text)
+
+
+def destination(value: str | os.PathLike[str]) -> Path:
+    """Where a writer puts what `value` names: absolute, every link on the way followed.
+
+    So what is replaced is what a link leads to, on its own disk, and the link stays. A link to what is
+    not there yet is followed where the folder that is to hold it exists; where it does not, a disk
+    may not be mounted.
+
+    Raises:
+        ArgumentError: a url; a link that leads to itself, into no folder, or to a name of another suffix.
+        PlaceError: no file can lie there.
+    """
+    path = local_path(value).absolute()
+    real = Path(os.path.realpath(path))
+    for link in filter(os.path.islink, (path, *path.parents)):
+        target = Path(os.path.realpath(link))
+        if os.path.islink(target):
+            raise ArgumentError(f"{str(link)!r} is a link that leads to itself; remove it")
+        if not os.path.isdir(target.parent):
+            raise ArgumentError(
+                f"{str(link)!r} is a link to {str(target)!r}, and {str(target.parent)!r} is no folder; "
+                "mount its disk, make the folder, or remove the link"
+            )
+    if path.suffix.lower() != real.suffix.lower():
+        raise ArgumentError(
+            f"{str(path)!r} is a link to {str(real)!r}, and a suffix says the format: let both end "
+            "alike, or name the target itself"
+        )
+    with disk.refusing(real), suppress(FileNotFoundError):
+        os.stat(
+            real
+        )  # a name that is too long, or a folder that cannot be entered, before any work
+    return real
+
+
+def inside(value: str | os.PathLike[str]) -> tuple[Path, str]:
+    """A file, or a pattern of files, and the array inside it, from `file::array`; "" where no array is named.
+
+    What exists under the whole name is a path, whatever is in its name; else the longest part before
+    a `::` that exists is the file.
+    """
+    whole, text = local_path(value), os.fsdecode(value)
+    if "::" not in text or _is_there(whole):
+        return whole, ""
+    cuts = [found.start() for found in re.finditer("::", text)]
+    cut = next((cut for cut in reversed(cuts) if _is_there(local_path(text[:cut]))), cuts[0])
+    return local_path(text[:cut]), text[cut + 2 :]
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path) or next(glob.iglob(str(path)), None) is not None
+
+
+def absent(path: str | Path, what: str = "nothing") -> str:
+    """Says that there is `what` at `path`, and where its link leads if it is one."""
+    led = f", a link to {os.readlink(path)!r}" if os.path.islink(path) else ""
+    return f"there is {what} at {str(path)!r}{led}"

@@ -1,0 +1,146 @@
+"""What goes with the rows: the values of side columns, with each batch or planned for the whole store.
+
+A mapping `sides` holds them by keyword (`ids`, `views`, ...), so that a new one passes here unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fostore.errors import ArgumentError, IdentityError, RowError
+from fostore.schema.ranges import Ranges
+from fostore.schema.row import Array, Column, Schema
+from fostore.schema.sides import SIDES, Side, is_promise, side_of
+
+Sides = Mapping[str, Any]
+"""Values by keyword; None, or False, where there are none."""
+
+ReadSide = Callable[[str, int, int], Array]
+"""(name of a column, start, stop) to written rows as they are stored."""
+
+_COMPARED_ROWS = 1 << 16
+
+
+def side_columns(sides: Sides, num_samples: int | None) -> list[Column]:
+    """The columns that keep these values, in the order of a new store.
+
+    Raises:
+        ArgumentError: values that cannot be kept, or that come all at once and are not one a sample.
+    """
+    columns = []
+    for side, values in _given(sides):
+        columns.append(side.column(values))
+        if not is_promise(values) and num_samples not in (None, len(values)):
+            raise ArgumentError(f"{len(values)} {side.keyword} for {num_samples} samples")
+    return columns
+
+
+def check_kept(schema: Schema, sides: Sides) -> None:
+    """Raise IdentityError where a store has no column for values that are given or promised."""
+    for side, _ in _given(sides):
+        if schema.role(side.role) is None:
+            raise IdentityError(
+                f"the store keeps no {side.keyword}, and {side.keyword}= were given",
+                (side.keyword,),
+            )
+
+
+class SideValues:
+    """The side columns of one writer: values of each batch as they are stored, none of them wrong.
+
+    Args:
+        schema: of the store, which keeps what `sides` has.
+        sides: values for all rows, as `side_columns` has checked them, or promises of values.
+        read: gives rows that are written.
+    """
+
+    def __init__(self, schema: Schema, sides: Sides, read: ReadSide) -> None:
+        self._read = read
+        self._columns = [
+            (side_of(column.role), column) for column in schema.columns if column.role != "content"
+        ]
+        self._planned = {
+            side.keyword: side.encode(sides[side.keyword], column, 0)
+            for side, column in self._columns
+            if not (sides.get(side.keyword) is None or is_promise(sides[side.keyword]))
+        }
+        self._known = [
+            (index, known)
+            for index, (side, column) in enumerate(self._columns, len(schema.content))
+            if side.keyword not in self._planned  # of those that come all at once `column` knows
+            and (known := side.known(column, partial(read, column.name))) is not None
+        ]
+
+    def encode(self, start: int, stop: int, sides: Sides) -> list[Array]:
+        """The values of the rows `[start, stop)`, one array a column.
+
+        Raises:
+            RowError: values are missing, do not fit, or are not those that were planned.
+        """
+        arrays = []
+        for side, column in self._columns:
+            values, planned = sides.get(side.keyword), self._planned.get(side.keyword)
+            array = None if planned is None else planned[start:stop]
+            if values is not None:
+                array = side.encode(values, column, start)
+                if planned is not None and not np.array_equal(array, planned[start:stop]):
+                    raise RowError(
+                        f"{side.keyword} for rows {start} to {stop - 1} differ from those of create"
+                    )
+            if array is None or len(array) != stop - start:
+                hint = f"none came; give {side.keyword}= for rows {start} to {stop - 1}"
+                came = hint if array is None else f"{len(array)} came"
+                raise RowError(f"{stop - start} values of {column.name!r} were expected, {came}")
+            arrays.append(np.ascontiguousarray(array))
+        return arrays
+
+    def add(self, start: int, columns: Sequence[Array], there: Ranges) -> None:
+        """Take note of rows that come, one array a column of the store, before they are written.
+
+        Raises:
+            RowError: a value that may not repeat is there already. None was taken.
+        """
+        for index, known in self._known:
+            known.add(start, columns[index], there)
+
+    def load(self, there: Ranges) -> None:
+        """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
+        for _, known in self._known:
+            known.load(there)
+
+    def check_planned(self, written: Ranges, path: Path) -> None:
+        """Raise IdentityError where rows that are written have other values than were planned."""
+        for side, column in self._columns:
+            planned = self._planned.get(side.keyword)
+            if planned is None:
+                continue
+            for start, stop in written:
+                for first in range(start, stop, _COMPARED_ROWS):
+                    last = min(first + _COMPARED_ROWS, stop)
+                    self._compare(side.keyword, column.name, planned, first, last, path)
+
+    def _compare(
+        self, keyword: str, name: str, planned: Array, first: int, last: int, path: Path
+    ) -> None:
+        stored, ours = self._read(name, first, last), planned[first:last]
+        if np.array_equal(ours, stored):
+            return
+        pairs = enumerate(zip(stored, ours, strict=False), first)
+        # Fewer may have been planned than are written: then the first one beyond differs.
+        row = next((i for i, (a, b) in pairs if not np.array_equal(a, b)), first + len(ours))
+        raise IdentityError(
+            f"{str(path)!r} cannot be resumed: the {keyword} given differ from the store's from row "
+            f"{row} on",
+            (f"{keyword} differ from row {row} on",),
+        )
+
+
+def _given(sides: Sides) -> list[tuple[Side, Any]]:
+    """What there is to keep, in the order of `SIDES`."""
+    values = ((side, sides.get(side.keyword)) for side in map(side_of, SIDES))
+    return [(side, value) for side, value in values if value is not None and value is not False]
