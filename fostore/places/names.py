@@ -18,7 +18,10 @@ from fostore.errors import ArgumentError
 from fostore.places.local import Local
 from fostore.places.place import Place
 
-SCHEMES = {"memory": "fostore.places.memory"}
+SCHEMES = {
+    "memory": "fostore.places.memory",
+    **dict.fromkeys(("s3", "gs", "az", "https", "http"), "fostore.places.remote"),
+}
 """The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""
 
 # One slash is what `Path` leaves of two. A scheme has two letters at least: `C:/` is a drive of Windows.

@@ -9,7 +9,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import StoreExistsError
-from fostore.places.place import local_path
+from fostore.places.names import local_path
 from fostore.publishing import bundle
 from fostore.publishing.manifest import File, hash_file
 from fostore.publishing.targets import staging_beside

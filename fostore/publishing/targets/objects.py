@@ -29,14 +29,21 @@ class Target:
         try:
             text = self._place.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
         except FileNotFoundError:
-            if self._place.is_empty():
-                return None
-            # an upload that was interrupted has left its files, and no manifest
-            if self._place.size("bagit.txt") is not None or self._place.has_folder("data"):
-                return None
-            raise StoreExistsError(f"{self.name!r} holds something that is no bundle") from None
+            self._refuse_others()
+            return None
         manifest: Mapping[str, Any] = jsontext.loads(text, self.name)
         return manifest
+
+    def _refuse_others(self) -> None:
+        try:
+            names = self._place.names()
+        except FileNotFoundError:
+            return
+        # An upload that was interrupted has left rows, and no manifest.
+        if set(names) != {bundle.DATA.rstrip("/")} and not {"bagit.txt", "data"} <= set(names):
+            raise StoreExistsError(
+                f"{self.name!r} holds {sorted(names)[:5]} and is no bundle; choose another prefix"
+            )
 
     def send(self, files: list[File], version: str) -> bool:
         """Put what differs, read it back and compare; see `Target.send`."""
