@@ -49,6 +49,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "application/json")
+            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("ETag", f'"{_blob(body)}"')
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -77,7 +79,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 value = json.loads(body)
                 name = f"{value.get('organization') or 'me'}/{value['name']}"
                 hub.repositories.setdefault(name, {})
-                if value.get("private"):
+                if value.get("private") or value.get("visibility") == "private":
                     hub.private.add(name)
                 self.answer(200, {"url": f"{hub.url}/datasets/{name}", "id": name})
             elif path == "/api/validate-yaml":

@@ -148,6 +148,7 @@ def _publish(
             described = replace(described, version=version)
     documents = bundle.write_documents(part, described)
     is_changed = target.send([*files, *documents], described.version)
+    disk.remove(part)  # the bundle of before, or one more of the same
     return Publication(
         where=target.name,
         version=described.version,

@@ -61,7 +61,6 @@ class Target:
             disk.rename(part, self._path)
             disk.sync_directory(self._path.parent)
         disk.remove(part)
-        disk.remove(self.staging)
         return is_changed
 
 

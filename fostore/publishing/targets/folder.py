@@ -43,5 +43,4 @@ class Target:
             else:
                 disk.rename(self.staging, self._path)
             disk.sync_directory(self._path.parent)
-        disk.remove(self.staging)  # the bundle of before, or one more of the same
         return is_changed

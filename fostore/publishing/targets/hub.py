@@ -52,11 +52,7 @@ class Target:
                 )
                 manifest: Mapping[str, Any] = bundle.read_manifest(Path(path).parent)
                 return manifest
-        except (
-            hub.errors.EntryNotFoundError,
-            hub.errors.RepositoryNotFoundError,
-            hub.errors.RevisionNotFoundError,
-        ):
+        except _absent(hub):
             return None
         finally:
             disk.remove(disk.unfinished(self.staging))
@@ -118,14 +114,18 @@ class Target:
     def _telling(self, hub: Any) -> Iterator[None]:
         """What the hub refused, and what to do; that something is not there goes through."""
         try:
-            yield
-        except (
-            hub.errors.EntryNotFoundError,
-            hub.errors.RepositoryNotFoundError,
-            hub.errors.RevisionNotFoundError,
-        ):
+            try:
+                yield
+            except hub.errors.LocalEntryNotFoundError as error:
+                # The hub was not reached, and this is an EntryNotFoundError too: nobody said that nothing is there.
+                raise OSError(str(error)) from error
+        except _absent(hub):
             raise
-        except (hub.errors.HfHubHTTPError, OSError) as error:
+        except (
+            hub.errors.HfHubHTTPError,
+            OSError,
+            RuntimeError,
+        ) as error:  # its threads raise the last one
             said = (str(error).strip().splitlines() or [""])[0][:300]
             raise PlaceError(
                 errno.EIO,
@@ -133,6 +133,12 @@ class Target:
                 "token that may write; call again, and only what is missing is sent",
                 self.name,
             ) from error
+
+
+def _absent(hub: Any) -> tuple[type[Exception], ...]:
+    """What says that there is no such file, repository or revision."""
+    errors = hub.errors
+    return (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
 
 
 def _hub() -> tuple[Any, Any]:

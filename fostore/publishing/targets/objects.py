@@ -49,7 +49,7 @@ class Target:
         """Put what differs, read it back and compare; see `Target.send`."""
         there = self._there()
         changed = [file for file in files if there.get(file.name) != file.sha256]
-        gone = sorted(set(there) - {file.name for file in files} - {TAGS})
+        gone = sorted(set(there) - {file.name for file in files})
         if not changed and not gone:
             return False
         with ThreadPoolExecutor(REQUESTS, "fostore-publish") as pool:
@@ -70,6 +70,7 @@ class Target:
             try:
                 text = self._place.read(name, bundle.MAX_MANIFEST)
                 hashes |= parse_list(text, f"{self.name}/{name}")
+                hashes[name] = hashlib.sha256(text).hexdigest()
             except (FileNotFoundError, FormatError):
                 continue
         return {n: sha for n, sha in hashes.items() if self._place.size(n) is not None}
