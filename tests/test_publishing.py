@@ -318,7 +318,7 @@ def test_croissant_is_loaded_and_wrong_hashes_and_keys_are_refused(tmp_path: Pat
     assert field["arrayShape"] == "5"
     data = tmp_path / "b" / "data" / "rows.parquet"
     data.write_bytes(data.read_bytes() + b"x")
-    with pytest.raises(Exception, match=r"sha256|Hash|hash"):
+    with pytest.raises(Exception, match="Download"):
         records_of()
 
 
