@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
@@ -63,7 +63,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.fail_at is not None and len(hub.requests) > hub.fail_at:
                 self.answer(401, {"error": "the token is not valid"})
                 return
-            path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+            path, query = unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
             self.route(path, query, body)
 
         def chunks(self) -> Iterator[bytes]:
@@ -112,18 +112,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer(200, {})
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/commit/(.+)", path):
                 self.commit(found[1], [json.loads(line) for line in body.splitlines()])
-            elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)", path):
-                files = hub.repositories[found[1]]
-                self.answer(200, [self.entry(name, data) for name, data in sorted(files.items())])
+            elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", path):
+                self.tree(hub.repositories[found[1]], found[3], "recursive" in str(query))
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/branch/(.+)", path):
                 self.answer(200, {})
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)(/revision/.+)?$", path):
                 if found[1] not in hub.repositories:
                     self.answer(404, {"error": "Repository not found"})
                     return
+                if self.command == "HEAD":
+                    self.answer(200, {})
+                    return
                 files = hub.repositories[found[1]]
                 siblings = [{"rfilename": name} for name in sorted(files)]
-                self.answer(200, {"id": found[1], "siblings": siblings, "sha": "0" * 40})
+                self.answer(200, {"id": found[1], "siblings": siblings, "sha": "1" * 40})
             elif found := re.match(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 data = hub.repositories.get(found[1], {}).get(found[3])
                 if data is None:
@@ -132,9 +134,54 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                self.answer(200, data=data)
+                self.send_file(data)
             else:
                 self.answer(404, {"error": f"no such route: {path}"})
+
+        def tree(self, files: dict[str, bytes], folder: str, is_deep: bool) -> None:
+            begin = f"{folder}/" if folder else ""
+            inside = {n: d for n, d in sorted(files.items()) if n.startswith(begin)}
+            if folder and not inside:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            entries = [
+                self.entry(name, data)
+                for name, data in inside.items()
+                if is_deep or "/" not in name.removeprefix(begin)
+            ]
+            if not is_deep:
+                folders = {
+                    n.removeprefix(begin).split("/")[0]
+                    for n in inside
+                    if "/" in n.removeprefix(begin)
+                }
+                entries += [
+                    {"type": "directory", "path": begin + name, "oid": "0" * 40, "size": 0}
+                    for name in sorted(folders)
+                ]
+            self.answer(200, entries)
+
+        def send_file(self, data: bytes) -> None:
+            """All of a file, or the range that was asked for."""
+            span = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            part = data
+            if span:
+                stop = min(int(span[2]) + 1, len(data)) if span[2] else len(data)
+                part = data[int(span[1]) : stop]
+            self.send_response(206 if span else 200)
+            if span:
+                at = int(span[1])
+                self.send_header("Content-Range", f"bytes {at}-{at + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("ETag", f'"{_blob(data)}"')
+            self.send_header("Last-Modified", "Thu, 26 Nov 2026 05:00:00 GMT")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(part)
 
         def oid(self, files: dict[str, bytes], name: str) -> str | None:
             if name not in files:

@@ -118,6 +118,18 @@ def test_the_hub_gets_what_it_lacks_and_nothing_else(hub: Hub, tmp_path: Path) -
     assert hub.sent
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_what_lies_on_the_hub_is_read_from_there(hub: Hub, tmp_path: Path, suffix: str) -> None:
+    store = make(tmp_path / f"rows{suffix}", 2000)
+    published(store, WHERE)
+    there = fostore.open(f"{WHERE}@main/data/rows{suffix}")
+    np.testing.assert_array_equal(there.take([5, 1999]), fostore.open(store).take([5, 1999]))
+    assert list(there.verify()) == []
+    assert pickle.loads(pickle.dumps(there)).digest() == there.digest()
+    with pytest.raises(fostore.FostoreError, match="there is no store"):
+        fostore.open(f"{WHERE}/data/other.zarr")
+
+
 def test_an_upload_that_was_interrupted_goes_on(hub: Hub, tmp_path: Path) -> None:
     store = make(tmp_path / "rows.zarr")
     failed: list[str] = []

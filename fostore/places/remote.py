@@ -160,6 +160,10 @@ class Remote:
             except FileNotFoundError:
                 return None
 
+    def _root(self) -> tuple[str, Any]:
+        """What obstore opens: names are looked up below it; and what its client needs beside."""
+        return self._parent, {}
+
     def _key(self, name: str) -> str:
         return f"{self._leaf}/{name}" if name else self._leaf
 
@@ -180,11 +184,19 @@ class Remote:
                 raise UnsupportedError(
                     f"{self} lies behind a url, which needs obstore: pip install 'fostore[remote]'"
                 ) from error
-            plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).scheme == "http"
-            plain |= self.url.startswith("http://")
+            root, options = self._root()
+            plain = root.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith(
+                "http://"
+            )
+            client: Any = {
+                "allow_http": plain,
+                "timeout": "60s",
+                "connect_timeout": "10s",
+                **options,
+            }
             self._store = from_url(
-                self._parent,
-                client_options={"allow_http": plain, "timeout": "60s", "connect_timeout": "10s"},
+                root,
+                client_options=client,
                 retry_config={"max_retries": 6},
             )
         return self._store
@@ -226,16 +238,16 @@ class Remote:
         return self.url
 
     def __repr__(self) -> str:
-        return f"Remote({self.url!r})"
+        return f"{type(self).__name__}({self.url!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Remote) and self.url == other.url
+        return type(other) is type(self) and self.url == other.url
 
     def __hash__(self) -> int:
         return hash(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Remote, (self.url,)
+        return type(self), (self.url,)
 
 
 place_of_url = Remote

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError, PlaceError, UnsupportedError
+from fostore.errors import ArgumentError, DamageError, PlaceError
+from fostore.places.hub import hub_and_api
 from fostore.publishing import bundle
 from fostore.publishing.manifest import File
 from fostore.publishing.targets import staging_beside
@@ -40,7 +40,7 @@ class Target:
 
     def before(self) -> Mapping[str, Any] | None:
         """The manifest that lies there; see `Target.before`."""
-        hub, api = _hub()
+        hub, api = hub_and_api()
         try:
             with self._telling(hub):
                 path = api.hf_hub_download(
@@ -64,7 +64,7 @@ class Target:
         that was interrupted goes on. What the bundle no longer holds is deleted by the same commit.
         """
         refuse_many(files)
-        hub, api = _hub()
+        hub, api = hub_and_api()
         with self._telling(hub):
             api.create_repo(
                 self._repository, repo_type="dataset", private=self._private, exist_ok=True
@@ -139,16 +139,6 @@ def _absent(hub: Any) -> tuple[type[Exception], ...]:
     """What says that there is no such file, repository or revision."""
     errors = hub.errors
     return (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
-
-
-def _hub() -> tuple[Any, Any]:
-    try:
-        import huggingface_hub as hub
-    except ImportError as error:
-        raise UnsupportedError(
-            "publishing on the hub needs huggingface_hub: pip install 'fostore[hub]'"
-        ) from error
-    return hub, hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="fostore")
 
 
 def parse(url: str) -> tuple[str, str | None]:
