@@ -113,7 +113,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/commit/(.+)", path):
                 self.commit(found[1], [json.loads(line) for line in body.splitlines()])
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", path):
-                self.tree(hub.repositories[found[1]], found[3], "recursive" in str(query))
+                self.tree(hub.repositories[found[1]], found[3], query.get("recursive") == ["true"])
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/branch/(.+)", path):
                 self.answer(200, {})
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)(/revision/.+)?$", path):
