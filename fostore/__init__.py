@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fostore.pairing import FirstOrderDataset as FirstOrderDataset
     from fostore.pairing import output_dataloader as output_dataloader
     from fostore.pairing import output_fo_dataloader as output_fo_dataloader
+    from fostore.publishing import cite as cite
+    from fostore.publishing import publish as publish
     from fostore.reading.store import Store as Store
     from fostore.reading.store import open as open
     from fostore.writing.create import create as create
@@ -40,6 +42,8 @@ _HOMES = {
     "output_dataloader": "fostore.pairing",
     "output_fo_dataloader": "fostore.pairing",
     "estimate_size": "fostore.generate.sizes",
+    "publish": "fostore.publishing",
+    "cite": "fostore.publishing",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -63,20 +63,20 @@ def names_in(folder: Path) -> list[str]:
 # ------------------------------------------------------------------ urls
 
 URLS: list[Any] = [
-    "s3://bucket/all.zarr",
+    "ftp://bucket/all.zarr",
     "S3://bucket/all.h5",
-    "https://host/all.zarr",
-    "http://host/all.json",
-    "hf://datasets/me/all.zarr",
-    "gs://bucket/all.h5",
+    "sftp://host/all.zarr",
+    "webdav://host/all.json",
+    "hdfs://datasets/me/all.zarr",
+    "webdav://bucket/all.h5",
     "file:///tmp/all.zarr",
     "file://all.zarr",
     "zip://all.zarr::archive.zip",
-    "simplecache::s3://bucket/all.zarr",
+    "simplecache::ftp://bucket/all.zarr",
     "zip::all.zarr",
-    "s3:/bucket/all.zarr",
-    Path("s3://bucket/all.zarr"),
-    Path("hf://datasets/me/all.json"),
+    "ftp:/bucket/all.zarr",
+    Path("ftp://bucket/all.zarr"),
+    Path("hdfs://datasets/me/all.json"),
 ]
 
 VERBS: dict[str, Callable[[Any, Path], Any]] = {
@@ -124,22 +124,22 @@ def test_a_url_is_refused_by_name_and_nothing_is_written(
 @pytest.mark.parametrize(
     "command",
     [
-        ["convert", "a.zarr", "s3://bucket/b.zarr"],
-        ["convert", "a.zarr", "s3://bucket/b.zarr", "--dry-run"],
-        ["convert", "s3://bucket/a.zarr", "b.zarr"],
-        ["convert", "a.zarr", "b.zarr", "--receipt", "s3://bucket/r.json"],
-        ["convert", "a.zarr", "b.zarr", "--ids", "@s3://bucket/keys.txt"],
-        ["stack", "a.zarr", "a.zarr", "-o", "s3://bucket/b.zarr"],
-        ["generate", "model.py:model", "model.py:data", "-o", "s3://bucket/b.zarr"],
-        ["info", "s3://bucket/a.zarr"],
-        ["verify", "s3://bucket/a.zarr"],
-        ["meta", "s3://bucket/a.zarr"],
-        ["head", "s3://bucket/a.zarr"],
-        ["stats", "s3://bucket/a.zarr"],
-        ["stats", "a.zarr", "--labels", "s3://bucket/y.npy"],
-        ["stats", "a.zarr", "--plot", "s3://bucket/y.png"],
-        ["compare", "a.zarr", "s3://bucket/a.zarr"],
-        ["demo", "--folder", "s3://bucket/demo"],
+        ["convert", "a.zarr", "ftp://bucket/b.zarr"],
+        ["convert", "a.zarr", "ftp://bucket/b.zarr", "--dry-run"],
+        ["convert", "ftp://bucket/a.zarr", "b.zarr"],
+        ["convert", "a.zarr", "b.zarr", "--receipt", "ftp://bucket/r.json"],
+        ["convert", "a.zarr", "b.zarr", "--ids", "@ftp://bucket/keys.txt"],
+        ["stack", "a.zarr", "a.zarr", "-o", "ftp://bucket/b.zarr"],
+        ["generate", "model.py:model", "model.py:data", "-o", "ftp://bucket/b.zarr"],
+        ["info", "ftp://bucket/a.zarr"],
+        ["verify", "ftp://bucket/a.zarr"],
+        ["meta", "ftp://bucket/a.zarr"],
+        ["head", "ftp://bucket/a.zarr"],
+        ["stats", "ftp://bucket/a.zarr"],
+        ["stats", "a.zarr", "--labels", "ftp://bucket/y.npy"],
+        ["stats", "a.zarr", "--plot", "ftp://bucket/y.png"],
+        ["compare", "a.zarr", "ftp://bucket/a.zarr"],
+        ["demo", "--folder", "ftp://bucket/demo"],
     ],
     ids=" ".join,
 )
@@ -153,7 +153,7 @@ def test_a_url_on_the_command_line_is_wrong_usage(
     )
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2, result.output
-    assert "'s3://bucket/" in result.stderr
+    assert "'ftp://bucket/" in result.stderr
     assert set(names_in(tmp_path)) <= {"a.zarr", "model.py", "__pycache__"}
 
 
@@ -171,12 +171,12 @@ def test_a_folder_that_is_called_like_a_scheme_has_an_absolute_path(
     monkeypatch.chdir(tmp_path)
     store = make(tmp_path / "s3:" / "a.zarr")
     assert len(fostore.open(store)) == N
-    with pytest.raises(ArgumentError, match="called 's3:' give the absolute path"):
-        fostore.open("s3:/a.zarr")
+    with pytest.raises(ArgumentError, match="called 'ftp:' give the absolute path"):
+        fostore.open("ftp:/a.zarr")
 
 
 @pytest.mark.parametrize(
-    "text", ["C:/x.zarr", "c:\\x.zarr", "a:b.zarr", "run 1: x/y.zarr", "./s3:/x.zarr"]
+    "text", ["C:/x.zarr", "c:\\x.zarr", "a:b.zarr", "run 1: x/y.zarr", "./ftp:/x.zarr"]
 )
 def test_what_is_no_url_is_a_path(text: str) -> None:
     assert local_path(text) == Path(text)

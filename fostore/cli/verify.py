@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ import typer
 
 import fostore
 from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
-from fostore.errors import DamageError
+from fostore.errors import DamageError, FostoreError
 from fostore.schema.ranges import describe
 
 EXAMPLES = """
@@ -41,7 +42,7 @@ def verify(
     ] = "full",
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
-    """Check a store: files, checksums and rows. A store that is not finished is not damaged."""
+    """Check a store or a published bundle: files, checksums and rows. What is not finished is not damaged."""
     with reporting():
         state, findings = _check(path, level)
         damage = [finding for finding in findings if finding["severity"] == "damage"]
@@ -65,15 +66,22 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
     A store so damaged that it does not open is a finding, its state is then unknown (None).
     """
     from fostore.formats import Finding  # loads NumPy, which half of the commands never need
+    from fostore.publishing import bundle
 
-    try:
-        store = fostore.open(path)
-    except DamageError as error:
-        state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
-        findings = [Finding(str(path), rows, str(error)) for rows in error.rows or (None,)]
+    state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
+    if bundle.is_bundle(path):
+        with suppress(FostoreError):  # what cannot be read is a finding
+            rows = bundle.read_manifest(path)["num_samples"]
+            state = {"rows": rows, "planned": rows, "sealed": True}
+        findings = list(bundle.verify(path, level))
     else:
-        state = {"rows": len(store), "planned": store.num_samples, "sealed": store.is_sealed}
-        findings = store.verify(level=level)
+        try:
+            store = fostore.open(path)
+        except DamageError as error:
+            findings = [Finding(str(path), rows, str(error)) for rows in error.rows or (None,)]
+        else:
+            state = {"rows": len(store), "planned": store.num_samples, "sealed": store.is_sealed}
+            findings = store.verify(level=level)
     return state, [
         {**asdict(finding), "rows": finding.rows and list(finding.rows)} for finding in findings
     ]

@@ -12,13 +12,18 @@ import re
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from fostore import disk
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, UnsupportedError
 from fostore.places.local import Local
 from fostore.places.place import Place
 
-SCHEMES = {"memory": "fostore.places.memory"}
+SCHEMES = {
+    "memory": "fostore.places.memory",
+    **dict.fromkeys(("s3", "gs", "az", "https", "http"), "fostore.places.remote"),
+    "hf": "fostore.places.hub",
+}
 """The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""
 
 # One slash is what `Path` leaves of two. A scheme has two letters at least: `C:/` is a drive of Windows.
@@ -36,7 +41,7 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
         ArgumentError: a url of a scheme that this version does not read, or what can name no file.
     """
     if isinstance(value, str) and (module := SCHEMES.get(value.partition("://")[0])):
-        place: Place = import_module(module).place_of_url(value)
+        place: Place = load(module, value).place_of_url(value)
         return place
     if not isinstance(value, (str, Path, Local)) and isinstance(value, Place):
         return value
@@ -46,6 +51,20 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
 def is_url(name: str) -> bool:
     """Whether a name is that of a place which is not local."""
     return name.partition("://")[0] in SCHEMES
+
+
+def load(module: str, url: str) -> ModuleType:
+    """The module that deals with a url.
+
+    Raises:
+        UnsupportedError: a library is missing that it needs.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"{url!r} lies behind a url, which needs {error.name}: pip install 'fostore[remote]'"
+        ) from error
 
 
 def local_path(value: str | os.PathLike[str]) -> Path:

@@ -124,15 +124,18 @@ class ZarrReader:
         row_bytes, depth = layout.column.row_bytes, len(layout.column.shape)
         chunks, end = f"{layout.name}/c", "/0" * depth
         begin = f"{self.place.url}/" if self.place.is_local else ""
-        # One list for all units. Of deeper shards it tells too little: each is looked up.
-        kinds = _kinds(self.place, chunks) if depth < 2 and self.committed else {}
+        # One list for all units. Of deeper shards it tells too little: each is looked up. Behind a url nothing is:
+        # that a file is missing is seen when its rows are asked for, and a request a unit would take seconds.
+        is_listed = depth < 2 and self.committed and self.place.is_local
+        kinds = _kinds(self.place, chunks) if is_listed else {}
         expected = "folder" if depth else "file"
         segments = []
         for start, stop in _pieces(self.committed, unit_rows):
             unit = start // unit_rows
             name: str | None = f"{chunks}/{unit}{end}"
             # What is checked on the way here is checked again at the file itself, which is opened.
-            if unit in self._open or kinds.get(str(unit)) != expected:
+            is_looked_up = self.place.is_local and kinds.get(str(unit)) != expected
+            if unit in self._open or is_looked_up:
                 name = locate(folder, index, unit, unit in self._open)
             if name is None:
                 raise DamageError(

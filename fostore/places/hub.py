@@ -1,0 +1,78 @@
+"""A dataset on the Hugging Face Hub as a place: `hf://datasets/USER/NAME[@REVISION]/path/in/it`.
+
+A revision is looked up once, and what it named then is read from then on: a commit that comes later changes no row
+under a reader. Files come over the hub's web addresses, which lead on to wherever it keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import huggingface_hub as hub
+from huggingface_hub import errors
+
+from fostore.errors import ArgumentError
+from fostore.places.remote import Remote
+
+_URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
+
+
+class Hub(Remote):
+    """A `Place` in one commit of a dataset repository; the token is where huggingface_hub keeps it."""
+
+    def __init__(self, url: str) -> None:
+        parts = _URL.match(url.rstrip("/"))
+        if parts is None:
+            raise ArgumentError(
+                f"{url!r} names nothing on the hub, expected hf://datasets/USER/NAME[@REVISION]/PATH"
+            )
+        self.repository, self.revision, self._path = parts[1], parts[2] or "main", parts[3] or ""
+        self._commit: str | None = None
+        super().__init__(url)
+
+    def names(self, folder: str = "") -> dict[str, str]:
+        """What lies in a folder, each with its kind; see `Place.names`."""
+        where = "/".join(filter(None, (self._path, folder)))
+        with self._telling(folder):
+            try:
+                entries = api().list_repo_tree(
+                    self.repository, where or None, repo_type="dataset", revision=self.commit
+                )
+                kinds = {
+                    entry.path.rsplit("/", 1)[-1]: "file"
+                    if isinstance(entry, hub.hf_api.RepoFile)
+                    else "folder"
+                    for entry in entries
+                }
+            except errors.EntryNotFoundError as error:
+                raise FileNotFoundError(where) from error
+        return kinds
+
+    @property
+    def commit(self) -> str:
+        """The commit that the revision named when it was first asked for."""
+        if self._commit is None:
+            with self._telling(""):
+                info = api().dataset_info(self.repository, revision=self.revision)
+                self._commit = str(info.sha)
+        return self._commit
+
+    def _root(self) -> tuple[str, dict[str, Any]]:
+        endpoint = os.environ.get("HF_ENDPOINT", hub.constants.ENDPOINT).rstrip("/")
+        token = hub.get_token()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        root = f"{endpoint}/datasets/{self.repository}/resolve/{self.commit}"
+        return root, {"default_headers": headers} if headers else {}
+
+    def _key(self, name: str) -> str:
+        return "/".join(filter(None, (self._path, name)))
+
+
+def api() -> hub.HfApi:
+    """A client of the hub that HF_ENDPOINT names; the token is where huggingface_hub keeps it."""
+    return hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="fostore")
+
+
+place_of_url = Hub

@@ -1,0 +1,249 @@
+"""A place behind a url, through obstore (extra `remote`): S3 and its kin, Google's, Azure's, plain web servers.
+
+Ranges are requests of their own, many at a time (who asks has put together what lies near each other). A file that
+changes between two reads is told by its ETag.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
+from fostore.places.place import Version, VersionedFile
+
+REQUESTS = 32
+"""At a time."""
+_PIECE = 4 << 20
+_SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
+_users: set[int] = set()
+"""Processes that have used obstore: its threads are not there in a child that is forked after that, and a call there
+waits for them for ever (6 of 6 tries, also with a client made anew in the child)."""
+
+
+class Remote:
+    """A `Place` behind a url; nothing is connected before the first read.
+
+    Credentials come from where the services' own tools look for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
+    AWS_REGION, ...), never from the url, so that none is in an error, a pickle or a receipt.
+    """
+
+    is_local = False
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ArgumentError(
+                f"{_clean(url)!r} holds a user, a query or a fragment: urls are kept in errors, pickles and "
+                "receipts; give credentials by the environment instead (AWS_ACCESS_KEY_ID ...)"
+            )
+        self.url = url.rstrip("/")
+        self._parent, _, self._leaf = self.url.rpartition("/")
+        if not parts.netloc or self._parent.endswith("/"):
+            raise ArgumentError(
+                f"{url!r} names no store, expected {parts.scheme}://where/what.zarr"
+            )
+        self._is_web = parts.scheme in ("http", "https")
+        self._store: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file as a whole; see `Place.read`."""
+        with self._telling(name):
+            answer = self._get(name)
+            size = int(answer.meta["size"])
+            if size > limit:
+                raise UnsafeError(f"{self}/{name} has {size:,} bytes, expected at most {limit:,}")
+            return bytes(answer.bytes())
+
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
+        """Bytes of files with their versions, a request each, many at a time; see `Place.read_many`."""
+        asked = list(dict.fromkeys(ranges))
+        if len(asked) == 1:
+            return [self._window(asked[0])] * len(ranges)
+        answers = dict(zip(asked, self._threads().map(self._window, asked), strict=True))
+        return [answers[one] for one in ranges]
+
+    def _window(self, window: tuple[str, int, int]) -> tuple[bytes, Version]:
+        name, start, stop = window
+        if start == stop:
+            return b"", self.version(name)
+        with self._telling(name):
+            answer = self._get(name, (start, stop))
+            data = bytes(answer.bytes())
+            first, last = answer.range
+            if first != start or len(data) != last - first:
+                raise UnsupportedError(
+                    f"{self}/{name}: asked for the bytes {start} to {stop - 1}, the server sent "
+                    f"{len(data):,} from {first} on; it does not know ranges"
+                )
+            return data, _version(answer.meta)
+
+    def open(self, name: str = "") -> VersionedFile:
+        """A file that will be read more than once; see `Place.open`."""
+        return VersionedFile(self, name)
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        meta = self._head(name)
+        return None if meta is None else int(meta["size"])
+
+    def names(self, folder: str = "") -> dict[str, str]:
+        """What lies in a folder, each with its kind; see `Place.names`.
+
+        Raises:
+            UnsupportedError: a plain web server, which lists nothing.
+        """
+        if self._is_web:
+            raise UnsupportedError(
+                f"{self} is on a web server, which lists no folders: download the store to do this"
+            )
+        begin = f"{self._key(folder)}/"
+        with self._telling(folder):
+            listed = obstore.list_with_delimiter(self._client(), begin)
+        kinds = {str(p).rsplit("/", 1)[-1]: "folder" for p in listed["common_prefixes"]}
+        kinds |= {str(o["path"]).rsplit("/", 1)[-1]: "file" for o in listed["objects"]}
+        if not kinds:
+            raise FileNotFoundError(f"there is no {self}/{folder}".rstrip("/"))
+        return kinds
+
+    def version(self, name: str = "") -> Version:
+        """The ETag of a file; of a folder that of the Zarr metadata in it. None where there is nothing."""
+        meta = self._head(name) or self._head(f"{name}/zarr.json".lstrip("/"))
+        return None if meta is None else _version(meta)
+
+    # What publishing writes
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a file of this machine an object, in parts where it is large; whole or not at all."""
+        with self._telling(name, "written"):
+            obstore.put(self._client(), self._key(name), source)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """A file piece by piece."""
+        with self._telling(name):
+            for piece in self._get(name).stream(min_chunk_size=_PIECE):
+                yield bytes(piece)
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        with self._telling(name, "removed"):
+            obstore.delete(self._client(), self._key(name))
+
+    # What obstore does
+
+    def _get(self, name: str, span: tuple[int, int] | None = None) -> Any:
+        options: Any = {} if span is None else {"range": span}
+        return obstore.get(self._client(), self._key(name), options=options)
+
+    def _head(self, name: str) -> Any:
+        with self._telling(name):
+            try:
+                return obstore.head(self._client(), self._key(name))
+            except FileNotFoundError:
+                return None
+
+    def _root(self) -> tuple[str, Any]:
+        """What obstore opens: names are looked up below it; and what its client needs beside."""
+        return self._parent, {}
+
+    def _key(self, name: str) -> str:
+        return f"{self._leaf}/{name}" if name else self._leaf
+
+    def _client(self) -> Any:
+        if _users and os.getpid() not in _users:
+            raise PlaceError(
+                errno.ENOTSUP,
+                f"{self} cannot be read in a process that was forked after the parent had read from the "
+                "network: the threads that wait for answers are not there. Start workers with the method "
+                "'spawn' (torch: multiprocessing_context='spawn')",
+                self.url,
+            )
+        if self._store is None:
+            _users.add(os.getpid())
+            root, options = self._root()
+            plain = root.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith(
+                "http://"
+            )
+            client: Any = {
+                "allow_http": plain,
+                "timeout": "60s",
+                "connect_timeout": "10s",
+                **options,
+            }
+            self._store = from_url(
+                root,
+                client_options=client,
+                retry_config={"max_retries": 6},
+            )
+        return self._store
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(REQUESTS, "fostore-remote")
+        return self._pool
+
+    @contextmanager
+    def _telling(self, name: str, verb: str = "read") -> Iterator[None]:
+        """What went wrong, in a user's words and without what a url may hide."""
+        where = f"{self}/{name}" if name else str(self)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no {where}") from error
+        except (ArgumentError, PlaceError, UnsafeError, UnsupportedError):
+            raise
+        except Exception as error:
+            if not isinstance(error, (BaseError, OSError)):
+                raise
+            denied = isinstance(
+                error, (PermissionDeniedError, UnauthenticatedError, PermissionError)
+            )
+            cure = (
+                "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)"
+                if denied
+                else "it was tried again for a while; call again when the server answers"
+            )
+            first = _clean(str(error)).strip().splitlines()[0][:300]
+            code = errno.EACCES if denied else errno.EIO
+            raise PlaceError(code, f"{where} cannot be {verb}: {first}. {cure}", where) from None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url,)
+
+
+place_of_url = Remote
+
+
+def _version(meta: Any) -> Version:
+    """What changes with an object: its ETag, else its time and size."""
+    return meta["e_tag"] or (str(meta["last_modified"]), meta["size"])
+
+
+def _clean(text: str) -> str:
+    """A text without users and queries of urls, where secrets are."""
+    return _SECRET.sub(lambda match: match[1] or "?...", text)

@@ -1,0 +1,84 @@
+"""Where a bundle goes. A target is one file in this folder and one line in `TARGETS`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from fostore.errors import ArgumentError
+from fostore.places.names import load
+from fostore.publishing.manifest import Entry
+
+
+class Target(Protocol):
+    """One destination. A bundle is made in `staging`, a folder of this machine, and sent from there."""
+
+    name: str
+    """What was asked for, for messages."""
+    staging: Path
+    """Where the bundle is made; what an interrupted call left there is used."""
+
+    def before(self) -> Mapping[str, Any] | None:
+        """The manifest of the bundle that is there; None where nothing is.
+
+        Raises:
+            StoreExistsError: something else is there.
+            PlaceError: the service cannot be read.
+        """
+        ...
+
+    def send(self, files: list[Entry], version: str) -> bool:
+        """Make what is in `staging` what lies at the target, and check it there; whether anything changed.
+
+        Args:
+            files: all of the bundle.
+            version: for messages that the service keeps.
+
+        Raises:
+            PlaceError: the service refused; called again it goes on.
+            DamageError: other bytes lie there than were sent.
+        """
+        ...
+
+
+TARGETS = {
+    "hf": "fostore.publishing.targets.hub",
+    "s3": "fostore.publishing.targets.objects",
+    "gs": "fostore.publishing.targets.objects",
+    "az": "fostore.publishing.targets.objects",
+    ".zip": "fostore.publishing.targets.archive",
+    "": "fostore.publishing.targets.folder",
+}
+"""By the scheme of a url, the suffix of a file, or neither: modules with a `Target`."""
+
+
+def target_of(
+    dest: str | os.PathLike[str], store: Path, *, private: bool, revision: str | None
+) -> Target:
+    """The target that `dest` names.
+
+    Raises:
+        ArgumentError: a url of a scheme that nothing can be sent to.
+    """
+    text = os.fspath(dest)
+    scheme, is_url, _ = text.partition("://")
+    key = scheme if is_url else Path(text).suffix.lower()
+    if is_url and key not in TARGETS:
+        known = sorted(key for key in TARGETS if key.isalnum())
+        raise ArgumentError(
+            f"{text!r} has the scheme {scheme!r}; a bundle goes to {known}, or a folder"
+        )
+    module = load(TARGETS.get(key, TARGETS[""]), text)
+    if (private or revision) and key != "hf":
+        raise ArgumentError("private and revision are the hub's: give hf://datasets/USER/NAME")
+    made: Target = module.Target(
+        text, store, **({"private": private, "revision": revision} if key == "hf" else {})
+    )
+    return made
+
+
+def staging_beside(store: Path) -> Path:
+    """Where a bundle that goes elsewhere is made: on the disk of its store, so that an interrupted call goes on."""
+    return store.with_name(f".{store.name}.bundle")

@@ -1,0 +1,46 @@
+"""A bundle in a folder of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fostore import disk
+from fostore.errors import StoreExistsError
+from fostore.places.names import local_path
+from fostore.publishing import bundle
+from fostore.publishing.manifest import Entry
+
+
+class Target:
+    """The folder appears, or changes, whole."""
+
+    def __init__(self, name: str, store: Path) -> None:
+        self.name = name
+        self._path = local_path(name).absolute()
+        self.staging = disk.unfinished(self._path)
+
+    def before(self) -> Mapping[str, Any] | None:
+        """The manifest of the bundle that is there; see `Target.before`."""
+        disk.mend_exchange(self._path)  # which a kill may have cut in two
+        if bundle.is_bundle(self._path):
+            return bundle.read_manifest(self._path)
+        if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
+            raise StoreExistsError(
+                f"{self.name!r} is there and is no bundle; choose a folder that is empty or not there"
+            )
+        return None
+
+    def send(self, files: list[Entry], version: str) -> bool:
+        """Give the bundle its name; see `Target.send`."""
+        is_there = bundle.is_bundle(self._path)
+        is_changed = not (is_there and bundle.is_same(self.staging, self._path))
+        if is_changed:
+            disk.sync_directory(self.staging)
+            if is_there:
+                disk.exchange(self.staging, self._path)
+            else:
+                disk.rename(self.staging, self._path)
+            disk.sync_directory(self._path.parent)
+        return is_changed

@@ -1,0 +1,388 @@
+"""A store becomes a bundle: what it says to people and machines, what checks it, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+import fostore
+from fostore import disk, publishing
+from fostore.errors import (
+    ArgumentError,
+    DamageError,
+    FormatError,
+    StoreExistsError,
+    UnsafeError,
+)
+from fostore.publishing import bundle
+from fostore.publishing.facts import Creator, Facts, spdx
+from fostore.publishing.manifest import read_list
+from support import SUFFIXES
+
+DATA = Path(__file__).parent / "data"
+ADA = "Ada Lovelace <https://orcid.org/0000-0002-1825-0097>"
+FACTS: dict[str, Any] = {
+    "license": "cc-by-4.0",
+    "creators": [ADA, "A & B_C: the {group}"],
+    "description": 'Digits | of <b> a "test": é.',
+}
+
+
+def make(path: Path, rows: int = 300, seed: int = 0, names: bool = True, **options: Any) -> Path:
+    values = np.random.default_rng(seed).dirichlet(np.ones(5), 3000).astype(np.float32)
+    labels = [f"class {k}" for k in range(5)] if names else None
+    with fostore.create(
+        path, num_samples=rows, num_classes=5, class_names=labels, exists="overwrite",
+        ids=[f"img-{k}" for k in range(rows)], **options,
+    ) as writer:  # fmt: skip
+        writer.append(values[:rows])
+    return path
+
+
+@pytest.fixture(params=SUFFIXES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return make(tmp_path / f"rows{request.param}")
+
+
+def published(store: Path, dest: Path, **more: Any) -> publishing.Publication:
+    return fostore.publish(store, dest, progress=False, **{**FACTS, **more})
+
+
+def findings(folder: Path) -> list[str]:
+    return [f"{finding.where}: {finding.message}" for finding in bundle.verify(folder)]
+
+
+def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
+    store: Path, tmp_path: Path
+) -> None:
+    made = published(store, tmp_path / "b")
+    assert (made.version, made.changed) == ("1.0.0", True)
+    copy = fostore.open(tmp_path / "b" / "data" / store.name)
+    assert copy.digest() == made.digest == fostore.open(store).digest()
+    if shutil.which("sha256sum"):
+        lists = ["manifest-sha256.txt", "tagmanifest-sha256.txt"]
+        subprocess.run(
+            ["sha256sum", "--quiet", "--strict", "-c", *lists], cwd=tmp_path / "b", check=True
+        )
+    assert findings(tmp_path / "b") == []
+    there = {path.name for path in (tmp_path / "b").iterdir()}
+    assert there == {
+        "bagit.txt", "data", "manifest-sha256.txt", "fostore-manifest.json", "croissant.json",
+        "ro-crate-metadata.json", "datacite.json", "CITATION.cff", "README.md", "LICENSE",
+        "tagmanifest-sha256.txt",
+    }  # fmt: skip
+
+
+def test_a_bundle_is_the_same_bit_by_bit_when_it_is_made_again(store: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        published(store, tmp_path / name)
+    assert read_list(tmp_path / "a", "tagmanifest-sha256.txt") == read_list(
+        tmp_path / "b", "tagmanifest-sha256.txt"
+    )
+    stat = (tmp_path / "a" / "README.md").stat().st_ino
+    again = fostore.publish(store, tmp_path / "a", progress=False)
+    assert (again.version, again.changed) == ("1.0.0", False)
+    assert (tmp_path / "a" / "README.md").stat().st_ino == stat
+
+
+def test_versions_follow_the_digest(store: Path, tmp_path: Path) -> None:
+    def version(**more: Any) -> str:
+        return fostore.publish(store, tmp_path / "b", progress=False, **more).version
+
+    published(store, tmp_path / "b")
+    assert version(title="Another title") == "1.0.1"
+    make(store, 2000)
+    assert version() == "1.1.0"
+    make(store, 2000, seed=1)
+    assert version() == "2.0.0"
+    make(store, 1500, seed=1)
+    assert version() == "3.0.0"
+    assert findings(tmp_path / "b") == []
+
+
+def test_what_is_not_known_is_asked_for_and_nothing_is_written(store: Path, tmp_path: Path) -> None:
+    for lacking in ("license", "creators", "description"):
+        facts = {key: value for key, value in FACTS.items() if key != lacking}
+        with pytest.raises(ArgumentError, match=lacking):
+            fostore.publish(store, tmp_path / "b", progress=False, **facts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [store.name] + [
+        name for name in os.listdir(tmp_path) if "lock" in name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"license": "creative commons"}, "SPDX"),
+        ({"creators": ["Ada <ada@example.org>"]}, "orcid"),
+        ({"date": "yesterday"}, "YYYY-MM-DD"),
+        ({"name": "../x"}, "letters"),
+        ({"colour": "red"}, "unknown facts"),
+    ],
+)
+def test_facts_that_cannot_be_used_are_refused(
+    facts: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    store = make(tmp_path / "rows.zarr")
+    with pytest.raises(ArgumentError, match=message):
+        published(store, tmp_path / "b", **facts)
+    assert not (tmp_path / "b").exists()
+
+
+def test_facts_come_from_a_file_and_what_is_said_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "facts.toml").write_text(
+        'license = "MIT"\ncreators = ["Ada", {name = "Bo", orcid = "https://orcid.org/0000-0002-1825-0097"}]\n'
+        'description = "Text."\ndate = 2026-01-02\ntags = ["digits"]\n'
+    )
+    facts = Facts.of({"license": "CC0-1.0"}, "here").over(Facts.read(tmp_path / "facts.toml"))
+    assert (facts.license, facts.date, facts.tags) == ("CC0-1.0", "2026-01-02", ("digits",))
+    assert facts.creators[1] == Creator("Bo", "https://orcid.org/0000-0002-1825-0097")
+    assert Facts.of(facts.to_json(), "again") == facts
+
+
+def test_only_a_sealed_store_that_is_whole_is_published(store: Path, tmp_path: Path) -> None:
+    half = tmp_path / f"half{store.suffix}"
+    with fostore.create(half, num_samples=9, num_classes=3) as writer:
+        writer.append(np.full((2, 3), 1 / 3))
+    with pytest.raises(ArgumentError, match="not finished"):
+        published(half, tmp_path / "b")
+    rows = fostore.open(store).reader.segments(0)[0]
+    with open(rows.path, "r+b") as file:
+        file.seek(rows.offset)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(DamageError, match="nothing was published"):
+        published(store, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
+    store = make(tmp_path / "rows.zarr")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreExistsError, match="no bundle"):
+        published(store, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def all_files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_tampering_with_any_file_is_found(store: Path, tmp_path: Path) -> None:
+    published(store, tmp_path / "b")
+    names = all_files(tmp_path / "b")
+    assert len(names) > 10
+    for name in names:
+        for how in ("flip", "cut", "remove", "swap"):
+            folder = tmp_path / "tampered"
+            shutil.copytree(tmp_path / "b", folder)
+            target = folder / name
+            data = bytearray(target.read_bytes())
+            if how == "flip":
+                data[len(data) // 2] ^= 1
+                target.write_bytes(data)
+            elif how == "cut":
+                target.write_bytes(data[:-1])
+            elif how == "remove":
+                target.unlink()
+            else:
+                target.write_bytes(b"something else\n")
+            assert findings(folder), (name, how)
+            shutil.rmtree(folder)
+    (tmp_path / "b" / "data" / "more.txt").write_text("smuggled in")
+    assert findings(tmp_path / "b") == ["data/more.txt: is listed nowhere"]
+
+
+def test_lists_of_strangers_lead_nowhere(tmp_path: Path) -> None:
+    published(make(tmp_path / "rows.zarr"), tmp_path / "b")
+    (tmp_path / "secret").write_text("x")
+    for name in ("../secret", "/etc/passwd", "data/../../secret", "data//x", "C:/x"):
+        (tmp_path / "b" / "manifest-sha256.txt").write_text(f"{'0' * 64}  {name}\n")
+        with pytest.raises(UnsafeError, match="outside"):
+            read_list(tmp_path / "b", "manifest-sha256.txt")
+        assert findings(tmp_path / "b")
+    manifest = tmp_path / "b" / bundle.MANIFEST
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**value, "store": "../rows.zarr"}))
+    with pytest.raises(FormatError, match="outside"):
+        bundle.read_manifest(tmp_path / "b")
+    (tmp_path / "b" / "data" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(UnsafeError, match="no regular file"):
+        findings(tmp_path / "b")
+
+
+@pytest.mark.parametrize("at", range(0, 40, 3))
+def test_a_kill_leaves_the_old_bundle_and_the_next_call_goes_on(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "rows.zarr", 2000)
+    published(store, tmp_path / "b")
+    before = read_list(tmp_path / "b", "tagmanifest-sha256.txt")
+    make(store, 2500)
+    calls = 0
+
+    def dying(function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at + 1:
+                raise KeyboardInterrupt
+            return function(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write_at", "sync_data", "rename", "exchange", "write_whole", "make_folders"):
+            patch.setattr(disk, name, dying(getattr(disk, name)))
+        try:
+            fostore.publish(store, tmp_path / "b", progress=False)
+            was_killed = False
+        except KeyboardInterrupt:
+            was_killed = True
+    there = read_list(tmp_path / "b", "tagmanifest-sha256.txt")
+    assert findings(tmp_path / "b") == []
+    assert there == before or not was_killed or at > 20
+    fostore.publish(store, tmp_path / "b", progress=False)
+    assert findings(tmp_path / "b") == []
+    assert (
+        fostore.open(tmp_path / "b" / "data" / "rows.zarr").digest() == fostore.open(store).digest()
+    )
+    assert not disk.unfinished(tmp_path / "b").exists()
+
+
+# ------------------------------------------------------------------ documents
+
+
+def test_documents_fit_their_schemas(store: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    published(
+        store, tmp_path / "b", doi="10.5281/zenodo.1234", url="https://example.org/x",
+        dataset="https://example.org/digits", model="10.1000/model", tags=["digits: all"],
+    )  # fmt: skip
+    datacite = json.loads((tmp_path / "b" / "datacite.json").read_text())
+    schema = json.loads((DATA / "datacite-4.5.schema.json").read_text())
+    jsonschema.validate(datacite, schema)
+    cff = yaml.safe_load((tmp_path / "b" / "CITATION.cff").read_text())
+    jsonschema.validate(cff, json.loads((DATA / "cff-1.2.0.schema.json").read_text()))
+    assert cff["authors"][0]["orcid"] == "https://orcid.org/0000-0002-1825-0097"
+    front = (tmp_path / "b" / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(front)["size_categories"] == ["n<1K"]
+
+
+def test_the_hub_reads_the_card(store: Path, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    published(store, tmp_path / "b", tags=["digits"])
+    card = hub.DatasetCard((tmp_path / "b" / "README.md").read_text())
+    assert card.data.license == "cc-by-4.0"
+    assert {"digits", "fostore"} <= set(card.data.tags)
+
+
+def test_a_licence_that_the_hub_does_not_know_is_named(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    published(make(tmp_path / "rows.zarr"), tmp_path / "b", license="LicenseRef-My-Terms")
+    front = yaml.safe_load((tmp_path / "b" / "README.md").read_text().split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "licenseref-my-terms")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:ConjunctiveGraph:DeprecationWarning"
+)  # of rdflib, in mlcroissant
+def test_croissant_is_loaded_and_wrong_hashes_and_keys_are_refused(tmp_path: Path) -> None:
+    mlc = pytest.importorskip("mlcroissant")
+    pytest.importorskip("pyarrow")
+    store = make(tmp_path / "rows.zarr", 50)
+    published(store, tmp_path / "b", parquet=True)
+    path = tmp_path / "b" / "croissant.json"
+
+    def records_of() -> list[dict[str, Any]]:
+        with warnings.catch_warnings():  # of pandas and rdflib, for what mlcroissant does
+            warnings.simplefilter("ignore")
+            return list(mlc.Dataset(jsonld=str(path)).records("rows"))
+
+    records = records_of()
+    assert [r["rows/sample_id"] for r in records] == [f"img-{k}".encode() for k in range(50)]
+    rows = np.array([r["rows/probs"] for r in records], np.float32)
+    np.testing.assert_array_equal(rows, fostore.open(store).take(range(50)))
+    document = json.loads(path.read_text())
+    [field] = [f for f in document["recordSet"][0]["field"] if f["name"] == "probs"]
+    assert field["arrayShape"] == "5"
+    data = tmp_path / "b" / "data" / "rows.parquet"
+    data.write_bytes(data.read_bytes() + b"x")
+    with pytest.raises(Exception, match="Download"):
+        records_of()
+
+
+def test_the_tree_digest_is_that_of_the_model_signature(store: Path, tmp_path: Path) -> None:
+    hashing = pytest.importorskip("model_signing.hashing")
+    import hashlib
+
+    published(store, tmp_path / "b")
+    total = hashlib.sha256()
+    for item in hashing.hash(tmp_path / "b" / "data").resource_descriptors():
+        total.update(item.digest.digest_value)
+    assert bundle.read_manifest(tmp_path / "b")["tree"] == f"sha256:{total.hexdigest()}"
+
+
+def test_column_digests_make_the_digest(store: Path, tmp_path: Path) -> None:
+    published(store, tmp_path / "b")
+    manifest = bundle.read_manifest(tmp_path / "b")
+    opened = fostore.open(store)
+    from blake3 import blake3
+
+    from fostore.schema import digest
+
+    text = digest.canonical(opened.header)
+    total = blake3(len(text).to_bytes(8, "little") + text)
+    for column in manifest["columns"].values():
+        total.update(bytes.fromhex(column.removeprefix("blake3:")))
+    assert f"blake3:{total.hexdigest()}" == manifest["digest"]
+
+
+def test_licences_are_spelled_as_the_standard_does() -> None:
+    assert spdx("apache-2.0") == "Apache-2.0"
+    assert spdx("mit or CC0-1.0") == "MIT OR CC0-1.0"
+    with pytest.raises(ArgumentError, match="SPDX"):
+        spdx("my licence")
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def test_the_whole_story_from_the_command_line(tmp_path: Path) -> None:
+    make(tmp_path / "digits.zarr")
+
+    def call(*arguments: str, code: int = 0) -> tuple[str, str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "fostore.cli", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert result.returncode == code, result.stderr
+        return result.stdout, result.stderr
+
+    out, _ = call("publish", "digits.zarr", "--check", code=1)
+    assert out.startswith("required     license")
+    _, said = call("publish", "digits.zarr", "b", code=2)
+    assert "--license" in said
+    facts = ["--license", "CC-BY-4.0", "--creator", ADA, "--description", "Digits."]
+    out, said = call("publish", "digits.zarr", "b", "-q", *facts)
+    assert "version 1.0.0" in out
+    assert "nobody said: model_license (--model-license" in said
+    assert "nothing has changed" in call("publish", "digits.zarr", "b", "-q")[0]
+    assert json.loads(call("publish", "digits.zarr", "b", "-q", "--json")[0])["changed"] is False
+    assert call("cite", "b", "--as", "line")[0].startswith("Ada Lovelace (20")
+    assert "@misc{Lovelace" in call("cite", "b")[0]
+    assert "300 rows" in call("verify", "b")[0]
+    (tmp_path / "b" / "LICENSE").write_text("mine")
+    assert "LICENSE: has the SHA-256" in call("verify", "b", code=1)[0]
