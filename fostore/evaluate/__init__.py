@@ -29,6 +29,7 @@ from fostore.evaluate.credal import (
     tv_ball_covered,
 )
 from fostore.evaluate.divergence import js, kl, tv
+from fostore.evaluate.html import report
 from fostore.evaluate.metrics import Labelled, Metrics, accuracy, brier, label_metrics, nll
 from fostore.evaluate.selecting import Top, select_uncertain_samples
 from fostore.evaluate.summary import Comparison, Summary, compare, summarize
@@ -80,6 +81,7 @@ __all__ = [
     "margin",
     "nll",
     "reliability",
+    "report",
     "select_uncertain_samples",
     "split",
     "summarize",

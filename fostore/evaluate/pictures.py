@@ -96,7 +96,7 @@ def check_matplotlib() -> None:
         ) from error
 
 
-def svg(panel: Callable[..., Any], size: tuple[float, float]) -> str:
+def svg(panel: Callable[..., Any], size: tuple[float, float] = (5.0, 2.9)) -> str:
     """One picture as SVG whose texts are texts, for a page.
 
     Args:
@@ -106,15 +106,19 @@ def svg(panel: Callable[..., Any], size: tuple[float, float]) -> str:
     # As texts, they are small, found by a search, and take the page's colour and font.
     with _figure(size, {"svg.fonttype": "none", "font.family": "sans-serif"}) as figure:
         panel(ax=figure.subplots())
-        return _bytes(figure, "svg").decode("utf-8")
+        return _bytes(figure, "svg", transparent=True, bbox_inches="tight", pad_inches=0.02).decode(
+            "utf-8"
+        )
 
 
 def _draw(panels: Sequence[Panel], title: str, path: str | Path) -> None:
     check_plot(path)
     path = destination(path)
-    with _figure((5.6 * len(panels), 3.9), {}) as figure:
+    columns = 2 if len(panels) == 4 else len(panels)
+    rows = len(panels) // columns
+    with _figure((5.6 * columns, 3.7 * rows + 0.3), {}) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0].tolist()
+        grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
         for axes, (name, panel) in zip(grid, panels, strict=True):
             panel(ax=axes).set_title(name)
         drawn = _bytes(figure, path.suffix.lower()[1:])
@@ -131,18 +135,19 @@ def _figure(size: tuple[float, float], style: dict[str, Any]) -> Iterator[Any]:
 
     defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)
     defaults.pop("backend")  # setting one would load a screen
-    with mpl.rc_context({**defaults, **_STYLE, **style}):
+    defaults.update(_STYLE | style)
+    with mpl.rc_context(defaults):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
 
 
-def _bytes(figure: Any, kind: str) -> bytes:
+def _bytes(figure: Any, kind: str, **options: Any) -> bytes:
     drawn = io.BytesIO()
     # The same numbers are the same bytes: matplotlib would write the time into both.
     dated = {
         "pdf": {"CreationDate": None},
         "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     }.get(kind)
-    figure.savefig(drawn, format=kind, dpi=160, metadata=dated)
+    figure.savefig(drawn, format=kind, dpi=160, metadata=dated, **options)
     return drawn.getvalue()

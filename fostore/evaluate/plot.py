@@ -23,9 +23,10 @@ from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Comparison, Summary, summarize
 from fostore.evaluate.summary import compare as compare_stores
 from fostore.schema.row import Array
+from fostore.schema.shown import brief
 
-BLUE, ORANGE, TEAL = "#1f4e8c", "#d55e00", "#4ba3a0"
-"""Dark, middle, light: 20 steps of lightness apart, and told apart by colour-blind readers."""
+BLUE, ORANGE, TEAL = "#1f4e8c", "#c25400", "#4ba3a0"
+"""Dark, middle, light: a tenth of the scale or more of lightness apart, and told apart by colour-blind readers."""
 INK, GREY, RULE, SHADE = "#333840", "#6a727d", "#dfe3e8", "#c3cad2"
 _MARKERS = ("o", "^", "s")
 
@@ -144,7 +145,9 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
             ends[0, (k + 1) % 3] = ends[1, (k + 2) % 3] = 1 - share
             ax.plot(*(ends @ corners).T, color=RULE, linewidth=0.8, zorder=1)
     ax.plot(*corners[[0, 1, 2, 0]].T, color=GREY, linewidth=1.2, zorder=2)
-    names = tuple(_short(name) for name in shown.class_names or ("class 0", "class 1", "class 2"))
+    names = tuple(
+        brief(name, 24) for name in shown.class_names or ("class 0", "class 1", "class 2")
+    )
     offsets = [(0, -7, "left", "top"), (0, -7, "right", "top"), (0, 6, "center", "bottom")]
     for name, (x, y), (dx, dy, ha, va) in zip(names, corners.tolist(), offsets, strict=True):
         corner = (-0.1 if ha == "left" else 1.1 if ha == "right" else x, y)
@@ -208,7 +211,8 @@ def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
         mean = points.mean(axis=0)
         ax.scatter(*mean[:, None], s=60, color=ORANGE, marker="X", zorder=4, label="mean")
     ax.plot([], [], color=RULE, label="equal total")
-    ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+    highest = 1.3 * float(points[:, 1].max(initial=0.0))
+    ax.set(xlim=(0, end), ylim=(0, min(max(highest, 0.4 * end), end)), aspect="equal")
     ax.set(xlabel="aleatoric (nats)", ylabel="epistemic (nats)")
     ax.grid(visible=False)
     return _beside(ax)
@@ -308,6 +312,9 @@ def comparison(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
     first = int(np.argmax(counted > 0)) if counted.any() else len(counted) - 8
     ax.set_xlim(edges[max(min(first - 4, len(counted) - 8), 0)], 1.0)
     ax.set_ylim(bottom=0)
+    # Plain numbers: powers are set as formulas, which a style may have switched off.
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.xaxis.set_minor_formatter(lambda *_: "")
     if shown.tv.mean > 0:
         _mean(ax, shown.tv.mean)
     if shown.magnitudes.equal:
@@ -327,7 +334,7 @@ def entropies(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
     lines = ("solid", (0, (5, 2)))
     for i, (color, line) in enumerate(zip((BLUE, ORANGE), lines, strict=True)):
         # A label that begins with an underscore, as a name may, is left out of a legend.
-        label = f"{'AB'[i]}: {_short(names[i])}, mean {shown.entropies[i].mean:.3g}"
+        label = f"{'AB'[i]}: {brief(names[i], 24)}, mean {shown.entropies[i].mean:.3g}"
         histogram = shown.entropy_histograms[i]
         # By the width of a bin: the two may have other ones.
         density = histogram.count / max(shown.num_samples * np.diff(histogram.edges)[0], 1e-12)
@@ -377,10 +384,6 @@ def _beside(ax: Any, **options: Any) -> Any:
 def _text(ax: Any, text: str, at: Any, **options: Any) -> None:
     note = ax.annotate(text, at, textcoords="offset points", **options)
     note.set_parse_math(False)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
 def _nats(num_classes: int) -> str:

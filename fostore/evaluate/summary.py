@@ -63,9 +63,10 @@ class Confusion:
     @classmethod
     def empty(cls, num_classes: int) -> Confusion:
         """A confusion of no samples."""
-        zeros = np.zeros((2, num_classes), np.int64)
+        label_count, right = np.zeros((2, num_classes), np.int64)
         square = num_classes <= _SQUARE
-        return cls(*zeros, np.zeros((num_classes,) * 2, np.int64) if square else None)
+        matrix = np.zeros((num_classes, num_classes), np.int64) if square else None
+        return cls(label_count, right, matrix)
 
     def add(self, labels: Array, predicted: Array) -> None:
         """Count the labels (n,) of some samples and their most probable classes (n,)."""
