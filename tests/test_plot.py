@@ -14,6 +14,7 @@ import pytest
 from fostore import evaluate
 from fostore.errors import ArgumentError
 from fostore.evaluate import plot
+from fostore.evaluate.axes import BLUE, ORANGE, TEAL
 from fostore.evaluate.histogram import Histogram
 from support import probs
 
@@ -76,7 +77,7 @@ def _lightness(color: str) -> float:
 
 
 def test_colours_differ_on_a_grey_printer() -> None:
-    light = sorted(_lightness(color) for color in (plot.BLUE, plot.ORANGE, plot.TEAL))
+    light = sorted(_lightness(color) for color in (BLUE, ORANGE, TEAL))
     assert min(b - a for a, b in itertools.pairwise(light)) > 9
     assert light[-1] < 65, "too light on paper"
 

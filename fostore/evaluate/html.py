@@ -16,7 +16,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError
-from fostore.evaluate import pictures, plot
+from fostore.evaluate import axes, pictures, plot
 from fostore.evaluate.calibration import NUM_BINS
 from fostore.evaluate.sections import sections
 from fostore.evaluate.sources import rows_of
@@ -28,13 +28,13 @@ from fostore.version import __version__
 _POINTS = 600
 """Of a scatter, each some 80 bytes of the page."""
 _COLORS = {
-    plot.BLUE: "--blue",
-    plot.ORANGE: "--orange",
-    plot.TEAL: "--teal",
-    plot.INK: "--ink",
-    plot.GREY: "--soft",
-    plot.RULE: "--line",
-    plot.SHADE: "--shade",
+    axes.BLUE: "--blue",
+    axes.ORANGE: "--orange",
+    axes.TEAL: "--teal",
+    axes.INK: "--ink",
+    axes.GREY: "--soft",
+    axes.RULE: "--line",
+    axes.SHADE: "--shade",
 }
 _COLOR = re.compile("|".join(_COLORS))
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -15,7 +15,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.errors import ArgumentError
-from fostore.evaluate import plot
+from fostore.evaluate import axes, plot
 from fostore.evaluate.summary import Comparison, Summary
 from fostore.places.names import destination, local_path
 
@@ -23,15 +23,15 @@ _SUFFIXES = (".png", ".pdf", ".svg")
 
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
-    "text.color": plot.INK,
+    "text.color": axes.INK,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
-    "axes.labelcolor": plot.INK,
-    "axes.edgecolor": plot.SHADE,
-    "xtick.color": plot.GREY,
-    "ytick.color": plot.GREY,
+    "axes.labelcolor": axes.INK,
+    "axes.edgecolor": axes.SHADE,
+    "xtick.color": axes.GREY,
+    "ytick.color": axes.GREY,
     "text.parse_math": False,  # names of files and classes may hold dollar signs
     "axes.formatter.use_mathtext": False,
     "svg.hashsalt": "fostore",
@@ -119,8 +119,8 @@ def _draw(panels: Sequence[Panel], title: str, path: str | Path) -> None:
     with _figure((5.6 * columns, 3.7 * rows + 0.3), {}) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
         grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-        for axes, (name, panel) in zip(grid, panels, strict=True):
-            panel(ax=axes).set_title(name)
+        for ax, (name, panel) in zip(grid, panels, strict=True):
+            panel(ax=ax).set_title(name)
         drawn = _bytes(figure, path.suffix.lower()[1:])
     disk.write_whole(path, drawn)
 

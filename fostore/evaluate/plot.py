@@ -14,20 +14,32 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.evaluate.axes import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RULE,
+    SHADE,
+    TEAL,
+    axes_for,
+    bars,
+    beside,
+    in_nats,
+    last_edge,
+    mark_mean,
+    note,
+)
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.calibration import reliability as reliability_of
 from fostore.evaluate.covered import Coverage
 from fostore.evaluate.covered import coverage as coverage_of
-from fostore.evaluate.histogram import Histogram
 from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Comparison, Summary, summarize
 from fostore.evaluate.summary import compare as compare_stores
 from fostore.schema.row import Array
 from fostore.schema.shown import brief
 
-BLUE, ORANGE, TEAL = "#1f4e8c", "#c25400", "#4ba3a0"
-"""Dark, middle, light: a tenth of the scale or more of lightness apart, and told apart by colour-blind readers."""
-INK, GREY, RULE, SHADE = "#333840", "#6a727d", "#dfe3e8", "#c3cad2"
 _MARKERS = ("o", "^", "s")
 
 
@@ -44,12 +56,12 @@ def entropy(summary: Any, *, ax: Any = None) -> Any:
     Raises:
         ArgumentError: matplotlib is missing; or as for `summarize`.
     """
-    shown, ax = _summary(summary), _axes(ax)
-    _bars(ax, shown.histogram, BLUE)
-    _mean(ax, shown.entropy.mean)
+    shown, ax = _summary(summary), axes_for(ax)
+    bars(ax, shown.histogram, BLUE)
+    mark_mean(ax, shown.entropy.mean)
     what = "total uncertainty" if shown.num_members else "entropy"
-    ax.set(xlabel=f"{what} ({_nats(shown.num_classes)})", ylabel="samples")
-    return _beside(ax)
+    ax.set(xlabel=f"{what} ({in_nats(shown.num_classes)})", ylabel="samples")
+    return beside(ax)
 
 
 def confidence(summary: Any, *, ax: Any = None) -> Any:
@@ -57,11 +69,11 @@ def confidence(summary: Any, *, ax: Any = None) -> Any:
 
     Parameters, result and errors are those of `entropy`.
     """
-    shown, ax = _summary(summary), _axes(ax)
-    _bars(ax, shown.confidences, BLUE, crop=False)
-    _mean(ax, shown.confidence.mean)
+    shown, ax = _summary(summary), axes_for(ax)
+    bars(ax, shown.confidences, BLUE, crop=False)
+    mark_mean(ax, shown.confidence.mean)
     ax.set(xlabel="confidence (the largest probability)", ylabel="samples")
-    return _beside(ax)
+    return beside(ax)
 
 
 def reliability(table: Any, labels: Any = None, *, ax: Any = None) -> Any:
@@ -91,7 +103,7 @@ def reliability(table: Any, labels: Any = None, *, ax: Any = None) -> Any:
     shown = table.reliability if isinstance(table, Metrics) else table
     if not isinstance(shown, Reliability):
         shown = reliability_of(shown, labels)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     full = shown.count > 0
     width = (shown.upper - shown.lower)[full]
     middle, accuracy = shown.lower[full] + width / 2, shown.accuracy[full]
@@ -108,7 +120,7 @@ def reliability(table: Any, labels: Any = None, *, ax: Any = None) -> Any:
     ticks = np.linspace(0, 1, 6)
     ax.set(xlim=(0, 1), ylim=(-0.14, 1), xticks=ticks, yticks=ticks)
     ax.set(xlabel="confidence", ylabel="accuracy", aspect="equal")
-    return _beside(ax)
+    return beside(ax)
 
 
 def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 4000) -> Any:
@@ -133,7 +145,7 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
         raise ArgumentError(
             f"a ternary plot is of 3 classes, {shown.where} has {shown.num_classes}"
         )
-    ax = _axes(ax)
+    ax = axes_for(ax)
     height = math.sqrt(3) / 2
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, height]])
     ax.set(xlim=(-0.12, 1.12), ylim=(-0.12, height + 0.12), aspect="equal")
@@ -151,7 +163,7 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
     offsets = [(0, -7, "left", "top"), (0, -7, "right", "top"), (0, 6, "center", "bottom")]
     for name, (x, y), (dx, dy, ha, va) in zip(names, corners.tolist(), offsets, strict=True):
         corner = (-0.1 if ha == "left" else 1.1 if ha == "right" else x, y)
-        _text(ax, name, corner, xytext=(dx, dy), ha=ha, va=va, color=INK)
+        note(ax, name, corner, xytext=(dx, dy), ha=ha, va=va, color=INK)
     every = max(-(-len(shown.points) // most), 1)
     points = shown.points[::every]
     given = shown.point_labels
@@ -172,7 +184,7 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
     shown_of = (
         "" if len(points) == shown.num_samples else f"{len(points):,} of {shown.num_samples:,}"
     )
-    return _beside(ax, title=shown_of or None)
+    return beside(ax, title=shown_of or None)
 
 
 def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
@@ -198,7 +210,7 @@ def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
         if shown.num_members is None:
             raise ArgumentError(f"{shown.where} has one distribution a row, and members disagree")
         pairs = shown.parted
-    ax = _axes(ax)
+    ax = axes_for(ax)
     points = pairs[:: max(-(-len(pairs) // most), 1)]
     end = max(float(points.sum(axis=1).max(initial=0.0)) * 1.05, 1e-9)
     for total in np.linspace(0, end, 6)[1:]:
@@ -215,7 +227,7 @@ def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
     ax.set(xlim=(0, end), ylim=(0, min(max(highest, 0.4 * end), end)), aspect="equal")
     ax.set(xlabel="aleatoric (nats)", ylabel="epistemic (nats)")
     ax.grid(visible=False)
-    return _beside(ax)
+    return beside(ax)
 
 
 def coverage(sizes: Any, covered: Any, *, ax: Any = None, xlabel: str = "width of the set") -> Any:
@@ -237,7 +249,7 @@ def coverage(sizes: Any, covered: Any, *, ax: Any = None, xlabel: str = "width o
     sizes, hits = np.asarray(sizes, np.float64), np.asarray(covered)
     if sizes.shape != hits.shape or not np.isfinite(sizes).all():
         raise ArgumentError(f"sizes are {sizes.shape}, expected {hits.shape}: one number a sample")
-    ax = _axes(ax)
+    ax = axes_for(ax)
     # As many samples in each group: intervals are as wide in each.
     groups = np.array_split(np.argsort(sizes, kind="stable"), min(max(len(sizes) // 20, 1), 10))
     shares = [Coverage(int(hits[group].sum()), len(group)) for group in groups]
@@ -248,7 +260,7 @@ def coverage(sizes: Any, covered: Any, *, ax: Any = None, xlabel: str = "width o
     label = f"all: {total:.3g}"
     ax.axhline(float(total), color=ORANGE, linewidth=1.4, linestyle=(0, (5, 2)), label=label)
     ax.set(xlabel=xlabel, ylabel="share covered", ylim=(min(0.0, *(c.low for c in shares)), 1.02))
-    return _beside(ax)
+    return beside(ax)
 
 
 def conformal(
@@ -269,7 +281,7 @@ def conformal(
         ArgumentError: matplotlib is missing, or no scores.
     """
     ordered = _sorted(scores)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     levels = np.arange(1, len(ordered) + 1) / (len(ordered) + 1)
     solid = {"color": BLUE, "linewidth": 1.8, "where": "post"}
     ax.step(ordered, levels, label="promised", **solid)
@@ -287,7 +299,7 @@ def conformal(
         label = f"radius {radius:.3g}\nfor {confidence_level:g}"
         ax.plot(radius, confidence_level, "o", color=GREY, label=label)
     ax.set(xlabel="radius", ylabel="confidence", ylim=(0, 1.02), xlim=(0, None))
-    return _beside(ax)
+    return beside(ax)
 
 
 def comparison(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
@@ -304,7 +316,7 @@ def comparison(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
     Raises:
         ArgumentError: matplotlib is missing; or as for `compare`.
     """
-    shown, ax = _comparison(compared, other), _axes(ax)
+    shown, ax = _comparison(compared, other), axes_for(ax)
     counted, edges = shown.magnitudes.counted.count, shown.magnitudes.edges
     ax.set_xscale("log")
     ax.stairs(counted, edges, fill=True, color=BLUE, label="samples")
@@ -316,12 +328,12 @@ def comparison(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(lambda *_: "")
     if shown.tv.mean > 0:
-        _mean(ax, shown.tv.mean)
+        mark_mean(ax, shown.tv.mean)
     if shown.magnitudes.equal:
         ax.plot([], [], " ", label=f"{shown.magnitudes.equal:,} below {edges[0]:.0e}")
     ax.plot([], [], " ", label=f"same top class:\n{shown.agreement:.2%}")
     ax.set(xlabel="total variation of each sample", ylabel="samples")
-    return _beside(ax)
+    return beside(ax)
 
 
 def entropies(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
@@ -329,7 +341,7 @@ def entropies(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
 
     Parameters, result and errors are those of `comparison`.
     """
-    shown, ax = _comparison(compared, other), _axes(ax)
+    shown, ax = _comparison(compared, other), axes_for(ax)
     names = (Path(shown.first).name, Path(shown.second).name)
     lines = ("solid", (0, (5, 2)))
     for i, (color, line) in enumerate(zip((BLUE, ORANGE), lines, strict=True)):
@@ -340,28 +352,13 @@ def entropies(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
         density = histogram.count / max(shown.num_samples * np.diff(histogram.edges)[0], 1e-12)
         style = {"color": color, "linewidth": 1.6, "linestyle": line}
         ax.stairs(density, histogram.edges, label=label, **style)
-    ax.set_xlim(0, max(_end(h) for h in shown.entropy_histograms))
+    ax.set_xlim(0, max(last_edge(h) for h in shown.entropy_histograms))
     ax.set_ylim(bottom=0)
-    ax.set(xlabel=f"entropy ({_nats(shown.num_classes)})", ylabel="density of samples")
-    return _beside(ax)
+    ax.set(xlabel=f"entropy ({in_nats(shown.num_classes)})", ylabel="density of samples")
+    return beside(ax)
 
 
-# ------------------------------------------------------------------ what they share
-
-
-def _axes(ax: Any) -> Any:
-    if ax is None:
-        try:
-            import matplotlib.pyplot as plt  # an extra, and half a second
-        except ImportError as error:
-            raise ArgumentError(
-                "plots need matplotlib: pip install 'fostore[plot]' (or matplotlib)"
-            ) from error
-        ax = plt.subplots(figsize=(5.6, 3.4), layout="constrained")[1]
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
-    ax.set_axisbelow(True)
-    return ax
+# ------------------------------------------------------------------ what they take
 
 
 def _summary(summary: Any, labels: Any = None) -> Summary:
@@ -370,42 +367,6 @@ def _summary(summary: Any, labels: Any = None) -> Summary:
 
 def _comparison(compared: Any, other: Any) -> Comparison:
     return compared if isinstance(compared, Comparison) else compare_stores(compared, other)
-
-
-def _beside(ax: Any, **options: Any) -> Any:
-    """The axes with their legend to the right, where it covers no number; a dollar in a name is a dollar."""
-    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
-    legend = ax.legend(frameon=False, fontsize="small", **place, **options)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return ax
-
-
-def _text(ax: Any, text: str, at: Any, **options: Any) -> None:
-    note = ax.annotate(text, at, textcoords="offset points", **options)
-    note.set_parse_math(False)
-
-
-def _nats(num_classes: int) -> str:
-    return f"nats; uniform is ln {num_classes:,} = {math.log(num_classes):.3g}"
-
-
-def _end(histogram: Histogram) -> float:
-    """Where the last sample's bin ends."""
-    filled = np.flatnonzero(histogram.count)
-    return max(float(histogram.edges[filled[-1] + 1]) if len(filled) else 0.0, 1e-9)
-
-
-def _bars(ax: Any, histogram: Histogram, color: str, *, crop: bool = True) -> None:
-    ax.stairs(histogram.count, histogram.edges, fill=True, color=color, label="samples")
-    ax.set_xlim(histogram.least, _end(histogram) if crop else histogram.most)
-    ax.set_ylim(bottom=0)
-
-
-def _mean(ax: Any, at: float) -> None:
-    if math.isfinite(at):  # an infinite divergence has no place on an axis
-        style = {"color": ORANGE, "linewidth": 1.6, "linestyle": (0, (5, 2))}
-        ax.axvline(at, label=f"mean {at:.3g}", **style)
 
 
 def _sorted(scores: Any) -> Array:

@@ -130,14 +130,14 @@ def _uncertainty(summary: Summary, drawn: Mapping[str, str]) -> str:
 
 
 def _members(summary: Summary, drawn: Mapping[str, str]) -> str:
-    said = (
+    words = (
         "<p>The total uncertainty of a sample is the entropy of its members' average. What the members "
         "are uncertain about themselves is aleatoric, what they disagree about is epistemic.</p>"
     )
     caption = "Samples by what members are unsure of themselves, and by what they disagree about."
     named = {"total, nats": summary.entropy, "aleatoric, nats": summary.aleatoric}
     named["epistemic, nats"] = summary.epistemic
-    return said + _figure("uncertainty", drawn, caption) + _moments(named)
+    return words + _figure("uncertainty", drawn, caption) + _moments(named)
 
 
 def _classes(summary: Summary) -> str:
