@@ -13,7 +13,7 @@ from fostore.cli import options
 from fostore.cli.report import AsJson, StorePath, reporting, show_facts
 from fostore.errors import ArgumentError
 from fostore.schema.ranges import describe
-from fostore.schema.shown import counted, flat
+from fostore.schema.shown import counted, flat, labelled, plain
 
 EXAMPLES = """
 Examples:
@@ -160,7 +160,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _line(label: str, value: Any) -> str:
-    return f"  {label:<10}{value}"
+    return "\n".join(labelled(label, plain(str(value)), 10))
 
 
 def _shorten(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -90,4 +91,7 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
 def _line(finding: dict[str, Any]) -> str:
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
     prefix = "warning: " if finding["severity"] == "warning" else ""
-    return f"{prefix}{finding['where']}: {finding['message']}{rows}"
+    text = f"{prefix}{finding['where']}: {finding['message']}{rows}"
+    # Words stay whole: a path or a hash that is broken nobody can copy.
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.wrap(text, 80, subsequent_indent="  ", **whole))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ from fostore.evaluate.sums import Mean, Moments, Sums
 from fostore.evaluate.uncertainty import aleatoric_of, entropy_of, epistemic_of
 from fostore.reading.selection import Stored
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid, Tabled
 from fostore.schema.sides import side_of
 
 _POINTS = 4000
 _SQUARE = 1000
 """Classes up to which mistakes are counted pair by pair: 8 MB."""
 _UNCERTAIN = 12
+_MOMENTS = ("", "mean", "std", "least", "most")
 _DECADES = 9
 """Below 1e-9 two rows are the same but for rounding."""
 _FURTHEST = 5
@@ -88,8 +90,8 @@ class Confusion:
         return [(int(i), int(j), int(mistakes[i, j])) for i, j in pairs if mistakes[i, j]]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+@dataclass(frozen=True, slots=True, repr=False)
+class Summary(Tabled):
     """What the distributions of one source look like; uncertainties in nats."""
 
     where: str
@@ -120,6 +122,22 @@ class Summary:
     parted: Array
     """Of an ensemble: (aleatoric, epistemic) of samples spread evenly over the rows, (at most 4,000, 2)."""
     confusion: Confusion | None
+
+    def grid(self) -> Grid:
+        """Mean and range of each figure, and with labels the metrics."""
+        members = f", {self.num_members:,} members" if self.num_members else ""
+        uncertainty = "total, nats" if self.num_members else "entropy, nats"
+        named = {
+            uncertainty: self.entropy,
+            "aleatoric, nats": self.aleatoric,
+            "epistemic, nats": self.epistemic,
+            "confidence": self.confidence,
+        }
+        rows = _of_moments(named)
+        if self.metrics is not None:
+            rows += [(*row, "", "", "") for row in self.metrics.grid().rows]
+        size = f"{self.num_samples:,} samples, {self.num_classes:,} classes{members}"
+        return Grid(f"{self.where}: {size}", rows, _MOMENTS)
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON."""
@@ -201,8 +219,8 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+@dataclass(frozen=True, slots=True, repr=False)
+class Comparison(Tabled):
     """How far two sources of the same samples are apart, in nats; `first` is p, `second` is q."""
 
     first: str
@@ -225,6 +243,19 @@ class Comparison:
     magnitudes: LogHistogram
     """Of total variation, by its order of magnitude: from 1e-9 to 1."""
     entropy_histograms: tuple[Histogram, Histogram]
+
+    def grid(self) -> Grid:
+        """Mean and range of each divergence."""
+        named: dict[str, Moments | None] = {
+            "KL(A || B), nats": self.kl,
+            "KL(B || A), nats": self.kl_reverse,
+            "JS, nats": self.js,
+            "TV": self.tv,
+            "entropy of A, nats": self.entropies[0],
+            "entropy of B, nats": self.entropies[1],
+        }
+        rows = [*_of_moments(named), ("same top class", self.agreement, "", "", "")]
+        return Grid(f"A {self.first}, B {self.second}", rows, _MOMENTS)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON; an infinite divergence is null."""
@@ -288,6 +319,12 @@ def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
         magnitudes=LogHistogram.counting(magnitudes, p.count),
         entropy_histograms=(entropies[0].histogram.binned(), entropies[1].histogram.binned()),
     )
+
+
+def _of_moments(named: Mapping[str, Moments | None]) -> list[tuple[Any, ...]]:
+    """A row a figure, as `_MOMENTS` heads them."""
+    known = [(name, each) for name, each in named.items() if each is not None]
+    return [(name, each.mean, each.std, each.least, each.most) for name, each in known]
 
 
 class _Entropies:

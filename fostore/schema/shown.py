@@ -78,6 +78,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun.removesuffix('y')}ies" if noun[-1] == "y" else f"{number:,} {noun}s"
 
 
+def labelled(label: str, value: str, wide: int, width: int = _WIDTH) -> list[str]:
+    """A label and what stands beside it, in lines of at most `width` characters.
+
+    A word that has no room beside its label, such as a digest, stands below it: broken, nobody could copy it.
+    """
+    front = f"  {label:<{wide}}"
+    room = width - len(front)
+    if len(front) + len(value) <= width:
+        return [f"{front}{value}".rstrip()]
+    whole = max(map(len, value.split()), default=0) <= room
+    lines = textwrap.wrap(value, room if whole else width - 4, break_on_hyphens=False)
+    if whole:
+        return [f"{front}{lines[0]}", *(f"{' ' * len(front)}{line}" for line in lines[1:])]
+    return [front.rstrip(), *(f"    {line}" for line in lines)]
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Rows of cells under a title: what `repr`, notebooks, `to_csv` and `to_latex` show of one value."""
@@ -93,15 +109,17 @@ class Grid:
         cells = heads + [[brief(cell) for cell in row] for row in self.rows]
         if not cells:
             return self.title
-        widths = [min(max(map(len, column)), width // 3) for column in zip(*cells, strict=True)]
-        widths[-1] = max(width - 2 - sum(widths[:-1]) - 2 * (len(widths) - 1), 8)
         lines = textwrap.wrap(brief(self.title), width) or [""]
-        for row in cells:
-            fitted = [brief(cell, wide) for cell, wide in zip(row[:-1], widths, strict=False)]
-            front = "".join(f"{cell:<{wide}}  " for cell, wide in zip(fitted, widths, strict=False))
-            last = textwrap.wrap(row[-1], widths[-1]) or [""]
-            lines.append(f"  {front}{last[0]}".rstrip())
-            lines += [f"  {' ' * len(front)}{more}" for more in last[1:]]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        if self.columns:  # of numbers, to the right
+            widths[0] = max(min(widths[0], width - 2 - sum(widths[1:]) - 2 * len(widths[1:])), 8)
+            for first, *others in cells:
+                numbers = "".join(f"  {c:>{w}}" for c, w in zip(others, widths[1:], strict=True))
+                lines.append(f"  {brief(first, widths[0]):<{widths[0]}}{numbers}"[:width].rstrip())
+            return "\n".join(lines)
+        wide = min(widths[0], width // 3) + 2
+        for label, *values in cells:
+            lines += labelled(brief(label, wide - 2), "  ".join(values), wide, width)
         return "\n".join(lines)
 
     def html(self) -> str:
