@@ -19,7 +19,7 @@ Examples:
 `fostore head results.h5::val/probs -n 2 --kind logits`
 """
 
-_WIDTH = 80
+_WIDTH, _NAME = 80, 24
 _SHOWN = 8
 """Classes of a row that a table shows."""
 
@@ -81,17 +81,21 @@ def _lines(
         if as_json:
             yield dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode()
             continue
-        label = f"{i} ({key['id']})" if key else f"{i}"
+        label = f"{i} ({brief(str(key['id']), _NAME)})" if key else f"{i}"
         for member, one in enumerate(row if row.ndim == 2 else row[None]):
             of_whom = f" member {member}" if row.ndim == 2 else ""
             top = np.argsort(-one, kind="stable")[:_SHOWN]
-            yield _fitted(f"{label}{of_whom}:", [f"{names[k]} {one[k]:.4f}" for k in top], len(one))
+            yield _fitted(
+                f"{label}{of_whom}:",
+                [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],
+                len(one),
+            )
 
 
 def _fitted(front: str, classes: list[str], num_classes: int) -> str:
     """As many of a row's largest classes as a line of a terminal has room for, and how many it leaves out."""
     line = front
-    for shown, one in enumerate(map(brief, classes)):
+    for shown, one in enumerate(classes):
         left = num_classes - shown - 1
         more = f"  and {left:,} more" if left else ""
         if shown and len(f"{line}  {one}{more}") > _WIDTH:
