@@ -30,6 +30,7 @@ from fostore.evaluate.credal import (
 )
 from fostore.evaluate.divergence import js, kl, tv
 from fostore.evaluate.html import report
+from fostore.evaluate.human import HumanMetrics, human_metrics
 from fostore.evaluate.metrics import Labelled, Metrics, accuracy, brier, label_metrics, nll
 from fostore.evaluate.selecting import Top, select_uncertain_samples
 from fostore.evaluate.summary import Comparison, Summary, compare, summarize
@@ -50,6 +51,7 @@ __all__ = [
     "Comparison",
     "Coverage",
     "Hull",
+    "HumanMetrics",
     "Interval",
     "Labelled",
     "Mean",
@@ -71,6 +73,7 @@ __all__ = [
     "ensemble_uncertainty",
     "entropy",
     "hull_covered",
+    "human_metrics",
     "interval",
     "interval_covered",
     "interval_width",

@@ -184,7 +184,7 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
     shown_of = (
         "" if len(points) == shown.num_samples else f"{len(points):,} of {shown.num_samples:,}"
     )
-    return beside(ax, title=shown_of or None)
+    return beside(ax, title=shown_of or None, markerscale=math.sqrt(36 / size))
 
 
 def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:

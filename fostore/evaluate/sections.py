@@ -285,7 +285,7 @@ def _opening(stored: Stored) -> str:
 
 
 def _class(summary: Summary, k: int) -> str:
-    return brief(summary.class_names[k], 60) if summary.class_names else f"class {k}"
+    return brief(summary.class_names[k], 40) if summary.class_names else f"class {k}"
 
 
 def _figure(name: str, drawn: Mapping[str, str], caption: str) -> str:
