@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,18 @@ def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         f"predicted {name}" for name in names
     ]
+
+
+def test_every_picture_stands_in_the_docs_and_is_made_by_their_code() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "pictures.md").read_text(encoding="utf-8")
+    public = {name for name in vars(plot) if re.search(rf"^def {name}\(", _source(), re.M)}
+    public = {name for name in public if not name.startswith("_")}
+    assert public == {name for name in public if f"save(plot.{name}(" in page}
+    made = set(re.findall(r'save\(.*"(\w+)"\)$', page, re.M))
+    assert made == set(re.findall(r"\(pictures/(\w+)\.svg\)", page))
+    assert made == {path.stem for path in (docs / "pictures").iterdir()}
+
+
+def _source() -> str:
+    return Path(plot.__file__).read_text(encoding="utf-8")

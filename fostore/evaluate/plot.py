@@ -40,6 +40,7 @@ from fostore.evaluate.summary import compare as compare_stores
 from fostore.schema.row import Array
 from fostore.schema.shown import brief
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKERS = ("o", "^", "s")
 
 
@@ -324,8 +325,8 @@ def comparison(compared: Any, other: Any = None, *, ax: Any = None) -> Any:
     first = int(np.argmax(counted > 0)) if counted.any() else len(counted) - 8
     ax.set_xlim(edges[max(min(first - 4, len(counted) - 8), 0)], 1.0)
     ax.set_ylim(bottom=0)
-    # Plain numbers: powers are set as formulas, which a style may have switched off.
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    # Written out: powers are set as formulas, which a style may have switched off.
+    ax.xaxis.set_major_formatter(lambda x, _: f"10{str(round(math.log10(x))).translate(_RAISED)}")
     ax.xaxis.set_minor_formatter(lambda *_: "")
     if shown.tv.mean > 0:
         mark_mean(ax, shown.tv.mean)
