@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fostore
-from fostore import evaluate
+from fostore import cli, evaluate
 from fostore.errors import ArgumentError
 from support import probs
 
@@ -251,3 +252,20 @@ def test_most_uncertain_samples_are_the_same_whatever_the_pieces(
     predicted = fostore.open(full).take(range(N)).mean(1).argmax(1)
     np.add.at(expected, (np.arange(N) % 3, predicted), 1)
     assert (whole.confusion.matrix == expected).all()
+
+
+def test_the_command_writes_the_page_that_the_function_returns(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("y.npy", np.arange(N) % 3)
+    runner = CliRunner()
+    result = runner.invoke(
+        cli.app, ["report", "full.zarr", "--labels", "y.npy", "-o", "r.html", "--title", "Iris"]
+    )
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    expected = evaluate.report(full, np.arange(N) % 3, title="Iris")
+    assert Path("r.html").read_text(encoding="utf-8") == expected
+    assert runner.invoke(cli.app, ["report", "nowhere.zarr", "-o", "n.html"]).exit_code == 3
+    assert runner.invoke(cli.app, ["report", "full.zarr", "-o", "none/n.html"]).exit_code == 2
+    assert not Path("n.html").exists()
