@@ -377,7 +377,7 @@ MUTANTS = [
     ),
     Mutant(
         "control-characters",
-        "cli/report.py",
+        "schema/shown.py",
         "    return _UNSHOWN.sub(",
         "    return text or _UNSHOWN.sub(",
         "test_integrity.py::test_a_strangers_metadata_does_not_command_the_terminal",

@@ -27,7 +27,7 @@ from fostore.errors import (
 )
 from fostore.evaluate import compare, entropy, summarize
 from fostore.evaluate.labels import labels_of
-from fostore.evaluate.plots import plot_summary
+from fostore.evaluate.pictures import plot_summary
 from fostore.evaluate.sources import rows_of
 from fostore.places.names import destination, inside, local_path
 from support import SUFFIXES, probs

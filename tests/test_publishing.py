@@ -79,7 +79,7 @@ def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
     assert there == {
         "bagit.txt", "data", "manifest-sha256.txt", "fostore-manifest.json", "croissant.json",
         "ro-crate-metadata.json", "datacite.json", "CITATION.cff", "README.md", "LICENSE",
-        "tagmanifest-sha256.txt",
+        "tagmanifest-sha256.txt", "report.html",
     }  # fmt: skip
 
 

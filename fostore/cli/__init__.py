@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fostore import __version__
-from fostore.cli import convert, demo, generate, head, info, publish, stats, verify
+from fostore.cli import convert, demo, generate, head, info, page, publish, stats, verify
 
 EXIT_CODES = """
 Exit codes: 0 done, 1 failed (verify: findings), 2 wrong usage, 3 the store cannot be read, 130 interrupted.
@@ -56,6 +56,7 @@ app.command(epilog=head.EXAMPLES)(head.head)
 app.command(epilog=info.META_EXAMPLES)(info.meta)
 app.command(epilog=stats.EXAMPLES)(stats.stats)
 app.command(epilog=stats.COMPARE_EXAMPLES)(stats.compare)
+app.command(epilog=page.EXAMPLES)(page.report)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=publish.CITE_EXAMPLES)(publish.cite)
 app.command()(demo.demo)

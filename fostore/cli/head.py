@@ -9,6 +9,7 @@ import typer
 
 from fostore.cli.report import reporting, show
 from fostore.schema.jsontext import dumps
+from fostore.schema.shown import brief
 
 EXAMPLES = """
 Examples:
@@ -18,6 +19,7 @@ Examples:
 `fostore head results.h5::val/probs -n 2 --kind logits`
 """
 
+_WIDTH, _NAME = 80, 24
 _SHOWN = 8
 """Classes of a row that a table shows."""
 
@@ -74,15 +76,29 @@ def _lines(
     column = schema.role("id")
     ids = None if column is None else decode_ids(batch[schema.index(column.name)], column)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    more = "" if schema.num_classes <= _SHOWN else f"  and {schema.num_classes - _SHOWN} more"
     for i, row in enumerate(rows):
         key = {} if ids is None else {"id": ids[i].item()}
         if as_json:
             yield dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode()
             continue
-        label = f"{i} ({key['id']})" if key else f"{i}"
+        label = f"{i} ({brief(str(key['id']), _NAME)})" if key else f"{i}"
         for member, one in enumerate(row if row.ndim == 2 else row[None]):
             of_whom = f" member {member}" if row.ndim == 2 else ""
             top = np.argsort(-one, kind="stable")[:_SHOWN]
-            shown = "  ".join(f"{names[k]} {one[k]:.4f}" for k in top)
-            yield f"{label}{of_whom}: {shown}{more}"
+            yield _fitted(
+                f"{label}{of_whom}:",
+                [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],
+                len(one),
+            )
+
+
+def _fitted(front: str, classes: list[str], num_classes: int) -> str:
+    """As many of a row's largest classes as a line of a terminal has room for, and how many it leaves out."""
+    line = front
+    for shown, one in enumerate(classes):
+        left = num_classes - shown - 1
+        more = f"  and {left:,} more" if left else ""
+        if shown and len(f"{line}  {one}{more}") > _WIDTH:
+            return f"{line}  and {left + 1:,} more"
+        line += f"{'  ' if shown else ' '}{one}"
+    return f"{line}{more}"

@@ -13,6 +13,7 @@ from fostore.cli import options
 from fostore.cli.report import AsJson, StorePath, reporting, show_facts
 from fostore.errors import ArgumentError
 from fostore.schema.ranges import describe
+from fostore.schema.shown import counted, flat, labelled, plain
 
 EXAMPLES = """
 Examples:
@@ -23,7 +24,6 @@ Examples:
 """
 
 _SHORT = 72
-_MANY = 6
 
 
 META_EXAMPLES = """
@@ -146,10 +146,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))
     yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
-    yield _line("on disk", f"{human_bytes(size['allocated'])} in {_count(size['files'], 'file')}")
+    yield _line("on disk", f"{human_bytes(size['allocated'])} in {counted(size['files'], 'file')}")
     for title in ("identity", "meta", "software"):
         label = title
-        for key, value in _flat(facts[title]):
+        for key, value in flat(facts[title]):
             if value is None and title == "identity":
                 continue  # nobody said
             yield _line(label, f"{key}: {_shorten(str(value))}")
@@ -160,26 +160,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _line(label: str, value: Any) -> str:
-    return f"  {label:<10}{value}"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values as dotted keys, a line each; what is too much for people to read is counted."""
-    for key, item in value.items():
-        nested = isinstance(item, list) and item and all(isinstance(i, Mapping) for i in item)
-        if isinstance(item, (Mapping, list)) and len(item) > _MANY:
-            yield f"{prefix}{key}", f"{_count(len(item), 'entry')}, see --json"
-        elif isinstance(item, Mapping) or nested:
-            inner = item if isinstance(item, Mapping) else dict(enumerate(item))
-            yield from _flat({str(k): v for k, v in inner.items()}, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
-def _count(number: int, noun: str) -> str:
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number:,} {noun.removesuffix('y')}ies" if noun[-1] == "y" else f"{number:,} {noun}s"
+    return "\n".join(labelled(label, plain(str(value)), 10))
 
 
 def _shorten(text: str) -> str:

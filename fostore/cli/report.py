@@ -6,7 +6,6 @@ The exit code is the same for one reason in every command.
 from __future__ import annotations
 
 import errno
-import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import typer
 
 from fostore.errors import ArgumentError, FormatError, FostoreError, StoreNotFoundError
 from fostore.schema.jsontext import dumps
+from fostore.schema.shown import plain
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -38,11 +38,6 @@ _NO_WAY_IN = {
 """What a file system says of a path that cannot be read, whatever is there."""
 
 
-_UNSHOWN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
 def show(text: str) -> None:
     """Print a result."""
     typer.echo(plain(text))
@@ -56,14 +51,6 @@ def show_facts(facts: Any, lines: Iterable[str], as_json: bool) -> None:
 def say(message: str) -> None:
     """Tell the user something that is no result."""
     typer.echo(plain(message), err=True)
-
-
-def plain(text: str) -> str:
-    """A text without what commands a terminal: names and metadata of a stranger's store are shown as they are.
-
-    Such characters come as JSON writes them, so that JSON stays JSON.
-    """
-    return _UNSHOWN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def exit_code(error: BaseException) -> int:

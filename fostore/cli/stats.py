@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,14 +104,14 @@ def _show(
     plot: Path | None,
 ) -> None:
     """Print, and draw, what a function of `fostore.evaluate.summary` says."""
-    from fostore.evaluate import plots, summary  # load NumPy
+    from fostore.evaluate import pictures, summary  # load NumPy
 
     if plot is not None:
-        plots.check_plot(plot)  # before the long pass
+        pictures.check_plot(plot)  # before the long pass
     figures = getattr(summary, function)(*sources, **options)
     show_facts(figures.to_json(), lines(figures), as_json)
     if plot is not None:
-        draw = plots.plot_summary if function == "summarize" else plots.plot_comparison
+        draw = pictures.plot_summary if function == "summarize" else pictures.plot_comparison
         draw(figures, plot)
         say(f"drew {plot}")
 
@@ -121,7 +122,7 @@ def _lines(summary: Any) -> Iterator[str]:
     yield f"  {summary.num_samples:,} samples, {summary.num_classes:,} classes{members}"
     yield ""
     uncertainty = "total" if summary.num_members else "entropy"
-    most = f"nats, at most ln {summary.num_classes} = {summary.histogram.most:.4g}"
+    most = f"nats, at most ln {summary.num_classes} = {math.log(summary.num_classes):.4g}"
     yield from _table(
         [
             (uncertainty, summary.entropy, most),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fostore.schema.jsontext import dumps
+from fostore.schema.shown import Grid, Shown
 
 _SOURCE = {
     "full": "",
@@ -15,8 +16,8 @@ _SOURCE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+@dataclass(frozen=True, slots=True, repr=False)
+class Receipt(Shown):
     """A conversion that succeeded; `to_json` is what `--receipt` writes.
 
     Two receipts of the same rows have the same digests, whatever formats lay between.
@@ -66,27 +67,32 @@ class Receipt:
         """The receipt as JSON."""
         return {**asdict(self), "axes": self.axes}
 
-    def text(self) -> str:
-        """The receipt as the lines that the command prints."""
+    def grid(self) -> Grid:
+        """What was read, written and lost, a line each."""
         same = self.source_digest in (None, self.destination_digest)
-        lines = [
-            f"{self.source} ({self.source_format}) -> {self.destination} ({self.destination_format})",
-            f"rows      {self.num_rows:,}, {self.schema['kind']} "
-            f"({', '.join(f'{axis} {size}' for axis, size in self.axes.items())})",
-            f"digest    {self.destination_digest}"
-            + ("" if same else ", another than the source's"),
+        axes = ", ".join(f"{axis} {size}" for axis, size in self.axes.items())
+        other = "" if same else ", another than the source's"
+        rows = [
+            ("rows", f"{self.num_rows:,}, {self.schema['kind']} ({axes})"),
+            ("digest", f"{self.destination_digest}{other}"),
+            *(("left out", what) for what in self.left_out),
+            *(("lossy", what) for what in self.lossy),
         ]
-        lines += [f"left out  {what}" for what in self.left_out]
-        lines += [f"lossy     {what}" for what in self.lossy]
         if self.measured is not None:
             shown = ", ".join(
                 f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                 for k, v in self.measured.items()
             )
-            lines.append(f"measured  {shown}")
-        lines += [f"note      {note}" for note in self.notes]
-        lines.append(f"verified  {self.verified}{_SOURCE[self.source_checked]}")
-        return "\n".join(lines)
+            rows.append(("measured", shown))
+        rows += [("note", note) for note in self.notes]
+        rows.append(("verified", f"{self.verified}{_SOURCE[self.source_checked]}"))
+        title = f"{self.source} ({self.source_format}) -> {self.destination}"
+        return Grid(f"{title} ({self.destination_format})", rows)
+
+    def text(self) -> str:
+        """The receipt as the lines that the command prints."""
+        grid = self.grid()
+        return "\n".join([grid.title, *(f"{label:<10}{what}" for label, what in grid.rows)])
 
     def dumps(self) -> bytes:
         """The bytes of the receipt's file."""

@@ -29,6 +29,8 @@ from fostore.evaluate.credal import (
     tv_ball_covered,
 )
 from fostore.evaluate.divergence import js, kl, tv
+from fostore.evaluate.html import report
+from fostore.evaluate.human import HumanMetrics, human_metrics
 from fostore.evaluate.metrics import Labelled, Metrics, accuracy, brier, label_metrics, nll
 from fostore.evaluate.selecting import Top, select_uncertain_samples
 from fostore.evaluate.summary import Comparison, Summary, compare, summarize
@@ -49,6 +51,7 @@ __all__ = [
     "Comparison",
     "Coverage",
     "Hull",
+    "HumanMetrics",
     "Interval",
     "Labelled",
     "Mean",
@@ -70,6 +73,7 @@ __all__ = [
     "ensemble_uncertainty",
     "entropy",
     "hull_covered",
+    "human_metrics",
     "interval",
     "interval_covered",
     "interval_width",
@@ -80,6 +84,7 @@ __all__ = [
     "margin",
     "nll",
     "reliability",
+    "report",
     "select_uncertain_samples",
     "split",
     "summarize",

@@ -15,13 +15,14 @@ from fostore.evaluate.rows import Piece, over_classes, pieces, refuse_empty
 from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Sums
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid, Tabled
 
 NUM_BINS = 15
 """Bins of equal width, as Guo et al. have them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reliability:
+@dataclass(frozen=True, slots=True, repr=False)
+class Reliability(Tabled):
     """A reliability table: bin b holds the samples with lower[b] < confidence <= upper[b].
 
     All arrays are (num_bins,); `confidence` and `accuracy` of an empty bin are NaN.
@@ -51,6 +52,16 @@ class Reliability:
     def mce(self) -> float:
         """The maximum calibration error: the largest gap of a bin."""
         return float(np.nanmax(np.abs(self.accuracy - self.confidence)))
+
+    def grid(self) -> Grid:
+        """A line a bin that holds samples."""
+        columns = (self.lower, self.upper, self.count, self.confidence, self.accuracy)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return Grid(
+            f"Reliability of {self.num_samples:,} samples, ECE {self.ece:.4g}",
+            [row for row in rows if row[2]],
+            ("above", "up to", "samples", "confidence", "accuracy"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The table as JSON: null where a bin is empty."""

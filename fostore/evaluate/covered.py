@@ -14,9 +14,10 @@ from fostore.evaluate.credal import SLACK, hull_covered, interval_covered, tv_ba
 from fostore.evaluate.rows import pieces
 from fostore.evaluate.sources import rows_of
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid, Tabled
 
 
-class Coverage(float):
+class Coverage(Tabled, float):
     """The share of samples that are covered, a float; with the interval that the true share lies in.
 
     `low` and `high` bound it with confidence `confidence_level` by Wilson's score interval, for
@@ -67,6 +68,18 @@ class Coverage(float):
             self.num_covered + other.num_covered,
             self.num_samples + other.num_samples,
             self.confidence_level,
+        )
+
+    def grid(self) -> Grid:
+        """The share, of how many, and its interval."""
+        interval = f"{self.low:.4g} to {self.high:.4g}"
+        return Grid(
+            "Coverage",
+            [
+                ("covered", float(self)),
+                ("samples", f"{self.num_covered:,} of {self.num_samples:,}"),
+                (f"{self.confidence_level * 100:g} % interval", interval),
+            ],
         )
 
     def __repr__(self) -> str:

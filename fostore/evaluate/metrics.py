@@ -19,10 +19,11 @@ from fostore.evaluate.rows import Piece, over_classes
 from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Mean
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid, Tabled
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
+@dataclass(frozen=True, slots=True, repr=False)
+class Metrics(Tabled):
     """What `Labelled` found; see `accuracy`, `nll`, `brier`, `ece` and `classwise_ece`."""
 
     num_samples: int
@@ -34,6 +35,21 @@ class Metrics:
     num_impossible: int
     """Samples whose label has the probability 0, so that `nll` is infinite."""
     reliability: Reliability
+
+    def grid(self) -> Grid:
+        """A line a metric; the bins are in `reliability`."""
+        return Grid(
+            f"Metrics of {self.num_samples:,} labels",
+            [
+                ("accuracy", self.accuracy),
+                ("NLL, nats", self.nll),
+                ("Brier", self.brier),
+                ("ECE", self.ece),
+                ("classwise ECE", self.classwise_ece),
+                ("impossible labels", self.num_impossible),
+            ],
+            ("metric", "value"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as JSON; an infinite `nll` is null."""

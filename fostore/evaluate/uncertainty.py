@@ -15,6 +15,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Piece, over_classes, per_row
 from fostore.evaluate.sources import members_of, rows_of
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid
 
 Score = Callable[[Piece], Array]
 
@@ -95,6 +96,33 @@ class Uncertainty(NamedTuple):
     total: Array
     aleatoric: Array
     epistemic: Array
+
+    def grid(self) -> Grid:
+        """Mean and range of each; the numbers of samples are in the arrays."""
+        size = len(self.total)
+        return Grid(
+            f"Uncertainty of {size:,} samples, in nats",
+            [
+                (name, *((float(f(x)) for f in (np.mean, np.std, np.min, np.max)) if size else ()))
+                for name, x in self._asdict().items()
+            ],
+            ("", "mean", "std", "least", "most") if size else (),
+        )
+
+    # Written out: a named tuple has no other base.
+    def __repr__(self) -> str:
+        return self.grid().text()
+
+    def _repr_html_(self) -> str:
+        return self.grid().html()
+
+    def to_csv(self) -> str:
+        """Mean and range of each, as CSV."""
+        return self.grid().to_csv()
+
+    def to_latex(self) -> str:
+        """Mean and range of each, as a LaTeX tabular (package booktabs)."""
+        return self.grid().to_latex()
 
 
 def ensemble_uncertainty(store: Any, *, check: str = "auto") -> Uncertainty:

@@ -22,6 +22,7 @@ from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
+from fostore.schema.shown import Grid, Shown
 
 _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
@@ -45,7 +46,7 @@ def open(path: str | Path | Place) -> Store:
     return Store(place_of(path))
 
 
-class Store(Committed):
+class Store(Shown, Committed):
     """One predictive distribution for each sample: row i belongs to sample i of the base dataset.
 
     A mapping of committed rows (so code written for a dict runs on it), and more: `take` gathers a
@@ -319,12 +320,12 @@ class Store(Committed):
     def __hash__(self) -> int:
         return hash(self._place)
 
-    def __repr__(self) -> str:
-        state = (
-            "sealed" if self.is_sealed else f"{len(self)} of {self.num_samples or 'unknown'} rows"
-        )
-        shape = "(" + ", ".join(map(str, self.shape)) + ")"
-        return f"<Store {str(self.path)!r} {self.schema.kind} {self.schema.dtype} {shape}, {state}>"
+    def grid(self) -> Grid:
+        """What the store is, in some lines; reads no rows."""
+        planned = "an open end" if self.num_samples is None else f"{self.num_samples:,}"
+        rows = f"{len(self):,}, sealed" if self.is_sealed else f"{len(self):,} of {planned}"
+        digest = [("digest", self.header.digest)] if self.header.digest else []
+        return Grid(f"Store {self.path}", [("rows", rows), *self.schema.grid().rows, *digest])
 
     @property
     def is_plain(self) -> bool:

@@ -12,6 +12,7 @@ from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedE
 from fostore.schema import geometry, jsontext
 from fostore.schema.columns import expect, expect_all
 from fostore.schema.row import Schema
+from fostore.schema.shown import Grid, Shown, flat
 
 VERSION = "1.0"
 _MAX_BYTES = 8 << 20
@@ -36,6 +37,8 @@ _SCHEMA_KEYS = frozenset(
     "requires row_axis num_classes num_members axes kind encoding columns sum_tolerance temperature "
     "class_names".split()
 )
+_SHOWN = 8
+"""Entries of identity, and of metadata, that are shown."""
 _MAX_ROWS = 1 << 53  # beyond, JSON readers in other languages lose integers
 
 
@@ -44,8 +47,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+@dataclass(frozen=True, slots=True, repr=False)
+class Header(Shown):
     """Everything that a store says of itself.
 
     `num_samples` is the plan (None while a stream runs). `unit_rows` and `block_rows` are rows.
@@ -72,6 +75,27 @@ class Header:
     checked: bool = field(default=True, compare=False)
     meta_checksum: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def grid(self) -> Grid:
+        """What a store says of itself, in some lines: what is long is named by its beginning."""
+        planned = "open end" if self.num_samples is None else f"{self.num_samples:,}"
+        state = "sealed" if self.sealed else "not finished"
+        identity = [
+            (f"{key}", value) for key, value in flat(self.identity) if value not in (None, "")
+        ]
+        return Grid(
+            f"Header of a store, version {self.version}",
+            [
+                ("samples", f"{planned}, {state}"),
+                *self.schema.grid().rows,
+                ("units", f"{self.unit_rows:,} rows, blocks of {self.block_rows:,}"),
+                ("digest", self.digest or "none until the store is sealed"),
+                *identity[:_SHOWN],
+                *((f"meta.{key}", value) for key, value in list(flat(self.meta))[:_SHOWN]),
+                ("created", self.created),
+                ("updated", self.updated),
+            ],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The attributes of the store, with their checksums: {"fostore": {...}, "meta": {...}}.

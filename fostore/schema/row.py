@@ -12,6 +12,7 @@ from typing import Any
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
 from fostore.schema.columns import COUNTS, FLOATS, Array, Column, expect, expect_all
+from fostore.schema.shown import Grid, Shown
 from fostore.schema.sides import SIDES, side_of
 
 __all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "sum_tolerance"]
@@ -20,6 +21,8 @@ KINDS = ("probs", "log_probs", "logits", "counts")
 _FEATURES: frozenset[str] = frozenset()
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+_NAMED = 8
+"""Classes that a schema names when it is shown."""
 _RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
@@ -55,8 +58,8 @@ def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
 _KINDS = {"columns": list, "num_classes": int, "kind": str, "encoding": dict, "row_axis": str}
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+@dataclass(frozen=True, slots=True, repr=False)
+class Schema(Shown):
     """What every row of a store is; part of its identity and of its digest.
 
     Built by `fostore.encodings.make_schema`, which knows the columns that an encoding needs.
@@ -72,6 +75,20 @@ class Schema:
     class_names: tuple[str, ...] | None = None
     row_axis: str = "sample"
     requires: tuple[str, ...] = ()
+
+    def grid(self) -> Grid:
+        """What a row is, in four lines: class names are named by their first ones."""
+        names = ", ".join(self.class_names[:_NAMED]) if self.class_names else ""
+        members = f"{self.num_members:,} members, " if self.num_members else ""
+        classes = f"{self.num_classes:,} {'classes' if self.num_classes != 1 else 'class'}"
+        softened = "" if self.temperature == 1 else f", temperature {self.temperature:g}"
+        rows = [("row", f"{members}{classes}{f': {names}' if names else ''}")]
+        if self.class_names and len(self.class_names) > _NAMED:
+            rows[0] = ("row", f"{rows[0][1]}, ...")
+        rows.append(("stored as", f"{self.kind}, {self.dtype}, {self.encoding['name']}{softened}"))
+        columns = ", ".join(f"{column.name} ({column.role})" for column in self.columns)
+        rows.append(("columns", columns))
+        return Grid("Schema", rows)
 
     @property
     def axes(self) -> tuple[str, ...]:

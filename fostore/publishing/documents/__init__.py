@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fostore.publishing.described import Described
-from fostore.publishing.documents import card, citation, crate, croissant, datacite, licence
+from fostore.publishing.documents import card, citation, crate, croissant, datacite, licence, report
 
 DOCUMENTS: dict[str, Callable[[Described], bytes]] = {
     "croissant.json": croissant.text,
@@ -14,5 +14,6 @@ DOCUMENTS: dict[str, Callable[[Described], bytes]] = {
     "CITATION.cff": citation.cff,
     "README.md": card.text,
     "LICENSE": licence.text,
+    "report.html": report.text,
 }
 """In the order in which they are written."""

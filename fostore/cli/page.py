@@ -1,0 +1,52 @@
+"""`fostore report`: a store as one page, to look at, to send, to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fostore.cli.report import reporting, say
+
+EXAMPLES = """
+Examples:
+
+`fostore report digits.zarr`
+
+`fostore report digits.zarr --labels y_test.npy -o report.html`
+"""
+
+
+def report(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A store, or what `fostore convert` reads.", show_default=False
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The true classes: .npy, or text with one class number or name a line.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The page, written over.")
+    ] = Path("report.html"),
+    title: Annotated[
+        str | None, typer.Option(help="Of the page; else the store's name.", show_default=False)
+    ] = None,
+    level: Annotated[
+        Literal["structure", "checksums", "full"],
+        typer.Option(help="How a store is checked before, as `fostore verify` does."),
+    ] = "structure",
+) -> None:
+    """Make one page of a store: what it is, how whole, how certain, how right. No network, no script."""
+    with reporting():
+        from fostore.evaluate import report  # loads NumPy
+
+        page: Any = report(path, labels, output=output, title=title, level=level)
+        say(f"wrote {output}, {len(page.encode()):,} bytes")
