@@ -40,18 +40,7 @@ LONG: dict[str, int] = {
     "fostore/writing/writer.py": 401,
 }
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
-CIRCLES: list[list[str]] = [
-    [
-        "fostore.formats",
-        "fostore.formats.chunks.hdf5",
-        "fostore.formats.chunks.reader",
-        "fostore.formats.hdf5.file",
-        "fostore.formats.hdf5.records",
-        "fostore.formats.hdf5.slots",
-        "fostore.formats.views.pieces",
-    ],
-    ["fostore.formats.zarr.findings", "fostore.formats.zarr.reader"],
-]
+CIRCLES: list[list[str]] = []
 """Groups of modules that import each other still."""
 UNEXPLAINED = 13
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""

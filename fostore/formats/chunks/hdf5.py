@@ -30,8 +30,8 @@ from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.lzf import lzf
 from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import open_dataset, open_store, opened, recorded_end
-from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC, PROGRESS
+from fostore.formats.hdf5.file import open_dataset, open_whole, opened
+from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC
 from fostore.places.place import File, Place
 from fostore.schema import jsontext
 from fostore.schema.header import Header
@@ -84,41 +84,6 @@ def open_sealed(place: Place, why: Exception) -> ForeignReader:
     except BaseException:
         file.close()
         raise
-
-
-def open_whole(place: Place) -> File:
-    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
-
-    Raises:
-        DamageError: it was cut.
-        StoreNotFoundError, FormatError: as `open_store` does.
-    """
-    file = open_store(place)
-    size, end = file.size, recorded_end(file)
-    if size < end:
-        file.close()
-        raise DamageError(
-            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
-        )
-    return file
-
-
-def holds_store(place: Place) -> bool:
-    """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
-    try:
-        file = open_whole(place)
-    except (FormatError, DamageError):
-        return True
-    try:
-        with opened(file, file.size) as root:
-            marked = h5py.h5a.exists(root, b"fostore")
-            return bool(
-                marked or all(root.links.exists(name.encode()) for name in (HEADER, PROGRESS))
-            )
-    except FormatError:
-        return True
-    finally:
-        file.close()
 
 
 def _header(root: Any, file: File) -> Header:

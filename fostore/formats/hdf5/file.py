@@ -7,7 +7,7 @@ was cut can still be read far enough to say which rows it lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -294,3 +294,32 @@ def open_store(place: Place) -> File:
         raise StoreNotFoundError(f"there is no store at {str(place)!r}") from error
     except UnsafeError as error:
         raise FormatError(f"{place} is not a file; an HDF5 store is one") from error
+
+
+def open_whole(place: Place) -> File:
+    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
+
+    Raises:
+        DamageError: it was cut.
+        StoreNotFoundError, FormatError: as `open_store` does.
+    """
+    file = open_store(place)
+    size, end = file.size, recorded_end(file)
+    if size < end:
+        file.close()
+        raise DamageError(
+            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
+        )
+    return file
+
+
+def holds_store(place: Place) -> bool:
+    """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
+    try:
+        with closing(open_whole(place)) as file, opened(file, file.size) as root:
+            marked = h5py.h5a.exists(root, MIRRORS[0].encode())
+            return bool(marked or all(root.links.exists(n.encode()) for n in (HEADER, PROGRESS)))
+    except StoreNotFoundError:
+        return False
+    except (FormatError, DamageError):
+        return True

@@ -8,9 +8,17 @@ from contextlib import closing, suppress
 
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
-from fostore.formats.zarr.folder import JOURNAL, METADATA, is_temporary, names_in, unit_of, units_in
+from fostore.formats.zarr.folder import (
+    JOURNAL,
+    METADATA,
+    is_temporary,
+    locate,
+    names_in,
+    read_hashes,
+    unit_of,
+    units_in,
+)
 from fostore.formats.zarr.layout import TAIL
-from fostore.formats.zarr.reader import locate, read_hashes
 from fostore.formats.zarr.state import State
 from fostore.places.litter import is_litter
 from fostore.places.place import Place

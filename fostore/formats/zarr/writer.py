@@ -18,9 +18,8 @@ from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder
+from fostore.formats.zarr.folder import METADATA, Folder, locate, read_hashes
 from fostore.formats.zarr.journal import JournalHeader
-from fostore.formats.zarr.reader import locate, read_hashes
 from fostore.formats.zarr.state import State, group_metadata
 from fostore.formats.zarr.tails import Tails, clean
 from fostore.schema import digest
