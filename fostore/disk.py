@@ -165,15 +165,18 @@ def open_unnamed(folder: Path) -> int:
         return os.dup(file.fileno())
 
 
-def read_at(fd: int, offset: int, size: int) -> bytearray:
+def read_at(fd: int, offset: int, size: int) -> bytes:
     """Up to `size` bytes at `offset`; fewer, and no more memory taken, only where the file ends.
 
     A file server may give less at a time than was asked for: that is no damage.
     """
-    data = bytearray(max(min(size, os.fstat(fd).st_size - offset), 0))
-    done = read_into(fd, data, offset)
-    del data[done:]
-    return data
+    stop = min(offset + size, os.fstat(fd).st_size)
+    pieces: list[bytes] = []
+    # Not `read_into` a buffer of ours, which would be zeroed before and copied to bytes after.
+    while offset < stop and (piece := os.pread(fd, min(stop - offset, _READ_BYTES), offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)  # one piece, as nearly all are, is not copied
 
 
 def read_into(fd: int, out: Buffer, offset: int) -> int:

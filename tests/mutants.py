@@ -362,6 +362,13 @@ MUTANTS = [
         "test_faults.py::test_system_calls_that_do_less_than_they_were_asked_for_change_nothing",
     ),
     Mutant(
+        "short-pread-is-the-end",
+        "disk.py",
+        "        offset += len(piece)\n",
+        "        break\n",
+        "test_faults.py::test_system_calls_that_do_less_than_they_were_asked_for_change_nothing",
+    ),
+    Mutant(
         "json-stray-header",
         "files/json/read.py",
         "    _refuse_stray_header(scanner, meta, {name: offsets[name] for name in beside})\n",

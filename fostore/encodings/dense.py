@@ -19,8 +19,8 @@ from fostore.encodings.rows import (
     as_floats,
     check_as_kind,
     check_columns,
-    check_shape,
     converted,
+    refuse_shape,
     round_to,
 )
 from fostore.errors import ArgumentError, RowError
@@ -72,21 +72,23 @@ class Dense:
         """
         from fostore.schema import simplex
 
-        check_shape(rows, schema, start)
+        numbers = schema.columns[0]  # of the shape of a row
+        if rows.shape[1:] != numbers.shape:
+            refuse_shape(rows, schema, start)
         rows = as_floats(rows, start)
         if schema.kind == "logits":
             return _encode_logits(rows, schema, start)
         kind, tol = schema.kind, schema.sum_tolerance
-        stored = round_to(rows, schema.dtype)
+        stored = round_to(rows, numbers.dtype)
         if stored.dtype != rows.dtype:  # first the numbers that the caller knows
             simplex.check(rows, kind, tol, start)
         try:
-            simplex.check(stored, kind, tol, start, bfloat16=schema.dtype == "bfloat16")
+            simplex.check(stored, kind, tol, start, bfloat16=numbers.dtype == "bfloat16")
         except RowError as error:
             if stored.dtype == rows.dtype:
                 raise
             raise RowError(
-                f"rounded to {schema.dtype}, {error}; use a wider dtype or kind='logits'"
+                f"rounded to {numbers.dtype}, {error}; use a wider dtype or kind='logits'"
             ) from None
         return [stored]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -19,10 +20,8 @@ def where(start: int, count: int) -> str:
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
 
 
-def check_shape(rows: Array, schema: Schema, start: int) -> None:
-    """Raise RowError unless `rows` is (n, *schema.row_shape)."""
-    if rows.shape[1:] == schema.row_shape:
-        return
+def refuse_shape(rows: Array, schema: Schema, start: int) -> NoReturn:
+    """Raise the RowError of rows that are not (n, *schema.row_shape)."""
     expected = ", ".join(map(str, schema.row_shape))
     if rows.ndim == len(schema.row_shape) + 1:
         at = where(start, len(rows))

@@ -28,6 +28,10 @@ class OtherLayoutError(UnsupportedError):
     """Arrays that are sound and lie in another way than fostore's: a format may be able to decode them."""
 
 
+ONLY_OURS = "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
+"""What an `OtherLayoutError` says behind what is different."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Committed rows `[start, stop)` inside one unit, and what their bytes hash to.

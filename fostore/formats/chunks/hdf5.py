@@ -19,9 +19,9 @@ import numpy as np
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.array import (
-    Extent,
     ForeignArray,
     Index,
+    Packed,
     Packing,
     Survey,
     check_chunks,
@@ -258,13 +258,13 @@ class _Dataset:
     def where(self, index: Index) -> str:
         return self.name
 
-    def locate(self, index: Index) -> Extent:
+    def locate(self, index: Index) -> Packed:
         number = int(np.ravel_multi_index(index, self.grid))
         at = int(np.searchsorted(self.table[:, 0], np.uint64(number)))
         if at == len(self.table) or int(self.table[at, 0]) != number:
             raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
         _, start, size, mask = map(int, self.table[at])
-        return Extent("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
+        return Packed("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
 
     def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
         return np.stack(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid), axis=1), ()

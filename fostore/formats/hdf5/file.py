@@ -23,7 +23,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import OtherLayoutError
+from fostore.formats import ONLY_OURS, OtherLayoutError
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.records import (
     HASHES,
@@ -40,9 +40,6 @@ from fostore.places.place import File, Place
 from fostore.schema import digest, jsontext
 from fostore.schema.header import MAX_TEXT, Header
 
-_ONLY_OURS = (
-    "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
-)
 _MAX_MEMBERS = 1000
 _ADVICE = (
     "it may be damaged, or another kind of HDF5 file: fostore opens the stores that fostore wrote"
@@ -172,11 +169,11 @@ def _extent(
     if layout != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
         names = {h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
         how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
-        raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {_ONLY_OURS}")
+        raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {ONLY_OURS}")
     kind = dataset.get_type()
     if not kind.equal(_type_of(dtype)):
         if kind.equal(_type_of(dtype.newbyteorder(">"))):
-            raise OtherLayoutError(f"{where} has another dtype, big-endian; {_ONLY_OURS}")
+            raise OtherLayoutError(f"{where} has another dtype, big-endian; {ONLY_OURS}")
         raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
     lying = tuple(map(int, dataset.shape))
     fits = len(lying) == len(shape)
@@ -188,7 +185,7 @@ def _extent(
     offset = int(dataset.get_offset() or 0)
     if offset % dtype.itemsize:
         raise OtherLayoutError(
-            f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {_ONLY_OURS}"
+            f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {ONLY_OURS}"
         )
     return Extent(offset, lying, dtype.itemsize)
 

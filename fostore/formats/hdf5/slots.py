@@ -59,7 +59,7 @@ def unpack(magic: bytes, slot: int, data: bytes) -> Record | None:
     return Record(sequence, payload)
 
 
-def payload_bytes(head: bytes | bytearray) -> int:
+def payload_bytes(head: bytes) -> int:
     """How many bytes of payload a head announces; what it says has not been checked."""
     return int(HEAD.unpack_from(head)[2])
 

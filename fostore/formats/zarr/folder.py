@@ -58,26 +58,9 @@ class Folder:
         """The folder of a column."""
         return self.path / self.shards[index].name
 
-    def shard(self, index: int, unit: int) -> Path:
-        """Where a sealed unit of a column lies."""
-        return self.path / self.shards[index].key(unit)
-
-    def tail(self, index: int, unit: int) -> Path:
-        """Where the rows of a unit lie before it is sealed."""
-        return self.path / self.shards[index].tail(unit)
-
     def journal(self, owner: str) -> Path:
         """The journal of a writer."""
         return self.array(0) / f"{JOURNAL}{owner}"
-
-    @property
-    def hash_array(self) -> Path:
-        """The folder of the block hashes."""
-        return self.path / HASHES
-
-    def hash_chunk(self, unit: int) -> Path:
-        """The block hashes of a unit."""
-        return self.path / self.hashes.key(unit)
 
     def unit_stop(self, unit: int) -> int:
         """The end of a unit under the plan."""
