@@ -57,6 +57,7 @@ def name_of(fd: int) -> str:
     """The path of an open file, or the folder of one without a name; "" where the system does not say."""
     try:
         if sys.platform == "darwin":
+            # Windows has none.
             import fcntl
 
             name = os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
@@ -206,6 +207,7 @@ def write_at(fd: int, data: Buffer, offset: int) -> None:
 def sync_data(fd: int) -> None:
     """Make a file's data durable (macOS: its full sync, since fsync stops at the drive's cache)."""
     if sys.platform == "darwin":
+        # Windows has none.
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
@@ -362,7 +364,7 @@ def write_whole(path: Path, data: Buffer) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that can be written below `path`, or below its nearest parent that exists."""
-    import shutil
+    import shutil  # as in `remove`
 
     while not path.exists():
         path = path.parent

@@ -56,6 +56,7 @@ class Counts:
         temperature: float = 1.0,
     ) -> Array:
         """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
+        # Votes are whole numbers: in float32 their sum would round from 2^24 on.
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
         with np.errstate(over="ignore", under="ignore"):

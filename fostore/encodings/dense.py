@@ -70,7 +70,7 @@ class Dense:
         finite number, so that minus infinity always means a class that the model excluded. Either
         way the probability is zero in every dtype.
         """
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
         numbers = schema.columns[0]  # of the shape of a row
         if rows.shape[1:] != numbers.shape:
@@ -94,7 +94,7 @@ class Dense:
 
     def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
         """Raise RowError where the stored numbers break the schema's promises."""
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
         check_columns(columns, schema, start)
         halves, tol = schema.dtype == "bfloat16", schema.sum_tolerance
@@ -121,7 +121,7 @@ class Dense:
         if schema.kind != "logits":
             return converted(x, schema.kind, as_kind, temperature)
         check_as_kind(as_kind)
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
         if as_kind == "probs":
             return simplex.softmax(x, temperature)
@@ -161,7 +161,7 @@ class Dense:
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
-    from fostore.schema import simplex
+    from fostore.schema import simplex  # see the first lines
 
     x = widen(rows, rows.dtype.name)
     if schema.dtype == "float64":

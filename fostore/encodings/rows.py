@@ -62,6 +62,7 @@ def as_floats(rows: Array, start: int) -> Array:
         raise RowError(
             f"{where(start, len(rows))} have dtype {rows.dtype}, expected floating-point numbers: {hint}"
         )
+    # NumPy's long double, whose bytes depend on the machine.
     return rows.astype(np.float64) if rows.dtype.itemsize > 8 else rows
 
 
@@ -70,6 +71,7 @@ def round_to(rows: Array, dtype: str) -> Array:
     if dtype == "bfloat16":
         with np.errstate(over="ignore", under="ignore"):
             return float32_to_bfloat16(rows)
+    # What overflows becomes infinite, which the check of the stored rows refuses.
     stored = _LITTLE_ENDIAN[dtype]
     if rows.dtype == stored:
         return np.ascontiguousarray(rows)

@@ -331,4 +331,5 @@ def format_of(path: Path | Place) -> Format:
 
 
 def _suffix(path: Path | Place) -> str:
+    # Not `Path.suffix`: it may be a place behind a url, whose text ends in the name as well.
     return os.path.splitext(str(path))[1].lower()

@@ -20,6 +20,7 @@ KINDS = ("probs", "log_probs", "logits", "counts")
 _FEATURES: frozenset[str] = frozenset()
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+# Of all formats: a store can be converted to each, and its columns keep their names.
 _RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
@@ -136,6 +137,7 @@ class Schema:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Schema:
         """Parse and check what a stranger wrote; unknown features are refused by name."""
+        # First: what a newer feature changed could look like damage further down.
         requires = tuple(expect(value, "requires", list, where))
         unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
         if unknown:

@@ -120,6 +120,7 @@ class SideValues:
             if planned is None:
                 continue
             for start, stop in written:
+                # In pieces: what is written may be more than memory holds.
                 for first in range(start, stop, _COMPARED_ROWS):
                     last = min(first + _COMPARED_ROWS, stop)
                     self._compare(side.keyword, column.name, planned, first, last, path)

@@ -85,6 +85,7 @@ def inspect(file: File) -> Layout:
     size, end = file.size, recorded_end(file)
     cut = f"{file} was cut: {size:,} bytes are there, {end:,} were written"
     try:
+        # As long as it was: HDF5 refuses a shorter file before it says anything of what is left.
         with opened(file, max(size, end)) as root:
             layout = _inspect(file, root, end)
     except (FormatError, DamageError) as error:
@@ -135,6 +136,7 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
             if extent.nbytes <= MAX_SLOT:
                 mirrors[name] = Mirror(extent.offset, file.read(extent.offset, extent.nbytes))
         elif (text := _read_text(root, name, path)) is not None:
+            # HDF5 does not tell where attributes lie; who writes them searches (`build.locate`).
             mirrors[name] = Mirror(-1, text)
     foreign = [name for name in names if name not in extents]
     attributes: list[bytes] = []
@@ -204,6 +206,7 @@ def open_dataset(root: Any, name: str, path: str) -> tuple[Any, Any]:
     """
     where = f"{path}, dataset {name!r}"
     key = name.encode()
+    # The low-level calls: `root[name]` would follow links on its way.
     if not root.links.exists(key):
         raise FormatError(f"{path} has no dataset {name!r}; {_ADVICE}")
     if root.links.get_info(key).type != h5py.h5l.TYPE_HARD:
@@ -252,6 +255,7 @@ def _check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
 
 def recorded_end(file: File) -> int:
     """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it, 2 or 3), else 0."""
+    # Read here: the library says nothing of a file that it does not open.
     head = file.read(0, 48)
     if len(head) < 48 or head[:8] != b"\x89HDF\r\n\x1a\n":
         return 0

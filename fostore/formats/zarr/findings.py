@@ -87,6 +87,7 @@ def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iter
             stop = min(start + header.unit_rows, state.published)
             if unit not in in_progress:
                 yield from _shard(state, index, unit, start, stop)
+        # Before the store is sealed, a unit may be whole and not published yet.
         elif unit not in in_progress and header.sealed:
             path = f"{place}/{layout.key(unit)}"
             yield Finding(where, None, f"{path} is beyond the last row of the store")

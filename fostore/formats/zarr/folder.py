@@ -79,6 +79,7 @@ def is_temporary(name: str) -> bool:
 
 def unit_of(name: str) -> int | None:
     """The unit that a file name says, in the one spelling that it has."""
+    # `int` takes other spellings, and quadratic time for digits without end.
     plain = name.isascii() and name.isdecimal() and len(name) < 20
     return int(name) if plain and str(int(name)) == name else None
 
@@ -122,6 +123,7 @@ def read_hashes(folder: Folder, unit: int) -> Array:
     try:
         data = folder.place.read(name, layout.chunk_bytes)
     except FileNotFoundError:
+        # Not sealed yet, or lost: `findings` tells which.
         return np.zeros(layout.chunk_shape, np.uint8)
     if len(data) != layout.chunk_bytes:
         raise DamageError(

@@ -118,6 +118,7 @@ class Shards:
 
     def index_pieces(self, num_rows: int) -> Iterator[bytes]:
         """The index of a shard of `num_rows` rows, with its checksum at the end, in bounded pieces."""
+        # Readers of a sealed store do without, and open faster.
         from fostore.schema.digest import checksum
 
         chunk = self.inner_rows * self.column.row_bytes
