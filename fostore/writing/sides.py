@@ -92,9 +92,10 @@ class SideValues:
                     raise RowError(
                         f"{side.keyword} for rows {start} to {stop - 1} differ from those of create"
                     )
-            if array is None or len(array) != stop - start:
+            # Here, for every side: the pipeline would find out in the middle of a batch.
+            if array is None or array.shape != (stop - start, *column.shape):
                 hint = f"none came; give {side.keyword}= for rows {start} to {stop - 1}"
-                came = hint if array is None else f"{len(array)} came"
+                came = hint if array is None else f"an array of shape {array.shape} came"
                 raise RowError(f"{stop - start} values of {column.name!r} were expected, {came}")
             arrays.append(np.ascontiguousarray(array))
         return arrays
