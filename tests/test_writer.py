@@ -318,6 +318,16 @@ def test_bad_ids_are_refused_before_anything_is_written(path: Path, ids: object)
     assert list(path.parent.iterdir()) == []
 
 
+def test_what_lies_under_a_mask_is_no_row(path: Path) -> None:
+    rows = np.ma.array(probs(3))
+    with fostore.create(path, num_samples=3, num_classes=3) as writer:
+        rows[1] = np.ma.masked
+        with pytest.raises(RowError, match="masked numbers"):
+            writer.append(rows)
+        writer.append(np.ma.array(probs(3)))
+    np.testing.assert_array_equal(fostore.open(path).array, probs(3))
+
+
 @pytest.mark.parametrize("keyword", ["fingerprints", "labels"])
 @pytest.mark.parametrize(
     "values",
