@@ -369,6 +369,27 @@ MUTANTS = [
         "test_faults.py::test_system_calls_that_do_less_than_they_were_asked_for_change_nothing",
     ),
     Mutant(
+        "read-error-keeps-frames",
+        "formats/hdf5/stream.py",
+        "error.with_traceback(None)",
+        "error",
+        "test_hdf5.py::test_a_read_that_failed_does_not_crash_the_process_at_its_end",
+    ),
+    Mutant(
+        "mask-ignored",
+        "writing/writer.py",
+        "    if np.ma.is_masked(rows):",
+        "    if False:",
+        "test_writer.py::test_what_lies_under_a_mask_is_no_row",
+    ),
+    Mutant(
+        "hashes-cast",
+        "schema/sides/fingerprints.py",
+        'if given.dtype.kind not in "iu" or is_signed:',
+        "if False:",
+        "test_writer.py::test_hashes_that_are_none_are_refused_and_the_writer_goes_on",
+    ),
+    Mutant(
         "json-stray-header",
         "files/json/read.py",
         "    _refuse_stray_header(scanner, meta, {name: offsets[name] for name in beside})\n",
