@@ -377,7 +377,7 @@ MUTANTS = [
     ),
     Mutant(
         "mask-ignored",
-        "writing/writer.py",
+        "encodings/rows.py",
         "    if np.ma.is_masked(rows):",
         "    if False:",
         "test_writer.py::test_what_lies_under_a_mask_is_no_row",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,19 @@ _LITTLE_ENDIAN = {name: np.dtype(name).newbyteorder("<") for name in FLOATS if n
 def where(start: int, count: int) -> str:
     """The rows of a batch in a message's words."""
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
+
+
+def as_array(rows: Any) -> Array:
+    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
+    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
+        rows = rows.detach().cpu()
+    if np.ma.is_masked(rows):  # NumPy would hand out whatever lies under the mask
+        raise RowError("rows have masked numbers; leave those rows out, or fill them (rows.filled)")
+    try:
+        return np.asarray(rows)
+    except (ValueError, TypeError) as error:
+        message = f"rows of type {type(rows).__name__} do not make an array: {error}"
+        raise RowError(message) from error
 
 
 def refuse_shape(rows: Array, schema: Schema, start: int) -> NoReturn:
