@@ -126,10 +126,9 @@ class ZarrWriter:
             return
         if self._failed:
             raise DamageError("a commit failed halfway before; close the store and resume it")
-        for run in runs:
-            unit = self._unit_of(run.start, run.stop)
-            if unit not in self._writable:
-                self._check_claimed("commit", unit)
+        units = [self._unit_of(run.start, run.stop) for run in runs]
+        for unit in {*units} - self._writable:
+            self._check_claimed("commit", unit)
         if self._bases:
             runs = [*self._published_runs(runs), *runs]
         for at in range(0, len(runs), journal.MAX_RECORDS):
@@ -161,9 +160,7 @@ class ZarrWriter:
         published = []
         for unit in sorted({run.start // self.header.unit_rows for run in runs}):
             base = self._bases.get(unit)
-            if base is None:
-                continue
-            if any(run.start <= base.start and base.stop <= run.stop for run in runs):
+            if base is None or any(r.start <= base.start and base.stop <= r.stop for r in runs):
                 continue
             crc = digest.crc_of_rows(self.read, self.header.schema.row_bytes, base.start, base.stop)
             published.append(Run(base.start, base.stop, crc))
@@ -212,9 +209,8 @@ class ZarrWriter:
                 if size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
-                    raise DamageError(
-                        f"{shard} is missing or cut, and with it {describe(lost)}", lost
-                    )
+                    message = f"{shard} is missing or cut, and with it {describe(lost)}"
+                    raise DamageError(message, lost)
         with self._guard:
             for whole in units:
                 start = whole.unit * self.header.unit_rows
@@ -239,15 +235,9 @@ class ZarrWriter:
     def hashes(self, unit: int) -> Array:
         """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
         start = unit * self.header.unit_rows
-        rows = len(
-            Ranges(
-                self.sealed.union([(0, min(self._shapes))]).overlap(
-                    start, start + self.header.unit_rows
-                )
-            )
-        )
-        if not rows:
-            rows = self._folder.unit_stop(unit) - start
+        shown = self.sealed.union([(0, min(self._shapes))])
+        rows = len(Ranges(shown.overlap(start, start + self.header.unit_rows)))
+        rows = rows or self._folder.unit_stop(unit) - start
         held = -(-rows // self.header.block_rows)
         if unit in self._recorded:
             # They may be those of longer blocks, from a seal that a kill cut short.
