@@ -57,6 +57,7 @@ def name_of(fd: int) -> str:
     """The path of an open file, or the folder of one without a name; "" where the system does not say."""
     try:
         if sys.platform == "darwin":
+            # Windows has none.
             import fcntl
 
             name = os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
@@ -165,15 +166,18 @@ def open_unnamed(folder: Path) -> int:
         return os.dup(file.fileno())
 
 
-def read_at(fd: int, offset: int, size: int) -> bytearray:
+def read_at(fd: int, offset: int, size: int) -> bytes:
     """Up to `size` bytes at `offset`; fewer, and no more memory taken, only where the file ends.
 
     A file server may give less at a time than was asked for: that is no damage.
     """
-    data = bytearray(max(min(size, os.fstat(fd).st_size - offset), 0))
-    done = read_into(fd, data, offset)
-    del data[done:]
-    return data
+    stop = min(offset + size, os.fstat(fd).st_size)
+    pieces: list[bytes] = []
+    # Not `read_into` a buffer of ours, which would be zeroed before and copied to bytes after.
+    while offset < stop and (piece := os.pread(fd, min(stop - offset, _READ_BYTES), offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)  # one piece, as nearly all are, is not copied
 
 
 def read_into(fd: int, out: Buffer, offset: int) -> int:
@@ -203,6 +207,7 @@ def write_at(fd: int, data: Buffer, offset: int) -> None:
 def sync_data(fd: int) -> None:
     """Make a file's data durable (macOS: its full sync, since fsync stops at the drive's cache)."""
     if sys.platform == "darwin":
+        # Windows has none.
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
@@ -359,7 +364,7 @@ def write_whole(path: Path, data: Buffer) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that can be written below `path`, or below its nearest parent that exists."""
-    import shutil
+    import shutil  # as in `remove`
 
     while not path.exists():
         path = path.parent

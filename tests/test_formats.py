@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, StoreExistsError
-from fostore.formats import Format, Reader, Run, WholeUnit, format_of
+from fostore.formats import Format, Reader, Run, WholeUnit, format_of, is_store
 from fostore.schema.ranges import Ranges
 from support import row_crc
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
@@ -555,3 +556,20 @@ def test_what_is_no_store_is_refused(path: Path, format: Format) -> None:
     clear(path)
     with pytest.raises(FileNotFoundError):
         format.open(path)
+
+
+def test_a_format_knows_its_own_from_arrays_and_from_nothing(path: Path, format: Format) -> None:
+    assert not is_store(path)
+    format.create(path, header_of("one column", UNIT)).close()
+    assert is_store(path), "also before a row is there"
+    clear(path)
+    if path.suffix == ".zarr":
+        path.mkdir()
+        (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
+    else:
+        with h5py.File(path, "w") as file:
+            file["probs"] = np.zeros((3, 2))
+    assert not is_store(path)
+    clear(path)
+    path.write_bytes(b"neither")
+    assert is_store(path), "so that opening it says what it should be"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -790,3 +792,18 @@ def test_a_directory_or_a_pipe_is_no_store(path: Path) -> None:
     path.mkdir()
     with pytest.raises(FormatError, match="not a file"):
         FORMAT.open(path)
+
+
+@pytest.mark.parametrize("work", ["fostore.open(path)", "fostore.create(path, exists='resume')"])
+def test_a_read_that_failed_does_not_crash_the_process_at_its_end(path: Path, work: str) -> None:
+    """h5py lets go of what it was given in its own time, which must not be after that of Python."""
+    full_store(path, "one column", UNIT)
+    script = (
+        "import errno, sys, fostore\nfrom fostore import disk\npath = sys.argv[1]\n"
+        "def broken(*_): raise OSError(errno.EIO, 'a read failed')\n"
+        "real, disk.read_at = disk.read_at, lambda fd, at, size: broken() if size > 48 else real(fd, at, size)\n"
+        f"try: {work}\nexcept OSError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "a read failed" in done.stdout) == (0, True), done

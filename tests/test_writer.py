@@ -318,6 +318,46 @@ def test_bad_ids_are_refused_before_anything_is_written(path: Path, ids: object)
     assert list(path.parent.iterdir()) == []
 
 
+def test_what_lies_under_a_mask_is_no_row(path: Path) -> None:
+    rows = np.ma.array(probs(3))
+    with fostore.create(path, num_samples=3, num_classes=3) as writer:
+        rows[1] = np.ma.masked
+        with pytest.raises(RowError, match="masked numbers"):
+            writer.append(rows)
+        writer.append(np.ma.array(probs(3)))
+    np.testing.assert_array_equal(fostore.open(path).array, probs(3))
+
+
+@pytest.mark.parametrize("keyword", ["fingerprints", "labels"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([1.5, 2.0, 3.0]),
+        [1.7, 2, 3],
+        np.array([-1, 2, 3]),
+        [-1, 2, 3],
+        ["a", "b", "c"],
+        np.zeros((3, 2), np.uint64),
+        np.zeros((3, 1), np.uint64),
+        np.zeros(2, np.uint64),
+        [1 << 64, 2, 3],
+    ],
+    ids=str,
+)
+def test_hashes_that_are_none_are_refused_and_the_writer_goes_on(
+    path: Path, keyword: str, values: object
+) -> None:
+    kept = [(1 << 63) + 5, 3, 4]  # of which NumPy alone would make floats
+    with fostore.create(path, num_samples=3, num_classes=3, **{keyword: True}) as writer:
+        with pytest.raises(
+            RowError, match=r"expected a 64-bit hash a row|3 values of '\w+' were expected"
+        ):
+            writer.append(probs(3), **{keyword: values})
+        assert len(writer) == 0
+        writer.append(probs(3), **{keyword: kept})
+    assert fostore.open(path).reader.column(1).read(0, 3).tolist() == kept
+
+
 def test_other_ids_are_refused_on_resume(path: Path) -> None:
     written(path, ids=[f"s{i}" for i in range(N)])
     other = [f"s{i}" for i in range(N)]

@@ -109,6 +109,7 @@ def encoding_of(schema: Schema) -> Encoding:
         )
     except ArgumentError as error:
         raise FormatError(f"the schema contradicts itself: {error}") from error
+    # A stranger's columns are decoded by position: they must be those that the encoding makes.
     stored = schema.columns[: len(made)]
     if len(schema.content) != len(made) or not all(map(_is_column, stored, made)):
         raise FormatError(
@@ -237,6 +238,7 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         content = schema.content
     tolerance = made.sum_tolerance
     if "tol" not in changed and kind in (schema.kind, "probs"):
+        # Rows that were taken at the old tolerance are checked again at this one.
         tolerance = max(tolerance, schema.sum_tolerance)
     return replace(
         made,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings.rows import as_counts, check_columns, check_shape, converted
+from fostore.encodings.rows import as_counts, check_columns, converted, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import COUNTS, Array, Column, Schema
 
@@ -36,8 +36,10 @@ class Counts:
 
     def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
         """Rows of any integer dtype whose numbers fit, with at least one vote each."""
-        check_shape(rows, schema, start)
-        stored = as_counts(rows, schema.dtype, start)
+        votes = schema.columns[0]  # of the shape of a row
+        if rows.shape[1:] != votes.shape:
+            refuse_shape(rows, schema, start)
+        stored = as_counts(rows, votes.dtype, start)
         _check_votes(stored, start)
         return [stored]
 
@@ -54,6 +56,7 @@ class Counts:
         temperature: float = 1.0,
     ) -> Array:
         """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
+        # Votes are whole numbers: in float32 their sum would round from 2^24 on.
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
         with np.errstate(over="ignore", under="ignore"):

@@ -19,8 +19,8 @@ from fostore.encodings.rows import (
     as_floats,
     check_as_kind,
     check_columns,
-    check_shape,
     converted,
+    refuse_shape,
     round_to,
 )
 from fostore.errors import ArgumentError, RowError
@@ -70,29 +70,31 @@ class Dense:
         finite number, so that minus infinity always means a class that the model excluded. Either
         way the probability is zero in every dtype.
         """
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
-        check_shape(rows, schema, start)
+        numbers = schema.columns[0]  # of the shape of a row
+        if rows.shape[1:] != numbers.shape:
+            refuse_shape(rows, schema, start)
         rows = as_floats(rows, start)
         if schema.kind == "logits":
             return _encode_logits(rows, schema, start)
         kind, tol = schema.kind, schema.sum_tolerance
-        stored = round_to(rows, schema.dtype)
+        stored = round_to(rows, numbers.dtype)
         if stored.dtype != rows.dtype:  # first the numbers that the caller knows
             simplex.check(rows, kind, tol, start)
         try:
-            simplex.check(stored, kind, tol, start, bfloat16=schema.dtype == "bfloat16")
+            simplex.check(stored, kind, tol, start, bfloat16=numbers.dtype == "bfloat16")
         except RowError as error:
             if stored.dtype == rows.dtype:
                 raise
             raise RowError(
-                f"rounded to {schema.dtype}, {error}; use a wider dtype or kind='logits'"
+                f"rounded to {numbers.dtype}, {error}; use a wider dtype or kind='logits'"
             ) from None
         return [stored]
 
     def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
         """Raise RowError where the stored numbers break the schema's promises."""
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
         check_columns(columns, schema, start)
         halves, tol = schema.dtype == "bfloat16", schema.sum_tolerance
@@ -119,7 +121,7 @@ class Dense:
         if schema.kind != "logits":
             return converted(x, schema.kind, as_kind, temperature)
         check_as_kind(as_kind)
-        from fostore.schema import simplex
+        from fostore.schema import simplex  # see the first lines
 
         if as_kind == "probs":
             return simplex.softmax(x, temperature)
@@ -159,7 +161,7 @@ class Dense:
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
-    from fostore.schema import simplex
+    from fostore.schema import simplex  # see the first lines
 
     x = widen(rows, rows.dtype.name)
     if schema.dtype == "float64":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,10 +20,21 @@ def where(start: int, count: int) -> str:
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
 
 
-def check_shape(rows: Array, schema: Schema, start: int) -> None:
-    """Raise RowError unless `rows` is (n, *schema.row_shape)."""
-    if rows.shape[1:] == schema.row_shape:
-        return
+def as_array(rows: Any) -> Array:
+    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
+    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
+        rows = rows.detach().cpu()
+    if np.ma.is_masked(rows):  # NumPy would hand out whatever lies under the mask
+        raise RowError("rows have masked numbers; leave those rows out, or fill them (rows.filled)")
+    try:
+        return np.asarray(rows)
+    except (ValueError, TypeError) as error:
+        message = f"rows of type {type(rows).__name__} do not make an array: {error}"
+        raise RowError(message) from error
+
+
+def refuse_shape(rows: Array, schema: Schema, start: int) -> NoReturn:
+    """Raise the RowError of rows that are not (n, *schema.row_shape)."""
     expected = ", ".join(map(str, schema.row_shape))
     if rows.ndim == len(schema.row_shape) + 1:
         at = where(start, len(rows))
@@ -63,6 +75,7 @@ def as_floats(rows: Array, start: int) -> Array:
         raise RowError(
             f"{where(start, len(rows))} have dtype {rows.dtype}, expected floating-point numbers: {hint}"
         )
+    # NumPy's long double, whose bytes depend on the machine.
     return rows.astype(np.float64) if rows.dtype.itemsize > 8 else rows
 
 
@@ -71,6 +84,7 @@ def round_to(rows: Array, dtype: str) -> Array:
     if dtype == "bfloat16":
         with np.errstate(over="ignore", under="ignore"):
             return float32_to_bfloat16(rows)
+    # What overflows becomes infinite, which the check of the stored rows refuses.
     stored = _LITTLE_ENDIAN[dtype]
     if rows.dtype == stored:
         return np.ascontiguousarray(rows)

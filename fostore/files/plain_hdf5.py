@@ -17,8 +17,8 @@ from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
 from fostore.files.array import FileArray, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
-from fostore.formats.chunks.hdf5 import open_foreign_dataset, open_whole, read_texts
-from fostore.formats.hdf5.file import opened
+from fostore.formats.chunks.hdf5 import open_foreign_dataset, read_texts
+from fostore.formats.hdf5.file import open_whole, opened
 from fostore.places.local import Local
 from fostore.places.place import File
 from fostore.schema.row import Array

@@ -19,13 +19,17 @@ from fostore.errors import ArgumentError, UnsupportedError
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.names import place_of
 from fostore.places.place import Place
-from fostore.schema.header import MAX_TEXT, Header
+from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
 
 class OtherLayoutError(UnsupportedError):
     """Arrays that are sound and lie in another way than fostore's: a format may be able to decode them."""
+
+
+ONLY_OURS = "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
+"""What an `OtherLayoutError` says behind what is different."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,10 @@ class Opens(Protocol):
         """
         ...
 
+    def is_store(self, place: Place) -> bool:
+        """Whether a place with a suffix of this one holds a store, and not just an array; see `is_store`."""
+        ...
+
 
 @runtime_checkable
 class Format(Opens, Protocol):
@@ -278,24 +286,13 @@ FILES = {".json": "fostore.files.json"}
 def is_store(path: Path | Place) -> bool:
     """Whether a path with a store's suffix holds a store, and not just an array of the same format.
 
-    Looks at nothing but regular files of bounded size; links inside a store are never followed.
+    True as well where it is neither: opening it says what is wrong. False where there is nothing. Looks at
+    nothing but regular files of bounded size; links inside a store are never followed.
 
     Raises:
         UnsafeError: what ought to hold the metadata is a link, no regular file, or too large.
     """
-    if _suffix(path) in FILES:
-        return True
-    place = place_of(path)
-    try:
-        return b'"fostore"' in place.read("zarr.json", MAX_TEXT)
-    except FileNotFoundError:
-        if os.path.isdir(place.url):
-            return False
-    except NotADirectoryError:
-        pass
-    from fostore.formats.chunks.hdf5 import holds_store  # h5py is not needed for the others
-
-    return holds_store(place)
+    return opens(path).is_store(place_of(path))
 
 
 def opens(path: Path | Place) -> Opens:
@@ -334,4 +331,5 @@ def format_of(path: Path | Place) -> Format:
 
 
 def _suffix(path: Path | Place) -> str:
+    # Not `Path.suffix`: it may be a place behind a url, whose text ends in the name as well.
     return os.path.splitext(str(path))[1].lower()

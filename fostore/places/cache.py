@@ -183,7 +183,7 @@ class _Kept:
         except OSError:
             return b""
         try:
-            return bytes(disk.read_at(fd, start, stop - start))
+            return disk.read_at(fd, start, stop - start)
         finally:
             os.close(fd)
 

@@ -30,8 +30,7 @@ class Local(ByUrl):
             size = os.fstat(fd).st_size
             if size > limit:
                 raise UnsafeError(f"{path} has {size:,} bytes, expected at most {limit:,}")
-            data = bytearray(size)
-            return bytes(memoryview(data)[: disk.read_into(fd, data, 0)])
+            return disk.read_at(fd, 0, size)
         finally:
             os.close(fd)
 
@@ -40,7 +39,7 @@ class Local(ByUrl):
         for name, start, stop in ranges:
             _, fd = self._open(name)
             try:
-                data = bytes(disk.read_at(fd, start, stop - start))
+                data = disk.read_at(fd, start, stop - start)
                 pieces.append((data, _stamp(os.fstat(fd))))
             finally:
                 os.close(fd)
@@ -140,7 +139,7 @@ class LocalFile:
         return os.fstat(self.fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        return bytes(disk.read_at(self.fd, offset, size))
+        return disk.read_at(self.fd, offset, size)
 
     def is_current(self) -> bool:
         try:

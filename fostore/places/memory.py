@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from fostore.errors import ArgumentError, UnsafeError
 from fostore.places.place import ByUrl, Version, VersionedFile
 
+# Weak: a test that ends leaves nothing behind, and its url can be given again.
 _places: WeakValueDictionary[str, Memory] = WeakValueDictionary()
 
 
@@ -41,6 +42,7 @@ class Memory(ByUrl):
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
         files = [(self._file(name), start, stop) for name, start, stop in ranges]
+        # The hash stands for the etag of an object store: other bytes, another version.
         return [(data[start:stop], hash(data)) for data, start, stop in files]
 
     def open(self, name: str = "") -> VersionedFile:

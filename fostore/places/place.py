@@ -154,6 +154,7 @@ class VersionedFile:
     def read(self, offset: int, size: int) -> bytes:
         self._check_open()
         try:
+            # With the bytes comes their version: a look before or after could be at another file.
             ((data, version),) = self._place.read_many([(self._name, offset, offset + size)])
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"there is no store at {str(self)!r} any more") from error

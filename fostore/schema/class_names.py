@@ -224,6 +224,7 @@ def _behind(model: Any, depth: int) -> Iterator[Names]:
     """The names of models that a wrapper keeps as attributes."""
     if inspect.isroutine(model) or inspect.isclass(model) or inspect.ismodule(model):
         return
+    # Not `dir`, whose properties may run code of the model.
     attributes = list(getattr(model, "__dict__", {}).values())[:_MANY]
     modules = getattr(model, "_modules", None)  # where torch keeps what was assigned as attributes
     if isinstance(modules, Mapping):

@@ -163,6 +163,7 @@ class Header(Shown):
             extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS | _KINDS.keys()},
         )
         header._check(where)
+        # Behind the rest, whose errors say what is wrong; this one says only that something is.
         written = value.get(CHECKSUM)
         if written is not None:
             rest = {key: item for key, item in value.items() if key != CHECKSUM}

@@ -72,9 +72,11 @@ class Ranges:
         """The part of this set that lies in `[start, stop)`."""
         if start >= stop:
             return ()
-        first = bisect_right(self.items, start, key=lambda item: item[1])
-        last = bisect_left(self.items, stop, key=lambda item: item[0])
-        return tuple((max(a, start), min(b, stop)) for a, b in self.items[first:last])
+        # Compared as tuples, not by a key: a call for each comparison, several times a batch.
+        first = max(bisect_left(self.items, (start,)) - 1, 0)
+        last = bisect_left(self.items, (stop,))
+        touching = self.items[first:last]
+        return tuple([(max(a, start), min(b, stop)) for a, b in touching if b > start])
 
     @property
     def prefix(self) -> int:

@@ -23,6 +23,8 @@ _FEATURES: frozenset[str] = frozenset()
 
 _NAMED = 8
 """Classes that a schema names when it is shown."""
+
+# Of all formats: a store can be converted to each, and its columns keep their names.
 _RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
@@ -153,6 +155,7 @@ class Schema(Shown):
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Schema:
         """Parse and check what a stranger wrote; unknown features are refused by name."""
+        # First: what a newer feature changed could look like damage further down.
         requires = tuple(expect(value, "requires", list, where))
         unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
         if unknown:

@@ -90,6 +90,7 @@ def create(
     format = format_of(
         path
     )  # first: where no store can be written, it does not matter what is there
+    # Here before any work, and again under the lock (`Target.begin`).
     check_exists(path, exists)
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
@@ -265,6 +266,7 @@ def _check_same(path: Path, header: Header, asked: Mapping[str, Any]) -> None:
     differences = []
     for name, value in asked.items():
         stored = header.unit_rows if name == "unit_rows" else getattr(header.schema, name)
+        # What is not asked for is as the store has it.
         if value is not None and value != stored:
             differences.append(f"{name} is {stored!r} in the store and {value!r} was asked for")
     if differences:

@@ -168,6 +168,7 @@ class Ledger:
     def seal(self, whole: Sequence[Range]) -> None:
         """Seal whole units, given as row ranges, whose rows are committed."""
         for at in range(0, len(whole), _GROUP):
+            # A seal syncs once for all of its units, and keeps the files of all open meanwhile.
             group = whole[at : at + _GROUP]
             units = []
             for start, stop in group:

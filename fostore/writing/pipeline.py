@@ -44,19 +44,14 @@ class Pipeline:
         self._disk = _Background("fostore-commit")
         self._last_commit = time.monotonic()
         self._torn = False
+        self.end = written.items[-1][1] if written else 0
+        """The row after the last one that was taken."""
 
     @property
     def accepted(self) -> Ranges:
         """The rows that were taken, durable or not."""
         few = self._gathered
-        return self._written.add(few.start, few.stop) if few.count else self._written
-
-    @property
-    def end(self) -> int:
-        """The row after the last one that was taken."""
-        items, few = self._written.items, self._gathered
-        end = items[-1][1] if items else 0
-        return max(end, few.stop) if few.count else end
+        return self._written.add(few.start, few.start + few.count)
 
     def check(self) -> None:
         """Raise what went wrong since; an error of the commit thread comes one batch late."""
@@ -74,11 +69,12 @@ class Pipeline:
         if few.count and not (
             is_small and few.start + few.count == start and few.count + rows <= few.capacity
         ):
-            self._write_gathered()
+            self.drain()
         if is_small:
             few.add(start, columns)
         else:
             self._write(start, columns)
+        self.end = max(self.end, start + rows)
         self._torn = False
         if time.monotonic() - self._last_commit >= self._commit_seconds:
             self.drain()
@@ -86,8 +82,10 @@ class Pipeline:
 
     def drain(self) -> None:
         """Write every row that was taken, so that it can be read back; after an interruption, again."""
-        if self._gathered.count:
-            self._write_gathered()
+        few = self._gathered
+        if few.count:
+            self._write(few.start, few.arrays())
+            few.count = 0  # last: what was interrupted is written again
 
     def commit(self) -> None:
         """Make every row that was taken durable, and seal units that are whole.
@@ -102,11 +100,6 @@ class Pipeline:
     def close(self) -> None:
         """End the thread; what was not committed is given up."""
         self._disk.close()
-
-    def _write_gathered(self) -> None:
-        few = self._gathered
-        self._write(few.start, few.arrays())
-        few.count = 0
 
     def _write(self, start: int, columns: Sequence[Array]) -> None:
         stop = start + len(columns[0])
@@ -146,10 +139,6 @@ class _Gathered:
         self._buffers: list[Array] = []
         self.start = 0
         self.count = 0
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count
 
     def add(self, start: int, columns: Sequence[Array]) -> None:
         if not self._buffers:

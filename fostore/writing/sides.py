@@ -92,9 +92,10 @@ class SideValues:
                     raise RowError(
                         f"{side.keyword} for rows {start} to {stop - 1} differ from those of create"
                     )
-            if array is None or len(array) != stop - start:
+            # Here, for every side: the pipeline would find out in the middle of a batch.
+            if array is None or array.shape != (stop - start, *column.shape):
                 hint = f"none came; give {side.keyword}= for rows {start} to {stop - 1}"
-                came = hint if array is None else f"{len(array)} came"
+                came = hint if array is None else f"an array of shape {array.shape} came"
                 raise RowError(f"{stop - start} values of {column.name!r} were expected, {came}")
             arrays.append(np.ascontiguousarray(array))
         return arrays
@@ -120,6 +121,7 @@ class SideValues:
             if planned is None:
                 continue
             for start, stop in written:
+                # In pieces: what is written may be more than memory holds.
                 for first in range(start, stop, _COMPARED_ROWS):
                     last = min(first + _COMPARED_ROWS, stop)
                     self._compare(side.keyword, column.name, planned, first, last, path)

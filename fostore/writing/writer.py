@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.rows import as_array
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
@@ -162,7 +163,7 @@ class Writer:
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values = rows if isinstance(rows, np.ndarray) else _as_array(rows)
+        values = rows if type(rows) is np.ndarray else as_array(rows)
         if not values.ndim:
             raise RowError(f"rows come in batches, {rows!r:.80} came")
         stop = start + len(values)
@@ -387,15 +388,3 @@ class Writer:
         if self._pid != os.getpid():
             raise ArgumentError(f"{self.path} belongs to process {self._pid}, which opened it")
         self._rows.check()
-
-
-def _as_array(rows: Any) -> Array:
-    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
-    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
-        rows = rows.detach().cpu()
-    try:
-        return np.asarray(rows)
-    except (ValueError, TypeError) as error:
-        raise RowError(
-            f"rows of type {type(rows).__name__} do not make an array: {error}"
-        ) from error

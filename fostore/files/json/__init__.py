@@ -126,6 +126,10 @@ class Json(FileFormat):
         file = opened(path)
         return JsonReader(file, read_document(file, Placed))
 
+    def is_store(self, place: Place) -> bool:
+        """Always: what is no document is told when it is opened."""
+        return True
+
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a document, checked: a store where it has a header, else numbers that `hints` explain.
 

@@ -32,8 +32,8 @@ there, each once; and problems as `(rows, message)`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """Where the bytes of a chunk lie: `size` of them from `start` on in the file `name`; None is all of the file.
+class Packed:
+    """Where the bytes of a chunk lie: `size` of them from `start` on in the file `name`; None: all of it.
 
     `mask` has bit n set where the n-th packer left the chunk as it was. `rows` says how many lie
     there where they may be fewer than a chunk has.
@@ -53,7 +53,7 @@ class Container(Protocol):
         """What holds a chunk, for messages."""
         ...
 
-    def locate(self, index: Index) -> Extent:
+    def locate(self, index: Index) -> Packed:
         """Where a chunk lies; raises CodecError where it does not, or nobody can tell."""
         ...
 
@@ -136,7 +136,7 @@ class ForeignArray:
                 (rows,),
             ) from error
 
-    def _read(self, extent: Extent, limit: int) -> bytes:
+    def _read(self, extent: Packed, limit: int) -> bytes:
         """The bytes of a chunk, which may be `limit`: one more is read at most, whatever is claimed."""
         most = limit + 1 if extent.size is None else min(extent.size, limit + 1)
         data = self.read_bytes(extent.name, extent.start, extent.start + most)

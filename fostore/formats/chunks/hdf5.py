@@ -19,9 +19,9 @@ import numpy as np
 from fostore.errors import DamageError, FormatError, UnsafeError, UnsupportedError
 from fostore.formats.chunks import codecs
 from fostore.formats.chunks.array import (
-    Extent,
     ForeignArray,
     Index,
+    Packed,
     Packing,
     Survey,
     check_chunks,
@@ -30,8 +30,8 @@ from fostore.formats.chunks.codecs import CodecError, Decoder
 from fostore.formats.chunks.lzf import lzf
 from fostore.formats.chunks.reader import ForeignReader, require_sealed
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import open_dataset, open_store, opened, recorded_end
-from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC, PROGRESS
+from fostore.formats.hdf5.file import open_dataset, open_whole, opened
+from fostore.formats.hdf5.records import HASHES, HEADER, HEADER_MAGIC
 from fostore.places.place import File, Place
 from fostore.schema import jsontext
 from fostore.schema.header import Header
@@ -84,41 +84,6 @@ def open_sealed(place: Place, why: Exception) -> ForeignReader:
     except BaseException:
         file.close()
         raise
-
-
-def open_whole(place: Place) -> File:
-    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
-
-    Raises:
-        DamageError: it was cut.
-        StoreNotFoundError, FormatError: as `open_store` does.
-    """
-    file = open_store(place)
-    size, end = file.size, recorded_end(file)
-    if size < end:
-        file.close()
-        raise DamageError(
-            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
-        )
-    return file
-
-
-def holds_store(place: Place) -> bool:
-    """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
-    try:
-        file = open_whole(place)
-    except (FormatError, DamageError):
-        return True
-    try:
-        with opened(file, file.size) as root:
-            marked = h5py.h5a.exists(root, b"fostore")
-            return bool(
-                marked or all(root.links.exists(name.encode()) for name in (HEADER, PROGRESS))
-            )
-    except FormatError:
-        return True
-    finally:
-        file.close()
 
 
 def _header(root: Any, file: File) -> Header:
@@ -293,13 +258,13 @@ class _Dataset:
     def where(self, index: Index) -> str:
         return self.name
 
-    def locate(self, index: Index) -> Extent:
+    def locate(self, index: Index) -> Packed:
         number = int(np.ravel_multi_index(index, self.grid))
         at = int(np.searchsorted(self.table[:, 0], np.uint64(number)))
         if at == len(self.table) or int(self.table[at, 0]) != number:
             raise CodecError(f"its chunk {list(index)} is missing: nobody wrote it")
         _, start, size, mask = map(int, self.table[at])
-        return Extent("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
+        return Packed("", start, size, mask, size // self.row_bytes if self.row_bytes else None)
 
     def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
         return np.stack(np.unravel_index(self.table[:, 0].astype(np.int64), self.grid), axis=1), ()

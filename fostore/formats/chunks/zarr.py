@@ -123,6 +123,7 @@ def _parse(
     if "sharding_indexed" not in kinds:
         check_chunks(shape, outer, dtype.itemsize, f"{where}: 'chunk_grid'")
     else:
+        # Packed as a whole, a shard would have to be unpacked as a whole for one row.
         if kinds != ["sharding_indexed"]:
             raise UnsupportedError(
                 f"{where}: 'codecs' has {kinds!r:.200}; sharding is decoded alone"
@@ -159,6 +160,7 @@ def _packing(chain: list[Any], num_axes: int, dtype: np.dtype[Any], where: str) 
             axes = expect(configuration, "order", list, f"{where}: 'transpose'")
             if any(type(n) is not int for n in axes) or sorted(axes) != list(range(num_axes)):
                 raise FormatError(f"{where}: 'transpose' has the order {axes!r:.80}")
+            # Each transposes what the one before it left.
             order = tuple(order[n] for n in axes)
         elif name == "bytes" and stored is None:
             # Where there is only one order, zarr-python names none.

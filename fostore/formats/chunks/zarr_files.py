@@ -12,7 +12,7 @@ import numpy as np
 
 from fostore.errors import DamageError, FormatError, FostoreError, UnsupportedError
 from fostore.formats.chunks import codecs
-from fostore.formats.chunks.array import Extent, Index, Survey, damage
+from fostore.formats.chunks.array import Index, Packed, Survey, damage
 from fostore.formats.chunks.codecs import CodecError
 from fostore.formats.views.pieces import ArrayCache
 from fostore.formats.zarr.folder import MAX_METADATA, unit_of
@@ -141,16 +141,16 @@ class Files:
     def where(self, index: Index) -> str:
         return f"{self.root.place}/{self._name(map(operator.floordiv, index, self.per_file))}"
 
-    def locate(self, index: Index) -> Extent:
+    def locate(self, index: Index) -> Packed:
         file, inside = zip(*map(divmod, index, self.per_file), strict=True)
         name = self._name(file)
         if self.index is None:
-            return Extent(name)
+            return Packed(name)
         entries = self._entries.get(file, partial(self._read_index, self.index, name))
         start, size = map(int, entries[int(np.ravel_multi_index(inside, self.per_file))])
         if start < 0:
             raise CodecError(f"its chunk {list(inside)} is missing")
-        return Extent(name, start, size)
+        return Packed(name, start, size)
 
     def survey(self, rows_of: Callable[[Index], Range]) -> Survey:
         files = self._present()

@@ -48,6 +48,12 @@ class _HDF5:
 
             return open_sealed(place, other)
 
+    def is_store(self, place: Place) -> bool:
+        """Whether a file says that it is a store; see `fostore.formats.is_store`."""
+        from fostore.formats.hdf5.file import holds_store  # h5py, as above
+
+        return holds_store(place)
+
     def create(self, path: Path, header: Header) -> HDF5Writer:
         """Make an empty store, its room on the disk taken; it appears whole or not at all.
 

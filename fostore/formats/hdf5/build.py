@@ -224,9 +224,7 @@ def locate(fd: int, layout: Layout) -> Layout:
         position = max(position, stop)
     located = {}
     small = sum(size for _, size in gaps) <= _MAX_SEARCH
-    pieces = (
-        [(start, bytes(disk.read_at(fd, start, size))) for start, size in gaps] if small else []
-    )
+    pieces = [(start, disk.read_at(fd, start, size)) for start, size in gaps] if small else []
     for name, mirror in layout.mirrors.items():
         if mirror.offset != -1:
             located[name] = mirror

@@ -7,7 +7,7 @@ was cut can still be read far enough to say which rows it lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
-from fostore.formats import OtherLayoutError
+from fostore.formats import ONLY_OURS, OtherLayoutError
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.records import (
     HASHES,
@@ -40,9 +40,6 @@ from fostore.places.place import File, Place
 from fostore.schema import digest, jsontext
 from fostore.schema.header import MAX_TEXT, Header
 
-_ONLY_OURS = (
-    "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
-)
 _MAX_MEMBERS = 1000
 _ADVICE = (
     "it may be damaged, or another kind of HDF5 file: fostore opens the stores that fostore wrote"
@@ -88,6 +85,7 @@ def inspect(file: File) -> Layout:
     size, end = file.size, recorded_end(file)
     cut = f"{file} was cut: {size:,} bytes are there, {end:,} were written"
     try:
+        # As long as it was: HDF5 refuses a shorter file before it says anything of what is left.
         with opened(file, max(size, end)) as root:
             layout = _inspect(file, root, end)
     except (FormatError, DamageError) as error:
@@ -138,6 +136,7 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
             if extent.nbytes <= MAX_SLOT:
                 mirrors[name] = Mirror(extent.offset, file.read(extent.offset, extent.nbytes))
         elif (text := _read_text(root, name, path)) is not None:
+            # HDF5 does not tell where attributes lie; who writes them searches (`build.locate`).
             mirrors[name] = Mirror(-1, text)
     foreign = [name for name in names if name not in extents]
     attributes: list[bytes] = []
@@ -172,11 +171,11 @@ def _extent(
     if layout != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
         names = {h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
         how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
-        raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {_ONLY_OURS}")
+        raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {ONLY_OURS}")
     kind = dataset.get_type()
     if not kind.equal(_type_of(dtype)):
         if kind.equal(_type_of(dtype.newbyteorder(">"))):
-            raise OtherLayoutError(f"{where} has another dtype, big-endian; {_ONLY_OURS}")
+            raise OtherLayoutError(f"{where} has another dtype, big-endian; {ONLY_OURS}")
         raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
     lying = tuple(map(int, dataset.shape))
     fits = len(lying) == len(shape)
@@ -188,7 +187,7 @@ def _extent(
     offset = int(dataset.get_offset() or 0)
     if offset % dtype.itemsize:
         raise OtherLayoutError(
-            f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {_ONLY_OURS}"
+            f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {ONLY_OURS}"
         )
     return Extent(offset, lying, dtype.itemsize)
 
@@ -207,6 +206,7 @@ def open_dataset(root: Any, name: str, path: str) -> tuple[Any, Any]:
     """
     where = f"{path}, dataset {name!r}"
     key = name.encode()
+    # The low-level calls: `root[name]` would follow links on its way.
     if not root.links.exists(key):
         raise FormatError(f"{path} has no dataset {name!r}; {_ADVICE}")
     if root.links.get_info(key).type != h5py.h5l.TYPE_HARD:
@@ -255,6 +255,7 @@ def _check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
 
 def recorded_end(file: File) -> int:
     """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it, 2 or 3), else 0."""
+    # Read here: the library says nothing of a file that it does not open.
     head = file.read(0, 48)
     if len(head) < 48 or head[:8] != b"\x89HDF\r\n\x1a\n":
         return 0
@@ -294,3 +295,32 @@ def open_store(place: Place) -> File:
         raise StoreNotFoundError(f"there is no store at {str(place)!r}") from error
     except UnsafeError as error:
         raise FormatError(f"{place} is not a file; an HDF5 store is one") from error
+
+
+def open_whole(place: Place) -> File:
+    """The HDF5 file of a place: it stays the file that was opened, and no handle of HDF5 is kept.
+
+    Raises:
+        DamageError: it was cut.
+        StoreNotFoundError, FormatError: as `open_store` does.
+    """
+    file = open_store(place)
+    size, end = file.size, recorded_end(file)
+    if size < end:
+        file.close()
+        raise DamageError(
+            f"{file} was cut: {size:,} bytes are there, {end:,} were written; restore it from a copy"
+        )
+    return file
+
+
+def holds_store(place: Place) -> bool:
+    """Whether an HDF5 file says that it is a store; true where it cannot be read, for the store's reader to say why."""
+    try:
+        with closing(open_whole(place)) as file, opened(file, file.size) as root:
+            marked = h5py.h5a.exists(root, MIRRORS[0].encode())
+            return bool(marked or all(root.links.exists(n.encode()) for n in (HEADER, PROGRESS)))
+    except StoreNotFoundError:
+        return False
+    except (FormatError, DamageError):
+        return True

@@ -118,6 +118,7 @@ class HDF5Reader:
             return view
 
     def _view(self, index: int) -> ColumnView:
+        # A writer may put a larger copy of the store there between our look and our map.
         for _ in range(3):
             column = self.header.schema.columns[index]
             num_samples = self.header.num_samples or 0
@@ -189,6 +190,7 @@ class HDF5Reader:
             yield Finding(where, None, str(error))
             return
         size = self._file.size
+        # 0: a superblock of a version that does not say.
         if size > layout.end > 0:
             extra = f"{size - layout.end:,} bytes follow the end of the HDF5 file"
             yield Finding(where, None, extra)

@@ -47,6 +47,7 @@ def read_hashes(file: File, extent: Extent, block_rows: int, start: int, stop: i
     first, last = start // block_rows, -(-stop // block_rows)
     width = extent.shape[1] * extent.shape[2]
     data = file.read(extent.offset + first * width, (last - first) * width)
+    # Of a file that was cut: zero is a hash that nobody knows, and the cut is told elsewhere.
     whole = data.ljust((last - first) * width, b"\0")
     return np.frombuffer(whole, np.uint8).reshape(last - first, *extent.shape[1:])
 
@@ -86,6 +87,7 @@ def read_runs(file: File, extent: Extent, num_samples: int) -> tuple[int, list[R
     record, pair = _newest(file, extent, RUNS_MAGIC, where)
     entries = slots.unpack_runs(record.payload, num_samples, where)
     before = slots.unpack(RUNS_MAGIC, 1 - record.slot, pair[1 - record.slot])
+    # An older one says nothing of how these runs grew.
     if before is None or before.sequence != record.sequence - 1:
         return record.sequence, entries
     known = {run.start: run for run in slots.unpack_runs(before.payload, num_samples, where)}

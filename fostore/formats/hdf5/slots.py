@@ -48,6 +48,7 @@ def unpack(magic: bytes, slot: int, data: bytes) -> Record | None:
     if len(data) < HEAD.size:  # the file was cut
         return None
     opening, sequence, length, crc, zero = HEAD.unpack_from(data)
+    # A record in the other slot is a copy that somebody made: its number could beat the newest one.
     if opening != magic or zero or sequence < 1 or sequence % 2 != slot:
         return None
     payload = bytes(data[HEAD.size : HEAD.size + length])
@@ -59,7 +60,7 @@ def unpack(magic: bytes, slot: int, data: bytes) -> Record | None:
     return Record(sequence, payload)
 
 
-def payload_bytes(head: bytes | bytearray) -> int:
+def payload_bytes(head: bytes) -> int:
     """How many bytes of payload a head announces; what it says has not been checked."""
     return int(HEAD.unpack_from(head)[2])
 

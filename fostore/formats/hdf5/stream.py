@@ -92,5 +92,7 @@ class HDF5Stream:
             try:
                 return call(*arguments)
             except BaseException as error:
-                self.error = error
+                # Without its frames, which lead by way of h5py's to the property list that holds this
+                # stream, where no collector looks: HDF5 would ask for Python when Python is gone.
+                self.error = error.with_traceback(None)
         return None

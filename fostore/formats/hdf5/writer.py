@@ -87,10 +87,10 @@ class HDF5Writer:
         """Rows written before, as a fresh array."""
         spec = self.header.schema.columns[column]
         offset = self._layout.extents[spec.name].offset + start * spec.row_bytes
-        data = disk.read_at(self._fd, offset, (stop - start) * spec.row_bytes)
-        if len(data) < (stop - start) * spec.row_bytes:
+        rows = np.empty((stop - start, *spec.shape), spec.numpy_dtype)
+        if disk.read_into(self._fd, digest.buffer(rows), offset) < rows.nbytes:
             raise DamageError(f"{self._path} was cut while it was written", ((start, stop),))
-        return np.frombuffer(data, spec.numpy_dtype).reshape(stop - start, *spec.shape)
+        return rows
 
     def sync(self) -> None:
         """Make everything durable that was written before the call."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fostore.formats import OtherLayoutError, Reader, UnitWriter
 from fostore.formats.claim import WHOLE, Claim
+from fostore.formats.zarr.folder import MAX_METADATA, METADATA
 from fostore.formats.zarr.reader import ZarrReader
 from fostore.places.names import place_of
 from fostore.places.place import Place
@@ -30,6 +31,15 @@ class _Zarr:
             from fostore.formats.chunks.zarr import open_sealed  # few stores need the codecs
 
             return open_sealed(place, other)
+
+    def is_store(self, place: Place) -> bool:
+        """Whether the metadata of a group is that of a store; see `fostore.formats.is_store`."""
+        try:
+            return b'"fostore"' in place.read(METADATA, MAX_METADATA)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:  # a file, which no Zarr array is either
+            return True
 
     def create(self, path: Path, header: Header) -> UnitWriter:
         """Make an empty store; see `Format.create`."""

@@ -8,9 +8,17 @@ from contextlib import closing, suppress
 
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding, Run
-from fostore.formats.zarr.folder import JOURNAL, METADATA, is_temporary, names_in, unit_of, units_in
+from fostore.formats.zarr.folder import (
+    JOURNAL,
+    METADATA,
+    is_temporary,
+    locate,
+    names_in,
+    read_hashes,
+    unit_of,
+    units_in,
+)
 from fostore.formats.zarr.layout import TAIL
-from fostore.formats.zarr.reader import locate, read_hashes
 from fostore.formats.zarr.state import State
 from fostore.places.litter import is_litter
 from fostore.places.place import Place
@@ -79,6 +87,7 @@ def _column(state: State, index: int, in_progress: dict[int, list[Run]]) -> Iter
             stop = min(start + header.unit_rows, state.published)
             if unit not in in_progress:
                 yield from _shard(state, index, unit, start, stop)
+        # Before the store is sealed, a unit may be whole and not published yet.
         elif unit not in in_progress and header.sealed:
             path = f"{place}/{layout.key(unit)}"
             yield Finding(where, None, f"{path} is beyond the last row of the store")

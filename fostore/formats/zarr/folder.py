@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fostore.errors import ArgumentError
+import numpy as np
+
+from fostore.errors import ArgumentError, DamageError
 from fostore.formats.zarr.layout import HASHES, Hashes, Shards
 from fostore.places.litter import is_litter
 from fostore.places.place import Place
 from fostore.schema import geometry
 from fostore.schema.header import MAX_TEXT, Header
+from fostore.schema.row import Array
 
 METADATA = "zarr.json"
 MAX_METADATA = MAX_TEXT
@@ -55,26 +58,9 @@ class Folder:
         """The folder of a column."""
         return self.path / self.shards[index].name
 
-    def shard(self, index: int, unit: int) -> Path:
-        """Where a sealed unit of a column lies."""
-        return self.path / self.shards[index].key(unit)
-
-    def tail(self, index: int, unit: int) -> Path:
-        """Where the rows of a unit lie before it is sealed."""
-        return self.path / self.shards[index].tail(unit)
-
     def journal(self, owner: str) -> Path:
         """The journal of a writer."""
         return self.array(0) / f"{JOURNAL}{owner}"
-
-    @property
-    def hash_array(self) -> Path:
-        """The folder of the block hashes."""
-        return self.path / HASHES
-
-    def hash_chunk(self, unit: int) -> Path:
-        """The block hashes of a unit."""
-        return self.path / self.hashes.key(unit)
 
     def unit_stop(self, unit: int) -> int:
         """The end of a unit under the plan."""
@@ -93,6 +79,7 @@ def is_temporary(name: str) -> bool:
 
 def unit_of(name: str) -> int | None:
     """The unit that a file name says, in the one spelling that it has."""
+    # `int` takes other spellings, and quadratic time for digits without end.
     plain = name.isascii() and name.isdecimal() and len(name) < 20
     return int(name) if plain and str(int(name)) == name else None
 
@@ -109,3 +96,37 @@ def units_in(place: Place, array: str) -> tuple[set[int], list[str]]:
         return set(), []
     units = {unit for unit in named.values() if unit is not None}
     return units, [name for name, unit in named.items() if unit is None]
+
+
+def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> str | None:
+    """The file that holds the rows of a unit: the tail of a unit in progress, else its shard.
+
+    None where there is neither. A sealed, partial unit that goes on has both: then the tail holds
+    all its rows, and the shard those that are published.
+
+    Raises:
+        UnsafeError: a link on the way.
+    """
+    layout = folder.shards[index]
+    names = ([layout.tail(unit)] if in_progress else []) + [layout.key(unit)]
+    return next((name for name in names if folder.place.size(name) is not None), None)
+
+
+def read_hashes(folder: Folder, unit: int) -> Array:
+    """The block hashes of a unit, uint8 (blocks of a full unit, hashed columns, 32); zero where unknown.
+
+    Raises:
+        DamageError: the file was cut.
+    """
+    layout = folder.hashes
+    name = layout.key(unit)
+    try:
+        data = folder.place.read(name, layout.chunk_bytes)
+    except FileNotFoundError:
+        # Not sealed yet, or lost: `findings` tells which.
+        return np.zeros(layout.chunk_shape, np.uint8)
+    if len(data) != layout.chunk_bytes:
+        raise DamageError(
+            f"{folder.place}/{name} has {len(data)} bytes, expected {layout.chunk_bytes}"
+        )
+    return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import FormatError, UnsupportedError
-from fostore.formats import OtherLayoutError
+from fostore.formats import ONLY_OURS, OtherLayoutError
 from fostore.schema import geometry, jsontext
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column, expect
@@ -29,9 +29,6 @@ HASH_BYTES = 32
 ABSENT = (1 << 64) - 1
 _CRC_BYTES = 4
 _ENTRY_BYTES = 16
-_ONLY_OURS = (
-    "only a sealed store may lie so, and none can be written to: copy its rows to a new one"
-)
 _PIECE = 1 << 16  # index entries handled at once
 _MAX_ROWS = 1 << 53  # beyond, JSON readers in other languages lose integers
 _SHOWN = re.compile(rb'"shape": \[\n    (\d{1,16})\b')
@@ -121,6 +118,7 @@ class Shards:
 
     def index_pieces(self, num_rows: int) -> Iterator[bytes]:
         """The index of a shard of `num_rows` rows, with its checksum at the end, in bounded pieces."""
+        # Readers of a sealed store do without, and open faster.
         from fostore.schema.digest import checksum
 
         chunk = self.inner_rows * self.column.row_bytes
@@ -247,12 +245,12 @@ def parse_array(text: bytes, layout: Shards | Hashes, where: str) -> int:
         if key in ("attributes", "storage_transformers"):
             continue
         if key == "dimension_names" and value.get(key) is None:
-            raise OtherLayoutError(f"{where} has no dimension names; {_ONLY_OURS}")
+            raise OtherLayoutError(f"{where} has no dimension names; {ONLY_OURS}")
         item = expect(value, key, object, where)
         if _plain(item, one_byte) != _plain(known, one_byte):
             message = f"{where}: {key!r} is {item!r:.200}, the header asks for {known!r:.200}"
             if key in _FREE_KEYS:
-                raise OtherLayoutError(f"{message}; {_ONLY_OURS}")
+                raise OtherLayoutError(f"{message}; {ONLY_OURS}")
             raise FormatError(message)
     return int(shape[0])
 
@@ -296,7 +294,7 @@ def _refuse_foreign(codecs: list[Any], where: str) -> None:
     for codec in codecs:
         name = codec.get("name") if isinstance(codec, dict) else codec
         if name not in _CODECS:
-            raise OtherLayoutError(f"{where} has the codec {name!r:.80}; {_ONLY_OURS}")
+            raise OtherLayoutError(f"{where} has the codec {name!r:.80}; {ONLY_OURS}")
         inner = codec.get("configuration") if isinstance(codec, dict) else None
         if isinstance(inner, dict):
             for key in ("codecs", "index_codecs"):

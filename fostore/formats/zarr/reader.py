@@ -12,7 +12,8 @@ from fostore.formats import ColumnView, Finding, Run, Segment
 from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
-from fostore.formats.zarr.folder import METADATA, Folder, units_in
+from fostore.formats.zarr.findings import findings
+from fostore.formats.zarr.folder import METADATA, locate, read_hashes, units_in
 from fostore.formats.zarr.state import State, load, parse_header, read_header
 from fostore.places.place import Place
 from fostore.schema.header import Header
@@ -176,8 +177,6 @@ class ZarrReader:
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
-        from fostore.formats.zarr.findings import findings  # which builds on this module
-
         listed = []
         try:
             listed = list(findings(self._state))
@@ -193,39 +192,6 @@ class ZarrReader:
         """Drop the views; arrays that were handed out stay valid."""
         with self._guard:
             self._views = {}
-
-
-def locate(folder: Folder, index: int, unit: int, in_progress: bool) -> str | None:
-    """The file that holds the rows of a unit: the tail of a unit in progress, else its shard.
-
-    None where there is neither. A sealed, partial unit that goes on has both: then the tail holds
-    all its rows, and the shard those that are published.
-
-    Raises:
-        UnsafeError: a link on the way.
-    """
-    layout = folder.shards[index]
-    names = ([layout.tail(unit)] if in_progress else []) + [layout.key(unit)]
-    return next((name for name in names if folder.place.size(name) is not None), None)
-
-
-def read_hashes(folder: Folder, unit: int) -> Array:
-    """The block hashes of a unit, uint8 (blocks of a full unit, hashed columns, 32); zero where unknown.
-
-    Raises:
-        DamageError: the file was cut.
-    """
-    layout = folder.hashes
-    name = layout.key(unit)
-    try:
-        data = folder.place.read(name, layout.chunk_bytes)
-    except FileNotFoundError:
-        return np.zeros(layout.chunk_shape, np.uint8)
-    if len(data) != layout.chunk_bytes:
-        raise DamageError(
-            f"{folder.place}/{name} has {len(data)} bytes, expected {layout.chunk_bytes}"
-        )
-    return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)
 
 
 def _kinds(place: Place, folder: str) -> dict[str, str]:

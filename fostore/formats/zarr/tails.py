@@ -97,7 +97,8 @@ class Tails:
         """Give a tail that is complete and durable the name of its shard, whose folder is there."""
         self._forget(index, unit)
         # Within one file system: the rows keep their file, and whoever has it mapped keeps them.
-        disk.rename(self._folder.tail(index, unit), self._folder.shard(index, unit))
+        layout, path = self._folder.shards[index], self._folder.path
+        disk.rename(path / layout.tail(unit), path / layout.key(unit))
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -155,17 +156,17 @@ class Tails:
             os.close(tail.fd)
 
     def _open_file(self, index: int, unit: int) -> int:
-        path, layout = self._folder.tail(index, unit), self._folder.shards[index]
+        layout = self._folder.shards[index]
         if self._folder.place.size(layout.tail(unit)) is None:
             self._new_names.add(index)
             if self._folder.place.size(layout.key(unit)) is not None:
                 self._copy_back(index, unit)
-        return disk.open_file(path, write=True, create=True)
+        return disk.open_file(self._folder.path / layout.tail(unit), write=True, create=True)
 
     def _copy_back(self, index: int, unit: int) -> None:
         """Make a tail of a sealed, partial unit that goes on; the shard stays until it is replaced."""
-        layout = self._folder.shards[index]
-        shard, tail = self._folder.shard(index, unit), self._folder.tail(index, unit)
+        layout, path = self._folder.shards[index], self._folder.path
+        shard, tail = path / layout.key(unit), path / layout.tail(unit)
         temporary = tail.with_name(f"{tail.name}.tmp")
         source = disk.open_file(shard)
         try:

@@ -18,9 +18,9 @@ from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder
+from fostore.formats.zarr.folder import METADATA, Folder, locate, read_hashes
 from fostore.formats.zarr.journal import JournalHeader
-from fostore.formats.zarr.reader import locate, read_hashes
+from fostore.formats.zarr.layout import HASHES
 from fostore.formats.zarr.state import State, group_metadata
 from fostore.formats.zarr.tails import Tails, clean
 from fostore.schema import digest
@@ -87,18 +87,18 @@ class ZarrWriter:
         Raises:
             DamageError: their file is missing or too short.
         """
-        layout = self._folder.shards[column].column
-        rows = np.empty((max(stop - start, 0), *layout.shape), layout.numpy_dtype)
+        layout = self._folder.shards[column]
+        rows = np.empty((max(stop - start, 0), *layout.column.shape), layout.column.numpy_dtype)
         if start >= stop:
             return rows
         unit = self._unit_of(start, stop)
         name = locate(self._folder, column, unit, in_progress=True)
         lost = ((start, stop),)
         if name is None:
-            missing = self._folder.shard(column, unit)
+            missing = f"{self._folder.path}/{layout.key(unit)}"
             raise DamageError(f"{missing} is missing, and with it {describe(lost)}", lost)
         buffer = digest.buffer(rows).data
-        at = (start - unit * self.header.unit_rows) * layout.row_bytes
+        at = (start - unit * self.header.unit_rows) * layout.column.row_bytes
         # Opened anew each time: the thread that seals may rename the file.
         path = self._folder.path / name
         fd = disk.open_file(path)
@@ -126,10 +126,9 @@ class ZarrWriter:
             return
         if self._failed:
             raise DamageError("a commit failed halfway before; close the store and resume it")
-        for run in runs:
-            unit = self._unit_of(run.start, run.stop)
-            if unit not in self._writable:
-                self._check_claimed("commit", unit)
+        units = [self._unit_of(run.start, run.stop) for run in runs]
+        for unit in {*units} - self._writable:
+            self._check_claimed("commit", unit)
         if self._bases:
             runs = [*self._published_runs(runs), *runs]
         for at in range(0, len(runs), journal.MAX_RECORDS):
@@ -161,9 +160,7 @@ class ZarrWriter:
         published = []
         for unit in sorted({run.start // self.header.unit_rows for run in runs}):
             base = self._bases.get(unit)
-            if base is None:
-                continue
-            if any(run.start <= base.start and base.stop <= run.stop for run in runs):
+            if base is None or any(r.start <= base.start and base.stop <= r.stop for r in runs):
                 continue
             crc = digest.crc_of_rows(self.read, self.header.schema.row_bytes, base.start, base.stop)
             published.append(Run(base.start, base.stop, crc))
@@ -182,39 +179,38 @@ class ZarrWriter:
         """
         for whole in units:
             self._check_whole(whole)
-        columns = range(len(self._folder.shards))
+        path, layouts = self._folder.path, self._folder.shards
         hashes = [(w.unit, self._stage_hashes(w)) for w in units if not self._has_hashes(w)]
         # The index goes behind the rows: a tail becomes a shard where it lies, nothing is copied.
         complete = [
             (index, whole.unit)
             for whole in units
-            for index in columns
+            for index in range(len(layouts))
             if self._tails.complete(index, whole.unit, whole.num_rows)
         ]
         self._tails.sync()
         for _, temporary in hashes:
             disk.sync_file(temporary)
-        chunks = [self._folder.hash_chunk(unit) for unit, _ in hashes]
-        shards = [self._folder.shard(index, unit) for index, unit in complete]
+        chunks = [path / self._folder.hashes.key(unit) for unit, _ in hashes]
+        shards = [path / layouts[index].key(unit) for index, unit in complete]
         # Before any rename: a name that is durable in a folder whose own name is not is lost with it.
-        disk.make_folders(*(path.parent for path in (*chunks, *shards)))
+        disk.make_folders(*(file.parent for file in (*chunks, *shards)))
         for (_, temporary), chunk in zip(hashes, chunks, strict=True):
             disk.rename(temporary, chunk)
-        self._sync_names(self._folder.hash_array, chunks)
+        self._sync_names(path / HASHES, chunks)
         # Shards after hashes: a kill in between leaves hashes without rows, which nobody reads.
         for index, unit in complete:
             self._tails.place(index, unit)
-        for index, layout in enumerate(self._folder.shards):
-            paths = [self._folder.shard(index, whole.unit) for whole in units]
-            self._sync_names(self._folder.array(index), paths)
-            for whole, path in zip(units, paths, strict=True):
+        for index, layout in enumerate(layouts):
+            shards = [path / layout.key(whole.unit) for whole in units]
+            self._sync_names(self._folder.array(index), shards)
+            for whole, shard in zip(units, shards, strict=True):
                 size = self._folder.place.size(layout.key(whole.unit))
                 if size != layout.shard_bytes(whole.num_rows):
                     start = whole.unit * self.header.unit_rows
                     lost = ((start, start + whole.num_rows),)
-                    raise DamageError(
-                        f"{path} is missing or cut, and with it {describe(lost)}", lost
-                    )
+                    message = f"{shard} is missing or cut, and with it {describe(lost)}"
+                    raise DamageError(message, lost)
         with self._guard:
             for whole in units:
                 start = whole.unit * self.header.unit_rows
@@ -239,15 +235,9 @@ class ZarrWriter:
     def hashes(self, unit: int) -> Array:
         """The block hashes of a sealed unit, or of what was sealed of it; zero where unknown."""
         start = unit * self.header.unit_rows
-        rows = len(
-            Ranges(
-                self.sealed.union([(0, min(self._shapes))]).overlap(
-                    start, start + self.header.unit_rows
-                )
-            )
-        )
-        if not rows:
-            rows = self._folder.unit_stop(unit) - start
+        shown = self.sealed.union([(0, min(self._shapes))])
+        rows = len(Ranges(shown.overlap(start, start + self.header.unit_rows)))
+        rows = rows or self._folder.unit_stop(unit) - start
         held = -(-rows // self.header.block_rows)
         if unit in self._recorded:
             # They may be those of longer blocks, from a seal that a kill cut short.
@@ -354,7 +344,7 @@ class ZarrWriter:
 
     def _stage_hashes(self, whole: WholeUnit) -> Path:
         """Write a unit's hash chunk under a temporary name, not durable yet."""
-        temporary = self._folder.hash_array / f".{whole.unit}.tmp"
+        temporary = self._folder.path / HASHES / f".{whole.unit}.tmp"
         disk.remove(temporary)
         fd = disk.open_file(temporary, write=True, create=True)
         try:
@@ -384,7 +374,7 @@ class ZarrWriter:
         blocks = -(-rows // self.header.block_rows)
         if self._num_blocks < blocks:
             text = self._folder.hashes.text(blocks)
-            disk.write_whole(self._folder.hash_array / METADATA, text)
+            disk.write_whole(self._folder.path / HASHES / METADATA, text)
             self._num_blocks = blocks
 
     def _set_header(self, header: Header) -> None:

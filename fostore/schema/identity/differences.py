@@ -175,6 +175,7 @@ def doubts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Doubts:
     code: dict[str, str] = {}
     byte_code: dict[str, str] = {}
     for which, old, new in _parts(stored, given):
+        # The user's word for the model counts instead of what it is made of.
         if old.get("fingerprint") is not None:
             continue
         for key in ("tensors", "modules"):
