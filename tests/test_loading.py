@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fostore
+from fostore.containers.collate import collate
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.loader import SimpleDataLoader, run
 from fostore.loading.options import Options, OrderOptions
 from fostore.loading.order import Order
 from fostore.loading.prefetch import ahead
-from fostore.nested import collate
 
 SORTED = 1 << 16
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fostore.containers.collate import samples_of
 from fostore.containers.columns import hashed_parts
-from fostore.containers.rows import samples_of
 from fostore.generate.framework import Framework
 from fostore.generate.labels import comparable, differ, hash_labels, hash_values
 from fostore.generate.samples import Indexed, Indices, holding

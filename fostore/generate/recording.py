@@ -13,7 +13,7 @@ from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
 from fostore.formats import FILES, format_of
 from fostore.generate import output
-from fostore.generate.committed import Committed, Consent
+from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, tells
@@ -230,7 +230,7 @@ class _Recording:
         size = size if type(size) is int and size > 0 else None
         comparison = Comparison(
             self._generation,
-            Committed(self._path, header.schema, self._committed, self._column, size),
+            CommittedRows(self._path, header.schema, self._committed, self._column, size),
             self._consent,
             stored,
             self._provenance.identity(engine.kept.mode),
@@ -360,7 +360,7 @@ class _Recording:
         return self._provenance.settled(self._engine.kept.mode, self._content)
 
     def _column(self, name: str, start: int, stop: int) -> Array:
-        """Committed rows of a column, as stored."""
+        """CommittedRows rows of a column, as stored."""
         if self._writer is not None:
             return self._writer.read_side(name, start, stop)
         assert self._finished is not None

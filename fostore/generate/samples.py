@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fostore.containers.rows import samples_of
+from fostore.containers.collate import OddSample, samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.labels import Labelled
-from fostore.nested import Getter, OddSample, num_rows
+from fostore.nested import Getter, num_rows
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 

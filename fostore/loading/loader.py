@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Unpack
 
-from fostore.containers.rows import Rows, as_dataset, samples_of
+from fostore.containers.collate import bring_together, collate, samples_of
+from fostore.containers.rows import Rows, as_dataset
 from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.options import Options, OrderOptions, named
 from fostore.loading.prefetch import ahead
-from fostore.nested import bring_together, collate
 from fostore.schema.row import Array
 
 Read = Callable[[Array], Sequence[Any]]

@@ -9,11 +9,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from fostore.containers.rows import Rows, as_dataset, samples_of
+from fostore.containers.collate import bring_together, collate, samples_of
+from fostore.containers.rows import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.nested import bring_together, collate, split, split_all
+from fostore.nested import split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
 from fostore.reading.selection import Selection
