@@ -226,6 +226,7 @@ class _Part(Rows):
         return np.asarray(getattr(self.data, name))[self._indices]
 
     def take(self, indices: range | Array) -> Any:
+        # Named one by one, never as a range: what follows here may lie anywhere in the container.
         return self.data.take(self._indices[np.asarray(indices)])
 
     def __getitem__(self, index: Any) -> Any:

@@ -31,6 +31,7 @@ from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
@@ -51,6 +52,7 @@ class Generator(ABC):
         members: bool = False,
     ) -> None:
         Options(output_mode=output_mode).check_choices()  # type: ignore[arg-type]  # that is checked
+        # A list that can be called, as an ensemble of a class of its own, is one model.
         self._many = isinstance(model, (list, tuple)) and not callable(model)
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
@@ -263,12 +265,13 @@ class Generator(ABC):
                 f"{str(path)!r} is a store by its suffix, and save_distributions writes JSON: give a name that "
                 "ends in .json, or generate with store= (of a store: fostore.convert(store, path))"
             )
+        given = check_object(meta)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
             proven = Proven(distributions.reader, str(distributions.path))
-            json.export(real, proven, {**named, **(meta or {})})
+            json.export(real, proven, {**named, **given})
         else:
-            described = {"model_name": self.model_name, **(meta or {})}
+            described = {"model_name": self.model_name, **given}
             json.save(real, distributions, described)
 
     def load_distributions(

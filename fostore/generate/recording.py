@@ -30,7 +30,7 @@ from fostore.reading.store import open as open_store
 from fostore.schema import identity
 from fostore.schema.class_names import difference, reordered
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_json
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 from fostore.schema.sides.views import encode_views
@@ -73,7 +73,7 @@ def _check_store(path: Path, options: Options, samples: Samples, views: Array | 
         raise StoreExistsError(
             f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
         )
-    check_json(dict(options.meta or {}))
+    check_object(options.meta)
     if count == 0:
         raise ArgumentError("the dataset is empty, so the number of classes is not known")
     for name, beside in (("ids", options.ids), ("views", views)):
@@ -339,6 +339,7 @@ class _Recording:
             labels = None
         elif labels is None:
             labels = np.full(len(indices), NOTHING)
+        # The writer would refuse it as well, but without saying that it is the model that differs.
         check_shape(rows, writer.schema, self._path)
         written = 0
         for start, places in runs(indices, self._wanted):

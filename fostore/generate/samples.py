@@ -77,7 +77,7 @@ class Sequential:
         """The batches that hold a wanted row, in order."""
         done = 0
         for start, stop in wanted:
-            first = max(start // self.batch_size, done)
+            first = max(start // self.batch_size, done)  # two ranges may meet in one batch
             done = -(-min(stop, self.num_rows) // self.batch_size)
             for k in range(first, done):
                 yield range(k * self.batch_size, min((k + 1) * self.batch_size, self.num_rows))

@@ -127,6 +127,8 @@ class Cursor:
         self.order = order
         self.seed_was_drawn = False
         self._now = self._next = self._loaded = (epoch, position)
+        # Saved between the last batch and the end of the loop: a resumed epoch without batches would
+        # count as an epoch in the user's loop.
         if not order.num_batches(position):
             self._next = (epoch + 1, 0)
 

@@ -137,6 +137,7 @@ class SimpleDataLoader(Resumable):
     def __iter__(self) -> Iterator[Any]:
         announce = getattr(self.dataset, "announce", None)
         read, limit = self._read, 1
+        # A collate_fn wants the samples, which `read_batches` brings together by itself.
         if self.collate_fn is None and hasattr(self.dataset, "read_batches"):
             read = self._read_grouped
             limit = self.dataset.batches_at_once(self.batch_size, ahead=self.prefetch > 0)

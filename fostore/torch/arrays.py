@@ -16,6 +16,11 @@ from fostore.generate.memory import copied_leaf
 from fostore.nested import PerSample, has_numbers, is_numbers, map_leaves, map_numbers, pick
 
 
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The dtype as a schema and an identity name it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 class _Value:
     """A list of numbers of one sample, of a type that tells collation it is one value."""
 

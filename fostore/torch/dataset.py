@@ -50,7 +50,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
                 raise IndexError(
                     f"sample {indices[int(bad.argmax())]} of a dataset of {count} samples"
                 ) from None
-            samples[samples < 0] += count
+            samples[samples < 0] += count  # as a list has them; a store refuses negative rows
             rows = self.rows_of(samples)
         return self._whole(samples, rows)
 
