@@ -52,7 +52,8 @@ class PairedDataset:
     Args:
         base_dataset: anything with `__len__` and `__getitem__`, or what has rows (a frame, a table, a
             sparse matrix, an array on disk); None: distributions alone.
-        distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
+        distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or the
+            path or url of a store.
         input_getter: gets one sample, returns its input.
         ids: one key a sample of `base_dataset`. Where the store has ids too, samples are joined with
             their rows by id, so that a permuted or cut dataset is paired rightly.
