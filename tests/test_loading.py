@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -469,6 +470,15 @@ def test_leaving_early_ends_the_thread() -> None:
                 out.throw(KeyboardInterrupt())
         assert prefetching() == []
         assert items.read < 10
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_no_item_is_kept_once_another_is_asked_for(depth: int) -> None:
+    items = ahead((np.zeros(1) for _ in range(9)), depth)
+    first = weakref.ref(next(items))
+    next(items), next(items), next(items)
+    assert first() is None
+    items.close()
 
 
 def test_an_iteration_whose_thread_has_ended_leaves_nothing_running_and_says_so() -> None:

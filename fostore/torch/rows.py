@@ -106,7 +106,7 @@ class PairedBatch(Sequence[Any]):
         return bring_together(bring, samples, self._indices)
 
 
-class Listed:
+class ListCollate:
     """A collate_fn that gets a list of its rows, as from any other dataset: many insist on one."""
 
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
@@ -118,9 +118,9 @@ class Listed:
 
 def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
     """What a loader calls for a user's collate_fn; torch's own takes a `PairedBatch` as it is."""
-    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, Listed):
+    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, ListCollate):
         return collate_fn
-    return Listed(collate_fn)
+    return ListCollate(collate_fn)
 
 
 def _collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
