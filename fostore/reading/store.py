@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from fostore.formats import Finding, Reader, opens
 from fostore.places.local import Local
 from fostore.places.names import absent, place_of
 from fostore.places.place import Place
-from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
+from fostore.reading.request import as_row, as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
 from fostore.schema.ranges import Ranges, describe
@@ -258,13 +257,7 @@ class Store(Committed):
                     f"{self.path} has gaps: {describe(self.missing())} are missing"
                 )
             return self.take(np.arange(*row.indices(len(self))))
-        try:
-            index = operator.index(row)
-        except TypeError as error:
-            raise ArgumentError(
-                f"a row is an integer or a slice, {row!r} came; take() gathers"
-            ) from error
-        row_of: Array = self.take((index,))[0]
+        row_of: Array = self.take((as_row(row),))[0]
         return row_of
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
