@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fostore.conversion import convert as convert
     from fostore.conversion import stack as stack
     from fostore.errors import FostoreError as FostoreError
-    from fostore.generate.generator import FirstOrderDataGenerator as FirstOrderDataGenerator
+    from fostore.generate.numpy_generator import FirstOrderDataGenerator as FirstOrderDataGenerator
     from fostore.generate.sizes import estimate_size as estimate_size
     from fostore.loading.loader import SimpleDataLoader as SimpleDataLoader
     from fostore.pairing import FirstOrderDataset as FirstOrderDataset
@@ -36,7 +36,7 @@ _HOMES = {
     "Store": "fostore.reading.store",
     "Writer": "fostore.writing.writer",
     "FostoreError": "fostore.errors",
-    "FirstOrderDataGenerator": "fostore.generate.generator",
+    "FirstOrderDataGenerator": "fostore.generate.numpy_generator",
     "FirstOrderDataset": "fostore.pairing",
     "SimpleDataLoader": "fostore.loading.loader",
     "output_dataloader": "fostore.pairing",

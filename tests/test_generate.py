@@ -557,6 +557,19 @@ def test_what_only_a_store_can_keep_is_refused_without_one(side: Side) -> None:
         generator.generate_distributions(make_pairs(), False, store_as="logits", meta={"a": 1})
 
 
+@pytest.mark.parametrize("meta", [3, "text", [("key", 1)]])
+def test_metadata_that_are_no_dict_are_refused_before_anything_runs(
+    side: Side, tmp_path: Path, meta: Any
+) -> None:
+    linear = Linear()
+    generator = side.generator(side.model(linear))
+    with pytest.raises(ArgumentError, match=r"meta is .*, expected a dict"):
+        generator.generate_distributions(make_pairs(), False, store=tmp_path / "a.zarr", meta=meta)
+    with pytest.raises(ArgumentError, match=r"meta is .*, expected a dict"):
+        generator.save_distributions(tmp_path / "a.json", {0: [0.5, 0.5]}, meta)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_probabilities_have_no_logits_to_store(side: Side, tmp_path: Path) -> None:
     model = side.model(lambda x: softmax(Linear()(x)))
     options = {"store": tmp_path / "a.zarr", "store_as": "logits"}

@@ -16,7 +16,7 @@ import fostore
 import fostore.torch
 from fostore import evaluate
 from fostore.errors import IdentityError
-from fostore.generate.labels import NOTHING, differ, hash_labels, hash_values, tells
+from fostore.generate.labels import NOTHING, differ, hash_each, hash_labels, tells
 from sides import SIDES, Linear, Side
 from support import SUFFIXES, plain_rows
 
@@ -91,9 +91,9 @@ def test_a_label_has_the_hash_of_the_specification_in_any_container() -> None:
         np.float32(3),
         torch.tensor(3.0),
     ):
-        found = hash_values([label])
+        found = hash_each([label])
         assert found.tolist() == [three], label
-    below = hash_values([-1, True])
+    below = hash_each([-1, True])
     assert below.tolist() == [
         hashed((-1).to_bytes(8, "little", signed=True), 1, 0),
         hashed((1).to_bytes(8, "little"), 1, 0),
@@ -101,20 +101,20 @@ def test_a_label_has_the_hash_of_the_specification_in_any_container() -> None:
     half = hashed(np.float64(0.5).tobytes(), 2, 0)
     text = hashed("käfer".encode(), 3, 1)
     several = hashed(np.array([0.0, 1.0]).tobytes(), 4, 2)
-    mixed = hash_values([0.5, np.str_("käfer"), torch.tensor([0, 1]), None])
+    mixed = hash_each([0.5, np.str_("käfer"), torch.tensor([0, 1]), None])
     assert mixed.tolist() == [half, text, several, 3 << 62]
 
 
 def test_the_hash_of_a_label_does_not_depend_on_its_batch() -> None:
     labels: list[Any] = [1, "1", 1.5, True, np.int64(2**60 + 1), np.float32(0.5), np.str_("a")]
     labels += [torch.tensor(2), torch.tensor(True), np.array("b"), np.bool_(False), np.uint8(200)]
-    alone = [hash_values([label]) for label in labels]
-    together, twice = hash_values(labels), [hash_values([label] * 2) for label in labels]
+    alone = [hash_each([label]) for label in labels]
+    together, twice = hash_each(labels), [hash_each([label] * 2) for label in labels]
     np.testing.assert_array_equal(together, np.concatenate(alone))
     np.testing.assert_array_equal(together, [two[1] for two in twice])
-    as_array = hash_values(np.array([3, 4]))
-    np.testing.assert_array_equal(as_array, hash_values([3, 4]))
-    np.testing.assert_array_equal(as_array, hash_values(torch.tensor([3, 4])))
+    as_array = hash_each(np.array([3, 4]))
+    np.testing.assert_array_equal(as_array, hash_each([3, 4]))
+    np.testing.assert_array_equal(as_array, hash_each(torch.tensor([3, 4])))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_samples_without_a_label_that_can_be_compared_say_nothing(sample: Any) -
 )
 def test_several_numbers_are_one_label_in_any_container(form: Any) -> None:
     one, other = ([form([1, 0, 0.5])], [form([0, 1, 0.5])])
-    found = hash_values(one)
-    np.testing.assert_array_equal(found, hash_values([np.array([1, 0, 0.5])]))
-    assert differ(found, hash_values(other)).all()
+    found = hash_each(one)
+    np.testing.assert_array_equal(found, hash_each([np.array([1, 0, 0.5])]))
+    assert differ(found, hash_each(other)).all()
 
 
 def test_labels_of_two_forms_say_nothing_of_each_other() -> None:
-    forms = [hash_values([label])[0] for label in (1, "cat", [0, 1, 0], None)]
+    forms = [hash_each([label])[0] for label in (1, "cat", [0, 1, 0], None)]
     assert len({int(form) >> 62 for form in forms}) == 4
     for one, other in itertools.permutations(forms, 2):
         assert not differ(np.array([one]), np.array([other])).any()
@@ -176,16 +176,16 @@ def test_labels_of_dicts_and_lists_are_found() -> None:
 def test_labels_of_the_samples_are_a_column_beside_the_rows(side: Side, place: Path) -> None:
     store = generate(side, Crops(), place)
     assert [column.role for column in store.schema.columns] == ["content", "label"]
-    np.testing.assert_array_equal(plain_rows(place, "label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(plain_rows(place, "label_hash"), hash_each(LABELS))
     assert not store.verify()
 
 
 def test_labels_of_loaders_with_workers_travel_with_their_batch(tmp_path: Path) -> None:
     loader: Any = DataLoader(Crops(noise=0), batch_size=7, num_workers=2)  # type: ignore[arg-type]
     store = generate(SIDES["torch"], loader, tmp_path / "a.zarr")
-    np.testing.assert_array_equal(store.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(store.column("label_hash"), hash_each(LABELS))
     mapped = generate(SIDES["torch"], iter(Crops(noise=0)), tmp_path / "b.zarr")  # type: ignore[call-overload]
-    np.testing.assert_array_equal(mapped.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(mapped.column("label_hash"), hash_each(LABELS))
 
 
 def test_a_collate_fn_or_getter_of_the_users_own_loses_no_label(side: Side, tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_a_collate_fn_or_getter_of_the_users_own_loses_no_label(side: Side, tmp_
         return side.array(np.stack([sample[0] for sample in samples]))
 
     store = generate(side, Crops(noise=0), tmp_path / "a.zarr", collate_fn=collate)
-    np.testing.assert_array_equal(store.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(store.column("label_hash"), hash_each(LABELS))
     dicts = [{"x": x, "label": y} for x, y in zip(INPUTS, LABELS, strict=True)]
     generator = side.generator(
         side.model(Linear()), output_mode="logits", input_getter=lambda sample: sample["x"]
     )
     found = generator.generate_distributions(dicts, progress=False, store=tmp_path / "b.zarr")
-    np.testing.assert_array_equal(found.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(found.column("label_hash"), hash_each(LABELS))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_resume_with_moved_labels_is_refused(side: Side, place: Path, whole: b
     with pytest.raises(IdentityError, match="sample 0 of the dataset has another label"):
         generate(side, Crops(moved(0)), place)
     store = generate(side, Crops(), place)
-    np.testing.assert_array_equal(store.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(store.column("label_hash"), hash_each(LABELS))
 
 
 def test_a_stream_with_a_moved_label_does_not_go_on(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_stream_with_a_moved_label_does_not_go_on(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="sample 9 of the stream has another label"):
         generate(SIDES["numpy"], Stream(moved(9)), path)
     store = generate(SIDES["numpy"], Stream(LABELS), path)
-    np.testing.assert_array_equal(store.column("label_hash"), hash_values(LABELS))
+    np.testing.assert_array_equal(store.column("label_hash"), hash_each(LABELS))
 
 
 # ------------------------------------------------------------------ carried and compared

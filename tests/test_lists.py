@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import fostore
 from fostore import nested
+from fostore.containers.collate import collate
 from fostore.errors import ArgumentError
 from sides import SIDES, Side, softmax
 
@@ -149,7 +150,7 @@ def test_a_list_of_numbers_is_an_input_and_any_other_list_a_pair(
 def test_what_is_no_list_of_numbers_beside_lists_of_numbers_is_named() -> None:
     for odd in (None, "text", [[1.0], 2]):
         with pytest.raises(ArgumentError, match="sample 2 of the batch is"):
-            nested.collate([[1.0, 2.0], [3.0, 4.0], odd])
+            collate([[1.0, 2.0], [3.0, 4.0], odd])
 
 
 def test_numpys_float64_stay_float64_on_torch() -> None:

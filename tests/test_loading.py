@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fostore
+from fostore.containers.collate import collate
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
 from fostore.loading.loader import SimpleDataLoader, run
 from fostore.loading.options import Options, OrderOptions
 from fostore.loading.order import Order
 from fostore.loading.prefetch import ahead
-from fostore.nested import collate
 
 SORTED = 1 << 16
 
@@ -469,6 +470,15 @@ def test_leaving_early_ends_the_thread() -> None:
                 out.throw(KeyboardInterrupt())
         assert prefetching() == []
         assert items.read < 10
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_no_item_is_kept_once_another_is_asked_for(depth: int) -> None:
+    items = ahead((np.zeros(1) for _ in range(9)), depth)
+    first = weakref.ref(next(items))
+    next(items), next(items), next(items)
+    assert first() is None
+    items.close()
 
 
 def test_an_iteration_whose_thread_has_ended_leaves_nothing_running_and_says_so() -> None:

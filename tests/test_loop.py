@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fostore
 from fostore import nested
+from fostore.containers.collate import collate
 from fostore.errors import ArgumentError, GenerationError, RowError
 from fostore.generate import sizes, tuning
 from fostore.generate.loop import DEPTH, run
@@ -169,7 +170,7 @@ def test_collating_keeps_structure_and_dtypes() -> None:
     samples = [
         {"a": np.float16([i, 1]), "b": (i, f"s{i}"), "c": [np.int64(i), f"t{i}"]} for i in range(3)
     ]
-    batch = nested.collate(samples)
+    batch = collate(samples)
     assert batch["a"].dtype == np.float16
     assert batch["a"].shape == (3, 2)
     np.testing.assert_array_equal(batch["b"][0], [0, 1, 2])
@@ -177,7 +178,7 @@ def test_collating_keeps_structure_and_dtypes() -> None:
     assert type(batch["b"]) is tuple
     assert batch["c"][0].dtype == np.int64
     with pytest.raises(ArgumentError, match=r"sample 1 of the batch has the shape \(3,\)"):
-        nested.collate([np.zeros(2), np.zeros(3)])
+        collate([np.zeros(2), np.zeros(3)])
     part = nested.slice_rows(batch, 1, 3, 3)
     assert part["b"][1] == ["s1", "s2"]
     np.testing.assert_array_equal(part["c"][0], [1, 2])

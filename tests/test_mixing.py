@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from fostore.errors import ArgumentError
-from fostore.generate.mixing import Probe
+from fostore.generate.mixing import MixingTest
 from fostore.torch import FirstOrderDataGenerator
 from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs
 
@@ -366,5 +366,5 @@ def test_collating_in_place_changes_no_sample(side: Side) -> None:
     before = pairs.inputs.copy()
     generator = side.generator(side.model(Linear()))
     samples = [pairs[i] for i in range(8)]
-    assert not Probe(generator._framework, collate)(samples).any()
+    assert not MixingTest(generator._framework, collate)(samples).any()
     np.testing.assert_array_equal(pairs.inputs, before)

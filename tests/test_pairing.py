@@ -14,6 +14,7 @@ import pytest
 import fostore
 from fostore.errors import ArgumentError, IdentityError
 from fostore.pairing.content import spread
+from fostore.places.memory import Memory
 from fostore.schema.sides.known import KnownIds
 from sides import NUM_CLASSES, SIDES, Linear, Pairs, Side, make_pairs
 from support import SUFFIXES, probs
@@ -113,6 +114,20 @@ def test_the_dataset_of_the_generator_is_paired_and_says_what_was_compared(
         "class names (the store has none)"
     )
     np.testing.assert_array_equal(row_of(paired[7]), store[7])
+
+
+def test_a_dataset_is_paired_with_a_store_behind_its_url(side: Side, place: Path) -> None:
+    pairs = make_pairs(N)
+    store = generate(side, pairs, place)
+    url = f"memory://pairing{place.suffix}"
+    held = Memory.of(url, place)  # found by its url while somebody holds it
+    paired = side.module.FirstOrderDataset(pairs, url)
+    assert paired.distributions.path == held.url
+    assert "content" in paired.pairing.checked
+    again = pickle.loads(pickle.dumps(paired))
+    np.testing.assert_array_equal(again.gather(np.arange(N)), store.take(range(N)))
+    (rows,) = side.module.output_dataloader(None, url, N)
+    np.testing.assert_array_equal(np.asarray(rows), store.take(range(N)))
 
 
 @pytest.mark.parametrize("check", ["auto", "content"])

@@ -137,8 +137,17 @@ def test_odd_rows_are_refused_in_fostores_words(tmp_path: Path) -> None:
     store = fostore.open(make(tmp_path / "s.zarr", one_hot(3, 1)))
     with pytest.raises(ArgumentError, match="sequence of integers"):
         store.take([[0], [0, 1]])
-    with pytest.raises(UncommittedError, match="selection has"):
-        store.select([0, 1]).announce([2])
+    selection = store.select([0, 1])
+    with pytest.raises(
+        UncommittedError, match="row 2 was asked for; the selection has the rows 0 to 1"
+    ):
+        selection.announce([0, 2])
+    with pytest.raises(UncommittedError, match="row -1 was asked for; the selection has no rows"):
+        selection.select([]).take([-1])
+    for rows in (store, selection):
+        for row in ("a", None, 1.0, [0]):
+            with pytest.raises(ArgumentError, match="a row is an integer or a slice"):
+                _ = rows[row]
 
 
 def test_a_million_gzip_members_take_no_longer_than_one() -> None:

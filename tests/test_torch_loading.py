@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import threading
 import time
@@ -32,7 +33,7 @@ from fostore.torch import (
     output_dataloader,
     prefetch_to_device,
 )
-from fostore.torch.rows import Batch, DictRow
+from fostore.torch.rows import DictRow, PairedBatch
 from sides import Pairs, make_pairs
 from support import probs
 
@@ -567,6 +568,14 @@ def test_leaving_early_ends_the_thread(store: fostore.Store) -> None:
         assert not fostore_threads()
 
 
+def test_leaving_early_ends_the_workers(store: fostore.Store) -> None:
+    batches: Any = iter(output_dataloader(Numbered(), store, 2, num_workers=1))
+    next(batches)
+    assert multiprocessing.active_children()
+    batches.close()  # `batches` is still held
+    assert not multiprocessing.active_children()
+
+
 # ------------------------------------------------------------------ devices
 
 
@@ -637,6 +646,6 @@ def test_a_sampler_that_cannot_be_followed_is_refused() -> None:
 
 def test_a_batch_knows_no_dataset(store: fostore.Store) -> None:
     batch = FirstOrderDataset(None, store).__getitems__([1])
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, PairedBatch)
     assert isinstance(iter(batch), Iterator)
     assert [type(row) for row in batch] == [torch.Tensor]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.nested import PerSample, collate, is_numbers, pick
+from fostore.containers.collate import collate
+from fostore.nested import PerSample, is_numbers, pick
 from fostore.schema.row import Array
 
 

@@ -226,6 +226,7 @@ class _Part(Rows):
         return np.asarray(getattr(self.data, name))[self._indices]
 
     def take(self, indices: range | Array) -> Any:
+        # Named one by one, never as a range: what follows here may lie anywhere in the container.
         return self.data.take(self._indices[np.asarray(indices)])
 
     def __getitem__(self, index: Any) -> Any:
@@ -322,33 +323,6 @@ def as_dataset(data: Any) -> Any:
             "pandas.DataFrame(columns), or as a list of one dict a sample"
         )
     return data if rows is None else rows
-
-
-def samples_of(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Samples of a map dataset, asked for at once where it can (`__getitems__`).
-
-    Raises:
-        ArgumentError: `__getitems__` gave another number of them.
-        Exception: what the dataset raises, with a note that names the sample.
-    """
-    many = getattr(dataset, "__getitems__", None)
-    if many is not None:
-        given = many(indices)
-        if isinstance(given, Mapping) or len(given) != len(indices):
-            raise ArgumentError(
-                f"__getitems__ of {type(dataset).__name__} was asked for {len(indices)} samples and gave a "
-                f"{type(given).__name__} of {len(given)}; expected a list of one sample for each index, "
-                "in their order, else distributions would go to other samples"
-            )
-        return list(given)
-    samples: list[Any] = []
-    try:
-        for index in indices:
-            samples.append(dataset[index])
-    except Exception as error:
-        error.add_note(f"sample {indices[len(samples)]} of the dataset")
-        raise
-    return samples
 
 
 def _array(data: Any) -> Rows | None:

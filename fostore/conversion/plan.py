@@ -25,7 +25,7 @@ from fostore.formats import SUFFIXES as STORES
 from fostore.places import spool
 from fostore.schema import geometry
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_json
+from fostore.schema.jsontext import check_object
 from fostore.schema.row import Schema
 from fostore.writing.create import software
 
@@ -133,7 +133,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
     selected = change.select(replace(source, batches=passing.batches), options)
     steps = [change.encode(selected.schema, options.kind, options.dtype)]
     left_out: tuple[str, ...] = ()
-    meta = {**selected.meta, **check_json(dict(options.meta or {}))}
+    meta = {**selected.meta, **check_object(options.meta)}
     identity, extra = selected.identity, selected.extra
     if name not in FORMATS:
         holds = files.file_format(name).holds

@@ -6,21 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fostore.containers.collate import IS_NONE, LEAVE_OUT, OddSample, find_odd
+from fostore.containers.collate import collate as collate_arrays
 from fostore.generate.labels import Labelled, hash_labels
-from fostore.nested import (
-    IS_NONE,
-    LABELS,
-    LEAVE_OUT,
-    Getter,
-    OddSample,
-    common_rows,
-    find_odd,
-    is_entries,
-    is_numbers,
-    split,
-    split_all,
-)
-from fostore.nested import collate as collate_arrays
+from fostore.nested import LABELS, Getter, common_rows, is_entries, is_numbers, split, split_all
 
 Collate = Callable[[Any], Any]
 

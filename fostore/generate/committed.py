@@ -37,7 +37,7 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CommittedRows:
     """Rows of a store: which there are, and how they are read."""
 
     path: Path

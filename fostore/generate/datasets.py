@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fostore.containers.collate import samples_of
 from fostore.containers.columns import is_frame, is_sparse
-from fostore.containers.rows import Rows, find, is_array, samples_of
+from fostore.containers.rows import Rows, find, is_array
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.assembly import Assembly
 from fostore.generate.randomness import Seeded

@@ -91,6 +91,7 @@ class Engine:
         while start < rows:
             # A limit stays for the batches that follow: to find it again would cost a failed try each.
             size = min(models.fixed or self.limit or rows, rows - start)
+            # A draw depends on where its batch begins: parts would be draws of other batches.
             if size < rows and models.drawing is not None:
                 raise ArgumentError(
                     f"the model takes {size} samples at once, and draws are a function of their batch: "

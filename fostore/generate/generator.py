@@ -23,7 +23,6 @@ from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework, Kept, Model
 from fostore.generate.generation import Generation
 from fostore.generate.models import Models
-from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.options import Options
 from fostore.generate.recording import record
 from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
@@ -32,6 +31,7 @@ from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 
@@ -52,6 +52,7 @@ class Generator(ABC):
         members: bool = False,
     ) -> None:
         Options(output_mode=output_mode).check_choices()  # type: ignore[arg-type]  # that is checked
+        # A list that can be called, as an ensemble of a class of its own, is one model.
         self._many = isinstance(model, (list, tuple)) and not callable(model)
         given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
         if not given:
@@ -264,12 +265,13 @@ class Generator(ABC):
                 f"{str(path)!r} is a store by its suffix, and save_distributions writes JSON: give a name that "
                 "ends in .json, or generate with store= (of a store: fostore.convert(store, path))"
             )
+        given = check_object(meta)
         named = {} if self.model_name is None else {"model_name": self.model_name}
         if isinstance(distributions, Store):  # with its metadata, ids, class names and identity
             proven = Proven(distributions.reader, str(distributions.path))
-            json.export(real, proven, {**named, **(meta or {})})
+            json.export(real, proven, {**named, **given})
         else:
-            described = {"model_name": self.model_name, **(meta or {})}
+            described = {"model_name": self.model_name, **given}
             json.save(real, distributions, described)
 
     def load_distributions(
@@ -339,44 +341,6 @@ class Generator(ABC):
                     "Give the whole dataset or a loader instead of one batch after another",
                     stacklevel=3,
                 )
-
-
-class FirstOrderDataGenerator(Generator):
-    """Generates the distributions of any callable over NumPy arrays, without a framework.
-
-    The model gets a batch of inputs (n, ...) and returns (n, num_classes), or with `members`
-    (n, num_members, num_classes): a NumPy array, a list of numbers, or anything with `__array__` or
-    `__dlpack__`. Three kinds of model need no wrapper: a scikit-learn estimator is asked for
-    `predict_proba`, a Keras or TensorFlow model for `predict_on_batch` (inference, on whatever
-    backend), an ONNX Runtime session is `run`.
-
-    Args:
-        model: a callable or one of those, or a list, whose outputs become the members of an ensemble.
-        device: "cpu", "cuda", "gpu" or "tpu"; recorded only, the model places its data itself.
-        batch_size: samples a batch.
-        output_mode: "logits" applies a softmax, "probs" uses outputs as they are, "auto" decides by
-            the first batch and checks every later one.
-        output_transform: applied to the model's output, before `output_mode`. For a list of models
-            it gets the list of outputs.
-        input_getter: gets one sample of the dataset, returns the model's input; by default the
-            first part of a tuple, or of a list that is no list of numbers, or else the sample itself.
-        model_name: kept in the metadata.
-        members: one model gives the members of an ensemble, (n, num_members, num_classes).
-
-    Raises:
-        ArgumentError: a parameter cannot be used, or the model is a torch module.
-
-    >>> import numpy as np
-    >>> generator = FirstOrderDataGenerator(lambda x: x @ np.eye(2), output_mode="logits")
-    >>> generator.generate_distributions(np.zeros((3, 2)), progress=False)[2]
-    array([0.5, 0.5], dtype=float32)
-    """
-
-    def _adapt(self, model: Any) -> Any:
-        return adapt(model)
-
-    def _make_framework(self, device: str, models: Sequence[Model]) -> Framework:
-        return NumpyFramework(device, models)
 
 
 def _reader(samples: Samples) -> Callable[[Indices], Any] | None:

@@ -43,7 +43,7 @@ def hash_labels(samples: Sequence[Any]) -> Array:
     >>> hash_labels([("x", 1), ("y", 2)]).shape, (hash_labels(["x", ("x", None)]) == NOTHING).all()
     ((2,), np.True_)
     """
-    return hash_values([_label_of(sample) for sample in samples])
+    return hash_each([_label_of(sample) for sample in samples])
 
 
 def tells(hashes: Array) -> bool:
@@ -75,7 +75,7 @@ def _label_of(sample: Any) -> Any:
     return None
 
 
-def hash_values(labels: Iterable[Any]) -> Array:
+def hash_each(labels: Iterable[Any]) -> Array:
     """The same of labels by themselves, of any container; the hash of 3 is that of a tensor of 3 or of 3.0."""
     if hasattr(labels, "__array__"):
         labels = np.asarray(labels).tolist()

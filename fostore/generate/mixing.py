@@ -48,7 +48,7 @@ def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> Non
     """
     if samples.assemble.collate is None:
         return
-    assemble = replace(samples.assemble, collate=Probe(framework, samples.assemble.collate))
+    assemble = replace(samples.assemble, collate=MixingTest(framework, samples.assemble.collate))
     probing = replace(samples, assemble=assemble)
     with framework.kept_random_states():
         first: list[Batch] = []
@@ -62,7 +62,7 @@ def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> Non
             raise refusal(int(indices[place]), moved=answer[place] == MOVED)
 
 
-class Probe:
+class MixingTest:
     """A collate_fn that tells what another one does to a sample of a batch: int8, one a sample, mostly 0.
 
     `MIXED`: the first whose input differs from time to time among others, where it never does among

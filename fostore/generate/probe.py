@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fostore.containers.collate import samples_of
 from fostore.containers.columns import hashed_parts
-from fostore.containers.rows import samples_of
 from fostore.generate.framework import Framework
-from fostore.generate.labels import comparable, differ, hash_labels, hash_values
+from fostore.generate.labels import comparable, differ, hash_each, hash_labels
 from fostore.generate.samples import Indexed, Indices, holding
 from fostore.nested import PerSample, leaves
 from fostore.schema import identity
@@ -101,7 +101,7 @@ def moved_label(dataset: object, indices: Indices, stored: Array) -> int | None:
 
 def moved_entry(labels: object, stored: Array) -> int | None:
     """The same of labels that a dataset tells all at once, one for each of `stored`."""
-    now = hash_values(labels)  # type: ignore[arg-type]  # of any container
+    now = hash_each(labels)  # type: ignore[arg-type]  # of any container
     if len(now) != len(stored):
         raise NoLabels
     different = np.flatnonzero(_differ(now, stored))

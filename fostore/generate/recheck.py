@@ -25,7 +25,7 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.errors import RowError
-from fostore.generate.committed import Committed, Consent
+from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.generation import Generation
 from fostore.generate.labels import differ
 from fostore.generate.probe import REREADS, NoLabels, Probe, hash_inputs, moved_label
@@ -77,7 +77,7 @@ def _far(one: Array, other: Array, allowed: Array) -> Array:
 
 
 class Comparison:
-    """Committed rows beside what is at hand, before or while others are added to them.
+    """CommittedRows rows beside what is at hand, before or while others are added to them.
 
     Of a dataset the labels, inputs and rows of the first, the middle and the last sample are compared
     (of rows, where there are no doubts, the first batch alone); of a stream each batch as it passes.
@@ -86,7 +86,7 @@ class Comparison:
     def __init__(
         self,
         generation: Generation,
-        committed: Committed,
+        committed: CommittedRows,
         consent: Consent,
         stored: Mapping[str, Any],
         given: Mapping[str, Any],

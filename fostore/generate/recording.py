@@ -13,7 +13,7 @@ from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
 from fostore.formats import FILES, format_of
 from fostore.generate import output
-from fostore.generate.committed import Committed, Consent
+from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, tells
@@ -30,7 +30,7 @@ from fostore.reading.store import open as open_store
 from fostore.schema import identity
 from fostore.schema.class_names import difference, reordered
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_json
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 from fostore.schema.sides.views import encode_views
@@ -73,7 +73,7 @@ def _check_store(path: Path, options: Options, samples: Samples, views: Array | 
         raise StoreExistsError(
             f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
         )
-    check_json(dict(options.meta or {}))
+    check_object(options.meta)
     if count == 0:
         raise ArgumentError("the dataset is empty, so the number of classes is not known")
     for name, beside in (("ids", options.ids), ("views", views)):
@@ -230,7 +230,7 @@ class _Recording:
         size = size if type(size) is int and size > 0 else None
         comparison = Comparison(
             self._generation,
-            Committed(self._path, header.schema, self._committed, self._column, size),
+            CommittedRows(self._path, header.schema, self._committed, self._column, size),
             self._consent,
             stored,
             self._provenance.identity(engine.kept.mode),
@@ -339,6 +339,7 @@ class _Recording:
             labels = None
         elif labels is None:
             labels = np.full(len(indices), NOTHING)
+        # The writer would refuse it as well, but without saying that it is the model that differs.
         check_shape(rows, writer.schema, self._path)
         written = 0
         for start, places in runs(indices, self._wanted):
@@ -360,7 +361,7 @@ class _Recording:
         return self._provenance.settled(self._engine.kept.mode, self._content)
 
     def _column(self, name: str, start: int, stop: int) -> Array:
-        """Committed rows of a column, as stored."""
+        """CommittedRows rows of a column, as stored."""
         if self._writer is not None:
             return self._writer.read_side(name, start, stop)
         assert self._finished is not None

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fostore.containers.rows import samples_of
+from fostore.containers.collate import OddSample, samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.labels import Labelled
-from fostore.nested import Getter, OddSample, num_rows
+from fostore.nested import Getter, num_rows
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
@@ -77,7 +77,7 @@ class Sequential:
         """The batches that hold a wanted row, in order."""
         done = 0
         for start, stop in wanted:
-            first = max(start // self.batch_size, done)
+            first = max(start // self.batch_size, done)  # two ranges may meet in one batch
             done = -(-min(stop, self.num_rows) // self.batch_size)
             for k in range(first, done):
                 yield range(k * self.batch_size, min((k + 1) * self.batch_size, self.num_rows))

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fostore.containers.collate import OddSample, collate, first_other
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
-from fostore.nested import OddSample, collate, first_other
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 

@@ -231,6 +231,7 @@ def see(item: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(item)
     if jax.tree_util.treedef_is_leaf(structure):
         return None
+    # Settings too: a pytree's static fields are no leaves.
     return {**_settings(item), **{jax.tree_util.keystr(path): leaf for path, leaf in leaves}}
 
 

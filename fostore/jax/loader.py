@@ -65,6 +65,7 @@ class DeviceLoader(SimpleDataLoader):
             raise ArgumentError(
                 "drop_last leaves the last batch out, mask_last fills it; choose one"
             )
+        # A mask says which samples count: they stand in a batch of the full size.
         order["pad_last"] = order.get("pad_last", False) or mask_last
         super().__init__(dataset, batch_size, shuffle, prefetch=prefetch, **order)
         self.mask_last = mask_last

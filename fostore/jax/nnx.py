@@ -33,6 +33,7 @@ class Streams:
         """Begin each anew from a key of its own, a function of `key`."""
         for number, stream in enumerate(self._streams):
             old = stream.key[...]
+            # By way of bits: keys of another implementation have another size.
             words = jax.random.bits(jax.random.fold_in(key, number), (2,))
             new = jax.random.key(int(words[0]), impl=jax.random.key_impl(old))
             new = jax.random.fold_in(new, words[1])
@@ -66,6 +67,7 @@ def evaluating(models: Sequence[Callable[..., Any]], draws: bool) -> Iterator[St
     nodes = {id(node): node for one in modules for _, node in nnx.iter_graph(one)}
     parts = [node for node in nodes.values() if isinstance(node, nnx.Module)]
     streams = Streams([node for node in nodes.values() if isinstance(node, nnx.RngStream)])
+    # As they are in `vars`: eval() sets flags on parts that had none, and these go again.
     flags = [(part, name, vars(part).get(name, _NONE)) for part in parts for name in _FLAGS]
     with streams.kept():
         try:

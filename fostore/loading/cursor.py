@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -55,7 +55,9 @@ class Cursor:
         """The epoch is over."""
         self._now = (epoch + 1, 0)
 
-    def counted(self, batches: Iterable[_T], epoch: int, position: int) -> Iterator[_T]:
+    def counted(
+        self, batches: Iterable[_T], epoch: int, position: int
+    ) -> Generator[_T, None, None]:
         """The batches of an epoch from a position on, each counted as it is handed out."""
         for batch in batches:
             position = self.order.after(position)
@@ -125,6 +127,8 @@ class Cursor:
         self.order = order
         self.seed_was_drawn = False
         self._now = self._next = self._loaded = (epoch, position)
+        # Saved between the last batch and the end of the loop: a resumed epoch without batches would
+        # count as an epoch in the user's loop.
         if not order.num_batches(position):
             self._next = (epoch + 1, 0)
 

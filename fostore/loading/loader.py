@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Unpack
 
-from fostore.containers.rows import Rows, as_dataset, samples_of
+from fostore.containers.collate import bring_together, collate, samples_of
+from fostore.containers.rows import Rows, as_dataset
 from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.options import Options, OrderOptions, named
 from fostore.loading.prefetch import ahead
-from fostore.nested import bring_together, collate
 from fostore.schema.row import Array
 
 Read = Callable[[Array], Sequence[Any]]
@@ -137,6 +137,7 @@ class SimpleDataLoader(Resumable):
     def __iter__(self) -> Iterator[Any]:
         announce = getattr(self.dataset, "announce", None)
         read, limit = self._read, 1
+        # A collate_fn wants the samples, which `read_batches` brings together by itself.
         if self.collate_fn is None and hasattr(self.dataset, "read_batches"):
             read = self._read_grouped
             limit = self.dataset.batches_at_once(self.batch_size, ahead=self.prefetch > 0)

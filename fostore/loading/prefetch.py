@@ -35,13 +35,9 @@ def ahead(
         states: gives what stands for the random states; by default those of Python and NumPy.
     """
     if depth < 1:
-        return (item for item in items)
-    return _first_alone(items, depth, states or random_states)
-
-
-def _first_alone(
-    items: Iterator[_T], depth: int, look: Callable[[], Any]
-) -> Generator[_T, None, None]:
+        yield from items
+        return
+    look = states or random_states
     before = look()
     try:  # a StopIteration that leaves a generator is a RuntimeError
         first = next(items)
@@ -49,6 +45,7 @@ def _first_alone(
         return
     draws = look() != before
     yield first
+    del first  # else the first batch would stay in memory, or on a device, for the whole epoch
     if draws:
         yield from items
     else:

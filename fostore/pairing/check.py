@@ -214,6 +214,7 @@ def _check_length(samples: int, distributions: Mapping[int, Any] | Selection) ->
         first = distributions.committed.prefix
         whole = first == count == samples
     else:
+        # A mapping of `count` keys lacks one of any `count + 1`: no more have to be looked at.
         first = next((i for i in range(min(samples, count + 1)) if i not in distributions), samples)
         whole = count == samples and first == samples
     if whole:

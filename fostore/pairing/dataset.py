@@ -9,11 +9,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from fostore.containers.rows import Rows, as_dataset, samples_of
+from fostore.containers.collate import bring_together, collate, samples_of
+from fostore.containers.rows import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.nested import bring_together, collate, split, split_all
+from fostore.nested import split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
 from fostore.reading.selection import Selection
@@ -51,7 +52,8 @@ class PairedDataset:
     Args:
         base_dataset: anything with `__len__` and `__getitem__`, or what has rows (a frame, a table, a
             sparse matrix, an array on disk); None: distributions alone.
-        distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
+        distributions: a mapping from dataset index to a row, a `Store`, a `Selection`, or the
+            path or url of a store.
         input_getter: gets one sample, returns its input.
         ids: one key a sample of `base_dataset`. Where the store has ids too, samples are joined with
             their rows by id, so that a permuted or cut dataset is paired rightly.

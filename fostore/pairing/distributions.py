@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ class Distributions:
     """Rows of a store, a selection or a mapping, in the form that is asked for; `source` is what was given.
 
     Args:
-        source: a mapping from dataset index to a row, a `Store`, a `Selection`, or a path.
+        source: a mapping from dataset index to a row, a `Store`, a `Selection`, or the path
+            or url of a store.
         dtype: a floating one; None: as they are stored.
         as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
 
@@ -36,11 +36,11 @@ class Distributions:
         self, source: Any, *, dtype: str | None, as_kind: str, temperature: float | None
     ) -> None:
         if isinstance(source, (str, os.PathLike)):
-            source = open_store(Path(source))
+            source = open_store(source)
         if not isinstance(source, (Mapping, Selection)):
             raise ArgumentError(
                 f"distributions is {type(source).__name__}, expected a dict from dataset "
-                "index to distribution, a Store, or a path to one"
+                "index to distribution, a Store, or the path or url of one"
             )
         self.source = source
         # Asked once: a Mapping is an abstract class, for which Python looks long.

@@ -47,6 +47,7 @@ def join(ids: Any, stored: Stored, column: Column) -> Array | None:
             f" ({int((~is_known).sum())} of {len(keys)} ids are unknown)",
             "Generate the distributions of these samples as well, or leave them out of the dataset",
         )
+    # Two samples of one id would share a row, and nobody would see it: refused by name.
     joined = np.asarray(positions[at], np.int64)
     by_position = np.argsort(joined, kind="stable")
     repeated = np.flatnonzero(joined[by_position][1:] == joined[by_position][:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def as_rows(rows: Any) -> Array:
             f"rows must be a sequence of integers, {wanted.dtype} of shape {wanted.shape} came"
         )
     return wanted.astype(_INT64, copy=False)
+
+
+def as_row(row: Any) -> int:
+    """One row as an int; raises ArgumentError where it is none."""
+    try:
+        return operator.index(row)
+    except TypeError as error:
+        raise ArgumentError(
+            f"a row is an integer or a slice, {row!r} came; take() gathers"
+        ) from error
 
 
 def refuse_uncommitted(wanted: Array, committed: Ranges, path: Path, *, is_sealed: bool) -> None:

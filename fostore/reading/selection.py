@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.errors import UncommittedError
-from fostore.reading.request import as_rows
+from fostore.reading.request import as_row, as_rows
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array, Schema
@@ -154,7 +153,9 @@ class Selection(Stored, Sequence[Array]):
         positions = as_rows(rows)
         # NumPy would count negative ones from the end: another sample's row, and no error.
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
-            raise UncommittedError(f"the selection has the rows 0 to {len(self) - 1}")
+            bad = positions[(positions < 0) | (positions >= len(self))]
+            has = f"the rows 0 to {len(self) - 1}" if len(self) else "no rows"
+            raise UncommittedError(f"row {int(bad[0])} was asked for; the selection has {has}")
         return self.rows[positions]
 
     def take(
@@ -172,7 +173,7 @@ class Selection(Stored, Sequence[Array]):
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return Selection(self.store, self.rows[row])
-        return self.take((operator.index(row),))[0]
+        return self.take((as_row(row),))[0]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from fostore.formats import Finding, Reader, opens
 from fostore.places.local import Local
 from fostore.places.names import absent, place_of
 from fostore.places.place import Place
-from fostore.reading.request import as_rows, check_out, is_softened, refuse_uncommitted
+from fostore.reading.request import as_row, as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
 from fostore.schema.ranges import Ranges, describe
@@ -28,8 +27,8 @@ _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def open(path: str | Path | Place) -> Store:
-    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file, by its path or its `Place`.
+def open(path: str | os.PathLike[str] | Place) -> Store:
+    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file, by its path, url or `Place`.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
     opens as well and shows what is committed (`Store.refresh` shows more). What lies at `path` is
@@ -39,7 +38,7 @@ def open(path: str | Path | Place) -> Store:
         StoreNotFoundError: there is nothing at `path`.
         FormatError, UnsupportedError, UnsafeError: no store, one that is too new, or a hostile one;
             or one whose files are links, as the caches of hubs keep them.
-        ArgumentError: a url.
+        ArgumentError: a url of a scheme that is not read.
         PlaceError: the file system does not let it be read.
         DamageError: a file of the store is cut or missing.
     """
@@ -66,7 +65,7 @@ class Store(Shown, Committed):
     fostore.errors.UncommittedError: row 3 was asked for; ...coin.zarr has the rows 0 to 2
     """
 
-    def __init__(self, path: Path | Place) -> None:
+    def __init__(self, path: str | os.PathLike[str] | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         # Absolute: rows are mapped later, perhaps from another folder.
         self._place = place = place_of(path)
@@ -259,13 +258,7 @@ class Store(Shown, Committed):
                     f"{self.path} has gaps: {describe(self.missing())} are missing"
                 )
             return self.take(np.arange(*row.indices(len(self))))
-        try:
-            index = operator.index(row)
-        except TypeError as error:
-            raise ArgumentError(
-                f"a row is an integer or a slice, {row!r} came; take() gathers"
-            ) from error
-        row_of: Array = self.take((index,))[0]
+        row_of: Array = self.take((as_row(row),))[0]
         return row_of
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fostore.errors import ArgumentError, FormatError
@@ -24,6 +25,14 @@ def check_json(value: Any, where: str = "meta") -> Any:
         return _plain(value, where)
     except RecursionError as error:
         raise ArgumentError(f"{where} is nested too deeply, or holds itself") from error
+
+
+def check_object(given: Any, where: str = "meta") -> dict[str, Any]:
+    """A mapping as plain JSON data, {} for None; anything else is an ArgumentError, as in `check_json`."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ArgumentError(f"{where} is {given!r:.80}, expected a dict")
+    checked: dict[str, Any] = check_json(dict(given or {}), where)
+    return checked
 
 
 def _plain(value: Any, where: str) -> Any:

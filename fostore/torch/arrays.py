@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from fostore.containers.collate import stack_numbers
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
 from fostore.generate.memory import copied_leaf
-from fostore.nested import (
-    PerSample,
-    has_numbers,
-    is_numbers,
-    map_leaves,
-    map_numbers,
-    pick,
-    stack_numbers,
-)
+from fostore.nested import PerSample, has_numbers, is_numbers, map_leaves, map_numbers, pick
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The dtype as a schema and an identity name it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class _Value:

@@ -14,7 +14,7 @@ from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 from fostore.torch.arrays import tensor_of, tensors_of
 from fostore.torch.framework import TorchFramework
-from fostore.torch.rows import Batch, DictRow
+from fostore.torch.rows import DictRow, PairedBatch
 
 
 class FirstOrderDataset(PairedDataset, Dataset[Any]):
@@ -33,7 +33,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
     (2.0, 1, tensor([0.2000, 0.8000]))
     """
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> PairedBatch:
         """The samples of one batch, in the order asked for.
 
         Raises:
@@ -50,11 +50,11 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
                 raise IndexError(
                     f"sample {indices[int(bad.argmax())]} of a dataset of {count} samples"
                 ) from None
-            samples[samples < 0] += count
+            samples[samples < 0] += count  # as a list has them; a store refuses negative rows
             rows = self.rows_of(samples)
         return self._whole(samples, rows)
 
-    def _whole(self, samples: Array, rows: torch.Tensor) -> Batch:
+    def _whole(self, samples: Array, rows: torch.Tensor) -> PairedBatch:
         chosen: Any = None
         if self.base_dataset is not None:
             chosen = self._together(samples)
@@ -62,7 +62,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
                 chosen = self.samples(samples)
             if self.target_key is not None:
                 chosen = [self._mapping(sample) for sample in chosen]
-        return Batch(chosen, rows, self.input_getter, self.target_key, samples.tolist())
+        return PairedBatch(chosen, rows, self.input_getter, self.target_key, samples.tolist())
 
     def rows_of(self, samples: Array) -> torch.Tensor:
         """The distributions of `samples` as one tensor; torch widens halves faster than NumPy does."""

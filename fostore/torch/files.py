@@ -29,6 +29,7 @@ from fostore.files.table import Batch, Table
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json
 from fostore.schema.row import Array, Column
+from fostore.torch.arrays import dtype_name
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
@@ -184,7 +185,7 @@ def _file_array(value: Any, where: str, size: int) -> FileArray:
     """A value of a file as one of its arrays: a tensor, or a list of tensors or keys."""
     if isinstance(value, torch.Tensor):
         pieces = partial(_pieces, value, where, size)
-        return FileArray(_dtype_of(value), tuple(value.shape), pieces)
+        return FileArray(dtype_name(value), tuple(value.shape), pieces)
     if not isinstance(value, (list, tuple)) or not value:
         return FileArray(type(value).__name__, ())
     if all(isinstance(one, torch.Tensor) for one in value):
@@ -253,7 +254,7 @@ def _pieces(tensor: torch.Tensor, where: str, size: int, start: int, rows: int) 
 def _row(row: Any, index: int, where: str, size: int) -> tuple[str, tuple[int, ...]]:
     """The dtype and shape of one row; lists of numbers are doubles, as they are in Python."""
     if isinstance(row, torch.Tensor):
-        return _dtype_of(_checked(row, f"{where}, row {index}", size)), tuple(row.shape)
+        return dtype_name(_checked(row, f"{where}, row {index}", size)), tuple(row.shape)
     try:
         array = np.array(row, None)
     except ValueError:
@@ -263,10 +264,6 @@ def _row(row: Any, index: int, where: str, size: int) -> tuple[str, tuple[int, .
     raise FormatError(
         f"{where}: row {index} is {row!r:.60}, expected a tensor or a list of numbers"
     )
-
-
-def _dtype_of(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _checked(tensor: torch.Tensor, where: str, size: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from fostore.generate.samples import Reading, Samples
 from fostore.nested import map_leaves
 from fostore.schema.row import Array
 from fostore.torch import modules
-from fostore.torch.arrays import Held
+from fostore.torch.arrays import Held, dtype_name
 from fostore.torch.modes import Modes
 from fostore.torch.samples import torch_samples
 
@@ -126,7 +126,7 @@ class TorchFramework(Framework):
         return bool(tensor.is_floating_point())
 
     def dtype_name(self, tensor: Any) -> str:
-        return str(tensor.dtype).removeprefix("torch.")
+        return dtype_name(tensor)
 
     def stack(self, tensors: Sequence[Any]) -> Any:
         return torch.stack(tuple(tensors), dim=1)

@@ -28,6 +28,7 @@ def refuse_training_graph(module: nn.Module, draws: bool) -> None:
     """
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule):
+            # The inlined graph of the outermost module holds those of all that it calls.
             training = _scripted(part) if part is module else ()
         elif isinstance(part, torch.fx.GraphModule):
             training = _traced(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, overload
 
 from torch.utils.data import DataLoader, default_collate
@@ -119,7 +120,10 @@ class OutputLoader(Resumable, DataLoader[Any]):
         begun = epochs.cursor.begin()
         with starting_workers(), epochs.starting(*begun):
             batches = super().__iter__()
-        yield from epochs.cursor.counted(self._served(batches), *begun)
+        # Closed here, so that worker processes end with this generator also where somebody keeps it:
+        # since Python 3.12.3 `close` alone leaves what a generator holds (see `ahead`).
+        with closing(epochs.cursor.counted(self._served(batches), *begun)) as counted:
+            yield from counted
 
     def _served(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches of workers, refused as soon as another iteration has taken the workers over."""

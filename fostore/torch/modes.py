@@ -114,6 +114,7 @@ class Modes:
 
     def _restore(self) -> None:
         known = [(part, flag) for ref, flag in self._before.values() if (part := ref()) is not None]
+        # Two passes: a train() of its own sets flags of its submodules, which are put right after it.
         for part, flag in known:
             if flag and type(part).train is not nn.Module.train:
                 part.train(flag)  # a train() of its own may have more to undo than a flag

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from fostore.generate.framework import Model
 from fostore.generate.reach import reached
 from fostore.schema import identity
+from fostore.torch.arrays import dtype_name
 
-Model = Callable[..., Any]
 _REGISTERED = vars(nn.Module()).keys()
 """The attributes in which every module keeps what `modules()` and its kin know."""
 
@@ -194,7 +195,7 @@ def _entry(tensor: torch.Tensor) -> str | None:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, NotImplementedError, ValueError):
         return None  # sparse, or not initialised yet
-    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), flat)
+    return identity.array_entry(dtype_name(tensor), tuple(tensor.shape), flat)
 
 
 def _quantised(tensor: torch.Tensor) -> str:
@@ -205,11 +206,7 @@ def _quantised(tensor: torch.Tensor) -> str:
         scales = repr([part.tolist() for part in channels])
     integers = tensor.detach().cpu().int_repr().contiguous().numpy()
     data = integers.tobytes() + scales.encode()
-    return identity.array_entry(_dtype(tensor), tuple(tensor.shape), data)
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return identity.array_entry(dtype_name(tensor), tuple(tensor.shape), data)
 
 
 def _parts(item: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
-from fostore.nested import bring_together, split, split_all
+from fostore.containers.collate import bring_together
+from fostore.nested import split, split_all
 from fostore.torch.arrays import together
 
 
@@ -36,7 +37,7 @@ class TensorRow(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
-class Batch(Sequence[Any]):
+class PairedBatch(Sequence[Any]):
     """The samples that a dataset was asked for at once, their distributions gathered in one tensor.
 
     torch chooses how to collate by the type of the first sample, so `batch[0]` is of a marked type.
@@ -105,7 +106,7 @@ class Batch(Sequence[Any]):
         return bring_together(bring, samples, self._indices)
 
 
-class Listed:
+class ListCollate:
     """A collate_fn that gets a list of its rows, as from any other dataset: many insist on one."""
 
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
@@ -116,14 +117,14 @@ class Listed:
 
 
 def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
-    """What a loader calls for a user's collate_fn; torch's own takes a `Batch` as it is."""
-    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, Listed):
+    """What a loader calls for a user's collate_fn; torch's own takes a `PairedBatch` as it is."""
+    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, ListCollate):
         return collate_fn
-    return Listed(collate_fn)
+    return ListCollate(collate_fn)
 
 
 def _collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    if isinstance(batch, Batch):
+    if isinstance(batch, PairedBatch):
         return batch.collated(collate_fn_map)
     return together([_plain(row) for row in batch], collate_fn_map)
 

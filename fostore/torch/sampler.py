@@ -50,6 +50,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         **order: Unpack[OrderOptions],
     ) -> None:
         other: Any = data_source  # the attributes of torch's samplers have no types
+        # First of all samplers: where there are ranks ours is a DistributedSampler as well.
         if isinstance(other, _SingleSamples):  # Lightning hands our own back, to be followed again
             own = other.cursor.order
             data_source, shuffle = own.num_samples, own.shuffle

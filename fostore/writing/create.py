@@ -19,7 +19,7 @@ from fostore.places.lock import Lock
 from fostore.places.names import destination
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header, now
-from fostore.schema.jsontext import check_json
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.version import __version__
 from fostore.writing.ledger import rows_in
@@ -98,16 +98,13 @@ def create(
     for name, value in numbers.items():
         if value is not None and not hasattr(value, "__float__"):
             raise ArgumentError(f"{name} is {value!r}, expected a number")
-    for name, given in (("meta", meta), ("identity", identity)):
-        if given is not None and not isinstance(given, Mapping):
-            raise ArgumentError(f"{name} is {given!r:.80}, expected a dict")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
     sides = {"ids": ids, "fingerprints": bool(fingerprints), "labels": bool(labels), "views": views}
     beside = side_columns(sides, num_samples)
     spec = None if encoding is None else chosen(encoding)
-    checked_meta = check_json(dict(meta or {}))
-    checked_identity = check_json(dict(identity or {}), "identity")
+    checked_meta = check_object(meta)
+    checked_identity = check_object(identity, "identity")
 
     def new_header() -> Header:
         if num_classes is None:

@@ -24,7 +24,7 @@ from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
 from fostore.schema import geometry
 from fostore.schema.header import Header, now
-from fostore.schema.jsontext import check_json
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
 from fostore.writing.ledger import rows_in
@@ -286,7 +286,7 @@ class Writer:
         self._check_open()
         if self._header.sealed:
             raise ArgumentError(f"{self.path} is sealed, and its identity stays as it is")
-        self._change(identity=check_json(dict(identity), "identity"))
+        self._change(identity=check_object(identity, "identity"))
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
         """Add or replace keys of the metadata; durable when it returns.
@@ -294,7 +294,7 @@ class Writer:
         No digest changes: it covers the rows and what they are.
         """
         self._check_open()
-        checked = check_json(dict(meta))
+        checked = check_object(meta)
         self._change(meta={**self._header.meta, **checked}, updated=now())
 
     def read(self, start: int, stop: int) -> Array:

@@ -23,7 +23,7 @@ from fostore.files.json.kept import ranges_of
 from fostore.files.json.rows import MAX_INDEX
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_json, dumps
+from fostore.schema.jsontext import check_object, dumps
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array, Column, Schema
 
@@ -66,7 +66,7 @@ def export(path: Path, reader: _Readable, meta: Mapping[str, Any] | None = None)
     Replaces the file at once: written under a temporary name beside it, made durable, renamed. `meta` is
     added to the store's metadata.
     """
-    added = check_json(dict(meta or {}))
+    added = check_object(meta)
     if KEY in added:
         raise ArgumentError(f"meta has the key {KEY!r}, which fostore keeps for its own; rename it")
     header = replace(reader.header, meta={**reader.header.meta, **added})

@@ -75,6 +75,7 @@ def source_of(function: types.FunctionType) -> str | None:
     code = function.__code__
     linecache.checkcache(code.co_filename)  # a module may have been edited and loaded again
     text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    # By name too: where the file has changed since, another function may begin in that line.
     functions = _functions_in(text).get((code.co_firstlineno, code.co_name), ())
     if len(functions) > 1:  # lambdas of one line: the smallest one that holds the code
         places = [p for p in code.co_positions() if None not in p and (p[2], p[3]) != (0, 0)]
@@ -114,6 +115,7 @@ def _drop_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 
 def _holds(node: _Function, place: Any) -> bool:
     line, last_line, column, last_column = place
+    # The body, not the whole node: the code of a lambda holds no instruction for its parameters.
     body: Any = node.body
     start, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
     return bool(start <= (line, column) and (last_line, last_column) <= end)

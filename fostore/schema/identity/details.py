@@ -198,6 +198,7 @@ class Details:
                 if reduced is None:
                     return self._unseen()
                 parts = {**parts, **reduced}
+        # Sorted: the order in which attributes were set is no property of the object.
         pairs = sorted((name, self.entry(value, depth)) for name, value in parts.items())
         return f"{type(item).__qualname__} {_hash(pairs)}"
 

@@ -86,6 +86,7 @@ def _model(stored: Mapping[str, Any], given: Mapping[str, Any], which: str) -> l
         return _plain(stored, given, {"fingerprint": f"the fingerprint of {which}"})
     listed = _plain(stored, given, {"class": f"the class of {which}"})
     old, new = stored.get("tensors") or {}, given.get("tensors") or {}
+    # In the order of the model, not of the alphabet: the first layer that differs says most.
     changed = [name for name in new if name in old and old[name] not in (new[name], _MOVING)]
     renamed = _only_renamed(old, new)
     added = [] if renamed else [name for name in new if name not in old]

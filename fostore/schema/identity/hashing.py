@@ -114,7 +114,9 @@ def row_hashes(leaves: Iterable[tuple[str, Any]], rows: int) -> Array | None:
         return None
     if len(hashes) == 1:  # one leaf, as most inputs are: its hashes are the rows'
         return np.array(hashes[0], np.uint64)
-    table = np.array(hashes, np.uint64).T.copy()
+    table = np.array(
+        hashes, np.uint64
+    ).T.copy()  # a row's hashes side by side, to be hashed as bytes
     return np.array([digest(row.data) for row in table], np.uint64)
 
 
