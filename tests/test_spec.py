@@ -164,6 +164,8 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
     "an unknown feature": lambda f: f.update(requires=["topk"]),
     "a feature that is no name": lambda f: f.update(requires=[{}]),
+    "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
+    "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
     "an unknown row axis": lambda f: f.update(row_axis="token"),
     "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
     "an unknown kind": lambda f: f.update(kind="votes"),
@@ -340,7 +342,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 10
+    assert len(STORES) == 14
 
 
 @pytest.mark.parametrize("name", STORES)

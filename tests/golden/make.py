@@ -152,6 +152,22 @@ def unfinished_hdf5(path: Path) -> None:
     expected(path, probs, rows, 2e-2, committed=[[0, 1100], [1200, 1300]], meta=META)
 
 
+def texts_unfinished(path: Path) -> None:
+    """A killed run whose keys are texts: one unit sealed, one begun."""
+    probs, keys = softmax(logits(3000, 2)).astype(np.float32), [f"bild-{i}-ß" for i in range(3000)]
+
+    def work() -> None:
+        writer = fostore.create(
+            path, num_samples=3000, num_classes=2, ids="S16", unit_rows=1024, commit_seconds=1e9
+        )
+        for start, stop in ((0, 1024), (1024, 1050)):
+            writer.write(start, probs[start:stop], ids=keys[start:stop])
+            writer.commit()
+
+    killed(work, path)
+    expected(path, probs, range(1050), 0.0, committed=[[0, 1050]], ids=keys[:1050])
+
+
 def log_probs_ids(path: Path) -> None:
     """One JSON document with a header, keys, a minus infinity and a member axis."""
     log_probs = np.log(softmax(logits(5, 2, 3).astype(np.float64)))
@@ -206,6 +222,10 @@ STORES = {
     "checksums.zarr": unfinished_zarr,
     "checksums.h5": counts_uint16,
     "checksums-ids.json": log_probs_ids,
+    "texts.zarr": probs_float32_ids,
+    "texts.h5": probs_float32_ids,
+    "texts-unfinished.zarr": texts_unfinished,
+    "texts-ids.json": log_probs_ids,
 }
 
 if __name__ == "__main__":
