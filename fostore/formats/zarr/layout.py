@@ -19,8 +19,8 @@ import numpy as np
 from fostore.errors import FormatError, UnsupportedError
 from fostore.formats import OtherLayoutError
 from fostore.schema import geometry, jsontext
-from fostore.schema.header import Header
 from fostore.schema.columns import TEXT
+from fostore.schema.header import Header
 from fostore.schema.row import Array, Column, expect
 
 HASHES = "block_hashes"
