@@ -113,7 +113,7 @@ def test_a_selection_counts_in_itself(tmp_path: Path) -> None:
     for one in (chosen, pickle.loads(pickle.dumps(chosen))):
         assert one.index_of([TEXTS[200], TEXTS[4], TEXTS[9]]).tolist() == [3, 1, 0]
         assert np.array_equal(one[TEXTS[200]], PROBS[200])
-        with pytest.raises(KeyError, match="the selection of .* has no row of it"):
+        with pytest.raises(KeyError, match=r"the selection of .* has no row of it"):
             one.index_of([TEXTS[5]])
     assert chosen.select([3]).index_of([TEXTS[200]]).tolist() == [0]
 

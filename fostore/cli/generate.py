@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,8 +132,9 @@ def generate(
         typer.Option(help="Metadata from a JSON object; --meta wins.", rich_help_panel=RECORD),
     ] = None,
     progress: Annotated[
-        bool | None, typer.Option(help="A progress bar. Default: where stderr is a terminal.")
-    ] = None,
+        bool,
+        typer.Option(help="A progress bar; where stderr is no terminal, a line every ten seconds."),
+    ] = True,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error came from.")
     ] = False,
@@ -162,7 +162,7 @@ def generate(
         )
         store = generator.generate_distributions(
             the_dataset,
-            sys.stderr.isatty() if progress is None else progress,
+            progress,
             store=output,
             **asked,
         )

@@ -140,7 +140,7 @@ class Generator(ABC):
             dataset_or_loader: a Dataset (`__len__` and `__getitem__`), a Subset, an iterable of
                 samples, or a loader that does not shuffle; or what has rows: a frame, an Arrow table, a
                 sparse matrix, a column, an array on disk. Not a single batch.
-            progress: whether to show a bar on stderr.
+            progress: whether to show a bar on stderr, or a line every ten seconds where that is no terminal.
             store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
 
         With a store, and only then:

@@ -25,6 +25,7 @@ from fostore.generate.provenance import Provenance, labels_of
 from fostore.generate.recheck import Comparison, check_shape, runs
 from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
 from fostore.places.names import destination, local_path
+from fostore.progress import LOG
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
@@ -51,7 +52,11 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     provenance = Provenance(generation, views)
     with generation.running():
         _Recording(path, generation, provenance, views, own_names).run()
-    return open_store(path)
+    store = open_store(path)
+    LOG.info(
+        "generated %s: %d rows of %s, %s", path, len(store), store.num_samples, store.header.digest
+    )
+    return store
 
 
 def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
@@ -149,6 +154,9 @@ class _Recording:
         passed = None if self._comparison is None else self._comparison.passing
         start, stop = self._options.rows or (0, ENDLESS)
         done = sum(b - a for a, b in self._committed.overlap(start, stop))
+        LOG.info(
+            "generating %s: %s samples, %d rows are there", self._path, samples.num_samples, done
+        )
         with self._generation.progress(done) as progress:
             run(
                 samples.steps(self._wanted, passed),

@@ -49,8 +49,9 @@ class Store(Committed):
     """One predictive distribution for each sample: row i belongs to sample i of the base dataset.
 
     A mapping of committed rows (so code written for a dict runs on it), and more: `take` gathers a
-    batch in any order, `store["img-3"]` is the row of an id, `array` is the whole store as one read-only array. Safe for several threads
-    and across forks; pickles as its path. Equal to another store of the same path and digest.
+    batch in any order, `store["img-3"]` is the row of an id, `array` the whole store as one read-only array.
+    Safe for several threads and across forks; pickles as its path. Equal to another store of the same path
+    and digest.
 
     >>> import fostore, numpy, tempfile
     >>> path = tempfile.mkdtemp() + "/coin.zarr"
