@@ -144,7 +144,7 @@ def canonical(schema: dict[str, Any]) -> bytes:
 
 
 def _hashed(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [c for c in schema["columns"] if c["role"] in ("content", "id")]
+    return [c for c in schema["columns"] if c["role"] in ("content", "id", "class_label")]
 
 
 def _dtype(column: dict[str, Any]) -> np.dtype[Any]:

@@ -342,7 +342,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 14
+    assert len(STORES) == 15
 
 
 @pytest.mark.parametrize("name", STORES)

@@ -122,7 +122,7 @@ def test_begin_and_end_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         f"generating {store}: 7",
         f"generated {store}: 7 rows",
         f"converting {store} to",
-        f"converted {store} to",
+        f"converted {store} (zarr) -> {tmp_path / 'b.h5'}",
     ]
     for begin, message in zip(begins, caplog.messages, strict=True):
         assert message.startswith(begin)

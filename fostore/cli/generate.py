@@ -78,6 +78,9 @@ _OPTIONS = {
     "accept_differences": Option(
         RECORD, "Go on although model or dataset differ; recorded in the metadata."
     ),
+    "keep_labels": Option(
+        RECORD, "Keep the class of each sample beside its row, so that `stats` needs no --labels."
+    ),
     "recheck": Option(
         RECORD,
         "Compute a committed batch again before going on with a store; without it, code that differs "

@@ -147,9 +147,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
             f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
             "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
         )
-    if record is not None:
-        refuse_receipt(record, target, plan.source)
-    LOG.info("converting %s to %s: %s rows", plan.source.where, path, plan.header.num_samples)
+    refuse_receipt(record, target, plan.source)
     with spool.beside(target), Conversion(plan) as conversion:
         if target is None:
             conversion.stream()
@@ -158,10 +156,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
         receipt = conversion.receipt(time.monotonic() - began)
     if record is not None:
         disk.write_whole(record, receipt.dumps())
-    LOG.info(
-        "converted %s to %s: %d rows, %s, verified %s, %.1f s",
-        receipt.source, path, receipt.num_rows, receipt.destination_digest, receipt.verified, receipt.seconds,
-    )  # fmt: skip
+    LOG.info("converted %s", receipt.text().replace("\n", "; "))
     return receipt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,18 @@ _LITTLE_ENDIAN = {name: np.dtype(name).newbyteorder("<") for name in FLOATS if n
 def where(start: int, count: int) -> str:
     """The rows of a batch in a message's words."""
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
+
+
+def as_array(rows: Any) -> Array:
+    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
+    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
+        rows = rows.detach().cpu()
+    try:
+        return np.asarray(rows)
+    except (ValueError, TypeError) as error:
+        raise RowError(
+            f"rows of type {type(rows).__name__} do not make an array: {error}"
+        ) from error
 
 
 def check_shape(rows: Array, schema: Schema, start: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fostore.generate.labels import Labelled, hash_labels
+from fostore.generate.labels import Labelled, exact_labels, hash_labels
 from fostore.nested import (
     IS_NONE,
     LABELS,
@@ -40,6 +40,8 @@ class Assembly:
     """What makes a batch of inputs, where the user says nothing."""
     labelled: bool = False
     """Whether batches come with a hash of each label (`Labelled`)."""
+    exact: bool = False
+    """Whether batches come with the labels themselves."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -58,7 +60,10 @@ class Assembly:
             raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
-        return Labelled(inputs, hash_labels(samples)) if self.labelled else inputs
+        if not (self.labelled or self.exact):
+            return inputs
+        hashes = hash_labels(samples) if self.labelled else None
+        return Labelled(inputs, hashes, exact_labels(samples) if self.exact else None)
 
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:

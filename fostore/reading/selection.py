@@ -89,6 +89,11 @@ class Stored:
         """How each row's sample was augmented: (seed, view), int64 (len, 2); or None."""
         return self._side("view")
 
+    @property
+    def labels(self) -> Array | None:
+        """The class number of each row's sample, as its dataset said, int64 (len,); None where nobody kept them."""
+        return self._side("class_label")
+
     def _side(self, role: str) -> Array | None:
         """The column of a role at all positions, as the user gave it."""
         column = self.schema.role(role)

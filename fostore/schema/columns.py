@@ -43,7 +43,7 @@ class Column:
     `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
     (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
     describe one row. `role` is "content" (the distributions), or that of a side column
-    (`fostore.schema.sides`): "id", "fingerprint", "view" or "label". `layout` says how an array shows
+    (`fostore.schema.sides`): "id", "fingerprint", "view", "label" or "class_label". `layout` says how an array shows
     a row, the bytes being the same: `TEXT`, or None where it has the axes and the dtype of the column.
     It is no part of what the column is, so columns compare without it.
     """
@@ -70,7 +70,7 @@ class Column:
     @property
     def hashed(self) -> bool:
         """Whether the digest covers this column: what the rows are and whose, not how they came."""
-        return self.role in ("content", "id")
+        return self.role in ("content", "id", "class_label")
 
     @property
     def lying(self) -> Lying:

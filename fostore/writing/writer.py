@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.rows import as_array
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
@@ -125,6 +126,7 @@ class Writer:
         fingerprints: Array | None = None,
         views: Any = None,
         labels: Array | None = None,
+        class_labels: Any = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
@@ -136,6 +138,7 @@ class Writer:
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
             labels: n 64-bit hashes (uint64) of the samples' labels, for a store that keeps them.
+            class_labels: n class numbers, for a store that keeps them.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
@@ -144,6 +147,7 @@ class Writer:
             SpaceError: the disk is full; the last commit stands.
         """
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        sides["class_labels"] = class_labels
         self._write(self._position, rows, sides)
 
     def write(
@@ -155,14 +159,16 @@ class Writer:
         fingerprints: Array | None = None,
         views: Any = None,
         labels: Array | None = None,
+        class_labels: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        sides["class_labels"] = class_labels
         self._write(start, rows, sides)
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values = rows if isinstance(rows, np.ndarray) else _as_array(rows)
+        values = rows if isinstance(rows, np.ndarray) else as_array(rows)
         if not values.ndim:
             raise RowError(f"rows come in batches, {rows!r:.80} came")
         stop = start + len(values)
@@ -387,15 +393,3 @@ class Writer:
         if self._pid != os.getpid():
             raise ArgumentError(f"{self.path} belongs to process {self._pid}, which opened it")
         self._rows.check()
-
-
-def _as_array(rows: Any) -> Array:
-    """Rows as NumPy: lists by NumPy, tensors through their own conversion."""
-    if hasattr(rows, "detach") and hasattr(rows, "cpu"):
-        rows = rows.detach().cpu()
-    try:
-        return np.asarray(rows)
-    except (ValueError, TypeError) as error:
-        raise RowError(
-            f"rows of type {type(rows).__name__} do not make an array: {error}"
-        ) from error
