@@ -464,7 +464,7 @@ MUTANTS = [
         "schema/row.py",
         "        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()\n",
         "        return ()\n",
-        "test_spec.py::test_a_reader_written_from_the_specification_alone_reads_golden_stores[texts.zarr]",
+        "test_text_ids.py::test_the_bytes_and_the_digest_are_those_of_before[zarr]",
     ),
     Mutant(
         "index-trusts-hashes",

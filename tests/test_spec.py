@@ -81,6 +81,7 @@ FILLED: list[dict[str, Any]] = [
         "ids": ids,
         "fingerprints": ids is None,
         "views": ids == "int64",
+        "class_labels": ids == "S16",
     }
     for kind, dtype in [
         ("probs", "float16"),
@@ -107,7 +108,8 @@ def fill(path: Path, options: dict[str, Any]) -> None:
     given = None if keys is None else keys[:stop]
     seen = None if hashes is None else hashes[:stop]
     views = np.arange(stop) if options["views"] else None
-    writer.append(rows[:stop], ids=given, fingerprints=seen, views=views)
+    classes = np.arange(stop) % 3 if options["class_labels"] else None
+    writer.append(rows[:stop], ids=given, fingerprints=seen, views=views, class_labels=classes)
     if stop == 5:
         writer.seal()
     writer.close()
