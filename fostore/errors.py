@@ -111,8 +111,10 @@ class PlaceError(FostoreError, OSError):
         return str(self.strerror)
 
 
-class UncommittedError(FostoreError, IndexError):
-    """Rows were asked for that are not committed, or that the store does not have."""
+class UncommittedError(FostoreError, IndexError, KeyError):
+    """Rows or ids were asked for that are not committed, or that the store does not have."""
+
+    __str__ = Exception.__str__  # a KeyError would show the message as a literal
 
 
 class GenerationError(FostoreError, RuntimeError):

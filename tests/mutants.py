@@ -487,6 +487,48 @@ MUTANTS = [
         "            if len(data) > last - first:\n",
         "test_place_reads.py::test_a_short_read_is_damage_and_no_row",
     ),
+    Mutant(
+        "layout-needs-no-reader",
+        "schema/row.py",
+        "        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()\n",
+        "        return ()\n",
+        "test_text_ids.py::test_the_bytes_and_the_digest_are_those_of_before[zarr]",
+    ),
+    Mutant(
+        "index-trusts-hashes",
+        "reading/ids.py",
+        "                is_known[left] = self._keys(self._positions[at[left]]) == keys[left]\n",
+        "                is_known[left] = True\n",
+        "test_index_of.py::test_ids_of_one_hash_are_told_apart",
+    ),
+    Mutant(
+        "index-takes-the-first-of-two",
+        "reading/ids.py",
+        "            if len(twice):\n",
+        "            if False:\n",
+        "test_index_of.py::test_two_rows_with_one_id_are_refused",
+    ),
+    Mutant(
+        "id-that-ends-with-nul",
+        "reading/ids.py",
+        "        if has_nul:  #",
+        "        if False:  #",
+        "test_index_of.py::test_what_is_no_id_is_refused",
+    ),
+    Mutant(
+        "labels-keep-the-old-classes",
+        "conversion/changes.py",
+        "            labels = moved[rows]\n",
+        "            labels = rows\n",
+        "test_kept_labels.py::test_labels_follow_their_classes",
+    ),
+    Mutant(
+        "labels-are-not-hashed",
+        "schema/columns.py",
+        """self.role in ("content", "id", "class_label")""",
+        """self.role in ("content", "id")""",
+        "test_kept_labels.py::test_labels_are_part_of_the_content",
+    ),
 ]
 
 

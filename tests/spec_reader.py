@@ -144,7 +144,7 @@ def canonical(schema: dict[str, Any]) -> bytes:
 
 
 def _hashed(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [c for c in schema["columns"] if c["role"] in ("content", "id")]
+    return [c for c in schema["columns"] if c["role"] in ("content", "id", "class_label")]
 
 
 def _dtype(column: dict[str, Any]) -> np.dtype[Any]:
@@ -153,6 +153,14 @@ def _dtype(column: dict[str, Any]) -> np.dtype[Any]:
 
 def _row_bytes(column: dict[str, Any]) -> int:
     return prod(column["shape"]) * _dtype(column).itemsize
+
+
+def _lying(column: dict[str, Any]) -> list[int]:
+    """The axes of a row in an array: a text has none (C-48)."""
+    if "layout" in column:
+        assert (column["layout"], column["dtype"]) == ("text", "utf8")
+        return []
+    return column["shape"]
 
 
 def _covered(*runs: Run) -> list[int]:
@@ -166,6 +174,8 @@ def _empty(column: dict[str, Any], rows: list[int]) -> Array:
 def check_attributes(attributes: dict[str, Any]) -> None:
     """Header and metadata have their checksums, where they carry one (C-45, C-46)."""
     schema = attributes["fostore"]
+    texts = [c for c in schema["columns"] if "layout" in c]
+    assert schema["requires"] == (["text_layout"] if texts else []), "C-48"
     rest = {key: value for key, value in schema.items() if key != "checksum"}
     for written, value in (
         (schema.get("checksum"), rest),
@@ -197,7 +207,7 @@ def read_zarr(path: Path) -> Stored:
         size = _row_bytes(column)
         for unit in sorted({row // unit_rows for row in committed}):
             array = path / column["name"]
-            shard = array.joinpath("c", str(unit), *("0" for _ in column["shape"]))
+            shard = array.joinpath("c", str(unit), *("0" for _ in _lying(column)))
             tail = array / f".tail.{unit}"
             is_tail = unit in in_progress and tail.exists()
             data = (tail if is_tail else shard).read_bytes()
@@ -303,9 +313,9 @@ def read_hdf5(path: Path) -> Stored:
     found = {}
     for column in schema["columns"]:
         offset, shape = places[column["name"]]
-        assert shape == (schema["num_samples"], *column["shape"])
-        count = prod(shape)
-        whole = np.frombuffer(data, _dtype(column), count, offset or 0).reshape(shape)
+        assert shape == (schema["num_samples"], *_lying(column))
+        shape = schema["num_samples"], *column["shape"]
+        whole = np.frombuffer(data, _dtype(column), prod(shape), offset or 0).reshape(shape)
         found[column["name"]] = rows = _empty(column, committed)
         rows[committed] = whole[committed]
     offset, shape = places["block_hashes"]

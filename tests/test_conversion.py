@@ -891,5 +891,5 @@ def test_convert_its_options_and_its_command_are_one_list() -> None:
     fields = dataclasses.fields(Options)
     assert [(p.name, p.default) for p in parameters] == [(f.name, f.default) for f in fields]
     assert all(f"{f.name}" in str(convert.__doc__) for f in fields)
-    extra = {"source", "destination", "dry_run", "traceback"}
+    extra = {"source", "destination", "dry_run", "traceback", "as_json", "quiet"}
     assert set(inspect.signature(command).parameters) == extra | {f.name for f in fields}

@@ -668,16 +668,17 @@ def test_random_states_are_left_alone(side: Side, path: Path) -> None:
 
 
 def test_progress_goes_to_stderr_and_silence_is_silence(
-    side: Side, capsys: pytest.CaptureFixture[str], path: Path
+    side: Side, capsys: pytest.CaptureFixture[str], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fostore.progress.LINE_SECONDS", 0.0)
     generator = side.generator(side.model(Linear()), model_name="linear")
     generator.generate_distributions(make_pairs(), progress=False)
     assert capsys.readouterr() == ("", "")
     generator.generate_distributions(make_pairs(), store=path)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "linear: 100%" in err
-    assert "100/100" in err
+    assert "linear: 100 of 100 samples (100%)" in err  # no terminal: whole lines
+    assert "\r" not in err
 
 
 def test_wrong_parameters_are_refused(side: Side) -> None:

@@ -81,6 +81,7 @@ FILLED: list[dict[str, Any]] = [
         "ids": ids,
         "fingerprints": ids is None,
         "views": ids == "int64",
+        "class_labels": ids == "S16",
     }
     for kind, dtype in [
         ("probs", "float16"),
@@ -107,7 +108,8 @@ def fill(path: Path, options: dict[str, Any]) -> None:
     given = None if keys is None else keys[:stop]
     seen = None if hashes is None else hashes[:stop]
     views = np.arange(stop) if options["views"] else None
-    writer.append(rows[:stop], ids=given, fingerprints=seen, views=views)
+    classes = np.arange(stop) % 3 if options["class_labels"] else None
+    writer.append(rows[:stop], ids=given, fingerprints=seen, views=views, class_labels=classes)
     if stop == 5:
         writer.seal()
     writer.close()
@@ -164,6 +166,8 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
     "an unknown feature": lambda f: f.update(requires=["topk"]),
     "a feature that is no name": lambda f: f.update(requires=[{}]),
+    "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
+    "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
     "an unknown row axis": lambda f: f.update(row_axis="token"),
     "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
     "an unknown kind": lambda f: f.update(kind="votes"),
@@ -340,7 +344,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 10
+    assert len(STORES) == 15
 
 
 @pytest.mark.parametrize("name", STORES)

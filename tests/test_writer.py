@@ -809,7 +809,7 @@ def test_a_scalar_is_no_batch(path: Path, rows: object) -> None:
 
 def test_damaged_ids_are_damage(path: Path) -> None:
     written(path, ids=[f"key-{i:04}" for i in range(N)])
-    file = path / "sample_id" / "c" / "0" / "0" if path.suffix == ".zarr" else path
+    file = path / "sample_id" / "c" / "0" if path.suffix == ".zarr" else path
     data = file.read_bytes()
     file.write_bytes(data.replace(b"key-0007", b"key-\xff007"))
     with pytest.raises(DamageError, match="no text"):

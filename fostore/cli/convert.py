@@ -5,7 +5,6 @@ Their options are the fields of `Options`, with their types and defaults; here s
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,8 +16,26 @@ from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
 from fostore.places.names import local_path
+from fostore.schema.jsontext import dumps
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
+
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Show the plan, bytes and memory; write nothing.", rich_help_panel=RUN
+    ),
+]
+Traceback = Annotated[
+    bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=RUN)
+]
+ReceiptAsJson = Annotated[
+    bool, typer.Option("--json", help="The receipt, as JSON.", rich_help_panel=RUN)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.", rich_help_panel=RUN),
+]
 
 EXAMPLES = """
 Examples:
@@ -34,6 +51,14 @@ Examples:
 `fostore convert train.zarr - --rows 0:5 | head`
 
 Killed or interrupted? The same command goes on where it stopped.
+"""
+
+CONCAT_EXAMPLES = """
+Examples:
+
+`fostore concat part-0.npz part-1.npz part-2.npz -o all.zarr`
+
+`fostore concat train.zarr more.csv -o all.zarr --source-dtype float32 --class-names @names.txt`
 """
 
 STACK_EXAMPLES = """
@@ -62,31 +87,88 @@ def convert(
         ),
     ],
     *,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Show the plan, bytes and memory; write nothing.", rich_help_panel=RUN
-        ),
-    ] = False,
-    traceback: Annotated[
-        bool,
-        typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=RUN),
-    ] = False,
+    dry_run: DryRun = False,
+    traceback: Traceback = False,
+    as_json: ReceiptAsJson = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
     """Convert SRC to DST, check the result and print a receipt; nothing half-done appears under DST."""
     with reporting(with_traceback=traceback):
-        asked = Options(**options.parsed(given, _OPTIONS))
-        if dry_run:
-            _show_plan(source, destination, asked)
-            return
-        from fostore.conversion.conversion import run  # which loads NumPy
-
-        receipt = run(source, destination, asked)
-        (say if destination == "-" else show)(receipt.text())
+        _convert(source, destination, given, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
-def _show_plan(source: str, destination: str, asked: Options) -> None:
+def concat(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B ...",
+            help="Stores or files of any format, one after another; each as SRC of `convert`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The suffix says the format; - for JSON Lines.",
+            show_default=False,
+        ),
+    ],
+    *,
+    dry_run: DryRun = False,
+    traceback: Traceback = False,
+    as_json: ReceiptAsJson = False,
+    quiet: Quiet = False,
+    **given: Any,
+) -> None:
+    """Put the rows of several sources one after another, as `convert` would put those of one.
+
+    All must have the same classes, kind and dtype; what differs is named, with the option that cures it.
+    """
+    with reporting(with_traceback=traceback):
+        _convert(sources, output, given, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def _convert(
+    source: str | list[str],
+    destination: str,
+    given: dict[str, Any],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    as_json, asked = _asked(given, destination, as_json=as_json, quiet=quiet)
+    if dry_run:
+        _show_plan(source, destination, Options(**asked))
+        return
+    from fostore.conversion.conversion import run  # which loads NumPy
+
+    _show_receipt(run(source, destination, Options(**asked)), destination, as_json, quiet)
+
+
+def _asked(
+    given: dict[str, Any], destination: str, *, as_json: bool, quiet: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the receipt is JSON on stdout, and the options of the library."""
+    if quiet:
+        given = {**given, "progress": False}
+    if given["receipt"] == "-":
+        if destination == "-":
+            raise ArgumentError("--receipt -: the rows go to stdout; name a file for the receipt")
+        as_json, given = True, {**given, "receipt": None}
+    return as_json, options.parsed(given, _OPTIONS)
+
+
+def _show_receipt(receipt: Any, destination: str, as_json: bool, quiet: bool) -> None:
+    if as_json or not quiet:
+        text = dumps(receipt.to_json(), indent=2).decode() if as_json else receipt.text()
+        (say if destination == "-" else show)(text)
+
+
+def _show_plan(source: str | list[str], destination: str, asked: Options) -> None:
     from fostore.conversion.plan import prepare  # which loads NumPy
 
     plan = prepare(source, destination, asked)
@@ -107,13 +189,17 @@ def stack(
     output: Annotated[
         str, typer.Option("--output", "-o", help="The store of ensembles.", show_default=False)
     ],
+    *,
+    as_json: ReceiptAsJson = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
     """Make one store of ensembles: member i is the i-th source. All must be of the same samples."""
     with reporting():
+        as_json, asked = _asked(given, output, as_json=as_json, quiet=quiet)
         from fostore.conversion import stack as run  # which loads NumPy
 
-        show(run(sources, output, **options.parsed(given, _OPTIONS)).text())
+        _show_receipt(run(sources, output, **asked), output, as_json, quiet)
 
 
 def _parse_slice(text: str | None) -> slice | None:
@@ -156,10 +242,6 @@ def _parse_size(text: str) -> int:
     if not number.isdecimal():
         raise ArgumentError(f"--max-memory is {text!r}, expected a size such as 200M or 1G")
     return int(number) << shift
-
-
-def _parse_progress(is_shown: bool | None) -> bool:
-    return sys.stderr.isatty() if is_shown is None else is_shown
 
 
 _OPTIONS = {
@@ -230,7 +312,9 @@ _OPTIONS = {
     "allow_lossy": Option(
         RUN, "Do what cannot be undone bit by bit; the receipt states the error."
     ),
-    "receipt": Option(RUN, "Write the receipt to this file, as JSON.", parse=lambda text: text),
+    "receipt": Option(
+        RUN, "Write the receipt to this file, as JSON; - for stdout.", parse=lambda text: text
+    ),
     "verify": Option(RUN, "How much of the result is read back and compared."),
     "max_memory": Option(
         RUN, "About how much to use: 200M, 1G.", "SIZE", parse=_parse_size, kind=str, default="512M"
@@ -238,12 +322,11 @@ _OPTIONS = {
     "unit_rows": Option(RUN, "Rows a unit of a store, a power of two.", least=1),
     "progress": Option(
         RUN,
-        "A progress bar. Default: where stderr is a terminal.",
-        parse=_parse_progress,
-        kind=bool | None,
+        "A progress bar; where stderr is no terminal, a line every ten seconds.",
     ),
 }
 _OF_STACK = "rows meta exists allow_lossy allow_constant receipt verify progress".split()
 
 options.give(convert, Options, _OPTIONS, before="dry_run")
+options.give(concat, Options, _OPTIONS, before="dry_run")
 options.give(stack, Options, {name: _OPTIONS[name] for name in _OF_STACK})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +78,9 @@ _OPTIONS = {
     "accept_differences": Option(
         RECORD, "Go on although model or dataset differ; recorded in the metadata."
     ),
+    "keep_labels": Option(
+        RECORD, "Keep the class of each sample beside its row, so that `stats` needs no --labels."
+    ),
     "recheck": Option(
         RECORD,
         "Compute a committed batch again before going on with a store; without it, code that differs "
@@ -133,8 +135,9 @@ def generate(
         typer.Option(help="Metadata from a JSON object; --meta wins.", rich_help_panel=RECORD),
     ] = None,
     progress: Annotated[
-        bool | None, typer.Option(help="A progress bar. Default: where stderr is a terminal.")
-    ] = None,
+        bool,
+        typer.Option(help="A progress bar; where stderr is no terminal, a line every ten seconds."),
+    ] = True,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error came from.")
     ] = False,
@@ -162,7 +165,7 @@ def generate(
         )
         store = generator.generate_distributions(
             the_dataset,
-            sys.stderr.isatty() if progress is None else progress,
+            progress,
             store=output,
             **asked,
         )

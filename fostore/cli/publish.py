@@ -105,7 +105,9 @@ def publish(
         bool, typer.Option("--check", help="Say what is missing, graded, and write nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What was published, as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress bar, and no lines of it.")
+    ] = False,
 ) -> None:
     """Make a dataset of a store: a folder with data, lists of hashes, a card, a licence and how to cite it."""
     with reporting():

@@ -12,7 +12,8 @@ from fostore.conversion.options import Options
 from fostore.encodings import default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table, changed
-from fostore.schema.row import Schema
+from fostore.schema.row import Array, Schema
+from fostore.schema.sides.classes import check_labels
 from fostore.schema.sides.ids import encode_ids, id_column
 
 _BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
@@ -160,6 +161,23 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
     fewer = remade(schema, num_classes=len(numbers), class_names=chosen)
     before, after, content = encoding_of(schema), encoding_of(fewer), len(schema.content)
     at = np.array(numbers)
+    moved = np.full(schema.num_classes, -1, np.int64)
+    moved[at] = np.arange(len(at))
+
+    def beside(batch: Batch, start: int) -> Iterator[Array]:
+        for column, rows in zip(schema.columns[content:], batch[content:], strict=True):
+            if column.role != "class_label":
+                yield rows
+                continue
+            check_labels(rows, schema.num_classes, start)
+            labels = moved[rows]
+            if (labels < 0).any():
+                row = int(np.argmax(labels < 0))
+                raise ArgumentError(
+                    f"the label of row {start + row} is class {rows[row]}, which is none of the classes "
+                    f"{list(names_or_numbers)}: choose rows that have these alone (rows=, --rows)"
+                )
+            yield labels
 
     def step(batch: Batch, start: int) -> Batch:
         if schema.kind == "counts":
@@ -177,7 +195,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
                 raise _without(row, names_or_numbers)
             logs -= top + np.log(np.exp(logs - top).sum(axis=-1, keepdims=True))
             rows = np.exp(logs) if schema.kind == "probs" else logs
-        return [*after.encode(np.ascontiguousarray(rows), fewer, start), *batch[content:]]
+        return [*after.encode(np.ascontiguousarray(rows), fewer, start), *beside(batch, start)]
 
     return _stepped(table, fewer, step)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from fostore.files.table import Batch, Table
 from fostore.places import spool
 from fostore.places.lock import Lock
 from fostore.places.names import destination as resolved
-from fostore.progress import Progress
+from fostore.progress import LOG, Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
 from fostore.schema.row import Array
@@ -117,7 +116,7 @@ def convert(
         verify: "full" reads the result back and compares its digest, "sample" some rows, "none" nothing.
         max_memory: bytes that may be used, about.
         unit_rows: see `fostore.create`.
-        progress: whether a bar is shown.
+        progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
 
     Returns:
         The receipt.
@@ -148,8 +147,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
             f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
             "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
         )
-    if record is not None:
-        refuse_receipt(record, target, plan.source)
+    refuse_receipt(record, target, plan.source)
     with spool.beside(target), Conversion(plan) as conversion:
         if target is None:
             conversion.stream()
@@ -158,6 +156,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
         receipt = conversion.receipt(time.monotonic() - began)
     if record is not None:
         disk.write_whole(record, receipt.dumps())
+    LOG.info("converted %s", receipt.text().replace("\n", "; "))
     return receipt
 
 
@@ -357,8 +356,9 @@ class Conversion:
     # ---------------------------------------------------------------- what is told
 
     def _progress(self, name: str, done: int) -> Progress:
-        is_shown = self._plan.options.progress and sys.stderr is not None
-        return Progress(is_shown, self._plan.header.num_samples, done, name, unit="rows")
+        return Progress(
+            self._plan.options.progress, self._plan.header.num_samples, done, name, unit="rows"
+        )
 
     def receipt(self, seconds: float) -> Receipt:
         """What was done."""

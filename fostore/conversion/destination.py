@@ -38,8 +38,10 @@ def refuse_target(path: Path, table: Table) -> None:
         )
 
 
-def refuse_receipt(receipt: Path, target: Path | None, source: Table) -> None:
+def refuse_receipt(receipt: Path | None, target: Path | None, source: Table) -> None:
     """A receipt that cannot be written, or would take the place of rows, is refused before the work."""
+    if receipt is None:
+        return
     if receipt.is_dir() or not receipt.absolute().parent.is_dir():
         raise ArgumentError(f"the receipt {str(receipt)!r} is a folder or has none to lie in")
     real = receipt.resolve()

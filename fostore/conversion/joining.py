@@ -30,7 +30,9 @@ def joined(tables: Sequence[Table]) -> Table:
     for other in tables[1:]:
         difference = _difference(first, other)
         if difference:
-            raise ArgumentError(f"{other.where} cannot follow {first.where}: {difference}")
+            raise ArgumentError(
+                f"{other.where} cannot follow {first.where}: {difference}. Nothing was written"
+            )
     schema = _common(tables)
     counts = [table.num_rows for table in tables if table.num_rows is not None]
     if len(counts) < len(tables):
@@ -62,10 +64,44 @@ def _difference(one: Table, other: Table) -> str | None:
     for name in ("num_classes", "num_members", "kind", "dtype", "class_names", "temperature"):
         a, b = getattr(one.schema, name), getattr(other.schema, name)
         if a != b:
-            return f"its {name} is {b!r:.200}, expected {a!r:.200}"
+            return f"its {name} is {b!r:.200}, expected {a!r:.200}; {_cure(name, one, other)}"
     if [_widest(c) for c in one.schema.columns] != [_widest(c) for c in other.schema.columns]:
-        return "its columns differ: " + str([column.name for column in other.schema.columns])
+        names, others = ([column.name for column in t.schema.columns] for t in (one, other))
+        return (
+            f"its columns are {others}, expected {names}; id_column= (--id-column) says which column of a plain "
+            "file are the ids, drop= (--drop) leaves one out, and convert(ids=) gives ids to a source alone"
+        )
     return None
+
+
+_HINTS = {
+    "kind": ("kind", "source_kind= (--source-kind)"),
+    "dtype": ("dtype", "source_dtype= (--source-dtype)"),
+    "temperature": ("temperature", "temperature= (--temperature)"),
+    "num_classes": ("columns", "columns= (--columns)"),
+}
+"""What a plain file does not say itself: the field of `Hints`, and the option that says it."""
+_CHANGES = {
+    "kind": "kind= (--kind)",
+    "dtype": "dtype= (--dtype)",
+    "num_classes": "classes= (--classes)",
+    "num_members": "member= (--member)",
+    "class_names": "classes= (--classes), which puts them in one order",
+}
+"""The option of a conversion that changes what a source says of itself."""
+
+
+def _cure(name: str, one: Table, other: Table) -> str:
+    """What brings the two together: a hint for a source that says nothing itself, else a conversion before."""
+    if name == "class_names" and None in (one.schema.class_names, other.schema.class_names):
+        return "class_names= (--class-names) gives names to the rows that have none"
+    hint, option = _HINTS.get(name, (name, ""))
+    for table in (other, one):
+        if hint in table.took:
+            return f"{option} says what {table.where} holds"
+    if name not in _CHANGES:
+        return "rows of several temperatures do not belong into one store"
+    return f"convert one of them first, with {_CHANGES[name]}"
 
 
 def _widest(column: Column) -> Column:

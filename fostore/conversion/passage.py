@@ -12,7 +12,7 @@ from fostore.conversion.plan import Plan
 from fostore.encodings import encoding_of
 from fostore.files.hashing import Digester
 from fostore.files.table import Batch
-from fostore.progress import Progress
+from fostore.progress import LOG, Progress
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 from fostore.schema.sides.known import KnownIds
@@ -30,6 +30,9 @@ class Passage:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         header = plan.header
+        LOG.info(
+            "converting %s to %s: %s rows", plan.source.where, plan.destination, header.num_samples
+        )
         self.is_hashed = True
         self._digester = Digester(header.schema, header.num_samples)
         self._losses = Losses(plan.selected.schema, header.schema) if plan.lossy else None

@@ -148,7 +148,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
             f"{destination} needs the number of rows from the start, and a stream has none; convert "
             "to .zarr first"
         )
-    schema = steps[-1].schema
+    schema = steps[-1].schema.readable
     is_plain = not options.selects and all(step.schema == source.schema for step in steps)
     header = Header(
         schema=schema,

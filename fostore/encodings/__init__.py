@@ -245,7 +245,6 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         columns=(*content, *made.columns[len(content) :]),
         sum_tolerance=tolerance,
         row_axis=schema.row_axis,
-        requires=schema.requires,
     )
 
 

@@ -158,12 +158,12 @@ class ClasswiseCalibration:
         return over_classes(gaps.reshape(self.num_classes, self.bins)) / self._bins.samples
 
 
-def reliability(store: Any, labels: Any, bins: int = NUM_BINS) -> Reliability:
+def reliability(store: Any, labels: Any = None, bins: int = NUM_BINS) -> Reliability:
     """The reliability table of the most probable class; one pass.
 
     Args:
         store: distributions; members are averaged.
-        labels: one class a sample: numbers, names, a mapping by index, or a file.
+        labels: one class a sample: numbers, names, a mapping by index, or a file; None: the store's own.
         bins: of equal width. 15, as the paper has it; probly has 10.
 
     Raises:
@@ -182,7 +182,7 @@ def reliability(store: Any, labels: Any, bins: int = NUM_BINS) -> Reliability:
     return table.result()
 
 
-def ece(store: Any, labels: Any, bins: int = NUM_BINS) -> float:
+def ece(store: Any, labels: Any = None, bins: int = NUM_BINS) -> float:
     """The expected calibration error, 0 to 1: how far confidence is from accuracy, bin by bin.
 
     Parameters, source and errors are those of `reliability`.
@@ -190,7 +190,7 @@ def ece(store: Any, labels: Any, bins: int = NUM_BINS) -> float:
     return reliability(store, labels, bins).ece
 
 
-def classwise_ece(store: Any, labels: Any, bins: int = NUM_BINS) -> float:
+def classwise_ece(store: Any, labels: Any = None, bins: int = NUM_BINS) -> float:
     """The classwise expected calibration error, 0 to 1: the mean over classes of each class's own.
 
     Every probability counts, not only the largest. Parameters and errors are those of `reliability`.

@@ -25,11 +25,17 @@ def labels_of(labels: Any, rows: Rows) -> Array:
 
     Args:
         labels: class numbers, or class names where the store has them: an array, a list, a mapping
-            by index, or a file (`.npy`, or text with one label a line).
+            by index, or a file (`.npy`, or text with one label a line); None: those that the store keeps.
 
     Raises:
         ArgumentError: not one a row, no class of these rows, or no labels; names the first.
     """
+    if labels is None:
+        labels = stored_labels(rows)
+        if labels is None:
+            raise ArgumentError(
+                f"{rows.where} keeps no labels; give labels=, or generate with keep_labels=True"
+            )
     if isinstance(labels, (str, os.PathLike)):
         labels = _read(local_path(labels), rows)
     if isinstance(labels, Mapping):
@@ -61,6 +67,11 @@ def labels_of(labels: Any, rows: Rows) -> Array:
             f"{rows.where} has {rows.num_classes} classes"
         )
     return array.astype(np.int64)
+
+
+def stored_labels(rows: Rows) -> Array | None:
+    """The labels that a store keeps beside these rows; None where it keeps none."""
+    return None if rows.stored is None else rows.stored.labels
 
 
 def _numbers_of_names(array: Array, rows: Rows) -> Array:

@@ -107,12 +107,12 @@ class Labelled:
         )
 
 
-def label_metrics(store: Any, labels: Any, bins: int = NUM_BINS) -> Metrics:
+def label_metrics(store: Any, labels: Any = None, bins: int = NUM_BINS) -> Metrics:
     """All metrics of labels in one pass.
 
     Args:
         store: distributions; members are averaged.
-        labels: one class a sample: numbers, names, a mapping by index, or a file.
+        labels: one class a sample: numbers, names, a mapping by index, or a file; None: the store's own.
         bins: of the calibration errors.
 
     Raises:
@@ -128,7 +128,7 @@ def label_metrics(store: Any, labels: Any, bins: int = NUM_BINS) -> Metrics:
     return metrics.result()
 
 
-def accuracy(store: Any, labels: Any) -> float:
+def accuracy(store: Any, labels: Any = None) -> float:
     """The share of samples whose most probable class is their label, 0 to 1; of equal ones the first.
 
     Parameters and errors are those of `label_metrics`.
@@ -142,7 +142,7 @@ def accuracy(store: Any, labels: Any) -> float:
     return _mean(_right_of, store, labels)
 
 
-def nll(store: Any, labels: Any) -> float:
+def nll(store: Any, labels: Any = None) -> float:
     """The mean negative log-likelihood - ln p_label, in nats, 0 and more; also called log loss.
 
     Infinite where a label has the probability 0. Stored logits and log-probabilities are used as they
@@ -156,7 +156,7 @@ def nll(store: Any, labels: Any) -> float:
     return _mean(_nll_of, store, labels)
 
 
-def brier(store: Any, labels: Any) -> float:
+def brier(store: Any, labels: Any = None) -> float:
     """The mean Brier score sum_k (p_k - [k is the label])^2, 0 to 2.
 
     All classes count, as Brier has it; for two classes it is twice what scikit-learn gives by

@@ -13,7 +13,7 @@ from fostore.evaluate.calibration import NUM_BINS
 from fostore.evaluate.divergence import js_of, kl_of, tv_of
 from fostore.evaluate.figures import figures
 from fostore.evaluate.histogram import Histogram, LogHistogram
-from fostore.evaluate.labels import labels_of
+from fostore.evaluate.labels import labels_of, stored_labels
 from fostore.evaluate.metrics import Labelled, Metrics
 from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty
 from fostore.evaluate.same import check_same
@@ -154,7 +154,8 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
 
     Args:
         store: distributions.
-        labels: one class a sample: numbers, names, a mapping by index, or a file.
+        labels: one class a sample: numbers, names, a mapping by index, or a file; by default those
+            that the store keeps, if it does.
         bins: of the calibration errors.
 
     Raises:
@@ -167,6 +168,7 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
     """
     rows = rows_of(store)
     refuse_empty(rows, "statistics")
+    labels = stored_labels(rows) if labels is None else labels
     classes = None if labels is None else labels_of(labels, rows)
     labelled = None if classes is None else Labelled(rows.num_classes, bins)
     entropies, aleatoric, epistemic, confidence = _Entropies(rows), Mean(), Mean(), Mean()

@@ -182,3 +182,14 @@ def _fitting(array: Any, dtype: Any) -> Array:
 
 def _rows_of_dicts(output: Sequence[Mapping[Any, float]]) -> Array:
     return np.array([list(row.values()) for row in output])
+
+
+def fixed_of(models: Sequence[Any], filled: int | None) -> int | None:
+    """Samples that the models take at once, no more and no fewer: what they declare, or `filled`."""
+    declared = {size for model in models if (size := fixed_batch(model)) is not None}
+    if len(declared) > 1:
+        raise ArgumentError(
+            f"the models take batches of {sorted(declared)} samples; generate a store with each, "
+            "and fostore.stack makes their members one store"
+        )
+    return declared.pop() if declared else filled

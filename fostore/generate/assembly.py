@@ -8,7 +8,7 @@ from typing import Any
 
 from fostore.containers.collate import IS_NONE, LEAVE_OUT, OddSample, find_odd
 from fostore.containers.collate import collate as collate_arrays
-from fostore.generate.labels import Labelled, hash_labels
+from fostore.generate.labels import Labelled, exact_labels, hash_labels
 from fostore.nested import LABELS, Getter, common_rows, is_entries, is_numbers, split, split_all
 
 Collate = Callable[[Any], Any]
@@ -29,6 +29,8 @@ class Assembly:
     """What makes a batch of inputs, where the user says nothing."""
     labelled: bool = False
     """Whether batches come with a hash of each label (`Labelled`)."""
+    exact: bool = False
+    """Whether batches come with the labels themselves."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -47,7 +49,10 @@ class Assembly:
             raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
-        return Labelled(inputs, hash_labels(samples)) if self.labelled else inputs
+        if not (self.labelled or self.exact):
+            return inputs
+        hashes = hash_labels(samples) if self.labelled else None
+        return Labelled(inputs, hashes, exact_labels(samples) if self.exact else None)
 
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:

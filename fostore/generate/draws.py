@@ -178,7 +178,8 @@ def drawn_samples(framework: Framework, samples: Samples, num_draws: int) -> Sam
         views = replace(samples, assemble=assemble).inputs(flat, few=few)
         for first in views:
             others = islice(views, num_draws - 1)
-            yield Labelled(Views(first.inputs, (view.inputs for view in others)), first.labels)
+            inputs = Views(first.inputs, (view.inputs for view in others))
+            yield Labelled(inputs, first.labels, first.exact)
             deque(others, maxlen=0)  # whoever stopped early must not shift the next batch
 
     return replace(samples, read=read, draws_views=True)

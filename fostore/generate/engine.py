@@ -83,7 +83,7 @@ class Engine:
             GenerationError: the model or the transform failed; names the samples.
             ArgumentError, RowError: the output is no batch of rows.
         """
-        indices, inputs, _ = batch
+        indices, inputs = batch.indices, batch.inputs
         rows, models = len(indices), self._models
         raw: list[Any] = []
         tensors: list[Any] = []

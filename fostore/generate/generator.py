@@ -17,7 +17,7 @@ from fostore.containers.rows import is_array
 from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES
 from fostore.generate import output
-from fostore.generate.adapters import adapt, fixed_batch
+from fostore.generate.adapters import adapt, fixed_of
 from fostore.generate.draws import Drawing, check_draws, drawn_samples
 from fostore.generate.engine import Engine
 from fostore.generate.framework import Framework, Kept, Model
@@ -129,6 +129,7 @@ class Generator(ABC):
         num_draws: int | None = None,
         seed: int = 0,
         recheck: bool = True,
+        keep_labels: bool = False,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -141,7 +142,7 @@ class Generator(ABC):
             dataset_or_loader: a Dataset (`__len__` and `__getitem__`), a Subset, an iterable of
                 samples, or a loader that does not shuffle; or what has rows: a frame, an Arrow table, a
                 sparse matrix, a column, an array on disk. Not a single batch.
-            progress: whether to show a bar on stderr.
+            progress: whether to show a bar on stderr, or a line every ten seconds where that is no terminal.
             store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
 
         With a store, and only then:
@@ -167,6 +168,9 @@ class Generator(ABC):
             recheck: compute one committed batch again and compare it (see "resume" in the docs) before
                 a store goes on or is returned whole. False skips that, which is recorded in the
                 metadata; code, attributes and globals that differ are then refused.
+            keep_labels: whether the class of each sample is kept beside its row (`Store.labels`), so that
+                scores need no file of labels. Samples are (input, label), or mappings with a label; a
+                label is a class number, or one of the class names.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.
@@ -213,7 +217,7 @@ class Generator(ABC):
             self._given, samples.dataset, class_names, transformed=self.output_transform is not None
         )
         batch_size = self._batch_size(dataset_or_loader, samples)
-        fixed = self._fixed(batch_size if pad_last else None)
+        fixed = fixed_of(self._models, batch_size if pad_last else None)
         engine_options: dict[str, Any] = {"again": _reader(samples)}
         if num_draws is not None:
             samples = drawn_samples(framework, samples, num_draws)
@@ -315,16 +319,6 @@ class Generator(ABC):
             looked=trying,
         )
         return Engine(self._framework, models, kept, again=again, tol=tol, trying=trying)
-
-    def _fixed(self, filled: int | None) -> int | None:
-        """Samples that the models take at once, no more and no fewer: what they declare, or `filled`."""
-        declared = {size for model in self._models if (size := fixed_batch(model)) is not None}
-        if len(declared) > 1:
-            raise ArgumentError(
-                f"the models take batches of {sorted(declared)} samples; generate a store with each, "
-                "and fostore.stack makes their members one store"
-            )
-        return declared.pop() if declared else filled
 
     def _batch_size(self, data: Any, samples: Samples) -> int:
         """Samples of a full batch: a loader brings its own."""

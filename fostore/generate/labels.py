@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from xxhash import xxh3_64_intdigest as digest
 
+from fostore.errors import ArgumentError
 from fostore.nested import LABELS, is_numbers
 from fostore.schema.row import Array
 
@@ -31,10 +32,11 @@ _MANY = 4096
 
 
 class Labelled(NamedTuple):
-    """A batch on its way from where samples are read: its inputs, and a hash a label."""
+    """A batch on its way from where samples are read: its inputs, a hash a label, and the labels themselves."""
 
     inputs: Any
     labels: Array | None
+    exact: list[Any] | None = None
 
 
 def hash_labels(samples: Sequence[Any]) -> Array:
@@ -44,6 +46,43 @@ def hash_labels(samples: Sequence[Any]) -> Array:
     ((2,), np.True_)
     """
     return hash_each([_label_of(sample) for sample in samples])
+
+
+def exact_labels(samples: Sequence[Any]) -> list[Any]:
+    """Each sample's label as Python's number or text, where it is one; None where a sample has none.
+
+    >>> exact_labels([("x", np.int64(3)), {"image": 0, "label": "cat"}, "x"])
+    [3, 'cat', None]
+    """
+    return [_plain(_label_of(sample)) for sample in samples]
+
+
+def class_numbers(
+    labels: Sequence[Any] | None,
+    num_classes: int,
+    names: Sequence[str] | None,
+    indices: Sequence[int] | Array,
+) -> Array:
+    """The class of each sample, int64 (n,), by its number, or by its name among `names`.
+
+    Raises:
+        ArgumentError: a label that is none of the classes; names its sample.
+    """
+    if labels is None:
+        raise ArgumentError(
+            "keep_labels=True, and these samples come without labels: give a dataset of (input, label), or "
+            "leave keep_labels out"
+        )
+    by_name = {name: number for number, name in enumerate(names or ())}
+    numbers = [by_name.get(label) if isinstance(label, str) else label for label in labels]
+    for place, number in enumerate(numbers):
+        if type(number) is not int or not 0 <= number < num_classes:
+            or_name = "" if names is None else f", or one of the names {list(names)[:5]}"
+            raise ArgumentError(
+                f"keep_labels=True, and sample {int(indices[place])} has the label {labels[place]!r:.80}, "
+                f"expected a class number, 0 to {num_classes - 1}{or_name}"
+            )
+    return np.array(numbers, np.int64)
 
 
 def tells(hashes: Array) -> bool:

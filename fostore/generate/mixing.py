@@ -57,7 +57,7 @@ def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> Non
             first = list(probing.inputs(islice(batches, 1), few=True))
         else:
             first = [Batch(range(len(one)), one) for one in islice(probing.read(assemble), 1)]
-    for indices, answer, _ in first:
+    for indices, answer, *_ in first:
         for place in np.flatnonzero(answer)[:1].tolist():
             raise refusal(int(indices[place]), moved=answer[place] == MOVED)
 

@@ -13,9 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fostore.errors import ArgumentError
 
-_STORED = (
-    "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck".split()
-)
+_STORED = "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck keep_labels".split()
 """What means nothing where rows stay in memory."""
 
 
@@ -53,6 +51,7 @@ class Options:
     num_draws: int | None = None
     seed: int = 0
     recheck: bool = True
+    keep_labels: bool = False
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Options:

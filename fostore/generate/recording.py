@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from fostore.generate import output
 from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
-from fostore.generate.labels import NOTHING, tells
+from fostore.generate.labels import NOTHING, class_numbers, tells
 from fostore.generate.loop import run
 from fostore.generate.mixing import content_of
 from fostore.generate.options import Options
@@ -25,6 +26,7 @@ from fostore.generate.provenance import Provenance, labels_of
 from fostore.generate.recheck import Comparison, check_shape, runs
 from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
 from fostore.places.names import destination, local_path
+from fostore.progress import LOG
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
@@ -51,7 +53,11 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     provenance = Provenance(generation, views)
     with generation.running():
         _Recording(path, generation, provenance, views, own_names).run()
-    return open_store(path)
+    store = open_store(path)
+    LOG.info(
+        "generated %s: %d rows of %s, %s", path, len(store), store.num_samples, store.header.digest
+    )
+    return store
 
 
 def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
@@ -118,6 +124,7 @@ class _Recording:
         self._content = HASHED if hashes_inputs else OPAQUE
         # whether labels are kept as samples are read: where the dataset does not tell them at once
         self._labelled = hashes_inputs and not tells_labels
+        self._exact = options.keep_labels  # whether the store keeps the labels themselves
         self._consent = Consent(path, options.accept_differences)
         self._stack = ExitStack()
         self._writer: Writer | None = None
@@ -145,10 +152,13 @@ class _Recording:
             self._end()
 
     def _write(self) -> None:
-        samples = labelled(self._samples) if self._labelled else self._samples
+        samples = labelled(self._samples, hashes=self._labelled, exact=self._exact)
         passed = None if self._comparison is None else self._comparison.passing
         start, stop = self._options.rows or (0, ENDLESS)
         done = sum(b - a for a, b in self._committed.overlap(start, stop))
+        LOG.info(
+            "generating %s: %s samples, %d rows are there", self._path, samples.num_samples, done
+        )
         with self._generation.progress(done) as progress:
             run(
                 samples.steps(self._wanted, passed),
@@ -208,6 +218,8 @@ class _Recording:
                 "it holds rows and does not say what model and dataset they came from"
             )
         self._labelled = header.schema.role("label") is not None
+        if header.schema.role("class_label") is not None:
+            self._exact = True
         if header.schema.role("fingerprint") is None:
             self._content = OPAQUE
         is_whole = header.sealed and header.num_samples == self._samples.num_samples
@@ -270,9 +282,7 @@ class _Recording:
         options, kept = self._options, self._engine.kept
         names, meta, tol = options.class_names, options.meta, options.tol
         if row_shape is not None:  # a store that is there keeps what it has, or has not
-            own = self._own_names
-            if names is None and own is not None and len(own) == row_shape[-1]:
-                names = own
+            names = self._names(row_shape[-1])
             meta = {**(meta or {}), **self._provenance.meta(kept.mode)}
             tol = self._tolerance(row_shape[-1])
         writer = create(
@@ -288,6 +298,7 @@ class _Recording:
             views=self._views,
             fingerprints=self._content == HASHED,
             labels=self._labelled,
+            class_labels=self._exact or None,
             meta=meta,
             identity=made_from,
             exists=options.exists,
@@ -297,6 +308,11 @@ class _Recording:
         )
         self._writer = self._stack.enter_context(writer)
         return writer
+
+    def _names(self, num_classes: int) -> Sequence[str] | None:
+        """What a new store calls its classes."""
+        own, given = self._own_names, self._options.class_names
+        return own if given is None and own is not None and len(own) == num_classes else given
 
     def _tolerance(self, num_classes: int) -> float | None:
         """Half precision probabilities may be off by more than the stored dtype explains."""
@@ -308,7 +324,9 @@ class _Recording:
 
     # Batches
 
-    def _compute(self, batch: Batch) -> tuple[Computed, Array | None, Array | None]:
+    def _compute(
+        self, batch: Batch
+    ) -> tuple[Computed, Array | None, Array | None, list[Any] | None]:
         hashes = None
         if self._content == HASHED:
             # Before the model runs: it may change its input in place.
@@ -320,12 +338,23 @@ class _Recording:
                 )
         if self._comparison is not None:
             self._comparison.passing(batch, hashes)
-        return self._engine.compute(batch), hashes, batch.labels
+        return self._engine.compute(batch), hashes, batch.labels, batch.exact
 
-    def _deliver(self, computed: Computed, hashes: Array | None, labels: Array | None) -> int:
+    def _deliver(
+        self,
+        computed: Computed,
+        hashes: Array | None,
+        labels: Array | None,
+        exact: list[Any] | None,
+    ) -> int:
         """Write the rows of a batch that are missing; how many they were."""
         rows, indices = self._engine.collect(computed), computed.indices
         writer = self._writer
+        classes = None
+        if self._exact:  # before a store is made that would be without rows
+            num_classes = rows.shape[-1]
+            names = self._names(num_classes) if writer is None else writer.schema.class_names
+            classes = class_numbers(exact, num_classes, names, indices)
         if writer is None:
             # Only now are classes, output mode and dtype known, and what running changes in the model.
             if hashes is None and self._content == HASHED:
@@ -350,6 +379,7 @@ class _Recording:
                     new,
                     fingerprints=None if hashes is None else hashes[places],
                     labels=None if labels is None else labels[places],
+                    class_labels=None if classes is None else classes[places],
                 )
             except RowError as error:
                 raise self._engine.advice(error) from error

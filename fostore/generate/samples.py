@@ -38,11 +38,15 @@ class Reading:
 
 
 class Batch(NamedTuple):
-    """Rows that pass through together: whose they are, the model's input, and (if asked for) a hash a label."""
+    """Rows that pass through together: whose they are, the model's input, and (if asked for) their labels.
+
+    `labels` are hashes, `exact` the labels themselves.
+    """
 
     indices: Indices
     inputs: Any
     labels: Array | None = None
+    exact: list[Any] | None = None
 
 
 def _batch(indices: Indices, handed: Any) -> Batch:
@@ -280,9 +284,9 @@ Samples: TypeAlias = "Indexed | Stream"
 _Passed = Callable[[Batch], None]
 
 
-def labelled(samples: Samples) -> Samples:
-    """The same samples, whose batches come with a hash of each label."""
-    return replace(samples, assemble=replace(samples.assemble, labelled=True))
+def labelled(samples: Samples, *, hashes: bool, exact: bool) -> Samples:
+    """The same samples, whose batches come with a hash of each label, or with the labels themselves."""
+    return replace(samples, assemble=replace(samples.assemble, labelled=hashes, exact=exact))
 
 
 def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:

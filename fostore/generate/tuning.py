@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.adapters import fixed_of
 from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
 from fostore.generate.samples import Batch, Indexed, Reading
@@ -75,7 +76,7 @@ def search(
     if not isinstance(samples, Indexed) or samples.num_samples == 0:
         raise ArgumentError("trying batch sizes needs a dataset with __getitem__ that is not empty")
     most = min(most, samples.num_samples)
-    engine = generator._engine(Kept("logits"), generator._fixed(None), trying=True)
+    engine = generator._engine(Kept("logits"), fixed_of(generator._models, None), trying=True)
 
     def seconds(size: int) -> float:
         """What a batch of `size` samples takes, reading left out; the best of a few."""

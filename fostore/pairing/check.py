@@ -18,8 +18,9 @@ from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.provenance import one_a_sample
 from fostore.pairing.content import Contents, Undecided, check_content, refuse
-from fostore.pairing.join import fits, join
+from fostore.pairing.join import join
 from fostore.pairing.labels import check_labels
+from fostore.reading.ids import fits
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
 from fostore.schema.class_names import difference, names_of_dataset, same

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fostore.errors import ArgumentError, FostoreError
 from fostore.pairing.content import refuse
+from fostore.reading.ids import codes, encode, flat, shown
 from fostore.reading.selection import Stored
 from fostore.schema.row import Array, Column
-
-_PIECE = 1 << 16
 
 
 def join(ids: Any, stored: Stored, column: Column) -> Array | None:
@@ -30,20 +27,20 @@ def join(ids: Any, stored: Stored, column: Column) -> Array | None:
     """
     keys = encode(ids, column)
     positions = stored.positions
-    known = _flat(stored.take_column(column.name, positions), column)
+    known = flat(stored.take_column(column.name, positions), column)
     in_order = len(positions) == 0 or int(positions[-1]) == len(positions) - 1
     if in_order and len(keys) == len(known) and bool(np.array_equal(keys, known)):
         return None
     # Sealing compares all ids; a writer of an older release did not before that.
     if stored is stored.store and not stored.store.is_sealed:
         _refuse_repeats(known, column)
-    at, is_known = _find(_codes(keys), _codes(known), keys, known)
+    at, is_known = _find(codes(keys), codes(known), keys, known)
     if not is_known.all() and column.dtype != "int64":  # unless two keys had one hash
         at, is_known = _find(keys, known, keys, known)
     if not is_known.all():
         index = int(np.flatnonzero(~is_known)[0])
         raise refuse(
-            f"sample {index} has the id {_shown(keys[index], column)!r}, which the store does not have"
+            f"sample {index} has the id {shown(keys[index], column)!r}, which the store does not have"
             f" ({int((~is_known).sum())} of {len(keys)} ids are unknown)",
             "Generate the distributions of these samples as well, or leave them out of the dataset",
         )
@@ -56,86 +53,20 @@ def join(ids: Any, stored: Stored, column: Column) -> Array | None:
         nearest = int(np.argmin(second))
         first, index = int(by_position[repeated[nearest]]), int(second[nearest])
         raise refuse(
-            f"samples {first} and {index} have one id, {_shown(keys[index], column)!r}",
+            f"samples {first} and {index} have one id, {shown(keys[index], column)!r}",
             "An id names one sample",
         )
     return joined
 
 
-def encode(ids: Any, column: Column) -> Array:
-    """Ids as they can be compared with those that `column` keeps: int64, or bytes.
-
-    Raises:
-        ArgumentError: they are of another type, so that none could be found.
-    """
-    if hasattr(ids, "tolist") or not isinstance(ids, Sequence):
-        ids = np.asarray(ids)
-    if column.dtype == "int64":
-        try:
-            keys = np.asarray(ids)
-        except (ValueError, OverflowError) as error:
-            raise ArgumentError(f"ids make no array of integers: {error}") from error
-        if keys.ndim != 1 or (keys.dtype.kind not in "iu" and keys.size):
-            raise ArgumentError(
-                f"the store keeps integers as ids, {keys.dtype} of shape {keys.shape} came"
-            )
-        if keys.dtype == np.uint64 and keys.size and keys.max() > np.iinfo(np.int64).max:
-            raise ArgumentError("ids beyond 63 bits came, and the store keeps none of these")
-        return keys.astype(np.int64, copy=False)
-    # One byte more than the store keeps: a longer key stays one that is not there.
-    texts = np.empty(len(ids), f"S{column.shape[0] + 1}")
-    for start in range(0, len(ids), _PIECE):
-        piece = ids[start : start + _PIECE]
-        try:
-            texts[start : start + len(piece)] = list(map(str.encode, piece))
-        except (TypeError, UnicodeEncodeError):
-            index = next(i for i, key in enumerate(piece, start) if not _is_text(key))
-            raise ArgumentError(
-                f"the store keeps text as ids, {ids[index]!r} came for sample {index}"
-            ) from None
-    return texts
-
-
-def fits(ids: Any, column: Column) -> bool:
-    """Whether `ids` are of the type that `column` keeps."""
-    try:
-        encode(ids, column)
-    except (FostoreError, TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_text(key: Any) -> bool:
-    return isinstance(key, str) and key.encode("utf-8", "ignore").decode() == key
-
-
-def _flat(stored: Array, column: Column) -> Array:
-    if column.dtype == "int64":
-        return stored
-    return np.ascontiguousarray(stored).view(f"S{column.shape[0]}").reshape(-1)
-
-
-def _codes(keys: Array) -> Array:
-    """Numbers that stand for the keys: integers sort many times faster than text."""
-    if keys.dtype.kind == "i":
-        return keys
-    from xxhash import xxh3_64_digest as digest  # import cost: only ids that are text
-
-    codes = np.empty(len(keys), np.uint64)
-    for start in range(0, len(keys), _PIECE):
-        piece = keys[start : start + _PIECE].tolist()
-        codes[start : start + len(piece)] = np.frombuffer(b"".join(map(digest, piece)), ">u8")
-    return codes
-
-
-def _find(codes: Array, known_codes: Array, keys: Array, known: Array) -> tuple[Array, Array]:
+def _find(numbers: Array, known_numbers: Array, keys: Array, known: Array) -> tuple[Array, Array]:
     """The index in `known` of each key, and whether it is known at all."""
     if not len(known):
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
-    order, asked = np.argsort(known_codes), np.argsort(codes)
+    order, asked = np.argsort(known_numbers), np.argsort(numbers)
     at = np.empty(len(keys), np.int64)
     # Asked for in order, a search walks memory once.
-    at[asked] = np.searchsorted(known_codes[order], codes[asked])
+    at[asked] = np.searchsorted(known_numbers[order], numbers[asked])
     at = order[np.minimum(at, len(order) - 1)]
     return at, known[at] == keys
 
@@ -147,10 +78,6 @@ def _refuse_repeats(known: Array, column: Column) -> None:
         first, second = (int(order[repeated[0] + k]) for k in (0, 1))
         raise refuse(
             f"rows {first} and {second} of the unfinished store have one id, "
-            f"{_shown(known[first], column)!r}",
+            f"{shown(known[first], column)!r}",
             "An id names one sample; generate the store anew",
         )
-
-
-def _shown(key: Any, column: Column) -> Any:
-    return int(key) if column.dtype == "int64" else bytes(key).decode("utf-8", "replace")

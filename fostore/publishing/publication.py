@@ -9,6 +9,7 @@ from typing import Any
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError
 from fostore.places.names import local_path
+from fostore.progress import LOG
 from fostore.publishing import bundle
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
@@ -120,6 +121,7 @@ def _publish(
         raise ArgumentError(
             f"nothing was published, for facts are missing that only you know: {asked}"
         )
+    LOG.info("publishing %s to %s", store.path, target.name)
     staging = target.staging
     disk.make_folders(staging)
     files = bundle.write_payload(store, staging, parquet, progress)
@@ -149,6 +151,7 @@ def _publish(
     documents = bundle.write_documents(staging, described)
     is_changed = target.send([*files, *documents], described.version)
     disk.remove(staging)  # the bundle of before, or one more of the same
+    LOG.info("published %s: version %s, %s", target.name, described.version, copy.digest())
     return Publication(
         where=target.name,
         version=described.version,

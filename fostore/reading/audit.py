@@ -13,6 +13,7 @@ from fostore.reading.proof import RunCheck
 from fostore.schema import digest
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
+from fostore.schema.sides import side_of
 
 LEVELS = ("structure", "checksums", "full")
 
@@ -80,6 +81,10 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
         if level == "full":
             try:
                 encoding.check(columns[: len(schema.content)], schema, start)
+                for column, stored_rows in zip(schema.columns, columns, strict=True):
+                    check = None if column.role == "content" else side_of(column.role).check
+                    if check is not None:
+                        check(stored_rows, schema.num_classes, start)
             except RowError as error:
                 findings.append(Finding("values", (start, stop), str(error)))
     for run in reader.runs():

@@ -36,7 +36,7 @@ def as_row(row: Any) -> int:
         return operator.index(row)
     except TypeError as error:
         raise ArgumentError(
-            f"a row is an integer or a slice, {row!r} came; take() gathers"
+            f"a row is an integer, an id that is text, or a slice, {row!r} came; take() gathers"
         ) from error
 
 

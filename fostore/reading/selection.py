@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.errors import UncommittedError
+from fostore.errors import ArgumentError, UncommittedError
+from fostore.reading.ids import Index, index_of
 from fostore.reading.request import as_row, as_rows
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
@@ -30,6 +31,7 @@ class Stored:
 
     store: Store
     """The store in which the rows lie."""
+    _index: Index | None = None
 
     @property
     def positions(self) -> Array:
@@ -86,6 +88,11 @@ class Stored:
         """How each row's sample was augmented: (seed, view), int64 (len, 2); or None."""
         return self._side("view")
 
+    @property
+    def labels(self) -> Array | None:
+        """The class number of each row's sample, as its dataset said, int64 (len,); None where nobody kept them."""
+        return self._side("class_label")
+
     def _side(self, role: str) -> Array | None:
         """The column of a role at all positions, as the user gave it."""
         column = self.schema.role(role)
@@ -103,6 +110,44 @@ class Stored:
             UncommittedError: names the rows that are not committed.
         """
         return self.store.reader.column(self.schema.index(name)).take(self.resolve(rows))
+
+    def index_of(self, ids: Any) -> Array:
+        """Where the samples with these ids are: positions, int64 (n,), in the order asked for.
+
+        An index is made at the first call, from all ids, and kept until `refresh`: 16 bytes a row, and half a
+        second for a million texts. Positions of a store are its rows; those of a selection count in it.
+
+        Args:
+            ids: (n,) keys, integers or strings as the store keeps them; duplicates are allowed.
+
+        Raises:
+            UncommittedError: names the ids that no row has; a KeyError as well.
+            ArgumentError: the store keeps no ids, or ids of another type.
+            DamageError: two rows have one id.
+
+        >>> import fostore, numpy, tempfile
+        >>> path = tempfile.mkdtemp() + "/coin.zarr"
+        >>> with fostore.create(path, num_samples=3, num_classes=2, ids=["a", "b", "c"]) as writer:
+        ...     writer.append(numpy.array([[0.5, 0.5], [0.875, 0.125], [0.25, 0.75]]))
+        >>> store = fostore.open(path)
+        >>> store.index_of(["c", "a"]), store["b"].tolist(), "d" in store
+        (array([2, 0]), [0.875, 0.125], False)
+        """
+        if isinstance(ids, (str, bytes)):
+            raise ArgumentError(f"ids is {ids!r:.80}, expected a sequence of ids: index_of([...])")
+        ids = ids if hasattr(ids, "__getitem__") and not isinstance(ids, dict) else list(ids)
+        return index_of(self, self._indexed(), ids)
+
+    def _indexed(self) -> Index:
+        column = self.schema.role("id")
+        if column is None:
+            raise ArgumentError(
+                f"{self.store.path} keeps no ids; its rows are known by their numbers"
+            )
+        index = self._index
+        if index is None:
+            index = self._index = Index(self, column)
+        return index
 
     def find(self, name: str, value: int) -> int | None:
         """The first position at which a column of numbers holds `value`."""
@@ -171,12 +216,17 @@ class Selection(Stored, Sequence[Array]):
         return self.store.take(resolved, out, as_kind=as_kind, temperature=temperature)
 
     def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, str):
+            return self.take(self.index_of([row]))[0]
         if isinstance(row, slice):
             return Selection(self.store, self.rows[row])
         return self.take((as_row(row),))[0]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Selection, (self.store, self.rows)  # the index is made again where it is asked for
 
 
 class Committed(Stored, Mapping[int, Array]):
@@ -223,6 +273,10 @@ class Committed(Stored, Mapping[int, Array]):
         return len(self.committed)
 
     def __contains__(self, row: object) -> bool:
+        if isinstance(row, str):
+            column = self.schema.role("id")
+            is_text = column is not None and column.dtype == "utf8" and "\0" not in row
+            return is_text and bool(self._indexed().find([row])[1][0])
         # Of `Mapping` it would read the row to find out.
         return isinstance(row, (int, np.integer)) and int(row) in self.committed
 

@@ -49,8 +49,9 @@ class Store(Shown, Committed):
     """One predictive distribution for each sample: row i belongs to sample i of the base dataset.
 
     A mapping of committed rows (so code written for a dict runs on it), and more: `take` gathers a
-    batch in any order, `array` is the whole store as one read-only array. Safe for several threads
-    and across forks; pickles as its path. Equal to another store of the same path and digest.
+    batch in any order, `store["img-3"]` is the row of an id, `array` the whole store as one read-only array.
+    Safe for several threads and across forks; pickles as its path. Equal to another store of the same path
+    and digest.
 
     >>> import fostore, numpy, tempfile
     >>> path = tempfile.mkdtemp() + "/coin.zarr"
@@ -252,6 +253,9 @@ class Store(Shown, Committed):
             # A copy: rows are the caller's own, as those of `take`, and no view keeps the file mapped.
             one: Array = seen.array[row].copy()
             return one
+        if isinstance(row, str):  # an id; one that is a number is asked for by `index_of`
+            named: Array = self.take(self.index_of([row]))[0]
+            return named
         if isinstance(row, slice):
             if len(self.committed) != self.committed.prefix:
                 raise UncommittedError(
@@ -287,7 +291,7 @@ class Store(Shown, Committed):
     def refresh(self) -> None:
         """See what has been committed since the store was opened."""
         self.reader.refresh()
-        self._seen = None
+        self._seen = self._index = None
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""

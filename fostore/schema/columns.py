@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,17 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _MAX_ROW_BYTES = 1 << 30
 _KINDS = {"name": str, "dtype": str, "stored": str, "axes": list, "shape": list, "role": str}
 
+TEXT = "text"
+"""The layout of a column whose rows plain readers see as texts, not as the bytes of texts."""
+
+
+class Lying(NamedTuple):
+    """One row of a column as the arrays of Zarr and HDF5 have it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -32,7 +43,9 @@ class Column:
     `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
     (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
     describe one row. `role` is "content" (the distributions), or that of a side column
-    (`fostore.schema.sides`): "id", "fingerprint", "view" or "label".
+    (`fostore.schema.sides`): "id", "fingerprint", "view", "label" or "class_label". `layout` says how an array shows
+    a row, the bytes being the same: `TEXT`, or None where it has the axes and the dtype of the column.
+    It is no part of what the column is, so columns compare without it.
     """
 
     name: str
@@ -42,6 +55,7 @@ class Column:
     shape: tuple[int, ...]
     role: str = "content"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    layout: str | None = field(default=None, compare=False)
     numpy_dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
     """The dtype on disk."""
     row_bytes: int = field(init=False, repr=False, compare=False)
@@ -56,7 +70,14 @@ class Column:
     @property
     def hashed(self) -> bool:
         """Whether the digest covers this column: what the rows are and whose, not how they came."""
-        return self.role in ("content", "id")
+        return self.role in ("content", "id", "class_label")
+
+    @property
+    def lying(self) -> Lying:
+        """What a row is in an array of Zarr or HDF5: a text of one width has no axis there."""
+        if self.layout == TEXT:
+            return Lying(np.dtype(f"S{self.row_bytes}"), (), ())
+        return Lying(self.numpy_dtype, self.shape, self.axes)
 
     def to_json(self) -> dict[str, Any]:
         """The column as it stands in the attributes of a store."""
@@ -67,6 +88,7 @@ class Column:
             "axes": list(self.axes),
             "shape": list(self.shape),
             "role": self.role,
+            **({} if self.layout is None else {"layout": self.layout}),
             **self.extra,
         }
 
@@ -84,8 +106,13 @@ class Column:
         kinds_fit = set(map(type, shape)) <= {int} and set(map(type, axes)) <= {str}
         if not kinds_fit or len(axes) != len(shape) or min(shape, default=1) < 1:
             raise FormatError(f"{where}: column {name!r} has axes and shape that disagree")
-        extra = {key: item for key, item in value.items() if key not in _KINDS}
-        column = cls(name, dtype, stored, tuple(axes), tuple(shape), role, extra)
+        layout = value.get("layout")
+        if layout is not None and (layout != TEXT or dtype != "utf8" or len(shape) != 1):
+            raise UnsupportedError(
+                f"{where}: column {name!r} has the layout {layout!r:.80}; this release reads {TEXT!r}, of utf8"
+            )
+        extra = {k: item for k, item in value.items() if k not in _KINDS and k != "layout"}
+        column = cls(name, dtype, stored, tuple(axes), tuple(shape), role, extra, layout)
         if column.row_bytes > _MAX_ROW_BYTES:
             raise FormatError(f"{where}: column {name!r} has rows of over 1 GiB")
         return column

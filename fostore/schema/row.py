@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.columns import COUNTS, FLOATS, Array, Column, expect, expect_all
+from fostore.schema.columns import COUNTS, FLOATS, TEXT, Array, Column, expect, expect_all
 from fostore.schema.shown import Grid, Shown
 from fostore.schema.sides import SIDES, side_of
 
 __all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "sum_tolerance"]
 
 KINDS = ("probs", "log_probs", "logits", "counts")
-_FEATURES: frozenset[str] = frozenset()
+TEXT_LAYOUT = "text_layout"
+"""The reader feature of a store that has columns of layout `TEXT`: others would take them for damaged."""
+_FEATURES = frozenset({TEXT_LAYOUT})
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
 _NAMED = 8
@@ -76,7 +78,11 @@ class Schema(Shown):
     temperature: float = 1.0
     class_names: tuple[str, ...] | None = None
     row_axis: str = "sample"
-    requires: tuple[str, ...] = ()
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The features that a reader must have."""
+        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()
 
     def grid(self) -> Grid:
         """What a row is, in four lines: class names are named by their first ones."""
@@ -136,6 +142,12 @@ class Schema(Shown):
         """The first column that plays `role`, if there is one."""
         return next((c for c in self.columns if c.role == role), None)
 
+    @property
+    def readable(self) -> Schema:
+        """The same, laid out as new stores are: texts as texts, where older ones kept arrays of bytes."""
+        texts = [replace(c, layout=TEXT) if c.dtype == "utf8" else c for c in self.columns]
+        return replace(self, columns=tuple(texts))
+
     def to_json(self) -> dict[str, Any]:
         """The schema's part of the `fostore` attribute."""
         return {
@@ -178,9 +190,12 @@ class Schema(Shown):
             temperature=float(expect(value, "temperature", (int, float), where)),
             class_names=None if names is None else tuple(expect(value, "class_names", list, where)),
             row_axis=row_axis,
-            requires=requires,
         )
         schema.check(where, FormatError)
+        if requires != schema.requires:
+            raise FormatError(
+                f"{where}: requires is {list(requires)}, and the columns need {list(schema.requires)}"
+            )
         # Said twice, for readers of other languages: a contradiction is no store.
         if value.get("axes") != list(schema.axes):
             raise FormatError(

@@ -49,6 +49,7 @@ def create(
     commit_seconds: float = 1.0,
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
+    class_labels: Any = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -79,6 +80,8 @@ def create(
         tol: how far a row's sum may be from 1; by default from the dtype.
         encoding: how rows become columns: a name, or a mapping of "name" and parameters; by default
             "dense", and "counts" for votes.
+        class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
+            promises them with each batch. They are part of the content, as ids are.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -100,7 +103,13 @@ def create(
             raise ArgumentError(f"{name} is {value!r}, expected a number")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
-    sides = {"ids": ids, "fingerprints": bool(fingerprints), "labels": bool(labels), "views": views}
+    sides = {
+        "ids": ids,
+        "fingerprints": bool(fingerprints),
+        "labels": bool(labels),
+        "views": views,
+        "class_labels": class_labels,
+    }
     beside = side_columns(sides, num_samples)
     spec = None if encoding is None else chosen(encoding)
     checked_meta = check_object(meta)
@@ -120,6 +129,7 @@ def create(
             encoding=spec,
             side_columns=beside,
         )
+        check_kept(schema, sides)
         return Header(
             schema=schema,
             num_samples=None if num_samples is None else int(num_samples),

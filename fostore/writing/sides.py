@@ -41,9 +41,18 @@ def side_columns(sides: Sides, num_samples: int | None) -> list[Column]:
 
 
 def check_kept(schema: Schema, sides: Sides) -> None:
-    """Raise IdentityError where a store has no column for values that are given or promised."""
-    for side, _ in _given(sides):
-        if schema.role(side.role) is None:
+    """Refuse values, given or promised, that a store of this schema cannot keep.
+
+    Raises:
+        IdentityError: it has no column for them.
+        RowError: one of them is none that its column may hold.
+    """
+    for side, values in _given(sides):
+        column = schema.role(side.role)
+        if column is not None:
+            if side.check is not None and not is_promise(values):
+                side.check(side.encode(values, column, 0), schema.num_classes, 0)
+        else:
             raise IdentityError(
                 f"the store keeps no {side.keyword}, and {side.keyword}= were given",
                 (side.keyword,),
@@ -61,6 +70,7 @@ class SideValues:
 
     def __init__(self, schema: Schema, sides: Sides, read: _ReadSide) -> None:
         self._read = read
+        self._num_classes = schema.num_classes
         self._columns = [
             (side_of(column.role), column) for column in schema.columns if column.role != "content"
         ]
@@ -88,6 +98,8 @@ class SideValues:
             array = None if planned is None else planned[start:stop]
             if values is not None:
                 array = side.encode(values, column, start)
+                if side.check is not None:
+                    side.check(array, self._num_classes, start)
                 if planned is not None and not np.array_equal(array, planned[start:stop]):
                     raise RowError(
                         f"{side.keyword} for rows {start} to {stop - 1} differ from those of create"

@@ -126,6 +126,7 @@ class Writer:
         fingerprints: Array | None = None,
         views: Any = None,
         labels: Array | None = None,
+        class_labels: Any = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
@@ -137,6 +138,7 @@ class Writer:
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
             labels: n 64-bit hashes (uint64) of the samples' labels, for a store that keeps them.
+            class_labels: n class numbers, for a store that keeps them.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
@@ -145,6 +147,7 @@ class Writer:
             SpaceError: the disk is full; the last commit stands.
         """
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        sides["class_labels"] = class_labels
         self._write(self._position, rows, sides)
 
     def write(
@@ -156,9 +159,11 @@ class Writer:
         fingerprints: Array | None = None,
         views: Any = None,
         labels: Array | None = None,
+        class_labels: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        sides["class_labels"] = class_labels
         self._write(start, rows, sides)
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:

@@ -152,6 +152,34 @@ def unfinished_hdf5(path: Path) -> None:
     expected(path, probs, rows, 2e-2, committed=[[0, 1100], [1200, 1300]], meta=META)
 
 
+def labels_and_texts(path: Path) -> None:
+    """Keys that are texts, and the class of each sample."""
+    probs = softmax(logits(30, 3)).astype(np.float32)
+    ids, labels = [f"bild-{i}" for i in range(30)], np.arange(30) * 7 % 3
+    with fostore.create(
+        path, num_samples=30, num_classes=3, ids=ids, class_labels=labels
+    ) as writer:
+        writer.append(probs)
+    sums = {"probs": sha(probs), "label": sha(labels.astype("<i8"))}
+    expected(path, probs, range(30), 0.0, ids=ids, sha256=sums)
+
+
+def texts_unfinished(path: Path) -> None:
+    """A killed run whose keys are texts: one unit sealed, one begun."""
+    probs, keys = softmax(logits(3000, 2)).astype(np.float32), [f"bild-{i}-ß" for i in range(3000)]
+
+    def work() -> None:
+        writer = fostore.create(
+            path, num_samples=3000, num_classes=2, ids="S16", unit_rows=1024, commit_seconds=1e9
+        )
+        for start, stop in ((0, 1024), (1024, 1050)):
+            writer.write(start, probs[start:stop], ids=keys[start:stop])
+            writer.commit()
+
+    killed(work, path)
+    expected(path, probs, range(1050), 0.0, committed=[[0, 1050]], ids=keys[:1050])
+
+
 def log_probs_ids(path: Path) -> None:
     """One JSON document with a header, keys, a minus infinity and a member axis."""
     log_probs = np.log(softmax(logits(5, 2, 3).astype(np.float64)))
@@ -206,6 +234,11 @@ STORES = {
     "checksums.zarr": unfinished_zarr,
     "checksums.h5": counts_uint16,
     "checksums-ids.json": log_probs_ids,
+    "texts.zarr": probs_float32_ids,
+    "texts.h5": probs_float32_ids,
+    "texts-unfinished.zarr": texts_unfinished,
+    "texts-ids.json": log_probs_ids,
+    "labels.h5": labels_and_texts,
 }
 
 if __name__ == "__main__":

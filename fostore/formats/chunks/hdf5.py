@@ -78,7 +78,10 @@ def open_sealed(place: Place, why: Exception) -> ForeignReader:
                 raise UnsupportedError(f"{file} has a user block; {_WITHOUT_USER_BLOCK}")
             header = _header(root, file)
             require_sealed(header, str(file), why)
-            columns = [open_foreign_dataset(root, c.name, file) for c in header.schema.columns]
+            columns = [
+                open_foreign_dataset(root, c.name, file, texts=c.layout is not None)
+                for c in header.schema.columns
+            ]
             hashes = open_foreign_dataset(root, HASHES, file)
         return ForeignReader(header, columns, hashes, file)
     except BaseException:
@@ -105,13 +108,14 @@ def _header(root: Any, file: File) -> Header:
     return Header.from_json(jsontext.loads(record.payload, where), where)
 
 
-def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
+def open_foreign_dataset(root: Any, name: str, file: File, *, texts: bool = False) -> ForeignArray:
     """A dataset of numbers of the root, after all that it asks for was checked; reads where its chunks lie.
 
     Args:
         root: the root group, open in h5py; not used any more when this has returned.
         name: the dataset.
         file: the file that the rows are read from.
+        texts: whether texts of one width, padded with NUL, are expected instead of numbers.
 
     Raises:
         UnsupportedError: a filter, layout or dtype that is not decoded here; names it.
@@ -120,10 +124,15 @@ def open_foreign_dataset(root: Any, name: str, file: File) -> ForeignArray:
     """
     where = f"{file}, dataset {name!r}"
     dataset, plist = open_dataset(root, name, str(file))
-    stored = dataset.dtype
-    plain = stored.kind in _KINDS and stored.itemsize <= 8
-    if not plain or not dataset.get_type().equal(h5py.h5t.py_create(stored)):
-        raise UnsupportedError(f"{where} has the dtype {str(stored)!r:.80}, expected plain numbers")
+    stored, kind = dataset.dtype, dataset.get_type()
+    if texts:  # in ASCII as well, as h5py copies them
+        plain = stored.kind == "S" and kind.get_strpad() == h5py.h5t.STR_NULLPAD
+    else:
+        plain = stored.kind in _KINDS and stored.itemsize <= 8
+        plain = plain and kind.equal(h5py.h5t.py_create(stored))
+    if not plain:
+        expected = "texts of one width, padded with NUL" if texts else "plain numbers"
+        raise UnsupportedError(f"{where} has the dtype {str(stored)!r:.80}, expected {expected}")
     shape = tuple(int(n) for n in dataset.shape)
     if not shape or not all(shape[1:]):
         raise FormatError(f"{where} has the shape {shape}, expected rows of numbers")

@@ -48,7 +48,8 @@ class ForeignReader(Reader):
         opened: Opened,
     ) -> None:
         num_samples = header.num_samples or 0
-        expected = [((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns]
+        rows = [column.lying for column in header.schema.columns]
+        expected = [((num_samples, *row.shape), row.dtype) for row in rows]
         hashed = sum(column.hashed for column in header.schema.columns)
         expected.append(((-(-num_samples // header.block_rows), hashed, 32), np.dtype("u1")))
         for array, (shape, dtype) in zip([*columns, hashes], expected, strict=True):
@@ -73,11 +74,16 @@ class ForeignReader(Reader):
         with self._guard:
             view = self._views.get(index)
             if view is None:
-                array = self._columns[index]
+                array, column = self._columns[index], self.header.schema.columns[index]
+
+                def read(start: int, stop: int) -> Array:
+                    rows = array.read(start, stop)  # texts lie without the axis of their bytes
+                    return rows.view(column.numpy_dtype).reshape(len(rows), *column.shape)
+
                 view = self._views[index] = PieceView(
-                    self.header.schema.columns[index],
+                    column,
                     array.shape[0],
-                    EvenPieces(array.read, array.chunk_rows, array.shape[0]),
+                    EvenPieces(read, array.chunk_rows, array.shape[0]),
                     ArrayCache(CACHE_BYTES // len(self._columns)),
                 )
             return view

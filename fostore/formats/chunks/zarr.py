@@ -59,7 +59,8 @@ def open_sealed(place: Place, why: Exception) -> ForeignReader:
     require_sealed(header, str(place), why)
     schema = header.schema
     columns = [
-        open_array(root, column.name, [schema.row_axis, *column.axes]) for column in schema.columns
+        open_array(root, column.name, [schema.row_axis, *column.lying.axes])
+        for column in schema.columns
     ]
     return ForeignReader(header, columns, open_array(root, HASHES), root)
 

@@ -22,7 +22,7 @@ from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.formats import Run
 from fostore.formats.hdf5 import slots
-from fostore.formats.hdf5.file import Layout, Mirror, inspect
+from fostore.formats.hdf5.file import Layout, Mirror, inspect, type_of
 from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
@@ -84,7 +84,7 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         PROGRESS: ((2, runs_room), uint8),
         HASHES: ((digest.num_blocks(header), len(digest.hashed_columns(header)), 32), uint8),
         **{name: ((rooms[name],), uint8) for name in MIRRORS if name not in short},
-        **{c.name: ((num_samples, *c.shape), c.numpy_dtype) for c in header.schema.columns},
+        **{c.name: ((num_samples, *c.lying.shape), c.lying.dtype) for c in header.schema.columns},
     }
     with _writing(
         fd, "w"
@@ -94,12 +94,13 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         for name, (shape, dtype) in datasets.items():
             _describe(hdf5, name, shape, dtype)
         for column in header.schema.columns:
-            axes = [axis.encode() for axis in (header.schema.row_axis, *column.axes)]
+            axes = [axis.encode() for axis in (header.schema.row_axis, *column.lying.axes)]
             hdf5[column.name].attrs.create("axes", np.array(axes, dtype=f"S{max(map(len, axes))}"))
     with _writing(fd, "r+", alignment_threshold=1, alignment_interval=PAGE) as hdf5:
         for name, (shape, _) in datasets.items():
             if 0 not in shape:
-                hdf5[name][(0,) * len(shape)] = 0  # the first write gives the dataset its place
+                # The first write gives the dataset its place.
+                hdf5[name][(0,) * len(shape)] = b"" if hdf5[name].dtype.kind == "S" else 0
         offsets = {name: hdf5[name].id.get_offset() for name in (HEADER, PROGRESS)}
     write_record(fd, Extent(offsets[HEADER], (2, header_room), 1), HEADER_MAGIC, first)
     write_record(fd, Extent(offsets[PROGRESS], (2, runs_room), 1), RUNS_MAGIC, runs)
@@ -159,14 +160,11 @@ def _describe(hdf5: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
     space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(hdf5.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
+    h5py.h5d.create(hdf5.id, name.encode(), type_of(dtype), space, plist)
 
 
 def _write_text(parent: Any, name: str, text: bytes) -> None:
-    kind = h5py.h5t.C_S1.copy()
-    kind.set_size(len(text))
-    kind.set_strpad(h5py.h5t.STR_NULLPAD)
-    kind.set_cset(h5py.h5t.CSET_UTF8)
+    kind = type_of(np.dtype(f"S{len(text)}"))
     attribute = h5py.h5a.create(parent, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
     attribute.write(np.array(text, dtype=f"S{len(text)}"), mtype=kind)
 

@@ -127,8 +127,9 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
     for column in header.schema.columns:
         if column.name in extents or column.name in MIRRORS:
             raise FormatError(f"{where}: a column has the reserved name {column.name!r}")
-        shape = (header.num_samples, *column.shape)
-        extents[column.name] = _extent(root, column.name, column.numpy_dtype, shape, path)
+        row = column.lying
+        shape = (header.num_samples, *row.shape)
+        extents[column.name] = _extent(root, column.name, row.dtype, shape, path)
     mirrors = {}
     for name in MIRRORS:
         if name in names:
@@ -173,19 +174,24 @@ def _extent(
         how = names.get(layout, "unknown") + (" with filters" if plist.get_nfilters() else "")
         raise OtherLayoutError(f"{where} has the layout {how!r}, expected contiguous; {ONLY_OURS}")
     kind = dataset.get_type()
-    if not kind.equal(_type_of(dtype)):
-        if kind.equal(_type_of(dtype.newbyteorder(">"))):
+    if not kind.equal(type_of(dtype)):
+        if kind.equal(type_of(dtype.newbyteorder(">"))):
             raise OtherLayoutError(f"{where} has another dtype, big-endian; {ONLY_OURS}")
-        raise UnsupportedError(f"{where} has another dtype than {dtype.name}, little-endian")
+        expected = (
+            f"texts of {dtype.itemsize} bytes"
+            if dtype.kind == "S"
+            else f"{dtype.name}, little-endian"
+        )
+        raise UnsupportedError(f"{where} has another dtype than {expected}")
     lying = tuple(map(int, dataset.shape))
     fits = len(lying) == len(shape)
     if not fits or lying != tuple(
         [b if a is None else a for a, b in zip(shape, lying, strict=True)]
     ):
-        expected = tuple("any" if n is None else n for n in shape)
-        raise FormatError(f"{where} has the shape {lying}, expected {expected}")
+        sizes = tuple("any" if n is None else n for n in shape)
+        raise FormatError(f"{where} has the shape {lying}, expected {sizes}")
     offset = int(dataset.get_offset() or 0)
-    if offset % dtype.itemsize:
+    if offset % dtype.alignment:
         raise OtherLayoutError(
             f"{where} begins at byte {offset:,}, no multiple of {dtype.itemsize}; {ONLY_OURS}"
         )
@@ -193,8 +199,15 @@ def _extent(
 
 
 @cache
-def _type_of(dtype: np.dtype[Any]) -> Any:
-    return h5py.h5t.py_create(dtype)
+def type_of(dtype: np.dtype[Any]) -> Any:
+    """HDF5's type of numbers, or of texts of one width: UTF-8, padded with NUL. Not to be changed."""
+    if dtype.kind != "S":
+        return h5py.h5t.py_create(dtype)
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(dtype.itemsize)
+    kind.set_strpad(h5py.h5t.STR_NULLPAD)
+    kind.set_cset(h5py.h5t.CSET_UTF8)
+    return kind
 
 
 def open_dataset(root: Any, name: str, path: str) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ maps as it lies, and plain Zarr readers read it as well.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from fostore.errors import FormatError, UnsupportedError
 from fostore.formats import ONLY_OURS, OtherLayoutError
 from fostore.schema import geometry, jsontext
+from fostore.schema.columns import TEXT
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Column, expect
 
@@ -47,6 +49,12 @@ _LITTLE = """{
         "endian": "little"
       }
     }"""
+_TEXTS = """{
+    "name": "null_terminated_bytes",
+    "configuration": {
+      "length_bytes": %d
+    }
+  }"""
 _SHORT, _LONG = ",\n    ", ",\n        "
 _INNER = _LITTLE.replace("\n", "\n      ")
 _SHARDING = f"""{{
@@ -104,7 +112,7 @@ class Shards:
 
     def key(self, unit: int) -> str:
         """The shard of a unit, such as "probs/c/3/0"."""
-        return f"{self.name}/c/{unit}" + "/0" * len(self.column.shape)
+        return f"{self.name}/c/{unit}" + "/0" * len(self.column.lying.shape)
 
     def tail(self, unit: int) -> str:
         """Where the rows of a unit lie before it is sealed."""
@@ -138,10 +146,12 @@ class Shards:
     def text(self, num_rows: int) -> bytes:
         """The zarr.json of the array while it shows `num_rows` rows."""
         column = self.column
-        codec = _SHARDING % ",\n          ".join(map(str, (self.inner_rows, *column.shape)))
-        shape, shard = (num_rows, *column.shape), (self.unit_rows, *column.shape)
-        axes = map(encode_basestring, (self.row_axis, *column.axes))
-        return _text(shape, column.stored, shard, _fill(column)[0], codec, axes)
+        _, row, axes = column.lying
+        codec = _SHARDING % ",\n          ".join(map(str, (self.inner_rows, *row)))
+        data_type = _TEXTS % column.row_bytes if column.layout == TEXT else f'"{column.stored}"'
+        names = map(encode_basestring, (self.row_axis, *axes))
+        shape, shard = (num_rows, *row), (self.unit_rows, *row)
+        return _text(shape, data_type, shard, _fill(column)[0], codec, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,7 @@ class Hashes:
     def text(self, num_blocks: int) -> bytes:
         """The zarr.json of the array while it shows `num_blocks` blocks."""
         chunk, axes = self.chunk_shape, ('"block"', '"column"', '"byte"')
-        return _text((num_blocks, *chunk[1:]), "uint8", chunk, 0, _LITTLE, axes)
+        return _text((num_blocks, *chunk[1:]), '"uint8"', chunk, 0, _LITTLE, axes)
 
 
 def _text(
@@ -197,7 +207,7 @@ def _text(
   "shape": [
     {_SHORT.join(map(str, shape))}
   ],
-  "data_type": "{data_type}",
+  "data_type": {data_type},
   "chunk_grid": {{
     "name": "regular",
     "configuration": {{
@@ -240,7 +250,7 @@ def parse_array(text: bytes, layout: Shards | Hashes, where: str) -> int:
     shape = check_array(value, where)
     expected = json.loads(layout.text(shape[0]))
     _refuse_foreign(expect(value, "codecs", list, where), where)
-    one_byte = expected["data_type"] == "uint8"
+    one_byte = expected["data_type"] == "uint8" or isinstance(expected["data_type"], dict)
     for key, known in expected.items():
         if key in ("attributes", "storage_transformers"):
             continue
@@ -279,6 +289,8 @@ def _fill(column: Column) -> tuple[int | str, int | float]:
     """The fill value as JSON text and in NumPy: what a lost unit reads as, and no distribution holds."""
     if column.dtype == "bfloat16":
         return 0x7FC0, 0x7FC0
+    if column.layout == TEXT:  # bytes in metadata are base64; these are no UTF-8
+        return f'"{base64.b64encode(bytes([0xFF]) * column.row_bytes).decode()}"', 0xFF
     if column.numpy_dtype.kind == "f":
         return '"NaN"', np.nan
     limits = np.iinfo(column.numpy_dtype)

@@ -122,7 +122,7 @@ class ZarrReader:
         """
         folder, unit_rows = self._state.folder, self.header.unit_rows
         layout = folder.shards[index]
-        row_bytes, depth = layout.column.row_bytes, len(layout.column.shape)
+        row_bytes, depth = layout.column.row_bytes, len(layout.column.lying.shape)
         chunks, end = f"{layout.name}/c", "/0" * depth
         begin = f"{self.place.url}/" if self.place.is_local else ""
         # One list for all units. Of deeper shards it tells too little: each is looked up. Behind a url nothing is:

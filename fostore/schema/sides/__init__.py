@@ -64,6 +64,8 @@ class Side:
     """What a user sees of stored rows; raises DamageError."""
     known: Callable[[Column, Read], Known] | None = None
     """What refuses a value that came before; None where values may repeat."""
+    check: Callable[[Array, int, int], None] | None = None
+    """(stored rows, number of classes, first row): raises RowError where a store may not hold them."""
 
 
 SIDES = {
@@ -71,6 +73,7 @@ SIDES = {
     "fingerprint": "fostore.schema.sides.fingerprints",
     "view": "fostore.schema.sides.views",
     "label": "fostore.schema.sides.labels",
+    "class_label": "fostore.schema.sides.classes",
 }
 """By role, in the order that the columns have in a new store."""
 

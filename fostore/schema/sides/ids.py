@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, RowError
-from fostore.schema.columns import Array, Column
+from fostore.schema.columns import TEXT, Array, Column
 from fostore.schema.sides import Known, Read, Side
 
 MAX_WIDTH = 4096
@@ -50,7 +50,7 @@ def id_column(ids: Any) -> Column:
 
 
 def _text_column(width: int) -> Column:
-    return Column("sample_id", "utf8", "uint8", ("byte",), (width,), "id")
+    return Column("sample_id", "utf8", "uint8", ("byte",), (width,), "id", layout=TEXT)
 
 
 def encode_ids(ids: Any, column: Column, start: int) -> Array:
