@@ -95,6 +95,21 @@ def test_wrong_usage_ends_with_two_and_names_the_option(
     assert not (tmp_path / "b.h5").exists()
 
 
+def test_a_key_of_thousands_of_digits_is_a_text(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", probs(2, K))
+    (tmp_path / "keys").write_text("9" * 200 + "\n1\n")
+    code, out, _ = run(
+        "convert", tmp_path / "p.npy", tmp_path / "b.zarr", "--ids", f"@{tmp_path}/keys"
+    )
+    assert code == 0, out
+    assert list(fostore.open(tmp_path / "b.zarr").ids) == ["9" * 200, "1"]
+    (tmp_path / "keys").write_text("9" * 5000 + "\n1\n")
+    code, _, err = run(
+        "convert", tmp_path / "p.npy", tmp_path / "c.zarr", "--ids", f"@{tmp_path}/keys"
+    )
+    assert code == 2, err
+
+
 def test_failures_have_their_exit_codes(tmp_path: Path, store: Path) -> None:
     code, _, err = run("convert", tmp_path / "no.zarr", tmp_path / "b.h5")
     assert code == 3

@@ -109,7 +109,12 @@ def _of_npy(path: Path, raw: bytes) -> Array:
 
 def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:
     """Class numbers; where classes are named by digits ("1", "2", "3"), names if they can be nothing else."""
-    numbers = np.array([int(line) for line in lines], np.int64)
+    try:
+        numbers = np.array([int(line) for line in lines], np.int64)
+    except (ValueError, OverflowError) as error:  # of thousands of digits; of more than 64 bits
+        raise ArgumentError(
+            f"{str(path)!r} has the label {max(lines, key=len):.40}, expected class numbers"
+        ) from error
     by_name = {name: i for i, name in enumerate(rows.class_names or ())}
     if not all(line in by_name for line in lines):
         return numbers

@@ -201,18 +201,19 @@ def _index(schema: Any) -> tuple[set[str], tuple[str, Any] | None]:
         named = {entry for entry in entries if isinstance(entry, str) and entry in schema.names}
         ranges = [entry for entry in entries if isinstance(entry, dict)]
         if len(ranges) == 1 and ranges[0]["kind"] == "range":
-            start, stop, step = (int(ranges[0][key]) for key in ("start", "stop", "step"))
+            start, stop, step = (int(np.int64(ranges[0][key])) for key in ("start", "stop", "step"))
             if (start, step) == (0, 1):
                 return named, None  # where the rows stand anyway
             name = ranges[0].get("name")
             return named, (name if isinstance(name, str) else "index", range(start, stop, step))
-    except (FormatError, KeyError, TypeError, ValueError):
+    except (FormatError, KeyError, TypeError, ValueError, OverflowError):
         return set(), None
     return named, None
 
 
 def _range(values: range, num_rows: int) -> Callable[[int, int], Iterator[Array]] | None:
-    if len(values) != num_rows:
+    # Not by `len`, which raises for a stranger's range that is longer than memory has addresses.
+    if -(-(values.stop - values.start) // values.step) != num_rows:
         return None
 
     def read(start: int, rows: int) -> Iterator[Array]:

@@ -6,6 +6,7 @@ twice, becomes the ids. A row's plain number, 0 to n - 1, is no key: that is whe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,8 @@ FILES = tuple(
 INDEX = ("index", "indices", "idx", "", "unnamed: 0", "__index_level_0__", "rownames", "row_names")
 """Names of a frame's index, which is no key where it counts the rows: pandas and R name theirs with nothing."""
 _SCANNED = 1 << 16
+_HALF = re.compile("[\ud800-\udfff]")
+"""What JSON can write, and no file can hold."""
 _SHOWN = 12
 _TAKEN = "the ids are"
 Keys = Array | list[str]
@@ -277,6 +280,8 @@ def _plain_keys(values: Any) -> Keys:
         raise ValueError(f"it holds {' and '.join(names)}, expected whole numbers or text")
     if any(not key or "\0" in key for key in values):
         raise ValueError("one is empty, or holds NUL")
+    if _HALF.search("".join(values)):
+        raise ValueError("one holds half of a surrogate pair, which UTF-8 does not have")
     return list(values)
 
 

@@ -25,7 +25,14 @@ COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*\Z")
 """A number with a decimal comma."""
 _DELIMITERS = {";": "semicolon", "\t": "tabulator", "|": "bar", " ": "space", ",": "comma"}
 _FIRST_FIELDS = 1 << 16
+_DIGITS = 20  # of 2**64 - 1; `int` of a stranger's thousands raises ValueError, so it is not asked
 Kept = TypeVar("Kept")
+
+
+def is_whole(field: str) -> bool:
+    """Whether a field is a whole number without a sign, of digits that 64 bits may hold."""
+    digits = field.strip()
+    return len(digits) <= _DIGITS and digits.isdecimal()
 
 
 class Text:
