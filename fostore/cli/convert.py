@@ -16,7 +16,7 @@ from fostore.cli.options import Option
 from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
-from fostore.places.names import local_path
+from fostore.places.names import STREAM, local_path
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 
@@ -83,7 +83,7 @@ def convert(
         from fostore.conversion.conversion import run  # which loads NumPy
 
         receipt = run(source, destination, asked)
-        (say if destination == "-" else show)(receipt.text())
+        (say if destination == STREAM else show)(receipt.text())
 
 
 def _show_plan(source: str, destination: str, asked: Options) -> None:
@@ -93,7 +93,7 @@ def _show_plan(source: str, destination: str, asked: Options) -> None:
     show(plan.text())
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
         show("needs       --allow-lossy")
-    if asked.exists == "fail" and destination != "-" and local_path(destination).exists():
+    if asked.exists == "fail" and destination != STREAM and local_path(destination).exists():
         show("needs       --exists overwrite or resume: the destination is there")
 
 

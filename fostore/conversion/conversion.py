@@ -16,7 +16,7 @@ from fostore.conversion.part import Part
 from fostore.conversion.passage import Passage
 from fostore.conversion.plan import Plan, prepare
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.sources import Source, open_table
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -33,6 +33,7 @@ from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table
 from fostore.places import spool
 from fostore.places.lock import Lock
+from fostore.places.names import STREAM
 from fostore.places.names import destination as resolved
 from fostore.progress import Progress
 from fostore.schema.digest import store_digest

@@ -78,7 +78,7 @@ def _record_of(plan: Plan) -> dict[str, Any]:
         for key in ids:
             digest.update(f"{key!r}\n".encode())
     return {
-        "sources": {name: _stamp(name) for name in table.files or (table.where,)},
+        "sources": {name: _stamp(name) for name in table.paths},
         "digest": table.digest,
         "rows": table.num_rows,
         "changes": plan.options.changes,

@@ -12,7 +12,7 @@ from fostore.conversion import changes as change
 from fostore.conversion.changes import Encoded
 from fostore.conversion.destination import target_of
 from fostore.conversion.options import HINTS, Options
-from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.sources import Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_encoding, default_tolerance, encoding_of
 from fostore.errors import ArgumentError
@@ -23,6 +23,7 @@ from fostore.files.table import Table
 from fostore.formats import FORMATS, format_of
 from fostore.formats import SUFFIXES as STORES
 from fostore.places import spool
+from fostore.places.names import STREAM
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_json

@@ -20,16 +20,11 @@ from fostore.files.table import Table
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import absent, inside
+from fostore.places.names import STREAM, absent, inside
 from fostore.places.place import ByUrl
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
-
-ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
-
-STREAM = "-"
-"""Names the standard input or output, as JSON Lines."""
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -133,7 +128,7 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         raise ArgumentError(
             f"{str(path)!r} holds the splits of a dataset; name one, a folder in it"
         )
-    if path.is_dir() and any((path / name).exists() for name in ZARR_FILES):
+    if is_zarr(path):
         return files.file_format("plain-zarr").read(path, hints)
     if path.is_dir():
         return _folder(path, hints)
@@ -142,6 +137,11 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         f"{sorted({*STORES, *files.SUFFIXES})}; of another file say the format: source_format= (--from), "
         f"one of {sorted(files.FILES)}"
     )
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is an array or a group of Zarr, of version 2 or 3."""
+    return any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _folder(path: Path, hints: Hints) -> Table:

@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any,
     ([0, 2, 7], [1, 3, 4, 5, 6, 8, 9])
     """
     if isinstance(store, (str, os.PathLike)):
-        store = open_store(Path(store))
+        store = open_store(os.fspath(store))
     num_samples = len(store)
     counts = _counts(sizes, num_samples)
     order = Order(num_samples, 1, shuffle=True, seed=seed).samples(0, 0, sum(counts))

@@ -13,7 +13,7 @@ from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import FormatError, RowError, UnsafeError
 from fostore.files.hashing import Digester
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, check_count
 from fostore.schema.digest import PREFIX
 from fostore.schema.header import CHECKSUM, MAX_TEXT, Header
 from fostore.schema.jsontext import dumps, loads
@@ -118,8 +118,7 @@ class Sealing:
                 if planned is not None and digester.num_rows > planned:
                     raise FormatError(f"more rows came than the {planned} that were announced")
                 yield batch
-            if planned is not None and digester.num_rows < planned:
-                raise FormatError(f"{digester.num_rows} rows came and {planned} were announced")
+            check_count(digester.num_rows, planned)
             self._digest = digester.digest()
 
     def sealed(self) -> Header:

@@ -25,7 +25,7 @@ IDS = tuple(
     "id ids sample_id sample_ids image_id image_ids img_id example_id item_id doc_id record_id uid uuid guid".split()
 )
 """Names that mean keys whatever they hold."""
-FILES = tuple(
+FILE_NAMES = tuple(
     "key keys filename filenames file_name file_names file files path paths filepath file_path filepaths "
     "image_path image_paths img_path image_name image_file".split()
 )
@@ -66,7 +66,7 @@ def is_index_name(name: str) -> bool:
 def is_key_name(name: str) -> bool:
     """Whether a name says that keys stand under it."""
     plain = plain_name(name)
-    return plain in IDS or plain in FILES or is_index_name(name)
+    return plain in IDS or plain in FILE_NAMES or is_index_name(name)
 
 
 def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
@@ -291,7 +291,7 @@ def _shown(name: str) -> str:
 
 def _rank(name: str) -> int:
     plain = plain_name(name)
-    order = (*IDS, *FILES)
+    order = (*IDS, *FILE_NAMES)
     return order.index(plain) if plain in order else len(order)
 
 

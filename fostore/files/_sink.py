@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fostore import disk
-
-STREAM = "-"
+from fostore.places.names import STREAM
 
 
 class Sink(io.RawIOBase):

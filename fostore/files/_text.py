@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files._flat import open_source
+from fostore.files._flat import MAX_LINE, open_source
 from fostore.schema.halves import widen
 from fostore.schema.jsontext import dumps
 from fostore.schema.row import Array, Column
@@ -140,13 +140,10 @@ class Text:
             yield csv.reader(_limited(file, self.where), delimiter=self.delimiter, strict=True)
 
 
-_MAX_LINE = 1 << 28
-
-
 def _limited(file: io.TextIOWrapper, where: str) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise UnsafeError(f"{where} has a line of over {_MAX_LINE:,} characters")
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise UnsafeError(f"{where} has a line of over {MAX_LINE:,} characters")
         if "\0" in line:
             raise FormatError(
                 f"{where} holds NUL, as UTF-16 does: it is not UTF-8; save it as UTF-8"

@@ -27,7 +27,7 @@ from fostore.files._text import COMMA, Text, bare_cells, cells, indices, is_whol
 from fostore.files._wide import nameless
 from fostore.files.array import FileArray
 from fostore.files.guess import plain_table
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, check_count
 from fostore.schema.header import Header
 from fostore.schema.row import COUNTS, FLOATS, Array
 
@@ -88,8 +88,7 @@ class _Csv(FileFormat):
                 _, rows, _ = bare_cells(schema.columns[0], batch[0])
                 sink.write(woven(keys, separator, _fields(rows, separator), b"\n"))
                 start = stop
-            if header.num_samples not in (None, start):
-                raise FormatError(f"{start} rows came and {header.num_samples} were announced")
+            check_count(start, header.num_samples)
 
     def resume_at(self, path: Path, header: Header) -> int:
         """Whole lines behind the names, cutting off what is behind; ids may hold line ends, so they start anew."""

@@ -11,9 +11,9 @@ from typing import Any
 import h5py
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files import Hints
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrays import arrays_table
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
+from fostore.files._foreign import DEPTH, MOST, chunked, inside_of
 from fostore.files.array import FileArray, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
@@ -24,11 +24,11 @@ from fostore.places.place import File
 from fostore.schema.row import Array
 
 
-class _PlainHdf5(PlainArrays):
+class _PlainHdf5(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-hdf5"
-    suffix = ".h5"
+    holds = Holds(header=False, dtypes=())
 
     def read(self, path: Path, hints: Hints) -> Table:
         """A dataset of the file; links, storage elsewhere, virtual datasets and objects are refused."""
