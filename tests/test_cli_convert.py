@@ -197,3 +197,13 @@ def test_every_command_explains_itself(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "Examples" in out
+
+
+@pytest.mark.filterwarnings("always::UserWarning")  # as errors they would never be shown
+def test_a_warning_is_one_line_that_names_no_code(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", probs(9, K))
+    command = ["convert", tmp_path / "p.npy", tmp_path / "b.zarr", "--source-kind", "logits"]
+    code, _, err = run(*command, "--no-progress")
+    assert code == 0, err
+    assert [line[:9] for line in err.splitlines()] == ["warning: "]
+    assert "the first rows are probabilities" in err
