@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
 from fostore.places.names import STREAM, local_path
+
+if TYPE_CHECKING:
+    from fostore.conversion.plan import Plan
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 
@@ -77,19 +80,16 @@ def convert(
     """Convert SRC to DST, check the result and print a receipt; nothing half-done appears under DST."""
     with reporting(with_traceback=traceback):
         asked = Options(**options.parsed(given, _OPTIONS))
+        from fostore.conversion import conversion, plan  # which load NumPy
+
         if dry_run:
-            _show_plan(source, destination, asked)
-            return
-        from fostore.conversion.conversion import run  # which loads NumPy
-
-        receipt = run(source, destination, asked)
-        (say if destination == STREAM else show)(receipt.text())
+            _show_plan(plan.prepare(source, destination, asked), destination, asked)
+        else:
+            receipt = conversion.run(source, destination, asked)
+            (say if destination == STREAM else show)(receipt.text())
 
 
-def _show_plan(source: str, destination: str, asked: Options) -> None:
-    from fostore.conversion.plan import prepare  # which loads NumPy
-
-    plan = prepare(source, destination, asked)
+def _show_plan(plan: Plan, destination: str, asked: Options) -> None:
     show(plan.text())
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
         show("needs       --allow-lossy")

@@ -13,6 +13,8 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
+from fostore.files._flat import Flat
+from fostore.files.npy import read_header
 from fostore.places.names import local_path
 from fostore.schema.row import Array
 
@@ -96,10 +98,6 @@ def _read(path: Path, rows: Rows) -> Array:
 
 def _of_npy(path: Path, raw: bytes) -> Array:
     """The array of a file; NumPy would first take what its header claims."""
-    # Only labels from a file need a reader of files.
-    from fostore.files._flat import Flat
-    from fostore.files.npy import read_header
-
     file = io.BytesIO(raw)
     dtype, shape, fortran = read_header(file, str(path))
     Flat(path, file.tell(), dtype, shape).check(len(raw) - file.tell(), str(path))

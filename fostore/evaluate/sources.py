@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
+from fostore.conversion.sources import open_table
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, UncommittedError
 from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Cut, Table
+from fostore.formats import FILES, SUFFIXES, is_store
 from fostore.places.names import local_path
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
@@ -185,10 +187,6 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 
 def _of_path(path: Path) -> Rows:
-    # Arrays and stores, most of what comes, need no reader of files.
-    from fostore.conversion.sources import open_table
-    from fostore.formats import FILES, SUFFIXES, is_store
-
     # A path that is not there is a store's, whose error says more than that of a file.
     with disk.refusing(path):
         if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
