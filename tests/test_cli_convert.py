@@ -78,6 +78,7 @@ def test_every_change_has_its_option(tmp_path: Path, store: Path) -> None:
     [
         (["--dtype", "float16"], 2, "--allow-lossy"),
         (["--rows", "5"], 2, "--rows is '5'"),
+        (["--rows", "1:2:0"], 2, "with step > 0"),
         (["--max-memory", "much"], 2, "--max-memory is 'much'"),
         (["--max-memory", "1M"], 2, "--max-memory"),
         (["--ids", "keys"], 2, "--ids is 'keys'"),

@@ -57,10 +57,6 @@ def _rows(table: Table, asked: slice) -> Table:
     if table.num_rows is None:
         raise ArgumentError("rows= needs a source of known length, and a stream has none")
     start, stop, step = asked.indices(table.num_rows)
-    if step < 1:
-        raise ArgumentError(
-            f"rows is {asked}, expected start:stop or start:stop:step with step > 0"
-        )
     count = len(range(start, stop, step))
     if not count:
         shown = ":".join("" if n is None else str(n) for n in (asked.start, asked.stop))
