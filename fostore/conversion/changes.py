@@ -99,7 +99,7 @@ def _keyed(table: Table, ids: Any) -> Table:
     if table.schema.role("id") is not None:
         raise ArgumentError(f"{table.where} has ids already")
     column = id_column(ids)
-    keys = encode_ids(ids, column, 0)
+    keys = encode_ids(ids, column, 0)  # all at once: a bad one is refused before a row is read
     content = len(table.schema.content)
     columns = (*table.schema.columns[:content], column, *table.schema.columns[content:])
 
@@ -134,6 +134,7 @@ def _member(table: Table, member: int) -> Table:
     content = len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
+        # A copy, or the other members would stay in memory for as long as the batch does.
         chosen = [np.ascontiguousarray(column[:, member]) for column in batch[:content]]
         return [*chosen, *batch[content:]]
 
@@ -166,6 +167,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
             if excluded.any():
                 raise _without(start + int(np.argwhere(excluded)[0][0]), names_or_numbers)
         else:  # what is left of each row, renormalised
+            # In logarithms, around the largest: what is left of a row may be under the least float.
             logs = before.decode(batch[:content], schema, "log_probs")[..., at].astype(np.float64)
             top = logs.max(axis=-1, keepdims=True)
             if not np.isfinite(top).all():

@@ -58,6 +58,7 @@ def arrays_table(
             f"{path}::{chosen[0]}",
         )
     notes = (*notes, array.note) if array.note else notes
+    # MATLAB's, as the file says; a user who says otherwise knows better.
     if array.is_reversed and hints.transpose is None:
         hints = replace(hints, transpose=True)
     table = plain_table(where, format, array, hints, meta=meta, notes=notes)

@@ -45,7 +45,7 @@ def inside_of(path: object, name: str, refused: str = "") -> str:
     Raises:
         ArgumentError: it could lead out of it.
     """
-    parts = name.strip("/").split("/")
-    if any(part in ("", ".", "..") or not set(refused).isdisjoint(part) for part in parts):
+    steps = name.strip("/").split("/")
+    if any(step in ("", ".", "..") or not set(refused).isdisjoint(step) for step in steps):
         raise ArgumentError(f"{name!r} is no path inside {path}, such as group/probs")
-    return "/".join(parts)
+    return "/".join(steps)

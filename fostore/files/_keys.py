@@ -290,6 +290,7 @@ def _shown(name: str) -> str:
 
 
 def _rank(name: str) -> int:
+    # What means keys whatever it holds comes before names of files, and a frame's index last.
     plain = plain_name(name)
     order = (*IDS, *FILE_NAMES)
     return order.index(plain) if plain in order else len(order)

@@ -62,8 +62,8 @@ class Text:
     def first(self, count: int) -> list[list[str]]:
         """The first two lines, and more up to so many while they are short."""
         lines: list[list[str]] = []
-        for _, part in self.batches(0, 0, 1, lambda number, line: line):
-            lines += part
+        for _, line in self.batches(0, 0, 1, lambda number, fields: fields):
+            lines += line
             if len(lines) == count or (len(lines) > 1 and sum(map(len, lines)) > _FIRST_FIELDS):
                 break
         return lines
@@ -180,11 +180,11 @@ def woven(*parts: bytes | list[bytes]) -> bytes:
 
     Several times faster than to put each row together.
     """
-    count = next(len(part) for part in parts if isinstance(part, list))
-    texts = [b""] * (count * len(parts))
-    for i, part in enumerate(parts):
-        texts[i :: len(parts)] = part if isinstance(part, list) else [part] * count
-    return b"".join(texts)
+    count = next(len(texts) for texts in parts if isinstance(texts, list))
+    pieces = [b""] * (count * len(parts))
+    for i, text in enumerate(parts):
+        pieces[i :: len(parts)] = text if isinstance(text, list) else [text] * count
+    return b"".join(pieces)
 
 
 def indices(start: int, stop: int) -> list[bytes]:

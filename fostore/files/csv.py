@@ -60,7 +60,7 @@ class _Csv(FileFormat):
             where,
             self.name,
             FileArray(layout.dtype, (num_rows, layout.num_classes), batches),
-            replace(hints, dtype=None, kind=layout.kind),
+            replace(hints, dtype=None, kind=layout.kind),  # the dtype was followed by the layout
             class_names=layout.class_names,
             notes=layout.notes,
         )
@@ -117,6 +117,7 @@ def _first_line(header: Header, path: Path) -> bytes:
     schema = header.schema
     names = schema.class_names or nameless(schema.num_classes)
     text = io.StringIO()
+    # Which makes the line one of names for who reads it, also where classes are called 0, 1, 2.
     key = "index" if schema.role("id") is None else "id"
     csv.writer(text, delimiter=_delimiter(path), lineterminator="\n").writerow([key, *names])
     return text.getvalue().encode()

@@ -59,6 +59,7 @@ class _Npy(FileFormat):
                 sink.write(batch[0])
                 count += len(batch[0])
             check_count(count, header.num_samples)
+            # The same bytes once more, but of a stream, whose rows are counted only now.
             sink.fill(header_text(column.numpy_dtype, (count, *column.shape)), 0)
 
     def resume_at(self, path: Path, header: Header) -> int:

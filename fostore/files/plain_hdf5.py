@@ -91,16 +91,16 @@ def _parent(root: Any, name: str, file: File) -> tuple[Any, str]:
     """The group that a dataset lies in, and its name there; no link is followed."""
     *groups, last = name.split("/")
     group = root
-    for part in groups:
-        key = part.encode()
+    for step in groups:
+        key = step.encode()
         if not group.links.exists(key):
             _missing(root, name, file)
         if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
             raise UnsafeError(
-                f"{file}: {part!r} is a soft or external link, which is never followed"
+                f"{file}: {step!r} is a soft or external link, which is never followed"
             )
         if h5py.h5o.get_info(group, key).type != h5py.h5o.TYPE_GROUP:
-            raise FormatError(f"{file}: {part!r} is no group")
+            raise FormatError(f"{file}: {step!r} is no group")
         group = h5py.h5g.open(group, key)
     if not group.links.exists(last.encode()):
         _missing(root, name, file)
