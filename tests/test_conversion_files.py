@@ -807,6 +807,38 @@ def test_ragged_lists_and_nulls_are_refused_by_row(
         everything(read(path, kind="probs"))
 
 
+@pytest.mark.parametrize("offset", [1 << 30, -8, 3])
+def test_offsets_of_texts_that_lead_out_of_a_file_are_never_followed(
+    offset: int, tmp_path: Path
+) -> None:
+    keys = pa.array(["aa", "bb", "cc", "dd"])
+    table = pa.table({"id": keys, "p": pa.array([[0.5, 0.5]] * 4)})
+    path = tmp_path / "x.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    offsets = struct.pack("<5i", 0, 2, 4, 6, 8)
+    data = path.read_bytes()
+    assert data.count(offsets) == 2  # of the texts, and of the lists
+    path.write_bytes(data.replace(offsets, struct.pack("<5i", 0, 2, 4, offset, 8), 1))
+    table_read = read(path)
+    assert table_read.schema.role("id") is None
+    assert "'id' was left out and not taken for ids: it cannot be read" in " ".join(
+        table_read.notes
+    )
+    with pytest.raises(ArgumentError, match="'id' cannot be the ids: it cannot be read"):
+        read(path, id_column="id")
+
+
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
+    table = pa.table({"probs": pa.array([[0.5, 0.5]] * 4)})
+    path = tmp_path / "x.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"probs", b"\xffrobs"))
+    with pytest.raises(FormatError, match="the name of a column is no UTF-8"):
+        read(path)
+
+
 def test_a_dataset_folder_names_files_of_its_own_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

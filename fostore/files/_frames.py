@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
-from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, stored
+from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, sound, stored
 from fostore.files._header import KEY, headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import layout
@@ -48,6 +48,10 @@ def arrow_table(
         ArgumentError: it is not plain which columns hold the rows; says what to say.
         Others: as `plain_table`.
     """
+    try:
+        schema.names  # noqa: B018  # which Arrow decodes when it is asked for them
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is damaged: the name of a column is no UTF-8") from error
     text = (schema.metadata or {}).get(KEY.encode())
     header = None if text is None else header_of(text, path, hints.inside)
     if header is not None:
@@ -233,7 +237,7 @@ def _beside(field: Any, is_index: bool, name: str, batches_of: Batches) -> Besid
     is_key = is_text or (number_type(kind) or "")[:3] in ("int", "uin")
 
     def convert(batch: Any, row: int) -> Any:
-        array = batch.column(0)
+        array = sound(batch.column(0), row, name)
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         if is_text or array.null_count:
