@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,7 +121,7 @@ def _opened(store: _Stored) -> Store | Selection:
     if isinstance(store, (Store, Selection)):
         return store
     if isinstance(store, (str, os.PathLike)):
-        return open_store(Path(store))
+        return open_store(os.fspath(store))
     raise ArgumentError(f"store is {type(store).__name__}, expected a Store, a Selection or a path")
 
 
