@@ -781,6 +781,14 @@ def test_a_tensor_expanded_from_one_number_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "x.pt")
 
 
+def test_an_archive_of_tensors_whose_end_was_repeated_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(torch.eye(3), path)
+    path.write_bytes(path.read_bytes() + path.read_bytes()[-15:] * 2000)
+    with pytest.raises(FormatError, match="cannot be loaded"):
+        read(path)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 @pytest.mark.parametrize(
     ("rows", "error"),
