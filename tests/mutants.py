@@ -271,6 +271,13 @@ MUTANTS = [
         "test_conversion_files.py::test_a_full_disk_is_what_it_is_through_every_library",
     ),
     Mutant(
+        "offsets-of-texts-followed",
+        "files/_frames.py",
+        "        array = sound(batch.column(0), row, name)\n",
+        "        array = batch.column(0)\n",
+        "test_conversion_files.py::test_offsets_of_texts_that_lead_out_of_a_file_are_never_followed[-8]",
+    ),
+    Mutant(
         "distrust-ignored",
         "conversion/conversion.py",
         '            self._verify_level = "full"\n\n    def _end',

@@ -533,6 +533,7 @@ def test_a_factory_that_needs_arguments_says_so() -> None:
         ("absent_module:net", "no module 'absent_module'"),
         ("models.absent:net", "no module 'models.absent'"),
         ("models.py:absent", "has no attribute 'absent'; it has Net"),
+        ("math:pi.absent", "has no attribute 'pi.absent'; it has as_integer_ratio"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told_apart(text: str, message: str) -> None:

@@ -78,6 +78,7 @@ def test_every_change_has_its_option(tmp_path: Path, store: Path) -> None:
     [
         (["--dtype", "float16"], 2, "--allow-lossy"),
         (["--rows", "5"], 2, "--rows is '5'"),
+        (["--rows", "1:2:0"], 2, "with step > 0"),
         (["--max-memory", "much"], 2, "--max-memory is 'much'"),
         (["--max-memory", "1M"], 2, "--max-memory"),
         (["--ids", "keys"], 2, "--ids is 'keys'"),
@@ -93,6 +94,21 @@ def test_wrong_usage_ends_with_two_and_names_the_option(
     assert ended == code
     assert message in err
     assert not (tmp_path / "b.h5").exists()
+
+
+def test_a_key_of_thousands_of_digits_is_a_text(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", probs(2, K))
+    (tmp_path / "keys").write_text("9" * 200 + "\n1\n")
+    code, out, _ = run(
+        "convert", tmp_path / "p.npy", tmp_path / "b.zarr", "--ids", f"@{tmp_path}/keys"
+    )
+    assert code == 0, out
+    assert list(fostore.open(tmp_path / "b.zarr").ids) == ["9" * 200, "1"]
+    (tmp_path / "keys").write_text("9" * 5000 + "\n1\n")
+    code, _, err = run(
+        "convert", tmp_path / "p.npy", tmp_path / "c.zarr", "--ids", f"@{tmp_path}/keys"
+    )
+    assert code == 2, err
 
 
 def test_failures_have_their_exit_codes(tmp_path: Path, store: Path) -> None:
@@ -182,3 +198,13 @@ def test_every_command_explains_itself(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "Examples" in out
+
+
+@pytest.mark.filterwarnings("always::UserWarning")  # as errors they would never be shown
+def test_a_warning_is_one_line_that_names_no_code(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", probs(9, K))
+    command = ["convert", tmp_path / "p.npy", tmp_path / "b.zarr", "--source-kind", "logits"]
+    code, _, err = run(*command, "--no-progress")
+    assert code == 0, err
+    assert [line[:9] for line in err.splitlines()] == ["warning: "]
+    assert "the first rows are probabilities" in err

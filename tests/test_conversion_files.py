@@ -759,6 +759,8 @@ def test_a_stored_member_is_held_against_the_checksum_of_the_archive(tmp_path: P
         {"dtype": "F32", "shape": [4, 2]},
         {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]},
         {"dtype": "F8_E4M3", "shape": [4, 8], "data_offsets": [0, 32]},
+        {"dtype": ["F32"], "shape": [4, 2], "data_offsets": [0, 32]},
+        {"dtype": {}, "shape": [4, 2], "data_offsets": [0, 32]},
         [],
     ],
 )
@@ -777,6 +779,14 @@ def test_a_tensor_expanded_from_one_number_is_refused(tmp_path: Path) -> None:
     torch.save(torch.ones(1, 1).expand(1 << 30, 1), tmp_path / "x.pt")
     with pytest.raises(UnsafeError, match="claims the shape"):
         read(tmp_path / "x.pt")
+
+
+def test_an_archive_of_tensors_whose_end_was_repeated_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(torch.eye(3), path)
+    path.write_bytes(path.read_bytes() + path.read_bytes()[-15:] * 2000)
+    with pytest.raises(FormatError, match="cannot be loaded"):
+        read(path)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
@@ -805,6 +815,38 @@ def test_ragged_lists_and_nulls_are_refused_by_row(
         everything(read(path, kind="probs"))
 
 
+@pytest.mark.parametrize("offset", [1 << 30, -8, 3])
+def test_offsets_of_texts_that_lead_out_of_a_file_are_never_followed(
+    offset: int, tmp_path: Path
+) -> None:
+    keys = pa.array(["aa", "bb", "cc", "dd"])
+    table = pa.table({"id": keys, "p": pa.array([[0.5, 0.5]] * 4)})
+    path = tmp_path / "x.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    offsets = struct.pack("<5i", 0, 2, 4, 6, 8)
+    data = path.read_bytes()
+    assert data.count(offsets) == 2  # of the texts, and of the lists
+    path.write_bytes(data.replace(offsets, struct.pack("<5i", 0, 2, 4, offset, 8), 1))
+    table_read = read(path)
+    assert table_read.schema.role("id") is None
+    assert "'id' was left out and not taken for ids: it cannot be read" in " ".join(
+        table_read.notes
+    )
+    with pytest.raises(ArgumentError, match="'id' cannot be the ids: it cannot be read"):
+        read(path, id_column="id")
+
+
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
+    table = pa.table({"probs": pa.array([[0.5, 0.5]] * 4)})
+    path = tmp_path / "x.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"probs", b"\xffrobs"))
+    with pytest.raises(FormatError, match="the name of a column is no UTF-8"):
+        read(path)
+
+
 def test_a_dataset_folder_names_files_of_its_own_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
@@ -814,7 +856,13 @@ def test_a_dataset_folder_names_files_of_its_own_only(tmp_path: Path) -> None:
         read(folder)
 
 
+DIGITS = "9" * 5000
+"""More than Python makes an integer of."""
 CSV_ERRORS = [
+    (f"index,a,b\n{DIGITS},0.5,0.5\n", "line 2: the index is '999"),
+    (f"index,a,b\n{DIGITS[:400]}.0,0.5,0.5\n", "line 2: the index is '999"),
+    (f"a,b\n{DIGITS},1\n3,4\n", "'b' holds whole numbers"),
+    (f"{DIGITS},1\n3,4\n", "'column 1' holds whole numbers"),
     ("index,a,b\n0,0.5,0.5\n1,0.5\n", "line 3: 2 fields"),
     ("index,a,b\n0,0.5,0.5\n1,0.5,nan\n", "line 3, class 1: 'nan'"),
     ("index,a,b\n0,0.5,0.5\n1,0.5,half\n", "line 3, class 1: 'half'"),
@@ -839,6 +887,41 @@ def test_bad_csv_is_named_by_line(text: str, error: str, tmp_path: Path) -> None
         everything(read(tmp_path / "x.csv", kind="probs"))
 
 
+@pytest.mark.parametrize("line", [2, 90])
+def test_votes_that_no_integer_holds_are_named_by_line(line: int, tmp_path: Path) -> None:
+    lines = ["a,b", *["3,4"] * 99]
+    lines[line - 1] = f"{DIGITS},1"
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    with pytest.raises(FormatError, match=f"line {line}, class 0: '999.* is no number of uint64"):
+        everything(read(tmp_path / "x.csv", kind="counts"))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"kind": "range", "start": 0, "stop": 10**30, "step": 5},
+        {"kind": "range", "start": 10**20, "stop": 10**20 + 2, "step": 1},
+        {"kind": "range", "start": -(1 << 62), "stop": (1 << 63) - 1, "step": 1},
+        {"kind": "range", "start": 0, "stop": 2, "step": 0},
+    ],
+)
+def test_an_index_of_a_frame_that_no_frame_has_is_no_key(index: Any, tmp_path: Path) -> None:
+    about = json.dumps({"index_columns": [index]}).encode()
+    table = pa.table({"p": pa.array([[0.5, 0.5]] * 2)}).replace_schema_metadata({b"pandas": about})
+    pq.write_table(table, tmp_path / "x.parquet")
+    read_back = read(tmp_path / "x.parquet")
+    assert read_back.schema.role("id") is None
+    assert everything(read_back)[0].tolist() == [[0.5, 0.5]] * 2
+
+
+def test_keys_that_no_file_can_hold_are_named_and_not_taken(tmp_path: Path) -> None:
+    rows = '{"p": [0.5, 0.5], "id": "\\ud800"}\n{"p": [0.5, 0.5], "id": "x"}\n'
+    (tmp_path / "x.jsonl").write_text(rows)
+    table = read(tmp_path / "x.jsonl")
+    assert table.schema.role("id") is None
+    assert "half of a surrogate pair" in " ".join(table.notes)
+
+
 def test_whole_numbers_in_csv_are_votes_unless_every_row_has_one(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"a,b\n3,4\n1,{2**63}\n")
     table = read(tmp_path / "x.csv")
@@ -859,7 +942,8 @@ def test_class_names_that_contradict_the_file_are_refused(tmp_path: Path) -> Non
 
 
 def test_ids_in_csv_are_numbers_only_where_all_of_them_are_plain_numbers(tmp_path: Path) -> None:
-    for keys, dtype in ((["7", "-3"], "int64"), (["7", "007"], "utf8"), (["7", "x"], "utf8")):
+    texts = [["7", "007"], ["7", "x"], ["7", "9" * 200]]
+    for keys, dtype in ((["7", "-3"], "int64"), *((keys, "utf8") for keys in texts)):
         body = "".join(f"{key},0.5,0.5\n" for key in keys)
         (tmp_path / "x.csv").write_text("id,a,b\n" + body)
         table = read(tmp_path / "x.csv")

@@ -202,6 +202,13 @@ def test_digits_in_a_file_are_numbers_or_names_and_refused_where_they_may_be_bot
         evaluate.accuracy(tmp_path / "a.zarr", file)
 
 
+@pytest.mark.parametrize("digits", [25, 5000])
+def test_a_label_that_no_integer_holds_is_refused(digits: int, tmp_path: Path) -> None:
+    (tmp_path / "y.txt").write_text("9" * digits + "\n1\n")
+    with pytest.raises(ArgumentError, match=r"has the label 999.*, expected class numbers"):
+        evaluate.accuracy(np.full((2, 2), 0.5), tmp_path / "y.txt")
+
+
 def test_labels_that_do_not_fit_are_refused_by_row() -> None:
     rows, labels = model(count=6)
     wrong: list[tuple[Any, str]] = [

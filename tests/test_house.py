@@ -31,9 +31,7 @@ _SPEC.loader.exec_module(house)
 MODULES = house.modules_of(ROOT / "fostore")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
-LONG: dict[str, int] = {
-    "fostore/conversion/conversion.py": 414,
-}
+LONG: dict[str, int] = {}
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
 CIRCLES: list[list[str]] = []
 """Groups of modules that import each other still."""
@@ -41,9 +39,9 @@ UNEXPLAINED = 5
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""
 VAGUE: dict[str, int] = {
     "found": 0,
-    "part": 185,
+    "part": 169,
     "there": 0,
-    "wanted": 41,
+    "wanted": 36,
     "told": 0,
     "said": 0,
 }

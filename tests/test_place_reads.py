@@ -22,7 +22,7 @@ from fostore.errors import (
     UncommittedError,
     UnsafeError,
 )
-from fostore.evaluate import entropy
+from fostore.evaluate import entropy, split
 from fostore.formats import is_store
 from fostore.formats.views.fetched import FetchedView
 from fostore.places.local import Local
@@ -281,3 +281,10 @@ def test_what_is_no_store_is_said_of_every_place() -> None:
         fostore.open(Memory("memory://empty.txt", {}))
     with pytest.raises(UnsafeError, match="expected at most"):
         fostore.open(Memory("memory://large.zarr", {"zarr.json": bytes(17 << 20)}))
+
+
+def test_a_store_is_split_by_its_url(tmp_path: Path) -> None:
+    place = Memory.of("memory://split.zarr", store_at(tmp_path / "s.zarr", rows_of()))
+    calibrate, test = split(place.url, [5, 7])
+    assert (len(calibrate), len(test)) == (5, 7)
+    np.testing.assert_array_equal(calibrate[0], rows_of()[calibrate.rows[0]])

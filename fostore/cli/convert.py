@@ -15,7 +15,7 @@ from fostore.cli.options import Option
 from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
-from fostore.places.names import local_path
+from fostore.places.names import STREAM, local_path
 from fostore.schema.jsontext import dumps
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
@@ -156,7 +156,7 @@ def _asked(
     if quiet:
         given = {**given, "progress": False}
     if given["receipt"] == "-":
-        if destination == "-":
+        if destination == STREAM:
             raise ArgumentError("--receipt -: the rows go to stdout; name a file for the receipt")
         as_json, given = True, {**given, "receipt": None}
     return as_json, options.parsed(given, _OPTIONS)
@@ -165,7 +165,7 @@ def _asked(
 def _show_receipt(receipt: Any, destination: str, as_json: bool, quiet: bool) -> None:
     if as_json or not quiet:
         text = dumps(receipt.to_json(), indent=2).decode() if as_json else receipt.text()
-        (say if destination == "-" else show)(text)
+        (say if destination == STREAM else show)(text)
 
 
 def _show_plan(source: str | list[str], destination: str, asked: Options) -> None:
@@ -175,7 +175,7 @@ def _show_plan(source: str | list[str], destination: str, asked: Options) -> Non
     show(plan.text())
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
         show("needs       --allow-lossy")
-    if asked.exists == "fail" and destination != "-" and local_path(destination).exists():
+    if asked.exists == "fail" and destination != STREAM and local_path(destination).exists():
         show("needs       --exists overwrite or resume: the destination is there")
 
 

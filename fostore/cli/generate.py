@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,11 +146,7 @@ def generate(
 
     The current folder is importable. The named code is imported and run: name only code you trust.
     """
-    with (
-        reporting(with_traceback=traceback),
-        _resumable(output, given["exists"]),
-        _warnings_as_lines(),
-    ):
+    with reporting(with_traceback=traceback), _resumable(output, given["exists"]):
         asked = options.parsed(given, _OPTIONS)
         asked["meta"] = options.parse_meta(meta or (), meta_file)
         the_model = target.model_of(target.load(model, "MODEL"), model, factory)
@@ -211,15 +206,3 @@ def _what_stands(output: Path, exists: str) -> str:
     )
     planned = "" if store.num_samples is None else f" of {store.num_samples:,}"
     return f"{len(store):,}{planned} rows of {output} are committed; {how}"
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Show warnings as lines of their own, without the place in the code that gave them."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield

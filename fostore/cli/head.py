@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,35 +56,19 @@ def head(
 def _lines(
     source: str, number: int, kind: str | None, as_json: bool, format: str | None
 ) -> Iterator[str]:
-    # Libraries for reading files, and NumPy, which other commands never need.
-    import numpy as np
+    from fostore.conversion.sources import first_rows  # which loads NumPy
 
-    from fostore.conversion.sources import open_table
-    from fostore.encodings import encoding_of
-    from fostore.files import Hints
-    from fostore.schema.sides.ids import decode_ids
-
-    table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
-    schema = table.schema
-    batch: Any = next(iter(table.batches(0, number)), None) if number else None
-    if batch is None:
-        return
-    batch = [column[:number] for column in batch]
-    content = batch[: len(schema.content)]
-    encoding_of(schema).check(content, schema, 0)
-    rows = encoding_of(schema).decode(content, schema)
-    column = schema.role("id")
-    ids = None if column is None else decode_ids(batch[schema.index(column.name)], column)
+    schema, rows = first_rows(source, number, format=format, kind=kind)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    for i, row in enumerate(rows):
-        key = {} if ids is None else {"id": ids[i].item()}
+    for i, (key, row) in enumerate(rows):
         if as_json:
-            yield dumps({"index": i, **key, "probs": np.asarray(row).tolist()}).decode()
+            named = {} if key is None else {"id": key}
+            yield dumps({"index": i, **named, "probs": row.tolist()}).decode()
             continue
-        label = f"{i} ({brief(str(key['id']), _NAME)})" if key else f"{i}"
+        label = f"{i}" if key is None else f"{i} ({brief(str(key), _NAME)})"
         for member, one in enumerate(row if row.ndim == 2 else row[None]):
             of_whom = f" member {member}" if row.ndim == 2 else ""
-            top = np.argsort(-one, kind="stable")[:_SHOWN]
+            top = (-one).argsort(kind="stable")[:_SHOWN]
             yield _fitted(
                 f"{label}{of_whom}:",
                 [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],

@@ -148,7 +148,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
     yield _line("on disk", f"{human_bytes(size['allocated'])} in {counted(size['files'], 'file')}")
     for title in ("identity", "meta", "software"):
-        label = title
+        label = title  # stands once, before the first of its lines
         for key, value in flat(facts[title]):
             if value is None and title == "identity":
                 continue  # nobody said

@@ -139,7 +139,11 @@ def parse_ids(text: str | None) -> list[int] | list[str] | None:
         raise ArgumentError(f"--ids is {text!r}, expected @file with one id a line")
     lines = _lines(text, "--ids")
     # "007" is a name, not the number 7, so only what prints back as it came is an integer.
-    if all(line.removeprefix("-").isdecimal() and str(int(line)) == line for line in lines):
+    # A longer one fits no integer, and `int` raises ValueError of thousands of digits.
+    if all(
+        len(line) <= 20 and line.removeprefix("-").isdecimal() and str(int(line)) == line
+        for line in lines
+    ):
         return [int(line) for line in lines]
     return lines
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,13 +63,16 @@ def exit_code(error: BaseException) -> int:
 
 @contextmanager
 def reporting(*, with_traceback: bool = False) -> Iterator[None]:
-    """Turn an error of the block into one line on stderr and the exit of the command.
+    """Turn an error of the block into one line on stderr and the exit of the command, a warning into a line.
 
     Args:
         with_traceback: also print where the error came from.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # Python would add the file and line of ours that gave it, and its code.
+            warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+            yield
     except BrokenPipeError:
         raise  # `fostore info x.zarr | head -1` ends quietly: typer sees to it
     # Anything else is a bug of ours, whose traceback helps who reports it.

@@ -40,7 +40,7 @@ def load(text: str, what: str) -> Any:
     )
     for name in attribute.split("."):
         if not hasattr(named, name):
-            names = sorted(n for n in vars(named) if not n.startswith("_"))[:12]
+            names = [n for n in dir(named) if not n.startswith("_")][:12]
             raise ArgumentError(
                 f"{what}: {module} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
             )
@@ -86,6 +86,7 @@ def _load_file(path: Path, what: str) -> ModuleType:
 
 
 def _make_importable(folder: Path) -> None:
+    # As `python file.py` and `python -m` have it; a command that is installed has neither.
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

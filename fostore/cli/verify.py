@@ -78,7 +78,7 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
     else:
         try:
             store = fostore.open(path)
-        except DamageError as error:
+        except DamageError as error:  # so bad that nothing else can be asked of it
             findings = [Finding(str(path), rows, str(error)) for rows in error.rows or (None,)]
         else:
             state = {"rows": len(store), "planned": store.num_samples, "sealed": store.is_sealed}

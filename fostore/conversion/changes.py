@@ -58,10 +58,6 @@ def _rows(table: Table, asked: slice) -> Table:
     if table.num_rows is None:
         raise ArgumentError("rows= needs a source of known length, and a stream has none")
     start, stop, step = asked.indices(table.num_rows)
-    if step < 1:
-        raise ArgumentError(
-            f"rows is {asked}, expected start:stop or start:stop:step with step > 0"
-        )
     count = len(range(start, stop, step))
     if not count:
         shown = ":".join("" if n is None else str(n) for n in (asked.start, asked.stop))
@@ -104,7 +100,7 @@ def _keyed(table: Table, ids: Any) -> Table:
     if table.schema.role("id") is not None:
         raise ArgumentError(f"{table.where} has ids already")
     column = id_column(ids)
-    keys = encode_ids(ids, column, 0)
+    keys = encode_ids(ids, column, 0)  # all at once: a bad one is refused before a row is read
     content = len(table.schema.content)
     columns = (*table.schema.columns[:content], column, *table.schema.columns[content:])
 
@@ -139,6 +135,7 @@ def _member(table: Table, member: int) -> Table:
     content = len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
+        # A copy, or the other members would stay in memory for as long as the batch does.
         chosen = [np.ascontiguousarray(column[:, member]) for column in batch[:content]]
         return [*chosen, *batch[content:]]
 
@@ -188,6 +185,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
             if excluded.any():
                 raise _without(start + int(np.argwhere(excluded)[0][0]), names_or_numbers)
         else:  # what is left of each row, renormalised
+            # In logarithms, around the largest: what is left of a row may be under the least float.
             logs = before.decode(batch[:content], schema, "log_probs")[..., at].astype(np.float64)
             top = logs.max(axis=-1, keepdims=True)
             if not np.isfinite(top).all():

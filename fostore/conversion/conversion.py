@@ -15,7 +15,7 @@ from fostore.conversion.part import Part
 from fostore.conversion.passage import Passage
 from fostore.conversion.plan import Plan, prepare
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.sources import Source, open_table
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -26,12 +26,12 @@ from fostore.errors import (
     SpaceError,
     StoreExistsError,
 )
-from fostore.files import Hints
-from fostore.files.hashing import Digester
+from fostore.files.hashing import digest_of
 from fostore.files.stores import guarded
 from fostore.files.table import Batch, Table
 from fostore.places import spool
 from fostore.places.lock import Lock
+from fostore.places.names import STREAM
 from fostore.places.names import destination as resolved
 from fostore.progress import LOG, Progress
 from fostore.schema.digest import store_digest
@@ -148,6 +148,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
             "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
         )
     refuse_receipt(record, target, plan.source)
+    # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
     with spool.beside(target), Conversion(plan) as conversion:
         if target is None:
             conversion.stream()
@@ -186,7 +187,7 @@ class Conversion:
         with self._progress("converting", 0) as bar:
             file_format.write(Path(STREAM), self._plan.header, self._passage.rows(0, bar), 0)
         self._end(self._passage.digest())
-        self._verify_level = "none"
+        self._verify_level = "none"  # there is nothing to read back
 
     def to_path(self, path: Path, part: Part) -> None:
         """To a path, by way of a part beside it."""
@@ -196,6 +197,7 @@ class Conversion:
             )
         disk.make_folders(path.parent)
         with Lock.acquire(path):
+            # Where the kernel exchanges no names, a kill may have left what was here under another one.
             disk.mend_exchange(path)
             if path.exists() and self._plan.options.exists == "fail":
                 raise StoreExistsError(
@@ -204,7 +206,7 @@ class Conversion:
                 )
             if path.exists() and self._plan.options.exists == "resume":
                 self._accept(path)
-                part.remove()
+                part.remove()  # of an earlier call, which nobody goes on with now
                 return
             refuse_target(path, self._plan.source)
             goes_on = part.begin()
@@ -212,7 +214,7 @@ class Conversion:
                 self._write(part.path, goes_on)
                 self._verify(part.path)
             except (SpaceError, LockedError, PlaceError):
-                raise
+                raise  # what was written is right, and the same call goes on with it
             except FostoreError as error:
                 part.remove()  # going on with it would only fail again
                 error.__dict__.pop("__notes__", None)  # which say how to go on with the part
@@ -293,6 +295,7 @@ class Conversion:
 
     def _read_guarded(self) -> None:
         """Read the source once more; raises, and names the rows, where it is the source that is damaged."""
+        # The one digest says that something is wrong, the hashes of blocks say where.
         for _ in guarded(self._plan.source).batches(0, self._plan.rows_at_once):
             pass
 
@@ -310,7 +313,9 @@ class Conversion:
                 pass
         self._end(self._passage.digest())
         try:
-            digest = _digest_of(open_table(str(path), self._back()), self._plan.rows_at_once)
+            digest = digest_of(
+                open_table(str(path), self._plan.hints_back), self._plan.rows_at_once
+            )
         except (FormatError, ArgumentError) as error:
             raise StoreExistsError(f"{str(path)!r} exists and cannot be read: {error}") from error
         if digest != self._digest:
@@ -323,35 +328,18 @@ class Conversion:
     def _verify(self, part: Path) -> None:
         if self._verify_level == "none":
             return
-        table = open_table(str(part), self._back())
+        table = open_table(str(part), self._plan.hints_back)
         sampled = self._passage.sampled
         # In a text the rows before one are read for it, so all of them cost the same.
         if self._verify_level == "sample" and sampled and not self._plan.is_text:
             _compare(table, sampled)
             return
         with self._progress("verifying", 0) as bar:
-            digest = _digest_of(table, self._plan.rows_at_once, bar)
+            digest = digest_of(table, self._plan.rows_at_once, bar)
         self._verify_level = "full"
         if digest != self._digest or table.digest not in (None, digest):
-            self._read_guarded()
+            self._read_guarded()  # it may be the source whose rows changed, and then that is what to say
             raise _otherwise(part, digest, self._digest)
-
-    def _back(self) -> Hints:
-        """What reading the destination back needs to be told: what its format does not keep."""
-        schema = self._plan.header.schema
-        file_format = self._plan.file_format
-        if file_format is None or file_format.holds.header:
-            return Hints()
-        column = schema.role("id")
-        ids = None if column is None else f"S{column.shape[0]}" if column.shape else "int64"
-        return Hints(
-            format=self._plan.format,
-            kind=schema.kind,
-            dtype=schema.dtype,
-            class_names=schema.class_names,
-            tol=schema.sum_tolerance,
-            ids=ids,
-        )
 
     # ---------------------------------------------------------------- what is told
 
@@ -402,13 +390,3 @@ def _compare(table: Table, sampled: Mapping[int, list[bytes]]) -> None:
                 f"row {row} reads back otherwise than it was written; nothing was published",
                 ((row, row + 1),),
             )
-
-
-def _digest_of(table: Table, rows: int, bar: Progress | None = None) -> str:
-    """The digest of all rows of a table, read anew."""
-    with Digester(table.schema, table.num_rows) as digester:
-        for batch in table.batches(0, rows):
-            digester.update(batch)
-            if bar is not None:
-                bar.add(len(batch[0]))
-        return digester.digest()

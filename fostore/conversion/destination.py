@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fostore.conversion.sources import STREAM, ZARR_FILES
+from fostore.conversion.sources import is_zarr
 from fostore.errors import ArgumentError
 from fostore.files.table import Table
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import destination, inside, is_url
+from fostore.places.names import STREAM, destination, inside, is_url
 
 
 def target_of(path: str | os.PathLike[str]) -> Path | None:
@@ -30,8 +30,7 @@ def refuse_target(path: Path, table: Table) -> None:
             raise ArgumentError(
                 f"{str(path)!r} is the source as well ({source}); choose another destination"
             )
-    is_zarr = any((path / name).exists() for name in ZARR_FILES)
-    if path.is_dir() and not is_zarr and not all(is_litter(p.name) for p in path.iterdir()):
+    if path.is_dir() and not is_zarr(path) and not all(is_litter(p.name) for p in path.iterdir()):
         raise ArgumentError(
             f"{str(path)!r} is a folder of other things and is not replaced; choose another "
             "destination, or remove it yourself"
@@ -62,5 +61,4 @@ def in_store(path: Path) -> bool:
 
 def _paths_of(table: Table) -> list[Path]:
     """Where the rows of a table lie on this machine, every link followed."""
-    names = [name for name in table.files or (table.where,) if not is_url(name)]
-    return [inside(name)[0].resolve() for name in names]
+    return [inside(name)[0].resolve() for name in table.paths if not is_url(name)]

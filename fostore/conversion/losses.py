@@ -42,9 +42,10 @@ class Losses:
 
     def _measure(self, p: Array, q: Array) -> None:
         tv = np.abs(p - q).sum(axis=-1) / 2
+        # p ln 0 is minus infinity, and KL infinite, as it should be; 0 ln 0 is 0.
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
-        kl = np.maximum(terms.sum(axis=-1), 0.0)
+        kl = np.maximum(terms.sum(axis=-1), 0.0)  # rounding may leave less than nothing
         self._count += tv.size
         for i, values in enumerate((tv, kl)):
             self._sums[i] += values.sum()

@@ -19,7 +19,7 @@ class Options:
     """Every option of `fostore.convert`, which says what each means; in its order, with its defaults.
 
     Raises:
-        ArgumentError: `exists` or `verify` is none of its words.
+        ArgumentError: `exists` or `verify` is none of its words, or `rows` no slice that goes forward.
     """
 
     exists: Literal["fail", "overwrite", "resume"] = "fail"
@@ -58,6 +58,13 @@ class Options:
         if self.verify not in ("none", "sample", "full"):
             raise ArgumentError(
                 f"verify is {self.verify!r}, expected one of {['none', 'sample', 'full']}"
+            )
+
+        forward = isinstance(self.rows, slice) and (self.rows.step is None or self.rows.step > 0)
+        if self.rows is not None and not forward:
+            raise ArgumentError(
+                f"rows is {self.rows!r}, expected slice(start, stop) or slice(start, stop, step) with "
+                "step > 0 (--rows start:stop:step)"
             )
 
     @property

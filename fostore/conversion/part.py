@@ -16,6 +16,7 @@ from fostore.schema.header import CHECKSUM
 from fostore.schema.jsontext import dumps, loads
 
 _MAX_RECORD = 256 << 20
+# What every call has anew; all else decides the bytes.
 _TIMES = ("id", "software", "created", "updated", CHECKSUM)
 
 
@@ -28,6 +29,7 @@ class Part:
 
     def __init__(self, target: Path, plan: Plan) -> None:
         self.target = target
+        # The suffix stays, since it says the format to whoever opens it.
         self.path = target.with_name(f".{target.stem}.part{target.suffix}")
         self._record = target.with_name(f".{target.name}.part.plan")
         record = _record_of(plan)
@@ -42,6 +44,7 @@ class Part:
                 if loads(earlier, str(self._record)) == loads(self._text, "the record"):
                     return True
         self.remove()
+        # Before the first row: a part without a record could be of any source.
         disk.write_whole(self._record, self._text)
         return False
 
@@ -78,7 +81,7 @@ def _record_of(plan: Plan) -> dict[str, Any]:
         for key in ids:
             digest.update(f"{key!r}\n".encode())
     return {
-        "sources": {name: _stamp(name) for name in table.files or (table.where,)},
+        "sources": {name: _stamp(name) for name in table.paths},
         "digest": table.digest,
         "rows": table.num_rows,
         "changes": plan.options.changes,

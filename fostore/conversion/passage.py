@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,11 @@ class Passage:
         looks = looks and plan.source.num_rows is not None
         self._known = KnownIds(key, self._ids) if looks and key is not None else None
         self.num_rows = header.num_samples or 0
-        self._sample: dict[int, list[bytes]] = {}
+        self.sampled: dict[int, list[bytes]] = {}
+        """The bytes of the rows that `verify="sample"` compares, by row."""
         if plan.options.verify == "sample" and self.num_rows:
             picked = np.random.default_rng(0).integers(0, self.num_rows, _SAMPLED).tolist()
-            self._sample = {row: [] for row in sorted({0, self.num_rows - 1, *picked})}
+            self.sampled = {row: [] for row in sorted({0, self.num_rows - 1, *picked})}
 
     def rows(self, start: int, bar: Progress) -> Iterator[Batch]:
         """The rows from `start` on as they are written; those before only pass by the digest."""
@@ -65,9 +66,9 @@ class Passage:
                 self._losses.update(before, batch)
             if self.is_hashed:
                 self._digester.update(batch)
-            for row in self._sample:
+            for row in self.sampled:
                 if position <= row < stop:
-                    self._sample[row] = [column[row - position].tobytes() for column in batch]
+                    self.sampled[row] = [column[row - position].tobytes() for column in batch]
             if stop > start:
                 skip = max(start - position, 0)
                 yield [column[skip:] for column in batch] if skip else batch
@@ -78,11 +79,6 @@ class Passage:
     def digest(self) -> str:
         """The digest of all rows; only after they have passed."""
         return self._digester.digest()
-
-    @property
-    def sampled(self) -> Mapping[int, list[bytes]]:
-        """The bytes of the rows that `verify="sample"` compares, by row."""
-        return self._sample
 
     @property
     def measured(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from fostore.conversion import changes as change
 from fostore.conversion.changes import Encoded
 from fostore.conversion.destination import target_of
 from fostore.conversion.options import HINTS, Options
-from fostore.conversion.sources import STREAM, Source, open_table
+from fostore.conversion.sources import Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_encoding, default_tolerance, encoding_of
 from fostore.errors import ArgumentError
@@ -23,6 +23,7 @@ from fostore.files.table import Table
 from fostore.formats import FORMATS, format_of
 from fostore.formats import SUFFIXES as STORES
 from fostore.places import spool
+from fostore.places.names import STREAM
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
@@ -73,6 +74,22 @@ class Plan:
         return files.FILES.get(self.format, _STORE).is_text
 
     @property
+    def hints_back(self) -> Hints:
+        """What reading the destination back needs to be told: what its format does not keep."""
+        if self.format in FORMATS or files.file_format(self.format).holds.header:
+            return Hints()
+        schema, column = self.header.schema, self.header.schema.role("id")
+        ids = None if column is None else f"S{column.shape[0]}" if column.shape else "int64"
+        return Hints(
+            format=self.format,
+            kind=schema.kind,
+            dtype=schema.dtype,
+            class_names=schema.class_names,
+            tol=schema.sum_tolerance,
+            ids=ids,
+        )
+
+    @property
     def num_bytes(self) -> int | None:
         """Bytes of the rows as they will be stored; text takes more. None for a stream."""
         rows = self.header.num_samples
@@ -110,6 +127,7 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     Raises:
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
+    # Opening a file may read all of it, as of JSON, whose rows wait in a spool.
     with spool.beside(target_of(destination)):
         table = open_table(source, _hints(options), options.rows)
     if options.class_names is not None and tuple(options.class_names) == table.schema.class_names:
@@ -130,6 +148,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
     if source.took:  # a file without a header, which is not of ours
         source, watch = watched(source, options.rows, is_allowed=options.allow_constant)
     passing = HashedTable(source)
+    # Chosen of rows that were hashed as they passed, so that the source is read once.
     selected = change.select(replace(source, batches=passing.batches), options)
     steps = [change.encode(selected.schema, options.kind, options.dtype)]
     left_out: tuple[str, ...] = ()

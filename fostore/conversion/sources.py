@@ -13,6 +13,7 @@ from typing import Any
 from fostore import disk, files
 from fostore.conversion.joining import joined
 from fostore.conversion.options import HINTS
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.files import Hints
 from fostore.files.stores import selection_table, store_table
@@ -20,16 +21,13 @@ from fostore.files.table import Table
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import absent, inside
+from fostore.places.names import STREAM, absent, inside
 from fostore.places.place import ByUrl
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
-
-ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
-
-STREAM = "-"
-"""Names the standard input or output, as JSON Lines."""
+from fostore.schema.row import Array, Schema
+from fostore.schema.sides.ids import decode_ids
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -73,6 +71,32 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     if not shards:
         raise StoreNotFoundError(f"no file matches {str(path)!r}")
     return joined([open_table(shard, hints) for shard in shards])
+
+
+def first_rows(
+    source: Source, count: int, *, format: str | None = None, kind: str | None = None
+) -> tuple[Schema, list[tuple[Any, Array]]]:
+    """The first rows of a source as probabilities, each with its id (None where it has none), and their schema.
+
+    Args:
+        format, kind: what a file does not say itself.
+
+    Raises:
+        RowError: a row is none. Else as `open_table`.
+    """
+    # Of a store that is not finished those that it has; fewer than none are wanted of it.
+    table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
+    schema, column = table.schema, table.schema.role("id")
+    batch = next(iter(table.batches(0, count)), None) if count else None
+    if batch is None:
+        return schema, []
+    content = [rows[:count] for rows in batch[: len(schema.content)]]
+    encoding_of(schema).check(content, schema, 0)
+    rows = encoding_of(schema).decode(content, schema)
+    if column is None:
+        return schema, [(None, row) for row in rows]
+    ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
+    return schema, list(zip(ids, rows, strict=True))
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:
@@ -133,7 +157,7 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         raise ArgumentError(
             f"{str(path)!r} holds the splits of a dataset; name one, a folder in it"
         )
-    if path.is_dir() and any((path / name).exists() for name in ZARR_FILES):
+    if is_zarr(path):
         return files.file_format("plain-zarr").read(path, hints)
     if path.is_dir():
         return _folder(path, hints)
@@ -142,6 +166,11 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
         f"{sorted({*STORES, *files.SUFFIXES})}; of another file say the format: source_format= (--from), "
         f"one of {sorted(files.FILES)}"
     )
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is an array or a group of Zarr, of version 2 or 3."""
+    return any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _folder(path: Path, hints: Hints) -> Table:

@@ -126,7 +126,7 @@ def _check_side(first: Table, ours: Batch, other: Table, theirs: Batch, start: i
     """Ids and what the generator saw are the same, row by row."""
     for i, column in enumerate(first.schema.columns):
         if column.role == "content" or ours[i] is theirs[i]:
-            continue
+            continue  # no question of samples, or the first beside itself
         same = ours[i] == theirs[i]
         same = same.reshape(len(same), -1).all(axis=1)
         if not same.all():

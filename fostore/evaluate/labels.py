@@ -13,6 +13,8 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Rows
+from fostore.files._flat import Flat
+from fostore.files.npy import read_header
 from fostore.places.names import local_path
 from fostore.schema.row import Array
 
@@ -107,10 +109,6 @@ def _read(path: Path, rows: Rows) -> Array:
 
 def _of_npy(path: Path, raw: bytes) -> Array:
     """The array of a file; NumPy would first take what its header claims."""
-    # Only labels from a file need a reader of files.
-    from fostore.files._flat import Flat
-    from fostore.files.npy import read_header
-
     file = io.BytesIO(raw)
     dtype, shape, fortran = read_header(file, str(path))
     Flat(path, file.tell(), dtype, shape).check(len(raw) - file.tell(), str(path))
@@ -120,7 +118,12 @@ def _of_npy(path: Path, raw: bytes) -> Array:
 
 def _numbers_of_digits(lines: list[str], rows: Rows, path: Path) -> Array:
     """Class numbers; where classes are named by digits ("1", "2", "3"), names if they can be nothing else."""
-    numbers = np.array([int(line) for line in lines], np.int64)
+    try:
+        numbers = np.array([int(line) for line in lines], np.int64)
+    except (ValueError, OverflowError) as error:  # of thousands of digits; of more than 64 bits
+        raise ArgumentError(
+            f"{str(path)!r} has the label {max(lines, key=len):.40}, expected class numbers"
+        ) from error
     by_name = {name: i for i, name in enumerate(rows.class_names or ())}
     if not all(line in by_name for line in lines):
         return numbers

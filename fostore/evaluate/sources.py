@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
+from fostore.conversion.sources import open_table
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, UncommittedError
 from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Cut, Table
+from fostore.formats import FILES, SUFFIXES, is_store
 from fostore.places.names import local_path
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
@@ -185,10 +187,6 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 
 
 def _of_path(path: Path) -> Rows:
-    # Arrays and stores, most of what comes, need no reader of files.
-    from fostore.conversion.sources import open_table
-    from fostore.formats import FILES, SUFFIXES, is_store
-
     # A path that is not there is a store's, whose error says more than that of a file.
     with disk.refusing(path):
         if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
@@ -226,26 +224,15 @@ class _Reader:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._batches: Iterator[Batch] = iter(())
-        self._left: Batch | None = None
+        self._cut = Cut(iter(()))
         self._next = -1
 
     def read(self, start: int, stop: int) -> Batch:
         """The rows from `start` to `stop`."""
         if start != self._next:
-            self._batches, self._left = self._table.batches(start, max(stop - start, 1)), None
+            self._cut = Cut(self._table.batches(start, max(stop - start, 1)))
         self._next = stop
-        batches: list[Batch] = []
-        missing = stop - start
-        while missing:
-            batch = self._left if self._left is not None else next(self._batches)
-            batches.append([column[:missing] for column in batch])
-            rest = [column[missing:] for column in batch]
-            self._left = rest if len(rest[0]) else None
-            missing -= len(batches[-1][0])
-        if len(batches) == 1:
-            return batches[0]
-        return [np.concatenate(columns) for columns in zip(*batches, strict=True)]
+        return self._cut.take(stop - start)
 
 
 def members_of(sources: Any, *, check: str = "auto") -> Rows:

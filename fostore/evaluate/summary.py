@@ -162,8 +162,8 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         ArgumentError: no samples, or labels that do not fit.
         RowError: a row is no distribution.
 
-    >>> found = summarize([[0.5, 0.5], [1.0, 0.0]], labels=[0, 0])
-    >>> round(found.entropy.mean, 4), found.metrics.accuracy
+    >>> summary = summarize([[0.5, 0.5], [1.0, 0.0]], labels=[0, 0])
+    >>> round(summary.entropy.mean, 4), summary.metrics.accuracy
     (0.3466, 1.0)
     """
     rows = rows_of(store)

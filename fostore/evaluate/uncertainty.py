@@ -146,8 +146,8 @@ def ensemble_uncertainty(store: Any, *, check: str = "auto") -> Uncertainty:
     Learning" (2011).
 
     >>> agree, differ = [[0.5, 0.5], [0.5, 0.5]], [[1.0, 0.0], [0.0, 1.0]]
-    >>> found = ensemble_uncertainty(np.array([agree, differ]))
-    >>> found.total.round(3).tolist(), found.epistemic.round(3).tolist()
+    >>> parts = ensemble_uncertainty(np.array([agree, differ]))
+    >>> parts.total.round(3).tolist(), parts.epistemic.round(3).tolist()
     ([0.693, 0.693], [0.0, 0.693])
     """
 
@@ -176,8 +176,8 @@ def compute_prediction_entropy(ensemble_dists: Sequence[Any]) -> dict[int, float
 
     Source: Depeweg et al. (2018), section 3: the first term of equation 8.
 
-    >>> found = compute_prediction_entropy([{0: [1.0, 0.0]}, {0: [0.0, 1.0]}])
-    >>> round(found[0], 4)
+    >>> entropies = compute_prediction_entropy([{0: [1.0, 0.0]}, {0: [0.0, 1.0]}])
+    >>> round(entropies[0], 4)
     0.6931
     """
     rows = members_of(ensemble_dists)

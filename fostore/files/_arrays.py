@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,10 +59,12 @@ def arrays_table(
             f"{path}::{chosen[0]}",
         )
     notes = (*notes, array.note) if array.note else notes
+    # MATLAB's, as the file says; a user who says otherwise knows better.
     if array.is_reversed and hints.transpose is None:
         hints = replace(hints, transpose=True)
     table = plain_table(where, format, array, hints, meta=meta, notes=notes)
-    folder = _folder(chosen[0]) if names is None else _folder(_head(chosen))
+    # Letter by letter, since the names are parted where their numbers are; `_folder` cuts what is left.
+    folder = _folder(os.path.commonprefix(chosen))  # noqa: RUF071
     beside = {
         name.removeprefix(folder): _beside(one, table.num_rows)
         for name, one in arrays.items()
@@ -155,10 +158,3 @@ def _beside(array: FileArray, num_rows: int | None) -> Beside:
 
 def _folder(name: str) -> str:
     return name[: name.rfind("/") + 1]
-
-
-def _head(names: Sequence[str]) -> str:
-    """What numbered names have in common, up to their number."""
-    first = names[0]
-    at = next((i for i, c in enumerate(first) if any(n[i : i + 1] != c for n in names)), len(first))
-    return first[:at]

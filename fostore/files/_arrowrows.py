@@ -100,7 +100,7 @@ def number_type(kind: Any) -> str | None:
 def row_shape(array: Any, where: str) -> tuple[int, ...]:
     """The shape of the first row of a column of lists."""
     shape: list[int] = []
-    array = _storage(array.slice(0, 1))
+    array = _storage(sound(array.slice(0, 1), 0, where))
     while (size := _list_size(array.type)) is not None:
         if size == 0:
             if not len(array) or array.null_count:
@@ -111,6 +111,22 @@ def row_shape(array: Any, where: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def sound(array: Any, row: int, where: str) -> Any:
+    """The array, whose offsets and lengths lead to nothing but its own bytes.
+
+    They come from the file, and Arrow follows them out of its memory: the system then kills the process, or what lies
+    there is read.
+
+    Raises:
+        FormatError: they contradict each other.
+    """
+    try:
+        array.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
+        raise FormatError(f"{where}, from row {row} on: {error}") from error
+    return array
+
+
 def numbers(array: Any, dtype: str, shape: tuple[int, ...], row: int, where: str) -> Array:
     """Rows of lists as one array (n, *shape), a copy.
 
@@ -118,12 +134,7 @@ def numbers(array: Any, dtype: str, shape: tuple[int, ...], row: int, where: str
         FormatError: a null, a row of another length, or buffers that contradict each other.
     """
     count = len(array)
-    try:
-        # Offsets and lengths come from the file; without this Arrow follows them out of its memory.
-        array.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
-        raise FormatError(f"{where}, from row {row} on: {error}") from error
-    array = _storage(array)
+    array = _storage(sound(array, row, where))
     per_row = 1
     for size in shape:
         _refuse_nulls(array, per_row, row, where)
@@ -151,13 +162,9 @@ def stored(array: Any, column: Column, row: int, where: str) -> Array:
     """A column as the store keeps it, from what `record_batch` made of it."""
     where = f"{where}::{column.name}"
     if column.dtype == "utf8":
-        array = _storage(array)
+        array = _storage(sound(array, row, where))
         if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
             raise FormatError(f"{where} holds {array.type}, expected text")
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise FormatError(f"{where}, from row {row} on: {error}") from error
         _refuse_nulls(array, 1, row, where)
         try:
             return encode_ids(array.to_pylist(), column, row)

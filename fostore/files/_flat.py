@@ -17,6 +17,9 @@ from fostore.errors import FormatError, UnsafeError
 from fostore.schema.digest import buffer
 from fostore.schema.row import Array
 
+MAX_LINE = 1 << 28
+"""Of a text: a file without line ends would be read into memory as a whole."""
+
 
 def open_source(path: Path) -> tuple[int, int]:
     """A descriptor of a regular file that a user named, and its bytes; links are followed.

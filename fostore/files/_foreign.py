@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from fostore.errors import ArgumentError
-from fostore.files import Holds
 from fostore.files.array import FileArray, name_of
-from fostore.files.table import Batch
 from fostore.formats.chunks.array import ForeignArray
-from fostore.schema.header import Header
 from fostore.schema.row import Array
 
 DEPTH, MOST = 6, 1000
@@ -43,35 +39,13 @@ def chunk_notes(array: ForeignArray) -> list[str]:
     return [f"its chunks take {rows >> 20} MiB each when they are read, whatever max_memory says"]
 
 
-class PlainArrays:
-    """The half of a `fostore.files.FileFormat` that plain arrays share: they are only read.
-
-    A store is a plain array as well, with a header beside it.
-    """
-
-    holds = Holds(header=False, dtypes=())
-    suffix: str
-    """Of a store of this kind."""
-
-    def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
-        """Refused."""
-        raise ArgumentError(
-            f"{str(path)!r}: a plain array is only read. Write a store, whose rows are a plain array for "
-            f"other tools: convert to a path that ends in {self.suffix}"
-        )
-
-    def resume_at(self, path: Path, header: Header) -> int:
-        """Nothing is ever written."""
-        return 0
-
-
 def inside_of(path: object, name: str, refused: str = "") -> str:
     """An array's name inside a file or folder, where none of `refused` may be in it.
 
     Raises:
         ArgumentError: it could lead out of it.
     """
-    parts = name.strip("/").split("/")
-    if any(part in ("", ".", "..") or not set(refused).isdisjoint(part) for part in parts):
+    steps = name.strip("/").split("/")
+    if any(step in ("", ".", "..") or not set(refused).isdisjoint(step) for step in steps):
         raise ArgumentError(f"{name!r} is no path inside {path}, such as group/probs")
-    return "/".join(parts)
+    return "/".join(steps)

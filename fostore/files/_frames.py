@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
-from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, stored
+from fostore.files._arrowrows import found_in, number_type, numbers, row_shape, sound, stored
 from fostore.files._header import KEY, headed_table, header_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._wide import layout
@@ -48,6 +48,10 @@ def arrow_table(
         ArgumentError: it is not plain which columns hold the rows; says what to say.
         Others: as `plain_table`.
     """
+    try:
+        schema.names  # noqa: B018  # which Arrow decodes when it is asked for them
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is damaged: the name of a column is no UTF-8") from error
     text = (schema.metadata or {}).get(KEY.encode())
     header = None if text is None else header_of(text, path, hints.inside)
     if header is not None:
@@ -201,18 +205,19 @@ def _index(schema: Any) -> tuple[set[str], tuple[str, Any] | None]:
         named = {entry for entry in entries if isinstance(entry, str) and entry in schema.names}
         ranges = [entry for entry in entries if isinstance(entry, dict)]
         if len(ranges) == 1 and ranges[0]["kind"] == "range":
-            start, stop, step = (int(ranges[0][key]) for key in ("start", "stop", "step"))
+            start, stop, step = (int(np.int64(ranges[0][key])) for key in ("start", "stop", "step"))
             if (start, step) == (0, 1):
                 return named, None  # where the rows stand anyway
             name = ranges[0].get("name")
             return named, (name if isinstance(name, str) else "index", range(start, stop, step))
-    except (FormatError, KeyError, TypeError, ValueError):
+    except (FormatError, KeyError, TypeError, ValueError, OverflowError):
         return set(), None
     return named, None
 
 
 def _range(values: range, num_rows: int) -> Callable[[int, int], Iterator[Array]] | None:
-    if len(values) != num_rows:
+    # Not by `len`, which raises for a stranger's range that is longer than memory has addresses.
+    if -(-(values.stop - values.start) // values.step) != num_rows:
         return None
 
     def read(start: int, rows: int) -> Iterator[Array]:
@@ -232,7 +237,7 @@ def _beside(field: Any, is_index: bool, name: str, batches_of: Batches) -> Besid
     is_key = is_text or (number_type(kind) or "")[:3] in ("int", "uin")
 
     def convert(batch: Any, row: int) -> Any:
-        array = batch.column(0)
+        array = sound(batch.column(0), row, name)
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         if is_text or array.null_count:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import FormatError, RowError, UnsafeError
 from fostore.files.hashing import Digester
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Batches, Table, check_count
 from fostore.schema.digest import PREFIX
 from fostore.schema.header import CHECKSUM, MAX_TEXT, Header
 from fostore.schema.jsontext import dumps, loads
@@ -21,8 +21,6 @@ from fostore.schema.row import Schema
 
 KEY = "fostore"
 """The name under which the header lies: an entry, a member, a key of the metadata."""
-
-Batches = Callable[[int, int], Iterator[Batch]]
 
 
 def text_of(header: Header) -> bytes:
@@ -118,8 +116,7 @@ class Sealing:
                 if planned is not None and digester.num_rows > planned:
                     raise FormatError(f"more rows came than the {planned} that were announced")
                 yield batch
-            if planned is not None and digester.num_rows < planned:
-                raise FormatError(f"{digester.num_rows} rows came and {planned} were announced")
+            check_count(digester.num_rows, planned)
             self._digest = digester.digest()
 
     def sealed(self) -> Header:

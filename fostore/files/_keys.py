@@ -6,6 +6,7 @@ twice, becomes the ids. A row's plain number, 0 to n - 1, is no key: that is whe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ IDS = tuple(
     "id ids sample_id sample_ids image_id image_ids img_id example_id item_id doc_id record_id uid uuid guid".split()
 )
 """Names that mean keys whatever they hold."""
-FILES = tuple(
+FILE_NAMES = tuple(
     "key keys filename filenames file_name file_names file files path paths filepath file_path filepaths "
     "image_path image_paths img_path image_name image_file".split()
 )
@@ -32,6 +33,8 @@ FILES = tuple(
 INDEX = ("index", "indices", "idx", "", "unnamed: 0", "__index_level_0__", "rownames", "row_names")
 """Names of a frame's index, which is no key where it counts the rows: pandas and R name theirs with nothing."""
 _SCANNED = 1 << 16
+_HALF = re.compile("[\ud800-\udfff]")
+"""What JSON can write, and no file can hold."""
 _SHOWN = 12
 _TAKEN = "the ids are"
 Keys = Array | list[str]
@@ -63,7 +66,7 @@ def is_index_name(name: str) -> bool:
 def is_key_name(name: str) -> bool:
     """Whether a name says that keys stand under it."""
     plain = plain_name(name)
-    return plain in IDS or plain in FILES or is_index_name(name)
+    return plain in IDS or plain in FILE_NAMES or is_index_name(name)
 
 
 def keyed(table: Table, beside: Mapping[str, Beside], hints: Hints) -> Table:
@@ -277,6 +280,8 @@ def _plain_keys(values: Any) -> Keys:
         raise ValueError(f"it holds {' and '.join(names)}, expected whole numbers or text")
     if any(not key or "\0" in key for key in values):
         raise ValueError("one is empty, or holds NUL")
+    if _HALF.search("".join(values)):
+        raise ValueError("one holds half of a surrogate pair, which UTF-8 does not have")
     return list(values)
 
 
@@ -285,8 +290,9 @@ def _shown(name: str) -> str:
 
 
 def _rank(name: str) -> int:
+    # What means keys whatever it holds comes before names of files, and a frame's index last.
     plain = plain_name(name)
-    order = (*IDS, *FILES)
+    order = (*IDS, *FILE_NAMES)
     return order.index(plain) if plain in order else len(order)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fostore.errors import ArgumentError, FormatError
 from fostore.files import Hints
 from fostore.files._keys import IDS, INDEX, plain_name
-from fostore.files._text import COMMA, Text
+from fostore.files._text import COMMA, Text, is_whole
 from fostore.files._wide import layout, numbered
 from fostore.schema.row import Array
 
@@ -172,7 +172,7 @@ def _are_labels(lines: list[list[str]], text: Text, hints: Hints) -> bool:
 
 
 def _are_whole(lines: list[list[str]]) -> bool:
-    return all(field.strip().isdecimal() for line in lines for field in line)
+    return all(is_whole(field) for line in lines for field in line)
 
 
 def _kind(lines: list[list[str]], classes: Sequence[int], hints: Hints) -> tuple[str | None, str]:

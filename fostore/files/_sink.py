@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fostore import disk
-
-STREAM = "-"
+from fostore.places.names import STREAM
 
 
 class Sink(io.RawIOBase):
@@ -32,7 +31,7 @@ class Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Append `data`."""
-        size = memoryview(data).nbytes
+        size = memoryview(data).nbytes  # `len` of an array counts its rows
         if self.closed:
             raise ValueError("this file was closed")
         if self._fd is None:

@@ -34,6 +34,7 @@ def counted(header: Header, batches: Iterator[Batch]) -> tuple[Header, int, Iter
     if header.num_samples is not None:
         return header, header.num_samples, batches
     spools = spools_of(header.schema.columns)
+    # They come again in batches as large as they came, which is the memory that was allowed.
     most = max((keep(spools, batch) for batch in batches), default=1) or 1
     again = (list(columns) for columns in zip(*(s.batches(most) for s in spools), strict=True))
     return replace(header, num_samples=spools[0].num_rows), spools[0].num_rows, again

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files._flat import open_source
+from fostore.files._flat import MAX_LINE, open_source
 from fostore.schema.halves import widen
 from fostore.schema.jsontext import dumps
 from fostore.schema.row import Array, Column
@@ -25,7 +25,14 @@ COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*\Z")
 """A number with a decimal comma."""
 _DELIMITERS = {";": "semicolon", "\t": "tabulator", "|": "bar", " ": "space", ",": "comma"}
 _FIRST_FIELDS = 1 << 16
+_DIGITS = 20  # of 2**64 - 1; `int` of a stranger's thousands raises ValueError, so it is not asked
 Kept = TypeVar("Kept")
+
+
+def is_whole(field: str) -> bool:
+    """Whether a field is a whole number without a sign, of digits that 64 bits may hold."""
+    digits = field.strip()
+    return len(digits) <= _DIGITS and digits.isdecimal()
 
 
 class Text:
@@ -55,8 +62,8 @@ class Text:
     def first(self, count: int) -> list[list[str]]:
         """The first two lines, and more up to so many while they are short."""
         lines: list[list[str]] = []
-        for _, part in self.batches(0, 0, 1, lambda number, line: line):
-            lines += part
+        for _, line in self.batches(0, 0, 1, lambda number, fields: fields):
+            lines += line
             if len(lines) == count or (len(lines) > 1 and sum(map(len, lines)) > _FIRST_FIELDS):
                 break
         return lines
@@ -133,13 +140,10 @@ class Text:
             yield csv.reader(_limited(file, self.where), delimiter=self.delimiter, strict=True)
 
 
-_MAX_LINE = 1 << 28
-
-
 def _limited(file: io.TextIOWrapper, where: str) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise UnsafeError(f"{where} has a line of over {_MAX_LINE:,} characters")
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise UnsafeError(f"{where} has a line of over {MAX_LINE:,} characters")
         if "\0" in line:
             raise FormatError(
                 f"{where} holds NUL, as UTF-16 does: it is not UTF-8; save it as UTF-8"
@@ -176,11 +180,11 @@ def woven(*parts: bytes | list[bytes]) -> bytes:
 
     Several times faster than to put each row together.
     """
-    count = next(len(part) for part in parts if isinstance(part, list))
-    texts = [b""] * (count * len(parts))
-    for i, part in enumerate(parts):
-        texts[i :: len(parts)] = part if isinstance(part, list) else [part] * count
-    return b"".join(texts)
+    count = next(len(texts) for texts in parts if isinstance(texts, list))
+    pieces = [b""] * (count * len(parts))
+    for i, text in enumerate(parts):
+        pieces[i :: len(parts)] = text if isinstance(text, list) else [text] * count
+    return b"".join(pieces)
 
 
 def indices(start: int, stop: int) -> list[bytes]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.files import Hints
-from fostore.files._keys import FILES, is_index_name, is_key_name, plain_name
+from fostore.files._keys import FILE_NAMES, is_index_name, is_key_name, plain_name
 from fostore.schema.row import Array
 
 _NO_CLASS = frozenset(
@@ -115,7 +115,7 @@ def layout(
         if not is_key_name(clean[i]) and not (i == 0 and is_index_first):
             continue
         one = values[i]
-        if plain_name(clean[i]) not in FILES or one is None or bool(np.isnan(one).any()):
+        if plain_name(clean[i]) not in FILE_NAMES or one is None or bool(np.isnan(one).any()):
             beside_at.add(i)
         elif not _are_whole(one):
             continue  # a class that is called so

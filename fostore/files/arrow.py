@@ -81,6 +81,7 @@ def _shards(path: Path) -> list[Path]:
         names = [entry["filename"] for entry in value["_data_files"]]
     except (KeyError, TypeError) as error:
         raise FormatError(f"{state} does not list its _data_files") from error
+    # A shuffled or filtered dataset: its files hold the rows as they were before.
     if value.get("_indices_data_files"):
         raise FormatError(
             f"{path} keeps its rows in another order; save it after flatten_indices()"

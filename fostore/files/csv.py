@@ -18,20 +18,19 @@ import orjson
 
 from fostore.encodings.rows import round_to
 from fostore.errors import FormatError
-from fostore.files import FileFormat, Hints, Holds, refuse_inside
+from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
 from fostore.files._keys import Beside, keyed
 from fostore.files._layout import MISSING, Layout, layout_of
 from fostore.files._sink import Sink
-from fostore.files._text import COMMA, Text, bare_cells, cells, indices, woven
+from fostore.files._text import COMMA, Text, bare_cells, cells, indices, is_whole, woven
 from fostore.files._wide import nameless
 from fostore.files.array import FileArray
 from fostore.files.guess import plain_table
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, check_count
 from fostore.schema.header import Header
 from fostore.schema.row import COUNTS, FLOATS, Array
 
-_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 _FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]\d{2})?\Z")
 _SCANNED = 4096
 
@@ -40,7 +39,7 @@ class _Csv(FileFormat):
     """See `fostore.files.FileFormat`; keeps ids and class names beside the numbers."""
 
     name = "csv"
-    holds = Holds(header=False, dtypes=_DTYPES, members=False, names=True, ids=True)
+    holds = Holds(header=False, dtypes=TEXT_DTYPES, members=False, names=True, ids=True)
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a file with or without a line of names; numbers are doubles if no hint says otherwise."""
@@ -61,7 +60,7 @@ class _Csv(FileFormat):
             where,
             self.name,
             FileArray(layout.dtype, (num_rows, layout.num_classes), batches),
-            replace(hints, dtype=None, kind=layout.kind),
+            replace(hints, dtype=None, kind=layout.kind),  # the dtype was followed by the layout
             class_names=layout.class_names,
             notes=layout.notes,
         )
@@ -89,8 +88,7 @@ class _Csv(FileFormat):
                 _, rows, _ = bare_cells(schema.columns[0], batch[0])
                 sink.write(woven(keys, separator, _fields(rows, separator), b"\n"))
                 start = stop
-            if header.num_samples not in (None, start):
-                raise FormatError(f"{start} rows came and {header.num_samples} were announced")
+            check_count(start, header.num_samples)
 
     def resume_at(self, path: Path, header: Header) -> int:
         """Whole lines behind the names, cutting off what is behind; ids may hold line ends, so they start anew."""
@@ -119,6 +117,7 @@ def _first_line(header: Header, path: Path) -> bytes:
     schema = header.schema
     names = schema.class_names or nameless(schema.num_classes)
     text = io.StringIO()
+    # Which makes the line one of names for who reads it, also where classes are called 0, 1, 2.
     key = "index" if schema.role("id") is None else "id"
     csv.writer(text, delimiter=_delimiter(path), lineterminator="\n").writerow([key, *names])
     return text.getvalue().encode()
@@ -227,7 +226,7 @@ def _numbers(line: list[str], layout: Layout, number: int, text: Text) -> Array:
 
 
 def _fits(field: str, dtype: str) -> bool:
-    return field.strip().isdecimal() and int(field) <= np.iinfo(COUNTS[dtype]).max
+    return is_whole(field) and int(field) <= np.iinfo(COUNTS[dtype]).max
 
 
 def _is_number(field: str) -> bool:
@@ -239,8 +238,8 @@ def _is_number(field: str) -> bool:
 
 def _is_integer(key: str) -> bool:
     digits = key.removeprefix("-")
-    plain = digits.isascii() and digits.isdecimal() and str(int(digits)) == digits
-    return plain and len(digits) < 20 and -(1 << 63) <= int(key) < 1 << 63 and key != "-0"
+    plain = is_whole(digits) and digits.isascii() and str(int(digits)) == digits
+    return plain and -(1 << 63) <= int(key) < 1 << 63 and key != "-0"
 
 
 def _whole(key: str) -> int | None:
@@ -248,7 +247,7 @@ def _whole(key: str) -> int | None:
     if _is_integer(key):
         return int(key)
     value = float(key) if _FLOAT.match(key) else 0.5
-    return int(value) if value == round(value) and abs(value) < 2.0**53 else None
+    return int(value) if abs(value) < 2.0**53 and value == round(value) else None
 
 
 FORMAT = _Csv()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fostore.files.table import Batch, Table
+from fostore.progress import Progress
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Schema
@@ -56,6 +57,7 @@ class Digester:
         """
         if self._partial:
             self._end_block()
+        # In the order of the blocks, whichever thread was done first.
         hashes = [one if isinstance(one, np.ndarray) else one.result() for one in self._hashes]
         empty = np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)
         header = self._header
@@ -78,6 +80,7 @@ class Digester:
 
     def _piece(self, pieces: list[Array], inside: int) -> None:
         """Part of a block, which is hashed here and now."""
+        # The next rows of the block are not there yet, and to keep these would be a copy of each.
         self._partial = self._partial or [digest.hasher() for _ in pieces]
         for one, piece in zip(self._partial, pieces, strict=True):
             one.update(digest.buffer(piece))
@@ -109,6 +112,16 @@ def _hash_blocks(pieces: Sequence[Array], count: int) -> Array:
         for i, piece in enumerate(pieces):
             hashes[block, i] = digest.block_hash(piece[block * size : (block + 1) * size])
     return hashes
+
+
+def digest_of(table: Table, rows: int, bar: Progress | None = None) -> str:
+    """The digest of all rows of a table, read anew, so many at a time."""
+    with Digester(table.schema, table.num_rows) as digester:
+        for batch in table.batches(0, rows):
+            digester.update(batch)
+            if bar is not None:
+                bar.add(len(batch[0]))
+        return digester.digest()
 
 
 class HashedTable:

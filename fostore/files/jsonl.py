@@ -20,7 +20,7 @@ from fostore.files.array import FileArray
 from fostore.files.guess import choose, plain_table
 from fostore.files.json.lines import INDEX, Lines
 from fostore.files.json.rows import LOGS, packed
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, check_count
 from fostore.schema.header import Header
 from fostore.schema.row import FLOATS, Array, Column
 from fostore.schema.sides.ids import encode_ids
@@ -78,8 +78,7 @@ class _JsonLines(FileFormat):
                 if start < stop:
                     sink.write(woven(*line, b"}\n"))
                 start = stop
-            if header.num_samples not in (None, start):
-                raise FormatError(f"{start} rows came and {header.num_samples} were announced")
+            check_count(start, header.num_samples)
 
     def resume_at(self, path: Path, header: Header) -> int:
         """Whole lines behind a header of the same rows; what comes behind the last is cut off."""

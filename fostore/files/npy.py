@@ -18,7 +18,7 @@ from fostore.files._flat import Flat, open_source
 from fostore.files._sink import Sink
 from fostore.files.array import FileArray, name_of
 from fostore.files.guess import plain_table
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch, Table, check_count
 from fostore.schema.header import Header
 
 _MAX_HEADER = 1 << 16
@@ -49,8 +49,7 @@ class _Npy(FileFormat):
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
         """Write or go on; where the number of rows is not known, the header gets it at the end."""
         (column,) = header.schema.content
-        planned = header.num_samples
-        first = header_text(column.numpy_dtype, (planned or 0, *column.shape))
+        first = header_text(column.numpy_dtype, (header.num_samples or 0, *column.shape))
         kept = len(first) + start * column.row_bytes if start else 0
         with Sink(path, kept) as sink:
             if not start:
@@ -59,8 +58,8 @@ class _Npy(FileFormat):
             for batch in batches:
                 sink.write(batch[0])
                 count += len(batch[0])
-            if planned is not None and count != planned:
-                raise FormatError(f"{count} rows came and {planned} were announced")
+            check_count(count, header.num_samples)
+            # The same bytes once more, but of a stream, whose rows are counted only now.
             sink.fill(header_text(column.numpy_dtype, (count, *column.shape)), 0)
 
     def resume_at(self, path: Path, header: Header) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 import h5py
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files import Hints
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrays import arrays_table
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunked, inside_of
+from fostore.files._foreign import DEPTH, MOST, chunked, inside_of
 from fostore.files.array import FileArray, name_of
 from fostore.files.table import Table
 from fostore.formats.chunks.array import ForeignArray
@@ -24,11 +24,11 @@ from fostore.places.place import File
 from fostore.schema.row import Array
 
 
-class _PlainHdf5(PlainArrays):
+class _PlainHdf5(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-hdf5"
-    suffix = ".h5"
+    holds = Holds(header=False, dtypes=())
 
     def read(self, path: Path, hints: Hints) -> Table:
         """A dataset of the file; links, storage elsewhere, virtual datasets and objects are refused."""
@@ -91,16 +91,16 @@ def _parent(root: Any, name: str, file: File) -> tuple[Any, str]:
     """The group that a dataset lies in, and its name there; no link is followed."""
     *groups, last = name.split("/")
     group = root
-    for part in groups:
-        key = part.encode()
+    for step in groups:
+        key = step.encode()
         if not group.links.exists(key):
             _missing(root, name, file)
         if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
             raise UnsafeError(
-                f"{file}: {part!r} is a soft or external link, which is never followed"
+                f"{file}: {step!r} is a soft or external link, which is never followed"
             )
         if h5py.h5o.get_info(group, key).type != h5py.h5o.TYPE_GROUP:
-            raise FormatError(f"{file}: {part!r} is no group")
+            raise FormatError(f"{file}: {step!r} is no group")
         group = h5py.h5g.open(group, key)
     if not group.links.exists(last.encode()):
         _missing(root, name, file)

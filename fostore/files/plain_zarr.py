@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import Hints
+from fostore.files import FileFormat, Hints, Holds
 from fostore.files._arrays import arrays_table
-from fostore.files._foreign import DEPTH, MOST, PlainArrays, chunk_notes, chunked, inside_of
+from fostore.files._foreign import DEPTH, MOST, chunk_notes, chunked, inside_of
 from fostore.files.array import FileArray
 from fostore.files.guess import plain_table
 from fostore.files.table import Table
@@ -23,11 +23,11 @@ from fostore.formats.zarr.folder import METADATA as V3
 from fostore.places.local import Local
 
 
-class _PlainZarr(PlainArrays):
+class _PlainZarr(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "plain-zarr"
-    suffix = ".zarr"
+    holds = Holds(header=False, dtypes=())
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The array at `path`, or inside the group there; links in it are never followed."""

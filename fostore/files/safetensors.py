@@ -133,6 +133,7 @@ def _tensor(path: Path, name: str, entry: Any, begin: int, available: int) -> Fi
     where = f"{path}::{name}"
     try:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        known = _DTYPES.get(dtype)  # a TypeError of a dtype that is no text
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{where} lacks its dtype, shape or data_offsets") from error
     if any(type(n) is not int or n < 0 for n in (*shape, start, stop)):
@@ -142,9 +143,8 @@ def _tensor(path: Path, name: str, entry: Any, begin: int, available: int) -> Fi
             f"{where} claims the bytes {start:,} to {stop:,}, and {available:,} are there: the file was "
             "cut, or its header lies"
         )
-    if dtype not in _DTYPES:
+    if known is None:
         return FileArray(str(dtype), shape)
-    known = _DTYPES[dtype]
     stored = np.dtype(_STORED.get(known, known)).newbyteorder("<")
     if math.prod(shape) * stored.itemsize != stop - start:
         raise FormatError(f"{where} has {stop - start:,} bytes for the shape {shape} of {dtype}")

@@ -40,6 +40,7 @@ def reader_table(reader: Reader, where: str, format: str, rows: slice | None = N
         planned = committed.items[-1][1] if committed else 0
     missing = committed.missing(planned)
     stop = None if rows is None else rows.stop
+    # A slice up to the end, or counted from it, is of rows that nobody has yet.
     if missing and (stop is None or not 0 <= stop <= committed.prefix):
         raise UncommittedError(
             f"{describe(missing)} of {where} are missing; finish the store, or convert what is "
@@ -80,9 +81,9 @@ def selection_table(selection: Selection) -> Table:
     def batches(start: int, rows: int) -> Iterator[Batch]:
         views = [reader.column(i) for i in range(len(schema.columns))]
         for first in range(start, len(selection), rows):
-            wanted = np.asarray(selection.rows[first : first + rows], np.int64)
-            proof.check_rows(wanted)
-            yield [view.take(wanted) for view in views]
+            positions = np.asarray(selection.rows[first : first + rows], np.int64)
+            proof.check_rows(positions)
+            yield [view.take(positions) for view in views]
 
     reach = (int(selection.rows.min()), int(selection.rows.max()) + 1) if len(selection) else (0, 0)
     unknown = proof.unknown(*reach)
@@ -118,8 +119,8 @@ def guarded(table: Table, rows: slice | None = None) -> Table:
     return table if table.digest is None else _by_digest(table, is_part=rows is not None)
 
 
-def _by_proof(table: Table, proof: Proof, wanted: slice | None) -> Table:
-    first, last, _ = (wanted or slice(None)).indices(table.num_rows or 0)
+def _by_proof(table: Table, proof: Proof, rows_read: slice | None) -> Table:
+    first, last, _ = (rows_read or slice(None)).indices(table.num_rows or 0)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
         for batch in table.batches(start, rows):

@@ -58,10 +58,21 @@ class Table:
     adopted: str | None = None
     """The column beside the rows whose keys became the ids without being asked for."""
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """What the rows come from, as `where` names it."""
+        return self.files or (self.where,)
+
     def remade(self, schema: Schema, batches: Batches, **others: Any) -> Table:
         """Other rows that are made of these: nobody knows their digest, so their values are checked as they pass."""
         unknown: dict[str, Any] = {"digest": None, "proof": None, "trusted": False}
         return replace(self, schema=schema, batches=batches, **{**unknown, **others})
+
+
+def check_count(came: int, announced: int | None) -> None:
+    """Raise FormatError where other rows came than were announced."""
+    if announced not in (None, came):
+        raise FormatError(f"{came} rows came and {announced} were announced")
 
 
 def several(tables: Sequence[Table], schema: Schema, batches: Batches, **others: Any) -> Table:
@@ -72,7 +83,7 @@ def several(tables: Sequence[Table], schema: Schema, batches: Batches, **others:
         batches,
         checked=checked.pop() if len(checked) == 1 else "part",
         took=frozenset().union(*(table.took for table in tables)),
-        files=[path for table in tables for path in table.files or (table.where,)],
+        files=[path for table in tables for path in table.paths],
         **others,
     )
 

@@ -26,6 +26,9 @@ SCHEMES = {
 }
 """The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""
 
+STREAM = "-"
+"""Names the standard input or output, as JSON Lines."""
+
 # One slash is what `Path` leaves of two. A scheme has two letters at least: `C:/` is a drive of Windows.
 _URL = re.compile(
     r"(?:[A-Za-z][\w+-]*::)*(?:[A-Za-z][A-Za-z0-9+.-]+://|([A-Za-z][A-Za-z0-9+-]+:/))"

@@ -140,6 +140,7 @@ def _load(path: Path) -> tuple[int, Any]:
         TypeError,
         AttributeError,
         IndexError,
+        OSError,  # of an archive whose end leads before its beginning
     ) as error:
         first = (str(error).splitlines() or [""])[0]
         raise FormatError(f"{path} cannot be loaded: {first:.200}") from error

@@ -13,16 +13,15 @@ from typing import IO, Any
 import orjson
 
 from fostore.errors import ArgumentError, FormatError, UnsafeError
-from fostore.files._flat import open_source
+from fostore.files._flat import MAX_LINE, open_source
 from fostore.files._header import KEY
-from fostore.files._sink import STREAM
 from fostore.files.json.scan import BOM, SPACE
+from fostore.places.names import STREAM
 from fostore.schema import jsontext
 from fostore.schema.header import MAX_TEXT
 
 INDEX = "index"
 """The key of a row's number."""
-_MAX_LINE = 1 << 28
 _READ_BYTES = 1 << 20
 _KEY_END = re.compile(rb'"\s*:')
 
@@ -128,10 +127,9 @@ class Lines:
         return item
 
     def _line(self, file: IO[bytes], number: int) -> bytes:
-        line = file.readline(_MAX_LINE)
-        if len(line) == _MAX_LINE:
-            # A file without line ends would be read into memory as a whole.
-            raise UnsafeError(f"{self}, line {number} has over {_MAX_LINE:,} bytes")
+        line = file.readline(MAX_LINE)
+        if len(line) == MAX_LINE:
+            raise UnsafeError(f"{self}, line {number} has over {MAX_LINE:,} bytes")
         return line.removeprefix(BOM) if number == 1 else line
 
     @contextmanager
