@@ -101,6 +101,12 @@ def publish(
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch on the hub.", show_default=False)
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign the rows with this private key (PEM).", show_default=False
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what is missing, graded, and write nothing.")
     ] = False,
@@ -149,6 +155,7 @@ def publish(
             parquet=parquet,
             private=private,
             revision=revision,
+            sign=sign,
             progress=not quiet,
         )
         if as_json:

@@ -79,6 +79,7 @@ def headed_table(
         identity=header.identity,
         extra=header.extra,
         digest=header.digest if header.sealed else None,
+        header=header,
         trusted=True,
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError
+from fostore.errors import ArgumentError
+from fostore.places.lock import Lock
 from fostore.places.names import local_path
-from fostore.publishing import bundle
+from fostore.publishing import bundle, signature
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 from fostore.publishing.facts import Facts, Gap
@@ -49,6 +51,7 @@ def publish(
     parquet: bool = False,
     private: bool = False,
     revision: str | None = None,
+    sign: Any = None,
     progress: bool = True,
     **more: str,
 ) -> Publication:
@@ -73,15 +76,19 @@ def publish(
         facts: `Facts`, or a TOML file with any of these and of `Facts`; what is said here goes before it.
         parquet: also write the rows as Parquet, which hubs, duckdb and polars read (needs pyarrow).
         private, revision: of a repository on the hub.
+        sign: a private key (elliptic curve, PEM), with which `data/` is signed (OpenSSF model-signing, extra `sign`).
         progress: show a bar on stderr.
         **more: any other field of `Facts`, such as `doi`, `dataset`, `limits`.
 
     Raises:
         ArgumentError: the store is not sealed, or a required fact is missing; names what to give.
         StoreExistsError: `dest` holds something that is no bundle.
+        LockedError: another publisher is at work there.
+        SpaceError, PlaceError: the disk or the service refuses; what was published before stands.
         StoreNotFoundError, FormatError, DamageError: see `fostore.open`.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    _refuse_unfinished(opened)
     target = target_of(dest, opened.path, private=private, revision=revision)
     given = Facts.of(
         {
@@ -101,41 +108,56 @@ def publish(
     )
     if facts is not None:
         given = given.over(facts if isinstance(facts, Facts) else Facts.read(local_path(facts)))
-    return _publish(opened, target, given, parquet=parquet, progress=progress)
+    key = None if sign is None else local_path(sign)
+    folder = target.staging.parent
+    if folder.absolute().is_relative_to(opened.path.absolute()):
+        raise ArgumentError(f"{target.name!r} lies in the store; choose a place beside it")
+    if not folder.is_dir():
+        _refuse_gaps(given)  # no bundle is there that has said more, and no folder is made in vain
+        disk.make_folders(folder)
+    with Lock.acquire(target.staging):
+        return _publish(opened, target, given, parquet=parquet, key=key, progress=progress)
 
 
-def _publish(
-    store: Store, target: Target, facts: Facts, *, parquet: bool, progress: bool
-) -> Publication:
+def _refuse_unfinished(store: Store) -> None:
     if not store.is_sealed:
         raise ArgumentError(
             f"{store.path} is not finished ({len(store):,} rows of {store.num_samples or 'a stream'}): "
             "only a sealed store has a digest to cite"
         )
-    before = target.before()
-    if before is not None:  # facts that were given once need not be given again
-        facts = facts.over(Facts.of(before["facts"], target.name))
+
+
+def _refuse_gaps(facts: Facts) -> None:
     if lacking := [gap for gap in facts.gaps() if gap.grade == "required"]:
         asked = "; ".join(f"{gap.fact}: {gap.how}" for gap in lacking)
         raise ArgumentError(
             f"nothing was published, for facts are missing that only you know: {asked}"
         )
+
+
+def _publish(
+    store: Store,
+    target: Target,
+    facts: Facts,
+    *,
+    parquet: bool,
+    key: Path | None,
+    progress: bool,
+) -> Publication:
+    text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
+    before = None if text is None else bundle.parse_manifest(text, target.name)
+    if before is not None:  # facts that were given once need not be given again
+        facts = facts.over(Facts.of(before["facts"], target.name))
+    _refuse_gaps(facts)
     staging = target.staging
     disk.make_folders(staging)
-    files = bundle.write_payload(store, staging, parquet, progress)
-    copy = open_store(staging / bundle.DATA / store.path.name)
-    for finding in copy.verify():
-        if finding.severity == "damage":
-            raise DamageError(
-                f"{store.path}: {finding.where}: {finding.message}; nothing was published: restore the "
-                "store, or make it again"
-            )
+    copy, files = bundle.write_payload(store, staging, parquet, progress)
     described = Described(
         store=copy,
         facts=facts,
         version=FIRST,
         store_path=f"{bundle.DATA}{store.path.name}",
-        parquet=next((f.name for f in files if parquet and f.name.endswith(".parquet")), None),
+        parquet=bundle.parquet_name(copy) if parquet else None,
         files=files,
         tree=tree_digest(files, bundle.DATA),
     )
@@ -146,7 +168,8 @@ def _publish(
                 str(before["version"]), copy, str(before["digest"]), int(before["num_samples"])
             )
             described = replace(described, version=version)
-    documents = bundle.write_documents(staging, described)
+    signed = None if key is None else _signature(target, described, key)
+    documents = bundle.write_documents(staging, described, signed)
     is_changed = target.send([*files, *documents], described.version)
     disk.remove(staging)  # the bundle of before, or one more of the same
     return Publication(
@@ -157,6 +180,16 @@ def _publish(
         num_bytes=described.num_bytes,
         changed=is_changed,
         gaps=tuple(check(store, facts)),
+    )
+
+
+def _signature(target: Target, described: Described, key: Path) -> bytes:
+    return signature.sign(
+        target.staging / bundle.DATA,
+        target.staging / bundle.SIGNATURE,
+        key,
+        described.tree,
+        target.read(bundle.SIGNATURE, signature.MAX_SIGNATURE),
     )
 
 

@@ -169,7 +169,7 @@ def _opening(described: Described) -> Iterator[str]:
     else:
         yield "import h5py"
         yield ""
-        yield f'with h5py.Entry("{path}") as file:'
+        yield f'with h5py.File("{path}") as file:'
         yield f'    rows = file["{column}"][:3]'
     yield "```"
     if described.parquet:
