@@ -211,7 +211,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
             files = hub.repositories[name]
             if lines[0]["value"].get("parentCommit", hub.head) != hub.head:
-                self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
+                self.answer(
+                    412, {"error": "A commit has happened since. Please refresh and try again."}
+                )
                 return
             hub.commits += 1
             for line in lines:

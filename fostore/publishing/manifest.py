@@ -129,7 +129,7 @@ def refuse_unlistable(names: Iterable[str]) -> None:
     for name in names:
         if is_outside(name) or "%" in name or not name.isprintable():
             raise ArgumentError(
-                f"a bundle cannot hold a file called {name!r}: rename the store, without any of % : \\ and "
+                f"a bundle cannot hold a file called {name!r}: rename the store, without % and \\ and "
                 "without characters that cannot be printed"
             )
 

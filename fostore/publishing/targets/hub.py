@@ -129,8 +129,7 @@ class Target:
                 raise OSError(str(error)) from error
         except _ABSENT:
             raise
-        except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
-            # Its threads raise the last one.
+        except _REFUSALS as error:
             if getattr(getattr(error, "response", None), "status_code", None) == 412:
                 raise LockedError(
                     f"{self.name} has changed since this call looked at it: another publisher was faster, and "
@@ -151,6 +150,10 @@ _ABSENT = (
     errors.RevisionNotFoundError,
 )
 """What says that there is no such file, repository or revision."""
+
+
+_REFUSALS = (*errors.HfHubHTTPError.__bases__, RuntimeError)
+"""What says that it was not done: errors of the HTTP library that the hub's own uses, of the system, and of threads."""
 
 
 def parse(url: str) -> tuple[str, str | None]:
