@@ -13,6 +13,7 @@ import pytest
 import fostore
 from fostore import demo
 from fostore.errors import ArgumentError, FostoreError
+from fostore.publishing import bundle
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,14 @@ def test_the_demo_is_killed_resumes_and_computes_one_batch_twice(outcome: tuple[
     assert int(first.replace(",", "")) == committed
     assert int(resumed) == -(-(1297 - committed) // demo.BATCH_SIZE)
     assert "digests equal" in out
+
+
+def test_what_it_publishes_is_whole(outcome: tuple[Path, str]) -> None:
+    folder, out = outcome
+    assert list(bundle.verify(folder / "made" / demo.PUBLISHED)) == []
+    store = fostore.open(folder / "made" / demo.PUBLISHED / "data" / demo.STORE)
+    assert store.digest() == fostore.open(folder / "made" / demo.STORE).digest()
+    assert fostore.cite(folder / "made" / demo.PUBLISHED)["line"] in out
 
 
 def test_the_three_stores_hold_the_same_distributions(outcome: tuple[Path, str]) -> None:

@@ -70,6 +70,11 @@ class Target:
                 errors = zip(candidates, pool.map(self._check, candidates), strict=True)
                 whole = {file.name for file, error in errors if error is None}
                 changed = [file for file in changed if file.name not in whole]
+            for file in (
+                changed
+            ):  # no reader opens rows of two versions: without metadata there is no store
+                if _is_metadata(file) and file.name in sizes:
+                    self._place.delete(file.name)
             for group in _in_order(changed):
                 for _ in pool.map(self._put, group):
                     pass
@@ -124,13 +129,17 @@ class Target:
         return f"{file.name} has the SHA-256 {total.hexdigest()}, {file.sha256} was sent"
 
 
+def _is_metadata(file: Entry) -> bool:
+    return file.name.startswith(bundle.DATA) and file.name.endswith("zarr.json")
+
+
 def _in_order(files: list[Entry]) -> Iterator[list[Entry]]:
     """Rows, then the metadata of arrays, then that of groups, then all that describes them, then the list of all."""
 
     def rank(file: Entry) -> tuple[int, int]:
         if not file.name.startswith(bundle.DATA):
             return (3 if file.name == TAGS else 2), 0
-        return (1, -file.name.count("/")) if file.name.endswith("zarr.json") else (0, 0)
+        return (1, -file.name.count("/")) if _is_metadata(file) else (0, 0)
 
     for one in sorted({rank(file) for file in files}):
         yield [file for file in files if rank(file) == one]
