@@ -56,7 +56,7 @@ TARGETS = {
     ".zip": "fostore.publishing.targets.archive",
     "": "fostore.publishing.targets.folder",
 }
-"""By the scheme of a url, the suffix of a file, or neither: modules with a `Target`."""
+"""By the scheme of a url, the suffix of a file, or neither: modules with a `TARGET`."""
 
 
 def target_of(
@@ -78,7 +78,7 @@ def target_of(
     module = load(TARGETS.get(key, TARGETS[""]), text)
     if (private or revision) and key != "hf":
         raise ArgumentError("private and revision are the hub's: give hf://datasets/USER/NAME")
-    made: Target = module.Target(
+    made: Target = module.TARGET(
         text, store, **({"private": private, "revision": revision} if key == "hf" else {})
     )
     return made

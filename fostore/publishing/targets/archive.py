@@ -17,7 +17,7 @@ from fostore.publishing.targets import staging_beside
 _PIECE = 4 << 20
 
 
-class Target:
+class ArchiveTarget:
     """The file appears, or changes, whole."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -75,6 +75,9 @@ class Target:
             archive.close()
         finally:
             archive.fp = None  # zipfile writes an end after an error too, when it is collected
+
+
+TARGET = ArchiveTarget
 
 
 def _order(file: Entry) -> tuple[bool, int, str]:

@@ -11,7 +11,7 @@ from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 
 
-class Target:
+class FolderTarget:
     """The folder appears, or changes, whole."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -43,3 +43,6 @@ class Target:
                 disk.rename(self.staging, self._path)
             disk.sync_directory(self._path.parent)
         return is_changed
+
+
+TARGET = FolderTarget

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import huggingface_hub as hub
 from huggingface_hub import errors
@@ -23,7 +24,7 @@ MOST_ENTRIES, MOST_FILES = 10_000, 100_000
 """What the hub takes in a folder, and in a repository (its documentation, "Storage limits")."""
 
 
-class Target:
+class HubTarget:
     """A dataset repository at one revision."""
 
     def __init__(
@@ -144,6 +145,9 @@ class Target:
             ) from error
 
 
+TARGET = HubTarget
+
+
 _ABSENT = (
     errors.EntryNotFoundError,
     errors.RepositoryNotFoundError,
@@ -152,7 +156,7 @@ _ABSENT = (
 """What says that there is no such file, repository or revision."""
 
 
-_REFUSALS = (*errors.HfHubHTTPError.__bases__, RuntimeError)
+_REFUSALS: tuple[type[Any], ...] = (*errors.HfHubHTTPError.__bases__, RuntimeError)
 """What says that it was not done: errors of the HTTP library that the hub's own uses, of the system, and of threads."""
 
 

@@ -22,7 +22,7 @@ from fostore.publishing.targets import staging_beside
 CLAIM = ".fostore-publishing"
 
 
-class Target:
+class ObjectsTarget:
     """Objects under one prefix. Metadata follows what it describes, and the list of all files comes last."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -127,6 +127,9 @@ class Target:
         if total.hexdigest() == file.sha256:
             return None
         return f"{file.name} has the SHA-256 {total.hexdigest()}, {file.sha256} was sent"
+
+
+TARGET = ObjectsTarget
 
 
 def _is_metadata(file: Entry) -> bool:
