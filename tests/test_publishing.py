@@ -25,6 +25,7 @@ from fostore.errors import (
     DamageError,
     FormatError,
     StoreExistsError,
+    StoreNotFoundError,
     UnsafeError,
 )
 from fostore.publishing import bundle
@@ -323,32 +324,78 @@ def test_a_licence_that_the_hub_does_not_know_is_named(tmp_path: Path) -> None:
     assert (front["license"], front["license_name"]) == ("other", "licenseref-my-terms")
 
 
+def _records_of(path: Path) -> list[dict[str, Any]]:
+    import mlcroissant as mlc
+
+    with warnings.catch_warnings():  # of pandas and rdflib, for what mlcroissant does
+        warnings.simplefilter("ignore")
+        return list(mlc.Dataset(jsonld=str(path)).records("rows"))
+
+
+def _ids_of(value: Any) -> Iterator[str]:
+    """What a document defines: mappings that say more of an id than the id."""
+    if isinstance(value, dict):
+        if "@id" in value and len(value) > 1:
+            yield value["@id"]
+        for key, inner in value.items():
+            if key != "@context":
+                yield from _ids_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _ids_of(inner)
+
+
 @pytest.mark.filterwarnings(
     "ignore:ConjunctiveGraph:DeprecationWarning"
 )  # of rdflib, in mlcroissant
-def test_croissant_is_loaded_and_wrong_hashes_and_keys_are_refused(tmp_path: Path) -> None:
+def test_croissant_is_loaded_and_what_is_wrong_in_it_is_refused(tmp_path: Path) -> None:
     mlc = pytest.importorskip("mlcroissant")
     pytest.importorskip("pyarrow")
     store = make(tmp_path / "rows.zarr", 50)
     published(store, tmp_path / "b", parquet=True)
     path = tmp_path / "b" / "croissant.json"
-
-    def records_of() -> list[dict[str, Any]]:
-        with warnings.catch_warnings():  # of pandas and rdflib, for what mlcroissant does
-            warnings.simplefilter("ignore")
-            return list(mlc.Dataset(jsonld=str(path)).records("rows"))
-
-    records = records_of()
+    records = _records_of(path)
     assert [r["rows/sample_id"] for r in records] == [f"img-{k}".encode() for k in range(50)]
     rows = np.array([r["rows/probs"] for r in records], np.float32)
     np.testing.assert_array_equal(rows, fostore.open(store).take(range(50)))
     document = json.loads(path.read_text())
     [field] = [f for f in document["recordSet"][0]["field"] if f["name"] == "probs"]
     assert field["arrayShape"] == "5"
-    data = tmp_path / "b" / "data" / "rows.parquet"
-    data.write_bytes(data.read_bytes() + b"x")
-    with pytest.raises(Exception, match="Download"):
-        records_of()
+    [parquet] = [f for f in document["distribution"] if f["@id"].endswith(".parquet")]
+    for wrong, key, value in (
+        (parquet, "sha256", "0" * 64),
+        (field["source"]["extract"], "column", "nothing"),
+        (field["source"]["fileObject"], "@id", "data/nothing.parquet"),
+    ):
+        right, wrong[key] = wrong[key], value
+        path.write_text(json.dumps(document))
+        with pytest.raises((mlc.ValidationError, mlc.GenerationError)):
+            _records_of(path)
+        wrong[key] = right
+
+
+@pytest.mark.parametrize("document", ["croissant.json", "ro-crate-metadata.json"])
+def test_no_id_of_a_document_stands_for_two_things(document: str, tmp_path: Path) -> None:
+    """Validators pass documents in which one does, and load the last."""
+    pytest.importorskip("pyarrow")
+    where = "https://example.org/x"  # of the dataset, the model and the base dataset at once
+    published(
+        make(tmp_path / "rows.zarr", 50), tmp_path / "b", parquet=True, model=where, dataset=where,
+        url=where, creators=[ADA, ADA],
+    )  # fmt: skip
+    ids = list(_ids_of(json.loads((tmp_path / "b" / document).read_text())))
+    assert len(ids) > 5
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_an_archive_and_a_store_are_told_to_be_no_bundle(store: Path, tmp_path: Path) -> None:
+    published(store, tmp_path / "b.zip")
+    with pytest.raises(FormatError, match="unzip"):
+        fostore.cite(tmp_path / "b.zip")
+    with pytest.raises(FormatError, match="fostore publish"):
+        fostore.cite(store)
+    with pytest.raises(StoreNotFoundError):
+        fostore.cite(tmp_path / "nothing")
 
 
 def test_the_tree_digest_is_that_of_the_model_signature(store: Path, tmp_path: Path) -> None:
@@ -409,6 +456,7 @@ def test_the_whole_story_from_the_command_line(tmp_path: Path) -> None:
     assert "version 1.0.0" in out
     assert "nobody said: model_license (--model-license" in said
     assert "nothing has changed" in call("publish", "digits.zarr", "b", "-q")[0]
+    assert "required" not in call("publish", "digits.zarr", "b", "--check")[0]
     assert json.loads(call("publish", "digits.zarr", "b", "-q", "--json")[0])["changed"] is False
     assert call("cite", "b", "--as", "line")[0].startswith("Ada Lovelace (20")
     assert "@misc{Lovelace" in call("cite", "b")[0]

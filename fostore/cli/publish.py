@@ -138,7 +138,7 @@ def publish(
         if facts is not None:
             facts_given = facts_given.over(Facts.read(facts))
         if check:
-            gaps = publishing.check(store, facts_given)
+            gaps = publishing.check(store, facts_given, dest)
             if as_json:
                 show(jsontext.dumps([asdict(gap) for gap in gaps], indent=2).decode())
             for gap in () if as_json else gaps:

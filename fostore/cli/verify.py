@@ -79,6 +79,8 @@ def _check(path: Path, level: str, key: Path | None) -> tuple[dict[str, Any], li
     from fostore.publishing import bundle
 
     state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
+    if path.suffix.lower() == ".zip":
+        bundle.read_manifest(path)  # refuses an archive, and says how to unpack it
     if bundle.is_bundle(path):
         with suppress(FostoreError):  # what cannot be read is a finding
             rows = bundle.read_manifest(path)["num_samples"]

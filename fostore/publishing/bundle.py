@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.errors import DamageError, FormatError, UnsupportedError
+from fostore.errors import DamageError, FormatError, StoreNotFoundError, UnsupportedError
 from fostore.formats import Finding
 from fostore.progress import Progress
 from fostore.publishing.described import Described
@@ -247,6 +247,14 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         UnsupportedError: a bundle of a newer major version.
     """
     path = folder / MANIFEST
+    if not is_bundle(folder):
+        cure = (
+            f"unpack it first: unzip {folder.name} -d {folder.stem}"
+            if folder.suffix.lower() == ".zip" and folder.is_file()
+            else "name the folder that `fostore publish` made"
+        )
+        kind = FormatError if folder.exists() else StoreNotFoundError
+        raise kind(f"{str(folder)!r} is no bundle, which has a {MANIFEST}: {cure}")
     return parse_manifest(
         disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle"), str(path)
     )

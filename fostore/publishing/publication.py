@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,7 @@ def _publish(
     key: Path | None,
     progress: bool,
 ) -> Publication:
-    text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
-    before = None if text is None else bundle.parse_manifest(text, target.name)
-    if before is not None:  # facts that were given once need not be given again
-        facts = facts.over(Facts.of(before["facts"], target.name))
+    before, facts = _known(target, facts)
     _refuse_gaps(facts)
     staging = target.staging
     disk.make_folders(staging)
@@ -183,6 +180,15 @@ def _publish(
     )
 
 
+def _known(target: Target, facts: Facts) -> tuple[Mapping[str, Any] | None, Facts]:
+    """The manifest of the bundle that is there, and all facts: what was said once need not be said again."""
+    text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
+    if text is None:
+        return None, facts
+    before = bundle.parse_manifest(text, target.name)
+    return before, facts.over(Facts.of(before["facts"], target.name))
+
+
 def _signature(target: Target, described: Described, key: Path) -> bytes:
     return signature.sign(
         target.staging / bundle.DATA,
@@ -193,9 +199,14 @@ def _signature(target: Target, described: Described, key: Path) -> bytes:
     )
 
 
-def check(store: Any, facts: Facts) -> list[Gap]:
-    """What is missing before `store` can be published with `facts`, graded; the required ones first."""
+def check(store: Any, facts: Facts, dest: Any = None) -> list[Gap]:
+    """What is missing before `store` can be published with `facts`, graded; the required ones first.
+
+    Facts of the bundle at `dest`, if one is there, count as given.
+    """
     opened = store if isinstance(store, Store) else open_store(store)
+    if dest is not None:
+        facts = _known(target_of(dest, opened.path, private=False, revision=None), facts)[1]
     gaps = facts.gaps()
     if not opened.is_sealed:
         gaps.insert(
