@@ -283,8 +283,8 @@ def test_a_kill_at_any_step_leaves_a_bundle_and_the_next_call_goes_on(
         if not states[-1]:  # from here on there is nothing to send
             make(store, 50 + len(states))
             old = contents()
-        at += 1
-    assert len(states) > 40
+        at += 2 if suffix else 1  # the steps before the last are those of a folder
+    assert len(states) > 25
     assert not all(states)
     assert is_whole()
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".b")]
