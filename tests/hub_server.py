@@ -21,6 +21,7 @@ class Hub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.objects: dict[str, bytes] = {}
+        self.commits = 1
         self.requests: list[str] = []
         self.sent: list[str] = []
         """SHA-256 of the objects and names of the files that clients sent."""
@@ -28,6 +29,10 @@ class Hub:
         self.spoil: str | None = None
         """The name of a file that is kept wrongly."""
         self.url = ""
+
+    @property
+    def head(self) -> str:
+        return f"{self.commits:040x}"
 
     def is_large(self, size: int) -> bool:
         return size > 2000
@@ -49,7 +54,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "application/json")
-            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("X-Repo-Commit", hub.head)
             self.send_header("ETag", f'"{_blob(body)}"')
             self.end_headers()
             if self.command != "HEAD":
@@ -118,14 +123,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer(200, {})
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)(/revision/.+)?$", path):
                 if found[1] not in hub.repositories:
-                    self.answer(404, {"error": "Repository not found"})
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "RepoNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 if self.command == "HEAD":
                     self.answer(200, {})
                     return
                 files = hub.repositories[found[1]]
                 siblings = [{"rfilename": name} for name in sorted(files)]
-                self.answer(200, {"id": found[1], "siblings": siblings, "sha": "1" * 40})
+                self.answer(200, {"id": found[1], "siblings": siblings, "sha": hub.head})
             elif found := re.match(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 data = hub.repositories.get(found[1], {}).get(found[3])
                 if data is None:
@@ -176,7 +184,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 at = int(span[1])
                 self.send_header("Content-Range", f"bytes {at}-{at + len(part) - 1}/{len(data)}")
             self.send_header("Content-Length", str(len(part)))
-            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("X-Repo-Commit", hub.head)
             self.send_header("ETag", f'"{_blob(data)}"')
             self.send_header("Last-Modified", "Thu, 26 Nov 2026 05:00:00 GMT")
             self.end_headers()
@@ -202,6 +210,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
             files = hub.repositories[name]
+            if lines[0]["value"].get("parentCommit", hub.head) != hub.head:
+                self.answer(
+                    412, {"error": "A commit has happened since. Please refresh and try again."}
+                )
+                return
+            hub.commits += 1
             for line in lines:
                 value = line["value"]
                 if line["key"] == "file":
@@ -212,8 +226,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 elif line["key"] == "deletedFile":
                     del files[value["path"]]
             self.answer(200, {
-                "success": True, "commitOid": "1" * 40, "hookOutput": "",
-                "commitUrl": f"{hub.url}/datasets/{name}/commit/{'1' * 40}",
+                "success": True, "commitOid": hub.head, "hookOutput": "",
+                "commitUrl": f"{hub.url}/datasets/{name}/commit/{hub.head}",
             })  # fmt: skip
 
     return Handler

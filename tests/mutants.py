@@ -536,6 +536,41 @@ MUTANTS = [
         """self.role in ("content", "id")""",
         "test_kept_labels.py::test_labels_are_part_of_the_content",
     ),
+    Mutant(
+        "publish-no-lock",
+        "publishing/publication.py",
+        "    with Lock.acquire(target.staging):\n",
+        "    if target.staging:\n",
+        "test_publishing_faults.py::test_one_publisher_at_a_time[.zip]",
+    ),
+    Mutant(
+        "publish-believes-old-lists",
+        "publishing/targets/objects.py",
+        "self._listed() if claim is None else claim",
+        "self._listed()",
+        "test_publishing_faults.py::test_after_a_kill_no_list_is_believed_of_what_was_overwritten[5]",
+    ),
+    Mutant(
+        "publish-unchecked",
+        "publishing/bundle.py",
+        'damage = [f for f in copy.verify() if f.severity == "damage"]',
+        "damage = []",
+        "test_publishing_faults.py::test_damage_that_came_before_is_named",
+    ),
+    Mutant(
+        "parquet-of-today",
+        "conversion/plan.py",
+        "    if is_plain and name not in FORMATS and source.digest and source.header:\n",
+        "    if False:\n",
+        "test_publishing_faults.py::test_a_bundle_with_parquet_depends_on_the_store_alone[.zarr]",
+    ),
+    Mutant(
+        "listed-nowhere",
+        "publishing/bundle.py",
+        "if name not in lists and name != TAGS:",
+        "if False:",
+        "test_publishing.py::test_tampering_with_any_file_is_found[.zarr]",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import pytest
 import fostore
 from fostore import demo
 from fostore.errors import ArgumentError, FostoreError
+from fostore.publishing import bundle
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,14 @@ def test_the_demo_is_killed_resumes_and_computes_one_batch_twice(outcome: tuple[
     assert "digests equal" in out
 
 
+def test_what_it_publishes_is_whole(outcome: tuple[Path, str]) -> None:
+    folder, out = outcome
+    assert list(bundle.verify(folder / "made" / demo.PUBLISHED)) == []
+    store = fostore.open(folder / "made" / demo.PUBLISHED / "data" / demo.STORE)
+    assert store.digest() == fostore.open(folder / "made" / demo.STORE).digest()
+    assert fostore.cite(folder / "made" / demo.PUBLISHED)["line"] in out
+
+
 def test_the_three_stores_hold_the_same_distributions(outcome: tuple[Path, str]) -> None:
     folder, out = outcome
     stores = [fostore.open(folder / "made" / name) for name in (demo.STORE, demo.HDF5, demo.JSON)]
@@ -52,7 +61,7 @@ def test_the_three_stores_hold_the_same_distributions(outcome: tuple[Path, str])
         np.testing.assert_array_equal(store.take(range(1297)), first)
     digests = {store.digest() for store in stores}
     assert len(digests) == 1
-    assert out.count(digests.pop()[:23]) == 3
+    assert out.count(digests.pop()[:23]) == 4  # once each, and in the citation
 
 
 def test_distilled_students_are_closer_to_their_teacher_in_every_seed(
@@ -81,7 +90,7 @@ def test_what_the_demo_says_to_try_next_works(outcome: tuple[Path, str]) -> None
     folder, out = outcome
     lines = [line.strip() for line in out.partition("Try next:")[2].splitlines()]
     commands = [line for line in lines if re.match(r"\S*(fostore|python\S*) ", line)]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         result = subprocess.run(
             command, shell=True, cwd=folder, capture_output=True, text=True, timeout=100

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fostore
+from fostore.publishing import bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DISTILLING = {
@@ -38,7 +39,7 @@ def run(name: str, folder: Path, *arguments: str) -> str:
 
 def test_no_example_is_left_out() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert found == {*DISTILLING, "simple_usage", "active_learning", "every_format"}
+    assert found == {*DISTILLING, "simple_usage", "active_learning", "every_format", "real_teacher"}
 
 
 @pytest.mark.parametrize("name", DISTILLING)
@@ -64,6 +65,22 @@ def test_the_table_of_every_format_is_printed(tmp_path: Path) -> None:
     out = run("every_format", tmp_path)
     assert "parquet" in out
     assert "csv" in out
+
+
+def test_a_real_teacher_survives_a_kill_and_is_published(tmp_path: Path) -> None:
+    pytest.importorskip("magika", reason="needs magika, which brings a model with its weights")
+    pytest.importorskip(
+        "py3langid", reason="needs py3langid, which brings a model with its weights"
+    )
+    out = run("real_teacher", tmp_path, "--pieces", "600", "--epochs", "3")
+    committed, rows = re.findall(r"killed: True, (\d+) of (\d+) rows", out)[0]
+    assert 0 < int(committed) < int(rows)
+    before, after = map(float, re.findall(r"KL.*: (\S+) before, (\S+) after", out)[0])
+    assert after < before / 3
+    for name, classes in (("kinds", 214), ("languages", 140)):
+        assert list(bundle.verify(tmp_path / "published" / name)) == []
+        with fostore.open(tmp_path / "published" / name / "data" / f"{name}.zarr") as store:
+            assert store.schema.num_classes == classes
 
 
 def test_active_learning_extends_its_store_round_by_round_and_run_by_run(tmp_path: Path) -> None:

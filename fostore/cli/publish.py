@@ -101,6 +101,12 @@ def publish(
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch on the hub.", show_default=False)
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign the rows with this private key (PEM).", show_default=False
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what is missing, graded, and write nothing.")
     ] = False,
@@ -134,7 +140,7 @@ def publish(
         if facts is not None:
             facts_given = facts_given.over(Facts.read(facts))
         if check:
-            gaps = publishing.check(store, facts_given)
+            gaps = publishing.check(store, facts_given, dest)
             if as_json:
                 show(jsontext.dumps([asdict(gap) for gap in gaps], indent=2).decode())
             for gap in () if as_json else gaps:
@@ -151,6 +157,7 @@ def publish(
             parquet=parquet,
             private=private,
             revision=revision,
+            sign=sign,
             progress=not quiet,
         )
         if as_json:

@@ -12,13 +12,15 @@ import typer
 
 import fostore
 from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
-from fostore.errors import DamageError, FostoreError
+from fostore.errors import ArgumentError, DamageError, FostoreError
 from fostore.schema.ranges import describe
 
 EXAMPLES = """
 Examples:
 
 `fostore verify digits.zarr`
+
+`fostore verify published/digits --key ada.pub`
 
 `fostore verify digits.zarr --level checksums && rsync -a digits.zarr backup:`
 
@@ -41,11 +43,19 @@ def verify(
             "full also checks that every row is a distribution."
         ),
     ] = "full",
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a bundle: the public key by which its rows must be signed.",
+            metavar="PUB",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
     """Check a store or a published bundle: files, checksums and rows. What is not finished is not damaged."""
     with reporting():
-        state, findings = _check(path, level)
+        state, findings = _check(path, level, key)
         damage = [finding for finding in findings if finding["severity"] == "damage"]
         if state["sealed"] is False:
             planned = "" if state["planned"] is None else f" of {state['planned']:,}"
@@ -61,7 +71,7 @@ def verify(
             raise typer.Exit(FAILED)
 
 
-def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _check(path: Path, level: str, key: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """How far a store is, and what is wrong with it.
 
     A store so damaged that it does not open is a finding, its state is then unknown (None).
@@ -70,11 +80,15 @@ def _check(path: Path, level: str) -> tuple[dict[str, Any], list[dict[str, Any]]
     from fostore.publishing import bundle
 
     state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
+    if path.suffix.lower() == ".zip":
+        bundle.read_manifest(path)  # refuses an archive, and says how to unpack it
     if bundle.is_bundle(path):
         with suppress(FostoreError):  # what cannot be read is a finding
             rows = bundle.read_manifest(path)["num_samples"]
             state = {"rows": rows, "planned": rows, "sealed": True}
-        findings = list(bundle.verify(path, level))
+        findings = list(bundle.verify(path, level, key))
+    elif key is not None:
+        raise ArgumentError(f"{path} is no bundle, and --key checks the signature of one")
     else:
         try:
             store = fostore.open(path)

@@ -1,6 +1,6 @@
 """The main job on real data: train a teacher, stream its distributions, die in the middle, go on, compare.
 
-Then what the distributions are for: students that learn from them, over five seeds.
+Then what the distributions are for: students that learn from them, over five seeds. Last, they are published.
 
 Every figure that it prints was measured in the run that prints it.
 """
@@ -32,7 +32,8 @@ BATCH_SIZE = 32
 MARK = ".fostore-demo"
 STORE, WHOLE, HDF5, JSON = "digits.zarr", "uninterrupted.zarr", "digits.h5", "digits.json"
 LEARNED = tuple(f"learned-{seed}.zarr" for seed in range(5))
-MADE = (STORE, WHOLE, HDF5, JSON, "teacher.pt", "teacher.py", *LEARNED)
+PUBLISHED = "published"
+MADE = (STORE, WHOLE, HDF5, JSON, PUBLISHED, "teacher.pt", "teacher.py", *LEARNED)
 
 _MODULE = '''\
 """The demo's teacher and scans, as `fostore generate` finds them."""
@@ -55,7 +56,8 @@ def scans():
 _NEXT = """
 Try next:
   {bin}fostore info {folder}/digits.zarr
-  {bin}fostore verify {folder}/digits.h5
+  {bin}fostore verify {folder}/published
+  {bin}fostore cite {folder}/published
   {bin}fostore generate {folder}/teacher.py:members {folder}/teacher.py:scans -o {folder}/members.zarr
       (the three networks as an ensemble: a member axis)
   {bin}python -c "import fostore; s = fostore.open('{folder}/digits.zarr'); print(s, s[0], s.take([5, 3, 5]).shape)"
@@ -157,6 +159,31 @@ a store of its distributions of {unlabelled} unlabelled ones, and {test} scans t
         wins = sum((one - other) * better > 0 for one, other in pairs)
         words = f"distilled better in {wins} of {len(pairs)} seeds" if better else ""
         print(f"  {name:<32}{ours:<11.3f}{theirs:<16.3f}{words}".rstrip())
+    _publish(folder)
+
+
+def _publish(folder: Path) -> None:
+    """A dataset of the store: a folder that says whose it is, under which licence, and what checks it."""
+    from fostore.publishing import (
+        bundle,
+    )  # loads NumPy, and every call of `fostore` loads this module
+
+    made = fostore.publish(
+        folder / STORE,
+        folder / PUBLISHED,
+        license="CC0-1.0",
+        creators=["The demo of fostore"],
+        description="What three small networks say of scans of digits that they have not seen",
+        progress=False,
+    )
+    if problems := list(bundle.verify(folder / PUBLISHED)):
+        raise FostoreError(f"the bundle is not what it should be: {problems[0]}")
+    names = sorted(path.name for path in (folder / PUBLISHED).iterdir() if path.is_file())
+    print(
+        f"\nPublished: {folder / PUBLISHED}, version {made.version}, {made.num_files + len(names)} files, each "
+        f"of them verified.\n  data/ holds the store; beside it {', '.join(names)}.\n"
+        f"  To cite it: {fostore.cite(folder / PUBLISHED)['line']}"
+    )
 
 
 def _kill_and_resume(folder: Path, teacher: Teacher, scans: Scans) -> None:

@@ -77,6 +77,7 @@ def headed_table(
         identity=header.identity,
         extra=header.extra,
         digest=header.digest if header.sealed else None,
+        header=header,
         trusted=True,
     )
 

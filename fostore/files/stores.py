@@ -67,6 +67,7 @@ def reader_table(reader: Reader, where: str, format: str, rows: slice | None = N
         identity=header.identity,
         extra=header.extra,
         digest=digest,
+        header=header,
         trusted=digest is not None,
         proof=Proof(reader, where) if keeps else None,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from fostore.errors import FormatError
 from fostore.reading.proof import Proof
+from fostore.schema.header import Header
 from fostore.schema.row import Array, Schema
 
 Batch = list[Array]
@@ -42,6 +43,8 @@ class Table:
     """Keys of a header that a newer minor version wrote."""
     digest: str | None = None
     """The digest that the source claims, where it is a sealed store."""
+    header: Header | None = None
+    """Of a source that has one; who changes the rows makes another."""
     trusted: bool = False
     """Whether rows need no check of their values as long as their digest comes out as `digest`."""
     proof: Proof | None = None

@@ -13,11 +13,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import from_url
 
 from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
@@ -129,6 +134,24 @@ class Remote:
         """Make a file of this machine an object, in parts where it is large; whole or not at all."""
         with self._telling(name, "written"):
             obstore.put(self._client(), self._key(name), source)
+
+    def put_bytes(self, name: str, data: bytes, *, only_new: bool) -> bool:
+        """Make an object of bytes; false where it must be new and somebody was faster."""
+        mode: Literal["create", "overwrite"] = "create" if only_new else "overwrite"
+        with self._telling(name, "written"):
+            try:
+                obstore.put(self._client(), self._key(name), data, mode=mode)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each object, however deep, by its name."""
+        begin = f"{self._leaf}/"
+        with self._telling(""):
+            pages = obstore.list(self._client(), begin)
+            objects = [item for page in pages for item in page]
+        return {str(item["path"]).removeprefix(begin): int(item["size"]) for item in objects}
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A file piece by piece."""

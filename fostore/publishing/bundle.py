@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.errors import DamageError, FormatError
+from fostore.errors import DamageError, FormatError, StoreNotFoundError, UnsupportedError
 from fostore.formats import Finding
 from fostore.progress import Progress
 from fostore.publishing.described import Described
@@ -31,15 +31,31 @@ from fostore.publishing.manifest import (
     is_outside,
     listed,
     read_list,
+    refuse_unlistable,
     tree_digest,
 )
+from fostore.publishing.signature import problem_of
+from fostore.publishing.version import is_version
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import digest, jsontext
 from fostore.schema.header import VERSION as SPEC
 
 DATA = "data/"
+SIGNATURE = "data.sig"
 MANIFEST = "fostore-manifest.json"
+LAYOUT = "1.0"
+"""The version of spec/bundle.md."""
+_MANIFEST = {
+    "bundle": str,
+    "version": str,
+    "store": str,
+    "digest": str,
+    "num_samples": int,
+    "tree": str,
+    "files": dict,
+    "facts": dict,
+}
 _BAG = b"BagIt-Version: 1.0\nTag-Entry-Character-Encoding: UTF-8\n"
 _COPY_BYTES = 4 << 20
 MAX_MANIFEST = 64 << 20
@@ -48,34 +64,85 @@ MAX_MANIFEST = 64 << 20
 # ------------------------------------------------------------------ write
 
 
-def write_payload(store: Store, folder: Path, parquet: bool, shown: bool) -> list[Entry]:
+def write_payload(
+    store: Store, folder: Path, parquet: bool, shown: bool
+) -> tuple[Store, list[Entry]]:
     """Put the store's files, and its rows as Parquet where asked for, below `folder/data/`; all durable.
 
-    What lies there from an interrupted call is kept where it has the source's bytes.
+    What lies there from an interrupted call is kept where it has the source's bytes. The copy is checked as a whole:
+    a source that is damaged, or was changed meanwhile, is not published.
+
+    Raises:
+        DamageError: the copy is no store, or not the one that was opened; it is removed.
+        ArgumentError: a file has a name that no list can hold.
     """
     source = store.path
     target = folder / DATA / source.name
-    plain = [("", source)] if source.is_file() else [(n, p) for n, p in files_below(source)]
+    plain = [("", source)] if source.is_file() else list(files_below(source))
+    copies = [(path, target / name if name else target) for name, path in plain]
+    refuse_unlistable(to.relative_to(folder).as_posix() for _, to in copies)
+    sizes = [path.stat().st_size for path, _ in copies]
+    needed = sum(
+        size
+        for size, (_, to) in zip(sizes, copies, strict=True)
+        if not to.exists() or to.stat().st_size != size
+    )
+    disk.require_free(folder, needed)
     files = []
-    total = sum(path.stat().st_size for _, path in plain)
-    with Progress(shown, total, name="copying", unit="bytes") as bar:
-        for name, path in plain:
-            to = target / name if name else target
-            disk.make_folders(to.parent)
-            size, sha256 = _copied(path, to, bar)
-            files.append(Entry(to.relative_to(folder).as_posix(), size, sha256))
+    disk.make_folders(*dict.fromkeys(to.parent for _, to in copies))
+    with Progress(shown, sum(sizes), name="copying", unit="bytes") as bar:
+        for path, to in copies:
+            files.append(_entry(folder, to, _copied(path, to, bar)))
+    _drop_others(folder, {file.name for file in files})
+    copy = _checked(store, target)
     if parquet:
         from fostore.conversion import convert  # loads pyarrow, which few bundles need
 
-        to = folder / DATA / f"{source.stem}.parquet"
-        convert(source, to, exists="overwrite", progress=shown)
-        size, sha256 = hash_file(to)
-        files.append(Entry(to.relative_to(folder).as_posix(), size, sha256))
-    kept = {file.name for file in files}
-    for name, path in files_below(folder / DATA):
+        to = folder / parquet_name(copy)
+        convert(target, to, exists="overwrite", progress=shown)
+        files.append(_entry(folder, to, hash_file(to)))
+    for parent in dict.fromkeys(to.parent for _, to in copies):
+        disk.sync_directory(parent)
+    return copy, sorted(files, key=lambda file: file.name.split("/"))
+
+
+def parquet_name(store: Store) -> str:
+    """Where in a bundle a store's rows lie as Parquet."""
+    return f"{DATA}{store.path.stem}.parquet"
+
+
+def _entry(folder: Path, path: Path, counted: tuple[int, str]) -> Entry:
+    return Entry(path.relative_to(folder).as_posix(), *counted)
+
+
+def _drop_others(folder: Path, kept: set[str]) -> None:
+    """Remove what a call before this one has left, which published something else, and empty folders."""
+    for name, path in list(files_below(folder / DATA)):
         if f"{DATA}{name}" not in kept:
-            disk.remove(path)  # of a call before this one, which published more
-    return sorted(files, key=lambda file: file.name.split("/"))
+            disk.remove(path)
+            parent = path.parent
+            while parent != folder and not any(parent.iterdir()):
+                disk.remove(parent)
+                parent = parent.parent
+
+
+def _checked(store: Store, target: Path) -> Store:
+    """The copy of a store, opened; damage, and another digest than the store's, are refused."""
+    try:
+        copy = open_store(target)
+        damage = [f for f in copy.verify() if f.severity == "damage"]
+        problem = f"{damage[0].where}: {damage[0].message}" if damage else ""
+        if copy.header.digest != store.header.digest:
+            problem = f"it has the digest {copy.header.digest} now, and {store.header.digest} when it was opened"
+    except (DamageError, FormatError) as error:
+        problem = str(error)
+    if problem:
+        disk.remove(target)
+        raise DamageError(
+            f"{store.path}: {problem}; nothing was published: if it was changed meanwhile call again, else "
+            "restore it from a copy, or make it again"
+        )
+    return copy
 
 
 def _copied(source: Path, target: Path, bar: Progress) -> tuple[int, str]:
@@ -110,7 +177,9 @@ def _copied(source: Path, target: Path, bar: Progress) -> tuple[int, str]:
     return at, total.hexdigest()
 
 
-def write_documents(folder: Path, described: Described) -> list[Entry]:
+def write_documents(
+    folder: Path, described: Described, signature: bytes | None = None
+) -> list[Entry]:
     """Put everything beside `data/`, in the order in which nothing hashes itself; the files."""
     pieces: dict[str, bytes] = {
         "bagit.txt": _BAG,
@@ -118,6 +187,8 @@ def write_documents(folder: Path, described: Described) -> list[Entry]:
         MANIFEST: manifest(described),
     }
     pieces |= {name: text(described) for name, text in DOCUMENTS.items()}
+    if signature is not None:
+        pieces[SIGNATURE] = signature
     tags = [_file(name, text) for name, text in pieces.items()]
     pieces[TAGS] = listed(tags)
     for entry in sorted(os.listdir(folder)):
@@ -138,7 +209,7 @@ def manifest(described: Described) -> bytes:
     hashes = store.reader.block_hashes()
     value = {
         "fostore": SPEC,
-        "bundle": "1.0",
+        "bundle": LAYOUT,
         "name": described.name,
         "version": described.version,
         "store": described.store_path,
@@ -173,18 +244,47 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
 
     Raises:
         StoreNotFoundError, FormatError: there is no manifest, or it is none.
+        UnsupportedError: a bundle of a newer major version.
     """
     path = folder / MANIFEST
-    text = disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle")
-    value = jsontext.loads(text, str(path))
-    expected = {"version": str, "store": str, "digest": str, "num_samples": int, "facts": dict}
-    for key, kind in expected.items():
+    if not is_bundle(folder):
+        cure = (
+            f"unpack it first: unzip {folder.name} -d {folder.stem}"
+            if folder.suffix.lower() == ".zip" and folder.is_file()
+            else "name the folder that `fostore publish` made"
+        )
+        kind = FormatError if folder.exists() else StoreNotFoundError
+        raise kind(f"{str(folder)!r} is no bundle, which has a {MANIFEST}: {cure}")
+    return parse_manifest(
+        disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle"), str(path)
+    )
+
+
+def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
+    """The manifest in a stranger's text; `where` names it in messages.
+
+    Raises:
+        FormatError, UnsupportedError: see `read_manifest`.
+    """
+    value = jsontext.loads(text, where)
+    for key, kind in _MANIFEST.items():
         if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise FormatError(f"{path}: {key!r} is missing or no {kind.__name__}")
-    if is_outside(value["store"]):
-        raise FormatError(f"{path}: the store {value['store']!r} lies outside the bundle")
-    manifest_: Mapping[str, Any] = value
-    return manifest_
+            raise FormatError(f"{where}: {key!r} is missing or no {kind.__name__}")
+    if value["bundle"].split(".")[0] != LAYOUT.split(".")[0]:
+        raise UnsupportedError(
+            f"{where} is a bundle of version {value['bundle']}; this release reads {LAYOUT.split('.')[0]}.x"
+        )
+    if not is_version(value["version"]):
+        raise FormatError(f"{where}: the version is {value['version']!r}, expected such as 1.0.0")
+    for name in (value["store"], value.get("parquet"), *value["files"]):
+        if name is not None and (not isinstance(name, str) or is_outside(name)):
+            raise FormatError(f"{where}: {name!r} lies outside the bundle")
+    for name, entry in value["files"].items():
+        if not (isinstance(entry, dict) and type(entry.get("bytes")) is int
+                and isinstance(entry.get("sha256"), str)):  # fmt: skip
+            raise FormatError(f"{where}: what it says of {name!r} is no bytes and sha256")
+    parsed: Mapping[str, Any] = value
+    return parsed
 
 
 def is_same(one: Path, other: Path) -> bool:
@@ -199,12 +299,17 @@ def is_bundle(path: Path) -> bool:
     return path.is_dir() and (path / MANIFEST).is_file()
 
 
-def verify(folder: Path, level: str = "full") -> Iterator[Finding]:
+def verify(folder: Path, level: str = "full", key: Path | None = None) -> Iterator[Finding]:
     """What is wrong with a bundle, by nothing but what it holds: every file, every list, the store and its digest.
 
     Args:
         level: of the check of the store, see `Store.verify`.
+        key: a public key; then the rows must be signed by who holds its private half.
+
+    Raises:
+        UnsafeError: a link, a pipe or a device lies in it.
     """
+    held = dict(files_below(folder))
     lists: dict[str, str] = {}
     for name in (PAYLOAD, TAGS):
         try:
@@ -213,9 +318,9 @@ def verify(folder: Path, level: str = "full") -> Iterator[Finding]:
             yield Finding(name, None, f"cannot be read: {error}")
             continue
         lists |= hashes
-        for file, what in compare(folder, hashes):
+        for file, what in compare(held, hashes):
             yield Finding(file, None, what)
-    for name, _ in files_below(folder):
+    for name in held:
         if name not in lists and name != TAGS:
             yield Finding(name, None, "is listed nowhere")
     try:
@@ -225,9 +330,11 @@ def verify(folder: Path, level: str = "full") -> Iterator[Finding]:
             yield Finding(
                 MANIFEST, None, "its tree digest is not that of the files that are listed"
             )
-        stated = {name: entry.get("sha256") for name, entry in manifest.get("files", {}).items()}
+        stated = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         if stated != {file.name: file.sha256 for file in files}:
             yield Finding(MANIFEST, None, f"its files are not those of {PAYLOAD}")
+        if key is not None and (problem := _signed(folder, key, manifest["tree"])):
+            yield Finding(SIGNATURE, None, problem)
         store = open_store(folder / manifest["store"])
         if store.header.digest != manifest["digest"]:
             yield Finding(manifest["store"], None, f"has not the digest {manifest['digest']}")
@@ -239,12 +346,17 @@ def verify(folder: Path, level: str = "full") -> Iterator[Finding]:
         yield Finding(MANIFEST, None, str(error))
 
 
+def _signed(folder: Path, key: Path, tree: str) -> str | None:
+    if not (folder / SIGNATURE).is_file():
+        return "is missing: nobody has signed the rows"
+    return problem_of(folder / DATA, folder / SIGNATURE, key, tree.removeprefix("sha256:"))
+
+
 def described_of(folder: Path) -> Described:
     """What the documents of a bundle were made from."""
     manifest = read_manifest(folder)
     files = [
-        Entry(name, int(entry["bytes"]), str(entry["sha256"]))
-        for name, entry in manifest["files"].items()
+        Entry(name, entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()
     ]
     return Described(
         store=open_store(folder / manifest["store"]),
@@ -253,5 +365,5 @@ def described_of(folder: Path) -> Described:
         store_path=manifest["store"],
         parquet=manifest.get("parquet"),
         files=files,
-        tree=str(manifest["tree"]).removeprefix("sha256:"),
+        tree=manifest["tree"].removeprefix("sha256:"),
     )

@@ -118,7 +118,8 @@ class Facts:
         values: dict[str, Any] = {}
         for key, value in given.items():
             if key == "creators":
-                values[key] = tuple(_creator(entry, where) for entry in _list(value, key, where))
+                creators = (_creator(entry, where) for entry in _list(value, key, where))
+                values[key] = tuple(dict.fromkeys(creators))
             elif key == "tags":
                 values[key] = tuple(_text(entry, key, where) for entry in _list(value, key, where))
             else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fostore import disk
-from fostore.errors import FormatError, UnsafeError
+from fostore.errors import ArgumentError, FormatError, UnsafeError
 
 PAYLOAD, TAGS = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)\Z")
@@ -120,13 +120,31 @@ def is_outside(name: str) -> bool:
     return "\\" in name or "\0" in name or ":" in parts[0] or bool({"", ".", ".."} & set(parts))
 
 
-def compare(folder: Path, hashes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What differs between a folder and the hashes of its files: (name, what)."""
+def refuse_unlistable(names: Iterable[str]) -> None:
+    """Refuse names that the lists cannot hold as they are: BagIt escapes them one way, `sha256sum` another.
+
+    Raises:
+        ArgumentError: names the file, and what to do.
+    """
+    for name in names:
+        if is_outside(name) or "%" in name or not name.isprintable():
+            raise ArgumentError(
+                f"a bundle cannot hold a file called {name!r}: rename the store, without % and \\ and "
+                "without characters that cannot be printed"
+            )
+
+
+def compare(held: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What differs between files and the hashes that are listed for them: (name, what).
+
+    What is opened was seen to be a file of the bundle; a list alone opens nothing.
+    """
     for name, expected in hashes.items():
-        try:
-            _, actual = hash_file(folder / name)
-        except FileNotFoundError:
+        if name not in held:
             yield name, "is listed and missing"
+            continue
+        try:
+            _, actual = hash_file(held[name])
         except OSError as error:
             yield name, f"is listed and cannot be read ({error.strerror})"
         else:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError
+from fostore.errors import ArgumentError
+from fostore.places.lock import Lock
 from fostore.places.names import local_path
 from fostore.progress import LOG
-from fostore.publishing import bundle
+from fostore.publishing import bundle, signature
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 from fostore.publishing.facts import Facts, Gap
@@ -50,6 +52,7 @@ def publish(
     parquet: bool = False,
     private: bool = False,
     revision: str | None = None,
+    sign: Any = None,
     progress: bool = True,
     **more: str,
 ) -> Publication:
@@ -74,15 +77,19 @@ def publish(
         facts: `Facts`, or a TOML file with any of these and of `Facts`; what is said here goes before it.
         parquet: also write the rows as Parquet, which hubs, duckdb and polars read (needs pyarrow).
         private, revision: of a repository on the hub.
+        sign: a private key (elliptic curve, PEM), with which `data/` is signed (OpenSSF model-signing, extra `sign`).
         progress: show a bar on stderr.
         **more: any other field of `Facts`, such as `doi`, `dataset`, `limits`.
 
     Raises:
         ArgumentError: the store is not sealed, or a required fact is missing; names what to give.
         StoreExistsError: `dest` holds something that is no bundle.
+        LockedError: another publisher is at work there.
+        SpaceError, PlaceError: the disk or the service refuses; what was published before stands.
         StoreNotFoundError, FormatError, DamageError: see `fostore.open`.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    _refuse_unfinished(opened)
     target = target_of(dest, opened.path, private=private, revision=revision)
     given = Facts.of(
         {
@@ -102,42 +109,54 @@ def publish(
     )
     if facts is not None:
         given = given.over(facts if isinstance(facts, Facts) else Facts.read(local_path(facts)))
-    return _publish(opened, target, given, parquet=parquet, progress=progress)
+    key = None if sign is None else local_path(sign)
+    folder = target.staging.parent
+    if folder.absolute().is_relative_to(opened.path.absolute()):
+        raise ArgumentError(f"{target.name!r} lies in the store; choose a place beside it")
+    if not folder.is_dir():
+        _refuse_gaps(given)  # no bundle is there that has said more, and no folder is made in vain
+        disk.make_folders(folder)
+    with Lock.acquire(target.staging):
+        return _publish(opened, target, given, parquet=parquet, key=key, progress=progress)
 
 
-def _publish(
-    store: Store, target: Target, facts: Facts, *, parquet: bool, progress: bool
-) -> Publication:
+def _refuse_unfinished(store: Store) -> None:
     if not store.is_sealed:
         raise ArgumentError(
             f"{store.path} is not finished ({len(store):,} rows of {store.num_samples or 'a stream'}): "
             "only a sealed store has a digest to cite"
         )
-    before = target.before()
-    if before is not None:  # facts that were given once need not be given again
-        facts = facts.over(Facts.of(before["facts"], target.name))
+
+
+def _refuse_gaps(facts: Facts) -> None:
     if lacking := [gap for gap in facts.gaps() if gap.grade == "required"]:
         asked = "; ".join(f"{gap.fact}: {gap.how}" for gap in lacking)
         raise ArgumentError(
             f"nothing was published, for facts are missing that only you know: {asked}"
         )
+
+
+def _publish(
+    store: Store,
+    target: Target,
+    facts: Facts,
+    *,
+    parquet: bool,
+    key: Path | None,
+    progress: bool,
+) -> Publication:
+    before, facts = _known(target, facts)
+    _refuse_gaps(facts)
     LOG.info("publishing %s to %s", store.path, target.name)
     staging = target.staging
     disk.make_folders(staging)
-    files = bundle.write_payload(store, staging, parquet, progress)
-    copy = open_store(staging / bundle.DATA / store.path.name)
-    for finding in copy.verify():
-        if finding.severity == "damage":
-            raise DamageError(
-                f"{store.path}: {finding.where}: {finding.message}; nothing was published: restore the "
-                "store, or make it again"
-            )
+    copy, files = bundle.write_payload(store, staging, parquet, progress)
     described = Described(
         store=copy,
         facts=facts,
         version=FIRST,
         store_path=f"{bundle.DATA}{store.path.name}",
-        parquet=next((f.name for f in files if parquet and f.name.endswith(".parquet")), None),
+        parquet=bundle.parquet_name(copy) if parquet else None,
         files=files,
         tree=tree_digest(files, bundle.DATA),
     )
@@ -148,7 +167,8 @@ def _publish(
                 str(before["version"]), copy, str(before["digest"]), int(before["num_samples"])
             )
             described = replace(described, version=version)
-    documents = bundle.write_documents(staging, described)
+    signed = None if key is None else _signature(target, described, key)
+    documents = bundle.write_documents(staging, described, signed)
     is_changed = target.send([*files, *documents], described.version)
     disk.remove(staging)  # the bundle of before, or one more of the same
     LOG.info("published %s: version %s, %s", target.name, described.version, copy.digest())
@@ -163,9 +183,33 @@ def _publish(
     )
 
 
-def check(store: Any, facts: Facts) -> list[Gap]:
-    """What is missing before `store` can be published with `facts`, graded; the required ones first."""
+def _known(target: Target, facts: Facts) -> tuple[Mapping[str, Any] | None, Facts]:
+    """The manifest of the bundle that is there, and all facts: what was said once need not be said again."""
+    text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
+    if text is None:
+        return None, facts
+    before = bundle.parse_manifest(text, target.name)
+    return before, facts.over(Facts.of(before["facts"], target.name))
+
+
+def _signature(target: Target, described: Described, key: Path) -> bytes:
+    return signature.sign(
+        target.staging / bundle.DATA,
+        target.staging / bundle.SIGNATURE,
+        key,
+        described.tree,
+        target.read(bundle.SIGNATURE, signature.MAX_SIGNATURE),
+    )
+
+
+def check(store: Any, facts: Facts, dest: Any = None) -> list[Gap]:
+    """What is missing before `store` can be published with `facts`, graded; the required ones first.
+
+    Facts of the bundle at `dest`, if one is there, count as given.
+    """
     opened = store if isinstance(store, Store) else open_store(store)
+    if dest is not None:
+        facts = _known(target_of(dest, opened.path, private=False, revision=None), facts)[1]
     gaps = facts.gaps()
     if not opened.is_sealed:
         gaps.insert(

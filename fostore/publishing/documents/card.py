@@ -30,6 +30,8 @@ _HUB_LICENSES = frozenset(
 )
 """The licences that the hub knows by name; all others are `other`, with their name."""
 _MANY_CLASSES = 20
+_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+"""A number is rounded by at most 2^-bits of itself."""
 
 
 def size_category(rows: int) -> str:
@@ -119,6 +121,10 @@ def _body(described: Described) -> Iterator[str]:
     yield "## How to open it"
     yield ""
     yield from _opening(described)
+    yield ""
+    yield "## Fidelity"
+    yield ""
+    yield _fidelity(described)
     if facts.limits:
         yield ""
         yield "## Limits"
@@ -151,7 +157,7 @@ def _opening(described: Described) -> Iterator[str]:
     yield "rows = store.take([0, 1, 2])  # distributions, in this order"
     yield "```"
     yield ""
-    yield "Beside the base dataset in a training loop (torch; `fostore.jax` has the same names):"
+    yield "Beside the base dataset in a training loop (for JAX: `from fostore.jax import ...`, the same names):"
     yield ""
     yield "```python"
     yield "from fostore.torch import output_dataloader"
@@ -180,6 +186,18 @@ def _opening(described: Described) -> Iterator[str]:
         yield f"duckdb.sql(\"select * from '{described.parquet}' limit 3\")"
         yield f'polars.scan_parquet("{described.parquet}").head(3).collect()'
         yield "```"
+
+
+def _fidelity(described: Described) -> str:
+    """How far a stored number may be from the one that the model gave."""
+    schema = described.store.schema
+    bits = _BITS.get(schema.dtype)
+    if bits is None:
+        return f"The numbers are {schema.dtype}, and exact."
+    return (
+        f"Each number is the model's {schema.kind}, rounded to {schema.dtype}: off by at most 2^-{bits} of itself, "
+        "and by nothing where the model computes in this type or a narrower one."
+    )
 
 
 def _identity(value: Any) -> str:

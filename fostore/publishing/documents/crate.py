@@ -63,11 +63,15 @@ def text(described: Described) -> bytes:
         "result": {"@id": "./"},
         "instrument": {"@id": "#software"},
     }
+    used: dict[str, str] = {}  # one address may be that of both
     for fact, name in ((facts.dataset, "the base dataset"), (facts.model, "the model")):
         if fact:
             address = f"https://doi.org/{fact}" if fact.startswith("10.") else fact
-            action.setdefault("object", []).append({"@id": address})
-            graph.append({"@id": address, "@type": "CreativeWork", "name": name})
+            used[address] = f"{used[address]} and {name}" if address in used else name
+    if used:
+        action["object"] = [{"@id": address} for address in used]
+    for address, name in used.items():
+        graph.append({"@id": address, "@type": "CreativeWork", "name": name})
     software = dict(described.store.header.software)
     graph.append(action)
     graph.append(

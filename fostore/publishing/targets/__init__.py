@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fostore.errors import ArgumentError
 from fostore.places.names import load
@@ -13,18 +12,23 @@ from fostore.publishing.manifest import Entry
 
 
 class Target(Protocol):
-    """One destination. A bundle is made in `staging`, a folder of this machine, and sent from there."""
+    """One destination. A bundle is made in `staging`, a folder of this machine, and sent from there.
+
+    Whoever calls `read` or `send` holds the lock of `staging`, so that one publisher of this machine is at work; a
+    target that others can reach from elsewhere refuses a second one itself.
+    """
 
     name: str
     """What was asked for, for messages."""
     staging: Path
     """Where the bundle is made; what an interrupted call left there is used."""
 
-    def before(self) -> Mapping[str, Any] | None:
-        """The manifest of the bundle that is there; None where nothing is.
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A file of the bundle that is there; None where nothing is, or the bundle has no such file.
 
         Raises:
-            StoreExistsError: something else is there.
+            StoreExistsError: something that is no bundle is there.
+            UnsafeError: the file is larger than `limit` bytes.
             PlaceError: the service cannot be read.
         """
         ...
@@ -38,6 +42,7 @@ class Target(Protocol):
 
         Raises:
             PlaceError: the service refused; called again it goes on.
+            LockedError: another publisher is at work there.
             DamageError: other bytes lie there than were sent.
         """
         ...
@@ -51,7 +56,7 @@ TARGETS = {
     ".zip": "fostore.publishing.targets.archive",
     "": "fostore.publishing.targets.folder",
 }
-"""By the scheme of a url, the suffix of a file, or neither: modules with a `Target`."""
+"""By the scheme of a url, the suffix of a file, or neither: modules with a `TARGET`."""
 
 
 def target_of(
@@ -73,12 +78,12 @@ def target_of(
     module = load(TARGETS.get(key, TARGETS[""]), text)
     if (private or revision) and key != "hf":
         raise ArgumentError("private and revision are the hub's: give hf://datasets/USER/NAME")
-    made: Target = module.Target(
+    made: Target = module.TARGET(
         text, store, **({"private": private, "revision": revision} if key == "hf" else {})
     )
     return made
 
 
-def staging_beside(store: Path) -> Path:
-    """Where a bundle that goes elsewhere is made: on the disk of its store, so that an interrupted call goes on."""
-    return store.with_name(f".{store.name}.bundle")
+def staging_beside(path: Path) -> Path:
+    """Where a bundle is made that goes elsewhere: kept there by an interrupted call, for the next to go on."""
+    return path.with_name(f".{path.name}.bundle")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fostore import disk
 from fostore.errors import StoreExistsError
@@ -13,7 +11,7 @@ from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 
 
-class Target:
+class FolderTarget:
     """The folder appears, or changes, whole."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -21,11 +19,12 @@ class Target:
         self._path = local_path(name).absolute()
         self.staging = disk.unfinished(self._path)
 
-    def before(self) -> Mapping[str, Any] | None:
-        """The manifest of the bundle that is there; see `Target.before`."""
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A file of the bundle that is there; see `Target.read`."""
         disk.mend_exchange(self._path)  # which a kill may have cut in two
         if bundle.is_bundle(self._path):
-            return bundle.read_manifest(self._path)
+            path = self._path / name
+            return disk.read_named(path, limit, "a file of a bundle") if path.exists() else None
         if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
             raise StoreExistsError(
                 f"{self.name!r} is there and is no bundle; choose a folder that is empty or not there"
@@ -44,3 +43,6 @@ class Target:
                 disk.rename(self.staging, self._path)
             disk.sync_directory(self._path.parent)
         return is_changed
+
+
+TARGET = FolderTarget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,9 +14,8 @@ import huggingface_hub as hub
 from huggingface_hub import errors
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError, PlaceError
+from fostore.errors import ArgumentError, DamageError, LockedError, PlaceError
 from fostore.places.hub import api
-from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import staging_beside
 
@@ -25,7 +24,7 @@ MOST_ENTRIES, MOST_FILES = 10_000, 100_000
 """What the hub takes in a folder, and in a repository (its documentation, "Storage limits")."""
 
 
-class Target:
+class HubTarget:
     """A dataset repository at one revision."""
 
     def __init__(
@@ -39,25 +38,29 @@ class Target:
             )
         self._revision = revision or named or "main"
         self._private = private
+        self._base: str | None = (
+            None  # the commit that was looked at, which the next one must follow
+        )
         self.staging = staging_beside(store)
 
-    def before(self) -> Mapping[str, Any] | None:
-        """The manifest that lies there; see `Target.before`."""
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A file of the bundle that lies there; see `Target.read`."""
+        folder = disk.unfinished(self.staging)
         try:
             with self._telling():
+                self._base = self._base or self._head()
                 path = api().hf_hub_download(
                     self._repository,
-                    bundle.MANIFEST,
+                    name,
                     repo_type="dataset",
-                    revision=self._revision,
-                    local_dir=disk.unfinished(self.staging),
+                    revision=self._base,
+                    local_dir=folder,
                 )
-                manifest: Mapping[str, Any] = bundle.read_manifest(Path(path).parent)
-                return manifest
+                return disk.read_named(path, limit, "a file of a bundle")
         except _ABSENT:
             return None
         finally:
-            disk.remove(disk.unfinished(self.staging))
+            disk.remove(folder)
 
     def send(self, files: list[Entry], version: str) -> bool:
         """Send a bundle in one commit, and compare what lies there then; see `Target.send`.
@@ -74,6 +77,7 @@ class Target:
                 api().create_branch(
                     self._repository, branch=self._revision, repo_type="dataset", exist_ok=True
                 )
+            self._base = self._base or self._head()
             different = self._differences(files)
             if not different:
                 return False
@@ -84,6 +88,7 @@ class Target:
                 revision=self._revision,
                 commit_message=f"version {version}",
                 delete_patterns="*",
+                parent_commit=self._base,
             )
             different = self._differences(files)
         if different:
@@ -91,6 +96,9 @@ class Target:
                 f"{self.name} does not hold what was sent: {'; '.join(different[:5])}; publish again"
             )
         return True
+
+    def _head(self) -> str:
+        return str(api().dataset_info(self._repository, revision=self._revision).sha)
 
     def _differences(self, files: list[Entry]) -> list[str]:
         tree = api().list_repo_tree(
@@ -122,11 +130,12 @@ class Target:
                 raise OSError(str(error)) from error
         except _ABSENT:
             raise
-        except (
-            errors.HfHubHTTPError,
-            OSError,
-            RuntimeError,
-        ) as error:  # its threads raise the last one
+        except _REFUSALS as error:
+            if getattr(getattr(error, "response", None), "status_code", None) == 412:
+                raise LockedError(
+                    f"{self.name} has changed since this call looked at it: another publisher was faster, and "
+                    "nothing was published; call again"
+                ) from error
             answer = (str(error).strip().splitlines() or [""])[0][:300]
             raise PlaceError(
                 errno.EIO,
@@ -136,12 +145,19 @@ class Target:
             ) from error
 
 
+TARGET = HubTarget
+
+
 _ABSENT = (
     errors.EntryNotFoundError,
     errors.RepositoryNotFoundError,
     errors.RevisionNotFoundError,
 )
 """What says that there is no such file, repository or revision."""
+
+
+_REFUSALS: tuple[type[Any], ...] = (*errors.HfHubHTTPError.__bases__, RuntimeError)
+"""What says that it was not done: errors of the HTTP library that the hub's own uses, of the system, and of threads."""
 
 
 def parse(url: str) -> tuple[str, str | None]:
