@@ -22,15 +22,16 @@ _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
 class Hub(Remote):
     """A `Place` in one commit of a dataset repository; the token is where huggingface_hub keeps it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, commit: str | None = None) -> None:
         parts = _URL.match(url.rstrip("/"))
         if parts is None:
             raise ArgumentError(
                 f"{url!r} names nothing on the hub, expected hf://datasets/USER/NAME[@REVISION]/PATH"
             )
         self.repository, self.revision, self._path = parts[1], parts[2] or "main", parts[3] or ""
-        self._commit: str | None = None
+        self._commit = commit
         super().__init__(url)
+        self._is_web = False  # where it leads is the hub's business, as an object store's is its own
 
     def names(self, folder: str = "") -> dict[str, str]:
         """What lies in a folder, each with its kind; see `Place.names`."""
@@ -58,6 +59,14 @@ class Hub(Remote):
                 info = api().dataset_info(self.repository, revision=self.revision)
                 self._commit = str(info.sha)
         return self._commit
+
+    def below(self, name: str) -> Hub:
+        """The place that a name in this one is, in the same commit; see `Place.below`."""
+        return Hub(f"{self.url}/{name}", self.commit)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With the commit: a worker process must not read a later one.
+        return Hub, (self.url, self._commit)
 
     def _root(self) -> tuple[str, dict[str, Any]]:
         endpoint = os.environ.get("HF_ENDPOINT", hub.constants.ENDPOINT).rstrip("/")

@@ -28,21 +28,19 @@ from fostore.publishing.manifest import (
     compare,
     files_below,
     hash_file,
-    is_outside,
     listed,
     read_list,
     tree_digest,
 )
+from fostore.reading.named import MANIFEST, MAX_MANIFEST, parse_manifest
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import digest, jsontext
 from fostore.schema.header import VERSION as SPEC
 
 DATA = "data/"
-MANIFEST = "fostore-manifest.json"
 _BAG = b"BagIt-Version: 1.0\nTag-Entry-Character-Encoding: UTF-8\n"
 _COPY_BYTES = 4 << 20
-MAX_MANIFEST = 64 << 20
 
 
 # ------------------------------------------------------------------ write
@@ -176,15 +174,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / MANIFEST
     text = disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle")
-    value = jsontext.loads(text, str(path))
-    expected = {"version": str, "store": str, "digest": str, "num_samples": int, "facts": dict}
-    for key, kind in expected.items():
-        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise FormatError(f"{path}: {key!r} is missing or no {kind.__name__}")
-    if is_outside(value["store"]):
-        raise FormatError(f"{path}: the store {value['store']!r} lies outside the bundle")
-    manifest_: Mapping[str, Any] = value
-    return manifest_
+    return parse_manifest(text, str(path))
 
 
 def is_same(one: Path, other: Path) -> bool:
