@@ -10,7 +10,6 @@ import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +19,12 @@ from fostore.schema.jsontext import dumps
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
 
+# Text: a `Path` makes one slash of the two in a url.
 StorePath = Annotated[
-    Path, typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False)
+    str,
+    typer.Argument(
+        metavar="PATH", help="The store, or a bundle; a path or a url.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 

@@ -130,7 +130,7 @@ class Remote(ByUrl):
         """
         if self._is_web:
             raise UnsupportedError(
-                f"{self} is on a web server, which lists no folders: download the store to do this"
+                f"{self} is on a web server, which lists no folders (Store.download fetches all of a store)"
             )
         begin = f"{self._key(folder)}/"
         with self._telling(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fostore import disk
@@ -82,6 +83,10 @@ def publish(
         StoreNotFoundError, FormatError, DamageError: see `fostore.open`.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    if not isinstance(opened.path, Path):
+        raise ArgumentError(
+            f"{opened.path} lies behind a url; fetch it with Store.download, and publish that"
+        )
     target = target_of(dest, opened.path, private=private, revision=revision)
     given = Facts.of(
         {

@@ -20,6 +20,8 @@ from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
 _ATTEMPTS = 4
+_CHUNKS = 256
+"""Files of hashes that are asked for at once."""
 
 
 class ZarrReader:
@@ -167,12 +169,33 @@ class ZarrReader:
             hashes = np.zeros((num_blocks, *layout.chunk_shape[1:]), np.uint8)
         except (MemoryError, ValueError) as error:
             raise UnsafeError(f"{self.place} claims {rows:,} rows, too many to hash") from error
-        units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
-        for unit in units:
-            if unit * layout.blocks < num_blocks and unit not in self._open:
+        if self.place.is_local:
+            units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
+            chunks = ((unit, read_hashes(folder, unit)) for unit in units if unit not in self._open)
+        else:
+            chunks = self._fetched_hashes(-(-num_blocks // layout.blocks))
+        for unit, chunk in chunks:
+            if unit * layout.blocks < num_blocks:
                 held = hashes[unit * layout.blocks : (unit + 1) * layout.blocks]
-                held[:] = read_hashes(folder, unit)[: len(held)]
+                held[:] = chunk[: len(held)]
         return hashes if self._is_current() else np.zeros_like(hashes)
+
+    def _fetched_hashes(self, num_units: int) -> Iterator[tuple[int, Array]]:
+        """The block hashes of units by their numbers, many requests at a time: not every place lists what it has."""
+        folder = self._state.folder
+        units = [unit for unit in range(num_units) if unit not in self._open]
+        for at in range(0, len(units), _CHUNKS):
+            some = units[at : at + _CHUNKS]
+            asked = [(folder.hashes.key(unit), 0, folder.hashes.chunk_bytes) for unit in some]
+            try:
+                pieces = [data for data, _ in self.place.read_many(asked)]
+            except FileNotFoundError:  # of one of them: then none is known of that one alone
+                yield from ((unit, read_hashes(folder, unit)) for unit in some)
+                continue
+            yield from (
+                (unit, parse_hashes(folder, unit, data))
+                for unit, data in zip(some, pieces, strict=True)
+            )
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
@@ -221,6 +244,13 @@ def read_hashes(folder: Folder, unit: int) -> Array:
         data = folder.place.read(name, layout.chunk_bytes)
     except FileNotFoundError:
         return np.zeros(layout.chunk_shape, np.uint8)
+    return parse_hashes(folder, unit, data)
+
+
+def parse_hashes(folder: Folder, unit: int, data: bytes) -> Array:
+    """The block hashes of a unit, of the bytes of its file; see `read_hashes`."""
+    layout = folder.hashes
+    name = layout.key(unit)
     if len(data) != layout.chunk_bytes:
         raise DamageError(
             f"{folder.place}/{name} has {len(data)} bytes, expected {layout.chunk_bytes}"

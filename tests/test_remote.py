@@ -1,0 +1,315 @@
+"""Stores behind urls: the same rows as on this machine, or a refusal that says what to do, whatever a server does."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fostore
+from fostore.cli import app
+from fostore.errors import (
+    ArgumentError,
+    DamageError,
+    FormatError,
+    FostoreError,
+    PlaceError,
+    StoreNotFoundError,
+    UnsafeError,
+    UnsupportedError,
+)
+from fostore.evaluate import entropy, summarize
+from fostore.reading.store import Store
+from fostore.schema.row import Array
+from web_server import Web, serving
+
+remote = pytest.importorskip("fostore.places.remote")
+N, K = 20_000, 10
+
+
+def rows_of(seed: int = 0, n: int = N) -> Array:
+    drawn = np.random.default_rng(seed).random((n, K), np.float32) + 1e-3
+    return drawn / drawn.sum(axis=1, keepdims=True)
+
+
+def make(path: Path, rows: Array, unit_rows: int = 4096) -> Path:
+    source = path.with_suffix(".zarr")
+    with fostore.create(
+        source, num_samples=len(rows), num_classes=K, unit_rows=unit_rows, exists="overwrite"
+    ) as writer:
+        writer.append(rows)
+    if path != source:
+        fostore.convert(
+            source, path, progress=False, exists="overwrite",
+            **({} if path.suffix == ".json" else {"unit_rows": unit_rows}),
+        )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(params=[".zarr", ".h5", ".json"])
+def suffix(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    make(tmp_path / f"s{request.param}", rows_of(n=500 if request.param == ".json" else N))
+    return str(request.param)
+
+
+@pytest.fixture
+def url(web: Web, tmp_path: Path) -> str:
+    """Of a Zarr store."""
+    make(tmp_path / "s.zarr", rows_of())
+    return f"{web.url}/s.zarr"
+
+
+# ------------------------------------------------------------------ open
+
+
+def test_a_store_on_a_web_server_is_the_one_on_this_machine(
+    web: Web, suffix: str, tmp_path: Path
+) -> None:
+    store, oracle = fostore.open(f"{web.url}/s{suffix}"), fostore.open(tmp_path / f"s{suffix}")
+    assert (store.header, store.digest()) == (oracle.header, oracle.digest())
+    for rows in (np.random.default_rng(1).integers(0, len(oracle), 300), [5, 5, 0], []):
+        np.testing.assert_array_equal(store.take(rows), oracle.take(rows))
+    np.testing.assert_array_equal(store.array, oracle.array)
+    assert np.array_equal(pickle.loads(pickle.dumps(store))[3], oracle[3])
+    with pytest.raises(StoreNotFoundError, match="no store"):
+        fostore.open(f"{web.url}/other{suffix}")
+
+
+def test_opening_a_store_of_a_thousand_units_takes_four_requests(web: Web, tmp_path: Path) -> None:
+    with fostore.create(
+        tmp_path / "s.zarr", num_samples=1000 << 10, num_classes=10, unit_rows=1 << 10
+    ) as writer:
+        for _ in range(10):
+            writer.append(np.full((100 << 10, 10), 0.1, np.float32))
+    store = fostore.open(f"{web.url}/s.zarr")
+    assert len(list((tmp_path / "s.zarr" / "probs" / "c").iterdir())) == 1000
+    assert len(web.requests) <= 4
+    web.requests.clear()
+    store.take([0])
+    assert len(web.requests) <= 2  # the row, and whether the store is still the one that was opened
+
+
+def test_rows_cost_a_request_a_window_and_no_more_bytes_than_it_has(web: Web, url: str) -> None:
+    store = fostore.open(url)
+    rows = np.random.default_rng(2).integers(0, N, 64)
+    web.requests.clear()
+    web.sent = 0
+    store.take(rows)
+    ranges = [span for _, name, span in web.requests if "/c/" in name]
+    units = len({int(row) // 4096 for row in rows})
+    assert len(ranges) <= 2 * units
+    windows = sum(int(b) - int(a) + 1 for a, b in (r[6:].split("-") for r in ranges if r))
+    assert web.sent <= 1.2 * windows + 8192  # the metadata, looked at again
+
+
+def test_a_bundle_opens_by_its_root_wherever_it_lies(web: Web, tmp_path: Path) -> None:
+    make(tmp_path / "rows.zarr", rows_of(n=500))
+    fostore.publish(
+        tmp_path / "rows.zarr", tmp_path / "digits", license="CC0-1.0", creators=["Ada Lovelace"],
+        description="rows of a test", progress=False,
+    )  # fmt: skip
+    for where in (tmp_path / "digits", str(tmp_path / "digits"), f"{web.url}/digits"):
+        store = fostore.open(where)
+        np.testing.assert_array_equal(store.take([7, 3]), rows_of(n=500)[[7, 3]])
+        assert store.digest() == fostore.open(tmp_path / "rows.zarr").digest()
+        assert str(store.path).endswith("digits/data/rows.zarr")
+    manifest = tmp_path / "digits" / "fostore-manifest.json"
+    value = json.loads(manifest.read_text())
+    for changed, error in (
+        ({"digest": "blake3:" + "0" * 64}, "names a store with the digest"),
+        ({"store": "../rows.zarr"}, "outside the bundle"),
+        ({"store": None}, "'store' is missing"),
+    ):
+        manifest.write_text(json.dumps(value | changed))
+        for where in (tmp_path / "digits", f"{web.url}/digits"):
+            with pytest.raises(FormatError, match=error):
+                fostore.open(where)
+
+
+# ------------------------------------------------------------------ what servers do
+
+
+def test_a_server_that_ignores_ranges_is_refused(web: Web, url: str) -> None:
+    store = fostore.open(url)
+    web.knows_ranges = False
+    with pytest.raises(UnsupportedError, match="does not know ranges"):
+        store.take([5])
+
+
+def test_a_server_that_tells_no_versions_is_refused(web: Web, url: str) -> None:
+    store = fostore.open(url)
+    web.sends = set()
+    with pytest.raises(UnsupportedError, match="neither an ETag nor"):
+        store.take([5])
+    web.sends = {"Last-Modified"}
+    np.testing.assert_array_equal(fostore.open(url).take([5]), rows_of()[[5]])
+
+
+def test_short_bodies_and_errors_are_tried_again_and_then_said(
+    web: Web, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fostore.open(url)
+    web.cuts = 2
+    np.testing.assert_array_equal(store.take([5, 19_000]), rows_of()[[5, 19_000]])
+    web.fails["GET"] = 2
+    np.testing.assert_array_equal(store.take([5, 19_000]), rows_of()[[5, 19_000]])
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    store = fostore.open(url)
+    for fault in ("cuts", "fails"):
+        web.cuts = 1000 if fault == "cuts" else 0
+        web.fails["GET"] = 1000 if fault == "fails" else 0
+        with pytest.raises(PlaceError, match=r"s\.zarr/probs/c/0/0 cannot be read.*call again"):
+            store.take([5])
+    web.fails["GET"] = 0
+    np.testing.assert_array_equal(store.take([5]), rows_of()[[5]])
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    web: Web, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SECONDS", 1)
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    store = fostore.open(url)
+    web.hangs = 3
+    with pytest.raises(PlaceError, match="cannot be read"):
+        store.take([5])
+    web.hangs = 0
+
+
+@pytest.mark.parametrize("knows_matches", [True, False])
+def test_a_body_that_is_cut_is_never_ended_by_another_file(
+    web: Web, url: str, tmp_path: Path, knows_matches: bool
+) -> None:
+    """obstore asks for the rest of a body that was cut; what lies there then may be another file."""
+    store = fostore.open(url)
+    store.take([5])
+    shard = tmp_path / "s.zarr" / "probs" / "c" / "1" / "0"
+    other = rows_of(seed=9)[4096:8192].tobytes()
+
+    calls: list[str] = []
+
+    def change(name: str) -> None:
+        calls.append(name)
+        if calls.count("s.zarr/probs/c/1/0") == 2:
+            shard.write_bytes(other + shard.read_bytes()[len(other) :])
+
+    web.cuts, web.before, web.knows_matches = 1, change, knows_matches
+    with pytest.raises(FostoreError):
+        store.take(np.arange(4096, 8192))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_files_that_change_under_a_reader_are_refused_never_mixed(
+    web: Web, url: str, tmp_path: Path, kept: bool
+) -> None:
+    store = fostore.open(url, tmp_path / "cache" if kept else None)
+    store.take([5])
+    make(tmp_path / "s.zarr", rows_of(seed=1))
+    for rows in ([6], [5, 19_000]):
+        with pytest.raises((DamageError, FormatError), match="open it again"):
+            store.take(rows)
+    again = fostore.open(url, tmp_path / "cache" if kept else None)
+    np.testing.assert_array_equal(again.take([5, 6]), rows_of(seed=1)[[5, 6]])
+
+
+def test_an_hdf5_file_that_changes_under_a_reader_is_refused(web: Web, tmp_path: Path) -> None:
+    make(tmp_path / "s.h5", rows_of())
+    store = fostore.open(f"{web.url}/s.h5")
+    store.take([5])
+    make(tmp_path / "s.h5", rows_of(seed=1))
+    for rows in ([6], [19_000]):
+        with pytest.raises((DamageError, FormatError), match="open it again"):
+            store.take(rows)
+
+
+def test_redirects_lead_where_the_user_went_or_to_public_addresses(
+    web: Web, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, host="127.0.0.2") as private:
+        for target in (f"{private.url}/s.zarr/zarr.json", "file:///etc/passwd", "ftp://x/y"):
+            web.leads = {"s.zarr/zarr.json": target}
+            with pytest.raises(UnsafeError, match="leads to"):
+                fostore.open(url)
+        assert private.requests == []
+        web.leads = {"s.zarr/zarr.json": f"{private.url}/s.zarr/zarr.json"}
+        monkeypatch.setattr(remote, "_is_private", lambda host: False)
+        assert len(fostore.open(url)) == N
+    web.leads = {"s.zarr/zarr.json": "/t.zarr/zarr.json", "t.zarr/zarr.json": "/s.zarr/zarr.json"}
+    with pytest.raises(UnsafeError, match="on and on"):
+        fostore.open(url)
+    make(tmp_path / "t.zarr", rows_of())
+    web.leads = {"s.zarr/zarr.json": "/t.zarr/zarr.json"}
+    assert len(fostore.open(url)) == N
+
+
+def test_what_is_no_public_address_is_known() -> None:
+    for host in ("127.0.0.1", "169.254.169.254", "10.1.2.3", "192.168.0.1", "::1", "localhost"):
+        assert remote._is_private(host), host
+    assert not remote._is_private("8.8.8.8")
+
+
+@pytest.mark.parametrize("rows", ["[2]", "[2, 19000]"])
+def test_a_forked_child_is_told_to_be_spawned(url: str, rows: str) -> None:
+    code = (
+        "import os, warnings, fostore\n"
+        "warnings.simplefilter('ignore')\n"
+        f"store = fostore.open({url!r}); store.take([1, 18000])\n"
+        "if os.fork() == 0:\n"
+        f"    try:\n        store.take({rows})\n"
+        "    except fostore.FostoreError as error:\n        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert "spawn" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("hidden", ["https://me:hunter2@x.org/s.zarr", "https://x.org/s.zarr?sig=hunter2"])
+def test_urls_with_secrets_are_refused_and_not_repeated(hidden: str) -> None:
+    for call in (fostore.open, entropy, lambda url: fostore.convert(url, "x.zarr")):
+        with pytest.raises(ArgumentError, match="environment") as refused:
+            call(hidden)
+        assert "hunter2" not in f"{refused.value} {refused.value!r}"
+
+
+# ------------------------------------------------------------------ verbs
+
+
+def test_verbs_that_read_take_urls(web: Web, url: str, tmp_path: Path) -> None:
+    local = tmp_path / "s.zarr"
+    assert summarize(url).entropy.mean == summarize(local).entropy.mean
+    fostore.convert(url, tmp_path / "c.h5", progress=False)
+    assert fostore.open(tmp_path / "c.h5").digest() == fostore.open(local).digest()
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert json.loads(run("info", url, "--json"))["digest"] == fostore.open(local).digest()
+    assert f"{url}\n" in run("info", url)
+    assert run("head", url, "--json") == run("head", str(local), "--json")
+    assert "the same top class for 100.00%" in run("compare", url, str(local))
+    assert "20,000 samples" in run("stats", url)
+    run("convert", url, str(tmp_path / "d.zarr"), "--no-progress")
+    assert fostore.open(tmp_path / "d.zarr").digest() == fostore.open(local).digest()
+    for command in ("info", "verify", "head", "stats"):
+        result = CliRunner().invoke(app, [command, f"{web.url}/none.zarr"])
+        assert result.exit_code == 3, result.output
+        assert f"{web.url}/none.zarr" in result.stderr
+    assert isinstance(fostore.open(url), Store)
