@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fostore.errors import (
     FormatError,
     FostoreError,
     PlaceError,
+    StoreExistsError,
     StoreNotFoundError,
     UnsafeError,
     UnsupportedError,
@@ -88,14 +90,16 @@ def test_a_store_on_a_web_server_is_the_one_on_this_machine(
         fostore.open(f"{web.url}/other{suffix}")
 
 
-def test_opening_a_store_of_a_thousand_units_takes_four_requests(web: Web, tmp_path: Path) -> None:
+def test_opening_takes_four_requests_however_many_units_there_are(
+    web: Web, tmp_path: Path
+) -> None:
     with fostore.create(
-        tmp_path / "s.zarr", num_samples=1000 << 10, num_classes=10, unit_rows=1 << 10
+        tmp_path / "s.zarr", num_samples=100 << 10, num_classes=10, unit_rows=1 << 10
     ) as writer:
         for _ in range(10):
-            writer.append(np.full((100 << 10, 10), 0.1, np.float32))
+            writer.append(np.full((10 << 10, 10), 0.1, np.float32))
     store = fostore.open(f"{web.url}/s.zarr")
-    assert len(list((tmp_path / "s.zarr" / "probs" / "c").iterdir())) == 1000
+    assert len(list((tmp_path / "s.zarr" / "probs" / "c").iterdir())) == 100
     assert len(web.requests) <= 4
     web.requests.clear()
     store.take([0])
@@ -313,3 +317,83 @@ def test_verbs_that_read_take_urls(web: Web, url: str, tmp_path: Path) -> None:
         assert result.exit_code == 3, result.output
         assert f"{web.url}/none.zarr" in result.stderr
     assert isinstance(fostore.open(url), Store)
+
+
+# ------------------------------------------------------------------ to this machine
+
+
+def test_a_download_is_the_store_and_a_second_call_asks_for_nothing(
+    web: Web, suffix: str, tmp_path: Path
+) -> None:
+    source, target = tmp_path / f"s{suffix}", tmp_path / "new" / f"d{suffix}"
+    store = fostore.open(f"{web.url}/s{suffix}")
+    assert store.download(target, progress=False) == target
+    names = sorted(p.relative_to(source) for p in source.rglob("*") if p.is_file())
+    assert sorted(p.relative_to(target) for p in target.rglob("*") if p.is_file()) == names
+    for name in names or [Path()]:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+    assert fostore.open(target).verify() == []
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+    web.requests.clear()
+    store.download(target, progress=False)
+    assert web.requests == []
+    with pytest.raises(ArgumentError, match="suffix"):
+        store.download(tmp_path / "d.npz")
+    (tmp_path / f"mine{suffix}").write_bytes(b"x")
+    with pytest.raises(StoreExistsError, match="choose another path"):
+        store.download(tmp_path / f"mine{suffix}")
+
+
+def test_a_download_that_was_interrupted_goes_on(web: Web, url: str, tmp_path: Path) -> None:
+    store = fostore.open(url)
+    total = sum(p.stat().st_size for p in (tmp_path / "s.zarr").rglob("*") if p.is_file())
+
+    class Interrupted(Exception):
+        pass
+
+    real, calls = type(store._place).read_many, [0]
+
+    def dying(place: Any, ranges: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 2:
+            raise Interrupted
+        return real(place, ranges)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fostore.reading.download._BATCH_BYTES", 4 << 20)
+        patch.setattr(type(store._place), "read_many", dying)
+        with pytest.raises(Interrupted):
+            store.download(tmp_path / "d.zarr", progress=False)
+    assert not (tmp_path / "d.zarr").exists()
+    web.sent = 0
+    store.download(tmp_path / "d.zarr", progress=False)
+    assert 0 < web.sent < total
+    assert fostore.open(tmp_path / "d.zarr").digest() == store.digest()
+
+
+def test_a_download_of_other_bytes_leaves_nothing(web: Web, url: str, tmp_path: Path) -> None:
+    shard = tmp_path / "s.zarr" / "probs" / "c" / "1" / "0"
+    store = fostore.open(url)
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DamageError, match="not the store, and was removed"):
+        store.download(tmp_path / "d.zarr", progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr"]
+    shard.unlink()
+    with pytest.raises(DamageError, match="c/1/0 is missing"):
+        store.download(tmp_path / "d.zarr", progress=False)
+
+
+@pytest.mark.parametrize("suffix_of_open", [".zarr", ".h5"])
+def test_a_store_in_progress_is_not_downloaded(
+    web: Web, tmp_path: Path, suffix_of_open: str
+) -> None:
+    path = tmp_path / f"open{suffix_of_open}"
+    with fostore.create(path, num_samples=9, num_classes=K) as writer:
+        writer.append(rows_of(n=5))
+        writer.commit()
+        with pytest.raises((ArgumentError, UnsupportedError), match=r"not sealed|writer that is at work"):
+            fostore.open(f"{web.url}/{path.name}").download(tmp_path / "e" / path.name)
+        writer.append(rows_of(n=4))
+    assert not (tmp_path / "e").exists()

@@ -130,7 +130,8 @@ class Remote(ByUrl):
         """
         if self._is_web:
             raise UnsupportedError(
-                f"{self} is on a web server, which lists no folders (Store.download fetches all of a store)"
+                f"{self} is on a web server, which lists no folders: what a writer that is at work has "
+                "committed cannot be looked up, nor what else lies beside the rows of a finished store"
             )
         begin = f"{self._key(folder)}/"
         with self._telling(folder):

@@ -148,6 +148,13 @@ class ZarrReader:
             segments.append(Segment(begin + name, offset, start, stop))
         return segments
 
+    def files(self) -> Sequence[str]:
+        """All files of a sealed store; worked out, for not every place lists what it has."""
+        folder, unit_rows = self._state.folder, self.header.unit_rows
+        units = range(-(-self._state.published // unit_rows))
+        names = [layout.key(unit) for layout in folder.layouts for unit in units]
+        return [*names, *(f"{layout.name}/{METADATA}" for layout in folder.layouts), METADATA]
+
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return [run for runs in self._open.values() for run in runs]
