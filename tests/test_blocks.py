@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,21 @@ from fostore.places.memory import Memory
 from fostore.places.place import Version
 from test_place_reads import rows_of, store_at
 
-COUNTS = [0, 1, 127, 128, 129, 8191, 8192, 8193, 8192 + 128, 20_000, 3 * 8192, 3 * 8192 + 5, 100_001]
+COUNTS = [
+    0,
+    1,
+    127,
+    128,
+    129,
+    8191,
+    8192,
+    8193,
+    8192 + 128,
+    20_000,
+    3 * 8192,
+    3 * 8192 + 5,
+    100_001,
+]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -31,7 +44,10 @@ def test_every_epoch_has_every_sample_once(count: int, batch_size: int) -> None:
     for start, stop in ((0, 1), (count // 2, count), (8000, 9000), (count, count)):
         assert np.array_equal(order.samples(0, start, stop), whole[start:stop])
     if count > 100:
-        others = [Order(count, 1, shuffle="blocks", seed=4).samples(0, 0, count), order.samples(1, 0, count)]
+        others = [
+            Order(count, 1, shuffle="blocks", seed=4).samples(0, 0, count),
+            order.samples(1, 0, count),
+        ]
         assert all((one != whole).mean() > 0.9 for one in others)
 
 
@@ -67,7 +83,9 @@ def test_the_order_is_what_it_was_when_checkpoints_were_written() -> None:
 
 def test_ranks_share_an_epoch() -> None:
     batches = [
-        np.concatenate(list(Order(20_000, 50, shuffle="blocks", seed=1, rank=r, num_ranks=4).batches(0)))
+        np.concatenate(
+            list(Order(20_000, 50, shuffle="blocks", seed=1, rank=r, num_ranks=4).batches(0))
+        )
         for r in range(4)
     ]
     assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(20_000))

@@ -128,7 +128,9 @@ def _read(folder: Path, seed: int) -> None:
     place.version = lambda name="": f"v-{name}"  # type: ignore[method-assign]
     rng = np.random.default_rng(seed)
     for _ in range(300):
-        cached = Cached(place, folder, max_bytes=1 << 20)  # so small that they make room under each other
+        cached = Cached(
+            place, folder, max_bytes=1 << 20
+        )  # so small that they make room under each other
         name, start = "ab"[rng.integers(2)], int(rng.integers(0, len(DATA)))
         stop = start + int(rng.integers(0, 200_000))
         (data, _), *_ = cached.read_many([(name, start, stop)])
@@ -164,9 +166,7 @@ def test_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
     assert errors == []
 
 
-def test_a_store_is_opened_through_a_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_is_opened_through_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store_at(tmp_path / "s.zarr", rows_of())
     place = Counting.of("memory://through.zarr", path)
     oracle = fostore.open(path)
@@ -186,8 +186,8 @@ def test_a_store_is_opened_through_a_cache(
     monkeypatch.setenv("FOSTORE_CACHE", str(tmp_path / "other"))
     monkeypatch.setenv("FOSTORE_CACHE_BYTES", "1000000")
     by_name = fostore.open("memory://through.zarr")
-    assert isinstance(by_name._place, Cached)
-    assert by_name._place.max_bytes == 1_000_000
+    assert isinstance(by_name.place, Cached)
+    assert by_name.place.max_bytes == 1_000_000
     by_name.take([3])
     assert list((tmp_path / "other").glob("*/*/data"))
     monkeypatch.setenv("FOSTORE_CACHE_BYTES", "10G")

@@ -90,9 +90,7 @@ def test_a_store_on_a_web_server_is_the_one_on_this_machine(
         fostore.open(f"{web.url}/other{suffix}")
 
 
-def test_opening_takes_four_requests_however_many_units_there_are(
-    web: Web, tmp_path: Path
-) -> None:
+def test_opening_takes_four_requests_however_many_units_there_are(web: Web, tmp_path: Path) -> None:
     with fostore.create(
         tmp_path / "s.zarr", num_samples=100 << 10, num_classes=10, unit_rows=1 << 10
     ) as writer:
@@ -197,7 +195,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_a_body_that_is_cut_is_never_ended_by_another_file(
     web: Web, url: str, tmp_path: Path, knows_matches: bool
 ) -> None:
-    """obstore asks for the rest of a body that was cut; what lies there then may be another file."""
+    """The client asks for the rest of a body that was cut; what lies there then may be another file."""
     store = fostore.open(url)
     store.take([5])
     shard = tmp_path / "s.zarr" / "probs" / "c" / "1" / "0"
@@ -283,7 +281,9 @@ def test_a_forked_child_is_told_to_be_spawned(url: str, rows: str) -> None:
     assert "spawn" in result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("hidden", ["https://me:hunter2@x.org/s.zarr", "https://x.org/s.zarr?sig=hunter2"])
+@pytest.mark.parametrize(
+    "hidden", ["https://me:hunter2@x.org/s.zarr", "https://x.org/s.zarr?sig=hunter2"]
+)
 def test_urls_with_secrets_are_refused_and_not_repeated(hidden: str) -> None:
     for call in (fostore.open, entropy, lambda url: fostore.convert(url, "x.zarr")):
         with pytest.raises(ArgumentError, match="environment") as refused:
@@ -351,7 +351,7 @@ def test_a_download_that_was_interrupted_goes_on(web: Web, url: str, tmp_path: P
     class Interrupted(Exception):
         pass
 
-    real, calls = type(store._place).read_many, [0]
+    real, calls = type(store.place).read_many, [0]
 
     def dying(place: Any, ranges: Any) -> Any:
         calls[0] += 1
@@ -361,7 +361,7 @@ def test_a_download_that_was_interrupted_goes_on(web: Web, url: str, tmp_path: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fostore.reading.download._BATCH_BYTES", 4 << 20)
-        patch.setattr(type(store._place), "read_many", dying)
+        patch.setattr(type(store.place), "read_many", dying)
         with pytest.raises(Interrupted):
             store.download(tmp_path / "d.zarr", progress=False)
     assert not (tmp_path / "d.zarr").exists()
@@ -393,7 +393,9 @@ def test_a_store_in_progress_is_not_downloaded(
     with fostore.create(path, num_samples=9, num_classes=K) as writer:
         writer.append(rows_of(n=5))
         writer.commit()
-        with pytest.raises((ArgumentError, UnsupportedError), match=r"not sealed|writer that is at work"):
+        with pytest.raises(
+            (ArgumentError, UnsupportedError), match=r"not sealed|writer that is at work"
+        ):
             fostore.open(f"{web.url}/{path.name}").download(tmp_path / "e" / path.name)
         writer.append(rows_of(n=4))
     assert not (tmp_path / "e").exists()

@@ -39,9 +39,9 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     """The rows that `source` names, nothing read yet.
 
     Args:
-        source: a path, or the url of a store; `path::inside` for an array in a file; a folder or a pattern of shards, which
-            come one after another in the order of their names; a list of those; a `Store`, the place of one,
-            or a `Selection`; "-" for JSON Lines on the standard input.
+        source: a path, or the url of a store; `path::inside` for an array in a file; a folder or a pattern
+            of shards, which come one after another in the order of their names; a list of those; a `Store`, the
+            place of one, or a `Selection`; "-" for JSON Lines on the standard input.
         hints: what a file does not say itself.
         rows: those that will be wanted; a store that is not finished then shows what it has.
 

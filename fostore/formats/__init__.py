@@ -158,7 +158,7 @@ class Reader(Protocol):
         return ()
 
     def files(self) -> Sequence[str]:
-        """The names, in its place, of all files that a sealed store is made of, what names the others last; "" is the place itself."""
+        """The names, in its place, of all files of a sealed store, metadata last; "" is the place itself."""
         return ("",)
 
     def runs(self) -> Sequence[Run]:

@@ -101,12 +101,16 @@ class Order:
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
         if self.shuffle == "blocks":
-            return _in_blocks(start, min(stop, self.num_samples), self.num_samples, self.seed, epoch)
+            return _in_blocks(
+                start, min(stop, self.num_samples), self.num_samples, self.seed, epoch
+            )
         return _shuffled(start, stop, self.num_samples, self.seed, epoch)
 
     def window(self, position: int) -> tuple[int, int]:
         """The positions around one whose samples lie together in few places; of "blocks" alone."""
-        number = min(position // WINDOW_ROWS, self.num_samples // BLOCK_ROWS * BLOCK_ROWS // WINDOW_ROWS)
+        number = min(
+            position // WINDOW_ROWS, self.num_samples // BLOCK_ROWS * BLOCK_ROWS // WINDOW_ROWS
+        )
         start = number * WINDOW_ROWS
         stop = start + WINDOW_ROWS
         is_last = stop > self.num_samples // BLOCK_ROWS * BLOCK_ROWS

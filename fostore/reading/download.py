@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fostore.places.cache import Cached
 from fostore.places.names import destination
 from fostore.places.place import Place, Version
 from fostore.progress import Progress
+from fostore.schema.row import Array
 
 if TYPE_CHECKING:
     from fostore.reading.store import Store
@@ -26,9 +26,9 @@ _THREADS = 32
 _DIGEST = "digest"
 
 
-def prefetch(store: Store, place: Place, rows: Any) -> None:
-    """Fetch rows into the cache; see `Store.prefetch`."""
-    asked = np.unique(store.resolve(rows))
+def prefetch(store: Store, rows: Array) -> None:
+    """Fetch rows (int64, committed) into the cache; see `Stored.prefetch`."""
+    asked, place = np.unique(rows), store.place
     if place.is_local:
         return
     if not isinstance(place, Cached):
@@ -43,9 +43,9 @@ def prefetch(store: Store, place: Place, rows: Any) -> None:
             view.take(asked[start : start + step])
 
 
-def download(store: Store, place: Place, path: str | os.PathLike[str], progress: bool) -> Path:
-    """Fetch all files of a store; see `Store.download`."""
-    digest, target = store.digest(), destination(path)
+def download(store: Store, path: str | os.PathLike[str], progress: bool) -> Path:
+    """Fetch all files of a store; see `Committed.download`."""
+    digest, target, place = store.digest(), destination(path), store.place
     if isinstance(place, Cached):
         place = place.place  # nobody needs the rows twice on one machine
     suffix = Path(place.url).suffix.lower()
@@ -68,7 +68,7 @@ def download(store: Store, place: Place, path: str | os.PathLike[str], progress:
     _check(copy, digest, staging)
     disk.rename(copy, target)
     disk.sync_directory(target.parent)
-    shutil.rmtree(staging, ignore_errors=True)
+    disk.remove(staging)
     return target
 
 

@@ -89,7 +89,7 @@ class Store(Committed):
     def __init__(self, path: Path | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         # Absolute: rows are mapped later, perhaps from another folder.
-        self._place = place = place_of(path)
+        self.place = place = place_of(path)
         self.path: Any = place.path if isinstance(place, Local) else place.url
         with disk.refusing(self.path):
             try:
@@ -294,49 +294,6 @@ class Store(Committed):
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
-    # From behind a url to this machine
-
-    def prefetch(self, rows: Any) -> None:
-        """Fetch rows, with all their columns, into the cache that the store was opened with; nothing on this machine.
-
-        Returns when they are kept: rows asked for later come from there, also in other processes and the next time.
-
-        Args:
-            rows: as for `take`.
-
-        Raises:
-            ArgumentError: the store lies behind a url and was opened without `cache_dir`.
-            UncommittedError, PlaceError, DamageError: as `take` does.
-        """
-        from fostore.reading.download import prefetch  # import cost: few stores lie behind urls
-
-        prefetch(self, self._place, rows)
-
-    def download(self, path: str | Path, *, progress: bool = True) -> Path:
-        """Fetch all files of the store, as they are, and open nothing else than the copy from then on.
-
-        What appears at `path` is whole, durable, and has the digest of the store: every row was hashed. A call that was
-        interrupted goes on where it stopped. Where the same store is there already, nothing is done.
-
-        Args:
-            path: of the store's suffix; its folder is made.
-            progress: show a bar on stderr.
-
-        Returns:
-            The absolute path of the copy.
-
-        Raises:
-            ArgumentError: the store is not sealed, so that a copy may be none of its states; or another suffix.
-            StoreExistsError: something else is there.
-            SpaceError: it does not fit.
-            DamageError: the rows that came are not those that were written, or the store changed meanwhile. What came
-                is gone.
-            PlaceError: the server failed; called again it goes on.
-        """
-        from fostore.reading.download import download  # import cost: few stores lie behind urls
-
-        return download(self, self._place, path, progress)
-
     # Checks
 
     def verify(self, level: str = "full") -> list[Finding]:
@@ -372,16 +329,16 @@ class Store(Committed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The absolute path: a worker process may stand in another folder.
-        return Store, (self._place,)
+        return Store, (self.place,)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Store):
             return NotImplemented
-        same_path = self._place == other._place
+        same_path = self.place == other.place
         return same_path and self.header.digest == other.header.digest
 
     def __hash__(self) -> int:
-        return hash(self._place)
+        return hash(self.place)
 
     def __repr__(self) -> str:
         state = (

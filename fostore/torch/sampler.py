@@ -174,7 +174,11 @@ class _RankedSamples(_SingleSamples, DistributedSampler[int]):
         order = cursor.order
         self.dataset = range(order.num_samples)  # type: ignore[assignment]  # its length is what counts
         self.rank, self.num_replicas = order.rank, order.num_ranks
-        self.shuffle, self.seed, self.drop_last = order.shuffle, order.seed, order.last == "drop"
+        self.shuffle, self.seed, self.drop_last = (
+            bool(order.shuffle),
+            order.seed,
+            order.last == "drop",
+        )
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:

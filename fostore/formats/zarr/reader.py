@@ -178,7 +178,9 @@ class ZarrReader:
             raise UnsafeError(f"{self.place} claims {rows:,} rows, too many to hash") from error
         if self.place.is_local:
             units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
-            chunks = ((unit, read_hashes(folder, unit)) for unit in units if unit not in self._open)
+            chunks: Iterator[tuple[int, Array]] = (
+                (unit, read_hashes(folder, unit)) for unit in units if unit not in self._open
+            )
         else:
             chunks = self._fetched_hashes(-(-num_blocks // layout.blocks))
         for unit, chunk in chunks:
