@@ -31,8 +31,8 @@ from obstore.store import from_url
 from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
 from fostore.places.place import ByUrl, Version, VersionedFile
 
-REQUESTS = 32
-"""At a time."""
+REQUESTS = 64
+"""At a time: 64 random rows come in one trip there and back."""
 SECONDS, RETRIES = 60, 6
 """For one request; and how often it is made again, after 0.1, 0.2, 0.4 ... seconds, where a server fails."""
 _HOPS = 5

@@ -139,9 +139,12 @@ class FetchedView(ColumnView):
         cut = (numbers[1:] != numbers[:-1]) | ((np.diff(ordered) - 1) * row_bytes > _GAP_BYTES)
         cut |= ordered[1:] // step != ordered[:-1] // step
         groups = np.split(np.arange(len(rows)), np.flatnonzero(cut) + 1) if len(rows) else []
-        at_once = max(_BATCH_BYTES // (step * row_bytes), 1)
-        for first in range(0, len(groups), at_once):
-            some = groups[first : first + at_once]
+        spans = [int(ordered[g[-1]] - ordered[g[0]] + 1) * row_bytes for g in groups]
+        batches = np.cumsum([0, *spans]) // _BATCH_BYTES
+        for batch in range(int(batches[-1]) + 1 if groups else 0):
+            some = groups[
+                np.searchsorted(batches[:-1], batch) : np.searchsorted(batches[:-1], batch, "right")
+            ]
             ranges = [(int(ordered[g[0]]), int(ordered[g[-1]]) + 1) for g in some]
             segments = [self._segments[numbers[group[0]]] for group in some]
             fetched = self._fetch(segments, ranges)
