@@ -238,42 +238,6 @@ def test_an_upload_to_s3_that_was_killed_goes_on(
     assert fostore.open("s3://data/x/data/rows.zarr").digest() == fostore.open(store).digest()
 
 
-@pytest.mark.parametrize("puts", [0, 1, 2, 4, 7])
-def test_an_update_that_was_killed_is_no_bundle_of_either_version(
-    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, puts: int
-) -> None:
-    """What lies there is the old store, or none that opens; and the old one published again is whole."""
-    from fostore.places.remote import Remote
-
-    url = "s3://data/x"
-    old = make(tmp_path / "rows.zarr", 2000)
-    published(old, url)
-    reader = fostore.open(url)
-    make(tmp_path / "new" / "rows.zarr", 2500)
-    put, calls = Remote.put, [0]
-
-    def dying(self: Remote, name: str, source: Any) -> None:
-        calls[0] += 1
-        if calls[0] > puts:
-            raise KeyboardInterrupt
-        put(self, name, source)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Remote, "put", dying)
-        with pytest.raises(KeyboardInterrupt):
-            published(tmp_path / "new" / "rows.zarr", url)
-    expected = fostore.open(old).take([1999])
-    for open_ in (lambda: reader, lambda: fostore.open(url)):
-        try:
-            np.testing.assert_array_equal(open_().take([1999]), expected)
-        except fostore.FostoreError:
-            assert puts
-    published(old, url)
-    with fostore.open(url) as store:
-        assert store.verify() == []
-        np.testing.assert_array_equal(store.take([1999]), expected)
-
-
 def test_credentials_are_in_no_error(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError) as refused:
         fostore.open("https://me:hunter2@example.org/x.zarr")

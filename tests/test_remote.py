@@ -30,9 +30,13 @@ from fostore.errors import (
 from fostore.evaluate import entropy, summarize
 from fostore.reading.store import Store
 from fostore.schema.row import Array
+from test_publishing_targets import bucket, hub, moto
 from web_server import Web, serving
 
 remote = pytest.importorskip("fostore.places.remote")
+__all__ = ["bucket", "hub", "moto"]  # fixtures of another file
+# Of huggingface_hub itself, which hands bytes to its HTTP client.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 N, K = 20_000, 10
 
 
@@ -399,3 +403,64 @@ def test_a_store_in_progress_is_not_downloaded(
             fostore.open(f"{web.url}/{path.name}").download(tmp_path / "e" / path.name)
         writer.append(rows_of(n=4))
     assert not (tmp_path / "e").exists()
+
+
+# ------------------------------------------------------------------ object stores and the hub
+
+
+@pytest.mark.parametrize("scheme", ["s3", "hf"])
+def test_a_bundle_opens_by_its_root_and_hides_what_opened_it(
+    request: pytest.FixtureRequest, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.getfixturevalue("bucket" if scheme == "s3" else "hub")
+    url = "s3://data/some/digits" if scheme == "s3" else "hf://datasets/me/digits"
+    local = make(tmp_path / "rows.zarr", rows_of(n=500))
+    facts: Any = {"license": "CC0-1.0", "creators": ["Ada Lovelace"], "description": "of a test"}
+    fostore.publish(local, url, progress=False, **facts)
+    store = fostore.open(url, tmp_path / "cache")
+    np.testing.assert_array_equal(store.take([7, 3]), rows_of(n=500)[[7, 3]])
+    np.testing.assert_array_equal(entropy(url), entropy(local))
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.take([7, 3]), rows_of(n=500)[[7, 3]])
+    store.download(tmp_path / "d.zarr", progress=False)
+    assert store.verify() == []
+    receipt = fostore.convert(url, tmp_path / "c.h5", progress=False, receipt=tmp_path / "r.json")
+    secrets = ("secret-of-this-test", "hf_of_this_test")
+    texts = [
+        repr(store),
+        str(receipt),
+        (tmp_path / "r.json").read_text(),
+        repr(pickle.dumps(store)),
+    ]
+    for variable in ("AWS_ENDPOINT_URL", "HF_ENDPOINT"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    with pytest.raises(PlaceError) as refused:
+        fostore.open(url)
+    texts += [str(refused.value), repr(refused.value), repr(refused.value.__cause__)]
+    assert not [text for text in texts if any(secret in text for secret in secrets)]
+
+
+def test_a_revision_is_read_as_it_was_when_it_was_first_asked_for(hub: Any, tmp_path: Path) -> None:
+    from fostore.places.hub import Hub
+
+    place = Hub("hf://datasets/me/digits@main", "1" * 40)
+    for one in (pickle.loads(pickle.dumps(place)), place.below("data/rows.zarr")):
+        assert one.commit == "1" * 40
+    assert hub.requests == []  # nobody asked what `main` is now
+    with pytest.raises(PlaceError, match=r"shows no dataset 'me/other'.*HF_TOKEN"):
+        fostore.open("hf://datasets/me/other")
+
+
+def test_an_object_that_changes_under_a_reader_is_refused(bucket: Any, tmp_path: Path) -> None:
+    local = make(tmp_path / "rows.h5", rows_of())
+    bucket.upload_file(str(local), "data", "rows.h5")
+    store = fostore.open("s3://data/rows.h5")
+    np.testing.assert_array_equal(store.take([7, 19_000]), rows_of()[[7, 19_000]])
+    bucket.upload_file(str(make(tmp_path / "rows.h5", rows_of(seed=1))), "data", "rows.h5")
+    for rows in ([8], [7, 19_000]):
+        with pytest.raises((DamageError, FormatError), match="open it again"):
+            store.take(rows)
+    bucket.delete_object(Bucket="data", Key="rows.h5")
+    with pytest.raises((DamageError, StoreNotFoundError), match=r"any more|open it again"):
+        store.take([9])

@@ -153,8 +153,8 @@ class Remote(ByUrl):
 
     # What publishing writes
 
-    def put(self, name: str, source: Path | bytes) -> None:
-        """Make a file of this machine, or bytes, an object, in parts where it is large; whole or not at all."""
+    def put(self, name: str, source: Path) -> None:
+        """Make a file of this machine an object, in parts where it is large; whole or not at all."""
         with self._telling(name, "written"):
             obstore.put(self._client(), self._key(name), source)
 

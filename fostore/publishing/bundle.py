@@ -17,6 +17,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import DamageError, FormatError
 from fostore.formats import Finding
+from fostore.places.names import is_outside
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -32,7 +33,8 @@ from fostore.publishing.manifest import (
     read_list,
     tree_digest,
 )
-from fostore.reading.named import MANIFEST, MAX_MANIFEST, parse_manifest
+from fostore.reading.named import MANIFEST as MANIFEST
+from fostore.reading.named import MAX_MANIFEST as MAX_MANIFEST
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import digest, jsontext
@@ -174,7 +176,15 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / MANIFEST
     text = disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle")
-    return parse_manifest(text, str(path))
+    value = jsontext.loads(text, str(path))
+    expected = {"version": str, "store": str, "digest": str, "num_samples": int, "facts": dict}
+    for key, kind in expected.items():
+        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+            raise FormatError(f"{path}: {key!r} is missing or no {kind.__name__}")
+    if is_outside(value["store"]):
+        raise FormatError(f"{path}: the store {value['store']!r} lies outside the bundle")
+    manifest_: Mapping[str, Any] = value
+    return manifest_
 
 
 def is_same(one: Path, other: Path) -> bool:

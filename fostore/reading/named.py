@@ -16,7 +16,6 @@ from fostore.schema import jsontext
 MANIFEST = "fostore-manifest.json"
 """What a bundle says of itself: the file that makes a folder one."""
 MAX_MANIFEST = 64 << 20
-_KEYS = {"version": str, "store": str, "digest": str, "num_samples": int, "facts": dict}
 
 
 def place_named(
@@ -52,28 +51,20 @@ def place_named(
 
 
 def manifest_of(place: Place) -> Mapping[str, Any] | None:
-    """What a bundle says of itself; None where a place is none.
+    """What a bundle says of itself, as far as a reader needs it; None where a place is none.
 
     Raises:
-        FormatError: there is a manifest, and it is none.
+        FormatError: there is a manifest, and it names no store in the bundle.
     """
     try:
         text = place.read(MANIFEST, MAX_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return parse_manifest(text, f"{place}/{MANIFEST}")
-
-
-def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
-    """The manifest of a bundle.
-
-    Raises:
-        FormatError: it is none.
-    """
+    where = f"{place}/{MANIFEST}"
     value = jsontext.loads(text, where)
-    for key, kind in _KEYS.items():
-        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise FormatError(f"{where}: {key!r} is missing or no {kind.__name__}")
+    for key in ("store", "digest"):
+        if not isinstance(value, dict) or not isinstance(value.get(key), str):
+            raise FormatError(f"{where}: {key!r} is missing or no text")
     if is_outside(value["store"]):
         raise FormatError(f"{where}: the store {value['store']!r} lies outside the bundle")
     manifest: Mapping[str, Any] = value

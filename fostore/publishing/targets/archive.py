@@ -10,9 +10,9 @@ from typing import Any
 from fostore import disk
 from fostore.errors import StoreExistsError
 from fostore.places.names import local_path
+from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry, hash_file
 from fostore.publishing.targets import staging_beside
-from fostore.reading.named import MANIFEST
 from fostore.schema import jsontext
 
 _PIECE = 4 << 20
@@ -32,7 +32,7 @@ class Target:
             return None
         try:
             with zipfile.ZipFile(self._path) as archive:
-                text = archive.read(MANIFEST)
+                text = archive.read(bundle.MANIFEST)
         except (zipfile.BadZipFile, KeyError) as error:
             raise StoreExistsError(f"{self.name!r} is there and holds no bundle") from error
         manifest: Mapping[str, Any] = jsontext.loads(text, self.name)

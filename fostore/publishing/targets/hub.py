@@ -19,7 +19,6 @@ from fostore.places.hub import api
 from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import staging_beside
-from fostore.reading.named import MANIFEST
 
 SCHEME = "hf://datasets/"
 MOST_ENTRIES, MOST_FILES = 10_000, 100_000
@@ -48,7 +47,7 @@ class Target:
             with self._telling():
                 path = api().hf_hub_download(
                     self._repository,
-                    MANIFEST,
+                    bundle.MANIFEST,
                     repo_type="dataset",
                     revision=self._revision,
                     local_dir=disk.unfinished(self.staging),

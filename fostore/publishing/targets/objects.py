@@ -11,9 +11,8 @@ from typing import Any
 from fostore.errors import DamageError, FormatError, StoreExistsError
 from fostore.places.remote import REQUESTS, Remote
 from fostore.publishing import bundle
-from fostore.publishing.manifest import PAYLOAD, TAGS, Entry, listed, parse_list
+from fostore.publishing.manifest import TAGS, Entry, parse_list
 from fostore.publishing.targets import staging_beside
-from fostore.reading.named import MANIFEST, MAX_MANIFEST
 from fostore.schema import jsontext
 
 
@@ -28,7 +27,7 @@ class Target:
     def before(self) -> Mapping[str, Any] | None:
         """The manifest that lies there; see `Target.before`."""
         try:
-            text = self._place.read(MANIFEST, MAX_MANIFEST)
+            text = self._place.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
         except FileNotFoundError:
             self._refuse_others()
             return None
@@ -53,8 +52,6 @@ class Target:
         gone = sorted(set(held) - {file.name for file in files})
         if not changed and not gone:
             return False
-        if any(name in held for name in (*gone, *(file.name for file in changed))):
-            changed += self._withdraw(files, held, changed)
         with ThreadPoolExecutor(REQUESTS, "fostore-publish") as pool:
             for group in _in_order(changed):
                 for _ in pool.map(self._put, group):
@@ -66,30 +63,12 @@ class Target:
                     raise DamageError(f"{self.name} does not hold what was sent: {error}")
         return True
 
-    def _withdraw(
-        self, files: list[Entry], held: dict[str, str], changed: list[Entry]
-    ) -> list[Entry]:
-        """Take back what says that the bundle is whole, before a file of it is replaced; what to put besides.
-
-        A reader that has the old metadata would else take new rows for old ones, and a call after a kill the old
-        lists for what lies there. The list of rows is left with those that stay: they are not sent again.
-        """
-        changing = {file.name for file in changed}
-        stay = [f for f in files if f.name.startswith(bundle.DATA) and f.name not in changing]
-        metadata = [f for f in files if f.name in held and f.name.endswith("zarr.json")]
-        self._place.put(PAYLOAD, listed(f for f in stay if f not in metadata))
-        for name in (TAGS, *(file.name for file in metadata)):
-            if name in held:
-                self._place.delete(name)
-        lists = [file for file in files if file.name in (PAYLOAD, TAGS)]
-        return [file for file in (*metadata, *lists) if file.name not in changing]
-
     def _held(self) -> dict[str, str]:
         """The SHA-256 of each file that lies there whole, by the lists that came with them."""
         hashes: dict[str, str] = {}
-        for name in (PAYLOAD, TAGS):
+        for name in ("manifest-sha256.txt", TAGS):
             try:
-                text = self._place.read(name, MAX_MANIFEST)
+                text = self._place.read(name, bundle.MAX_MANIFEST)
                 hashes |= parse_list(text, f"{self.name}/{name}")
                 hashes[name] = hashlib.sha256(text).hexdigest()
             except (FileNotFoundError, FormatError):
