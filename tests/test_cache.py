@@ -22,6 +22,13 @@ from test_place_reads import rows_of, store_at
 DATA = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8).tobytes()
 
 
+def assert_bytes(cached: Cached, name: str, start: int, stop: int, expected: bytes) -> None:
+    """Not by `assert ==`, which takes minutes to show where a million bytes differ."""
+    ((data, _),) = cached.read_many([(name, start, stop)])
+    is_same = data == expected[start:stop]
+    assert is_same, f"{name} [{start}, {stop})"
+
+
 class Counting(Memory):
     """Its versions are texts, as ETags are."""
 
@@ -52,9 +59,9 @@ def test_what_was_fetched_once_is_not_fetched_again(place: Counting, tmp_path: P
         assert place.asked == 3
     # Any range in what is kept, across slices; what is not all there is fetched.
     for start, stop in ((5, 6), (65_000, 140_000), (199_999, 200_000), (70, 70)):
-        assert cached.read_many([("a", start, stop)])[0][0] == DATA[start:stop]
+        assert_bytes(cached, "a", start, stop, DATA)
     assert place.asked == 3
-    assert cached.read_many([("a", 199_999, 200_001)])[0][0] == DATA[199_999:200_001]
+    assert_bytes(cached, "a", 199_999, 200_001, DATA)
     assert place.asked == 4
 
 
@@ -86,7 +93,7 @@ def test_wrong_bytes_are_never_given_out(place: Counting, tmp_path: Path, harm: 
     for _ in range(2):  # it heals
         cached = Cached(place, tmp_path)
         for start, stop in ((0, 300_000), (1, 5), (299_000, 300_000), (_SLICE - 1, _SLICE + 1)):
-            assert cached.read_many([("a", start, stop)])[0][0] == DATA[start:stop]
+            assert_bytes(cached, "a", start, stop, DATA)
     assert place.asked > 1
     asked = place.asked
     Cached(place, tmp_path).read_many([("a", 0, 300_000)])
@@ -103,7 +110,7 @@ def test_a_cache_is_bounded(place: Counting, tmp_path: Path) -> None:
     place.files = {str(i): os.urandom(1 << 18) for i in range(40)}
     cached = Cached(place, tmp_path, max_bytes=2 << 20)
     for i in range(40):
-        assert cached.read_many([(str(i), 0, 1 << 18)])[0][0] == place.files[str(i)]
+        assert_bytes(cached, str(i), 0, 1 << 18, place.files[str(i)])
         held = sum(p.stat().st_blocks * 512 for p in tmp_path.rglob("data"))
         assert held <= 2.4 * (1 << 20)
     assert held > 1 << 20
@@ -133,8 +140,7 @@ def _read(folder: Path, seed: int) -> None:
         )  # so small that they make room under each other
         name, start = "ab"[rng.integers(2)], int(rng.integers(0, len(DATA)))
         stop = start + int(rng.integers(0, 200_000))
-        (data, _), *_ = cached.read_many([(name, start, stop)])
-        assert data == place.files[name][start:stop]
+        assert_bytes(cached, name, start, stop, place.files[name])
 
 
 def test_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
             for _ in range(200):
                 start = int(rng.integers(0, len(DATA)))
                 stop = start + int(rng.integers(0, 100_000))
-                assert cached.read_many([("a", start, stop)])[0][0] == DATA[start:stop]
+                assert_bytes(cached, "a", start, stop, DATA)
         except BaseException as error:
             errors.append(error)
 
