@@ -6,6 +6,7 @@ import os
 import pickle
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,20 @@ from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.names import SCHEMES, place_of
 from fostore.places.place import Place
+from test_publishing_targets import bucket, moto
 
+__all__ = ["bucket", "moto"]  # fixtures of another file
 FILES = {"zarr.json": b"{}", "probs/c/0/0": bytes(range(256)), "probs/zarr.json": b"[1]"}
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        pytest.importorskip("obstore")
+        client = request.getfixturevalue("bucket")
+        for name, data in FILES.items():
+            client.put_object(Bucket="data", Key=f"s.zarr/{name}", Body=data)
+        return place_of("s3://data/s.zarr")
     root = tmp_path / "s.zarr"
     for name, data in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +36,20 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Local(root) if request.param == "local" else Memory.of("memory://s.zarr", root)
 
 
+def _objects() -> Any:
+    import boto3
+
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+
+
 def put(place: Place, name: str, data: bytes) -> None:
     """Another file under a name, as an overwrite puts it there."""
     if isinstance(place, Memory):
         place.files[name] = data
         return
-    assert isinstance(place, Local)
+    if not isinstance(place, Local):
+        _objects().put_object(Bucket="data", Key=f"s.zarr/{name}", Body=data)
+        return
     new = place.path / "new"
     new.write_bytes(data)
     os.replace(new, place.path / name)
@@ -77,6 +94,13 @@ def test_another_file_of_the_same_name_has_another_version(place: Place) -> None
     assert place.version("probs") == folder is not None
 
 
+def test_what_lies_below_is_a_place(place: Place) -> None:
+    below = place.below("probs")
+    assert below.read("zarr.json", 9) == b"[1]"
+    assert below.url == f"{place.url}/probs"
+    assert place.below("probs/c/0/0").size("") == 256
+
+
 def test_an_open_file_is_the_one_that_was_opened_or_refused(place: Place) -> None:
     file = place.open("probs/c/0/0")
     assert file.is_current()
@@ -106,6 +130,8 @@ def test_a_file_that_is_gone_is_missed(place: Place) -> None:
     with closing(place.open("zarr.json")) as file:
         if isinstance(place, Memory):
             del place.files["zarr.json"]
+        elif not isinstance(place, Local):
+            _objects().delete_object(Bucket="data", Key="s.zarr/zarr.json")
         else:
             os.remove(Path(place.url) / "zarr.json")
         assert not file.is_current()

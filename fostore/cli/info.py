@@ -21,6 +21,8 @@ Examples:
 `fostore info digits.zarr`
 
 `fostore info digits.h5 --json | jq -r .digest`
+
+`fostore info hf://datasets/ada/digits`
 """
 
 _SHORT = 72
@@ -74,7 +76,7 @@ def meta(
 
 def _facts_of(store: Any) -> dict[str, Any]:
     """What `fostore info --json` prints."""
-    header, schema, path = store.header, store.schema, Path(store.path)
+    header, schema, path = store.header, store.schema, store.path
     planned = store.num_samples
     rows = len(store) if planned is None else planned
     return {
@@ -104,11 +106,19 @@ def _facts_of(store: Any) -> dict[str, Any]:
         "block_rows": header.block_rows,
         "identity": dict(header.identity),
         "meta": dict(store.meta),
-        "size": size_on_disk(path),
+        "size": _size_of(store),
         "created": header.created,
         "updated": header.updated,
         "software": dict(header.software),
     }
+
+
+def _size_of(store: Any) -> dict[str, int | None]:
+    """What a store takes on disk; behind a url, where nothing is listed, what its rows do."""
+    if isinstance(store.path, Path):
+        return {**size_on_disk(store.path)}
+    rows = len(store) * sum(column.row_bytes for column in store.schema.columns)
+    return {"files": None, "bytes": rows, "allocated": None}
 
 
 def size_on_disk(path: Path) -> dict[str, int]:
@@ -146,7 +156,11 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))
     yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
-    yield _line("on disk", f"{human_bytes(size['allocated'])} in {counted(size['files'], 'file')}")
+    if size["files"] is None:
+        yield _line("rows take", human_bytes(size["bytes"]))
+    else:
+        taken = f"{human_bytes(size['allocated'])} in {counted(size['files'], 'file')}"
+        yield _line("on disk", taken)
     for title in ("identity", "meta", "software"):
         label = title  # stands once, before the first of its lines
         for key, value in flat(facts[title]):

@@ -10,7 +10,6 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +20,12 @@ from fostore.schema.shown import plain
 
 FAILED, USAGE, UNREADABLE, INTERRUPTED = 1, 2, 3, 130
 
+# Text: a `Path` makes one slash of the two in a url.
 StorePath = Annotated[
-    Path, typer.Argument(metavar="PATH", help="The store.", show_default=False, readable=False)
+    str,
+    typer.Argument(
+        metavar="PATH", help="The store, or a bundle; a path or a url.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 

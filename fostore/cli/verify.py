@@ -13,6 +13,7 @@ import typer
 import fostore
 from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
 from fostore.errors import ArgumentError, DamageError, FostoreError
+from fostore.places.names import is_url, local_path
 from fostore.schema.ranges import describe
 
 EXAMPLES = """
@@ -53,14 +54,17 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
-    """Check a store or a published bundle: files, checksums and rows. What is not finished is not damaged."""
+    """Check a store or a published bundle: files, checksums and rows. What is not finished is not damaged.
+
+    Of a bundle behind a url the store is checked, and that it is the one that the bundle names.
+    """
     with reporting():
         state, findings = _check(path, level, key)
         damage = [finding for finding in findings if finding["severity"] == "damage"]
         if state["sealed"] is False:
             planned = "" if state["planned"] is None else f" of {state['planned']:,}"
             say(f"{path} is not finished: {state['rows']:,}{planned} rows are committed")
-        facts = {"path": str(path), "level": level, **state, "findings": findings}
+        facts = {"path": path, "level": level, **state, "findings": findings}
         lines = [_line(finding) for finding in findings]
         if not damage:
             rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
@@ -71,7 +75,7 @@ def verify(
             raise typer.Exit(FAILED)
 
 
-def _check(path: Path, level: str, key: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _check(path: str, level: str, key: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """How far a store is, and what is wrong with it.
 
     A store so damaged that it does not open is a finding, its state is then unknown (None).
@@ -80,20 +84,21 @@ def _check(path: Path, level: str, key: Path | None) -> tuple[dict[str, Any], li
     from fostore.publishing import bundle
 
     state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
-    if path.suffix.lower() == ".zip":
-        bundle.read_manifest(path)  # refuses an archive, and says how to unpack it
-    if bundle.is_bundle(path):
+    folder = None if is_url(path) else local_path(path)
+    if folder is not None and folder.suffix.lower() == ".zip":
+        bundle.read_manifest(folder)  # refuses an archive, and says how to unpack it
+    if folder is not None and bundle.is_bundle(folder):
         with suppress(FostoreError):  # what cannot be read is a finding
-            rows = bundle.read_manifest(path)["num_samples"]
+            rows = bundle.read_manifest(folder)["num_samples"]
             state = {"rows": rows, "planned": rows, "sealed": True}
-        findings = list(bundle.verify(path, level, key))
+        findings = list(bundle.verify(folder, level, key))
     elif key is not None:
         raise ArgumentError(f"{path} is no bundle, and --key checks the signature of one")
     else:
         try:
             store = fostore.open(path)
         except DamageError as error:  # so bad that nothing else can be asked of it
-            findings = [Finding(str(path), rows, str(error)) for rows in error.rows or (None,)]
+            findings = [Finding(path, rows, str(error)) for rows in error.rows or (None,)]
         else:
             state = {"rows": len(store), "planned": store.num_samples, "sealed": store.is_sealed}
             findings = store.verify(level=level)

@@ -21,8 +21,9 @@ from fostore.files.table import Table
 from fostore.formats import SUFFIXES as STORES
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import STREAM, absent, inside
+from fostore.places.names import STREAM, absent, inside, is_url
 from fostore.places.place import ByUrl
+from fostore.reading.named import MANIFEST
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -36,9 +37,9 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     """The rows that `source` names, nothing read yet.
 
     Args:
-        source: a path; `path::inside` for an array in a file; a folder or a pattern of shards, which
-            come one after another in the order of their names; a list of those; a `Store`, the place of one,
-            or a `Selection`; "-" for JSON Lines on the standard input.
+        source: a path, or the url of a store; `path::inside` for an array in a file; a folder or a pattern
+            of shards, which come one after another in the order of their names; a list of those; a `Store`, the
+            place of one, or a `Selection`; "-" for JSON Lines on the standard input.
         hints: what a file does not say itself.
         rows: those that will be wanted; a store that is not finished then shows what it has.
 
@@ -59,6 +60,8 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
         return joined([open_table(one, hints) for one in source])
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) == STREAM:
         return _agreeing(files.file_format("jsonl").read(Path(STREAM), hints), hints)
+    if isinstance(source, str) and is_url(source):
+        return _agreeing(store_table(open_store(source), rows), hints)
     path, name = inside(source)  # type: ignore[arg-type]  # which refuses all else
     if name:
         hints = replace(hints, inside=name)
@@ -151,6 +154,8 @@ def _open_path(path: Path, hints: Hints, rows: slice | None) -> Table:
             return store_table(store, rows)
     if suffix in files.SUFFIXES:
         return files.file_format(files.SUFFIXES[suffix]).read(path, replace(hints, rows=rows))
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return store_table(open_store(path), rows)  # a published bundle
     if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
         return files.file_format("arrow").read(path, hints)  # a folder of Hugging Face datasets
     if path.is_dir() and (path / "dataset_dict.json").exists():

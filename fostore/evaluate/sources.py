@@ -18,7 +18,7 @@ from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Cut, Table
 from fostore.formats import FILES, SUFFIXES, is_store
-from fostore.places.names import local_path
+from fostore.places.names import is_url, local_path
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -31,7 +31,7 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     """The distributions of a store, a selection, a path, a mapping of integers or an array.
 
     Args:
-        source: a `Store` or `Selection`; the path of a store or of any file that `convert` reads; a
+        source: a `Store` or `Selection`; the path or url of a store or of any file that `convert` reads; a
             mapping of dataset indices, read in their order; anything with a `shape` of (N, K) or
             (N, M, K) that can be sliced (NumPy, a memory map, h5py, zarr, torch on the CPU), or
             lists of that shape.
@@ -43,6 +43,8 @@ def rows_of(source: Any, name: str = "store") -> Rows:
     """
     if isinstance(source, Rows):
         return source
+    if isinstance(source, str) and is_url(source):
+        return _of_store(open_store(source))
     if isinstance(source, (str, os.PathLike)):
         return _of_path(local_path(source))
     # Stores and selections are mappings as well, so that they come before those.

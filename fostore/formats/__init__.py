@@ -161,6 +161,10 @@ class Reader(Protocol):
         """Where the committed rows of a column lie, in order; none, by default, for lack of raw bytes."""
         return ()
 
+    def files(self) -> Sequence[str]:
+        """The names, in its place, of all files of a sealed store, metadata last; "" is the place itself."""
+        return ("",)
+
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
         return ()

@@ -15,7 +15,7 @@ import grain
 
 from fostore.errors import ArgumentError
 from fostore.loading.options import Options, OrderOptions, named
-from fostore.loading.order import Order
+from fostore.loading.order import Order, Shuffle
 from fostore.pairing.dataset import FirstOrderDataset, PairedDataset
 from fostore.reading.selection import Selection
 
@@ -52,7 +52,7 @@ class GrainSource:
         data: Samples,
         batch_size: int = 64,
         *,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         first_epoch: int = 0,
         num_epochs: int = 1,
         **order: Unpack[OrderOptions],

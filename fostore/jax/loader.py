@@ -14,6 +14,7 @@ from fostore.jax.dataset import FirstOrderDataset
 from fostore.jax.devices import find_devices, put
 from fostore.loading.loader import SimpleDataLoader, run
 from fostore.loading.options import OrderOptions, named, take_order
+from fostore.loading.order import Shuffle
 from fostore.pairing.loader import LoaderOptions
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
@@ -54,7 +55,7 @@ class DeviceLoader(SimpleDataLoader):
         self,
         dataset: FirstOrderDataset,
         batch_size: int = 64,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         *,
         mask_last: bool = False,
         prefetch: int = 2,
@@ -135,7 +136,7 @@ def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
     batch_size: int = 64,
-    shuffle: bool = False,
+    shuffle: Shuffle = False,
     num_workers: int = 0,
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,

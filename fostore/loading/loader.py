@@ -10,6 +10,7 @@ from fostore.containers.collate import bring_together, collate, samples_of
 from fostore.containers.rows import Rows, as_dataset
 from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.options import Options, OrderOptions, named
+from fostore.loading.order import Order, Shuffle
 from fostore.loading.prefetch import ahead
 from fostore.schema.row import Array
 
@@ -44,7 +45,9 @@ def run(
     step, end = order.global_batch_size, order.num_samples
     epoch, position = cursor.begin()
     stretches = order.stretches(epoch, position, limit)
-    if announce is not None:
+    if announce is not None and order.shuffle == "blocks":
+        stretches = _with_windows(stretches, order, epoch, position, announce)
+    elif announce is not None:
         stretches = _announced(stretches, announce)
     # No `map`: it would take a StopIteration out of a dataset for the end of the epoch.
     # Whole stretches go through the queue: a handover costs 10 to 50 us, as much as five small batches.
@@ -74,6 +77,28 @@ def _announced(stretches: Iterator[Array], announce: Callable[[Array], None]) ->
         current = following
 
 
+def _with_windows(
+    stretches: Iterator[Array],
+    order: Order,
+    epoch: int,
+    position: int,
+    announce: Callable[[Array], None],
+) -> Iterator[Array]:
+    """The same stretches; all samples of a window are announced together, one window before its first is given."""
+    announced = order.window(position)[0]
+    for samples in stretches:
+        position = min(
+            position + -(-len(samples) // order.batch_size) * order.global_batch_size,
+            order.num_samples,
+        )
+        end = order.window(max(position - 1, 0))[1]
+        while announced < min(end + 1, order.num_samples):  # the one in use, and the next
+            start, stop = order.window(announced)
+            announce(order.samples(epoch, start, stop))
+            announced = stop
+        yield samples
+
+
 class SimpleDataLoader(Resumable):
     """Batches of a dataset with `__len__` and `__getitem__`, as nested NumPy arrays.
 
@@ -86,7 +111,9 @@ class SimpleDataLoader(Resumable):
             whose rows are the samples and parts of which the batches. Where it has `read_batches`
             (as `FirstOrderDataset` does), batches come from there.
         batch_size: samples a batch, at least 1; the last batch may be shorter.
-        shuffle: another order in every epoch. No global random state is read or changed.
+        shuffle: another order in every epoch. No global random state is read or changed. "blocks" is for rows
+            behind a url: blocks of 128 rows come in random order, and the rows of 64 blocks are shuffled
+            together (`fostore.loading.order.Order` says how random that is). Recorded in `state_dict`.
         seed: makes the orders repeatable; None draws a fresh one.
         drop_last: leave out a last batch that is shorter.
         pad_last: fill it up with samples from the epoch's beginning.
@@ -114,7 +141,7 @@ class SimpleDataLoader(Resumable):
         self,
         dataset: Any,
         batch_size: int = 64,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         *,
         collate_fn: Callable[[Any], Any] | None = None,
         prefetch: int = 0,

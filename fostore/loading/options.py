@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
-from fostore.loading.order import Order, check_batch_size
+from fostore.loading.order import Order, Shuffle, check_batch_size
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ class Options:
 
     Args:
         batch_size: samples a batch of one rank, at least 1.
-        shuffle: another order in every epoch.
+        shuffle: another order in every epoch; "blocks" for rows behind a url, see `Order`.
         seed: makes the orders repeatable; None draws a fresh one.
         drop_last: leave out a last batch that is shorter.
         pad_last: fill it up with samples from the epoch's beginning.
@@ -39,7 +39,7 @@ class Options:
     """
 
     batch_size: int = 64
-    shuffle: bool = False
+    shuffle: Shuffle = False
     seed: int | None = None
     drop_last: bool = False
     pad_last: bool = False
@@ -71,7 +71,7 @@ class Options:
         order = Order(
             num_samples,
             check_batch_size(self.batch_size),
-            shuffle=bool(self.shuffle),
+            shuffle=self.shuffle if self.shuffle == "blocks" else bool(self.shuffle),
             seed=0 if seed is None else seed,
             last="drop" if self.drop_last else "pad" if self.pad_last else "short",
             rank=self.rank,

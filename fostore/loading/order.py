@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from fostore.errors import ArgumentError
 from fostore.schema.row import Array
 
 _LASTS = ("short", "drop", "pad")
+Shuffle = bool | Literal["blocks"]
 
 # None of these can ever change: a checkpoint of today goes on with a release of next year (0017).
+BLOCK_ROWS = 128
+WINDOW_ROWS = 64 * BLOCK_ROWS
+"""Of the order "blocks": samples that lie together, and samples that are shuffled together."""
 _SORTED = 1 << 16
 """Up to so many samples are shuffled by sorting (512 kB); more by a permutation computed position by position."""
 _ROUNDS = 4
@@ -38,7 +42,13 @@ class Order:
     Args:
         num_samples: samples of the dataset.
         batch_size: samples a batch of one rank.
-        shuffle: another order in every epoch; else the order of the dataset.
+        shuffle: another order in every epoch; else the order of the dataset. "blocks" is for rows behind a
+            url, where rows that lie together cost one request: an epoch begins at a random sample (and goes on
+            with the first after the last), is cut into blocks of 128 samples, and these come in random order; of
+            64 blocks at a time the 8,192 samples are shuffled together. So any block may come at any time, while
+            two samples of one block are never further apart than 8,192 (the last of them, and what is left of an
+            uneven cut, come together in the last window). Where rows that lie together are alike, sorted by class
+            say, such a window holds 64 places of the dataset and no more. 8,192 samples and less are shuffled fully.
         seed: with the epoch it decides the order; 0 to 2**64 - 1.
         last: what becomes of a last global batch that is not full. "short": it is split evenly over
             the ranks; "drop": it is left out; "pad": samples from the epoch's beginning come again.
@@ -57,7 +67,7 @@ class Order:
 
     num_samples: int
     batch_size: int
-    shuffle: bool = False
+    shuffle: Shuffle = False
     seed: int = 0
     last: str = "short"
     rank: int = 0
@@ -65,6 +75,8 @@ class Order:
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
+        if self.shuffle not in (False, True, "blocks"):
+            raise ArgumentError(f"shuffle is {self.shuffle!r}, expected True, False or 'blocks'")
         for name in ("num_samples", "seed", "rank", "num_ranks"):
             object.__setattr__(self, name, _as_integer(name, getattr(self, name)))
         if self.num_samples < 0:
@@ -88,9 +100,21 @@ class Order:
         """The samples at the positions `[start, stop)` of an epoch, int64 (stop - start,)."""
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
-        if self.num_samples <= _SORTED:
-            return _sorted_order(self.num_samples, self.seed, epoch)[start:stop]
-        return _placed(start, stop, self.num_samples, _keys(self.seed, epoch))
+        if self.shuffle == "blocks":
+            return _in_blocks(
+                start, min(stop, self.num_samples), self.num_samples, self.seed, epoch
+            )
+        return _shuffled(start, stop, self.num_samples, self.seed, epoch)
+
+    def window(self, position: int) -> tuple[int, int]:
+        """The positions around one whose samples lie together in few places; of "blocks" alone."""
+        number = min(
+            position // WINDOW_ROWS, self.num_samples // BLOCK_ROWS * BLOCK_ROWS // WINDOW_ROWS
+        )
+        start = number * WINDOW_ROWS
+        stop = start + WINDOW_ROWS
+        is_last = stop > self.num_samples // BLOCK_ROWS * BLOCK_ROWS
+        return start, self.num_samples if is_last else stop
 
     def num_batches(self, position: int = 0) -> int:
         """Batches of this rank from a position to the end of the epoch."""
@@ -198,10 +222,10 @@ def _is_integer(value: object) -> bool:
 # ------------------------------------------------------------------ permutations
 
 
-def _keys(seed: int, epoch: int) -> Array:
-    """The keys of an epoch's permutation; NumPy promises that SeedSequence stays as it is."""
+def _keys(*numbers: int) -> Array:
+    """The keys of a permutation, by seed, epoch and what else there is; NumPy promises that SeedSequence stays."""
     # Two words each: of numbers as they are, epoch 1 of seed 5 would be epoch 0 of 5 + 2**32.
-    words = [half for number in (seed, epoch) for half in (number & 0xFFFF_FFFF, number >> 32)]
+    words = [half for number in numbers for half in (number & 0xFFFF_FFFF, number >> 32)]
     keys: Array = np.random.SeedSequence(words).generate_state(_ROUNDS, np.uint64)
     return keys
 
@@ -212,6 +236,47 @@ def _sorted_order(num_samples: int, seed: int, epoch: int) -> Array:
     """All samples, sorted by keyed hashes of their numbers: every order is as likely as any other."""
     hashes = _scramble(np.arange(num_samples, dtype=np.uint64), 64, _keys(seed, epoch))
     order = np.argsort(hashes).astype(np.int64)  # no two are equal: any way of sorting will do
+    order.flags.writeable = False
+    return order
+
+
+def _shuffled(start: int, stop: int, count: int, seed: int, epoch: int) -> Array:
+    """The values of the permutation of `[0, count)` of an epoch, at the positions `[start, stop)`."""
+    if count <= _SORTED:
+        return _sorted_order(count, seed, epoch)[start:stop]
+    return _placed(start, stop, count, _keys(seed, epoch))
+
+
+def _in_blocks(start: int, stop: int, num_samples: int, seed: int, epoch: int) -> Array:
+    """The samples at positions of an epoch in the order "blocks", window by window."""
+    pieces = [np.empty(0, np.int64)]
+    last = num_samples // BLOCK_ROWS // (WINDOW_ROWS // BLOCK_ROWS)
+    while start < stop:
+        number = min(start // WINDOW_ROWS, last)
+        window = _window(number, num_samples, seed, epoch)
+        first = number * WINDOW_ROWS
+        piece = window[start - first : stop - first]
+        if not len(piece):  # the last window has no sample where all blocks fill windows
+            break
+        pieces.append(piece)
+        start += len(piece)
+    return np.concatenate(pieces)
+
+
+@functools.lru_cache(maxsize=8)
+def _window(number: int, num_samples: int, seed: int, epoch: int) -> Array:
+    """The samples of a window, in their order: its blocks, and in the last window what is left of them."""
+    num_blocks, rest = divmod(num_samples, BLOCK_ROWS)
+    per_window = WINDOW_ROWS // BLOCK_ROWS
+    first, last = number * per_window, min((number + 1) * per_window, num_blocks)
+    blocks = _shuffled(first, last, num_blocks, seed, epoch)
+    samples = (blocks[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).reshape(-1)
+    if number == num_blocks // per_window:
+        samples = np.concatenate([samples, np.arange(num_samples - rest, num_samples)])
+    # Where the cut begins is another number in each epoch, so that the rest is not always of the same samples.
+    begin = int(_keys(seed, epoch, 0, 0)[0]) % max(num_samples, 1)
+    hashes = _scramble(np.arange(len(samples), dtype=np.uint64), 64, _keys(seed, epoch, number, 1))
+    order: Array = (samples[np.argsort(hashes)] + begin) % max(num_samples, 1)
     order.flags.writeable = False
     return order
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from fostore.loading.loader import SimpleDataLoader
 from fostore.loading.options import OrderOptions, named, take_order
+from fostore.loading.order import Shuffle
 from fostore.pairing.dataset import FirstOrderDataset, PairOptions
 from fostore.reading.selection import Selection
 
@@ -21,7 +22,7 @@ def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
     batch_size: int = 64,
-    shuffle: bool = False,
+    shuffle: Shuffle = False,
     num_workers: int = 0,
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,

@@ -6,14 +6,17 @@ under a reader. Files come over the hub's web addresses, which lead on to wherev
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import huggingface_hub as hub
 from huggingface_hub import errors
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, FostoreError, PlaceError
 from fostore.places.remote import Remote
 
 _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
@@ -22,20 +25,23 @@ _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
 class Hub(Remote):
     """A `Place` in one commit of a dataset repository; the token is where huggingface_hub keeps it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, commit: str | None = None) -> None:
         parts = _URL.match(url.rstrip("/"))
         if parts is None:
             raise ArgumentError(
                 f"{url!r} names nothing on the hub, expected hf://datasets/USER/NAME[@REVISION]/PATH"
             )
         self.repository, self.revision, self._path = parts[1], parts[2] or "main", parts[3] or ""
-        self._commit: str | None = None
+        self._commit = commit
         super().__init__(url)
+        self._is_web = (
+            False  # where it leads is the hub's business, as an object store's is its own
+        )
 
     def names(self, folder: str = "") -> dict[str, str]:
         """What lies in a folder, each with its kind; see `Place.names`."""
         where = "/".join(filter(None, (self._path, folder)))
-        with self._telling(folder):
+        with self._asking(folder):
             try:
                 entries = api().list_repo_tree(
                     self.repository, where or None, repo_type="dataset", revision=self.commit
@@ -54,10 +60,38 @@ class Hub(Remote):
     def commit(self) -> str:
         """The commit that the revision named when it was first asked for."""
         if self._commit is None:
-            with self._telling(""):
+            with self._asking(""):
                 info = api().dataset_info(self.repository, revision=self.revision)
                 self._commit = str(info.sha)
         return self._commit
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """What the hub's own client says, as this package does."""
+        with self._telling(name):
+            try:
+                yield
+            except errors.HfHubHTTPError as error:
+                if isinstance(error, errors.EntryNotFoundError) or not _is_hidden(error):
+                    raise
+                raise PlaceError(
+                    errno.ENOENT,
+                    f"the hub shows no dataset {self.repository!r} with a revision {self.revision!r}; if it is "
+                    "private, log in with `hf auth login`, or set HF_TOKEN to a token that may read it",
+                    self.url,
+                ) from error
+            except (OSError, FostoreError):
+                raise
+            except Exception as error:  # of its HTTP client, which changes from release to release
+                raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def below(self, name: str) -> Hub:
+        """The place that a name in this one is, in the same commit; see `Place.below`."""
+        return Hub(f"{self.url}/{name}", self.commit)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With the commit: a worker process must not read a later one.
+        return Hub, (self.url, self._commit)
 
     def _root(self) -> tuple[str, dict[str, Any]]:
         endpoint = os.environ.get("HF_ENDPOINT", hub.constants.ENDPOINT).rstrip("/")
@@ -68,6 +102,11 @@ class Hub(Remote):
 
     def _key(self, name: str) -> str:
         return "/".join(filter(None, (self._path, name)))
+
+
+def _is_hidden(error: Any) -> bool:
+    """Whether the hub says that there is nothing, which it also says of what a token may not see."""
+    return getattr(error.response, "status_code", None) in (401, 403, 404)
 
 
 def api() -> hub.HfApi:

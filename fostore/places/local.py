@@ -70,6 +70,9 @@ class Local(ByUrl):
                 for entry in entries
             }
 
+    def below(self, name: str) -> Local:
+        return Local(self.path / name)
+
     def version(self, name: str = "") -> Version:
         try:
             status = self._look(name)[1]

@@ -64,6 +64,12 @@ class Memory(ByUrl):
             return hash(self.files[name])
         return name if any(n.startswith(f"{name}/" if name else "") for n in self.files) else None
 
+    def below(self, name: str) -> Memory:
+        """A copy of what lies below a name."""
+        begin = f"{name}/"
+        files = {n.removeprefix(begin): d for n, d in self.files.items() if n.startswith(begin)}
+        return Memory(f"{self.url}/{name}", files or {"": self._file(name)})
+
     def _file(self, name: str) -> bytes:
         if name not in self.files:
             raise FileNotFoundError(f"there is no {self}/{name}")

@@ -56,6 +56,12 @@ def is_url(name: str) -> bool:
     return name.partition("://")[0] in SCHEMES
 
 
+def is_outside(name: str) -> bool:
+    """Whether a name from a stranger's list leads out of the folder that it is looked up in."""
+    parts = name.split("/")
+    return "\\" in name or "\0" in name or ":" in parts[0] or bool({"", ".", ".."} & set(parts))
+
+
 def load(module: str, url: str) -> ModuleType:
     """The module that deals with a url.
 
@@ -81,7 +87,7 @@ def local_path(value: str | os.PathLike[str]) -> Path:
     >>> local_path("s3://bucket/x.zarr")
     Traceback (most recent call last):
     ...
-    fostore.errors.ArgumentError: 's3://bucket/x.zarr' is a url, and this version reads and writes local paths ...
+    fostore.errors.ArgumentError: 's3://bucket/x.zarr' is a url, and a path of this machine is wanted here: ...
     """
     if not isinstance(value, (str, os.PathLike)):
         raise ArgumentError(f"a path is {value!r:.80}, expected a str or a pathlib.Path")
@@ -92,16 +98,20 @@ def local_path(value: str | os.PathLike[str]) -> Path:
     if matched is not None or _CHAIN.match(text):
         collapsed = matched[1] if matched is not None else None
         url = text if collapsed is None else text.replace(collapsed, f"{collapsed}/", 1)
-        cure = (
-            f"give the path alone: {url[7:]!r}"
-            if url[:8].lower() == "file:///"
-            else "copy it to this machine first, or mount it, and give that path"
-        )
+        scheme = url.partition(":")[0]
+        if url[:8].lower() == "file:///":
+            cure = f"give the path alone: {url[7:]!r}"
+        elif scheme in SCHEMES:
+            cure = (
+                "fostore.open, fostore.convert and fostore.evaluate read stores from urls, which they are given "
+                "as text (pathlib makes one slash of two); fostore.publish writes there"
+            )
+        else:
+            known = ", ".join(f"{name}://" for name in SCHEMES if name != "memory")
+            cure = f"stores are read from {known}; copy it to this machine first, or mount it"
         if collapsed is not None:
             cure += f"; of a folder that is called {collapsed[:-1]!r} give the absolute path"
-        raise ArgumentError(
-            f"{url!r} is a url, and this version reads and writes local paths alone: {cure}"
-        )
+        raise ArgumentError(f"{url!r} is a url, and a path of this machine is wanted here: {cure}")
     return Path(text).expanduser() if text[0] == "~" else Path(text)
 
 

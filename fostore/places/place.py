@@ -118,6 +118,10 @@ class Place(Protocol):
         """What changes when another file, or folder, takes the name; None where there is nothing."""
         ...
 
+    def below(self, name: str) -> Place:
+        """The place that a folder, or file, in this one is. Nothing is looked at."""
+        ...
+
 
 class ByUrl:
     """What every place is: equal to another of its kind, and shown, by its url."""

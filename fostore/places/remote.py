@@ -1,35 +1,42 @@
 """A place behind a url, through obstore (extra `remote`): S3 and its kin, Google's, Azure's, plain web servers.
 
 Ranges are requests of their own, many at a time (who asks has put together what lies near each other). A file that
-changes between two reads is told by its ETag.
+changes between two reads is told by its ETag, or where there is none by its time and size.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    NotSupportedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
 from obstore.store import from_url
 
 from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
-from fostore.places.place import Version, VersionedFile
+from fostore.places.place import ByUrl, Version, VersionedFile
 
-REQUESTS = 32
-"""At a time."""
+REQUESTS = 64
+"""At a time: 64 random rows come in one trip there and back."""
+SECONDS, RETRIES = 60, 6
+"""For one request; and how often it is made again, after 0.1, 0.2, 0.4 ... seconds, where a server fails."""
+_HOPS = 5
 _PIECE = 4 << 20
 _SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
 _users: set[int] = set()
@@ -37,11 +44,14 @@ _users: set[int] = set()
 waits for them for ever (6 of 6 tries, also with a client made anew in the child)."""
 
 
-class Remote:
+class Remote(ByUrl):
     """A `Place` behind a url; nothing is connected before the first read.
 
     Credentials come from where the services' own tools look for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
     AWS_REGION, ...), never from the url, so that none is in an error, a pickle or a receipt.
+
+    Where a web server leads elsewhere is looked at once, before the first read: obstore follows redirects by itself.
+    No url of https leads to one without encryption, ever.
     """
 
     is_local = False
@@ -60,6 +70,7 @@ class Remote:
                 f"{url!r} names no store, expected {parts.scheme}://where/what.zarr"
             )
         self._is_web = parts.scheme in ("http", "https")
+        self._is_looked_at = False
         self._store: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -75,6 +86,7 @@ class Remote:
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[tuple[bytes, Version]]:
         """Bytes of files with their versions, a request each, many at a time; see `Place.read_many`."""
         asked = list(dict.fromkeys(ranges))
+        self._client()  # refuses a forked child, in which nothing would ever take from the queue of the threads
         if len(asked) == 1:
             return [self._window(asked[0])] * len(ranges)
         answers = dict(zip(asked, self._threads().map(self._window, asked), strict=True))
@@ -85,7 +97,14 @@ class Remote:
         if start == stop:
             return b"", self.version(name)
         with self._telling(name):
-            answer = self._get(name, (start, stop))
+            try:
+                answer = self._get(name, (start, stop))
+            except BaseError:
+                # Services do not agree on how they say that a file ends before.
+                meta = self._head(name)
+                if meta is None or start < int(meta["size"]):
+                    raise
+                return b"", self._version(name, meta)
             data = bytes(answer.bytes())
             first, last = answer.range
             if first != start or len(data) != last - first:
@@ -93,7 +112,7 @@ class Remote:
                     f"{self}/{name}: asked for the bytes {start} to {stop - 1}, the server sent "
                     f"{len(data):,} from {first} on; it does not know ranges"
                 )
-            return data, _version(answer.meta)
+            return data, self._version(name, answer.meta)
 
     def open(self, name: str = "") -> VersionedFile:
         """A file that will be read more than once; see `Place.open`."""
@@ -112,7 +131,8 @@ class Remote:
         """
         if self._is_web:
             raise UnsupportedError(
-                f"{self} is on a web server, which lists no folders: download the store to do this"
+                f"{self} is on a web server, which lists no folders: what a writer that is at work has "
+                "committed cannot be looked up, nor what else lies beside the rows of a finished store"
             )
         begin = f"{self._key(folder)}/"
         with self._telling(folder):
@@ -126,7 +146,11 @@ class Remote:
     def version(self, name: str = "") -> Version:
         """The ETag of a file; of a folder that of the Zarr metadata in it. None where there is nothing."""
         meta = self._head(name) or self._head(f"{name}/zarr.json".lstrip("/"))
-        return None if meta is None else _version(meta)
+        return None if meta is None else self._version(name, meta)
+
+    def below(self, name: str) -> Remote:
+        """The place that a name in this one is; see `Place.below`."""
+        return type(self)(f"{self.url}/{name}")
 
     # What publishing writes
 
@@ -168,11 +192,13 @@ class Remote:
 
     def _get(self, name: str, span: tuple[int, int] | None = None) -> Any:
         options: Any = {} if span is None else {"range": span}
+        self._look_where(name)
         return obstore.get(self._client(), self._key(name), options=options)
 
     def _head(self, name: str) -> Any:
         with self._telling(name):
             try:
+                self._look_where(name)
                 return obstore.head(self._client(), self._key(name))
             except FileNotFoundError:
                 return None
@@ -196,21 +222,34 @@ class Remote:
         if self._store is None:
             _users.add(os.getpid())
             root, options = self._root()
-            plain = root.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith(
-                "http://"
-            )
             client: Any = {
-                "allow_http": plain,
-                "timeout": "60s",
-                "connect_timeout": "10s",
+                "allow_http": _is_plain(root),
+                "timeout": f"{SECONDS}s",
+                "connect_timeout": f"{min(SECONDS, 10)}s",
                 **options,
             }
             self._store = from_url(
                 root,
                 client_options=client,
-                retry_config={"max_retries": 6},
+                retry_config={"max_retries": RETRIES},
             )
         return self._store
+
+    def _look_where(self, name: str) -> None:
+        """Refuse a web server that leads to an address of its choice; once, before the first read of a place."""
+        if self._is_web and not self._is_looked_at:
+            _follow(f"{self._parent}/{self._key(name)}")
+            self._is_looked_at = True
+
+    def _version(self, name: str, meta: Any) -> Version:
+        """What changes with an object: its ETag, else its time and size."""
+        version = _version(meta)
+        if version is None:
+            raise UnsupportedError(
+                f"the server of {self}/{name} sends neither an ETag nor the time of the last change, so that "
+                "nobody could tell when the file is another one; download it by other means, and open that"
+            )
+        return version
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -227,6 +266,12 @@ class Remote:
             raise FileNotFoundError(f"there is no {where}") from error
         except (ArgumentError, PlaceError, UnsafeError, UnsupportedError):
             raise
+        except NotSupportedError:
+            raise UnsupportedError(
+                f"the server of {where} does not know ranges: it sends whole files, and never a few rows. "
+                "Download the file by other means and open that, or let a server have it that knows them "
+                "(an object store, nginx, Apache, Caddy)"
+            ) from None
         except Exception as error:
             if not isinstance(error, (BaseError, OSError)):
                 raise
@@ -243,18 +288,6 @@ class Remote:
             code = errno.EACCES if denied else errno.EIO
             raise PlaceError(code, f"{where} cannot be {verb}: {first}. {cure}", where) from None
 
-    def __str__(self) -> str:
-        return self.url
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
 
@@ -263,8 +296,72 @@ place_of_url = Remote
 
 
 def _version(meta: Any) -> Version:
-    """What changes with an object: its ETag, else its time and size."""
-    return meta["e_tag"] or (str(meta["last_modified"]), meta["size"])
+    """What changes with an object: its ETag, else its time and size; None where the server says neither."""
+    if meta["e_tag"]:
+        return str(meta["e_tag"])
+    time = meta["last_modified"]
+    # obstore gives the first second of 1970 for a time that a web server does not send.
+    return (str(time), meta["size"]) if time.timestamp() > 0 else None
+
+
+def _is_plain(root: str) -> bool:
+    """Whether the user named a server without encryption: in the url, or as the endpoint of an object store."""
+    if root.startswith("s3://"):
+        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3")
+        return any(os.environ.get(name, "").startswith("http://") for name in names)
+    return root.startswith("http://")
+
+
+def _follow(url: str) -> None:
+    """Follow the redirects of a url by HEAD, and refuse one to a private address or another scheme.
+
+    A server of the same host and port as the one that was asked is where the user wanted to go. Other errors are left
+    to the read that comes next, which says them better.
+
+    Raises:
+        UnsafeError: names both ends.
+    """
+    begin = now = urlsplit(url)
+    for _ in range(_HOPS):
+        try:
+            target = _redirect(now)
+        except (OSError, HTTPException):
+            return
+        if target is None:
+            return
+        following = urlsplit(urljoin(now.geturl(), target))
+        shown = _clean(following._replace(query="", fragment="").geturl())
+        if following.scheme != "https" and following.scheme != begin.scheme:
+            raise UnsafeError(
+                f"{_clean(url)} leads to {shown}, which is not behind https; give the url that you mean"
+            )
+        if following.netloc != begin.netloc and _is_private(following.hostname or ""):
+            raise UnsafeError(
+                f"{_clean(url)} leads to {shown}, an address of a private network; if you mean that, give it"
+            )
+        now = following
+    raise UnsafeError(f"{_clean(url)} leads on and on, {_HOPS} times and more")
+
+
+def _redirect(url: SplitResult) -> str | None:
+    """Where the server of a url leads to; None where it answers."""
+    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=min(SECONDS, 10))
+    try:
+        connection.request("HEAD", url.path + (f"?{url.query}" if url.query else ""))
+        answer = connection.getresponse()
+        return answer.getheader("Location") if 300 <= answer.status < 400 else None
+    finally:
+        connection.close()
+
+
+def _is_private(host: str) -> bool:
+    """Whether a name is that of an address which is not public. What this machine cannot look up, a proxy may."""
+    try:
+        addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return not all(ipaddress.ip_address(address).is_global for address in map(str, addresses))
 
 
 def _clean(text: str) -> str:

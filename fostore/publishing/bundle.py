@@ -17,6 +17,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import DamageError, FormatError, StoreNotFoundError, UnsupportedError
 from fostore.formats import Finding
+from fostore.places.names import is_outside
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -28,7 +29,6 @@ from fostore.publishing.manifest import (
     compare,
     files_below,
     hash_file,
-    is_outside,
     listed,
     read_list,
     refuse_unlistable,
@@ -36,6 +36,8 @@ from fostore.publishing.manifest import (
 )
 from fostore.publishing.signature import problem_of
 from fostore.publishing.version import is_version
+from fostore.reading.named import MANIFEST as MANIFEST
+from fostore.reading.named import MAX_MANIFEST as MAX_MANIFEST
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import digest, jsontext
@@ -43,7 +45,6 @@ from fostore.schema.header import VERSION as SPEC
 
 DATA = "data/"
 SIGNATURE = "data.sig"
-MANIFEST = "fostore-manifest.json"
 LAYOUT = "1.0"
 """The version of spec/bundle.md."""
 _MANIFEST = {
@@ -56,9 +57,8 @@ _MANIFEST = {
     "files": dict,
     "facts": dict,
 }
-_BAG = b"BagIt-Version: 1.0\nTag-Entry-Character-Encoding: UTF-8\n"
+_BAG = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 _COPY_BYTES = 4 << 20
-MAX_MANIFEST = 64 << 20
 
 
 # ------------------------------------------------------------------ write

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, UnsafeError
+from fostore.places.names import is_outside
 
 PAYLOAD, TAGS = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)\Z")
@@ -112,12 +113,6 @@ def parse_list(text: bytes, where: str) -> dict[str, str]:
             raise FormatError(f"{where}: line {number} names {parsed[2]!r} once more")
         hashes[parsed[2]] = parsed[1]
     return hashes
-
-
-def is_outside(name: str) -> bool:
-    """Whether a name from a stranger's list leads out of the folder that it is looked up in."""
-    parts = name.split("/")
-    return "\\" in name or "\0" in name or ":" in parts[0] or bool({"", ".", ".."} & set(parts))
 
 
 def refuse_unlistable(names: Iterable[str]) -> None:

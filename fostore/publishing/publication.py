@@ -89,6 +89,10 @@ def publish(
         StoreNotFoundError, FormatError, DamageError: see `fostore.open`.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    if not isinstance(opened.path, Path):
+        raise ArgumentError(
+            f"{opened.path} lies behind a url; fetch it with Store.download, and publish that"
+        )
     _refuse_unfinished(opened)
     target = target_of(dest, opened.path, private=private, revision=revision)
     given = Facts.of(

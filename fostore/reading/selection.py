@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,6 +178,22 @@ class Stored:
             for view in views:
                 view.announce(resolved)
 
+    def prefetch(self, rows: Any) -> None:
+        """Fetch rows, with all their columns, into the cache that the store was opened with; nothing on this machine.
+
+        Returns when they are kept: rows asked for later come from there, also in other processes and the next time.
+
+        Args:
+            rows: as for `take`.
+
+        Raises:
+            ArgumentError: the store lies behind a url and was opened without `cache_dir`.
+            UncommittedError, PlaceError, DamageError: as `take` does.
+        """
+        from fostore.reading.download import prefetch  # import cost: few stores lie behind urls
+
+        prefetch(self.store, self.resolve(rows))
+
     def select(self, rows: Any) -> Selection:
         """A lazy view of some rows, renumbered from 0 in the order given."""
         return Selection(self.store, self.resolve(rows))
@@ -264,6 +282,31 @@ class Committed(Stored, Mapping[int, Array]):
         # Not gathered: a range is copied as it lies, and costs no eight bytes a row for its number.
         pieces = [view.read(start, stop) for start, stop in self.committed]
         return np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *pieces])
+
+    def download(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
+        """Fetch all files of the store, as they are.
+
+        What appears at `path` is whole, durable, and has the digest of the store: every row was hashed. A call that was
+        interrupted goes on where it stopped. Where the same store is there already, nothing is done.
+
+        Args:
+            path: of the store's suffix; its folder is made.
+            progress: show a bar on stderr.
+
+        Returns:
+            The absolute path of the copy.
+
+        Raises:
+            ArgumentError: the store is not sealed, so that a copy may be none of its states; or another suffix.
+            StoreExistsError: something else is there.
+            SpaceError: it does not fit.
+            DamageError: the rows that came are not those that were written, or the store changed meanwhile. What came
+                is gone.
+            PlaceError: the server failed; called again it goes on.
+        """
+        from fostore.reading.download import download  # import cost: few stores lie behind urls
+
+        return download(self.store, path, progress)
 
     def __iter__(self) -> Iterator[int]:
         for start, stop in self.committed:

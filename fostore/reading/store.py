@@ -16,6 +16,7 @@ from fostore.formats import Finding, Reader, opens
 from fostore.places.local import Local
 from fostore.places.names import absent, place_of
 from fostore.places.place import Place
+from fostore.reading.named import place_named
 from fostore.reading.request import as_row, as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
 from fostore.schema.halves import ALIGNMENT, aligned_empty
@@ -27,22 +28,44 @@ _ndarray = np.ndarray
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def open(path: str | os.PathLike[str] | Place) -> Store:
-    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file, by its path, url or `Place`.
+def open(
+    path: str | os.PathLike[str] | Place, cache_dir: str | os.PathLike[str] | None = None
+) -> Store:
+    """Open a store for reading: a `.zarr` folder, an `.h5`/`.hdf5` or a `.json` file, or a bundle that holds one.
 
     Reads metadata only; rows are mapped when first asked for. A store that is still being written
     opens as well and shows what is committed (`Store.refresh` shows more). What lies at `path` is
     treated as a stranger's: no code is run, no link followed, nothing allocated by its claims.
 
+    Behind a url rows are fetched when they are asked for, those near each other in one request, 32 requests at a
+    time. Credentials come from the environment, as the services' own tools have them.
+
+    Args:
+        path: a path; a url: `s3://`, `gs://`, `az://`, `https://`, `hf://datasets/USER/NAME[@REVISION]`; or a `Place`.
+            Of a published bundle its folder, and the store is opened that its manifest names.
+        cache_dir: a folder that keeps what was fetched from behind a url, for the next time and other processes; by
+            default the one that FOSTORE_CACHE names, if it names one.
+
     Raises:
         StoreNotFoundError: there is nothing at `path`.
         FormatError, UnsupportedError, UnsafeError: no store, one that is too new, or a hostile one;
-            or one whose files are links, as the caches of hubs keep them.
-        ArgumentError: a url of a scheme that is not read.
-        PlaceError: the file system does not let it be read.
+            or one whose files are links, as the caches of hubs keep them; a bundle whose store is another one than
+            its manifest says; a web server that ignores ranges, or leads to a private address.
+        ArgumentError: a url of another scheme, or with a user, a query or a fragment in it.
+        PlaceError: the file system does not let it be read, the server failed again and again, or the process was
+            forked from one that had read from the network.
         DamageError: a file of the store is cut or missing.
     """
-    return Store(place_of(path))
+    place, digest = place_named(path, cache_dir)
+    store = Store(place)
+    if digest is not None and store.header.digest != digest:
+        store.close()
+        raise FormatError(
+            f"the bundle {str(path)!r} names a store with the digest {digest}, and {place} has "
+            f"{store.header.digest}: it is being published, or was changed; open it again, or see "
+            "`fostore verify`"
+        )
+    return store
 
 
 class Store(Shown, Committed):
@@ -69,7 +92,7 @@ class Store(Shown, Committed):
     def __init__(self, path: str | os.PathLike[str] | Place) -> None:
         """`reader` is the open format below: what `fostore`'s own verbs over stores build on."""
         # Absolute: rows are mapped later, perhaps from another folder.
-        self._place = place = place_of(path)
+        self.place = place = place_of(path)
         self.path: Any = place.path if isinstance(place, Local) else place.url
         with disk.refusing(self.path):
             try:
@@ -306,16 +329,16 @@ class Store(Shown, Committed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The absolute path: a worker process may stand in another folder.
-        return Store, (self._place,)
+        return Store, (self.place,)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Store):
             return NotImplemented
-        same_path = self._place == other._place
+        same_path = self.place == other.place
         return same_path and self.header.digest == other.header.digest
 
     def __hash__(self) -> int:
-        return hash(self._place)
+        return hash(self.place)
 
     def grid(self) -> Grid:
         """What the store is, in some lines; reads no rows."""

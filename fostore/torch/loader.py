@@ -13,7 +13,7 @@ from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.loader import run
 from fostore.loading.options import Options, named, take_order
-from fostore.loading.order import Order
+from fostore.loading.order import Order, Shuffle
 from fostore.pairing.dataset import PairOptions
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
@@ -46,7 +46,7 @@ class OutputLoader(Resumable, DataLoader[Any]):
         self,
         dataset: Any,
         batch_size: int = 64,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         *,
         prefetch: int = 2,
         batch_sampler: Any = None,
@@ -154,7 +154,7 @@ def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
     batch_size: int = 64,
-    shuffle: bool = False,
+    shuffle: Shuffle = False,
     num_workers: int = 0,
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,
@@ -179,7 +179,7 @@ def output_dataloader(
     base_dataset: Any,
     distributions: Mapping[int, Any] | Selection | str | os.PathLike[str],
     batch_size: int | None = 64,
-    shuffle: bool = False,
+    shuffle: Shuffle = False,
     num_workers: int = 0,
     pin_memory: bool = False,
     input_getter: Callable[[Any], Any] | None = None,

@@ -14,7 +14,7 @@ from torch.utils.data import DistributedSampler, RandomSampler, Sampler, Sequent
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.options import Options, OrderOptions, named
-from fostore.loading.order import Order
+from fostore.loading.order import Order, Shuffle
 
 
 class EpochSampler(Resumable, Sampler[list[int]]):
@@ -44,7 +44,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         self,
         data_source: int | Sized,
         batch_size: int = 64,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         *,
         generator: torch.Generator | None = None,
         **order: Unpack[OrderOptions],
@@ -175,7 +175,11 @@ class _RankedSamples(_SingleSamples, DistributedSampler[int]):
         order = cursor.order
         self.dataset = range(order.num_samples)  # type: ignore[assignment]  # its length is what counts
         self.rank, self.num_replicas = order.rank, order.num_ranks
-        self.shuffle, self.seed, self.drop_last = order.shuffle, order.seed, order.last == "drop"
+        self.shuffle, self.seed, self.drop_last = (
+            bool(order.shuffle),
+            order.seed,
+            order.last == "drop",
+        )
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:

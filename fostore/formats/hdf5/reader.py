@@ -154,6 +154,10 @@ class HDF5Reader:
             for start, stop in self.committed
         ]
 
+    def files(self) -> Sequence[str]:
+        """The one file."""
+        return ("",)
+
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return self._sealed_and_open()[1]

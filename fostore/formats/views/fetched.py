@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,8 +26,24 @@ _BATCH_BYTES = 64 << 20
 """Bytes that are asked for at once, so that a take of everything does not lie in memory twice."""
 
 
+_ANNOUNCED = 3
+"""Announcements that are kept: of a window of rows in use, the next, and one more."""
+_ANNOUNCED_BYTES = 256 << 20
+"""Of one announcement; a larger one is not worth its memory, and does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """Rows, increasing, that are on their way."""
+
+    rows: Array
+    fetched: Future[Array]
+
+
 class FetchedView(ColumnView):
     """A `ColumnView` over `segments`, whose paths are names in `place`; nothing is kept of what was fetched.
+
+    What was announced is fetched by a thread of its own, and kept until three more announcements were made.
 
     Args:
         recheck: raises where another store has taken the place; called when a file is seen for the first time,
@@ -43,6 +63,9 @@ class FetchedView(ColumnView):
         self._number_of = SegmentIndex(segments, column).number_of
         self._recheck = recheck
         self._versions: dict[str, Version] = {}
+        self._announced: deque[_Announced] = deque(maxlen=_ANNOUNCED)
+        self._thread: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
         step = max(_RANGE_BYTES // column.row_bytes, 1)
         pieces = EvenPieces(self.read, step, num_rows)
         self._pieces = PieceView(column, num_rows, pieces, ArrayCache(0))
@@ -61,6 +84,53 @@ class FetchedView(ColumnView):
         rows = np.asarray(rows, dtype=np.int64)
         if out is None:
             out = aligned_empty((len(rows), *self._column.shape), self._column.numpy_dtype)
+        left = self._take_announced(rows, out)
+        if left is None:
+            return self._gather(rows, out)
+        if len(left):
+            out[left] = self._gather(rows[left], np.empty_like(out[: len(left)]))
+        return out
+
+    @property
+    def is_cold(self) -> bool:
+        """Every row is a request away."""
+        return True
+
+    def announce(self, rows: Array) -> None:
+        """Begin to fetch rows in a thread; the `take` that asks for them waits for what is on its way."""
+        rows = np.unique(rows)
+        if not 0 < len(rows) * self._column.row_bytes <= _ANNOUNCED_BYTES:
+            return
+        if self._process != os.getpid():  # a forked child has none of the threads
+            self._announced.clear()
+            self._thread, self._process = None, os.getpid()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "fostore-announced")
+        out = np.empty((len(rows), *self._column.shape), self._column.numpy_dtype)
+        self._announced.append(_Announced(rows, self._thread.submit(self._gather, rows, out)))
+
+    def _take_announced(self, rows: Array, out: Array) -> Array | None:
+        """Fill in what was announced; the positions of the other rows, or None where that is all of them."""
+        if not self._announced or self._process != os.getpid():
+            return None
+        left = np.arange(len(rows))
+        for one in reversed(tuple(self._announced)):
+            at = np.searchsorted(one.rows, rows[left])
+            is_held = one.rows[np.minimum(at, len(one.rows) - 1)] == rows[left]
+            if not is_held.any():
+                continue
+            try:
+                array = one.fetched.result()
+            except Exception:  # whoever asks for the rows again is told why they do not come
+                continue
+            out[left[is_held]] = array[at[is_held]]
+            left = left[~is_held]
+            if not len(left):
+                break
+        return left
+
+    def _gather(self, rows: Array, out: Array) -> Array:
+        """Fetch rows into `out`."""
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         numbers = self._number_of(ordered)
@@ -69,9 +139,12 @@ class FetchedView(ColumnView):
         cut = (numbers[1:] != numbers[:-1]) | ((np.diff(ordered) - 1) * row_bytes > _GAP_BYTES)
         cut |= ordered[1:] // step != ordered[:-1] // step
         groups = np.split(np.arange(len(rows)), np.flatnonzero(cut) + 1) if len(rows) else []
-        at_once = max(_BATCH_BYTES // (step * row_bytes), 1)
-        for first in range(0, len(groups), at_once):
-            some = groups[first : first + at_once]
+        spans = [int(ordered[g[-1]] - ordered[g[0]] + 1) * row_bytes for g in groups]
+        batches = np.cumsum([0, *spans]) // _BATCH_BYTES
+        for batch in range(int(batches[-1]) + 1 if groups else 0):
+            some = groups[
+                np.searchsorted(batches[:-1], batch) : np.searchsorted(batches[:-1], batch, "right")
+            ]
             ranges = [(int(ordered[g[0]]), int(ordered[g[-1]]) + 1) for g in some]
             segments = [self._segments[numbers[group[0]]] for group in some]
             fetched = self._fetch(segments, ranges)

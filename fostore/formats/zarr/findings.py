@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
-from fostore.errors import DamageError, FormatError
+from fostore.errors import DamageError, FormatError, UnsupportedError
 from fostore.formats import Finding, Run
 from fostore.formats.zarr.folder import (
     JOURNAL,
@@ -34,6 +34,12 @@ def findings(state: State) -> Iterator[Finding]:
     """
     folder, place = state.folder, state.folder.place
     sealed = state.header.sealed
+    try:
+        place.names()
+    except UnsupportedError as error:
+        message = f"{error}; its rows are looked at, what else may lie there is not"
+        yield Finding(os.path.basename(place.url), None, message, "warning")
+        return
     expected = {METADATA, *(layout.name for layout in folder.layouts)}
     yield from _strangers(place, "", expected, sealed)
     for message, rows in state.problems:

@@ -125,8 +125,14 @@ def read_hashes(folder: Folder, unit: int) -> Array:
     except FileNotFoundError:
         # Not sealed yet, or lost: `findings` tells which.
         return np.zeros(layout.chunk_shape, np.uint8)
+    return parse_hashes(folder, unit, data)
+
+
+def parse_hashes(folder: Folder, unit: int, data: bytes) -> Array:
+    """The block hashes of a unit, of the bytes of its file; see `read_hashes`."""
+    layout = folder.hashes
     if len(data) != layout.chunk_bytes:
         raise DamageError(
-            f"{folder.place}/{name} has {len(data)} bytes, expected {layout.chunk_bytes}"
+            f"{folder.place}/{layout.key(unit)} has {len(data)} bytes, expected {layout.chunk_bytes}"
         )
     return np.frombuffer(data, np.uint8).reshape(layout.chunk_shape)

@@ -13,7 +13,7 @@ from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
 from fostore.formats.zarr.findings import findings
-from fostore.formats.zarr.folder import METADATA, locate, read_hashes, units_in
+from fostore.formats.zarr.folder import METADATA, locate, parse_hashes, read_hashes, units_in
 from fostore.formats.zarr.state import State, load, parse_header, read_header
 from fostore.places.place import Place
 from fostore.schema.header import Header
@@ -21,6 +21,8 @@ from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
 _ATTEMPTS = 4
+_CHUNKS = 256
+"""Files of hashes that are asked for at once."""
 
 
 class ZarrReader:
@@ -147,6 +149,13 @@ class ZarrReader:
             segments.append(Segment(begin + name, offset, start, stop))
         return segments
 
+    def files(self) -> Sequence[str]:
+        """All files of a sealed store; worked out, for not every place lists what it has."""
+        folder, unit_rows = self._state.folder, self.header.unit_rows
+        units = range(-(-self._state.published // unit_rows))
+        names = [layout.key(unit) for layout in folder.layouts for unit in units]
+        return [*names, *(f"{layout.name}/{METADATA}" for layout in folder.layouts), METADATA]
+
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return [run for runs in self._open.values() for run in runs]
@@ -168,12 +177,35 @@ class ZarrReader:
             hashes = np.zeros((num_blocks, *layout.chunk_shape[1:]), np.uint8)
         except (MemoryError, ValueError) as error:
             raise UnsafeError(f"{self.place} claims {rows:,} rows, too many to hash") from error
-        units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
-        for unit in units:
-            if unit * layout.blocks < num_blocks and unit not in self._open:
+        if self.place.is_local:
+            units, _ = units_in(self.place, layout.name)  # what is there, not what is claimed
+            chunks: Iterator[tuple[int, Array]] = (
+                (unit, read_hashes(folder, unit)) for unit in units if unit not in self._open
+            )
+        else:
+            chunks = self._fetched_hashes(-(-num_blocks // layout.blocks))
+        for unit, chunk in chunks:
+            if unit * layout.blocks < num_blocks:
                 held = hashes[unit * layout.blocks : (unit + 1) * layout.blocks]
-                held[:] = read_hashes(folder, unit)[: len(held)]
+                held[:] = chunk[: len(held)]
         return hashes if self._is_current() else np.zeros_like(hashes)
+
+    def _fetched_hashes(self, num_units: int) -> Iterator[tuple[int, Array]]:
+        """The block hashes of units by their numbers, many requests at a time: not every place lists what it has."""
+        folder = self._state.folder
+        units = [unit for unit in range(num_units) if unit not in self._open]
+        for at in range(0, len(units), _CHUNKS):
+            some = units[at : at + _CHUNKS]
+            asked = [(folder.hashes.key(unit), 0, folder.hashes.chunk_bytes) for unit in some]
+            try:
+                pieces = [data for data, _ in self.place.read_many(asked)]
+            except FileNotFoundError:  # of one of them: then none is known of that one alone
+                yield from ((unit, read_hashes(folder, unit)) for unit in some)
+                continue
+            yield from (
+                (unit, parse_hashes(folder, unit, data))
+                for unit, data in zip(some, pieces, strict=True)
+            )
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
