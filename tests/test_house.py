@@ -35,7 +35,7 @@ LONG: dict[str, int] = {}
 """Files of more than 400 lines, which hold a second noun still, with the lines that they may have."""
 CIRCLES: list[list[str]] = []
 """Groups of modules that import each other still."""
-UNEXPLAINED = 5
+UNEXPLAINED = 0
 """Imports in functions without a reason beside them: an optional library, or what importing costs."""
 VAGUE: dict[str, int] = {
     "found": 0,
