@@ -146,7 +146,7 @@ def test_odd_rows_are_refused_in_fostores_words(tmp_path: Path) -> None:
         selection.select([]).take([-1])
     for rows in (store, selection):
         for row in ("a", None, 1.0, [0]):
-            with pytest.raises(ArgumentError, match="a row is an integer|keeps no ids"):
+            with pytest.raises(ArgumentError, match=r"a row is an integer|keeps no ids"):
                 _ = rows[row]
 
 

@@ -39,8 +39,9 @@ def sign(data: Path, path: Path, key: Path, tree: str, earlier: bytes | None) ->
         UnsupportedError: model-signing is not installed.
     """
     serialization = _module("cryptography.hazmat.primitives.serialization")
+    signing = _module("model_signing.signing")
     try:
-        config = _module("model_signing.signing").Config().use_elliptic_key_signer(private_key=key)
+        config = signing.Config().use_elliptic_key_signer(private_key=key)
         private = serialization.load_pem_private_key(key.read_bytes(), None)
     except (OSError, TypeError, ValueError) as error:
         raise ArgumentError(
@@ -67,10 +68,9 @@ def problem_of(data: Path, signature: Path, key: Path, tree: str) -> str | None:
         ArgumentError: the file holds no public key.
         UnsupportedError: model-signing is not installed.
     """
+    verifying = _module("model_signing.verifying")
     try:
-        config = (
-            _module("model_signing.verifying").Config().use_elliptic_key_verifier(public_key=key)
-        )
+        config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     except (OSError, TypeError, ValueError) as error:
         raise ArgumentError(
             f"{key} is no public key of an elliptic curve in PEM ({error})"
@@ -91,7 +91,7 @@ def _module(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise UnsupportedError(
-            "signatures need the package 'model-signing': pip install 'fostore[sign]'"
+            f"signatures need model-signing, and {error.name} is missing: pip install 'fostore[sign]'"
         ) from error
 
 
