@@ -79,6 +79,9 @@ def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
             ["sha256sum", "--quiet", "--strict", "-c", *lists], cwd=tmp_path / "b", check=True
         )
     assert findings(tmp_path / "b") == []
+    assert (tmp_path / "b" / "bagit.txt").read_text() == (  # RFC 8493, section 2.1.1
+        "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
+    )
     there = {path.name for path in (tmp_path / "b").iterdir()}
     assert there == {
         "bagit.txt", "data", "manifest-sha256.txt", "fostore-manifest.json", "croissant.json",

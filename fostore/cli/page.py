@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import reporting, say
+from fostore.cli.report import LabelsFile, SourcePath, reporting, say
 
 EXAMPLES = """
 Examples:
@@ -19,20 +19,8 @@ Examples:
 
 
 def report(
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH", help="A store, or what `fostore convert` reads.", show_default=False
-        ),
-    ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The true classes: .npy, or text with one class number or name a line.",
-            show_default=False,
-        ),
-    ] = None,
+    path: SourcePath,
+    labels: LabelsFile = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The page, written over.")
     ] = Path("report.html"),

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,20 @@ StorePath = Annotated[
     str,
     typer.Argument(
         metavar="PATH", help="The store, or a bundle; a path or a url.", show_default=False
+    ),
+]
+SourcePath = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH", help="A store, or what `fostore convert` reads.", show_default=False
+    ),
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The true classes: .npy, or text with one class number or name a line.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import AsJson, reporting, say, show_facts
+from fostore.cli.report import AsJson, LabelsFile, SourcePath, reporting, say, show_facts
 
 EXAMPLES = """
 Examples:
@@ -45,20 +45,8 @@ _Plot = Annotated[
 
 
 def stats(
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH", help="A store, or what `fostore convert` reads.", show_default=False
-        ),
-    ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The true classes: .npy, or text with one class number or name a line.",
-            show_default=False,
-        ),
-    ] = None,
+    path: SourcePath,
+    labels: LabelsFile = None,
     bins: Annotated[
         int, typer.Option(min=1, help="Bins of the calibration errors, of equal width.")
     ] = 15,

@@ -17,7 +17,7 @@ from fostore.errors import ArgumentError, UncommittedError
 from fostore.evaluate.rows import ROUNDOFF, Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Cut, Table
-from fostore.formats import FILES, SUFFIXES, is_store
+from fostore.formats import is_store, is_store_name
 from fostore.places.names import is_url, local_path
 from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
@@ -191,7 +191,7 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
 def _of_path(path: Path) -> Rows:
     # A path that is not there is a store's, whose error says more than that of a file.
     with disk.refusing(path):
-        if path.suffix.lower() in (*SUFFIXES, *FILES) and (not path.exists() or is_store(path)):
+        if is_store_name(path) and (not path.exists() or is_store(path)):
             return _of_store(open_store(path))
     return _of_table(open_table(path))
 

@@ -299,6 +299,12 @@ def is_store(path: Path | Place) -> bool:
     return opens(path).is_store(place_of(path))
 
 
+def is_store_name(path: Path | Place) -> bool:
+    """Whether a path ends as the name of a store does; nothing is looked at, and no format loaded."""
+    suffix = _suffix(path)
+    return suffix in SUFFIXES or suffix in FILES
+
+
 def opens(path: Path | Place) -> Opens:
     """What opens the store at a path, by its suffix.
 

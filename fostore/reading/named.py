@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fostore.errors import ArgumentError, FormatError
-from fostore.formats import opens
+from fostore.errors import FormatError
+from fostore.formats import is_store_name
 from fostore.places.names import is_outside, is_url, local_path, place_of
 from fostore.places.place import Place
 from fostore.schema import jsontext
@@ -40,9 +40,7 @@ def place_named(
         from fostore.places.cache import Cached  # import cost: hashes and threads
 
         place = Cached(place, local_path(folder))
-    try:
-        opens(place)
-    except ArgumentError:  # no store has such a name
+    if not is_store_name(place):
         manifest = manifest_of(place)
         if manifest is not None:
             return place.below(manifest["store"]), manifest["digest"]

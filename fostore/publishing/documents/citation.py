@@ -1,4 +1,4 @@
-"""How to cite: CITATION.cff (Citation Entry Format 1.2), BibTeX, and a line for a paper."""
+"""How to cite: CITATION.cff (Citation File Format 1.2), BibTeX, and a line for a paper."""
 
 from __future__ import annotations
 
