@@ -354,13 +354,14 @@ def _ids_of(value: Any) -> Iterator[str]:
 def test_croissant_is_loaded_and_what_is_wrong_in_it_is_refused(tmp_path: Path) -> None:
     mlc = pytest.importorskip("mlcroissant")
     pytest.importorskip("pyarrow")
-    store = make(tmp_path / "rows.zarr", 50)
+    store = make(tmp_path / "rows.zarr", 50, class_labels=np.arange(50) % 5)
     published(store, tmp_path / "b", parquet=True)
     path = tmp_path / "b" / "croissant.json"
     records = _records_of(path)
     assert [r["rows/sample_id"] for r in records] == [f"img-{k}".encode() for k in range(50)]
     rows = np.array([r["rows/probs"] for r in records], np.float32)
     np.testing.assert_array_equal(rows, fostore.open(store).take(range(50)))
+    assert [r["rows/label"] for r in records] == [k % 5 for k in range(50)]
     document = json.loads(path.read_text())
     [field] = [f for f in document["recordSet"][0]["field"] if f["name"] == "probs"]
     assert field["arrayShape"] == "5"
@@ -452,6 +453,8 @@ def test_the_whole_story_from_the_command_line(tmp_path: Path) -> None:
 
     out, _ = call("publish", "digits.zarr", "--check", code=1)
     assert out.startswith("required     license")
+    gaps = json.loads(call("publish", "digits.zarr", "--dry-run", "--json", code=1)[0])
+    assert gaps[0]["fact"] == "license"
     _, said = call("publish", "digits.zarr", "b", code=2)
     assert "--license" in said
     facts = ["--license", "CC-BY-4.0", "--creator", ADA, "--description", "Digits."]

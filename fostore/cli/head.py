@@ -47,7 +47,7 @@ def head(
         bool, typer.Option("--json", help="Whole rows, as JSON Lines without a header.")
     ] = False,
 ) -> None:
-    """Show the first rows: the largest classes of each, or with --json all numbers."""
+    """Show the first rows: ids and labels where they are kept, the largest classes, or with --json all numbers."""
     with reporting():
         for line in _lines(source, number, kind, as_json, source_format):
             show(line)
@@ -58,19 +58,22 @@ def _lines(
 ) -> Iterator[str]:
     from fostore.conversion.sources import first_rows  # which loads NumPy
 
-    schema, rows = first_rows(source, number, format=format, kind=kind)
+    schema, rows, sides = first_rows(source, number, format=format, kind=kind)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    for i, (key, row) in enumerate(rows):
+    ids, labels = sides.get("id"), sides.get("class_label")
+    for i, row in enumerate(rows):
         if as_json:
-            named = {} if key is None else {"id": key}
-            yield dumps({"index": i, **named, "probs": row.tolist()}).decode()
+            line = {"index": i, **({"id": ids[i]} if ids else {})}
+            line |= {"label": labels[i]} if labels else {}
+            yield dumps({**line, "probs": row.tolist()}).decode()
             continue
-        label = f"{i}" if key is None else f"{i} ({brief(str(key), _NAME)})"
+        whose = f"{i} ({brief(str(ids[i]), _NAME)})" if ids else f"{i}"
+        whose += f", label {brief(names[labels[i]], _NAME)}" if labels else ""
         for member, one in enumerate(row if row.ndim == 2 else row[None]):
             of_whom = f" member {member}" if row.ndim == 2 else ""
             top = (-one).argsort(kind="stable")[:_SHOWN]
             yield _fitted(
-                f"{label}{of_whom}:",
+                f"{whose}{of_whom}:",
                 [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],
                 len(one),
             )

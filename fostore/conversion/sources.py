@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fostore import disk, files
 from fostore.conversion.joining import joined
 from fostore.conversion.options import HINTS
@@ -28,7 +30,7 @@ from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Schema
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -78,8 +80,8 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
 
 def first_rows(
     source: Source, count: int, *, format: str | None = None, kind: str | None = None
-) -> tuple[Schema, list[tuple[Any, Array]]]:
-    """The first rows of a source as probabilities, each with its id (None where it has none), and their schema.
+) -> tuple[Schema, Array, dict[str, list[Any]]]:
+    """The schema of a source, its first rows as probabilities, and by role ("id", "class_label") what it says of them.
 
     Args:
         format, kind: what a file does not say itself.
@@ -89,17 +91,20 @@ def first_rows(
     """
     # Of a store that is not finished those that it has; fewer than none are wanted of it.
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
-    schema, column = table.schema, table.schema.role("id")
+    schema = table.schema
     batch = next(iter(table.batches(0, count)), None) if count else None
     if batch is None:
-        return schema, []
-    content = [rows[:count] for rows in batch[: len(schema.content)]]
+        return schema, np.empty((0, *schema.row_shape)), {}
+    batch = [rows[:count] for rows in batch]
+    content, sides = batch[: len(schema.content)], {}
     encoding_of(schema).check(content, schema, 0)
-    rows = encoding_of(schema).decode(content, schema)
-    if column is None:
-        return schema, [(None, row) for row in rows]
-    ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
-    return schema, list(zip(ids, rows, strict=True))
+    for column, stored in zip(schema.columns, batch, strict=True):
+        if column.role in ("id", "class_label"):
+            side = side_of(column.role)
+            if side.check is not None:
+                side.check(stored, schema.num_classes, 0)
+            sides[column.role] = side.decode(stored, column).tolist()
+    return schema, encoding_of(schema).decode(content, schema), sides
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:
