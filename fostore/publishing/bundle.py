@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from fostore import disk
-from fostore.errors import DamageError, FormatError, StoreNotFoundError, UnsupportedError
+from fostore.errors import DamageError, FormatError, StoreNotFoundError
 from fostore.formats import Finding
-from fostore.places.names import is_outside
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -35,7 +34,7 @@ from fostore.publishing.manifest import (
     tree_digest,
 )
 from fostore.publishing.signature import problem_of
-from fostore.publishing.version import is_version
+from fostore.reading.named import LAYOUT, parse_manifest
 from fostore.reading.named import MANIFEST as MANIFEST
 from fostore.reading.named import MAX_MANIFEST as MAX_MANIFEST
 from fostore.reading.store import Store
@@ -45,18 +44,6 @@ from fostore.schema.header import VERSION as SPEC
 
 DATA = "data/"
 SIGNATURE = "data.sig"
-LAYOUT = "1.0"
-"""The version of spec/bundle.md."""
-_MANIFEST = {
-    "bundle": str,
-    "version": str,
-    "store": str,
-    "digest": str,
-    "num_samples": int,
-    "tree": str,
-    "files": dict,
-    "facts": dict,
-}
 _BAG = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 _COPY_BYTES = 4 << 20
 
@@ -258,33 +245,6 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     return parse_manifest(
         disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle"), str(path)
     )
-
-
-def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
-    """The manifest in a stranger's text; `where` names it in messages.
-
-    Raises:
-        FormatError, UnsupportedError: see `read_manifest`.
-    """
-    value = jsontext.loads(text, where)
-    for key, kind in _MANIFEST.items():
-        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise FormatError(f"{where}: {key!r} is missing or no {kind.__name__}")
-    if value["bundle"].split(".")[0] != LAYOUT.split(".")[0]:
-        raise UnsupportedError(
-            f"{where} is a bundle of version {value['bundle']}; this release reads {LAYOUT.split('.')[0]}.x"
-        )
-    if not is_version(value["version"]):
-        raise FormatError(f"{where}: the version is {value['version']!r}, expected such as 1.0.0")
-    for name in (value["store"], value.get("parquet"), *value["files"]):
-        if name is not None and (not isinstance(name, str) or is_outside(name)):
-            raise FormatError(f"{where}: {name!r} lies outside the bundle")
-    for name, entry in value["files"].items():
-        if not (isinstance(entry, dict) and type(entry.get("bytes")) is int
-                and isinstance(entry.get("sha256"), str)):  # fmt: skip
-            raise FormatError(f"{where}: what it says of {name!r} is no bytes and sha256")
-    parsed: Mapping[str, Any] = value
-    return parsed
 
 
 def is_same(one: Path, other: Path) -> bool:
