@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fostore
-from fostore import disk, publishing
+from fostore import cli, disk, publishing
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -32,6 +32,8 @@ from fostore.publishing import bundle
 from fostore.publishing.facts import Creator, Facts, spdx
 from fostore.publishing.manifest import TAGS, read_list
 from support import SUFFIXES
+
+pytestmark = pytest.mark.usefixtures("no_pictures", "fast_disk")
 
 DATA = Path(__file__).parent / "data"
 ADA = "Ada Lovelace <https://orcid.org/0000-0002-1825-0097>"
@@ -90,6 +92,7 @@ def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_bundle_is_the_same_bit_by_bit_when_it_is_made_again(store: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         published(store, tmp_path / name)
@@ -438,17 +441,15 @@ def test_licences_are_spelled_as_the_standard_does() -> None:
 # ------------------------------------------------------------------ the command line
 
 
-def test_the_whole_story_from_the_command_line(tmp_path: Path) -> None:
+def test_the_whole_story_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "digits.zarr")
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "fostore.cli", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert result.returncode == code, result.stderr
+        result = CliRunner().invoke(cli.app, arguments)
+        assert result.exit_code == code, result.stderr
         return result.stdout, result.stderr
 
     out, _ = call("publish", "digits.zarr", "--check", code=1)

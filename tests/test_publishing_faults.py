@@ -6,16 +6,15 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import fostore
-from fostore import disk
+from fostore import cli, disk
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -358,7 +357,10 @@ def test_a_signature_is_of_the_key_and_of_these_rows(
         published(store, tmp_path / "d", sign=public)
 
 
-def test_the_command_line_signs_and_checks(keys: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_line_signs_and_checks(
+    keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     make(tmp_path / "rows.zarr")
     key, public = keys
     facts = ["--license", "MIT", "--creator", FACTS["creators"][0], "--description", "x"]
@@ -367,13 +369,8 @@ def test_the_command_line_signs_and_checks(keys: tuple[Path, Path], tmp_path: Pa
         (["verify", "b", "--key", str(public)], 0),
         (["verify", "rows.zarr", "--key", str(public)], 2),
     ):
-        result = subprocess.run(
-            [sys.executable, "-m", "fostore.cli", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == code, result.stderr
+        result = CliRunner().invoke(cli.app, arguments)
+        assert result.exit_code == code, result.stderr
 
 
 def test_damage_that_came_before_is_named(tmp_path: Path) -> None:

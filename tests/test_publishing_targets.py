@@ -20,7 +20,10 @@ from hub_server import Hub, serving
 from test_publishing import make, published
 
 # Of huggingface_hub itself, which hands bytes to its HTTP client.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("no_pictures", "fast_disk"),
+]
 
 
 @pytest.fixture
