@@ -1,0 +1,46 @@
+"""The k largest classes of distributions and what the rest weighs: what is read from a store of top-k rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+RULES = ("coarse", "uniform", "renorm", "zero")
+"""What a reader makes of the classes that are not kept (spec/encodings.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The k largest classes of n distributions; arrays of NumPy, torch or JAX.
+
+    Weights are logarithms on one scale a row: p of a kept class is exp(values) / Z, where Z is the sum of all
+    weights that `rule` counts. `...` is (n,) or (n, num_members); of padded sequences (sequences, length).
+    """
+
+    values: Any
+    """(..., k), floats: log-weights of the kept classes, largest first; minus infinity is no weight."""
+    ids: Any
+    """(..., k), unsigned integers (int64 in torch): the class of each value."""
+    residual: Any
+    """(...), floats: the log-weight of all classes that are not kept, together; minus infinity is none."""
+    num_classes: int
+    rule: str = "coarse"
+    """What the store asks for where nobody asks for another; one of `RULES`."""
+    temperatures: tuple[float, ...] = ()
+    residual_t: Any = None
+    """(..., len(temperatures)), floats: the log-weight of the others of the row softened by each temperature;
+    kept weights at T are exp(values / T). None where `temperatures` is empty."""
+    derived: bool = False
+    """Whether the residual was worked out from the kept classes by an importer, so that rounding is in it."""
+
+    def map(self, function: Callable[[Any], Any]) -> TopK:
+        """The same with `function` of each array, such as `torch.from_numpy` or a move to a device."""
+        softened = None if self.residual_t is None else function(self.residual_t)
+        return replace(
+            self,
+            values=function(self.values),
+            ids=function(self.ids),
+            residual=function(self.residual),
+            residual_t=softened,
+        )
