@@ -30,7 +30,7 @@ from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Schema
-from fostore.schema.sides import side_of
+from fostore.schema.sides import Bounds, side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -102,7 +102,7 @@ def first_rows(
         if column.role in ("id", "class_label"):
             side = side_of(column.role)
             if side.check is not None:
-                side.check(stored, schema.num_classes, 0)
+                side.check(stored, Bounds(schema.num_classes), 0)
             sides[column.role] = side.decode(stored, column).tolist()
     return schema, encoding_of(schema).decode(content, schema), sides
 
