@@ -306,19 +306,25 @@ def _opening(stored: Stored) -> str:
         f"loader = output_dataloader(dataset, {name}, batch_size=128, shuffle=True)",
         "The same in JAX": f"from fostore.jax import output_dataloader\n\n"
         f"loader = output_dataloader(dataset, {name}, batch_size=128, shuffle=True)",
+        "Without fostore": plain_code(store.format, name, column),
     }
-    plain = {
-        "zarr": f'import zarr\n\nrows = zarr.open({name}, mode="r")[{column}][:3]',
-        "hdf5": f"import h5py\n\nwith h5py.File({name}) as file:\n    rows = file[{column}][:3]",
-    }
-    if store.format in plain:
-        blocks["Without fostore"] = plain[store.format]
     return "\n".join(
         f'<h3>{title}</h3>\n<pre tabindex="0"><code>{escaped(code)}</code></pre>'.replace(
             "\\u000a", "\n"
         )
         for title, code in blocks.items()
     )
+
+
+def plain_code(format: str, path: str, column: str) -> str:
+    """How the first rows of a store are read without fostore; path and column as they stand in the code."""
+    codes = {
+        "zarr": f'import zarr\n\nrows = zarr.open({path}, mode="r")[{column}][:3]',
+        "hdf5": f"import h5py\n\nwith h5py.File({path}) as file:\n    rows = file[{column}][:3]",
+        "json": f"import json\n\nwith open({path}) as file:\n"
+        '    kept = json.load(file)["distributions"]\n\nrows = [kept[str(i)] for i in range(3)]',
+    }
+    return codes[format]
 
 
 # ------------------------------------------------------------------ pieces of HTML; they escape
