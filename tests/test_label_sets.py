@@ -119,6 +119,8 @@ def test_a_report_of_kept_labels_has_its_section(
 def test_of_too_few_samples_nothing_is_promised() -> None:
     page = evaluate.report([[0.5, 0.5]] * 5, [0] * 5)
     assert "5 samples promise no more" in page
+    assert "label is held" in page
+    assert "label is held" not in evaluate.report([[0.5, 0.5]] * 3, [0] * 3)
     assert evaluate.summarize([[0.5, 0.5]] * 5).label_sets is None
     with pytest.raises(ArgumentError, match="without labels"):
         plot.label_sets([[0.5, 0.5]])

@@ -221,7 +221,8 @@ def _sets(summary: Summary, sets: LabelSets, drawn: Mapping[str, str]) -> str:
         words += f'<p class="note">{summary.num_samples:,} samples promise no more.</p>'
     promise = "Calibrated on these samples: the promise is of other samples like them."
     content = words + _figure("sets", drawn, caption)
-    content += _table(("label is held, at least", "radius", "classes, mean"), rows, promise)
+    if rows:
+        content += _table(("label is held, at least", "radius", "classes, mean"), rows, promise)
     if sets.left_open is None:
         return content
     lines, least = [], 1
