@@ -225,19 +225,18 @@ def _sets(summary: Summary, sets: LabelSets, drawn: Mapping[str, str]) -> str:
         content += _table(("label is held, at least", "radius", "classes, mean"), rows, promise)
     if sets.left_open is None:
         return content
-    lines, least = [], 1
-    while least <= summary.num_classes:  # 1, 2, 3 to 4, 5 to 8 ...
-        most = min(max(2 * least - 2, least), summary.num_classes)
-        if covered := sets.coverage(least, most):
-            number = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-            interval = f"{covered.low:.1%} to {covered.high:.1%}"
-            lines.append((number, f"{covered.num_samples:,}", f"{covered:.1%}", interval))
-        least = most + 1
-    covered = sets.coverage(0, summary.num_classes)
-    assert covered is not None, "a summary has samples"
+    lines = [
+        (
+            f"{least:,}" if least == most else f"{least:,} to {most:,}",
+            f"{covered.num_samples:,}",
+            f"{covered:.1%}",
+            f"{covered.low:.1%} to {covered.high:.1%}",
+        )
+        for least, most, covered in sets.by_width()
+    ]
     caption = (
         f"A class is left open unless all members give another more than any of them gives it: {sets.mean_open:.3g} "
-        f"classes on average, and for {covered:.1%} of the samples the label is among them."
+        f"classes on average, and for {sets.covered:.1%} of the samples the label is among them."
     )
     heads = ("classes left open", "samples", "label among them", "95 % interval")
     return f"{content}<h3>What the members leave open</h3>{_table(heads, lines, caption)}"
