@@ -237,9 +237,9 @@ MUTANTS = [
     ),
     Mutant(
         "redirect-followed",
-        "places/remote.py",
-        '        if following.netloc != begin.netloc and _is_private(following.hostname or ""):',
-        "        if False:",
+        "places/web.py",
+        "    if following.netloc != asked.netloc and _is_private(host):",
+        "    if False:",
         "test_remote.py",
     ),
     Mutant(

@@ -34,9 +34,6 @@ class Hub(Remote):
         self.repository, self.revision, self._path = parts[1], parts[2] or "main", parts[3] or ""
         self._commit = commit
         super().__init__(url)
-        self._is_web = (
-            False  # where it leads is the hub's business, as an object store's is its own
-        )
 
     def names(self, folder: str = "") -> dict[str, str]:
         """What lies in a folder, each with its kind; see `Place.names`."""
