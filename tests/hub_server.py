@@ -45,6 +45,8 @@ def _blob(data: bytes) -> str:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer: two would wait for each other
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -27,7 +27,7 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.places.lock import Lock
-from fostore.publishing import bundle
+from fostore.publishing import bundle, verification
 from fostore.publishing.manifest import TAGS, read_list
 from fostore.publishing.targets import objects
 from hub_server import Hub
@@ -333,7 +333,7 @@ def test_a_signature_is_of_the_key_and_of_these_rows(
     key, public = keys
     store = make(tmp_path / "rows.zarr")
     published(store, tmp_path / "b", sign=key)
-    assert list(bundle.verify(tmp_path / "b", "full", public)) == []
+    assert list(verification.verify(tmp_path / "b", "full", public)) == []
     assert findings(tmp_path / "b") == []
     # No two signatures are the same: what is signed already is not signed again.
     assert fostore.publish(store, tmp_path / "b", sign=key, progress=False).changed is False
@@ -343,16 +343,16 @@ def test_a_signature_is_of_the_key_and_of_these_rows(
         .public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    [problem] = bundle.verify(tmp_path / "b", "full", other)
+    [problem] = verification.verify(tmp_path / "b", "full", other)
     assert problem.where == bundle.SIGNATURE
     # A whole bundle of other rows, with the signature of these.
     make(store, 300, seed=3)
     published(store, tmp_path / "c")
     shutil.copy(tmp_path / "b" / bundle.SIGNATURE, tmp_path / "c")
-    messages = [f.message for f in bundle.verify(tmp_path / "c", "full", public)]
+    messages = [f.message for f in verification.verify(tmp_path / "c", "full", public)]
     assert any("is not a signature" in message for message in messages), messages
     (tmp_path / "c" / bundle.SIGNATURE).unlink()
-    [problem] = bundle.verify(tmp_path / "c", "full", public)
+    [problem] = verification.verify(tmp_path / "c", "full", public)
     assert "nobody has signed" in problem.message
     with pytest.raises(ArgumentError, match="no key to sign with"):
         published(store, tmp_path / "d", sign=public)

@@ -14,6 +14,7 @@ import pytest
 
 import fostore
 from fostore.errors import ArgumentError, DamageError, PlaceError, StoreExistsError
+from fostore.publishing import verification
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import hub as hub_target
 from hub_server import Hub, serving
@@ -106,7 +107,7 @@ def test_the_hub_gets_what_it_lacks_and_nothing_else(hub: Hub, tmp_path: Path) -
     for name, data in there.items():
         (tmp_path / "got" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "got" / name).write_bytes(data)
-    assert list(fostore.publishing.bundle.verify(tmp_path / "got")) == []
+    assert list(verification.verify(tmp_path / "got")) == []
     hub.sent.clear()
     assert fostore.publish(store, WHERE, progress=False).changed is False
     assert hub.sent == []

@@ -37,21 +37,32 @@ class Hub(Remote):
 
     def names(self, folder: str = "") -> dict[str, str]:
         """What lies in a folder, each with its kind; see `Place.names`."""
-        where = "/".join(filter(None, (self._path, folder)))
+        return {
+            name.rsplit("/", 1)[-1]: "folder" if size is None else "file"
+            for name, size in self._listed(folder, recursive=False)
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, less the one in which the hub keeps what is large; see `Place.sizes`."""
+        begin = f"{self._path}/".lstrip("/")
+        return {
+            name.removeprefix(begin): size
+            for name, size in self._listed("", recursive=True)
+            if size is not None and name != ".gitattributes"
+        }
+
+    def _listed(self, folder: str, recursive: bool) -> list[tuple[str, int | None]]:
+        """What lies in a folder, by its names in the repository: the bytes of a file, None of a folder."""
+        where = self._key(folder).rstrip("/")
         with self._asking(folder):
             try:
                 entries = api().list_repo_tree(
-                    self.repository, where or None, repo_type="dataset", revision=self.commit
-                )
-                kinds = {
-                    entry.path.rsplit("/", 1)[-1]: "file"
-                    if isinstance(entry, hub.hf_api.RepoFile)
-                    else "folder"
-                    for entry in entries
-                }
+                    self.repository, where or None, recursive=recursive, repo_type="dataset",
+                    revision=self.commit,
+                )  # fmt: skip
+                return [(entry.path, getattr(entry, "size", None)) for entry in entries]
             except errors.EntryNotFoundError as error:
                 raise FileNotFoundError(where) from error
-        return kinds
 
     @property
     def commit(self) -> str:

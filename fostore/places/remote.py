@@ -152,7 +152,7 @@ class Remote(ByUrl):
         return True
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each object, however deep, by its name."""
+        """The bytes of each object, however deep, by its name; see `Place.sizes`."""
         begin = f"{self._leaf}/"
         with self._telling(""):
             pages = obstore.list(self._client(), begin)

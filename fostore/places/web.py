@@ -62,15 +62,15 @@ class Web(Remote):
             return data, self._version(name, _meta(headers))
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """Nothing; see `Place.names`.
-
-        Raises:
-            UnsupportedError: always.
-        """
+        """Nothing, always; see `Place.names`."""
         raise UnsupportedError(
             f"{self} is on a web server, which lists no folders: what a writer that is at work has "
             "committed cannot be looked up, nor what else lies beside the rows of a finished store"
         )
+
+    def sizes(self) -> dict[str, int]:
+        """Nothing, always; see `Place.sizes`."""
+        raise UnsupportedError(f"{self} is on a web server, which lists no files")
 
     def _head(self, name: str) -> Any:
         with self._telling(name):

@@ -53,9 +53,8 @@ def manifest_of(place: Place) -> Mapping[str, Any] | None:
     Raises:
         FormatError: there is a manifest, and it names no store in the bundle.
     """
-    try:
-        text = place.read(MANIFEST, MAX_MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
+    text = manifest_text(place)
+    if text is None:
         return None
     where = f"{place}/{MANIFEST}"
     value = jsontext.loads(text, where)
@@ -66,3 +65,13 @@ def manifest_of(place: Place) -> Mapping[str, Any] | None:
         raise FormatError(f"{where}: the store {value['store']!r} lies outside the bundle")
     manifest: Mapping[str, Any] = value
     return manifest
+
+
+def manifest_text(place: Place) -> bytes | None:
+    """The manifest of a bundle as it lies there; None where a place is none."""
+    if is_store_name(place) and not place.is_local:
+        return None  # without a request
+    try:
+        return place.read(MANIFEST, MAX_MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
