@@ -601,7 +601,7 @@ MUTANTS = [
     ),
     Mutant(
         "listed-nowhere",
-        "publishing/bundle.py",
+        "publishing/verification.py",
         "if name not in lists and name != TAGS:",
         "if False:",
         "test_publishing.py::test_tampering_with_any_file_is_found[.zarr]",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
+import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore.errors import ArgumentError, DamageError, PlaceError, StoreExistsError
+from fostore.errors import ArgumentError, DamageError, LockedError, PlaceError, StoreExistsError
 from fostore.publishing import verification
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import hub as hub_target
@@ -164,6 +166,66 @@ def test_a_hub_that_is_not_reached_is_not_one_that_has_nothing(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(PlaceError, match="was not published"):
         published(store, WHERE)
+
+
+@pytest.mark.parametrize("where", [WHERE, f"{WHERE}@v2"])
+def test_of_two_first_publications_one_is_refused(hub: Hub, tmp_path: Path, where: str) -> None:
+    """Another publisher commits before the n-th request of ours, whichever that is."""
+    store = make(tmp_path / "rows.zarr")
+    other = {"README.md": b"of another", "fostore-manifest.json": b"{}"}
+    refused = []
+    for n in range(2, 40):
+        hub.__init__()  # type: ignore[misc]
+        hub.url = os.environ["HF_ENDPOINT"]
+
+        def commit(number: int, n: int = n) -> None:
+            if number == n:
+                hub.repositories["me/digits"] = dict(other)
+                hub.commits += 1
+                hub.heads[where.partition("@")[2] or "main"] = hub.commits
+
+        hub.before = commit
+        try:
+            published(store, where)
+        except LockedError as error:
+            refused.append((str(error), hub.repositories["me/digits"] == other))
+        except DamageError:  # it came when ours was there already
+            assert hub.commits == 3
+        else:
+            assert len(hub.requests) < n
+            break
+    assert len(refused) > 3
+    assert all(is_kept and "publisher was faster" in text for text, is_kept in refused)
+    assert len(hub.requests) < n
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[1]", b"null", b"{}", b"", b"\xff\xfe"])
+def test_no_error_of_a_library_comes_through(hub: Hub, tmp_path: Path, answer: bytes) -> None:
+    store = make(tmp_path / "rows.zarr")
+    hub.answers = answer
+    for call in (lambda: fostore.open(WHERE), lambda: published(store, WHERE)):
+        with pytest.raises(PlaceError, match="me/digits"):
+            call()
+
+
+@pytest.mark.parametrize("token", ["hf_secret\x01", "hf_secrets\xe9", "hf_secret\nx"])
+@pytest.mark.parametrize("endpoint", [None, "http://me:hf_secret@127.0.0.1:1", "http://[hf_secret"])
+def test_tokens_are_in_no_error_whatever_they_are(
+    hub: Hub, tmp_path: Path, token: str, endpoint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    if endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr("fostore.places.remote.RETRIES", 0)
+    store = make(tmp_path / "rows.zarr")
+    texts = []
+    for call in (lambda: fostore.open(WHERE), lambda: published(store, WHERE)):
+        try:
+            call()
+        except fostore.FostoreError as error:
+            texts.append("".join(traceback.format_exception(error)))
+    assert texts
+    assert not [text for text in texts if "hf_secret" in text]
 
 
 def test_more_files_than_the_hub_takes_are_refused_before_the_first_byte(hub: Hub) -> None:

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import huggingface_hub as hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from fostore.errors import ArgumentError, FostoreError, PlaceError
 from fostore.places.remote import Remote
 
 _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
+OWN = ".gitattributes"
+"""The file of the hub itself, which says of what kind the others are."""
 
 
 class Hub(Remote):
@@ -43,12 +45,12 @@ class Hub(Remote):
         }
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each file, less the one in which the hub keeps what is large; see `Place.sizes`."""
+        """The bytes of each file, less the hub's own; see `Place.sizes`."""
         begin = f"{self._path}/".lstrip("/")
         return {
             name.removeprefix(begin): size
             for name, size in self._listed("", recursive=True)
-            if size is not None and name != ".gitattributes"
+            if size is not None and name != OWN
         }
 
     def _listed(self, folder: str, recursive: bool) -> list[tuple[str, int | None]]:
@@ -102,7 +104,7 @@ class Hub(Remote):
         return Hub, (self.url, self._commit)
 
     def _root(self) -> tuple[str, dict[str, Any]]:
-        endpoint = os.environ.get("HF_ENDPOINT", hub.constants.ENDPOINT).rstrip("/")
+        endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
         token = hub.get_token()
         headers = {"authorization": f"Bearer {token}"} if token else {}
         root = f"{endpoint}/datasets/{self.repository}/resolve/{self.commit}"

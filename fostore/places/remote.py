@@ -212,7 +212,11 @@ class Remote(ByUrl):
             "connect_timeout": f"{min(SECONDS, 10)}s",
             **options,
         }
-        return from_url(root, client_options=client, retry_config={"max_retries": RETRIES})
+        try:
+            return from_url(root, client_options=client, retry_config={"max_retries": RETRIES})
+        except ValueError as error:
+            message = f"{self} cannot be reached by what the environment says: {clean(str(error))}"
+            raise PlaceError(errno.EINVAL, message, self.url) from None
 
     def _version(self, name: str, meta: Any) -> Version:
         """What changes with an object: its ETag, else its time and size."""
