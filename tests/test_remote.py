@@ -20,6 +20,7 @@ from fostore.errors import (
     ArgumentError,
     DamageError,
     FormatError,
+    LockedError,
     PlaceError,
     StoreExistsError,
     StoreNotFoundError,
@@ -403,6 +404,74 @@ def test_a_download_that_was_interrupted_goes_on(web: Web, url: str, tmp_path: P
     store.download(tmp_path / "d.zarr", progress=False)
     assert 0 < web.sent < total
     assert fostore.open(tmp_path / "d.zarr").digest() == store.digest()
+
+
+def die_after(calls: int, patch: pytest.MonkeyPatch, place: Any) -> None:
+    """The n-th batch of a download does not come."""
+    real, counted = type(place).read_many, [0]
+
+    def dying(self: Any, ranges: Any) -> Any:
+        counted[0] += 1
+        if counted[0] > calls:
+            raise KeyboardInterrupt
+        return real(self, ranges)
+
+    patch.setattr(type(place), "read_many", dying)
+
+
+@pytest.mark.parametrize("between", ["nothing", "torn", "other file", "other store", "no ETag"])
+@pytest.mark.parametrize("calls", [1, 5, 12])
+def test_a_download_of_one_file_goes_on_in_its_middle_while_it_is_the_same(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str, calls: int
+) -> None:
+    source, target = make(tmp_path / "s.h5", rows_of()), tmp_path / "d" / "d.h5"
+    total = source.stat().st_size
+    monkeypatch.setattr("fostore.reading.download._PIECE", 16 << 10)
+    monkeypatch.setattr("fostore.reading.download._BATCH_BYTES", 64 << 10)
+    if between == "no ETag":
+        web.sends = {"Last-Modified"}
+    store = fostore.open(f"{web.url}/s.h5")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        die_after(calls, patch, store.place)
+        store.download(target, progress=False)
+    [part] = (tmp_path / "d" / ".d.h5.tmp" / "parts").iterdir()
+    came = part.stat().st_size
+    assert came == calls * (64 << 10)
+    if between == "torn":
+        with part.open("r+b") as file:
+            file.truncate(came - 1)
+    elif between == "other file":  # with the same rows
+        make(tmp_path / "s.h5", rows_of(), unit_rows=2048)
+    elif between == "other store":
+        make(tmp_path / "s.h5", rows_of(seed=1))
+    store = fostore.open(f"{web.url}/s.h5")
+    web.sent = 0
+    store.download(target, progress=False)
+    assert target.read_bytes() == source.read_bytes()
+    goes_on = between in ("nothing", "torn")
+    assert (web.sent < total - came + (32 << 10)) == goes_on
+    assert [p.name for p in target.parent.iterdir()] == ["d.h5"]
+
+
+def test_two_downloads_to_one_path_do_not_write_the_same_files(
+    web: Web, url: str, tmp_path: Path
+) -> None:
+    store, target = fostore.open(url), tmp_path / "new" / "d.zarr"
+    refused = []
+
+    def again(name: str) -> None:
+        web.before = lambda name: None
+        try:
+            fostore.open(url).download(target, progress=False)
+        except LockedError as error:
+            refused.append(str(error))
+
+    web.before = again
+    store.download(target, progress=False)
+    assert len(refused) == 1
+    assert str(target) in refused[0]
+    assert fostore.open(target).verify() == []
+    assert [p.name for p in target.parent.iterdir()] == ["d.zarr"]
 
 
 def test_a_download_of_other_bytes_leaves_nothing(web: Web, url: str, tmp_path: Path) -> None:
