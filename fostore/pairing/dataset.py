@@ -144,6 +144,11 @@ class PairedDataset:
         """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
         return self._given.take(self._rows_at(samples))
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the distributions lie behind a url; see `Store.is_remote`."""
+        return self._given.stored is not None and self._given.stored.is_remote
+
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""
         if self._given.stored is not None:

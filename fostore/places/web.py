@@ -63,14 +63,12 @@ class Web(Remote):
 
     def names(self, folder: str = "") -> dict[str, str]:
         """Nothing, always; see `Place.names`."""
-        raise UnsupportedError(
-            f"{self} is on a web server, which lists no folders: what a writer that is at work has "
-            "committed cannot be looked up, nor what else lies beside the rows of a finished store"
-        )
+        raise UnsupportedError(f"{self} is on a web server, which lists no folders")
 
     def sizes(self) -> dict[str, int]:
         """Nothing, always; see `Place.sizes`."""
-        raise UnsupportedError(f"{self} is on a web server, which lists no files")
+        self.names()
+        return {}
 
     def _head(self, name: str) -> Any:
         with self._telling(name):

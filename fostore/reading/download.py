@@ -111,20 +111,20 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
     if gone:
         raise DamageError(f"{place}/{gone[0]} is missing: the store changed, or was damaged")
     folder = copy.parent / _PARTS
-    parts = {name: _begun(place, name, size or 0, folder) for name, size in sizes.items()}
+    begun = {name: _begun(place, name, size or 0, folder) for name, size in sizes.items()}
     disk.make_folders(folder, *(to.parent for to in files.values()))
-    for path in set(folder.iterdir()) - {part.path for part in parts.values()}:
+    for path in set(folder.iterdir()) - {file.path for file in begun.values()}:
         disk.remove(path)  # of a version that is gone
-    begun = sum(part.start for part in parts.values())
+    done = sum(file.start for file in begun.values())
     total = sum(size or 0 for size in sizes.values())
-    disk.require_free(copy.parent, total - begun)
-    with Progress(shown, total, begun, name="downloading", unit="bytes") as bar:
+    disk.require_free(copy.parent, total - done)
+    with Progress(shown, total, done, name="downloading", unit="bytes") as bar:
         pieces = [
             (name, start, min(start + _PIECE, size or 0))
             for name, size in sizes.items()
-            for start in range(parts[name].start, size or 0, _PIECE)
+            for start in range(begun[name].start, size or 0, _PIECE)
         ]
-        versions = {n: part.version for n, part in parts.items() if part.version is not None}
+        versions = {n: file.version for n, file in begun.items() if file.version is not None}
         for at in range(0, len(pieces), _BATCH_BYTES // _PIECE):
             some = pieces[at : at + _BATCH_BYTES // _PIECE]
             for (name, start, stop), (data, version) in zip(
@@ -134,10 +134,10 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
                     raise DamageError(
                         f"{place}/{name} changed while it was downloaded; open the store again"
                     )
-                _write(parts[name].path, start, data)
+                _write(begun[name].path, start, data)
                 bar.add(len(data))
                 if stop == sizes[name]:
-                    _name(parts[name].path, files[name])
+                    _name(begun[name].path, files[name])
     for name, size in sizes.items():
         if size == 0:
             disk.write_whole(files[name], b"")
@@ -146,7 +146,7 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _Begun:
     """A file that has come as far as `start`, of the version that has come so far."""
 
     path: Path
@@ -154,17 +154,15 @@ class _Part:
     version: Version = None
 
 
-def _begun(place: Place, name: str, size: int, folder: Path) -> _Part:
+def _begun(place: Place, name: str, size: int, folder: Path) -> _Begun:
     """How far a file has come. Only what is large goes on in the middle, and only where its version is a text."""
     version = place.version(name) if size > _BATCH_BYTES else None
-    is_lasting = isinstance(version, str)  # a time alone: it may have changed twice in a second
-    text = f"{name}\0{version}" if is_lasting else name
-    path = folder / hashlib.sha256(text.encode()).hexdigest()
-    if not is_lasting or not path.exists():
-        return _Part(path)
+    if not isinstance(version, str):  # a time alone: it may have changed twice in a second
+        return _Begun(folder / hashlib.sha256(name.encode()).hexdigest())
+    path = folder / hashlib.sha256(f"{name}\0{version}".encode()).hexdigest()
     # Pieces are written one after the other; the last of them, which tells that the file is whole, comes again.
-    whole = min(path.stat().st_size, size - 1) // _PIECE
-    return _Part(path, whole * _PIECE, version)
+    whole = min(path.stat().st_size, size - 1) // _PIECE if path.exists() else 0
+    return _Begun(path, whole * _PIECE, version)
 
 
 def _write(path: Path, start: int, data: bytes) -> None:
@@ -177,9 +175,9 @@ def _write(path: Path, start: int, data: bytes) -> None:
         os.close(fd)
 
 
-def _name(part: Path, path: Path) -> None:
-    disk.sync_file(part)
-    disk.rename(part, path)
+def _name(unnamed: Path, path: Path) -> None:
+    disk.sync_file(unnamed)
+    disk.rename(unnamed, path)
 
 
 def _check(store: Store, copy: Path, staging: Path) -> None:
