@@ -552,6 +552,31 @@ def test_a_revision_is_read_as_it_was_when_it_was_first_asked_for(hub: Any, tmp_
         fostore.open("hf://datasets/me/other")
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_every_kind_of_object_store_is_read(
+    web: Web, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that nobody signs for are files by their paths, which a plain server has; it lists nothing."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": web.url, "AWS_SKIP_SIGNATURE": "true",
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+        "GOOGLE_BASE_URL": web.url, "GOOGLE_SKIP_SIGNATURE": "true",
+        "AZURE_ENDPOINT": web.url, "AZURE_STORAGE_ACCOUNT_NAME": "ada", "AZURE_SKIP_SIGNATURE": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    local = make(tmp_path / "data" / "s.zarr", rows_of())
+    store = fostore.open(f"{scheme}://data/s.zarr")
+    rows = np.random.default_rng(1).integers(0, N, 300)
+    np.testing.assert_array_equal(store.take(rows), fostore.open(local).take(rows))
+    assert pickle.loads(pickle.dumps(store)).digest() == fostore.open(local).digest()
+    store.download(tmp_path / "copy.zarr", progress=False)
+    with pytest.raises(StoreNotFoundError):
+        fostore.open(f"{scheme}://data/none.zarr")
+    make(tmp_path / "data" / "s.zarr", rows_of(seed=1))
+    with pytest.raises((DamageError, FormatError), match="open it again"):
+        store.take([5])
+
+
 def test_an_object_that_changes_under_a_reader_is_refused(bucket: Any, tmp_path: Path) -> None:
     local = make(tmp_path / "rows.h5", rows_of())
     bucket.upload_file(str(local), "data", "rows.h5")

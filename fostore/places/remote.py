@@ -35,6 +35,12 @@ SECONDS, RETRIES = 60, 6
 """For one request; and how often it is made again, after 0.1, 0.2, 0.4 ... seconds, where a server fails."""
 _PIECE = 4 << 20
 _SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
+}
+"""What names another server than the service's own."""
 _users: set[int] = set()
 """Processes that have used obstore: its threads are not there in a child that is forked after that, and a call there
 waits for them for ever (6 of 6 tries, also with a client made anew in the child)."""
@@ -283,10 +289,9 @@ def _version(meta: Any) -> Version:
 
 def _is_plain(root: str) -> bool:
     """Whether the user named a server without encryption: in the url, or as the endpoint of an object store."""
-    if root.startswith("s3://"):
-        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3")
-        return any(os.environ.get(name, "").startswith("http://") for name in names)
-    return root.startswith("http://")
+    scheme = root.partition("://")[0]
+    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS.get(scheme, ()))
+    return any(url.startswith("http://") for url in (root, *endpoints))
 
 
 def clean(text: str) -> str:
