@@ -292,6 +292,20 @@ def test_a_server_that_compresses_is_refused(web: Web, url: str) -> None:
         store.take([5])
 
 
+def test_a_web_server_is_not_written_to(url: str, tmp_path: Path) -> None:
+    (tmp_path / "new").write_bytes(b"x")
+    place = web_place.Web(url)
+    for call in (
+        lambda: place.put("x", tmp_path / "new"),
+        lambda: place.delete("zarr.json"),
+        lambda: list(place.stream("zarr.json")),
+        place.sizes,
+        place.names,
+    ):
+        with pytest.raises(UnsupportedError, match="on a web server"):
+            call()
+
+
 def test_what_is_no_public_address_is_known() -> None:
     for host in ("127.0.0.1", "169.254.169.254", "10.1.2.3", "192.168.0.1", "::1", "localhost"):
         assert web_place._is_private(host), host

@@ -146,8 +146,9 @@ class PairedDataset:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the distributions lie behind a url; see `Store.is_remote`."""
-        return self._given.stored is not None and self._given.stored.is_remote
+        """Whether the distributions lie behind a url, where each of them costs a request."""
+        stored = self._given.stored
+        return stored is not None and not stored.store.place.is_local
 
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""

@@ -158,7 +158,7 @@ class Remote(ByUrl):
         return True
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each object, however deep, by its name; see `Place.sizes`."""
+        """The bytes of each object, however deep, by its name."""
         begin = f"{self._leaf}/"
         with self._telling(""):
             pages = obstore.list(self._client(), begin)

@@ -70,6 +70,10 @@ class Web(Remote):
         self.names()
         return {}
 
+    def _key(self, name: str) -> str:
+        # What obstore would be asked for: everything that is not said here.
+        raise UnsupportedError(f"{self} is on a web server, which is read and not written to")
+
     def _head(self, name: str) -> Any:
         with self._telling(name):
             try:

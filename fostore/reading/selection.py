@@ -194,11 +194,6 @@ class Stored:
                 return int(piece[hits[0]])
         return None
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether the rows lie behind a url, where each of them costs a request."""
-        return not self.store.place.is_local
-
     def announce(self, rows: Any) -> None:
         """A hint that `rows` will be taken next, so that a disk reads them while other work is done.
 
