@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
+import sys
 import traceback
 import zipfile
 from collections.abc import Iterator
@@ -168,6 +169,16 @@ def test_a_hub_that_is_not_reached_is_not_one_that_has_nothing(
         published(store, WHERE)
 
 
+def test_the_hub_is_read_where_nothing_else_has_imported_its_library(
+    hub: Hub, tmp_path: Path
+) -> None:
+    made = published(make(tmp_path / "rows.zarr"), WHERE)
+    code = f"import fostore; print(fostore.open({WHERE!r}).digest())"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout.strip() == made.digest, result.stderr
+
+
 @pytest.mark.parametrize("where", [WHERE, f"{WHERE}@v2"])
 def test_of_two_first_publications_one_is_refused(hub: Hub, tmp_path: Path, where: str) -> None:
     """Another publisher commits before the n-th request of ours, whichever that is."""
@@ -315,8 +326,6 @@ def test_credentials_are_in_no_error(bucket: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_forked_child_is_told_to_be_spawned(bucket: Any, tmp_path: Path) -> None:
-    import sys
-
     store = make(tmp_path / "rows.zarr")
     published(store, "s3://data/x")
     code = (

@@ -217,3 +217,20 @@ def test_a_link_in_a_folder_is_refused(link: str, tmp_path: Path) -> None:
     (tmp_path / "b" / link).symlink_to("/etc/passwd")
     with pytest.raises(UnsafeError):
         findings(str(tmp_path / "b"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_said_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fostore.publish(make(tmp_path / "rows.zarr", 40), tmp_path / "b", progress=False, **FACTS)
+    monkeypatch.setattr("fostore.publishing.manifest._READ_BYTES", 64)
+    asked = []
+
+    def change(name: str) -> None:
+        asked.append(name)
+        if asked.count("b/README.md") == 3:
+            (tmp_path / "b" / "README.md").write_text("other words" * 100)
+
+    with serving(tmp_path) as web:
+        web.before = change
+        assert any("was changed meanwhile" in one for one in findings(f"{web.url}/b"))
