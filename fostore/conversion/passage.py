@@ -34,7 +34,7 @@ class Passage:
             "converting %s to %s: %s rows", plan.source.where, plan.destination, header.num_samples
         )
         self.is_hashed = True
-        self._digester = Digester(header.schema, header.num_samples)
+        self._digester = Digester(header.schema, *header.counts.values())
         self._losses = Losses(plan.selected.schema, header.schema) if plan.lossy else None
         key = header.schema.role("id")
         self._key = 0 if key is None else header.schema.index(key.name)

@@ -67,8 +67,10 @@ class Described:
         each = "distributions" if schema.num_members else "one distribution"
         encoding = schema.encoding["name"]
         stored = schema.kind if encoding in ("dense", "counts") else f"{schema.kind} ({encoding})"
+        sequences = self.store.num_sequences
+        of = "samples" if sequences is None else f"tokens of {sequences:,} sequences"
         return (
-            f"For each of {len(self.store):,} samples: {members}{each} over {schema.num_classes:,} "
+            f"For each of {len(self.store):,} {of}: {members}{each} over {schema.num_classes:,} "
             f"classes, stored as {stored} in {schema.dtype}."
         )
 
