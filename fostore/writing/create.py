@@ -50,6 +50,9 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
     rows: str | None = None,
     num_sequences: int | None = None,
     tokens: bool | None = None,
@@ -87,6 +90,11 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
         rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
             `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
         num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
@@ -127,7 +135,7 @@ def create(
         **token_sides(rows, num_classes, of_tokens),
     }
     beside = side_columns(sides, num_samples)
-    spec = None if encoding is None else chosen(encoding)
+    spec = chosen(encoding, k=k, rule=rule, temperatures=temperatures)
     checked_meta = check_object(meta)
     checked_identity = check_object(identity, "identity")
 
