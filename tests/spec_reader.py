@@ -92,7 +92,9 @@ class Stored:
         assert (values[..., 1:] <= values[..., :-1]).all(), "R-5"
         w = values.astype("<f8") if schema["kind"] == "probs" else np.exp(values.astype("<f8"))
         others = schema["num_classes"] - schema["encoding"]["k"]
-        rest = {"uniform": np.exp(residual), "renorm": 0 * residual}[schema["encoding"]["rule"]]
+        rest = {"uniform": np.exp(residual), "renorm": np.zeros_like(residual)}[
+            schema["encoding"]["rule"]
+        ]
         z = w.sum(-1) + rest
         dense = np.repeat((rest / z / others)[..., None], schema["num_classes"], -1)
         np.put_along_axis(dense, ids, w / z[..., None], -1)
