@@ -90,6 +90,8 @@ def _what(summary: Summary, stored: Stored | None) -> str:
         names = [brief(name, 40) for name in summary.class_names[:_CLASSES]]
         more = len(summary.class_names) - len(names)
         facts["class names"] = ", ".join(names) + (f" and {more:,} more" if more else "")
+    if summary.rule is not None:
+        facts["classes that are not kept"] = f"as the rule {summary.rule!r} has them"
     if stored is not None:
         schema = stored.schema
         facts |= {
