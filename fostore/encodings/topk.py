@@ -73,7 +73,11 @@ class TopKRows(Encoding):
             raise ArgumentError(
                 f"the topk encoding keeps probs, log_probs and logits as {list(FLOATS)}, not {kind} as {dtype}"
             )
-        spec = self.spec({key: value for key, value in encoding.items() if key != "name"})
+        given = {key: value for key, value in encoding.items() if key != "name"}
+        spec = self.spec(given)
+        # Of a store: what its columns mean may not depend on who reads the parameters.
+        if spec != given:
+            raise ArgumentError(f"the parameters {given} of topk are not written as {spec}")
         k, num_classes = spec["k"], shape[-1]
         if k > num_classes:
             raise ArgumentError(f"k is {k}, expected at most {num_classes}, the number of classes")
