@@ -658,8 +658,8 @@ MUTANTS = [
     Mutant(
         "topk-not-sorted-again",
         "encodings/topk.py",
-        "        order = np.lexsort((ids, -wide), axis=-1)\n",
-        '        order = np.argsort(-wide, axis=-1, kind="stable")\n',
+        "    stored = round_to(wide, schema.dtype)\n",
+        "    stored, ids = round_to(values, schema.dtype), rows.ids\n",
         "test_topk.py::test_rounding_makes_equal_numbers_which_are_sorted_again",
     ),
     Mutant(
