@@ -33,6 +33,7 @@ class Codes(Encoding):
     name: str
     dtype: str
     """Of the codes; the largest one is minus infinity."""
+    is_lossy = True
 
     @abstractmethod
     def counted(self, depth: Array) -> Array:

@@ -17,10 +17,9 @@ import numpy as np
 from fostore.encodings import Encoding, refuse_rule
 from fostore.encodings.rows import as_floats, check_as_kind, check_columns, refuse_shape
 from fostore.encodings.topk_rows import TopK
+from fostore.encodings.uniform import uniform
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema
-
-_FINEST = 1.0 / (1 << 53)
 
 
 class Sampled(Encoding):
@@ -32,6 +31,7 @@ class Sampled(Encoding):
 
     name = "sampled"
     parameters = ("num_draws", "seed", "proposal_temperature")
+    is_lossy = True
 
     def dtypes(self, kind: str, num_classes: int) -> tuple[str, ...]:
         """Of class indices: 16 bits as long as they hold them all."""
@@ -60,7 +60,9 @@ class Sampled(Encoding):
         if type(seed) is not int or not 0 <= seed < 1 << 63:
             raise ArgumentError(f"seed is {seed!r}, expected an integer of 0 to 2^63 - 1")
         proposal = encoding.get("proposal_temperature")
-        if proposal is not None and (type(proposal) not in (int, float) or not 0.1 <= proposal <= 10):
+        if proposal is not None and (
+            type(proposal) not in (int, float) or not 0.1 <= proposal <= 10
+        ):
             raise ArgumentError(
                 f"proposal_temperature is {proposal!r}, expected a number of 0.1 to 10, or none to draw from the "
                 "distributions as they are"
@@ -88,13 +90,15 @@ class Sampled(Encoding):
         members = schema.num_members or 1
         flat = [column.reshape(-1, column.shape[-1]) for column in stored]
         proposal = schema.encoding.get("proposal_temperature")
+        seed, num_draws = schema.encoding.get("seed", 0), flat[0].shape[-1]
         for i, p in enumerate(rows.reshape(-1, rows.shape[-1])):
             p = p.astype(np.float64)
             q = p if proposal is None else simplex.softmax(_log(p), float(proposal))
             total = np.cumsum(q)
-            uniform = _uniform(schema.encoding, start * members + i, flat[0].shape[-1])
+            first = (start * members + i) * num_draws  # among all draws of the store
+            height = uniform(seed, first, first + num_draws) * total[-1]
             # Of a class whose probability is 0 the sum is that of the class before, which wins.
-            draws = np.searchsorted(total, uniform * total[-1], side="right")
+            draws = np.searchsorted(total, height, side="right")
             draws = np.minimum(draws, np.flatnonzero(q)[-1])
             draws.sort()
             flat[0][i] = draws
@@ -168,7 +172,9 @@ class Sampled(Encoding):
         counts = np.zeros(draws.size)
         counts[starts] = np.diff(starts, append=draws.size)
         counts = counts.reshape(draws.shape)
-        order = np.argsort(-counts, axis=-1, kind="stable")  # equal ones stay in the order of classes
+        order = np.argsort(
+            -counts, axis=-1, kind="stable"
+        )  # equal ones stay in the order of classes
         ids, counts = (np.take_along_axis(x, order, axis=-1) for x in (draws, counts))
         ids = np.where(counts > 0, ids, ids[:, :1])
         shape = columns[0].shape
@@ -185,29 +191,6 @@ def _log(x: Array) -> Array:
     with np.errstate(divide="ignore"):
         logs: Array = np.log(x)
     return logs
-
-
-def _uniform(encoding: Mapping[str, Any], row: int, num_draws: int) -> Array:
-    """Numbers of [0, 1), a function of the seed, the row and the number of the draw.
-
-    SplitMix64 of the draw's number among all of the store. Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom
-    Number Generators" (2014).
-    """
-    first = (row * num_draws) & ((1 << 64) - 1)
-    seed = _mixed(np.array([encoding.get("seed", 0)], np.uint64))
-    counter = np.arange(num_draws, dtype=np.uint64) + np.uint64(first)
-    uniform: Array = (_mixed(counter * _GOLDEN + seed) >> np.uint64(11)) * _FINEST
-    return uniform
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(x: Array) -> Array:
-    """64 bits in which each bit of `x` counts."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 ENCODING = Sampled()

@@ -50,6 +50,7 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    max_kl: float | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -82,6 +83,9 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        max_kl: nats that a row may lose at most by being encoded, of those that are compared (some 1,000, drawn by
+            their numbers) and of all where the columns say it: else `append` or `seal` raises RowError, and the store
+            is not sealed.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -168,6 +172,7 @@ def create(
         sides=sides,
         commit_seconds=commit_seconds,
         grows=num_samples is None,
+        max_kl=max_kl,
     )
 
 
@@ -199,6 +204,7 @@ def begin(
     claim: Claim = WHOLE,
     commit_seconds: float = 1.0,
     grows: bool = False,
+    max_kl: float | None = None,
 ) -> Writer:
     """The writer of the store at `path`, which holds the lock of what it claims.
 
@@ -210,6 +216,7 @@ def begin(
         sides: values of side columns for all rows, or promises of them.
         claim: what the writer may touch; less than all only of a store that is there.
         grows: a sealed store goes on as a stream with the first row that is appended.
+        max_kl: see `create`.
     """
     format = format_of(path)
     goes_on = exists == "resume"
@@ -240,6 +247,7 @@ def begin(
             sides=sides or {},
             claim=claim,
             grows=grows,
+            max_kl=max_kl,
         )
     except BaseException:  # Ctrl-C as well: a lock that is not given back lasts as long as we do
         if units is not None:

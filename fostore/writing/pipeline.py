@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import FostoreError
+from fostore.errors import FostoreError, RowError
 from fostore.formats import Run, UnitWriter
 from fostore.schema import geometry
-from fostore.schema.ranges import Range, Ranges
+from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
 from fostore.writing.ledger import Ledger
 
@@ -79,6 +79,25 @@ class Pipeline:
         if time.monotonic() - self._last_commit >= self._commit_seconds:
             self.drain()
             self._begin_commit()
+
+    def is_idle(self) -> bool:
+        """Whether no commit is on its way."""
+        return self._disk.is_idle()
+
+    def read(self, index: int, start: int, stop: int) -> Array:
+        """Rows of one column as stored, a copy.
+
+        Raises:
+            RowError: some are not written.
+        """
+        gaps = self.accepted.missing(stop, start)
+        if gaps:
+            raise RowError(f"{describe(gaps)} are not written")
+        self.drain()
+        pieces = geometry.split_at_units(start, stop, self._unit_rows)
+        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
+        column = self._units.header.schema.columns[index]
+        return np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *arrays])
 
     def drain(self) -> None:
         """Write every row that was taken, so that it can be read back; after an interruption, again."""

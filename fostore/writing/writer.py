@@ -22,11 +22,11 @@ from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
-from fostore.schema import geometry
 from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
+from fostore.writing.fidelity import Watch
 from fostore.writing.ledger import rows_in
 from fostore.writing.pipeline import Pipeline
 from fostore.writing.sides import Sides, SideValues
@@ -59,6 +59,7 @@ class Writer:
         sides: Sides,
         claim: Claim = WHOLE,
         grows: bool = False,
+        max_kl: float | None = None,
     ) -> None:
         self._target = target
         self._units = units
@@ -73,6 +74,7 @@ class Writer:
         self.schema: Schema = units.header.schema
         """What a row is."""
         self._encoding = encoding_of(self.schema)
+        self._watch = Watch(units.header, max_kl)
         self._num_content = len(self.schema.content)
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
@@ -176,6 +178,7 @@ class Writer:
         columns = self._encoding.encode(values, self.schema, start)
         if self._num_content < len(self.schema.columns):
             columns = columns + self._sides.encode(start, stop, sides)
+        self._watch.look(start, values, columns)
         self._put(start, stop, columns)
 
     def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
@@ -215,7 +218,7 @@ class Writer:
     def _check_free(self, start: int, stop: int) -> None:
         planned = self._header.num_samples
         if self._claim.units is not None:
-            self._check_claimed(start, stop)
+            self._claim.check_holds(self._header.unit_rows, start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
         if start < 0:
@@ -229,15 +232,6 @@ class Writer:
         if taken:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
-    def _check_claimed(self, start: int, stop: int) -> None:
-        if start < stop and not self._claim.rows(
-            self._header.unit_rows, Ranges.of((start, stop))
-        ).covers(start, stop):
-            raise RowError(
-                f"rows {start} to {stop - 1} lie in units that {self._claim.owner!r} does not hold: it "
-                f"claims {self._claim.units} of {self._header.unit_rows} rows each"
-            )
-
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
         if self._sides.known and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
@@ -245,6 +239,7 @@ class Writer:
             self._change(num_samples=None, sealed=False, digest=None, updated=now())
         self._rows.put(start, columns)
         self._position = stop
+        self._keep_fidelity()
 
     # Durable
 
@@ -252,13 +247,21 @@ class Writer:
         """Make every row so far durable; when it returns, no kill can lose them."""
         self._check_turn()
         self._rows.commit()
+        self._keep_fidelity()
+
+    def _keep_fidelity(self) -> None:
+        """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
+        if self._watch.has_news and self._claim.is_whole and self._rows.is_idle():
+            fidelity = self._watch.of_committed(self.committed)
+            if fidelity is not None and not self._header.sealed:
+                self._change(fidelity=fidelity)
 
     def seal(self) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
 
         Raises:
-            RowError: rows are missing, or two rows of an earlier run have one id; nothing was
-                published, the last commit stands.
+            RowError: rows are missing, two rows of an earlier run have one id, or a row loses more than `max_kl`;
+                nothing was published, the last commit stands.
         """
         self._check_turn()
         self._claim.check_whole("sealing a store")
@@ -273,8 +276,10 @@ class Writer:
             return
         self._sides.load(self._rows.accepted)
         num_samples = self._rows.end if self.num_samples is None else self.num_samples
-        digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
-        self._change(num_samples=num_samples, sealed=True, digest=digest, updated=now())
+        fidelity = self._watch.of_all(num_samples, self._content)
+        settled: dict[str, Any] = {"num_samples": num_samples, "fidelity": fidelity}
+        digest = self._rows.ledger.finish(replace(self._header, **settled))
+        self._change(**settled, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
             self._units.close()
             self._target.publish()
@@ -304,22 +309,16 @@ class Writer:
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""
-        content = [self.read_side(c.name, start, stop) for c in self.schema.content]
-        return self._encoding.decode(content, self.schema)
+        self._check_open()
+        return self._encoding.decode(self._content(start, stop), self.schema)
 
     def read_side(self, name: str, start: int, stop: int) -> Array:
         """Rows of one column as stored."""
         self._check_open()
-        gaps = self._rows.accepted.missing(stop, start)
-        if gaps:
-            raise RowError(f"{describe(gaps)} are not written")
-        self._rows.drain()
-        index = self.schema.index(name)
-        pieces = geometry.split_at_units(start, stop, self._header.unit_rows)
-        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
-        column = self.schema.columns[index]
-        empty = np.empty((0, *column.shape), column.numpy_dtype)
-        return np.concatenate([empty, *arrays])
+        return self._rows.read(self.schema.index(name), start, stop)
+
+    def _content(self, start: int, stop: int) -> list[Array]:
+        return [self._rows.read(index, start, stop) for index in range(self._num_content)]
 
     # End
 
@@ -330,6 +329,7 @@ class Writer:
         try:
             if self._pid == os.getpid():  # a forked child has the rows, and no right to write them
                 self._rows.commit()
+                self._keep_fidelity()
         finally:
             self._release()
 
