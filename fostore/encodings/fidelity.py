@@ -19,6 +19,8 @@ from fostore.encodings.topk_rows import Selected, TopK
 from fostore.errors import FormatError
 from fostore.schema.row import Array, Schema
 
+COMPARED, COLUMNS = "compared", "columns"
+"""The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""
 
@@ -50,7 +52,7 @@ class Figures:
     argmax_flips: int | None = None
     """Distributions whose most probable class is another one."""
     worst_row: int | None = None
-    """The row of `kl_max`; of `missing_mass_max` where no KL is known, or many are infinite."""
+    """The first row of `kl_max`; of `missing_mass_max` where no KL is known."""
 
     def add(self, rows: Array, errors: Errors, weights: Array | None = None) -> Figures:
         """These and the errors of `rows` (n,), each of which stands for as many as its weight says."""
@@ -70,14 +72,15 @@ class Figures:
 
         kl_max = most(self.kl_max, errors.kl)
         missing_max = most(self.missing_mass_max, errors.missing_mass)
-        by_mass, was_by_mass = (k is None or math.isinf(k) for k in (kl_max, self.kl_max))
-        ranked, known = errors.kl, self.kl_max
-        if by_mass:
-            ranked, known = errors.missing_mass, self.missing_mass_max
-        worst = self.worst_row if by_mass == was_by_mass else None
+        ranked, known = (
+            (errors.missing_mass, self.missing_mass_max)
+            if kl_max is None
+            else (errors.kl, self.kl_max)
+        )
+        worst = self.worst_row
         if ranked is not None:
             per_row = ranked.reshape(len(rows), -1).max(axis=-1)
-            if worst is None or per_row.max() > (known or 0.0):
+            if known is None or per_row.max() > known:
                 worst = int(rows[per_row.argmax()])
         flips = None if errors.flips is None else int(errors.flips.sum())
         return Figures(
@@ -119,6 +122,39 @@ class Figures:
                 )
             known[name] = item
         return cls(**known)
+
+
+def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
+    """What a header's `fidelity` says, for people: a line for each way in which it was found.
+
+    Raises:
+        FormatError: it is not what a writer puts there.
+    """
+    written = []
+    for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
+        value = (fidelity or {}).get(source)
+        if value is not None:
+            written.append(_line(Figures.from_json(value, f"fidelity {source!r}"), what))
+    return written
+
+
+def _line(figures: Figures, what: str) -> str:
+    """One source of figures: `KL 2.9e-05, at most 7.7e-05 (row 2168)`, and so on."""
+    said = []
+    at = "" if figures.worst_row is None else f" (row {figures.worst_row})"
+    for label, mean, most in (
+        ("KL", figures.kl_mean, figures.kl_max),
+        ("TV", figures.tv_mean, figures.tv_max),
+        ("missing mass", figures.missing_mass_mean, figures.missing_mass_max),
+    ):
+        if mean is None or most is None:
+            continue
+        said.append(f"{label} {mean:.2g}, at most {most:.2g}{at}" if most else f"no {label}")
+        at = ""  # of the first one that is known
+    if figures.argmax_flips is not None:
+        flips = figures.argmax_flips
+        said.append(f"another argmax in {flips:,}" if flips else "no other argmax")
+    return f"{figures.num_rows:,} rows {what}: {'; '.join(said)}"
 
 
 # ------------------------------------------------------------------ against the rows that came
@@ -231,19 +267,19 @@ def _by_rule(logs: Array, missing: Array, entropy: Array | None, topk: TopK) -> 
     together, each, log_total = _others(topk)
     stored = topk.values.astype(np.float64) - log_total[..., None]
     p, log_missing = np.exp(logs), _log(missing)
-    kl: Array | None = _divergence(p, logs, stored)
+    kl = _divergence(p, logs, stored)
     tv = np.abs(p - np.exp(stored)).sum(axis=-1)
-    if topk.rule == "coarse":
-        kl = kl + _divergence(missing[..., None], log_missing[..., None], together[..., None])
-        tv = tv + np.abs(missing - np.exp(together))
-    elif topk.rule != "uniform":
-        kl, tv = np.where(missing > 0, np.inf, kl), tv + missing
-    elif entropy is not None:
+    if topk.rule == "uniform":
+        if entropy is None:
+            return Errors(tv=tv / 2, missing_mass=missing)
         with np.errstate(invalid="ignore"):
             kl = kl + entropy - np.where(missing > 0, missing * each, 0.0)
+    elif topk.rule == "coarse":
+        kl = kl + _divergence(missing[..., None], log_missing[..., None], together[..., None])
+        tv = tv + np.abs(missing - np.exp(together))
     else:
-        kl = None
-    return Errors(kl=None if kl is None else np.maximum(kl, 0.0), tv=tv / 2, missing_mass=missing)
+        kl, tv = np.where(missing > 0, np.inf, kl), tv + missing
+    return Errors(kl=np.maximum(kl, 0.0), tv=tv / 2, missing_mass=missing)
 
 
 def _others(topk: TopK) -> tuple[Array, Array, Array]:
@@ -271,7 +307,8 @@ def _divergence(p: Array, logs: Array, stored: Any) -> Array:
     """Sum of p (logs - stored), where p is 0 nothing; rounding may leave less than nothing."""
     with np.errstate(invalid="ignore"):
         terms: Array = np.where(p > 0, p * (logs - stored), 0.0)
-    return terms.sum(axis=-1)
+    total: Array = terms.sum(axis=-1)
+    return total
 
 
 def _flips(logs: Array, top: Array) -> Array:

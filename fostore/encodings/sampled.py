@@ -138,6 +138,7 @@ class Sampled(Encoding):
         drawn at 1 does not say it.
         """
         check_as_kind(as_kind)
+        refuse_rule(rule, self.name)
         if temperature != 1:
             raise ArgumentError(
                 f"temperature is {temperature:g}, and draws say what a distribution is at 1 alone; divide the logits "

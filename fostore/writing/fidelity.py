@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import Errors, Figures, compare
+from fostore.encodings.fidelity import COLUMNS, COMPARED, Errors, Figures, compare
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import RowError
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
-
-COMPARED, COLUMNS = "compared", "columns"
-"""The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
 
 _ROWS, _LEAST, _VALUES = 1024, 64, 1 << 26
 """Rows that are compared in all, but at most so many numbers of them, if that leaves the least."""
@@ -33,20 +30,13 @@ _PIECE_BYTES = 8 << 20
 class Watch:
     """Errors of the rows of one writer: what stands in the header of the store."""
 
-    def __init__(self, header: Header, max_kl: Any) -> None:
-        """`max_kl`: nats that a row may lose at most, or None.
-
-        Raises:
-            ArgumentError: it is no bound.
-        """
-        if max_kl is not None and not (isinstance(max_kl, (int, float)) and max_kl >= 0):
-            raise ArgumentError(
-                f"max_kl is {max_kl!r}, expected nats that a row may lose at most, such as 1e-3"
-            )
+    def __init__(self, header: Header, max_kl: float | None) -> None:
+        """`max_kl`: nats that a row may lose at most; None is no bound."""
         self._schema = header.schema
         # Where numbers are rounded and nothing else, what that costs is known beforehand.
         self._looks = max_kl is not None or encoding_of(header.schema).is_lossy
-        self._planned = header.num_samples
+        # A sealed store that goes on is a stream: how long it was is no plan.
+        self._planned = None if header.sealed else header.num_samples
         self._max_kl = max_kl
         self._known = dict(header.fidelity or {})
         where = "attribute 'fidelity'"
