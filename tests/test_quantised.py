@@ -173,6 +173,7 @@ def test_decoding_gives_back_the_distributions(name: str, kind: str, members: in
 def test_no_class_is_off_by_more_than_half_a_step(name: str, logits: Array) -> None:
     schema = schema_of(name, "logits", num_classes=6)
     codes, step, _ = encoding_of(schema).encode(logits, schema, 0)
+    encoding_of(schema).check([codes, step, np.zeros(4, np.float32)], schema, 0)
     last = CODES[name]
     assert (codes.min(axis=-1) == 0).all()
     np.testing.assert_array_equal(codes == last, np.isneginf(logits))

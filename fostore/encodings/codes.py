@@ -33,6 +33,8 @@ class Codes(Encoding):
     name: str
     dtype: str
     """Of the codes; the largest one is minus infinity."""
+    largest_step: float
+    """A power of two that takes `DEEPEST`."""
     is_lossy = True
 
     @abstractmethod
@@ -127,19 +129,14 @@ class Codes(Encoding):
             raise RowError(
                 f"row {start + at[0]} has no code 0, expected one: codes count from the largest class"
             )
-        most = self._largest_step()
-        bad = ~((step >= 0) & (step <= most))
+        bad = ~((step >= 0) & (step <= self.largest_step))
         if bad.any():
             at = np.argwhere(bad)[0]
             raise RowError(
-                f"row {start + at[0]} has the step {step[tuple(at)]}, expected 0 to {most:.6g}"
+                f"row {start + at[0]} has the step {step[tuple(at)]}, expected 0 to {self.largest_step}"
             )
         if schema.kind == "logits":
             _check_level(columns[2], start)
-
-    def _largest_step(self) -> float:
-        widest = float(self.counted(np.array([DEEPEST]))[0]) / (np.iinfo(self.dtype).max - 1)
-        return float(np.nextafter(np.float32(widest), np.float32(np.inf)))
 
     def decode(
         self,

@@ -15,6 +15,7 @@ class U16Affine(Codes):
 
     name = "u16_affine"
     dtype = "uint16"
+    largest_step = 2.0**-8
 
     def counted(self, depth: Array) -> Array:
         """The depth itself."""

@@ -17,6 +17,7 @@ class U8LogSqrt(Codes):
 
     name = "u8_log_sqrt"
     dtype = "uint8"
+    largest_step = 2.0**-4
 
     def counted(self, depth: Array) -> Array:
         """The root of the depth."""
