@@ -31,7 +31,7 @@ def _text(num_classes: int) -> np.ndarray:
 
 
 def language_logits(num_rows: int, num_classes: int = 32_000, *, seed: int = 0) -> np.ndarray:
-    """log P(next token | two tokens before) at held-out places, (num_rows, num_classes) float32."""
+    """The log of P(next token | two tokens before) at held-out places, (num_rows, num_classes) float32."""
     tokens = _text(num_classes)
     known = tokens[: int(len(tokens) * (1 - _HELD_OUT))]
     places = np.random.default_rng(seed).integers(len(known) + 2, len(tokens), num_rows)
