@@ -1,4 +1,4 @@
-"""What does a narrower dtype, another kind or an encoding cost? Writes the tables of docs/dtype.md and docs/encodings.md.
+"""What does a dtype, a kind or an encoding cost? Writes the tables of docs/dtype.md and docs/encodings.md.
 
 The figures depend on the seed, not on the machine: everything is drawn and computed from it. Those of the language
 model depend on the version of Python, whose library is its text.
