@@ -29,7 +29,7 @@ CODES = {"u16_affine": 65535, "u8_log_sqrt": 255}
 KINDS = ("probs", "log_probs", "logits")
 SPECS: list[tuple[dict[str, Any], str]] = [
     *(({"name": name}, kind) for name in CODES for kind in KINDS),
-    ({"name": "sampled", "num_draws": 5}, "probs"),
+    ({"name": "sampled", "num_draws": 5, "seed": 0}, "probs"),
     ({"name": "sampled", "num_draws": 40, "seed": 3, "proposal_temperature": 1.5}, "probs"),
 ]
 
@@ -341,6 +341,36 @@ def test_stored_draws_that_break_the_rules_are_named(
     schema = schema_of({"name": "sampled", "num_draws": 2, "proposal_temperature": 2.0}, "probs")
     with pytest.raises(RowError, match=message):
         encoding_of(schema).check([np.uint16([draws]), np.float32([weights])], schema, 3)
+
+
+# ------------------------------------------------------------------ computed again
+
+
+@every_spec
+@every_shape
+def test_rows_of_other_kernels_are_the_same_and_of_another_model_are_not(
+    spec: dict[str, Any], kind: str, members: int | None
+) -> None:
+    schema = schema_of(
+        {**spec, "num_draws": 50} if "num_draws" in spec else spec, kind, members, 200
+    )
+    logits = given_rows("logits", members, 40, 200)
+    noisy = logits * (1 + np.random.default_rng(1).normal(size=logits.shape) * 2.0**-16)
+
+    def columns(x: Array) -> list[Array]:
+        rows = {"logits": x, "log_probs": log_softmax(x), "probs": np.exp(log_softmax(x))}[kind]
+        return encoding_of(schema).encode(rows, schema, 0)
+
+    stored = columns(logits)
+    again = [columns(x) for x in (logits, noisy)]
+    for now in again:
+        assert not encoding_of(schema).disagrees(stored, now, schema, 2.0**-10).any()
+    other = logits.copy()
+    other[5] = np.roll(other[5], 1, axis=-1)
+    bad = encoding_of(schema).disagrees(stored, columns(other), schema, 2.0**-10)
+    assert np.flatnonzero(bad).tolist() == [5]
+    if "num_draws" not in spec:
+        assert encoding_of(schema).disagrees(stored, columns(logits / 1.1), schema, 2.0**-10).all()
 
 
 # ------------------------------------------------------------------ stores

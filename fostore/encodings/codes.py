@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import Encoding, refuse_rule
+from fostore.encodings.alike import by_row, far, far_sums, level_of
 from fostore.encodings.rows import as_floats, check_columns, converted, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema
@@ -176,6 +177,25 @@ class Codes(Encoding):
         if schema.kind == "logits":
             x += columns[2][..., None]
         return np.exp(x) if schema.kind == "probs" else x
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Depths may be half a step apart on either side, beside the noise."""
+        then, again = (self._logits(side).astype(np.float64) for side in (stored, now))
+        bad = far(then, again, noise, self._half_step(stored) + self._half_step(now))
+        if schema.kind == "logits":
+            level = level_of(np.minimum(-then, -again))
+            bad = np.concatenate(
+                [bad, far_sums(stored[2], now[2], noise, level)[..., None]], axis=-1
+            )
+        return by_row(bad)
+
+    def _half_step(self, columns: Sequence[Array]) -> Array:
+        """How far a depth may be from what it stands for, at each class."""
+        step = columns[1].astype(np.float64)[..., None]
+        counted = columns[0] * step
+        return self.depth(counted + step / 2) - self.depth(counted)
 
 
 def _working(dtype: np.dtype[Any]) -> type[np.floating[Any]]:

@@ -9,6 +9,7 @@ Functions import `simplex` when they are called: opening a store needs none of i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema
 
 
+_FEW = 8
+"""Draws of which a few are moved by noise."""
+
+
 class Sampled(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function.
 
@@ -32,6 +37,24 @@ class Sampled(Encoding):
     name = "sampled"
     parameters = ("num_draws", "seed", "proposal_temperature")
     is_lossy = True
+
+    def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """`num_draws`, `seed`, 0 where none is given, and `proposal_temperature`, where one is."""
+        given = dict(parameters)
+        num_draws, seed = given.pop("num_draws", None), given.pop("seed", 0)
+        if type(num_draws) is not int or not 1 <= num_draws < 1 << 31:
+            raise ArgumentError(
+                f"num_draws is {num_draws!r}, expected how many classes to draw from each distribution, such as 50"
+            )
+        if type(seed) is not int or not 0 <= seed < 1 << 63:
+            raise ArgumentError(f"seed is {seed!r}, expected an integer of 0 to 2^63 - 1")
+        proposal = given.get("proposal_temperature", 1.0)
+        if type(proposal) not in (int, float) or not 0.1 <= proposal <= 10:
+            raise ArgumentError(
+                f"proposal_temperature is {proposal!r}, expected a number of 0.1 to 10; leave it out to draw from the "
+                "distributions as they are"
+            )
+        return {"num_draws": num_draws, "seed": seed, **given}
 
     def dtypes(self, kind: str, num_classes: int) -> tuple[str, ...]:
         """Of class indices: 16 bits as long as they hold them all."""
@@ -52,29 +75,15 @@ class Sampled(Encoding):
         """The draws, and their weights where they come from a softened distribution."""
         if kind != "probs":
             raise ArgumentError(f"the sampled encoding draws from probs, not {kind}; kind='probs'")
-        num_draws, seed = encoding.get("num_draws"), encoding.get("seed", 0)
-        if type(num_draws) is not int or not 1 <= num_draws < 1 << 31:
-            raise ArgumentError(
-                f"num_draws is {num_draws!r}, expected how many classes to draw from each distribution, such as 50"
-            )
-        if type(seed) is not int or not 0 <= seed < 1 << 63:
-            raise ArgumentError(f"seed is {seed!r}, expected an integer of 0 to 2^63 - 1")
-        proposal = encoding.get("proposal_temperature")
-        if proposal is not None and (
-            type(proposal) not in (int, float) or not 0.1 <= proposal <= 10
-        ):
-            raise ArgumentError(
-                f"proposal_temperature is {proposal!r}, expected a number of 0.1 to 10, or none to draw from the "
-                "distributions as they are"
-            )
         (ids,) = self.dtypes(kind, shape[-1])
         if dtype != ids:
             raise ArgumentError(
                 f"the sampled encoding keeps {shape[-1]} classes as {ids}, not as {dtype}; leave dtype out"
             )
-        last, size = (*axes[:-1], "draw"), (*shape[:-1], num_draws)
+        spec = self.spec({key: value for key, value in encoding.items() if key != "name"})
+        last, size = (*axes[:-1], "draw"), (*shape[:-1], spec["num_draws"])
         draws = Column("draws", ids, ids, last, size)
-        if proposal is None:
+        if "proposal_temperature" not in spec:
             return (draws,)
         return draws, Column("weights", "float32", "float32", last, size)
 
@@ -186,6 +195,20 @@ class Sampled(Encoding):
             num_classes=schema.num_classes,
             rule="zero",
         )
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Draws tell little: a row is another one where more than half of them are others, of `_FEW` or more."""
+        bad = np.zeros(len(stored[0]), bool)
+        if stored[0].shape[-1] >= _FEW:
+            for i in range(len(bad)):
+                for one, other in zip(
+                    *(np.atleast_2d(side[0][i]) for side in (stored, now)), strict=True
+                ):
+                    shared = Counter(one.tolist()) & Counter(other.tolist())
+                    bad[i] |= 2 * shared.total() < len(one)
+        return bad
 
 
 def _log(x: Array) -> Array:
