@@ -140,7 +140,7 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
 
 def _line(figures: Figures, what: str) -> str:
     """One source of figures: `KL 2.9e-05, at most 7.7e-05 (row 2168)`, and so on."""
-    said = []
+    shown = []
     at = "" if figures.worst_row is None else f" (row {figures.worst_row})"
     for label, mean, most in (
         ("KL", figures.kl_mean, figures.kl_max),
@@ -149,12 +149,12 @@ def _line(figures: Figures, what: str) -> str:
     ):
         if mean is None or most is None:
             continue
-        said.append(f"{label} {mean:.2g}, at most {most:.2g}{at}" if most else f"no {label}")
+        shown.append(f"{label} {mean:.2g}, at most {most:.2g}{at}" if most else f"no {label}")
         at = ""  # of the first one that is known
     if figures.argmax_flips is not None:
         flips = figures.argmax_flips
-        said.append(f"another argmax in {flips:,}" if flips else "no other argmax")
-    return f"{figures.num_rows:,} rows {what}: {'; '.join(said)}"
+        shown.append(f"another argmax in {flips:,}" if flips else "no other argmax")
+    return f"{figures.num_rows:,} rows {what}: {'; '.join(shown)}"
 
 
 # ------------------------------------------------------------------ against the rows that came
