@@ -19,12 +19,12 @@ import _bench
 import numpy as np
 import torch
 from _language import language_logits
-from fostore.encodings.selection import select
 from fostore.torch.topk import as_topk
 
 import fostore
 from fostore.encodings import encoding_of
 from fostore.encodings.fidelity import compare, log_probs
+from fostore.encodings.selection import select
 from fostore.torch import (
     FirstOrderDataGenerator,
     FirstOrderDataset,

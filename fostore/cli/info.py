@@ -86,6 +86,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
         "id": header.id,
         "kind": schema.kind,
         "encoding": schema.encoding["name"],
+        "parameters": {key: value for key, value in schema.encoding.items() if key != "name"},
         "dtype": schema.dtype,
         "shape": [rows, *schema.row_shape],
         "axes": list(schema.axes),
@@ -140,6 +141,8 @@ def size_on_disk(path: Path) -> dict[str, int]:
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """The facts for people, one line each."""
+    from fostore.schema.row import in_words  # which loads NumPy
+
     rows, size = facts["rows"], facts["size"]
     axes = ", ".join(f"{axis} {n:,}" for axis, n in zip(facts["axes"], facts["shape"], strict=True))
     planned = "an open end" if rows["planned"] is None else f"{rows['planned']:,}"
@@ -151,7 +154,8 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")
     temperature = "" if facts["temperature"] == 1 else f", temperature {facts['temperature']:g}"
-    yield _line("values", f"{facts['kind']} {facts['dtype']}, {facts['encoding']}{temperature}")
+    encoded = in_words({"name": facts["encoding"], **facts["parameters"]})
+    yield _line("values", f"{facts['kind']} {facts['dtype']}, {encoded}{temperature}")
     yield _line("axes", axes)
     if facts["class_names"]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))

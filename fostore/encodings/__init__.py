@@ -8,91 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.row import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
+from fostore.schema.row import FLOATS, KINDS, Column, Schema, sum_tolerance
 
-
-class Encoding(Protocol):
-    """Pure functions between rows as a caller gives them and columns as a store keeps them.
-
-    A schema's `encoding` is its spec: the name, and the encoding's own parameters, which are part of
-    what the rows are. The spec is handed on as it is, so that no copy of a store loses it.
-    """
-
-    name: str
-    parameters: tuple[str, ...]
-    """The keys that a user may give beside the name."""
-
-    def columns(
-        self,
-        kind: str,
-        dtype: str,
-        axes: tuple[str, ...],
-        shape: tuple[int, ...],
-        encoding: Mapping[str, Any],
-    ) -> tuple[Column, ...]:
-        """The content columns for rows of this kind, dtype and shape, under this spec.
-
-        Raises ArgumentError where the encoding cannot keep the kind or the dtype, or lacks a parameter.
-        """
-        ...
-
-    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
-        """Check rows (n, *schema.row_shape) of the schema's kind and bring them into stored form.
-
-        Returns one C-contiguous array of the stored dtype a content column; may alias `rows`.
-        Raises RowError, naming rows counted from `start`.
-        """
-        ...
-
-    def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
-        """Raise RowError where stored columns do not hold what the schema promises."""
-        ...
-
-    def decode(
-        self,
-        columns: Sequence[Array],
-        schema: Schema,
-        as_kind: str = "probs",
-        temperature: float = 1.0,
-    ) -> Array:
-        """Distributions (n, *schema.row_shape) as "probs", "log_probs" or "logits" from stored columns.
-
-        probs come as stored where they are stored as probs (bfloat16: float32), else as float32
-        (float64 where that is stored), as they do for any `temperature` other than 1: then probs
-        are softmax(log p / temperature), log_probs their logarithms, and logits those of
-        temperature 1 divided by it.
-        """
-        ...
-
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
-        """Rows of the schema's kind as `encode` takes them, as wide as they are exact: votes, or float32 or float64."""
-        ...
-
-    def recast(
-        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
-    ) -> list[Array]:
-        """Stored columns of the same rows in the dtype of `made`, which differs in that alone.
-
-        Raises RowError where rows do not keep what the schema promises.
-        """
-        ...
-
-    def is_plain(self, schema: Schema, as_kind: str) -> bool:
-        """Whether the first column is what `decode` gives as `as_kind`, number by number, so that it can be mapped.
-
-        But for two things that lie in the numbers: halves may be widened, and logits lack the level of their row.
-        """
-        ...
-
-    def decoded_bytes(self, schema: Schema) -> int:
-        """Bytes that one row takes in memory at most while it is decoded: what sizes pieces."""
-        ...
-
-
-ENCODINGS = {"dense": "fostore.encodings.dense", "counts": "fostore.encodings.counts"}
+ENCODINGS = {
+    "dense": "fostore.encodings.dense",
+    "counts": "fostore.encodings.counts",
+    "topk": "fostore.encodings.topk",
+    "u16_affine": "fostore.encodings.u16_affine",
+    "u8_log_sqrt": "fostore.encodings.u8_log_sqrt",
+    "sampled": "fostore.encodings.sampled",
+}
 
 
 def encoding_of(schema: Schema) -> Encoding:
@@ -135,26 +65,81 @@ def _load(name: str) -> Encoding:
     return encoding
 
 
-def chosen(encoding: Any) -> dict[str, Any]:
-    """The spec that a user names, by its name alone or with parameters.
+def chosen(encoding: Any, **parameters: Any) -> dict[str, Any] | None:
+    """The spec that a user names, by its name alone, as a mapping with parameters, or with them beside it.
+
+    Args:
+        encoding: a name, a mapping of "name" and parameters, or None.
+        parameters: those that have keywords of their own; None is not given.
+
+    Returns:
+        None where nothing was named.
 
     Raises:
-        ArgumentError: no text and no mapping with a name, or a parameter that the encoding does not take.
+        ArgumentError: no text and no mapping with a name, a parameter that the encoding does not take or lacks,
+            or one without an encoding.
         UnsupportedError: an encoding that this release does not have; names those that it has.
     """
-    spec = {"name": encoding} if isinstance(encoding, str) else encoding
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+    given = {key: value for key, value in parameters.items() if value is not None}
+    if encoding is None:
+        if given:
+            raise ArgumentError(
+                f"{sorted(given)} are parameters of an encoding, and none was named: encoding='topk'"
+            )
+        return None
+    return _spec(_named(encoding, given))
+
+
+def another(
+    schema: Schema, encoding: Any, rule: str | None = None, **parameters: Any
+) -> tuple[dict[str, Any], str | None]:
+    """The spec of rows of `schema` in the encoding that a user names, and the rule by which they become whole for it.
+
+    Where the encoding stays the same, what is not asked for stays as the rows have it. A rule is a parameter of an
+    encoding that has one; for any other it says what becomes of classes that the rows do not keep.
+
+    Raises:
+        ArgumentError, UnsupportedError: as `chosen` does; a rule for rows that keep every class.
+    """
+    given = {key: value for key, value in parameters.items() if value is not None}
+    own = schema.encoding["name"]
+    asked = _named(own if encoding is None else encoding, given)
+    has_rule = "rule" in _load(asked["name"]).parameters
+    if has_rule and rule is not None:
+        asked = {"rule": rule, **asked}
+    elif asked["name"] == own:
+        refuse_rule(rule, own)
+    kept = schema.encoding if asked["name"] == own else {}
+    return _spec(asked, kept), None if has_rule else rule
+
+
+def _named(encoding: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The name of an encoding, and the parameters that were given with it or beside it."""
+    named = {"name": encoding} if isinstance(encoding, str) else encoding
+    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
         raise ArgumentError(
             f"encoding is {encoding!r:.80}, expected a name, one of {sorted(ENCODINGS)}, or a mapping of "
             '"name" and parameters'
         )
-    parameters = _load(spec["name"]).parameters
-    for key in spec:
-        if key not in ("name", *parameters):
+    twice = sorted(given.keys() & named.keys())
+    if twice:
+        raise ArgumentError(f"{twice} were given beside encoding and in it: give them once")
+    return {**named, **given}
+
+
+def _spec(
+    asked: Mapping[str, Any], kept: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A spec of what was asked for, and of what is kept where nothing was."""
+    name = asked["name"]
+    loaded = _load(name)
+    for key in asked:
+        if key not in ("name", *loaded.parameters):
             raise ArgumentError(
-                f"the encoding {spec['name']!r} has no parameter {key!r}; it has {list(parameters)}"
+                f"the encoding {name!r} has no parameter {key!r}; it has {list(loaded.parameters)}"
             )
-    return dict(spec)
+    parameters = {key: value for key, value in {**kept, **asked}.items() if key != "name"}
+    return {"name": name, **loaded.spec(parameters)}
 
 
 def default_encoding(kind: str) -> dict[str, Any]:
@@ -181,21 +166,23 @@ def make_schema(
     """
     if kind not in KINDS:
         raise ArgumentError(f"kind is {kind!r}, expected one of {list(KINDS)}")
-    dtypes = COUNTS if kind == "counts" else FLOATS
-    dtype = dtype or ("uint32" if kind == "counts" else "float32")
-    if dtype not in dtypes:
-        raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(dtypes)} for {kind}")
-    for name, size in (("num_classes", num_classes), ("num_members", num_members)):
+    for key, size in (("num_classes", num_classes), ("num_members", num_members)):
         if size is not None and (
             isinstance(size, bool) or not hasattr(size, "__index__") or size < 1
         ):
-            raise ArgumentError(f"{name} is {size!r}, expected an integer of at least 1")
-    spec = dict(encoding or default_encoding(kind))
+            raise ArgumentError(f"{key} is {size!r}, expected an integer of at least 1")
+    given = dict(encoding or default_encoding(kind))
+    loaded = _load(str(given.get("name")))
+    # What a newer release has put into it stays.
+    spec = {"name": given.pop("name"), **loaded.spec(given)}
+    dtypes = loaded.dtypes(kind, num_classes)
+    dtype = dtype or loaded.usual_dtype(kind, num_classes)
+    if dtype not in dtypes:
+        raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(dtypes)} for {kind}")
     axes = ("class",) if num_members is None else ("member", "class")
-    shape = (num_classes,) if num_members is None else (num_members, num_classes)
-    content = _load(str(spec.get("name"))).columns(
-        kind, dtype, axes, tuple(int(n) for n in shape), spec
-    )
+    sizes = (num_classes,) if num_members is None else (num_members, num_classes)
+    shape = tuple(map(int, sizes))
+    content = loaded.columns(kind, dtype, axes, shape, spec)
     schema = Schema(
         num_classes=int(num_classes),
         num_members=None if num_members is None else int(num_members),
@@ -214,8 +201,8 @@ def remade(schema: Schema, **changed: Any) -> Schema:
     """The schema with some arguments of `make_schema` changed; everything else is carried over.
 
     The encoding stays, and refuses what it cannot keep; only one that was the default of the old
-    kind becomes that of the new one. Rows stay as far from 1 as they were allowed to be, where they
-    are not changed to something with another sum.
+    kind becomes that of the new one. So does the dtype, where the encoding has it. Rows stay as far
+    from 1 as they were allowed to be, where they are not changed to something with another sum.
     """
     kind = changed.get("kind", schema.kind)
     is_default = dict(schema.encoding) == default_encoding(schema.kind)
@@ -230,6 +217,9 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         "side_columns": schema.columns[len(schema.content) :],
         **changed,
     }
+    takes = _load(arguments["encoding"]["name"]).dtypes(kind, arguments["num_classes"])
+    if "dtype" not in changed and schema.dtype not in takes:
+        arguments["dtype"] = None
     made = make_schema(**arguments)
     content = made.content
     if len(content) == len(schema.content) and all(
@@ -250,4 +240,7 @@ def remade(schema: Schema, **changed: Any) -> Schema:
 
 def default_tolerance(kind: str, dtype: str, num_classes: int) -> float:
     """The sum tolerance of a schema where the user names none; 0 for counts, which are exact."""
-    return 0.0 if kind == "counts" else sum_tolerance(dtype, num_classes, kind)
+    if kind == "counts":
+        return 0.0
+    # What codes or draws are made of is checked as it comes.
+    return sum_tolerance(dtype if dtype in FLOATS else "float32", num_classes, kind)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding, refuse_rule
 from fostore.encodings.alike import by_row, far, far_sums, level_of
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import as_floats, check_columns, converted, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema

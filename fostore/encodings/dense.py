@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.alike import ROUNDOFF, by_row, far, far_sums, least_log, level_of
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
+    LOWEST,
     as_floats,
     check_as_kind,
     check_columns,
@@ -27,20 +30,11 @@ from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
 from fostore.schema.row import FLOATS, Array, Column, Schema
 
-_LOWEST = {
-    "float16": -65504.0,
-    "bfloat16": -float.fromhex("0x1.fep127"),
-    "float32": float(np.finfo(np.float32).min),
-    "float64": float(np.finfo(np.float64).min),
-}
-"""The lowest finite number of each dtype."""
 
-
-class Dense:
+class Dense(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "dense"
-    parameters = ()
 
     def columns(
         self,
@@ -63,7 +57,7 @@ class Dense:
         wide = "float64" if dtype == "float64" else "float32"
         return numbers, Column("logsumexp", wide, wide, axes[:-1], shape[:-1])
 
-    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+    def encode(self, rows: Any, schema: Schema, start: int) -> list[Array]:
         """Rows of any float dtype, checked as they came and again as they are stored.
 
         Finite logits stay finite: a difference beyond the dtype's range is kept as its lowest
@@ -108,12 +102,15 @@ class Dense:
         schema: Schema,
         as_kind: str = "probs",
         temperature: float = 1.0,
+        rule: str | None = None,
     ) -> Array:
         """Probabilities, log-probabilities or logits; `schema.temperature` is not applied.
 
         Aliases the column where nothing changes. Logits come back with their row's level, so their
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
+        if rule is not None:
+            refuse_rule(rule, self.name)
         stored = columns[0]
         if as_kind == schema.kind == "probs" and temperature == 1 and schema.dtype != "bfloat16":
             return stored
@@ -131,8 +128,9 @@ class Dense:
         logits += columns[1][..., None]
         return logits if temperature == 1 else simplex.scale(logits, temperature)
 
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         """Logits come with the level of their row, in float64: a softmax of some of them renormalises."""
+        refuse_rule(rule, self.name)
         wide = widen(columns[0], schema.dtype)
         if schema.kind != "logits":
             return wide
@@ -144,6 +142,8 @@ class Dense:
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
         """Rounded anew; a row's level stays beside it, since adding it and taking it off would cost digits."""
+        if made.kind != schema.kind:
+            return super().recast(columns, schema, made, start)
         stored = self.encode(widen(columns[0], schema.dtype), made, start)
         if (
             schema.kind == "logits"
@@ -158,6 +158,24 @@ class Dense:
     def decoded_bytes(self, schema: Schema) -> int:
         """Halves are widened to float32."""
         return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Numbers may be apart by their rounding on both sides, beside the noise."""
+        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+        unit = ROUNDOFF[schema.dtype]
+        if schema.kind == "logits":
+            less = np.minimum(np.abs(then), np.abs(again))
+            bad = far(then, again, noise, 2 * unit * np.where(np.isfinite(less), less, 0))
+            sums = far_sums(stored[1], now[1], noise, level_of(less))
+            return by_row(np.concatenate([bad, sums[..., None]], axis=-1))
+        least = least_log(schema.dtype)
+        if schema.kind == "probs":
+            then, again = (np.log(np.maximum(side, np.exp(least))) for side in (then, again))
+        then, again = (np.maximum(side, least) for side in (then, again))
+        size = 1.0 if schema.kind == "probs" else np.minimum(np.abs(then), np.abs(again))
+        return by_row(far(then, again, noise, 2 * unit * size))
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
@@ -177,7 +195,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
             f"row {at} has logits beyond the range of {side.dtype}: use dtype='float64', or look at "
             "this sample"
         )
-    lowest = _LOWEST[schema.dtype]
+    lowest = LOWEST[schema.dtype]
     if float(shifted.min()) < lowest:  # kept finite: minus infinity is a class that was masked
         masked = x == -np.inf
         np.maximum(shifted, lowest, out=shifted)

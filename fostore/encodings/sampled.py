@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding, refuse_rule
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import as_floats, check_as_kind, check_columns, refuse_shape
 from fostore.encodings.topk_rows import TopK
 from fostore.encodings.uniform import uniform
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema
-
 
 _FEW = 8
 """Draws of which a few are moved by noise."""

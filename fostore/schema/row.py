@@ -23,6 +23,7 @@ TEXT_LAYOUT = "text_layout"
 _FEATURES = frozenset({TEXT_LAYOUT})
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+_CORE_ENCODINGS = frozenset({"dense", "counts"})
 _NAMED = 8
 """Classes that a schema names when it is shown."""
 
@@ -81,8 +82,10 @@ class Schema(Shown):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The features that a reader must have."""
-        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()
+        """The features that a reader must have: an encoding that is not of the core is one, by its name."""
+        name = str(self.encoding.get("name"))
+        features = () if name in _CORE_ENCODINGS else (name,)
+        return (*features, TEXT_LAYOUT) if any(c.layout for c in self.columns) else features
 
     def grid(self) -> Grid:
         """What a row is, in four lines: class names are named by their first ones."""
@@ -93,10 +96,15 @@ class Schema(Shown):
         rows = [("row", f"{members}{classes}{f': {names}' if names else ''}")]
         if self.class_names and len(self.class_names) > _NAMED:
             rows[0] = ("row", f"{rows[0][1]}, ...")
-        rows.append(("stored as", f"{self.kind}, {self.dtype}, {self.encoding['name']}{softened}"))
+        rows.append(("stored as", f"{self.kind}, {self.dtype}, {self.encoded}{softened}"))
         columns = ", ".join(f"{column.name} ({column.role})" for column in self.columns)
         rows.append(("columns", columns))
         return Grid("Schema", rows)
+
+    @property
+    def encoded(self) -> str:
+        """The encoding in words, with its parameters."""
+        return in_words(self.encoding)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -169,7 +177,10 @@ class Schema(Shown):
         """Parse and check what a stranger wrote; unknown features are refused by name."""
         # First: what a newer feature changed could look like damage further down.
         requires = tuple(expect(value, "requires", list, where))
-        unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
+        # Whether there is such an encoding is asked where one is looked up (`encoding_of`), which names them.
+        named = value.get("encoding")
+        known = [*_FEATURES, named.get("name") if isinstance(named, dict) else None]
+        unknown = [n for n in requires if not isinstance(n, str) or n not in known]
         if unknown:
             raise UnsupportedError(
                 f"{where} needs the reader features {unknown}, which this release of fostore "
@@ -237,6 +248,20 @@ class Schema(Shown):
                 raise error(f"{where}: the columns of role {role!r} are not what that role allows")
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)
+
+
+def in_words(encoding: Mapping[str, Any]) -> str:
+    """The spec of an encoding as people read it.
+
+    >>> in_words({"name": "topk", "k": 64, "temperatures": [2.0, 4.0]})
+    'topk (k 64, temperatures 2, 4)'
+    """
+    own = {key: value for key, value in encoding.items() if key != "name"}
+    words = ", ".join(
+        f"{key} {', '.join(f'{n:g}' for n in value) if isinstance(value, (list, tuple)) else value}"
+        for key, value in own.items()
+    )
+    return f"{encoding['name']} ({words})" if own else str(encoding["name"])
 
 
 def _check_class_names(
