@@ -290,14 +290,18 @@ def test_draws_know_no_other_temperature() -> None:
 
 
 @every_shape
-def test_drawn_classes_are_read_as_top_k_rows(members: int | None) -> None:
-    schema = schema_of({"name": "sampled", "num_draws": 9}, "probs", members)
+@pytest.mark.parametrize("num_draws", [1, 3, 9])
+def test_drawn_classes_are_read_as_top_k_rows(members: int | None, num_draws: int) -> None:
+    schema = schema_of({"name": "sampled", "num_draws": num_draws}, "probs", members)
     encoding = encoding_of(schema)
     columns = encoding.encode(given_rows("probs", members), schema, 0)
     topk = encoding.sparse(columns, schema)
     assert topk is not None
     assert (np.diff(np.exp(topk.values), axis=-1) <= 0).all()
     assert np.isneginf(topk.residual).all()
+    ordered = np.sort(topk.ids, axis=-1)
+    assert (ordered[..., 1:] > ordered[..., :-1]).all()
+    assert ordered.max() < K
     dense = np.zeros((len(columns[0]), *schema.row_shape))
     for index in np.ndindex(topk.values.shape):
         dense[(*index[:-1], topk.ids[index])] += np.exp(topk.values[index])

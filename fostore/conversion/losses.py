@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.topk_rows import masses
+from fostore.encodings.fidelity import Bound, Errors, Figures
+from fostore.encodings.topk_rows import TopK, masses
 from fostore.schema.row import Array, Schema
 
 _PIECE_VALUES = 1 << 17
@@ -22,16 +24,21 @@ class Losses:
     where a class lost all its probability. Source: Cover and Thomas, Elements of Information Theory.
     """
 
-    def __init__(self, before: Schema, after: Schema, rule: str | None = None) -> None:
+    def __init__(
+        self, before: Schema, after: Schema, rule: str | None = None, max_kl: float | None = None
+    ) -> None:
+        """`rule`: by which rows became whole that do not keep every class; `max_kl`: nats that one may lose at most."""
         self._schemas = (before, after)
         self._rule = rule
-        self._count = 0
-        self._sums = np.zeros(2)
-        self._most = np.zeros(2)
-        self._argmax = 0
+        self._bound = Bound(max_kl, after)
+        self.figures = Figures()
 
     def update(self, before: Sequence[Array], after: Sequence[Array]) -> None:
-        """The same rows before and after, as stored columns."""
+        """The same rows before and after, as stored columns.
+
+        Raises:
+            RowError: one loses more than it may; names it.
+        """
         rows, schema = len(before[0]), self._schemas[0]
         piece = max(_PIECE_VALUES // (schema.num_classes * (schema.num_members or 1)), 1)
         for start in range(0, rows, piece):
@@ -40,34 +47,47 @@ class Losses:
             outcomes = _outcomes(new, self._schemas[1])
             if outcomes is None:
                 p = _float64_probs(old, self._schemas[0], self._rule)
-                self._measure(p, _float64_probs(new, self._schemas[1]))
+                q = _float64_probs(new, self._schemas[1])
+                missing = _missing(
+                    p, q, encoding_of(self._schemas[1]).sparse(new, self._schemas[1])
+                )
             else:  # classes that became one outcome are one before as well
                 ids, q = outcomes
-                self._measure(_joined(_all_probs(old, self._schemas[0], self._rule), ids), q)
+                p = _joined(_all_probs(old, self._schemas[0], self._rule), ids)
+                missing = p[..., -1]
+            self._measure(p, q, missing)
 
-    def _measure(self, p: Array, q: Array) -> None:
-        tv = np.abs(p - q).sum(axis=-1) / 2
+    def _measure(self, p: Array, q: Array, missing: Array) -> None:
         # p ln 0 is minus infinity, and KL infinite, as it should be; 0 ln 0 is 0.
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
-        kl = np.maximum(terms.sum(axis=-1), 0.0)  # rounding may leave less than nothing
-        self._count += tv.size
-        for i, values in enumerate((tv, kl)):
-            self._sums[i] += values.sum()
-            self._most[i] = max(self._most[i], values.max())
-        self._argmax += int((p.argmax(axis=-1) != q.argmax(axis=-1)).sum())
+        errors = Errors(
+            kl=np.maximum(terms.sum(axis=-1), 0.0),  # rounding may leave less than nothing
+            tv=np.abs(p - q).sum(axis=-1) / 2,
+            missing_mass=missing,
+            flips=p.argmax(axis=-1) != q.argmax(axis=-1),
+        )
+        rows = self.figures.num_rows + np.arange(len(p))
+        self._bound.check(rows, errors)
+        self.figures = self.figures.add(rows, errors)
 
     def report(self) -> dict[str, Any]:
         """What a receipt says: means and maxima; "inf" where KL is infinite, as JSON has no number for it."""
-        means = self._sums / max(self._count, 1)
+        figures = self.figures
         values = {
-            "mean_tv": means[0],
-            "max_tv": self._most[0],
-            "mean_kl": means[1],
-            "max_kl": self._most[1],
+            "mean_tv": figures.tv_mean,
+            "max_tv": figures.tv_max,
+            "mean_kl": figures.kl_mean,
+            "max_kl": figures.kl_max,
         }
-        plain = {name: float(x) if np.isfinite(x) else "inf" for name, x in values.items()}
-        return {"distributions": self._count, **plain, "argmax_changes": self._argmax}
+        plain = {name: x if math.isfinite(x or 0) else "inf" for name, x in values.items()}
+        distributions = figures.num_rows * (self._schemas[0].num_members or 1)
+        flips = figures.argmax_flips or 0
+        return {
+            "distributions": distributions,
+            **{name: x or 0.0 for name, x in plain.items()},
+            "argmax_changes": flips,
+        }
 
 
 def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
@@ -77,6 +97,17 @@ def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = N
         values = np.exp(values - values.max(axis=-1, keepdims=True))
     normalised: Array = values / values.sum(axis=-1, keepdims=True)
     return normalised
+
+
+def _missing(p: Array, q: Array, topk: TopK | None) -> Array:
+    """What the classes weigh that are not kept; of rows that keep all, those that have nothing left."""
+    if topk is None:
+        others = np.where(q > 0, 0.0, p)
+    else:
+        others = p.copy()
+        np.put_along_axis(others, topk.ids.astype(np.int64), 0, -1)
+    missing: Array = others.sum(axis=-1)
+    return missing
 
 
 def _outcomes(stored: Sequence[Array], schema: Schema) -> tuple[Array, Array] | None:

@@ -169,29 +169,34 @@ class Sampled(Encoding):
     def sparse(self, columns: Sequence[Array], schema: Schema) -> TopK | None:
         """The drawn classes, the most frequent first, as top-k rows that leave nothing out; None with weights.
 
-        Those do not sum to 1, and rows of top-k do. What a row has fewer classes than draws is filled up with its
-        first class at no weight.
+        Those do not sum to 1, and rows of top-k do. A row of fewer classes than draws has others at no weight.
         """
         if len(columns) > 1:
             return None
-        draws = columns[0].reshape(-1, columns[0].shape[-1])
+        num_draws, num_classes = columns[0].shape[-1], schema.num_classes
+        draws = columns[0].reshape(-1, num_draws).astype(np.int64)
         is_first = np.ones(draws.shape, bool)
         is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
         starts = np.flatnonzero(is_first)
-        counts = np.zeros(draws.size)
-        counts[starts] = np.diff(starts, append=draws.size)
-        counts = counts.reshape(draws.shape)
-        order = np.argsort(
-            -counts, axis=-1, kind="stable"
-        )  # equal ones stay in the order of classes
+        lengths = np.zeros(draws.size)
+        lengths[starts] = np.diff(starts, append=draws.size)
+        counts = lengths.reshape(draws.shape)
+        order = np.argsort(-counts, axis=-1, kind="stable")[
+            :, :num_classes
+        ]  # of equal ones the smaller class
         ids, counts = (np.take_along_axis(x, order, axis=-1) for x in (draws, counts))
-        ids = np.where(counts > 0, ids, ids[:, :1])
-        shape = columns[0].shape
+        # Of twice as many classes as draws, as many are free; those that were drawn go behind them.
+        is_drawn = np.zeros((len(draws), min(2 * num_draws, num_classes) + 1), bool)
+        np.put_along_axis(is_drawn, np.minimum(draws, is_drawn.shape[-1] - 1), True, axis=-1)
+        free = np.argsort(is_drawn[:, :-1], axis=-1, kind="stable")
+        beyond = np.cumsum(counts == 0, axis=-1) - 1
+        ids = np.where(counts > 0, ids, np.take_along_axis(free, np.maximum(beyond, 0), axis=-1))
+        shape = (*columns[0].shape[:-1], ids.shape[-1])
         return TopK(
-            values=_log(counts / shape[-1]).astype(np.float32).reshape(shape),
-            ids=ids.reshape(shape),
+            values=_log(counts / num_draws).astype(np.float32).reshape(shape),
+            ids=ids.astype(columns[0].dtype).reshape(shape),
             residual=np.full(shape[:-1], -np.inf, np.float32),
-            num_classes=schema.num_classes,
+            num_classes=num_classes,
             rule="zero",
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.encodings import chosen, make_schema
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError, IdentityError, UnsupportedError
 from fostore.formats import UnitWriter, format_of
 from fostore.formats.claim import WHOLE, Claim
@@ -109,19 +110,13 @@ def create(
     check_exists(path, exists)
     if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
         raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
-    numbers = {
-        "commit_seconds": commit_seconds,
-        "temperature": temperature,
-        "tol": tol,
-        "max_kl": max_kl,
-    }
+    numbers = {"commit_seconds": commit_seconds, "temperature": temperature, "tol": tol}
     for name, value in numbers.items():
         if value is not None and not hasattr(value, "__float__"):
             raise ArgumentError(f"{name} is {value!r}, expected a number")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
-    if max_kl is not None and not max_kl >= 0:
-        raise ArgumentError(f"max_kl is {max_kl!r}, expected 0 or more, such as 1e-3")
+    check_max_kl(max_kl)
     sides = {
         "ids": ids,
         "fingerprints": bool(fingerprints),

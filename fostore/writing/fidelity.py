@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import COLUMNS, COMPARED, Errors, Figures, compare
+from fostore.encodings.fidelity import COLUMNS, COMPARED, Bound, Errors, Figures, compare
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
-from fostore.errors import RowError
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
@@ -37,7 +36,7 @@ class Watch:
         self._looks = max_kl is not None or encoding_of(header.schema).is_lossy
         # A sealed store that goes on is a stream: how long it was is no plan.
         self._planned = None if header.sealed else header.num_samples
-        self._max_kl = max_kl
+        self._bound = Bound(max_kl, header.schema)
         self._known = dict(header.fidelity or {})
         where = "attribute 'fidelity'"
         self._compared = Figures.from_json(self._known.get(COMPARED, {}), where)
@@ -64,7 +63,7 @@ class Watch:
         chosen = picked - start
         few = [column[chosen] for column in columns[: len(self._schema.content)]]
         errors = compare(_take(rows, chosen), few, self._schema)
-        self._refuse(picked, errors)
+        self._bound.check(picked, errors)
         self._waiting.append((picked, errors, weights))
 
     def of_committed(self, rows: Ranges) -> Mapping[str, Any] | None:
@@ -76,10 +75,11 @@ class Watch:
                 self._compared = self._compared.add(picked, errors, weights)
         return None if self._compared is before else self._saying(COMPARED, self._compared)
 
-    def measured(self, compared: Figures) -> Mapping[str, Any]:
-        """What the header says where somebody else has compared all rows, as a conversion does."""
-        self._compared = compared
-        return self._saying(COMPARED, compared)
+    def measured(self, compared: Figures) -> None:
+        """Let the header say at the seal what somebody else has found who compared all rows, as a conversion does."""
+        if self._looks:
+            self._compared = compared
+            self._saying(COMPARED, compared)
 
     def of_all(
         self, num_rows: int, read: Callable[[int, int], list[Array]]
@@ -89,41 +89,23 @@ class Watch:
         Raises:
             RowError: a row loses more than it may; names it.
         """
-        encoding, schema, kl = encoding_of(self._schema), self._schema, self._compared.kl_max
-        if (
-            self._max_kl is not None and (kl or 0.0) > self._max_kl
-        ):  # of rows that an earlier run wrote
-            raise self._too_far(self._compared.worst_row, kl)
+        encoding, schema = encoding_of(self._schema), self._schema
+        self._bound.check_figures(self._compared)  # of rows that an earlier run wrote
+        # Of no rows first: most encodings say nothing by their columns, and reading them would be for nothing.
+        if not self._looks or encoding.fidelity(read(0, 0), schema) is None:
+            return self._known or None
         figures, step = Figures(), max(_PIECE_BYTES // sum(c.row_bytes for c in schema.content), 1)
         for start in range(0, num_rows, step):
             stop = min(start + step, num_rows)
             errors = encoding.fidelity(read(start, stop), schema)
-            if errors is None:  # the columns of this encoding say nothing
-                return self._known or None
-            self._refuse(np.arange(start, stop), errors)
+            assert errors is not None, "whether columns say something depends on the schema alone"
+            self._bound.check(np.arange(start, stop), errors)
             figures = figures.add(np.arange(start, stop), errors)
-        return self._saying(COLUMNS, figures) if num_rows else self._known or None
+        return self._saying(COLUMNS, figures)
 
     def _saying(self, source: str, figures: Figures) -> Mapping[str, Any]:
         self._known = {**self._known, source: figures.to_json()}
         return self._known
-
-    def _refuse(self, rows: Array, errors: Errors) -> None:
-        if self._max_kl is None or errors.kl is None:
-            return
-        per_row = errors.kl.reshape(len(rows), -1).max(axis=-1)
-        worst = int(per_row.argmax())
-        if per_row[worst] > self._max_kl:
-            raise self._too_far(int(rows[worst]), float(per_row[worst]))
-
-    def _too_far(self, row: int | None, kl: float | None) -> RowError:
-        parameters = [f"{k}={v!r}" for k, v in self._schema.encoding.items() if k != "name"]
-        named = " ".join([str(self._schema.encoding["name"]), *parameters])
-        return RowError(
-            f"row {row} loses {kl:.3g} nats (KL) as {named}, and max_kl is {self._max_kl:g}: keep more of each row "
-            "(a larger k, rule='coarse', another encoding) in a new store, or allow more. Rows that are committed "
-            "stay; exists='resume' with a larger max_kl, or none, goes on with them"
-        )
 
 
 def _lies_in(committed: Ranges, rows: Array) -> bool:

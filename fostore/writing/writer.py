@@ -75,7 +75,8 @@ class Writer:
         self.schema: Schema = units.header.schema
         """What a row is."""
         self._encoding = encoding_of(self.schema)
-        self._watch = Watch(units.header, max_kl)
+        self.watch = Watch(units.header, max_kl)
+        """What is known of how far rows are from those that came."""
         self._num_content = len(self.schema.content)
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
@@ -182,7 +183,7 @@ class Writer:
         columns = self._encoding.encode(values, self.schema, start)
         if self._num_content < len(self.schema.columns):
             columns = columns + self._sides.encode(start, stop, sides)
-        self._watch.look(start, values, columns)
+        self.watch.look(start, values, columns)
         self._put(start, stop, columns)
 
     def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
@@ -255,8 +256,8 @@ class Writer:
 
     def _keep_fidelity(self) -> None:
         """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
-        if self._watch.has_news and self._claim.is_whole and self._rows.is_idle():
-            fidelity = self._watch.of_committed(self.committed)
+        if self.watch.has_news and self._claim.is_whole and self._rows.is_idle():
+            fidelity = self.watch.of_committed(self.committed)
             if fidelity is not None and not self._header.sealed:
                 self._change(fidelity=fidelity)
 
@@ -280,7 +281,7 @@ class Writer:
             return
         self._sides.load(self._rows.accepted)
         num_samples = self._rows.end if self.num_samples is None else self.num_samples
-        fidelity = self._watch.of_all(num_samples, self._content)
+        fidelity = self.watch.of_all(num_samples, self._content)
         settled: dict[str, Any] = {"num_samples": num_samples, "fidelity": fidelity}
         digest = self._rows.ledger.finish(replace(self._header, **settled))
         self._change(**settled, sealed=True, digest=digest, updated=now())
