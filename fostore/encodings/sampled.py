@@ -178,9 +178,9 @@ class Sampled(Encoding):
         is_first = np.ones(draws.shape, bool)
         is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
         starts = np.flatnonzero(is_first)
-        lengths = np.zeros(draws.size)
-        lengths[starts] = np.diff(starts, append=draws.size)
-        counts = lengths.reshape(draws.shape)
+        counts: Array = np.zeros(draws.size)
+        counts[starts] = np.diff(starts, append=draws.size)
+        counts = counts.reshape(draws.shape)
         order = np.argsort(-counts, axis=-1, kind="stable")[
             :, :num_classes
         ]  # of equal ones the smaller class
