@@ -37,11 +37,11 @@ BINARY = [name for name in STORES if Path(name).suffix in READERS]
 def test_every_requirement_has_a_number_of_its_own_and_every_reference_leads_somewhere() -> None:
     pages = [page.read_text("utf-8") for page in (ROOT / "spec").glob("*.md")]
     numbers = [
-        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVR]-[0-9]+)\*\*", page, re.M)
+        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVRE]-[0-9]+)\*\*", page, re.M)
     ]
     assert len(numbers) > 100
     assert len(set(numbers)) == len(numbers)
-    named = {n for page in pages for n in re.findall(r"\b[CZHJIVR]-[0-9]+\b", page)}
+    named = {n for page in pages for n in re.findall(r"\b[CZHJIVRE]-[0-9]+\b", page)}
     assert named <= set(numbers)
 
 
@@ -160,16 +160,42 @@ def good() -> dict[str, Any]:
     return copy.deepcopy(attributes_of(GOLDEN / "logits-float16-members.zarr"))
 
 
+_SCALAR: dict[str, Any] = {"axes": [], "shape": []}
+
+
+def tokens(fostore: dict[str, Any]) -> dict[str, Any]:
+    """The same attributes as if its 40 rows were tokens of sequences."""
+    fostore.update(row_axis="token", axes=["token", "member", "class"], requires=["token_rows"])
+    sequence = {"name": "sequence", "dtype": "int64", "stored": "int64", "role": "sequence"}
+    token = {"name": "token", "dtype": "uint16", "stored": "uint16", "role": "token"}
+    fostore["columns"] += [sequence | _SCALAR, token | _SCALAR | {"vocab_size": 100}]
+    fostore["num_sequences"] = 5
+    return fostore
+
+
 _AXIS_OF_THREE = {"axes": ["seed_view"], "shape": [3]}
 
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
-    "an unknown feature": lambda f: f.update(requires=["topk"]),
+    "an unknown feature": lambda f: f.update(requires=["topq"]),
+    "a feature that nothing needs": lambda f: f.update(requires=["topk"]),
     "a feature that is no name": lambda f: f.update(requires=[{}]),
     "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
     "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
-    "an unknown row axis": lambda f: f.update(row_axis="token"),
-    "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
+    "an unknown row axis": lambda f: f.update(row_axis="pixel"),
+    "rows of tokens without sequences": lambda f: f.update(
+        row_axis="token", requires=["token_rows"]
+    ),
+    "a sequence of samples": lambda f: f["columns"].append(
+        {"name": "sequence", "dtype": "int64", "stored": "int64", "role": "sequence"} | _SCALAR
+    ),
+    "token rows that need no reader": lambda f: tokens(f).update(requires=[]),
+    "tokens without a size": lambda f: tokens(f)["columns"][-1].pop("vocab_size"),
+    "sealed without a number of sequences": lambda f: tokens(f).update(num_sequences=None),
+    "an unknown encoding": lambda f: f["encoding"].update(name="topq"),
+    "top-k rows in columns of all classes": lambda f: f.update(
+        requires=["topk"], encoding={"name": "topk", "k": 2, "rule": "coarse"}
+    ),
     "an unknown kind": lambda f: f.update(kind="votes"),
     "another kind than its columns": lambda f: f.update(kind="probs"),
     "a kind of another encoding": lambda f: f["encoding"].update(name="counts"),
@@ -344,7 +370,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 15
+    assert len(STORES) == 20
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -361,6 +387,8 @@ def test_fostore_reads_golden_stores(name: str) -> None:
             assert store.ids.tolist() == expected["ids"]
         if "meta" in expected:
             assert store.meta == expected["meta"]
+        if "offsets" in expected:
+            assert store.offsets.tolist() == expected["offsets"]
         assert store.verify() == []
 
 
@@ -373,6 +401,7 @@ def test_a_reader_written_from_the_specification_alone_reads_golden_stores(name:
     assert stored.committed == [row for rows in ranges for row in rows]
     assert_rows(stored.probabilities(), stored.committed, expected)
     stored.check_runs()
+    stored.check_sequences()
     assert bool(stored.runs) is not stored.schema["sealed"]
     assert stored.check_hashes() > 0
     if stored.schema["sealed"]:

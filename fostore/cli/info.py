@@ -101,6 +101,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
             "planned": planned,
             "missing": [list(r) for r in store.missing()],
         },
+        **({"num_sequences": store.num_sequences} if "num_sequences" in header.counts else {}),
         "sealed": store.is_sealed,
         "digest": header.digest,
         "fidelity": None if header.fidelity is None else dict(header.fidelity),
@@ -149,6 +150,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield str(facts["path"])
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
+    if "num_sequences" in facts:
+        count = facts["num_sequences"]
+        yield _line("sequences", "an open end" if count is None else f"{count:,}")
     if rows["missing"]:
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     yield _line("state", "sealed" if facts["sealed"] else "not finished")

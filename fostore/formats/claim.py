@@ -45,16 +45,12 @@ class Claim:
         start, stop = self.units
         return Ranges(rows.overlap(start * unit_rows, stop * unit_rows))
 
-    def check_holds(self, unit_rows: int, start: int, stop: int) -> None:
-        """Refuse rows `[start, stop)` that lie in units of others.
-
-        Raises:
-            RowError: names them, and the units that are held.
-        """
-        if start < stop and not self.rows(unit_rows, Ranges.of((start, stop))).covers(start, stop):
+    def check_rows(self, unit_rows: int, start: int, stop: int) -> None:
+        """Raise RowError where some of the rows `[start, stop)` lie in units that are not claimed."""
+        if not self.rows(unit_rows, Ranges.of((start, stop))).covers(start, stop):
             raise RowError(
-                f"rows {start} to {stop - 1} lie in units that {self.owner!r} does not hold: it "
-                f"claims {self.units} of {unit_rows} rows each"
+                f"rows {start} to {stop - 1} lie in units that {self.owner!r} does not hold: it claims "
+                f"{self.units} of {unit_rows} rows each"
             )
 
     def check_whole(self, what: str) -> None:

@@ -68,8 +68,10 @@ class Described:
         each = "distributions" if schema.num_members else "one distribution"
         is_core = schema.encoding == default_encoding(schema.kind)
         stored = schema.kind if is_core else f"{schema.kind} ({schema.encoded})"
+        sequences = self.store.num_sequences
+        of = "samples" if sequences is None else f"tokens of {sequences:,} sequences"
         return (
-            f"For each of {len(self.store):,} samples: {members}{each} over {schema.num_classes:,} "
+            f"For each of {len(self.store):,} {of}: {members}{each} over {schema.num_classes:,} "
             f"classes, stored as {stored} in {schema.dtype}."
         )
 

@@ -53,6 +53,19 @@ class Pipeline:
         few = self._gathered
         return self._written.add(few.start, few.start + few.count)
 
+    def check_free(self, start: int, stop: int, planned: int | None) -> None:
+        """Raise RowError where `[start, stop)` lies before 0, behind the plan, or over rows that were taken."""
+        if start < 0:
+            raise RowError(f"rows start at 0, {start} came")
+        if planned is not None and stop > planned:
+            raise RowError(
+                f"the store plans {planned} rows, this batch would end at row {stop - 1}; "
+                "to extend it, resume it with exists='resume' and a larger num_samples"
+            )
+        taken = self.accepted.overlap(start, stop)
+        if taken:
+            raise RowError(f"{describe(taken)} are written already, and a row never changes")
+
     def check(self) -> None:
         """Raise what went wrong since; an error of the commit thread comes one batch late."""
         if self._torn:
@@ -84,11 +97,18 @@ class Pipeline:
         """Whether no commit is on its way."""
         return self._disk.is_idle()
 
+    def drain(self) -> None:
+        """Write every row that was taken, so that it can be read back; after an interruption, again."""
+        few = self._gathered
+        if few.count:
+            self._write(few.start, few.arrays())
+            few.count = 0  # last: what was interrupted is written again
+
     def read(self, index: int, start: int, stop: int) -> Array:
-        """Rows of one column as stored, a copy.
+        """Rows of a column that were taken, as they are stored.
 
         Raises:
-            RowError: some are not written.
+            RowError: some were not.
         """
         gaps = self.accepted.missing(stop, start)
         if gaps:
@@ -98,13 +118,6 @@ class Pipeline:
         arrays = [self._units.read(index, first, last) for _, first, last in pieces]
         column = self._units.header.schema.columns[index]
         return np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *arrays])
-
-    def drain(self) -> None:
-        """Write every row that was taken, so that it can be read back; after an interruption, again."""
-        few = self._gathered
-        if few.count:
-            self._write(few.start, few.arrays())
-            few.count = 0  # last: what was interrupted is written again
 
     def commit(self) -> None:
         """Make every row that was taken durable, and seal units that are whole.

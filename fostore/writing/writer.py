@@ -18,7 +18,6 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.encodings.rows import as_given
-from fostore.encodings.topk_rows import Selected
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
@@ -81,7 +80,7 @@ class Writer:
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
         self._position = written.prefix
-        self._sides = SideValues(self.schema, sides, self.read_side)
+        self._sides = SideValues(self._header, sides, self.read_side, grows=grows)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
         ledger.adopt()
@@ -131,6 +130,9 @@ class Writer:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
@@ -144,6 +146,9 @@ class Writer:
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
             labels: n 64-bit hashes (uint64) of the samples' labels, for a store that keeps them.
             class_labels: n class numbers, for a store that keeps them.
+            sequences: n numbers, for token rows: the sequence of each row, from 0 on, which never decreases.
+            tokens: n numbers under `vocab_size`: the input token at each row, for a store that keeps them.
+            positions: n numbers: where in its sequence each row stands, for a store that keeps them.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
@@ -152,8 +157,8 @@ class Writer:
             SpaceError: the disk is full; the last commit stands.
         """
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
-        sides["class_labels"] = class_labels
-        self._write(self._position, rows, sides)
+        sides |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        self._write(self._position, rows, {**sides, "positions": positions})
 
     def write(
         self,
@@ -165,19 +170,18 @@ class Writer:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
-        sides["class_labels"] = class_labels
-        self._write(start, rows, sides)
+        sides |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        self._write(start, rows, {**sides, "positions": positions})
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values, count = as_given(rows)
-        if isinstance(values, Selected) and self._encoding.selects(self.schema) is None:
-            raise RowError(
-                f"selected rows came, and {self.path} keeps every class of every row: give whole rows"
-            )
+        values, count = as_given(rows, self._encoding, self.schema)
         stop = start + count
         self._check_free(start, stop)
         columns = self._encoding.encode(values, self.schema, start)
@@ -200,11 +204,7 @@ class Writer:
             raise RowError(f"{len(columns)} arrays for {len(self.schema.columns)} columns")
         stop = start + len(columns[0])
         for column, array in zip(self.schema.columns, columns, strict=True):
-            if array.shape != (stop - start, *column.shape) or array.dtype != column.numpy_dtype:
-                raise RowError(
-                    f"column {column.name!r} stores {column.stored} of shape {column.shape} a row, "
-                    f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
-                )
+            column.check(array, stop - start)
         self._check_free(start, stop)
         if not checked:
             self._encoding.check(columns[: self._num_content], self.schema, start)
@@ -223,25 +223,18 @@ class Writer:
     def _check_free(self, start: int, stop: int) -> None:
         planned = self._header.num_samples
         if self._claim.units is not None:
-            self._claim.check_holds(self._header.unit_rows, start, stop)
+            self._claim.check_rows(self._header.unit_rows, start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
-        if start < 0:
-            raise RowError(f"rows start at 0, {start} came")
-        if planned is not None and stop > planned and not self._grows:
-            raise RowError(
-                f"the store plans {planned} rows, this batch would end at row {stop - 1}; "
-                "to extend it, resume it with exists='resume' and a larger num_samples"
-            )
-        taken = self._rows.accepted.overlap(start, stop)
-        if taken:
-            raise RowError(f"{describe(taken)} are written already, and a row never changes")
+        self._rows.check_free(start, stop, None if self._grows else planned)
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
-        if self._sides.known and not self._is_promised:
+        if self._sides.compares and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
         if self._header.sealed:  # the first row after the last one: the store goes on as a stream
-            self._change(num_samples=None, sealed=False, digest=None, updated=now())
+            self._change(
+                num_samples=None, num_sequences=None, sealed=False, digest=None, updated=now()
+            )
         self._rows.put(start, columns)
         self._position = stop
         self._keep_fidelity()
@@ -280,19 +273,26 @@ class Writer:
         if self._header.sealed:
             return
         self._sides.load(self._rows.accepted)
-        num_samples = self._rows.end if self.num_samples is None else self.num_samples
-        fidelity = self.watch.of_all(num_samples, self._content)
-        settled: dict[str, Any] = {"num_samples": num_samples, "fidelity": fidelity}
-        digest = self._rows.ledger.finish(replace(self._header, **settled))
-        self._change(**settled, sealed=True, digest=digest, updated=now())
+        counts: dict[str, Any] = {
+            "num_samples": self._rows.end if self.num_samples is None else self.num_samples
+        }
+        offsets = self._sides.offsets(self._header.num_sequences, self._rows.end)
+        if offsets is not None:
+            counts["num_sequences"] = len(offsets) - 1
+        counts["fidelity"] = self.watch.of_all(counts["num_samples"], self._content)
+        digest = self._rows.ledger.finish(replace(self._header, **counts))
+        self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
             self._units.close()
             self._target.publish()
 
-    def _change(self, **fields: Any) -> None:
+    def _change(self, offsets: Array | None = None, **fields: Any) -> None:
         """Replace what the store says of itself; durable when it returns."""
         self._header = replace(self._header, **fields)
-        (self._units.finish if self._header.sealed else self._units.replan)(self._header)
+        if self._header.sealed:
+            self._units.finish(self._header, offsets)
+        else:
+            self._units.replan(self._header)
 
     # What goes with the rows
 
