@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.topk_rows import masses
+from fostore.encodings.fidelity import Bound, Errors, Figures
+from fostore.encodings.topk_rows import TopK, masses
 from fostore.schema.row import Array, Schema
 
 _PIECE_VALUES = 1 << 17
@@ -23,16 +24,21 @@ class Losses:
     where a class lost all its probability. Source: Cover and Thomas, Elements of Information Theory.
     """
 
-    def __init__(self, before: Schema, after: Schema, rule: str | None = None) -> None:
+    def __init__(
+        self, before: Schema, after: Schema, rule: str | None = None, max_kl: float | None = None
+    ) -> None:
+        """`rule`: by which rows became whole that do not keep every class; `max_kl`: nats that one may lose at most."""
         self._schemas = (before, after)
         self._rule = rule
-        self._count = 0
-        self._sums = np.zeros(2)
-        self._most = np.zeros(2)
-        self._argmax = 0
+        self._bound = Bound(max_kl, after)
+        self.figures = Figures()
 
     def update(self, before: Sequence[Array], after: Sequence[Array]) -> None:
-        """The same rows before and after, as stored columns."""
+        """The same rows before and after, as stored columns.
+
+        Raises:
+            RowError: one loses more than it may; names it.
+        """
         rows, old = len(before[0]), self._schemas[0]
         # Where neither is made dense, what is worked on is as wide as what is stored.
         width = math.prod(old.columns[0].shape) if self._are_open else math.prod(old.row_shape)
@@ -45,41 +51,52 @@ class Losses:
     def _are_open(self) -> bool:
         return self._rule is None and all(map(_is_open, self._schemas))
 
-    def _pair(self, before: list[Array], after: list[Array]) -> tuple[Array, Array]:
-        """The distributions of some rows before and after, over the same outcomes."""
+    def _pair(self, before: list[Array], after: list[Array]) -> tuple[Array, Array, Array]:
+        """The distributions of some rows before and after, over the same outcomes, and what is not kept of them."""
         old, new = self._schemas
         if not _is_open(new):
             rule = new.encoding.get("rule") if self._rule is None and _is_open(old) else self._rule
-            return _float64_probs(before, old, rule), _float64_probs(after, new)
+            p, q = _float64_probs(before, old, rule), _float64_probs(after, new)
+            return p, q, _missing(p, q, encoding_of(new).sparse(after, new))
         # Classes that became one outcome are one before as well.
         ids, q = _outcomes(after, new)
         if self._are_open:
-            return _narrowed(*_outcomes(before, old), ids), q
-        return _joined(_float64_probs(before, old, self._rule), ids), q
+            p = _narrowed(*_outcomes(before, old), ids)
+        else:
+            p = _joined(_float64_probs(before, old, self._rule), ids)
+        return p, q, p[..., -1]
 
-    def _measure(self, p: Array, q: Array) -> None:
-        tv = np.abs(p - q).sum(axis=-1) / 2
+    def _measure(self, p: Array, q: Array, missing: Array) -> None:
         # p ln 0 is minus infinity, and KL infinite, as it should be; 0 ln 0 is 0.
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
-        kl = np.maximum(terms.sum(axis=-1), 0.0)  # rounding may leave less than nothing
-        self._count += tv.size
-        for i, values in enumerate((tv, kl)):
-            self._sums[i] += values.sum()
-            self._most[i] = max(self._most[i], values.max())
-        self._argmax += int((p.argmax(axis=-1) != q.argmax(axis=-1)).sum())
+        errors = Errors(
+            kl=np.maximum(terms.sum(axis=-1), 0.0),  # rounding may leave less than nothing
+            tv=np.abs(p - q).sum(axis=-1) / 2,
+            missing_mass=missing,
+            flips=p.argmax(axis=-1) != q.argmax(axis=-1),
+        )
+        rows = self.figures.num_rows + np.arange(len(p))
+        self._bound.check(rows, errors)
+        self.figures = self.figures.add(rows, errors)
 
     def report(self) -> dict[str, Any]:
         """What a receipt says: means and maxima; "inf" where KL is infinite, as JSON has no number for it."""
-        means = self._sums / max(self._count, 1)
+        figures = self.figures
         values = {
-            "mean_tv": means[0],
-            "max_tv": self._most[0],
-            "mean_kl": means[1],
-            "max_kl": self._most[1],
+            "mean_tv": figures.tv_mean,
+            "max_tv": figures.tv_max,
+            "mean_kl": figures.kl_mean,
+            "max_kl": figures.kl_max,
         }
-        plain = {name: float(x) if np.isfinite(x) else "inf" for name, x in values.items()}
-        return {"distributions": self._count, **plain, "argmax_changes": self._argmax}
+        plain = {name: x if math.isfinite(x or 0) else "inf" for name, x in values.items()}
+        distributions = figures.num_rows * (self._schemas[0].num_members or 1)
+        flips = figures.argmax_flips or 0
+        return {
+            "distributions": distributions,
+            **{name: x or 0.0 for name, x in plain.items()},
+            "argmax_changes": flips,
+        }
 
 
 def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
@@ -89,6 +106,17 @@ def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = N
         values = np.exp(values - values.max(axis=-1, keepdims=True))
     normalised: Array = values / values.sum(axis=-1, keepdims=True)
     return normalised
+
+
+def _missing(p: Array, q: Array, topk: TopK | None) -> Array:
+    """What the classes weigh that are not kept; of rows that keep all, those that have nothing left."""
+    if topk is None:
+        others = np.where(q > 0, 0.0, p)
+    else:
+        others = p.copy()
+        np.put_along_axis(others, topk.ids.astype(np.int64), 0, -1)
+    missing: Array = others.sum(axis=-1)
+    return missing
 
 
 def _is_open(schema: Schema) -> bool:

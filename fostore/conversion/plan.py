@@ -189,6 +189,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
         block_rows=geometry.block_rows(schema.row_bytes),
         identity=identity,
         software=software(),
+        fidelity=source.header.fidelity if is_plain and source.header else None,
         meta=meta,
         extra=extra,
         num_sequences=selected.num_sequences if schema.row_axis == TOKEN else None,

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.alike import by_row, far_kept
 from fostore.encodings.encoding import Encoding
+from fostore.encodings.fidelity import Errors, of_columns
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -39,6 +41,7 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
+    is_lossy = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""
@@ -227,6 +230,17 @@ class TopKRows(Encoding):
             rows.get("residual_t"),
             schema.encoding.get("derived", False),
         )
+
+    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Errors:
+        """What the classes weigh that are not kept; what that costs under a rule that says it."""
+        return of_columns(self.sparse(columns, schema), named(columns, schema).get("tail_entropy"))
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Of the kept classes, and of what all others weigh; classes that are nearly equal may change places."""
+        sides = [(self.sparse(s, schema), named(s, schema).get("logsumexp")) for s in (stored, now)]
+        return by_row(far_kept(sides, schema, noise))
 
 
 def named(columns: Sequence[Array], schema: Schema) -> dict[str, Array]:

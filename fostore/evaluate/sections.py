@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings.fidelity import fidelity_lines
 from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Confusion, Summary
 from fostore.evaluate.sums import Moments
@@ -100,6 +101,9 @@ def _what(summary: Summary, stored: Stored | None) -> str:
             "columns": ", ".join(f"{column.name} ({column.role})" for column in schema.columns),
             "format": f"{stored.store.format}, version {stored.header.version}",
         }
+        lost = fidelity_lines(stored.header.fidelity)
+        if lost:
+            facts["lost by the encoding"] = "; ".join(lost)
     return _facts(facts.items())
 
 
