@@ -50,6 +50,9 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -82,6 +85,11 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -111,7 +119,7 @@ def create(
         "class_labels": class_labels,
     }
     beside = side_columns(sides, num_samples)
-    spec = None if encoding is None else chosen(encoding)
+    spec = chosen(encoding, k=k, rule=rule, temperatures=temperatures)
     checked_meta = check_object(meta)
     checked_identity = check_object(identity, "identity")
 
