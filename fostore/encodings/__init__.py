@@ -13,7 +13,7 @@ from typing import Any
 
 from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.row import FLOATS, KINDS, Column, Schema, sum_tolerance
+from fostore.schema.row import FLOATS, KINDS, SAMPLE, Column, Schema, sum_tolerance
 
 ENCODINGS = {
     "dense": "fostore.encodings.dense",
@@ -155,6 +155,7 @@ def make_schema(
     tol: float | None = None,
     encoding: Mapping[str, Any] | None = None,
     side_columns: Sequence[Column] = (),
+    row_axis: str = SAMPLE,
 ) -> Schema:
     """A schema from what a user says; see `fostore.create` for the parameters.
 
@@ -189,6 +190,7 @@ def make_schema(
         sum_tolerance=tol if tol is not None else default_tolerance(kind, dtype, num_classes),
         temperature=float(temperature),
         class_names=None if class_names is None else tuple(class_names),
+        row_axis=row_axis,
     )
     schema.check("the arguments", ArgumentError)
     return schema
@@ -212,6 +214,7 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         "temperature": schema.temperature,
         "encoding": default_encoding(kind) if is_default else schema.encoding,
         "side_columns": schema.columns[len(schema.content) :],
+        "row_axis": schema.row_axis,
         **changed,
     }
     takes = _load(arguments["encoding"]["name"]).dtypes(kind, arguments["num_classes"])
@@ -231,7 +234,6 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         made,
         columns=(*content, *made.columns[len(content) :]),
         sum_tolerance=tolerance,
-        row_axis=schema.row_axis,
     )
 
 
