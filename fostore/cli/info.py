@@ -141,6 +141,8 @@ def size_on_disk(path: Path) -> dict[str, int]:
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """The facts for people, one line each."""
+    from fostore.schema.row import in_words  # which loads NumPy
+
     rows, size = facts["rows"], facts["size"]
     axes = ", ".join(f"{axis} {n:,}" for axis, n in zip(facts["axes"], facts["shape"], strict=True))
     planned = "an open end" if rows["planned"] is None else f"{rows['planned']:,}"

@@ -80,7 +80,7 @@ def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = N
 
 
 def _outcomes(stored: Sequence[Array], schema: Schema) -> tuple[Array, Array] | None:
-    """Of rows that leave some classes open: those that are kept, and the masses of these and of all others; else None."""
+    """Of rows that leave classes open: those that are kept, and the masses of these and of all others; else None."""
     topk = encoding_of(schema).sparse(stored, schema)
     if topk is None or topk.rule not in ("coarse", "zero"):
         return None
