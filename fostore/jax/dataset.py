@@ -20,7 +20,6 @@ from fostore.pairing.dataset import PairedDataset
 from fostore.reading.sequences import FlatBatch, PaddedBatch
 from fostore.schema.row import Array
 
-
 # Batches of sequences go through `jax.jit` and its kind as they are.
 jax.tree_util.register_dataclass(
     FlatBatch,

@@ -49,6 +49,7 @@ class PairOptions(TypedDict, total=False):
     temperature: float | None
     rule: str | None
     layout: str
+    pad_length: int | None
 
 
 class PairedDataset:
@@ -74,6 +75,7 @@ class PairedDataset:
             as `Store.take` makes them by this rule.
         layout: of token rows in batches: "padded" (a `PaddedBatch`, rows where the student's batch has
             their tokens) or "flat" (a `FlatBatch`, whose `index` says where that is).
+        pad_length: of the lines of such batches; by default that of the longest sequence in each.
 
     Of a store of token rows sample i is sequence i, and comes with a `FlatBatch` of its rows.
 
@@ -96,6 +98,7 @@ class PairedDataset:
         temperature: float | None = None,
         rule: str | None = None,
         layout: str = "padded",
+        pad_length: int | None = None,
     ) -> None:
         base = as_dataset(base_dataset)
         has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
@@ -118,6 +121,7 @@ class PairedDataset:
         if isinstance(self._given, TokenDistributions):
             self._sequences = SequenceCollate(
                 layout=layout,
+                pad_length=pad_length,
                 compare=check != "length",
                 input_getter=input_getter,
                 target_key=target_key,

@@ -200,6 +200,7 @@ class SequenceCollate:
     Args:
         layout: "padded", a `PaddedBatch` of the shape of the student's tokens, or "flat", a `FlatBatch` whose
             `index` says where each row's token is.
+        pad_length: of the lines; by default that of the longest sequence of the batch.
         compare: whether the tokens of each batch are compared with those that the store keeps.
         input_getter, target_key: see `PairedDataset`.
         collate_fn: makes the student's batch of a list of samples, such as a collator of Hugging Face's; by
@@ -212,6 +213,7 @@ class SequenceCollate:
         self,
         *,
         layout: str = "padded",
+        pad_length: int | None = None,
         compare: bool = True,
         input_getter: Callable[[Any], Any] | None = None,
         target_key: str | None = None,
@@ -220,7 +222,7 @@ class SequenceCollate:
     ) -> None:
         if layout not in LAYOUTS:
             raise ArgumentError(f"layout is {layout!r:.80}, expected one of {list(LAYOUTS)}")
-        self.layout, self.compare = layout, compare
+        self.layout, self.compare, self.pad_length = layout, compare, pad_length
         self.input_getter, self.target_key = input_getter, target_key
         self.collate_fn, self.finish = collate_fn, finish
 
@@ -238,7 +240,7 @@ class SequenceCollate:
 
     def alone(self, rows: FlatBatch) -> Any:
         """Rows without samples, in the layout that is asked for."""
-        return self.finish(rows if self.layout == "flat" else rows.padded())
+        return self.finish(rows if self.layout == "flat" else rows.padded(self.pad_length))
 
     def __call__(self, samples: Sequence[Any], rows: FlatBatch, numbers: Sequence[int]) -> Any:
         """(inputs, [labels,] rows) of samples whose sequences `rows` are, or a dict with the rows in it.
@@ -261,9 +263,10 @@ class SequenceCollate:
             made = self.collate_fn(list(samples))
             return tuple(made) if isinstance(made, (tuple, list)) else (made,)
         if self.target_key is not None:
-            return (_filled_up(samples),)
+            return (_filled_up(samples, self.pad_length),)
         columns = list(zip(*split_all(samples, self.input_getter), strict=True))
-        return (_filled_up(columns[0]), *(_together(column, LABELS) for column in columns[1:]))
+        labels = (_together(column, LABELS, self.pad_length, columns[0]) for column in columns[1:])
+        return (_filled_up(columns[0], self.pad_length), *labels)
 
     def _beside(self, inputs: Any, rows: FlatBatch, numbers: Sequence[int]) -> Any:
         is_dict = isinstance(inputs, Mapping)
@@ -324,29 +327,32 @@ def _index(
     return index
 
 
-def _filled_up(inputs: Sequence[Any]) -> Any:
+def _filled_up(inputs: Sequence[Any], length: int | None) -> Any:
     """Inputs of several lengths as one batch: a dict where they are dicts, with a mask of what is there."""
     if not isinstance(inputs[0], Mapping):
-        return _together(inputs, IDS)
+        return _together(inputs, IDS, length, inputs)
     for at, one in enumerate(inputs):
         if IDS not in one or one.keys() != inputs[0].keys():
             raise OddSample(at, f"has the keys {sorted(one)}, expected {sorted({IDS, *inputs[0]})}")
-    batch = {key: _together([one[key] for one in inputs], key, inputs) for key in inputs[0]}
+    batch = {key: _together([one[key] for one in inputs], key, length, inputs) for key in inputs[0]}
     if MASK not in batch:
         lengths = np.array([len(one[IDS]) for one in inputs])
         batch[MASK] = (np.arange(batch[IDS].shape[1]) < lengths[:, None]).astype(np.int64)
     return batch
 
 
-def _together(values: Sequence[Any], key: str, inputs: Sequence[Any] | None = None) -> Any:
-    """What samples have under a key: one line each, filled up, where that is a number a token."""
+def _together(values: Sequence[Any], key: str, length: int | None, inputs: Sequence[Any]) -> Any:
+    """What samples have under a key: one line each, filled up, where that is a number a token of its inputs."""
     arrays = [np.asarray(one) for one in values]
-    own = arrays if inputs is None else [np.asarray(one[IDS]) for one in inputs]
-    is_a_line = all(a.ndim and len(a) == len(b) for a, b in zip(arrays, own, strict=True))
+    counts = [len(one[IDS] if isinstance(one, Mapping) else one) for one in inputs]
+    is_a_line = all(a.ndim and len(a) == count for a, count in zip(arrays, counts, strict=True))
     if not is_a_line or arrays[0].dtype.kind not in "biuf":
         return collate(list(values))
-    longest = max(map(len, arrays))
-    shape = (len(arrays), longest, *arrays[0].shape[1:])
+    longest = max(counts)
+    if length is not None and longest > length:
+        at = int(np.argmax(np.array(counts) > length))
+        raise OddSample(at, f"has {counts[at]} tokens, and pad_length is {length}")
+    shape = (len(arrays), length or longest, *arrays[0].shape[1:])
     batch = np.full(shape, _FILL.get(key, 0), arrays[0].dtype)
     for line, array in zip(batch, arrays, strict=True):
         line[: len(array)] = array

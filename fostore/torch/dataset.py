@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from fostore.containers.rows import Rows
-from fostore.errors import ArgumentError
 from fostore.encodings.topk_rows import TopK
+from fostore.errors import ArgumentError
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 from fostore.torch.arrays import tensor_of, tensors_of
