@@ -593,6 +593,27 @@ MUTANTS = [
         "test_token_rows.py::test_rows_out_of_order_are_refused_whatever_comes_first[.zarr]",
     ),
     Mutant(
+        "offsets-after-the-header",
+        "formats/zarr/writer.py",
+        "        write_offsets(self._folder, offsets)\n        disk.write_whole(self._folder.path / METADATA, text)\n",
+        "        disk.write_whole(self._folder.path / METADATA, text)\n        write_offsets(self._folder, offsets)\n",
+        "test_powercut.py::test_a_power_cut_leaves_sequences_where_they_begin[.zarr]",
+    ),
+    Mutant(
+        "offsets-not-synced",
+        "formats/hdf5/writer.py",
+        "view(np.uint8), extent.offset)\n            disk.sync_data(self._fd)\n",
+        "view(np.uint8), extent.offset)\n",
+        "test_powercut.py::test_a_power_cut_leaves_sequences_where_they_begin[.h5]",
+    ),
+    Mutant(
+        "tokens-are-not-compared",
+        "pairing/sequences.py",
+        "        if self.compare and rows.tokens is not None:\n",
+        "        if False:\n",
+        "test_token_training.py::test_a_batch_of_other_tokens_is_refused",
+    ),
+    Mutant(
         "offsets-are-not-verified",
         "reading/audit.py",
         "is_whole and not _has_its_offsets(reader)",

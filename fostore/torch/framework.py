@@ -14,7 +14,7 @@ from fostore.generate.framework import Framework, Kept, Model
 from fostore.generate.memory import copied_leaf
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
-from fostore.nested import map_leaves
+from fostore.nested import Arrays, map_leaves
 from fostore.schema.row import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held, dtype_name
@@ -226,7 +226,8 @@ def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> A
     place = torch.device(device) if isinstance(device, str) else device
     if isinstance(data, torch.Tensor):
         return data.to(place, non_blocking=True, copy=copy)
-    moves_itself = callable(getattr(data, "to", None)) and not isinstance(data, (dict, list, tuple))
+    is_nested = isinstance(data, (dict, list, tuple, Arrays))
+    moves_itself = callable(getattr(data, "to", None)) and not is_nested
     if moves_itself and not (copy and isinstance(data, Mapping)):
         return (copied_leaf(data) if copy else data).to(place)
 
