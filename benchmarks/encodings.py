@@ -173,20 +173,19 @@ def gradients(folder: Path, logits: np.ndarray) -> Iterator[Line]:
     yield Line(what, measured, "at most 2.2", own_peak <= 2.2)
 
 
-_PEAK = """
-import sys; sys.path.insert(0, {folder!r})
-import torch, encodings
-print(encodings.peak({kind!r}))
-"""
-
-
 def loss_peak(kind: str) -> float:
     """How many times the student's logits a step takes at its peak, in a process of its own."""
-    code = _PEAK.format(folder=str(Path(__file__).parent), kind=kind)
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    return float(of_this_file(f"print(peak({kind!r}))").stdout.split()[-1])
+
+
+def of_this_file(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, among the names of this file (whose own name is one of Python's)."""
+    here = Path(__file__)
+    names = (
+        f"sys.path.insert(0, {str(here.parent)!r}); globals().update(runpy.run_path({str(here)!r}))"
     )
-    return float(result.stdout.split()[-1])
+    command = [sys.executable, "-c", f"import sys, runpy; {names}; {code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def peak(kind: str, rows: int = 128, num_classes: int = 128_000) -> float:
@@ -363,19 +362,15 @@ def write_tokens(path: Path, die_at: int) -> None:
 
 def kills(folder: Path) -> Iterator[Line]:
     """Killed at every commit, each time by itself; what goes on has the digest of one run."""
-    here, digests = str(Path(__file__).parent), set()
+    digests = set()
     for suffix in (".zarr", ".h5"):
         whole = folder / f"whole{suffix}"
         write_tokens(whole, -1)
         digests.add(fostore.open(whole).digest())
         for die_at in range(_TOKENS // 4):
             path = folder / f"killed-{die_at}{suffix}"
-            code = (
-                f"import sys, runpy; from pathlib import Path; sys.path.insert(0, {here!r}); "
-                f"runpy.run_path({__file__!r})['write_tokens'](Path({str(path)!r}), {die_at})"
-            )
-            killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+            killed = of_this_file(f"write_tokens(Path({str(path)!r}), {die_at})")
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
             write_tokens(path, -1)
             digests.add(fostore.open(path).digest())
     count = 2 * _TOKENS // 4
