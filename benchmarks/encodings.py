@@ -186,7 +186,7 @@ def loading(folder: Path, tokens: int) -> Iterator[Line]:
     while sum(lengths) < tokens:
         lengths.append(int(rng.integers(200, 800)))
     count = sum(lengths)
-    path = folder / "tokens.zarr"
+    path = folder / "loaded.zarr"
     inputs = rng.integers(0, num_classes, count).astype(np.uint16)
     options = {"rows": "tokens", "num_sequences": len(lengths), "num_samples": count, **TOPK}
     logits = language_logits(256)
