@@ -157,6 +157,13 @@ def chosen(encoding: Any) -> dict[str, Any]:
     return dict(spec)
 
 
+def preferred_kind(encoding: Mapping[str, Any] | None, *, gives_logits: bool) -> str:
+    """What is kept of a model's output where the user does not say: what the encoding keeps best."""
+    spec = default_encoding("probs") if encoding is None else encoding
+    kinds = getattr(_load(str(spec.get("name"))), "kinds", ("probs",))
+    return next(kind for kind in kinds if gives_logits or kind != "logits")
+
+
 def default_encoding(kind: str) -> dict[str, Any]:
     """The spec of rows of this kind where the user names none."""
     return {"name": "counts" if kind == "counts" else "dense"}

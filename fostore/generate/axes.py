@@ -57,6 +57,24 @@ def check_axes(
         )
 
 
+def check_sequences(shape: _Shape, expected: tuple[int, int], indices: Indices, name: str) -> None:
+    """Raise unless an output is (sequences, length, classes) of the sequences that the model was given."""
+    if len(shape) == 3 and shape[:2] == expected:
+        return
+    rows, length = expected
+    who = f"the model's output for {name_samples(indices)} has the shape {shape}"
+    if len(shape) == 3 and shape[:2] == (length, rows):
+        cure = f"; use output_transform=lambda output: {name}.swapaxes(0, 1)"
+    elif len(shape) == 2:
+        cure = "; leave rows= out for a model that gives one distribution a sequence"
+    else:
+        cure = "; bring it into that shape in output_transform: row t is what is given at token t"
+    raise ArgumentError(
+        f"{who}, expected ({rows}, {length}, classes): a distribution for each of the {length} tokens of "
+        f"{rows} sequences{cure}"
+    )
+
+
 def check_member(shape: _Shape, number: int, rows: int, indices: Indices, name: str) -> None:
     """Raise unless a model of a list gives two axes: it is one member."""
     if len(shape) != 2:
@@ -156,7 +174,8 @@ def _shape(part: Any) -> _Shape:
 
 def _one_row(name: str) -> str:
     return (
-        "only members=True makes that (samples, members, classes). Else a row is one distribution, "
+        "only members=True makes that (samples, members, classes), and of a language model rows='tokens' "
+        "makes a row a token. Else a row is one distribution, "
         f"which output_transform chooses: lambda output: {name}[:, -1] is the last token of a "
         f"language model (pad on the left), {name}.mean(-1) leaves out places (time, pixels) that "
         f"come after the classes, {name}[:, 0] is the first query of a detector"

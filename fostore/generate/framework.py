@@ -28,7 +28,7 @@ from fostore.generate.randomness import (
 )
 from fostore.generate.samples import Reading, Samples
 from fostore.schema import identity
-from fostore.schema.row import Array
+from fostore.schema.row import Array, Schema
 
 Model = Callable[..., Any]
 
@@ -38,22 +38,24 @@ class Kept:
     """What is kept of a model's output.
 
     `mode` is what the model gives ("logits" or "probs"; one a member where members differ), `kind`
-    what is kept ("probs", "log_probs" or "logits"), `dtype` the dtype of the store; logits are
-    divided by `temperature`. A framework's `keep` sees one mode.
+    what is kept ("probs", "log_probs" or "logits"; "auto" until the mode is known), `dtype` the dtype
+    of the store; logits are divided by `temperature`. `encoding` is the spec of a store that asked for
+    one. A framework's `keep` sees one mode and one kind.
     """
 
     mode: str | tuple[str, ...]
     kind: str = "probs"
     dtype: str = "float32"
     temperature: float = 1.0
+    encoding: Mapping[str, Any] | None = None
 
 
 class Framework(ABC):
     """What the generation loop asks of an array library.
 
-    `tensor`, `stack`, `keep` and `start_copy` run in the caller's thread, on the device;
+    `tensor`, `stack`, `keep`, `encode` and `start_copy` run in the caller's thread, on the device;
     `finish_copy` may run in another one where `overlaps` is true. Nothing here changes values
-    except `keep`, and nothing draws random numbers that outlive `running`.
+    except `keep` and `encode`, and nothing draws random numbers that outlive `running`.
     """
 
     name: ClassVar[str]
@@ -163,6 +165,13 @@ class Framework(ABC):
     def keep(self, tensor: Any, kept: Kept) -> Any:
         """What is to be kept of an output, on the device; softmax runs in float32 or wider."""
 
+    def encode(self, tensor: Any, schema: Schema) -> Any:
+        """What an encoding needs of rows that are kept: fewer numbers to bring to the host, where it can.
+
+        A named tuple of tensors, as the encoding's `encode` takes it, or the tensor itself.
+        """
+        return tensor
+
     def start_copy(self, tensor: Any) -> Any:
         """Begin to bring a tensor to the host."""
         return tensor
@@ -170,7 +179,7 @@ class Framework(ABC):
     def finish_copy(self, copy: Any) -> Array:
         """The array that `start_copy` began to bring; float32 where NumPy lacks the dtype."""
         array = np.asarray(copy)
-        return array if array.dtype.kind == "f" else array.astype(np.float32)
+        return array if array.dtype.kind in "fiu" else array.astype(np.float32)
 
     def fetch(self, *tensors: Any) -> Array:
         """Tensors on the host, one below the other."""

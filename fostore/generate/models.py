@@ -17,6 +17,7 @@ from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Model
 from fostore.generate.memory import copied
 from fostore.generate.samples import Indices
+from fostore.generate.tokens import LOOKED_AT, Tokens
 from fostore.nested import is_entries, pad_rows, slice_rows, take_rows
 
 
@@ -64,34 +65,47 @@ class Models:
         self._name = "output"  # how a transform reaches what is kept
         self._first_axis_counts = False  # whether it is known that axis 0 counts the samples
 
-    def __call__(self, inputs: Any, indices: Indices) -> Any:
-        """The output for a batch; on the first one it is seen whether the models draw."""
+    def __call__(self, inputs: Any, indices: Indices, tokens: Tokens | None = None) -> Any:
+        """The output for a batch; on the first one it is seen whether the models draw.
+
+        Args:
+            tokens: the positions of sequences that are rows: of these the output is made.
+        """
         if self._looked:
-            return self._output(inputs, indices)
+            return self._output(inputs, indices, tokens)
         framework, drawing = self._framework, self.drawing
         unspoilt = inputs if drawing is not None else copied(inputs)  # the model may change it
         # compared, not counted: a state moves whoever draws, in the library, in NumPy or in Python
         before = framework.random_state()
-        tensor = self._output(inputs, indices)
+        tensor = self._output(inputs, indices, tokens)
         drew = framework.random_state() != before
-        rows = framework.fetch(copied(tensor))
+        some = slice(None if tokens is None else LOOKED_AT)
+        rows = framework.fetch(copied(tensor[some]))
         with framework.kept_random_states():
             if drawing is not None:
                 (first,) = drawing.outputs(self._draw_of(indices), inputs, indices, 1)
                 self.sayings = drawing.check_first(rows, framework.fetch(first)[: len(rows)])
             else:
-                again = framework.fetch(self._output(unspoilt, indices)) if drew else None
+                again = None
+                if drew:
+                    again = framework.fetch(self._output(unspoilt, indices, tokens)[some])
                 self.sayings = repeats(rows, again)
         self._looked = True
         return tensor
 
-    def _output(self, inputs: Any, indices: Indices) -> Any:
+    def _output(self, inputs: Any, indices: Indices, tokens: Tokens | None) -> Any:
         rows = len(indices)
         filled = max(rows, self.fixed or 0)
         owned = self._fresh and _is_stacked(inputs, rows)
         if rows < filled and self.drawing is None:
             inputs, owned = pad_rows(inputs, rows, filled), True
-        tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
+        if tokens is not None:
+            self._check_sequences_first(inputs, filled, indices, tokens)
+        outputs = self._outputs(inputs, indices, owned)
+        tensor, members = self._joined(outputs, indices, filled, tokens)
+        if tokens is not None:
+            self._check(tensor, len(tokens), indices, members)
+            return tensor
         self._check(tensor, filled, indices, members)
         if not self._first_axis_counts:
             count = rows if self.drawing is not None else filled
@@ -138,8 +152,21 @@ class Models:
         with self._framework.calling():  # a module in it is caught training as well
             return self._transform(outputs)
 
-    def _joined(self, outputs: Any, indices: Indices) -> tuple[Any, bool]:
-        """The outputs of the models as one tensor, and whether it has an axis of members."""
+    def _joined(
+        self, outputs: Any, indices: Indices, rows: int = 0, tokens: Tokens | None = None
+    ) -> tuple[Any, bool]:
+        """The outputs of the models as one tensor, and whether it has an axis of members.
+
+        Of sequences the rows that `tokens` names, of a batch that has been filled up to `rows`.
+        """
+
+        def one_tensor(value: Any, who: str | None = None) -> Any:
+            tensor = self._tensor(value, indices, who)
+            if tokens is None:
+                return tensor
+            axes.check_sequences(tuple(tensor.shape), (rows, tokens.shape[1]), indices, self._name)
+            return tokens.take(tensor)
+
         who = None if self.drawing is None else "Model"
         if not self._many:
             outputs = outputs[0]
@@ -147,17 +174,29 @@ class Models:
             # Of several models it gets the list of their outputs, as in the guide's ensemble averaging.
             outputs, who = self._transformed(outputs), "output_transform"
             if not (self._many and isinstance(outputs, (list, tuple))):
-                return self._tensor(outputs, indices, who), self._members
+                return one_tensor(outputs, who), self._members
             who = "the transform"
         elif not self._many:
-            return self._tensor(outputs, indices), self._members
-        tensors = [self._tensor(one, indices, who) for one in outputs]
+            return one_tensor(outputs), self._members
+        tensors = [one_tensor(one, who) for one in outputs]
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(set(shapes)) > 1:
             raise ArgumentError(f"the models give outputs of different shapes: {sorted(shapes)}")
         for number, shape in enumerate(shapes):
             axes.check_member(shape, number, len(indices), indices, self._name)
         return self._framework.stack(tensors), True
+
+    def _check_sequences_first(
+        self, inputs: Any, rows: int, indices: Indices, tokens: Tokens
+    ) -> None:
+        """Where sequences are as many as tokens each, one of them less shows which axis counts them; once."""
+        if self._first_axis_counts or rows != tokens.shape[1] or rows < 2:
+            return
+        self._first_axis_counts = True
+        fewer = slice_rows(copied(inputs), 0, rows - 1, rows)
+        with self._framework.kept_random_states():
+            outputs = self._outputs(fewer, indices[: rows - 1], owned=True)
+        self._joined(outputs, indices[: rows - 1], rows - 1, tokens.of(0, rows - 1))
 
     def _tensor(self, value: Any, indices: Indices, who: str | None = None) -> Any:
         """An output as a tensor; `who` gave it where it is no model, whose logits may lie within."""

@@ -248,7 +248,7 @@ def _numpy_of(tensor: torch.Tensor) -> Array:
     return array
 
 
-_NUMPY = {torch.float16, torch.float32, torch.float64}
+_NUMPY = {torch.float16, torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def _raw_numpy(tensor: torch.Tensor) -> Array | None:
