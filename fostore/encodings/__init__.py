@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.row import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
+from fostore.schema.row import COUNTS, FLOATS, KINDS, SAMPLE, Array, Column, Schema, sum_tolerance
 
 
 class Encoding(Protocol):
@@ -180,6 +180,7 @@ def make_schema(
     tol: float | None = None,
     encoding: Mapping[str, Any] | None = None,
     side_columns: Sequence[Column] = (),
+    row_axis: str = SAMPLE,
 ) -> Schema:
     """A schema from what a user says; see `fostore.create` for the parameters.
 
@@ -212,6 +213,7 @@ def make_schema(
         sum_tolerance=tol if tol is not None else default_tolerance(kind, dtype, num_classes),
         temperature=float(temperature),
         class_names=None if class_names is None else tuple(class_names),
+        row_axis=row_axis,
     )
     schema.check("the arguments", ArgumentError)
     return schema
@@ -235,6 +237,7 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         "temperature": schema.temperature,
         "encoding": default_encoding(kind) if is_default else schema.encoding,
         "side_columns": schema.columns[len(schema.content) :],
+        "row_axis": schema.row_axis,
         **changed,
     }
     made = make_schema(**arguments)
@@ -251,7 +254,6 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         made,
         columns=(*content, *made.columns[len(content) :]),
         sum_tolerance=tolerance,
-        row_axis=schema.row_axis,
     )
 
 

@@ -314,7 +314,7 @@ class Store(Shown, Committed):
     def refresh(self) -> None:
         """See what has been committed since the store was opened."""
         self.reader.refresh()
-        self._seen = self._index = None
+        self._seen = self._index = self._sequences = None
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""

@@ -23,7 +23,7 @@ from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.version import __version__
 from fostore.writing.ledger import rows_in
-from fostore.writing.sides import Sides, check_kept, side_columns
+from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
 from fostore.writing.target import Target, check_exists
 from fostore.writing.writer import Writer
 
@@ -50,6 +50,11 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    rows: str | None = None,
+    num_sequences: int | None = None,
+    tokens: bool | None = None,
+    positions: bool = False,
+    vocab_size: int | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -82,6 +87,13 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
+            `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
+        num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
+        tokens: whether the input token at each row comes with it; of token rows by default.
+        positions: whether its position in the sequence comes with each row; for sequences of which rows
+            are left out.
+        vocab_size: how many tokens there are; `num_classes` by default.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -95,20 +107,24 @@ def create(
     )  # first: where no store can be written, it does not matter what is there
     # Here before any work, and again under the lock (`Target.begin`).
     check_exists(path, exists)
-    if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
-        raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
+    for name, count in {"num_samples": num_samples, "num_sequences": num_sequences}.items():
+        if count is not None and (not hasattr(count, "__index__") or count < 0):
+            raise ArgumentError(f"{name} is {count!r}, expected an integer of at least 0")
     numbers = {"commit_seconds": commit_seconds, "temperature": temperature, "tol": tol}
     for name, value in numbers.items():
         if value is not None and not hasattr(value, "__float__"):
             raise ArgumentError(f"{name} is {value!r}, expected a number")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
+    of_tokens = {"num_sequences": num_sequences, "tokens": tokens, "positions": positions}
+    of_tokens["vocab_size"] = vocab_size
     sides = {
         "ids": ids,
         "fingerprints": bool(fingerprints),
         "labels": bool(labels),
         "views": views,
         "class_labels": class_labels,
+        **token_sides(rows, num_classes, of_tokens),
     }
     beside = side_columns(sides, num_samples)
     spec = None if encoding is None else chosen(encoding)
@@ -128,9 +144,9 @@ def create(
             tol=tol,
             encoding=spec,
             side_columns=beside,
+            row_axis=ROWS[rows or "samples"],
         )
-        check_kept(schema, sides)
-        return Header(
+        header = Header(
             schema=schema,
             num_samples=None if num_samples is None else int(num_samples),
             unit_rows=geometry.unit_rows(schema.row_bytes, num_samples, unit_rows),
@@ -138,7 +154,10 @@ def create(
             identity=checked_identity,
             software=software(),
             meta=checked_meta,
+            num_sequences=None if num_sequences is None else int(num_sequences),
         )
+        check_kept(header, sides)
+        return header
 
     def go_on(units: UnitWriter) -> None:
         asked = {
@@ -151,14 +170,16 @@ def create(
             "sum_tolerance": tol,
             "encoding": spec,
             "unit_rows": unit_rows,
+            "row_axis": None if rows is None else ROWS[rows],
+            "vocab_size": vocab_size,
         }
         _check_same(path, units.header, asked)
-        check_kept(units.header.schema, sides)
+        check_kept(units.header, sides)
         # A file of fixed size looks for its room when it is made or grows.
         if format.streams:
             planned = units.header.num_samples if num_samples is None else num_samples
             _require_free(path, units.header, planned, rows_in(units))
-        _replan(path, units, num_samples, checked_meta)
+        _replan(path, units, num_samples, num_sequences, checked_meta)
 
     return begin(
         path,
@@ -285,23 +306,33 @@ def _check_same(path: Path, header: Header, asked: Mapping[str, Any]) -> None:
 
 
 def _replan(
-    path: Path, units: UnitWriter, num_samples: int | None, meta: Mapping[str, Any]
+    path: Path,
+    units: UnitWriter,
+    num_samples: int | None,
+    num_sequences: int | None,
+    meta: Mapping[str, Any],
 ) -> None:
     header = units.header
-    planned = header.num_samples
-    if num_samples is not None and planned is not None and num_samples < planned:
-        difference = f"num_samples is {planned} in the store and {num_samples} was asked for"
-        raise IdentityError(
-            f"{str(path)!r} cannot be resumed: {difference}, and a store never shrinks",
-            (difference,),
-        )
-    grows = num_samples is not None and num_samples != planned
+    counts = {"num_samples": num_samples, "num_sequences": num_sequences}
+    changed: dict[str, Any] = {}
+    for name, count in counts.items():
+        planned = getattr(header, name)
+        if count is not None and planned is not None and count < planned:
+            difference = f"{name} is {planned} in the store and {count} was asked for"
+            raise IdentityError(
+                f"{str(path)!r} cannot be resumed: {difference}, and a store never shrinks",
+                (difference,),
+            )
+        if count is not None and count != planned:
+            changed[name] = count
+    if changed and header.sealed and num_samples is None and format_of(path).streams:
+        changed["num_samples"] = None
     new_meta = {**header.meta, **meta}
-    if grows or (new_meta != header.meta and not header.sealed):
+    if changed or (new_meta != header.meta and not header.sealed):
         units.replan(
             replace(
                 header,
-                num_samples=num_samples if grows else planned,
+                **changed,
                 meta=new_meta,
                 sealed=False,
                 digest=None,
