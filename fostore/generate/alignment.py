@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, class_numbers, differ, tells
@@ -23,6 +23,7 @@ from fostore.generate.samples import ENDLESS, Batch, Indexed, Indices, Samples, 
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
+from fostore.writing.writer import Writer
 
 Beside = Any
 """What goes with the rows of a batch, or tells them from others, taken before a model changes its inputs."""
@@ -83,6 +84,14 @@ class Alignment(Protocol):
 
     def runs(self, batch: Batch, beside: Beside, rows: Ranges) -> list[tuple[int, Any]]:
         """The rows of a batch that are among `rows`, as runs: (first row, places in the batch)."""
+        ...
+
+    def end(self, writer: Writer) -> None:
+        """All samples have come.
+
+        Raises:
+            GenerationError: rows are missing all the same.
+        """
         ...
 
     def picked(self, committed: CommittedRows) -> list[int]:
@@ -188,6 +197,14 @@ class BySample:
 
     def runs(self, batch: Batch, beside: Beside, rows: Ranges) -> list[tuple[int, Any]]:
         return runs(batch.indices, rows)
+
+    def end(self, writer: Writer) -> None:
+        samples = self._all
+        if isinstance(samples, Stream) and samples.num_samples and writer.missing():
+            raise GenerationError(
+                f"the stream ended after {len(writer)} samples, but its length is "
+                f"{samples.num_samples}; the store is not whole"
+            )
 
     def picked(self, committed: CommittedRows) -> list[int]:
         return committed.picked

@@ -57,6 +57,16 @@ def check_axes(
         )
 
 
+def refuse_tokens(shape: _Shape, inputs: Any, indices: Indices) -> None:
+    """Raise where what is declared to be members are the tokens of a language model's input."""
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+    if ids is not None and len(shape) == 3 and _shape(ids) == shape[:2]:
+        raise ArgumentError(
+            f"the model's output for {name_samples(indices)} has the shape {shape}, and axis 1 counts the "
+            f"{shape[1]} tokens of 'input_ids', no members: rows='tokens' makes a row a token"
+        )
+
+
 def check_sequences(shape: _Shape, expected: tuple[int, int], indices: Indices, name: str) -> None:
     """Raise unless an output is (sequences, length, classes) of the sequences that the model was given."""
     if len(shape) == 3 and shape[:2] == expected:

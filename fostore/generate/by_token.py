@@ -18,6 +18,7 @@ from fostore.generate.alignment import Beside
 from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.generation import Generation
 from fostore.generate.mixing import content_of
+from fostore.generate.probe import UNSTABLE
 from fostore.generate.samples import (
     ENDLESS,
     Batch,
@@ -31,6 +32,7 @@ from fostore.places.names import local_path
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
+from fostore.writing.writer import Writer
 
 
 class ByToken:
@@ -56,8 +58,8 @@ class ByToken:
     # The store
 
     def begin(self, first: int) -> None:
-        # says where sequences read differently each time
-        content_of(self._generation.framework, self.samples, first)
+        content = content_of(self._generation.framework, self.samples, first)
+        self.content = UNSTABLE if content == UNSTABLE else self.content
         self._total = self._counted()
 
     def resume(self, header: Header) -> None:
@@ -73,7 +75,7 @@ class ByToken:
         self._committed = committed
 
     def is_whole(self, header: Header) -> bool:
-        return header.sealed and header.num_sequences in (self.samples.num_samples, None)
+        return header.sealed and header.num_sequences == self.samples.num_samples
 
     def missing(self, committed: Ranges, is_sealed: bool) -> tuple[Ranges, Ranges]:
         last = self.samples.num_samples
@@ -134,6 +136,22 @@ class ByToken:
         assert batch.tokens is not None
         overlap = rows.overlap(beside, beside + len(batch.tokens))
         return [(start, slice(start - beside, stop - beside)) for start, stop in overlap]
+
+    def end(self, writer: Writer) -> None:
+        if writer.header.sealed:
+            return
+        came, planned = self._next[0], self.samples.num_samples
+        if planned is None:
+            writer.set_num_sequences(came)
+        elif came < planned:
+            raise GenerationError(
+                f"the stream ended after {came} sequences, but its length is {planned}; the store is not whole"
+            )
+        if writer.missing():
+            raise GenerationError(
+                f"the sequences had {len(writer)} rows when the model saw them and {writer.num_samples} when they "
+                "were counted: they read differently each time; use a .zarr path, or let them repeat"
+            )
 
     # What is there
 

@@ -142,7 +142,7 @@ class Engine:
         if checks:
             # One row decides whether the whole output is fetched: of logits it hardly ever lies in [0, 1].
             looked_at = self._looked_at(raw, batch)
-            first = self.framework.start_copy(raw[0][:1])
+            first = self.framework.start_copy(looked_at[0][:1])
             return Computed(indices, copies, row_shape, looked_at, first)
         return Computed(indices, copies, row_shape)
 
@@ -175,7 +175,9 @@ class Engine:
 
     def _looked_at(self, raw: list[Any], batch: Batch) -> tuple[Any, ...]:
         """The outputs that show what a model gives: all of a batch, or the first rows of tokens."""
-        return tuple(raw) if batch.tokens is None else (raw[0][:LOOKED_AT],)
+        if batch.tokens is None:
+            return tuple(raw)
+        return (next(rows for rows in raw if rows.shape[0])[:LOOKED_AT],)
 
     def _decide(self, raw: list[Any], batch: Batch) -> list[Any]:
         assert self.tol is not None

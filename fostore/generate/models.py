@@ -104,8 +104,11 @@ class Models:
         outputs = self._outputs(inputs, indices, owned)
         tensor, members = self._joined(outputs, indices, filled, tokens)
         if tokens is not None:
-            self._check(tensor, len(tokens), indices, members)
+            if len(tokens):  # none where sequences are computed one by one, and this one is empty
+                self._check(tensor, len(tokens), indices, members)
             return tensor
+        if self._members:
+            axes.refuse_tokens(tuple(tensor.shape), inputs, indices)
         self._check(tensor, filled, indices, members)
         if not self._first_axis_counts:
             count = rows if self.drawing is not None else filled

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import default_tolerance
-from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
+from fostore.errors import ArgumentError, RowError, StoreExistsError
 from fostore.formats import FILES, format_of
 from fostore.generate import output
 from fostore.generate.alignment import Alignment, Beside, BySample
@@ -171,19 +171,19 @@ class _Recording:
         self._samples_missing, self._rows_missing = missing
 
     def _end(self) -> None:
-        writer, samples = self._writer, self._alignment.samples
+        writer = self._writer
         if self._finished is not None:
             return  # nothing was opened for writing
         if writer is None:
-            raise ArgumentError("the stream is empty, so the number of classes is not known")
+            of_tokens = self._options.of_tokens
+            raise ArgumentError(
+                ("no sequence has a row" if of_tokens else "the stream is empty")
+                + ", so the number of classes is not known"
+            )
         self._record_consent()
         if self._engine.limit is not None:
             writer.update_meta({"batch_size_on_device": self._engine.limit})
-        if isinstance(samples, Stream) and samples.num_samples and writer.missing():
-            raise GenerationError(
-                f"the stream ended after {len(writer)} samples, but its length is "
-                f"{samples.num_samples}; the store is not whole"
-            )
+        self._alignment.end(writer)
 
     def _record_consent(self) -> None:
         """Keep what was accepted in the metadata, before anything is computed on top of it."""
