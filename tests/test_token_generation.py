@@ -41,7 +41,10 @@ def sequences(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[list[in
 
 
 class Causal:
-    """Logits that are a function of the tokens so far; counts the sequences of its calls."""
+    """Logits that are a function of the tokens so far; counts the sequences of its batches.
+
+    A sequence alone is no batch: one is looked at in each generation, to see that padding changes no row.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         table = np.random.default_rng(seed).normal(size=(VOCABULARY, VOCABULARY))
@@ -53,7 +56,8 @@ class Causal:
     def __call__(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         if self.fail_at is not None and len(self.batches) == self.fail_at:
             raise self.error
-        self.batches.append(len(ids))
+        if len(ids) > 1:
+            self.batches.append(len(ids))
         weights = 1.0 if mask is None else mask[..., None].astype(np.float32)
         return np.cumsum(self.table[ids] * weights, axis=1, dtype=np.float32)
 
@@ -258,7 +262,10 @@ def test_a_store_that_stops_anywhere_goes_on_at_its_batch(
         writer.close()
         given_data: Any = iter(data) if streams else data
         if streams:
-            identity = {**header.identity, "dataset": {**header.identity["dataset"], "length": None}}
+            identity = {
+                **header.identity,
+                "dataset": {**header.identity["dataset"], "length": None},
+            }
             with fostore.create(path, exists="resume") as writer:
                 writer.set_identity(identity)
                 again = generate_closed(writer, side, given_data, path)
@@ -466,10 +473,13 @@ def test_what_does_not_go_with_rows_of_tokens_is_refused(
 
 
 def test_three_axes_of_a_language_model_are_no_members(side: Side, tmp_path: Path) -> None:
-    samples = [one for one in dicts(sequences((4, 4, 4)))]
-    samples = [{key: np.array(item) for key, item in one.items()} for one in samples]
+    samples = [
+        {key: np.array(item) for key, item in one.items()} for one in dicts(sequences((4, 4, 4)))
+    ]
     model = keyword_model(side, Causal())
-    with pytest.raises(ArgumentError, match="of a language model rows='tokens' makes a row a token"):
+    with pytest.raises(
+        ArgumentError, match="of a language model rows='tokens' makes a row a token"
+    ):
         side.generator(model).generate_distributions(samples, False, store=tmp_path / "a.zarr")
     with pytest.raises(ArgumentError, match="axis 1 counts the 4 tokens"):
         side.generator(model, members=True).generate_distributions(
@@ -527,6 +537,27 @@ def test_an_axis_is_known_where_sequences_are_as_many_as_tokens(side: Side, path
     assert_sequences(generate(side, side.model(causal), data, path), causal, data)
 
 
+def test_padding_that_changes_rows_is_refused(side: Side, path: Path) -> None:
+    data = sequences((3, 6, 4))
+    places = np.random.default_rng(2).normal(size=(9, VOCABULARY)).astype(np.float32)
+
+    def counts_padding(input_ids: Any, attention_mask: Any) -> Any:
+        logits = Causal()(np.asarray(input_ids), np.asarray(attention_mask))
+        return {"logits": side.array(logits + places[: logits.shape[1]])}
+
+    with pytest.raises(ArgumentError, match="counts positions with the padding before them"):
+        generate(side, counts_padding, dicts(data), path, collate_fn=padded_left)
+    assert not path.exists()
+    generate(side, counts_padding, dicts(data), path)
+
+    def sees_all(ids: np.ndarray) -> np.ndarray:
+        logits = Causal()(ids)
+        return np.broadcast_to(logits[:, -1:], logits.shape).copy()
+
+    with pytest.raises(ArgumentError, match="sees the padding behind"):
+        generate(side, side.model(sees_all), data, path.with_stem("behind"))
+
+
 def test_a_collate_fn_that_sorts_sequences_is_refused(side: Side, path: Path) -> None:
     def by_length(samples: list[dict[str, Any]]) -> dict[str, Any]:
         return padded_left(sorted(samples, key=lambda one: -len(one["input_ids"])))
@@ -542,9 +573,7 @@ def test_a_collate_fn_that_sorts_sequences_is_refused(side: Side, path: Path) ->
     assert not path.exists()
 
 
-def test_sequences_that_read_differently_each_time_are_told_of(
-    side: Side, tmp_path: Path
-) -> None:
+def test_sequences_that_read_differently_each_time_are_told_of(side: Side, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
 
     class Cropped:

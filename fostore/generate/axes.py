@@ -15,7 +15,7 @@ from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import Array
 
 _Shape = tuple[int, ...]
-_ALIKE = 1e-2
+ALIKE = 1e-2
 """So near are outputs of the same sample at another place of its batch, in half precision too."""
 
 
@@ -130,7 +130,7 @@ def turned(before: Array, after: Array, others: Sequence[int]) -> list[int]:
     def is_turned(axis: int) -> bool:
         expected = np.roll(before, -1, axis)
         scale = float(np.abs(before).max())
-        return bool(np.allclose(after, expected, rtol=_ALIKE, atol=_ALIKE * scale))
+        return bool(np.allclose(after, expected, rtol=ALIKE, atol=ALIKE * scale))
 
     if before.shape != after.shape or is_turned(0):
         return []

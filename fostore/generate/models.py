@@ -16,9 +16,10 @@ from fostore.generate import axes
 from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Model
 from fostore.generate.memory import copied
-from fostore.generate.samples import Indices
+from fostore.generate.samples import Indices, name_samples
 from fostore.generate.tokens import LOOKED_AT, Tokens
 from fostore.nested import is_entries, pad_rows, slice_rows, take_rows
+from fostore.schema.row import Array
 
 
 class Models:
@@ -64,6 +65,9 @@ class Models:
         self._row_shape: tuple[int, ...] | None = None
         self._name = "output"  # how a transform reaches what is kept
         self._first_axis_counts = False  # whether it is known that axis 0 counts the samples
+        self._padding_is_nothing = (
+            False  # whether it is known that rows are the same without padding
+        )
 
     def __call__(self, inputs: Any, indices: Indices, tokens: Tokens | None = None) -> Any:
         """The output for a batch; on the first one it is seen whether the models draw.
@@ -99,11 +103,15 @@ class Models:
         owned = self._fresh and _is_stacked(inputs, rows)
         if rows < filled and self.drawing is None:
             inputs, owned = pad_rows(inputs, rows, filled), True
+        alone = None
         if tokens is not None:
             self._check_sequences_first(inputs, filled, indices, tokens)
+            alone = self._alone(inputs, indices, tokens)
         outputs = self._outputs(inputs, indices, owned)
         tensor, members = self._joined(outputs, indices, filled, tokens)
         if tokens is not None:
+            if alone is not None:
+                self._check_padding(tensor, *alone, indices)
             if len(tokens):  # none where sequences are computed one by one, and this one is empty
                 self._check(tensor, len(tokens), indices, members)
             return tensor
@@ -200,6 +208,36 @@ class Models:
         with self._framework.kept_random_states():
             outputs = self._outputs(fewer, indices[: rows - 1], owned=True)
         self._joined(outputs, indices[: rows - 1], rows - 1, tokens.of(0, rows - 1))
+
+    def _alone(self, inputs: Any, indices: Indices, tokens: Tokens) -> tuple[Array, Array] | None:
+        """Rows of the first batch that has padding, and what they are without it; costs one sequence, once."""
+        picked = None if self._padding_is_nothing else tokens.alone()
+        if picked is None:
+            return None
+        self._padding_is_nothing = True
+        sequence, own = picked
+        given = copied(tokens.cut(inputs, sequence))
+        try:
+            with self._framework.kept_random_states():
+                outputs = self._outputs(given, indices[sequence : sequence + 1], owned=True)
+                rows, _ = self._joined(outputs, indices[sequence : sequence + 1], 1, own)
+        except Exception:  # a model that takes no other number of sequences, or of tokens
+            return None
+        places = np.flatnonzero(tokens.sequences == sequence)[:LOOKED_AT]
+        return places, self._framework.fetch(copied(rows[:LOOKED_AT]))
+
+    def _check_padding(self, tensor: Any, places: Array, alone: Array, indices: Indices) -> None:
+        """Raise where a model gives other rows to a sequence that is padded than to the same one alone."""
+        padded = self._framework.fetch(copied(tensor[places]))
+        scale = float(np.abs(alone[np.isfinite(alone)]).max(initial=0))
+        close = np.isclose(padded, alone, rtol=axes.ALIKE, atol=axes.ALIKE * scale, equal_nan=True)
+        if not close.all():
+            raise ArgumentError(
+                f"the model gives other distributions where sequences are padded than to one alone (in "
+                f"{name_samples(indices)}): it counts positions with the padding before them, or sees the "
+                "padding behind. Pad on the right, give 'attention_mask' or 'position_ids', or "
+                "batch_size=1"
+            )
 
     def _tensor(self, value: Any, indices: Indices, who: str | None = None) -> Any:
         """An output as a tensor; `who` gave it where it is no model, whose logits may lie within."""

@@ -17,7 +17,7 @@ from fostore.encodings.rows import as_array
 from fostore.errors import ArgumentError
 from fostore.generate.labels import Labelled
 from fostore.generate.options import TOKEN_ROWS, Options
-from fostore.nested import PerSample, is_numbers
+from fostore.nested import PerSample, is_numbers, map_leaves
 from fostore.schema.row import Array
 
 _IDS, _MASK, _LABELS, _LENGTHS = "input_ids", "attention_mask", "labels", ("lengths", "length")
@@ -42,6 +42,8 @@ class Tokens:
     """(n,), int64: the token at that place, which the model was given."""
     positions: Array
     """(n,), int64: which token of its sequence it is, padding not counted."""
+    spans: Array
+    """(sequences, 2), int64: where each sequence begins and ends in the batch; what is outside is padding."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -60,7 +62,33 @@ class Tokens:
             self.places[first:last] - start * length,
             self.tokens[first:last],
             self.positions[first:last],
+            self.spans[start:stop],
         )
+
+    def alone(self) -> tuple[int, Tokens] | None:
+        """The sequence with the most padding, and its rows if it were alone; None where nothing is padded."""
+        sizes = np.diff(self.spans, axis=1)[:, 0]
+        sizes[np.bincount(self.sequences, minlength=len(sizes)) == 0] = self.shape[1]
+        sequence = int(np.argmin(sizes)) if len(sizes) else 0
+        if not len(self) or sizes[sequence] == self.shape[1]:
+            return None
+        own = self.of(sequence, sequence + 1)
+        begin, end = own.spans[0].tolist()
+        places, span = own.places - begin, np.array([[0, end - begin]])
+        return sequence, Tokens((1, end - begin), places, own.tokens, own.positions, span)
+
+    def cut(self, inputs: Any, sequence: int) -> Any:
+        """What a model would get of one sequence without its padding."""
+        begin, end = self.spans[sequence].tolist()
+        rows = slice(sequence, sequence + 1)
+
+        def cut(leaf: Any) -> Any:
+            shape = tuple(getattr(leaf, "shape", ()))
+            if shape[:2] == self.shape:
+                return leaf[rows, begin:end]
+            return leaf[rows] if shape[:1] == self.shape[:1] else leaf
+
+        return map_leaves(cut, inputs)
 
     def take(self, output: Any) -> Any:
         """The rows (n, classes) of an output (sequences, length, classes), on its device."""
@@ -122,7 +150,15 @@ class Sequences:
         tokens = ids[kept].astype(np.int64)
         if tokens.size and tokens.min() < 0:
             raise ArgumentError(f"a token is {tokens.min()}, expected numbers from 0 on")
-        return Tokens((ids.shape[0], ids.shape[1]), np.flatnonzero(kept), tokens, counted[kept])
+        lengths = attended.sum(axis=1)
+        begins = np.where(lengths > 0, attended.argmax(axis=1) if ids.shape[1] else 0, 0)
+        return Tokens(
+            (ids.shape[0], ids.shape[1]),
+            np.flatnonzero(kept),
+            tokens,
+            counted[kept],
+            np.stack([begins, begins + lengths], axis=1),
+        )
 
     def handed(self, batch: Any, lengths: Array | None = None) -> Labelled:
         """What of a batch the model gets, with its positions; see `tokens_of`."""
