@@ -32,16 +32,11 @@ from fostore.generate.probe import REREADS, Probe
 from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding, name_samples
 from fostore.nested import each
 from fostore.schema import identity
-from fostore.schema.halves import widen
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array, Schema
 
 _NOISE = 2.0**-10
 _HALF_NOISE = {"bfloat16": 2.0**-7}
-_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
-_LEAST = {"float16": 2.0**-14}
-_LEVEL = 100.0
-"""More than that is a mask, and no level of a row's logits."""
 
 
 def disagrees(
@@ -49,32 +44,7 @@ def disagrees(
 ) -> Array:
     """For each row, whether it is another one; both sides as content columns (n, ...) of the schema."""
     noise = _HALF_NOISE.get(output_dtype, _NOISE)
-    unit = _ROUNDOFF[schema.dtype]
-    then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
-    if schema.kind != "logits":
-        least = max(_LEAST.get(schema.dtype, 0.0), float(np.finfo(np.float32).tiny))
-        if schema.kind == "probs":
-            then, again = (np.log(np.maximum(side, least)) for side in (then, again))
-        then, again = (np.maximum(side, np.log(least)) for side in (then, again))
-    size = np.minimum(np.abs(then), np.abs(again))
-    slack = np.full(size.shape, 2 * unit)
-    if schema.kind != "probs":
-        slack = 2 * unit * np.where(np.isfinite(size), size, 0)
-    level = np.median(np.minimum(size, _LEVEL), axis=-1, keepdims=True)
-    bad = _far(then, again, slack + noise * (1 + size + level))
-    if schema.kind == "logits":
-        first, second = (side[1].astype(np.float64) for side in (stored, now))
-        allowed = noise * (1 + np.minimum(np.abs(first), np.abs(second)) + level[..., 0])
-        bad = np.concatenate([bad, _far(first, second, allowed)[..., None]], axis=-1)
-    whole: Array = np.any(bad.reshape(len(bad), -1), axis=-1)
-    return whole
-
-
-def _far(one: Array, other: Array, allowed: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        # minus infinity on both sides is a class that is excluded on both
-        far: Array = (one != other) & ~(np.abs(one - other) <= allowed)
-    return far
+    return encoding_of(schema).disagrees(stored, now, schema, noise)
 
 
 class Comparison:

@@ -8,6 +8,7 @@ from fostore.jax.distillation import distillation_loss
 from fostore.jax.framework import to_device
 from fostore.jax.generator import FirstOrderDataGenerator
 from fostore.jax.loader import DeviceLoader, output_dataloader, output_fo_dataloader
+from fostore.jax.topk_loss import topk_distillation_loss
 
 find_optimal_batch_size = BatchSizeFinder(FirstOrderDataGenerator)
 
@@ -20,4 +21,5 @@ __all__ = [
     "output_dataloader",
     "output_fo_dataloader",
     "to_device",
+    "topk_distillation_loss",
 ]
