@@ -40,7 +40,7 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
-    kinds = ("logits", "log_probs", "probs")
+    kinds = ("logits", "probs", "log_probs")
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""

@@ -1,4 +1,4 @@
-"""Whether top-k rows that were computed twice are the same: by class, since noise changes the order and the last ones."""
+"""Whether top-k rows that were computed twice are the same: by class, since noise moves the last ones."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ class Generator(ABC):
         # First of all, while nothing but the parameters is local. The attributes may have been changed.
         options = Options.of(vars(self), locals())
         options.check_choices()
-        spec = None if encoding is None else chosen(encoding)
+        spec = chosen(encoding, **options.parameters)
         check_rows_of_tokens(options, self.members)
         if not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")
