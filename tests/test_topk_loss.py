@@ -21,7 +21,7 @@ import fostore.torch
 from fostore.encodings.topk_rows import RULES, TopK
 from fostore.errors import ArgumentError
 from fostore.schema.row import Array
-from fostore.torch import topk_loss
+from fostore.torch import stretches
 
 NUM_ROWS, NUM_CLASSES, K = 6, 40, 7
 TEMPERATURES = (1.0, 2.0, 0.5)
@@ -316,7 +316,7 @@ def test_bfloat16_students_have_a_float32_loss() -> None:
 def test_nothing_but_the_gradient_is_as_wide_as_the_logits(
     monkeypatch: pytest.MonkeyPatch, rule: str, temperature: float, reverse: bool
 ) -> None:
-    monkeypatch.setattr(topk_loss, "_LEAST", 0)
+    monkeypatch.setattr(stretches, "LEAST", 0)
     wide = RNG.normal(size=(64, 500))
     topk, logits = tensors(rows_of(wide, K)), torch.tensor(wide + 1, requires_grad=True)
     sizes: list[int] = []

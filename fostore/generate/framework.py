@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fostore.containers.columns import is_frame
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.generate.memory import says_out_of_memory
 from fostore.generate.randomness import (
@@ -166,11 +167,19 @@ class Framework(ABC):
         """What is to be kept of an output, on the device; softmax runs in float32 or wider."""
 
     def encode(self, tensor: Any, schema: Schema) -> Any:
-        """What an encoding needs of rows that are kept: fewer numbers to bring to the host, where it can.
+        """What an encoding needs of rows that are kept, chosen on the device: k numbers a row, or the tensor itself.
 
-        A named tuple of tensors, as the encoding's `encode` takes it, or the tensor itself.
+        On a CPU NumPy selects, when rows are written: there an error names its row.
         """
-        return tensor
+        asked = encoding_of(schema).selects(schema) if self.overlaps else None
+        if asked is None or schema.kind != "logits":
+            return tensor
+        entropy = any(column.name == "tail_entropy" for column in schema.content)
+        return self.select(tensor, *asked, entropy)
+
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        """The k largest logits of each row and what the rest weighs (`Selected`), where this side selects."""
+        return logits
 
     def start_copy(self, tensor: Any) -> Any:
         """Begin to bring a tensor to the host."""

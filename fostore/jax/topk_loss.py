@@ -12,13 +12,8 @@ import jax.numpy as jnp
 from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError
 from fostore.jax.distillation import floating
+from fostore.jax.topk import placed
 from fostore.pairing.distilling import check_topk
-
-jax.tree_util.register_dataclass(
-    TopK,
-    data_fields=["values", "ids", "residual", "residual_t"],
-    meta_fields=["num_classes", "rule", "temperatures", "derived"],
-)
 
 
 def topk_distillation_loss(
@@ -157,7 +152,7 @@ def _forward(
 
     # What is wide keeps the student's dtype: the rest is fused into the sums.
     own = softened(jnp.take_along_axis(logits, ids, axis=-1))
-    x = softened(_placed(logits, ids, -jnp.inf))
+    x = softened(placed(logits, ids, -jnp.inf))
     left = jax.nn.logsumexp(x, axis=-1)
     level = jnp.logaddexp(jax.nn.logsumexp(own, axis=-1), left)
     log_q, log_left = own - level[:, None], left - level
@@ -173,7 +168,7 @@ def _forward(
         if rule == "coarse":
             loss += _times(jnp.exp(log_rest), log_rest, log_left)
         elif rule == "uniform":
-            mean = softened(_placed(logits, ids, 0)).sum(-1) / others
+            mean = softened(placed(logits, ids, 0)).sum(-1) / others
             loss += _times(jnp.exp(log_rest), log_rest - math.log(others), mean - level)
     return loss, (logits, ids, log_p, log_rest, temperature, level, left, loss)
 
@@ -212,17 +207,10 @@ def _backward(rule: str, reverse: bool, kept: Any, slope: jax.Array) -> Any:
         # A row that does not count has no slope, whatever stands in it.
         return jnp.where(scale == 0, 0, numbers * scale).astype(logits.dtype)
 
-    return _placed(scaled(wide), ids, scaled(own)), None, None, None, None
+    return placed(scaled(wide), ids, scaled(own)), None, None, None, None
 
 
 _divergence.defvjp(_forward, _backward)
-
-
-def _placed(rows: jax.Array, ids: jax.Array, values: Any) -> jax.Array:
-    """The rows with `values`, one each or one for all, at the classes `ids`."""
-    each = jnp.broadcast_to(jnp.asarray(values, rows.dtype), ids.shape)
-    placed: jax.Array = jax.vmap(lambda row, at, new: row.at[at].set(new))(rows, ids, each)
-    return placed
 
 
 def _times(p: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from fostore.containers.rows import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.nested import split, split_all
+from fostore.nested import leaves, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
 from fostore.reading.selection import Selection
@@ -40,6 +40,7 @@ class PairOptions(TypedDict, total=False):
     dtype: str | None
     as_kind: str
     temperature: float | None
+    rule: str | None
 
 
 class PairedDataset:
@@ -61,6 +62,8 @@ class PairedDataset:
         target_key: samples are dicts, and their distribution goes in under this key.
         dtype: of the distributions handed out: a floating one; None: as they are stored.
         as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
+        rule: of a store of top-k rows, whose samples come with a `TopK` each: dense rows instead,
+            as `Store.take` makes them by this rule.
 
     Raises:
         ArgumentError: a sample has no distribution, or there are more than samples.
@@ -79,6 +82,7 @@ class PairedDataset:
         dtype: str | None = "float32",
         as_kind: str = "probs",
         temperature: float | None = None,
+        rule: str | None = None,
     ) -> None:
         base = as_dataset(base_dataset)
         has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
@@ -87,7 +91,7 @@ class PairedDataset:
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
             )
         self._given = Distributions(
-            distributions, dtype=dtype, as_kind=as_kind, temperature=temperature
+            distributions, dtype=dtype, as_kind=as_kind, temperature=temperature, rule=rule
         )
         self.distributions = self._given.source
         self.base_dataset = base_dataset
@@ -140,8 +144,8 @@ class PairedDataset:
         rows = self.pairing.rows
         return samples if rows is None else rows[samples]
 
-    def gather(self, samples: Array) -> Array:
-        """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
+    def gather(self, samples: Array) -> Any:
+        """The distributions of `samples` (int64, none out of range), fresh and writable: (n, [M,] K), or a `TopK`."""
         return self._given.take(self._rows_at(samples))
 
     def announce(self, samples: Array) -> None:
@@ -235,12 +239,13 @@ class PairedDataset:
         """The store's class names, or the base dataset's, or the numbers of the classes as text."""
         return self._given.class_names(self.base_dataset)
 
-    def all_rows(self) -> Array:
-        """All distributions, read-only: mapped where a store has them so, else copied."""
+    def all_rows(self) -> Any:
+        """All distributions, read-only: mapped where a store has them so, else copied; top-k rows as a `TopK`."""
         rows = self._given.mapped() if self.pairing.rows is None else None
         if rows is None:
             rows = self.gather(np.arange(len(self)))
-            rows.flags.writeable = False
+            for _, array in leaves(rows):
+                array.flags.writeable = False
         return rows
 
     # What a side adds
@@ -260,8 +265,8 @@ class PairedDataset:
         """Rows of a container as the side's batch of inputs."""
         return rows.take(samples)
 
-    def _as_rows(self, rows: Array) -> Any:
-        """Fresh distributions, of one sample or of several, as the side's array."""
+    def _as_rows(self, rows: Any) -> Any:
+        """Fresh distributions, of one sample or of several, as the side's array, or as a `TopK` of its arrays."""
         return rows
 
     def _collate(self, samples: Sequence[Any]) -> Any:
@@ -286,8 +291,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
     Without labels: (input, distribution); without a base dataset the distribution alone. A
-    distribution is a float32 array (num_classes,), or (num_members, num_classes). Parameters and
-    errors are those of `PairedDataset`.
+    distribution is a float32 array (num_classes,), or (num_members, num_classes); of a store of
+    top-k rows a `TopK`. Parameters and errors are those of `PairedDataset`.
 
     >>> dataset = FirstOrderDataset([("cat", 0), ("dog", 1)], {0: [0.9, 0.1], 1: [0.2, 0.8]})
     >>> dataset[1]
@@ -305,7 +310,7 @@ class Pairs(Sequence[Any]):
         self._paired = paired
 
     @property
-    def targets(self) -> Array:
+    def targets(self) -> Any:
         """All distributions, read-only (num_samples, [M,] K): mapped where the store has them so, else copied."""
         return self._paired.all_rows()
 

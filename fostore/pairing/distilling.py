@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fostore.encodings.topk_rows import RULES, TopK
 from fostore.errors import ArgumentError
@@ -126,3 +127,13 @@ def check_topk(
         f"that temperature, and these rows have it {has}: generate them with temperatures=({temperature},), "
         "or use rule='renorm' or rule='uniform', which are exact at any"
     )
+
+
+def check_selection(shape: Sequence[int], k: Any, temperatures: Sequence[Any]) -> None:
+    """Raise ArgumentError unless k classes can be selected of logits of this shape, at these temperatures."""
+    if len(shape) < 2:
+        raise ArgumentError(f"logits have the shape {tuple(shape)}, expected (n, num_classes)")
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= shape[-1]:
+        raise ArgumentError(f"k is {k!r}, expected 1 to {shape[-1]}, the number of classes")
+    for temperature in temperatures:
+        is_softened(temperature)

@@ -10,11 +10,13 @@ import torch
 from torch.utils.data import Dataset
 
 from fostore.containers.rows import Rows
+from fostore.encodings.topk_rows import TopK
 from fostore.pairing.dataset import PairedDataset
 from fostore.schema.row import Array
 from fostore.torch.arrays import tensor_of, tensors_of
 from fostore.torch.framework import TorchFramework
-from fostore.torch.rows import DictRow, PairedBatch
+from fostore.torch.rows import DictRow, PairedBatch, TensorRows
+from fostore.torch.topk import as_topk
 
 
 class FirstOrderDataset(PairedDataset, Dataset[Any]):
@@ -22,8 +24,8 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
 
     Without labels: (input, distribution); without a base dataset the distribution alone; with a
     `target_key` a mapping (not a `dict`: Hugging Face's Trainer would drop the distribution). A
-    distribution is a float32 tensor (num_classes,), or (num_members, num_classes). Parameters and
-    errors are those of `PairedDataset`.
+    distribution is a float32 tensor (num_classes,), or (num_members, num_classes); of a store of
+    top-k rows a `TopK` of tensors. Parameters and errors are those of `PairedDataset`.
 
     A stock DataLoader with its default collate_fn asks for whole batches, which are gathered once;
     `Subset`, `random_split` and worker processes keep that. Pickles small: a store as its path.
@@ -54,7 +56,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
             rows = self.rows_of(samples)
         return self._whole(samples, rows)
 
-    def _whole(self, samples: Array, rows: torch.Tensor) -> PairedBatch:
+    def _whole(self, samples: Array, rows: TensorRows) -> PairedBatch:
         chosen: Any = None
         if self.base_dataset is not None:
             chosen = self._together(samples)
@@ -64,11 +66,11 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
                 chosen = [self._mapping(sample) for sample in chosen]
         return PairedBatch(chosen, rows, self.input_getter, self.target_key, samples.tolist())
 
-    def rows_of(self, samples: Array) -> torch.Tensor:
-        """The distributions of `samples` as one tensor; torch widens halves faster than NumPy does."""
+    def rows_of(self, samples: Array) -> TensorRows:
+        """The distributions of `samples` as one tensor, or a `TopK`; torch widens halves faster than NumPy does."""
         half, dtype = self._given.half, self._given.dtype
         if half is None:
-            return torch.from_numpy(self.gather(samples))
+            return self._as_rows(self.gather(samples))
         halves = torch.from_numpy(self._given.take_kept(self._rows_at(samples)))
         if half.dtype == "bfloat16":
             halves = halves.view(torch.bfloat16)
@@ -79,10 +81,15 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         """The collated batches of a stretch of samples, `batch_size` each; one gather serves all."""
         rows = self.rows_of(samples)
         # Not `split`: autograd would take what is done in place to one batch for done to all.
-        cut = [rows] if len(samples) <= batch_size else torch.unsafe_split(rows, batch_size)
+        starts = range(0, len(samples), batch_size)
+        if len(samples) <= batch_size:
+            cut: Sequence[TensorRows] = [rows]
+        elif isinstance(rows, torch.Tensor):
+            cut = torch.unsafe_split(rows, batch_size)
+        else:
+            cut = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
             return list(cut)
-        starts = range(0, len(samples), batch_size)
         return [
             self._whole(samples[start : start + batch_size], own).collated()
             for start, own in zip(starts, cut, strict=True)
@@ -101,8 +108,8 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         batch = rows.take(samples)
         return tensor_of(batch) if rows.has_dtype else tensors_of(batch)
 
-    def _as_rows(self, rows: Array) -> Any:
-        return torch.from_numpy(rows)
+    def _as_rows(self, rows: Any) -> TensorRows:
+        return as_topk(rows) if isinstance(rows, TopK) else torch.from_numpy(rows)
 
     def _as_dict(self, sample: dict[str, Any]) -> Any:
         return DictRow(sample)

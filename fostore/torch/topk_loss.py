@@ -8,7 +8,6 @@ than the gradient. What the student gives to the classes that are not kept is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,9 +18,7 @@ from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError
 from fostore.pairing.distilling import check_topk
 from fostore.torch.distillation import check_tensor
-
-_LEAST, _MOST, _STRETCHES = 1 << 18, 1 << 24, 16
-"""Numbers that a stretch of rows has: a 16th of the logits, within what fills a device and its memory."""
+from fostore.torch.stretches import stretches
 
 
 def topk_distillation_loss(
@@ -176,7 +173,7 @@ class _Divergence(torch.autograd.Function):
         others = logits.shape[-1] - ids.shape[-1]
         loss, level = torch.empty_like(log_rest), torch.empty_like(log_rest)
         left = torch.empty_like(log_rest)
-        for rows in _stretches(logits):
+        for rows in stretches(logits):
             x = _divided(logits[rows], log_p.dtype, temperature)
             own = x.gather(1, ids[rows])
             x.scatter_(1, ids[rows], -math.inf)
@@ -211,7 +208,7 @@ class _Divergence(torch.autograd.Function):
         temperature, rule, reverse = ctx.asked
         others = logits.shape[-1] - ids.shape[-1]
         gradient = torch.empty_like(logits)
-        for rows in _stretches(logits):
+        for rows in stretches(logits):
             x = _divided(logits[rows], log_p.dtype, temperature)
             z, lp, lr = level[rows], log_p[rows], log_rest[rows]
             log_q = x.gather(1, ids[rows]) - z[:, None]
@@ -243,14 +240,6 @@ class _Divergence(torch.autograd.Function):
             # A row that does not count has no slope, whatever stands in it.
             gradient[rows] = x.mul_(scale).masked_fill_(scale == 0, 0)
         return gradient, None, None, None, None, None, None
-
-
-def _stretches(logits: Tensor) -> Iterator[slice]:
-    """The rows of logits (n, V), some at a time."""
-    size = min(max(logits.numel() // _STRETCHES, _LEAST), _MOST)
-    step = max(size // logits.shape[-1], 1)
-    for start in range(0, len(logits), step):
-        yield slice(start, start + step)
 
 
 def _divided(logits: Tensor, dtype: torch.dtype, temperature: float) -> Tensor:
