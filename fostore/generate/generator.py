@@ -25,7 +25,7 @@ from fostore.generate.generation import Generation
 from fostore.generate.models import Models
 from fostore.generate.options import Options
 from fostore.generate.recording import record
-from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, checked_range
 from fostore.generate.tokens import Sequences, check_rows_of_tokens
 from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
@@ -235,7 +235,7 @@ class Generator(ABC):
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             samples = framework.samples(dataset_or_loader, reading)
         if sequences is None:
-            options = replace(options, rows=_check_rows(rows, samples))
+            options = replace(options, rows=checked_range(rows, samples))
         own_names = None
         if (
             sequences is None
@@ -385,19 +385,3 @@ def _uncallable(model: Any) -> str:
             "whose outputs are members"
         )
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
-
-
-def _check_rows(rows: Any, samples: Samples) -> Range | None:
-    if rows is None:
-        return None
-    if isinstance(samples, Stream):
-        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
-    try:
-        start, stop = (int(n.__index__()) for n in rows)
-    except (TypeError, ValueError, AttributeError):
-        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
-    if not 0 <= start < stop <= samples.num_samples:
-        raise ArgumentError(
-            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
-        )
-    return start, stop

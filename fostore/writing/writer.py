@@ -258,8 +258,10 @@ class Writer:
         self._check_turn()
         self._rows.commit()
 
-    def seal(self) -> None:
+    def seal(self, num_sequences: int | None = None) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
+
+        `num_sequences`: of token rows of which nobody planned it; by default the last one has a row.
 
         Raises:
             RowError: rows are missing, or two rows of an earlier run have one id; nothing was
@@ -277,10 +279,9 @@ class Writer:
         if self._header.sealed:
             return
         self._sides.load(self._rows.accepted)
-        counts: dict[str, Any] = {
-            "num_samples": self._rows.end if self.num_samples is None else self.num_samples
-        }
-        offsets = self._sides.offsets(self._header.num_sequences, self._rows.end)
+        end = self._rows.end if self.num_samples is None else self.num_samples
+        counts: dict[str, Any] = {"num_samples": end}
+        offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
         if offsets is not None:
             counts["num_sequences"] = len(offsets) - 1
         digest = self._rows.ledger.finish(replace(self._header, **counts))
@@ -305,18 +306,6 @@ class Writer:
         if self._header.sealed:
             raise ArgumentError(f"{self.path} is sealed, and its identity stays as it is")
         self._change(identity=check_object(identity, "identity"))
-
-    def set_num_sequences(self, num_sequences: int) -> None:
-        """Of token rows of which nobody knew it: how many sequences there are, those without rows included.
-
-        Raises:
-            ArgumentError: the store is sealed, or plans another number.
-        """
-        self._check_open()
-        planned = self._header.num_sequences
-        if self._header.sealed or planned not in (None, num_sequences):
-            raise ArgumentError(f"{self.path} has {planned} sequences, {num_sequences} came")
-        self._change(num_sequences=int(num_sequences), updated=now())
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
         """Add or replace keys of the metadata; durable when it returns.
