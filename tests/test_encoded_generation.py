@@ -64,9 +64,7 @@ def test_a_store_holds_what_a_writer_makes_of_the_same_logits(
     generator._framework.overlaps = on_device
     store = generator.generate_distributions(pairs, False, store=path, dtype="float16", **TOPK)
     assert store.meta["output_mode"] == "logits"
-    assert_same_rows(
-        store, written(path.with_stem("own"), linear(pairs.inputs), dtype="float16")
-    )
+    assert_same_rows(store, written(path.with_stem("own"), linear(pairs.inputs), dtype="float16"))
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -143,7 +141,7 @@ def test_a_run_that_failed_goes_on(side: Side, path: Path, on_device: bool) -> N
     for other in ({"k": 4}, {"rule": "uniform"}, {"temperatures": None}):
         with pytest.raises(IdentityError, match="encoding is"):
             generate(Linear(), path, **other)
-    with pytest.raises(IdentityError, match="encoding is|store_as is"):
+    with pytest.raises(IdentityError, match=r"encoding is|store_as is"):
         generate(Linear(), path, encoding=None, k=None, temperatures=None)
 
 
@@ -180,9 +178,7 @@ def test_what_an_encoding_does_not_take_is_refused(
 ) -> None:
     generator = SIDES["numpy"].generator(SIDES["numpy"].model(Linear()))
     with pytest.raises(ArgumentError, match=said):
-        generator.generate_distributions(
-            make_pairs(), False, store=tmp_path / "a.zarr", **options
-        )
+        generator.generate_distributions(make_pairs(), False, store=tmp_path / "a.zarr", **options)
     assert not list(tmp_path.iterdir())
 
 
