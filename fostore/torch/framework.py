@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework, Kept, Model
 from fostore.generate.memory import copied_leaf
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
 from fostore.nested import Arrays, map_leaves
-from fostore.schema.row import Array
+from fostore.schema.row import Array, Schema
 from fostore.torch import modules
 from fostore.torch.arrays import Held, dtype_name
 from fostore.torch.modes import Modes
 from fostore.torch.samples import torch_samples
+from fostore.torch.topk import select_topk
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
 
@@ -146,6 +148,14 @@ class TorchFramework(Framework):
         # half of the bytes to the host; logits and logarithms are rounded by the encoding
         halved = kept.dtype == "float16" and kept.kind == "probs"
         return x.to(_FLOATS[kept.dtype] if halved or kept.dtype == "float64" else torch.float32)
+
+    def encode(self, tensor: Any, schema: Schema) -> Any:
+        """Of logits on an accelerator the largest classes, where the encoding keeps these; see `Framework`."""
+        asked = encoding_of(schema).selects(schema)
+        if asked is None or schema.kind != "logits" or tensor.device.type == "cpu":
+            return tensor
+        entropy = any(column.name == "tail_entropy" for column in schema.content)
+        return select_topk(tensor, *asked, tail_entropy=entropy)
 
     def start_copy(self, tensor: Any) -> Any:
         if tensor.device.type != "cuda":
