@@ -12,7 +12,7 @@ from fostore.conversion.options import Options
 from fostore.encodings import another, default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table, changed
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import SAMPLE, TOKEN, Array, Schema
 from fostore.schema.sides import Bounds
 from fostore.schema.sides.classes import check_labels
 from fostore.schema.sides.ids import encode_ids, id_column
@@ -84,7 +84,37 @@ def _rows(table: Table, asked: slice) -> Table:
 
     whole = (start, stop, step) == (0, table.num_rows, 1)
     identity = table.identity if whole else _of_a_part(table.identity)
-    return table.remade(table.schema, batches, num_rows=count, identity=identity)
+    fewer = table.remade(table.schema, batches, num_rows=count, identity=identity)
+    return (
+        fewer if whole or table.schema.row_axis != TOKEN else _sequences(table, fewer, start, step)
+    )
+
+
+def _sequences(table: Table, fewer: Table, start: int, step: int) -> Table:
+    """A part of token rows, if it is of whole sequences; they are numbered from 0 on.
+
+    Raises:
+        ArgumentError: it cuts a sequence; says where that begins or ends.
+    """
+    stop, index = start + (fewer.num_rows or 0) * step, table.schema.index("sequence")
+    sequence = {
+        row: int(next(iter(table.batches(row, 1)))[index][0])
+        for row in (start - 1, start, stop - 1, stop)
+        if 0 <= row < (table.num_rows or 0)
+    }
+    for inside, outside in ((start, start - 1), (stop - 1, stop)):
+        if step != 1 or sequence.get(outside) == sequence[inside]:
+            raise ArgumentError(
+                f"rows {start} to {stop - 1} of {table.where} cut sequence {sequence[inside]}: rows= takes whole "
+                "sequences of token rows, one after another; store.offsets says where they begin"
+            )
+    first = sequence[start]
+
+    def renumber(batch: Batch, row: int) -> Batch:
+        return [*batch[:index], batch[index] - first, *batch[index + 1 :]]
+
+    fewer = _stepped(fewer, fewer.schema, renumber)
+    return replace(fewer, num_sequences=sequence[stop - 1] - first + 1)
 
 
 def _of_a_part(identity: Any) -> dict[str, Any]:
@@ -310,6 +340,7 @@ def without_header(
         temperature=1.0,
         tol=schema.sum_tolerance,
         side_columns=[schema.columns[i] for i in kept],
+        row_axis=SAMPLE,
     )
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.topk_rows import masses
 from fostore.schema.row import Array, Schema
 
 _PIECE_VALUES = 1 << 17
@@ -79,13 +80,11 @@ def _float64_probs(stored: Sequence[Array], schema: Schema, rule: str | None = N
 
 
 def _outcomes(stored: Sequence[Array], schema: Schema) -> tuple[Array, Array] | None:
-    """Of rows by the rule "coarse" the classes that are kept, and the masses of these and of all others; else None."""
+    """Of rows that leave classes open: those that are kept, and the masses of these and of all others; else None."""
     topk = encoding_of(schema).sparse(stored, schema)
-    if topk is None or topk.rule != "coarse":
+    if topk is None or topk.rule not in ("coarse", "zero"):
         return None
-    logs = np.concatenate([topk.values, topk.residual[..., None]], axis=-1, dtype=np.float64)
-    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
-    return topk.ids.astype(np.int64), weights / weights.sum(axis=-1, keepdims=True)
+    return topk.ids.astype(np.int64), masses(topk)
 
 
 def _all_probs(stored: Sequence[Array], schema: Schema, rule: str | None) -> Array:

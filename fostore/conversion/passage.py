@@ -35,7 +35,7 @@ class Passage:
             "converting %s to %s: %s rows", plan.source.where, plan.destination, header.num_samples
         )
         self.is_hashed = True
-        self._digester = Digester(header.schema, header.num_samples)
+        self._digester = Digester(header.schema, *header.counts.values())
         rule = next((step.rule for step in plan.steps if step.rule is not None), None)
         before = plan.selected.schema
         self._losses = Losses(before, header.schema, rule) if plan.lossy else None

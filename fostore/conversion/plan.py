@@ -27,7 +27,7 @@ from fostore.places.names import STREAM
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
-from fostore.schema.row import Schema
+from fostore.schema.row import TOKEN, Schema
 from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
@@ -191,6 +191,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
         software=software(),
         meta=meta,
         extra=extra,
+        num_sequences=selected.num_sequences if schema.row_axis == TOKEN else None,
     )
     if is_plain and name not in FORMATS and source.digest and source.header:
         # The same rows in another wrapping: made again, the file is the same, bit by bit.

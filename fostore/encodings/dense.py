@@ -27,7 +27,10 @@ from fostore.encodings.rows import (
 )
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
-from fostore.schema.row import FLOATS, Array, Column, Schema
+from fostore.schema.row import FLOATS, UNIT_ROUNDOFF, Array, Column, Schema
+
+_LEAST = {"float16": 2.0**-14}
+"""The least normal number, where it is larger than that of float32."""
 
 
 class Dense(Encoding):
@@ -149,6 +152,30 @@ class Dense(Encoding):
         ):  # shifted already: their maximum is 0, so they were shifted by nothing
             stored[1] = columns[1].astype(made.content[1].numpy_dtype)
         return stored
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Compared as logarithms of probabilities, or as logits minus their row's maximum."""
+        from fostore.encodings.alike import by_row, far, far_sums, level_of  # see the first lines
+
+        unit = UNIT_ROUNDOFF[schema.dtype]
+        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+        if schema.kind != "logits":
+            least = max(_LEAST.get(schema.dtype, 0.0), float(np.finfo(np.float32).tiny))
+            if schema.kind == "probs":
+                then, again = (np.log(np.maximum(side, least)) for side in (then, again))
+            then, again = (np.maximum(side, np.log(least)) for side in (then, again))
+        size = np.minimum(np.abs(then), np.abs(again))
+        slack = np.full(size.shape, 2 * unit)
+        if schema.kind != "probs":
+            slack = 2 * unit * np.where(np.isfinite(size), size, 0)
+        bad = far(then, again, noise, slack)
+        if schema.kind == "logits":
+            first, second = (side[1].astype(np.float64) for side in (stored, now))
+            sums = far_sums(first, second, noise, level_of(size))
+            bad = np.concatenate([bad, sums[..., None]], axis=-1)
+        return by_row(bad)
 
     def is_plain(self, schema: Schema, as_kind: str) -> bool:
         """What is asked for is what is kept."""

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fostore.errors import ArgumentError
 from fostore.schema.row import COUNTS, FLOATS, Array, Column, Schema
 
@@ -26,6 +28,8 @@ class Encoding(ABC):
     name: str
     parameters: tuple[str, ...] = ()
     """The keys that a user may give beside the name."""
+    kinds: tuple[str, ...] = ("probs", "log_probs", "logits")
+    """What it keeps of a model's output, that first which a generator keeps where nobody says."""
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as a schema keeps them: checked, plain JSON, with defaults that are part of what the rows are.
@@ -120,6 +124,18 @@ class Encoding(ABC):
     def check_dense(self, schema: Schema, rule: str | None) -> None:
         """Raise ArgumentError where `take` gives no whole rows by this rule, or not without one."""
         refuse_rule(rule, self.name)
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """For each row, whether what was computed again is another one: more apart than rounding and `noise` explain.
+
+        Both sides are content columns; see `fostore.encodings.alike` for what noise is.
+        """
+        pairs = zip(stored, now, strict=True)
+        other = [(one != again).reshape(len(one), -1).any(axis=1) for one, again in pairs]
+        differs: Array = np.logical_or.reduce(other)
+        return differs
 
     def selects(self, schema: Schema) -> tuple[int, tuple[float, ...]] | None:
         """How many classes of a row, and at which temperatures the rest, `encode` takes as `Selected`; None of none."""

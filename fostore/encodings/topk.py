@@ -22,6 +22,7 @@ from fostore.encodings.rows import (
     round_to,
 )
 from fostore.encodings.selection import log_total, selected
+from fostore.encodings.topk_again import other_rows
 from fostore.encodings.topk_check import check_rows, check_selected
 from fostore.encodings.topk_rows import RULES, Selected, TopK
 from fostore.errors import ArgumentError
@@ -39,6 +40,7 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
+    kinds = ("logits", "probs", "log_probs")
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""
@@ -186,6 +188,12 @@ class TopKRows(Encoding):
         stored = _rounded(Selected(values, ids, total, level, softened_all, entropy), made)
         self.check(stored, made, start)
         return stored
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """By class: one that only one side keeps must be at the other's end, and the rest must weigh the same."""
+        return other_rows(named(stored, schema), named(now, schema), schema, noise)
 
     def is_whole(self, schema: Schema) -> bool:
         """Whether k is the number of classes."""

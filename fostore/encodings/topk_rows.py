@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fostore.nested import Arrays
 
 RULES = ("coarse", "uniform", "renorm", "zero")
@@ -32,6 +34,14 @@ class Selected(NamedTuple):
     """(..., len(temperatures)): as `residual`, of the weights to the power of 1 / temperature."""
     tail_entropy: Any = None
     """(...): the entropy in nats of the distribution over the classes that were not selected; 0 of none."""
+
+
+def masses(topk: TopK) -> np.ndarray[Any, Any]:
+    """The probabilities of the kept classes and, as the last, of all others together: NumPy, float64, (..., k + 1)."""
+    logs = np.concatenate([topk.values, topk.residual[..., None]], axis=-1, dtype=np.float64)
+    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    probs: np.ndarray[Any, Any] = weights / weights.sum(axis=-1, keepdims=True)
+    return probs
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from fostore.containers.columns import is_frame, is_sparse, numbers_of
-from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.generate.datasets import numpy_samples
 from fostore.generate.framework import Framework, Kept, Model, refuse_torch_modules
@@ -23,10 +22,9 @@ from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
 from fostore.jax import nnx
-from fostore.jax.topk import is_on_host, select_topk
+from fostore.jax.topk import select_topk
 from fostore.nested import map_leaves
 from fostore.schema import identity
-from fostore.schema.row import Schema
 
 _NAMES = {"cuda": "gpu"}
 
@@ -118,14 +116,8 @@ class JaxFramework(Framework):
         stored = "float16" if half else "float64" if kept.dtype == "float64" else "float32"
         return _keep(tensor, kept.temperature, kept.mode, kept.kind, wide, stored)
 
-    def encode(self, tensor: Any, schema: Schema) -> Any:
-        """Of logits on an accelerator the largest classes, where the encoding keeps these; see `Framework`."""
-        asked = encoding_of(schema).selects(schema)
-        on_host = not isinstance(tensor, jax.Array) or is_on_host(tensor)
-        if asked is None or schema.kind != "logits" or on_host:
-            return tensor
-        entropy = any(column.name == "tail_entropy" for column in schema.content)
-        return select_topk(tensor, *asked, tail_entropy=entropy)
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        return select_topk(logits, k, temperatures, tail_entropy=entropy)
 
     def start_copy(self, tensor: Any) -> Any:
         if isinstance(tensor, jax.Array):

@@ -59,7 +59,7 @@ def select_topk(
     check_selection(numbers.shape, k, temperatures)
     rows = numbers.reshape(-1, numbers.shape[-1])
     asked = (k, tuple(map(float, temperatures)), tail_entropy)
-    if isinstance(rows, jax.core.Tracer) or not is_on_host(rows):
+    if isinstance(rows, jax.core.Tracer) or not _is_on_host(rows):
         chosen = _on_device(rows, *asked)
     else:
         chosen = _on_host(rows, *asked)
@@ -67,8 +67,7 @@ def select_topk(
     return Selected(*(a if a is None else a.reshape(*lead, *a.shape[1:]) for a in chosen))
 
 
-def is_on_host(rows: jax.Array) -> bool:
-    """Whether an array lies where NumPy can see it."""
+def _is_on_host(rows: jax.Array) -> bool:
     return rows.is_fully_addressable and all(d.platform == "cpu" for d in rows.devices())
 
 

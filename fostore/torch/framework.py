@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.generate.framework import Framework, Kept, Model
 from fostore.generate.memory import copied_leaf
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
 from fostore.nested import Arrays, map_leaves
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held, dtype_name
 from fostore.torch.modes import Modes
@@ -149,13 +148,8 @@ class TorchFramework(Framework):
         halved = kept.dtype == "float16" and kept.kind == "probs"
         return x.to(_FLOATS[kept.dtype] if halved or kept.dtype == "float64" else torch.float32)
 
-    def encode(self, tensor: Any, schema: Schema) -> Any:
-        """Of logits on an accelerator the largest classes, where the encoding keeps these; see `Framework`."""
-        asked = encoding_of(schema).selects(schema)
-        if asked is None or schema.kind != "logits" or tensor.device.type == "cpu":
-            return tensor
-        entropy = any(column.name == "tail_entropy" for column in schema.content)
-        return select_topk(tensor, *asked, tail_entropy=entropy)
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        return select_topk(logits, k, temperatures, tail_entropy=entropy)
 
     def start_copy(self, tensor: Any) -> Any:
         if tensor.device.type != "cuda":
@@ -259,7 +253,7 @@ def _numpy_of(tensor: torch.Tensor) -> Array:
     return array
 
 
-_NUMPY = {torch.float16, torch.float32, torch.float64}
+_NUMPY = {torch.float16, torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def _raw_numpy(tensor: torch.Tensor) -> Array | None:

@@ -306,6 +306,18 @@ class Writer:
             raise ArgumentError(f"{self.path} is sealed, and its identity stays as it is")
         self._change(identity=check_object(identity, "identity"))
 
+    def set_num_sequences(self, num_sequences: int) -> None:
+        """Of token rows of which nobody knew it: how many sequences there are, those without rows included.
+
+        Raises:
+            ArgumentError: the store is sealed, or plans another number.
+        """
+        self._check_open()
+        planned = self._header.num_sequences
+        if self._header.sealed or planned not in (None, num_sequences):
+            raise ArgumentError(f"{self.path} has {planned} sequences, {num_sequences} came")
+        self._change(num_sequences=int(num_sequences), updated=now())
+
     def update_meta(self, meta: Mapping[str, Any]) -> None:
         """Add or replace keys of the metadata; durable when it returns.
 
