@@ -70,6 +70,8 @@ class Stored:
             x = (x.astype("<u4") << 16).view("<f4")
         elif first["dtype"] == "float16":
             x = x.astype("<f4")
+        if schema["encoding"]["name"] == "topk":
+            return self._of_topk(x)
         if schema["kind"] == "probs":
             return x
         if schema["kind"] == "log_probs":
@@ -81,6 +83,20 @@ class Stored:
             return e / e.sum(-1, keepdims=True)
         votes = x.astype("<f8")
         return (votes / votes.sum(-1, keepdims=True)).astype("<f4")
+
+    def _of_topk(self, values: Array) -> Array:
+        """By the rule that the store names (encodings.md, R-5 to R-8); both that leave no class without a number."""
+        schema = self.schema
+        ids = self.columns["ids"][self.committed].astype(np.int64)
+        residual = self.columns["residual"][self.committed].astype("<f8")
+        assert (values[..., 1:] <= values[..., :-1]).all(), "R-5"
+        w = values.astype("<f8") if schema["kind"] == "probs" else np.exp(values.astype("<f8"))
+        others = schema["num_classes"] - schema["encoding"]["k"]
+        rest = {"uniform": np.exp(residual), "renorm": 0 * residual}[schema["encoding"]["rule"]]
+        z = w.sum(-1) + rest
+        dense = np.repeat((rest / z / others)[..., None], schema["num_classes"], -1)
+        np.put_along_axis(dense, ids, w / z[..., None], -1)
+        return dense
 
     def raw_logits(self) -> Array:
         """The model's own logits (C-25)."""
@@ -204,9 +220,11 @@ def check_attributes(attributes: dict[str, Any]) -> None:
     schema = attributes["fostore"]
     texts = [c for c in schema["columns"] if "layout" in c]
     tokens = schema["row_axis"] == "token"
-    assert schema["requires"] == ["text_layout"] * bool(texts) + ["token_rows"] * tokens, (
-        "C-48, C-50"
+    encoding = [schema["encoding"]["name"]] * (
+        schema["encoding"]["name"] not in ("dense", "counts")
     )
+    features = ["text_layout"] * bool(texts) + ["token_rows"] * tokens
+    assert schema["requires"] == encoding + features, "R-1, C-48, C-50"
     rest = {key: value for key, value in schema.items() if key != "checksum"}
     for written, value in (
         (schema.get("checksum"), rest),

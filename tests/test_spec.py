@@ -37,11 +37,11 @@ BINARY = [name for name in STORES if Path(name).suffix in READERS]
 def test_every_requirement_has_a_number_of_its_own_and_every_reference_leads_somewhere() -> None:
     pages = [page.read_text("utf-8") for page in (ROOT / "spec").glob("*.md")]
     numbers = [
-        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVR]-[0-9]+)\*\*", page, re.M)
+        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVRE]-[0-9]+)\*\*", page, re.M)
     ]
     assert len(numbers) > 100
     assert len(set(numbers)) == len(numbers)
-    named = {n for page in pages for n in re.findall(r"\b[CZHJIVR]-[0-9]+\b", page)}
+    named = {n for page in pages for n in re.findall(r"\b[CZHJIVRE]-[0-9]+\b", page)}
     assert named <= set(numbers)
 
 
@@ -177,7 +177,8 @@ _AXIS_OF_THREE = {"axes": ["seed_view"], "shape": [3]}
 
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
-    "an unknown feature": lambda f: f.update(requires=["topk"]),
+    "an unknown feature": lambda f: f.update(requires=["topq"]),
+    "a feature that nothing needs": lambda f: f.update(requires=["topk"]),
     "a feature that is no name": lambda f: f.update(requires=[{}]),
     "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
     "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
@@ -191,7 +192,10 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "token rows that need no reader": lambda f: tokens(f).update(requires=[]),
     "tokens without a size": lambda f: tokens(f)["columns"][-1].pop("vocab_size"),
     "sealed without a number of sequences": lambda f: tokens(f).update(num_sequences=None),
-    "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
+    "an unknown encoding": lambda f: f["encoding"].update(name="topq"),
+    "top-k rows in columns of all classes": lambda f: f.update(
+        requires=["topk"], encoding={"name": "topk", "k": 2, "rule": "coarse"}
+    ),
     "an unknown kind": lambda f: f.update(kind="votes"),
     "another kind than its columns": lambda f: f.update(kind="probs"),
     "a kind of another encoding": lambda f: f["encoding"].update(name="counts"),
@@ -366,7 +370,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 18
+    assert len(STORES) == 20
 
 
 @pytest.mark.parametrize("name", STORES)
