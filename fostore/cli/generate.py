@@ -91,7 +91,7 @@ _OPTIONS = {
         parse=options.parse_numbers,
     ),
     "max_kl": Option(
-        STORE, "Nats that rows may be off on average; a store that is not so near is not sealed."
+        STORE, "Nats that a row may lose at most by being encoded; else the store is not sealed."
     ),
     "unit_rows": Option(STORE, "Rows a unit, a power of two. Default: about 32 MiB.", least=1),
     "commit_seconds": Option(STORE, "How much work a kill may cost.", least=0.0),

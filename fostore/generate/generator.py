@@ -186,8 +186,7 @@ class Generator(ABC):
                 label is a class number, or one of the class names.
             encoding: how rows become columns, such as "topk" (see `fostore.create`), with its parameters
                 `k`, `rule` and `temperatures`. What it needs of a row is chosen on the device.
-            max_kl: how far rows may be from what the model gave, on average (nats); a store that is not so near
-                is not sealed, and says what to change.
+            max_kl: nats that a row may lose at most by being encoded; see `fostore.create`.
             tokenizer: makes sequences of texts, and its name and vocabulary become part of the identity of
                 rows of tokens: one of Hugging Face's, or a function of a text.
 
