@@ -126,6 +126,7 @@ class PairedDataset:
                 input_getter=input_getter,
                 target_key=target_key,
                 finish=self._finish,
+                integers=self._integers,
             )
         elif whole:
             self._rows = base
@@ -143,6 +144,8 @@ class PairedDataset:
 
     _finish = staticmethod(as_it_is)
     """Makes the side's arrays of a batch of sequences, whose arrays are NumPy's."""
+    _integers: Any = None
+    """The dtype of its integers there; None: as they are stored."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_paired_with": self._given.keys()}

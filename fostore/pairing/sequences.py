@@ -207,6 +207,7 @@ class SequenceCollate:
             default lines are filled up with 0 behind their tokens, labels with -100, and an `attention_mask`
             says where.
         finish: makes the side's arrays of those of NumPy.
+        integers: the dtype in which the side has classes and tokens, where it is one: a pass less than to widen them.
     """
 
     def __init__(
@@ -219,12 +220,13 @@ class SequenceCollate:
         target_key: str | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         finish: Callable[[Any], Any] = as_it_is,
+        integers: Any = None,
     ) -> None:
         if layout not in LAYOUTS:
             raise ArgumentError(f"layout is {layout!r:.80}, expected one of {list(LAYOUTS)}")
         self.layout, self.compare, self.pad_length = layout, compare, pad_length
         self.input_getter, self.target_key = input_getter, target_key
-        self.collate_fn, self.finish = collate_fn, finish
+        self.collate_fn, self.finish, self.integers = collate_fn, finish, integers
 
     def without_getter(self) -> SequenceCollate:
         """The same for samples whose inputs have been taken out."""
@@ -240,7 +242,9 @@ class SequenceCollate:
 
     def alone(self, rows: FlatBatch) -> Any:
         """Rows without samples, in the layout that is asked for."""
-        return self.finish(rows if self.layout == "flat" else rows.padded(self.pad_length))
+        if self.layout == "flat":
+            return self.finish(rows)
+        return self.finish(rows.padded(self.pad_length, integers=self.integers))
 
     def __call__(self, samples: Sequence[Any], rows: FlatBatch, numbers: Sequence[int]) -> Any:
         """(inputs, [labels,] rows) of samples whose sequences `rows` are, or a dict with the rows in it.
@@ -291,7 +295,7 @@ class SequenceCollate:
                 )
         if self.layout == "flat":
             return replace(rows, index=index)
-        return rows.padded(ids.shape[1], index)
+        return rows.padded(ids.shape[1], index, self.integers)
 
 
 def _index(

@@ -78,8 +78,13 @@ class FlatBatch(Arrays):
         begins: Array = np.repeat(self.offsets[:-1], np.diff(self.offsets))
         return np.arange(len(begins)) - begins
 
-    def padded(self, length: int | None = None, index: Array | None = None) -> PaddedBatch:
-        """The rows of NumPy in lines, one a sequence, of one length: at their positions, or where `index` says."""
+    def padded(
+        self, length: int | None = None, index: Array | None = None, integers: Any = None
+    ) -> PaddedBatch:
+        """The rows of NumPy in lines, one a sequence, of one length: at their positions, or where `index` says.
+
+        `integers` is the dtype of classes and tokens; None: as they are.
+        """
         if length is None:
             length = int(self.places().max(initial=-1)) + 1
         at = self.lines() * length + self.places() if index is None else index
@@ -91,12 +96,18 @@ class FlatBatch(Arrays):
         runs = list(zip(at[starts].tolist(), starts.tolist(), stops.tolist(), strict=True))
 
         def spread(rows: Array) -> Array:
-            out = np.zeros((len(self) * length, *rows.shape[1:]), rows.dtype)
-            if whole:
-                for place, start, stop in runs:
-                    out[place : place + stop - start] = rows[start:stop]
-            else:
+            dtype = integers if integers is not None and rows.dtype.kind in "iu" else rows.dtype
+            shape = (len(self) * length, *rows.shape[1:])
+            if not whole:
+                out = np.zeros(shape, dtype)
                 out[at] = rows
+                return out.reshape(len(self), length, *rows.shape[1:])
+            out, end = np.empty(shape, dtype), 0
+            for place, start, stop in runs:
+                out[end:place] = 0
+                end = place + stop - start
+                out[place:end] = rows[start:stop]
+            out[end:] = 0
             return out.reshape(len(self), length, *rows.shape[1:])
 
         return PaddedBatch(

@@ -65,6 +65,7 @@ class FirstOrderDataset(PairedDataset, Dataset[Any]):
         return self._whole(samples, rows)
 
     _finish = staticmethod(as_tensors)
+    _integers = np.int64
 
     def collator(self, collate_fn: Callable[[Any], Any] | None = None) -> SequenceCollator:
         """A collate_fn for loops that make their own loaders (`data_collator` of Hugging Face's Trainer).
