@@ -278,9 +278,8 @@ class Writer:
         end = self._rows.end if self.num_samples is None else self.num_samples
         counts: dict[str, Any] = {"num_samples": end}
         offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
-        if offsets is not None:
-            counts["num_sequences"] = len(offsets) - 1
-        counts["fidelity"] = self.watch.of_all(counts["num_samples"], self._content)
+        counts["num_sequences"] = None if offsets is None else len(offsets) - 1
+        counts["fidelity"] = self.watch.of_all(end, self._content)
         digest = self._rows.ledger.finish(replace(self._header, **counts))
         self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
