@@ -12,6 +12,7 @@ import typer
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
+from fostore.generate.options import TOKEN_ROWS
 from fostore.places.names import local_path
 from fostore.schema.jsontext import loads
 
@@ -189,17 +190,19 @@ def parse_slice(text: str | None) -> slice | None:
     return slice(*(parse_number(one, "--rows") if one else None for one in bounds))
 
 
-def parse_rows(text: str | None) -> tuple[int, int] | None:
-    """Rows from `start:stop`; the stop is not included.
+def parse_rows(text: str | None) -> tuple[int, int] | str | None:
+    """Rows from `start:stop`, the stop not included; a word as it is, such as "tokens".
 
-    >>> parse_rows("0:500")
-    (0, 500)
+    >>> parse_rows("0:500"), parse_rows("tokens")
+    ((0, 500), 'tokens')
     """
+    if text is None or text in TOKEN_ROWS:
+        return text
     rows = parse_slice(text)
-    if rows is None:
-        return None
+    assert rows is not None
     if None in (rows.start, rows.stop) or rows.step is not None or not rows.start < rows.stop:
-        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500")
+        words = " or ".join(TOKEN_ROWS)
+        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500, or {words}")
     return rows.start, rows.stop
 
 
