@@ -532,8 +532,8 @@ MUTANTS = [
     Mutant(
         "layout-needs-no-reader",
         "schema/row.py",
-        "        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()\n",
-        "        return ()\n",
+        "        return (*features, TEXT_LAYOUT) if any(c.layout for c in self.columns) else features\n",
+        "        return features\n",
         "test_text_ids.py::test_the_bytes_and_the_digest_are_those_of_before[zarr]",
     ),
     Mutant(

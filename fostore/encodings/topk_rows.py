@@ -1,13 +1,35 @@
-"""The k largest classes of distributions and what the rest weighs: what is read from a store of top-k rows."""
+"""The k largest classes of distributions and what the rest weighs: as a device selects, and as a store gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 RULES = ("coarse", "uniform", "renorm", "zero")
 """What a reader makes of the classes that are not kept (spec/encodings.md)."""
+
+
+class Selected(NamedTuple):
+    """What was selected of n rows before anything is rounded, as `Writer.append` takes it for a store of top-k rows.
+
+    So k numbers a row leave a device, not all of them. Arrays of one framework; `...` is (n,) or (n, num_members).
+    The weight of a class is its number for probs, and exp of its number for log_probs and logits.
+    """
+
+    values: Any
+    """(..., k), floats: the k largest numbers of the store's kind, largest first, of equal ones the smaller class
+    first; logits minus the row's maximum, so that the first is 0."""
+    ids: Any
+    """(..., k), integers: the class of each value."""
+    residual: Any
+    """(...), floats: the log of what the classes that were not selected weigh together; minus infinity is nothing."""
+    logsumexp: Any = None
+    """(...), floats: of the logits as the model gave them; None for probs and log_probs."""
+    residual_t: Any = None
+    """(..., len(temperatures)): as `residual`, of the weights to the power of 1 / temperature."""
+    tail_entropy: Any = None
+    """(...): the entropy in nats of the distribution over the classes that were not selected; 0 of none."""
 
 
 @dataclass(frozen=True, slots=True)

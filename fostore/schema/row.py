@@ -28,6 +28,7 @@ TOKEN_ROWS = "token_rows"
 _FEATURES = frozenset({TEXT_LAYOUT, TOKEN_ROWS})
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+_CORE_ENCODINGS = frozenset({"dense", "counts"})
 _NAMED = 8
 """Classes that a schema names when it is shown."""
 
@@ -86,8 +87,10 @@ class Schema(Shown):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The features that a reader must have."""
+        """The features that a reader must have: an encoding that is not of the core is one, by its name."""
+        name = str(self.encoding.get("name"))
         features = {
+            name: name not in _CORE_ENCODINGS,
             TEXT_LAYOUT: any(column.layout for column in self.columns),
             TOKEN_ROWS: self.row_axis == TOKEN,
         }
@@ -184,7 +187,10 @@ class Schema(Shown):
         """Parse and check what a stranger wrote; unknown features are refused by name."""
         # First: what a newer feature changed could look like damage further down.
         requires = tuple(expect(value, "requires", list, where))
-        unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
+        # Whether there is such an encoding is asked where one is looked up (`encoding_of`), which names them.
+        named = value.get("encoding")
+        known = [*_FEATURES, named.get("name") if isinstance(named, dict) else None]
+        unknown = [n for n in requires if not isinstance(n, str) or n not in known]
         if unknown:
             raise UnsupportedError(
                 f"{where} needs the reader features {unknown}, which this release of fostore "

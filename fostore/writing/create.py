@@ -55,6 +55,9 @@ def create(
     tokens: bool | None = None,
     positions: bool = False,
     vocab_size: int | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -94,6 +97,11 @@ def create(
         positions: whether its position in the sequence comes with each row; for sequences of which rows
             are left out.
         vocab_size: how many tokens there are; `num_classes` by default.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -127,7 +135,7 @@ def create(
         **token_sides(rows, num_classes, of_tokens),
     }
     beside = side_columns(sides, num_samples)
-    spec = None if encoding is None else chosen(encoding)
+    spec = chosen(encoding, k=k, rule=rule, temperatures=temperatures)
     checked_meta = check_object(meta)
     checked_identity = check_object(identity, "identity")
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.rows import as_array
+from fostore.encodings.rows import as_given
+from fostore.encodings.topk_rows import Selected
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
@@ -134,7 +135,8 @@ class Writer:
 
         Args:
             rows: (n, num_classes) or (n, num_members, num_classes), of the store's kind, as anything
-                that NumPy takes. May be reused by the caller afterwards.
+                that NumPy takes; for a store of top-k rows also `Selected`, what was selected of n rows already.
+                May be reused by the caller afterwards.
             ids: n keys, for a store that was promised them one batch at a time. To find one that comes
                 again, integers that only grow take no memory, all others 8 bytes a row.
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
@@ -176,10 +178,12 @@ class Writer:
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values = rows if type(rows) is np.ndarray else as_array(rows)
-        if not values.ndim:
-            raise RowError(f"rows come in batches, {rows!r:.80} came")
-        stop = start + len(values)
+        values, count = as_given(rows)
+        if isinstance(values, Selected) and self._encoding.selects(self.schema) is None:
+            raise RowError(
+                f"selected rows came, and {self.path} keeps every class of every row: give whole rows"
+            )
+        stop = start + count
         self._check_free(start, stop)
         columns = self._encoding.encode(values, self.schema, start)
         if self._num_content < len(self.schema.columns):
