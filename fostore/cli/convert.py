@@ -308,7 +308,10 @@ _OPTIONS = {
         kind=list[str] | None,
     ),
     "config": Option(
-        SOURCE, "The file that says how it was packed (DistillKit).", "FILE", parse=lambda text: text
+        SOURCE,
+        "The file that says how it was packed (DistillKit).",
+        "FILE",
+        parse=lambda text: text,
     ),
     "allow_constant": Option(
         SOURCE,

@@ -1,4 +1,4 @@
-"""Numbers of DistillKit's packed columns: bits of integers, and log-probabilities as exact values, a curve and what it misses.
+"""What DistillKit packs: integers in bits, log-probabilities as exact ones, a curve and what it misses.
 
 Source: arcee-ai/DistillKit, `distillkit/compression/`: `bitpack.py`, `monotonic_logprobs.py`, `legacy.py`, `config.py`.
 """
@@ -82,7 +82,9 @@ class Packing:
         """
         try:
             bins = tuple(
-                Bin(_dtype(b["scale_dtype"]), _size(b["element_bits"], 64), _size(b["num_elements"]))
+                Bin(
+                    _dtype(b["scale_dtype"]), _size(b["element_bits"], 64), _size(b["num_elements"])
+                )
                 for b in config["residual_bins"]
             )
             packing = cls(
@@ -97,10 +99,14 @@ class Packing:
                 normalize_t=bool(config.get("normalize_t", False)),
             )
             if sum(b.num_elements for b in bins) > packing.k - packing.exact_k:
-                raise ValueError(f"exact_k and residual_bins hold more than k = {packing.k} numbers")
+                raise ValueError(
+                    f"exact_k and residual_bins hold more than k = {packing.k} numbers"
+                )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise FormatError(f"{where} is no logprob_compressor of DistillKit: it {what}") from error
+            raise FormatError(
+                f"{where} is no logprob_compressor of DistillKit: it {what}"
+            ) from error
         return packing
 
     @property
@@ -133,7 +139,9 @@ class Packing:
         return np.cumsum(logs, axis=-1, dtype=wide) if self.delta_encoding else logs
 
     def _terms(self, count: int, dtype: Any) -> Array:
-        points = np.linspace(0, 1, count) if self.normalize_t else np.arange(count, dtype=np.float64)
+        points = (
+            np.linspace(0, 1, count) if self.normalize_t else np.arange(count, dtype=np.float64)
+        )
         with np.errstate(divide="ignore", over="ignore"):
             terms = [
                 getattr(np, term)(points) if isinstance(term, str) else points ** float(term)
@@ -187,7 +195,9 @@ def terms_of_legacy(config: Mapping[str, Any], where: str) -> tuple[int, int, in
             terms.append(np.sqrt(points))
     except (KeyError, TypeError, ValueError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise FormatError(f"{where} is no legacy_logit_compression of DistillKit: it {what}") from error
+        raise FormatError(
+            f"{where} is no legacy_logit_compression of DistillKit: it {what}"
+        ) from error
     return k, exact, bits, np.stack(terms, axis=-1)
 
 
@@ -209,5 +219,3 @@ def _term(given: Any) -> int | str:
     if isinstance(given, bool) or not isinstance(given, int) or abs(given) > 64:
         raise ValueError(f"holds the polynomial term {given!r:.40}")
     return given
-
-

@@ -1,4 +1,4 @@
-"""Lists of the most likely classes that other tools wrote, as top-k rows: what they leave open is asked for, never guessed.
+"""Lists of likely classes that other tools wrote, as top-k rows: what they leave open is asked for, never guessed.
 
 None of these layouts keeps what the other classes weigh, as fostore's own top-k rows do. Where the lists hold true
 probabilities it is what is missing from 1, less whatever rounding did: such stores say so (`derived`). Where they were
@@ -72,7 +72,9 @@ MASS = Open(
     f"({RENORMALISED})",
     _one_of(WHOLE, RENORMALISED),
 )
-RULE = Open("rule", f"what the classes that are not listed get: one of {', '.join(RULES)}", _one_of(*RULES))
+RULE = Open(
+    "rule", f"what the classes that are not listed get: one of {', '.join(RULES)}", _one_of(*RULES)
+)
 NEXT, SAME = "next", "same"
 PREDICTS = Open(
     "predicts",
@@ -195,7 +197,11 @@ def columns_of(
         )
     values, ids = _in_order(rows, schema, start, where)
     with np.errstate(divide="ignore"):
-        logs = np.log(values.astype(np.float64)) if schema.kind == "probs" else values.astype(np.float64)
+        logs = (
+            np.log(values.astype(np.float64))
+            if schema.kind == "probs"
+            else values.astype(np.float64)
+        )
     level = rows.level
     if level is None:
         level = _log_total(logs) if schema.kind == "logits" else np.zeros(len(logs))
@@ -205,9 +211,7 @@ def columns_of(
     else:
         residual = _log_total(logs[:, k:])
     if schema.kind == "logits":
-        selected = Selected(
-            values[:, :k] - values[:, :1], ids[:, :k], residual - logs[:, 0], level
-        )
+        selected = Selected(values[:, :k] - values[:, :1], ids[:, :k], residual - logs[:, 0], level)
     else:
         selected = Selected(values[:, :k], ids[:, :k], residual)
     try:

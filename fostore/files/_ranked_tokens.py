@@ -73,7 +73,11 @@ def token_table(
             place = f"{where}, sequence {number}"
             at = _positions(listed, predicts, place)
             lists = at if predicts == NEXT else at + 1
-            values = {"sequence": np.full(len(at), number), "token": listed.tokens[at], "position": at}
+            values = {
+                "sequence": np.full(len(at), number),
+                "token": listed.tokens[at],
+                "position": at,
+            }
             sides = []
             for column in columns:
                 sides.append(side_of(column.role).encode(values[column.role], column, row))
@@ -110,5 +114,3 @@ def _positions(listed: Listed, predicts: str, place: str) -> Array:
             )
         at = at[1:]
     return at - 1
-
-

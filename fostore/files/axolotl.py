@@ -89,7 +89,7 @@ def _sequence(value: Any, where: str) -> Listed:
             f"{where} has target_logprobs {values.shape}, target_token_ids {ids.shape} and target_mask {mask.shape}, "
             "expected one shape (tokens, k)"
         )
-    return Listed(tokens, values, ids, None, np.asarray(mask != 0).any(axis=-1))
+    return Listed(tokens, values, ids, None, np.any(mask != 0, axis=-1, keepdims=True)[..., 0])
 
 
 FORMAT = _Axolotl()

@@ -1,12 +1,13 @@
 """DistillKit's captured teachers: Parquet of sequences, each token with its k most likely successors, packed in bytes.
 
-Layout: a row a sequence, `input_ids` and, a list a token, `compressed_logprobs` and `bytepacked_indices` (bytes that the
-`logprob_compressor` of a side file explains), or `packed_indices`, `exact_values` and `coeffs`
-(`legacy_logit_compression`), or `token_ids` and `top_values` as they are. The list at a token is about the one after it;
-the last token may have none, as vLLM gives none.
-Source: arcee-ai/DistillKit, `distillkit/sample_logits_vllm.py` (process_prompt_logprobs), `distillkit/sample_common.py`
-(compressed_logit_schema) and `distillkit/compression/compressor.py` (decompress_to_sparse). What legacy files hold are
-logits minus their mean, so that nobody knows what the other classes weigh.
+Layout: a row a sequence, `input_ids` and, a list a token, `compressed_logprobs` and `bytepacked_indices` (bytes, which
+the `logprob_compressor` of a side file explains), or `packed_indices`, `exact_values` and `coeffs`
+(`legacy_logit_compression`), or `token_ids` and `top_values` as they are. The list at a token is about the one after
+it; the last token may have none, as vLLM gives none.
+Source: arcee-ai/DistillKit, `distillkit/sample_logits_vllm.py` (process_prompt_logprobs), `sample_common.py`
+(compressed_logit_schema) and `compression/compressor.py` (decompress_to_sparse). What legacy files hold are logits
+minus their mean, so that nobody knows what the other classes weigh. Numbers are worked out in float32; DistillKit
+rounds them to the dtype of the exact ones once more.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class _DistillKit(FileFormat):
             schema,
             partial(_sequences, path, columns, decode),
             is_whole=is_whole,
-            notes=("a sequence is a row of the file; of packed ones all texts of the row together",),
+            notes=(
+                "a sequence is a row of the file; of packed ones all texts of the row together",
+            ),
             took=frozenset({"layout", "config", "dtype", "class_names", "temperature", "tol"}),
         )
 
@@ -183,10 +186,16 @@ def _sequences(path: Path, names: tuple[str, ...], decode: Decode) -> Iterator[L
     ):
         for at in range(len(batch)):
             place = f"{where}, sequence {row + at}"
-            tokens, *lists = (sound(batch.column(i).slice(at, 1), 0, place) for i in range(batch.num_columns))
-            parts = [_flat(one.flatten(), place, name) for one, name in zip(lists, names, strict=True)]
+            tokens, *lists = (
+                sound(batch.column(i).slice(at, 1), 0, place) for i in range(batch.num_columns)
+            )
+            parts = [
+                _flat(one.flatten(), place, name) for one, name in zip(lists, names, strict=True)
+            ]
             if len({len(part) for part in parts}) != 1:
-                raise FormatError(f"{place} has {[len(part) for part in parts]} lists, expected one number")
+                raise FormatError(
+                    f"{place} has {[len(part) for part in parts]} lists, expected one number"
+                )
             ids = tokens.flatten()
             given = numbers(ids, _dtype(ids.type, place), (), 0, place).astype(np.int64)
             yield Listed(given, *decode(parts))

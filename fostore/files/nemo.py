@@ -2,9 +2,9 @@
 
 Layout: an object a sequence with `tokens`, `labels`, `loss_mask`, `topk_logits` (T, k), `topk_token_ids` (T, k) and
 `log_sum_exp_logits` (T); logits minus the row's maximum, and the list at a token is about the one after it. Sequences
-are padded to the longest of their batch, and nothing says where the padding begins but that `loss_mask` is 0 there, as it
-is in prompts. The log-sum-exp is worked out in the precision of the model, bfloat16 mostly, so what it leaves for the
-other classes may be less than nothing.
+are padded to the longest of their batch, and nothing says where the padding begins but that `loss_mask` is 0 there, as
+it is in prompts. The log-sum-exp is worked out in the precision of the model, bfloat16 mostly, so what it leaves for
+the other classes may be less than nothing.
 Source: NVIDIA/NeMo-Aligner, `examples/nlp/synthetic_data_gen/compute_topk_logits.py` (write_generations) and
 `nemo_aligner/utils/distributed.py` (compute_topk_logits_in_batched_sequence).
 """
@@ -82,7 +82,13 @@ def _sequence(value: Any, where: str, *, is_labelled: bool) -> Listed:
     return Listed(tokens, values, ids, level, mask[0] != 0 if mask else None)
 
 
-_AXES = {"topk_logits": 2, "topk_token_ids": 2, "target_logprobs": 2, "target_token_ids": 2, "target_mask": 2}
+_AXES = {
+    "topk_logits": 2,
+    "topk_token_ids": 2,
+    "target_logprobs": 2,
+    "target_token_ids": 2,
+    "target_mask": 2,
+}
 _FLOATS = ("topk_logits", "log_sum_exp_logits", "target_logprobs")
 
 

@@ -96,10 +96,14 @@ class _TinyVit(FileFormat):
 
 def _ranks(path: Path) -> list[_Rank]:
     if not path.is_dir():
-        raise FormatError(f"{path} is no folder; TinyViT saves one an epoch, logits_top<k>_epoch<e>")
+        raise FormatError(
+            f"{path} is no folder; TinyViT saves one an epoch, logits_top<k>_epoch<e>"
+        )
     numbered = {int(m.group(1)): name for name in os.listdir(path) if (m := _KEYS.fullmatch(name))}
     if not numbered:
-        raise FormatError(f"{path} holds no rank<r>-keys.txt, as TinyViT's save_logits.py writes them")
+        raise FormatError(
+            f"{path} holds no rank<r>-keys.txt, as TinyViT's save_logits.py writes them"
+        )
     ranks = []
     for number in sorted(numbered):
         keys = path / numbered[number]
@@ -141,7 +145,9 @@ def _size_of(ranks: list[_Rank], where: str) -> int:
             )
         sizes.add(k)
     if len(sizes) != 1:
-        raise FormatError(f"{where} lists {sorted(sizes) or 'no'} classes a row, expected one number")
+        raise FormatError(
+            f"{where} lists {sorted(sizes) or 'no'} classes a row, expected one number"
+        )
     return sizes.pop()
 
 

@@ -99,7 +99,9 @@ def _names(path: Path) -> list[str]:
         if file.endswith(_SUFFIX)
     )
     if not names:
-        raise FormatError(f"{path} holds no {_SUFFIX} file, as FKD's generate_soft_label.py writes them")
+        raise FormatError(
+            f"{path} holds no {_SUFFIX} file, as FKD's generate_soft_label.py writes them"
+        )
     longest = max(names, key=len)
     if len(longest.encode()) > MAX_WIDTH - 8:
         raise FormatError(f"{path} holds the name {longest!r:.80}, which is too long for an id")
@@ -119,7 +121,9 @@ def _labels(path: Path) -> Ranked:
     """The classes and probabilities of the crops of one image."""
     content = _load(path)
     if not isinstance(content, list) or len(content) != 3 or not isinstance(content[2], np.ndarray):
-        raise FormatError(f"{path} holds no list of coordinates, flips and labels, as FKD writes it")
+        raise FormatError(
+            f"{path} holds no list of coordinates, flips and labels, as FKD writes it"
+        )
     labels: Array = content[2]
     if labels.ndim == 2 and labels.shape[-1] == 2:
         labels = labels[:, :, None]
@@ -134,7 +138,7 @@ def _labels(path: Path) -> Ranked:
     exact = _EXACT.get(labels.dtype.name, 1 << 53)
     if (ids != np.rint(ids)).any() or (ids.size and np.abs(ids).max() > exact):
         raise FormatError(
-            f"{path} has classes that are no whole numbers up to {exact:,}, which is what {labels.dtype} keeps exactly: "
+            f"{path} has classes that are no whole numbers up to {exact:,}, which {labels.dtype} keeps exactly: "
             "which class is meant cannot be told"
         )
     return Ranked(values, ids.astype(np.int64))
@@ -148,16 +152,28 @@ def _load(path: Path) -> object:
     try:
         with open_zip(path, size):  # each entry is held against the bytes that are there
             pass
-        arrays = [np.ndarray, np.dtype, np._core.multiarray._reconstruct]
+        # What a pickled array names, and nothing that runs more.
+        reconstruct = np.empty(0).__reduce__()[0]
+        arrays = [np.ndarray, np.dtype, reconstruct]
         arrays += [type(np.dtype(kind)) for kind in "? b h i l f d e".split()]
-        with torch.serialization.safe_globals(arrays):  # type: ignore[no-untyped-call]
+        with torch.serialization.safe_globals(arrays):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeError(
             f"{path} holds more than arrays: to load it could run any code"
         ) from error
-    except (RuntimeError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError) as error:
-        raise FormatError(f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]:.200}") from error
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        raise FormatError(
+            f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]:.200}"
+        ) from error
 
 
 FORMAT = _Fkd()
