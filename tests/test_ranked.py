@@ -245,7 +245,7 @@ def test_a_conversion_ends_in_a_store_that_verifies(tmp_path: Path, name: str, s
         fostore.convert(path, again, progress=False)
     store = fostore.open(path if suffix == ".zarr" else again)
     assert store.verify() == []
-    assert store.header.digest == receipt.digest
+    assert store.header.digest == receipt.destination_digest
     topk = store.take_topk([0, 1])
     assert topk.derived
     assert (topk.num_classes, topk.ids.shape) == (K, (2, TOP))

@@ -255,6 +255,23 @@ _OPTIONS = {
         parse=_parse_classes,
     ),
     "member": Option(CHANGE, "Only this member of an ensemble."),
+    "encoding": Option(
+        CHANGE,
+        "How rows are kept: dense, topk, or JSON with parameters.",
+        "NAME|JSON",
+        parse=options.parse_encoding,
+    ),
+    "k": Option(CHANGE, "Of topk: the classes of a row that are kept.", least=1),
+    "rule": Option(
+        CHANGE,
+        "Of top-k rows: what becomes of the classes that are not kept, in what is written or where rows become dense.",
+    ),
+    "temperatures": Option(
+        CHANGE,
+        "Of topk: those at which what is not kept is summed as well.",
+        "T,T,...",
+        parse=options.parse_numbers,
+    ),
     "class_names": Option(
         CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
     ),

@@ -86,6 +86,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
         "id": header.id,
         "kind": schema.kind,
         "encoding": schema.encoding["name"],
+        "parameters": {key: value for key, value in schema.encoding.items() if key != "name"},
         "dtype": schema.dtype,
         "shape": [rows, *schema.row_shape],
         "axes": list(schema.axes),
@@ -100,6 +101,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
             "planned": planned,
             "missing": [list(r) for r in store.missing()],
         },
+        **({"num_sequences": store.num_sequences} if "num_sequences" in header.counts else {}),
         "sealed": store.is_sealed,
         "digest": header.digest,
         "unit_rows": header.unit_rows,
@@ -145,12 +147,16 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield str(facts["path"])
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
+    if "num_sequences" in facts:
+        count = facts["num_sequences"]
+        yield _line("sequences", "an open end" if count is None else f"{count:,}")
     if rows["missing"]:
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")
     temperature = "" if facts["temperature"] == 1 else f", temperature {facts['temperature']:g}"
-    yield _line("values", f"{facts['kind']} {facts['dtype']}, {facts['encoding']}{temperature}")
+    encoded = in_words({"name": facts["encoding"], **facts["parameters"]})
+    yield _line("values", f"{facts['kind']} {facts['dtype']}, {encoded}{temperature}")
     yield _line("axes", axes)
     if facts["class_names"]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))

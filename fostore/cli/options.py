@@ -131,6 +131,29 @@ def parse_names(text: str | None, *, option: str = "--class-names") -> list[str]
     return [name.strip() for name in text.split(",")]
 
 
+def parse_encoding(text: str | None) -> Any:
+    """The name of an encoding, or JSON of its name and parameters.
+
+    >>> parse_encoding("topk"), parse_encoding('{"name": "topk", "k": 3}')
+    ('topk', {'name': 'topk', 'k': 3})
+    """
+    return text if text is None or not text.startswith("{") else loads(text, "--encoding")
+
+
+def parse_numbers(text: str | None) -> list[float] | None:
+    """Numbers from a comma list.
+
+    >>> parse_numbers("2, 4.5")
+    [2.0, 4.5]
+    """
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ArgumentError(f"--temperatures is {text!r}, expected numbers such as 2,4") from error
+
+
 def parse_ids(text: str | None) -> list[int] | list[str] | None:
     """Sample ids from the lines of `@file`; integers where every line is a plain one."""
     if text is None:

@@ -51,6 +51,10 @@ class Options:
     max_memory: int = 512 << 20
     unit_rows: int | None = None
     progress: bool = True
+    encoding: Any = None
+    k: int | None = None
+    rule: Literal["coarse", "uniform", "renorm", "zero"] | None = None
+    temperatures: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.exists not in ("fail", "overwrite", "resume"):
@@ -87,6 +91,10 @@ class Options:
                 changes[name] = list(value) if name in ("classes", "class_names") else value
         if self.ids is not None:
             changes["ids"] = len(self.ids)
+        for name in ("encoding", "k", "rule", "temperatures"):
+            value = getattr(self, name)
+            if value is not None:
+                changes[name] = list(value) if name == "temperatures" else value
         return changes
 
 

@@ -27,7 +27,7 @@ from fostore.places.names import STREAM
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
-from fostore.schema.row import Schema
+from fostore.schema.row import TOKEN, Schema
 from fostore.writing.create import software
 
 _BATCH_BYTES = 4 << 20
@@ -150,18 +150,31 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
     passing = HashedTable(source)
     # Chosen of rows that were hashed as they passed, so that the source is read once.
     selected = change.select(replace(source, batches=passing.batches), options)
-    steps = [change.encode(selected.schema, options.kind, options.dtype)]
+    # A plain file holds dense rows, which a rule is asked for, where the encoding is not.
+    is_plain_file = name not in FORMATS and not files.file_format(name).holds.header
+    dense_by = options.rule if is_plain_file and options.encoding is None else None
+    encode = change.encode(
+        selected.schema,
+        options.kind,
+        options.dtype,
+        options.encoding,
+        None if dense_by else options.rule,
+        k=options.k,
+        temperatures=options.temperatures,
+    )
+    steps = [encode]
     left_out: tuple[str, ...] = ()
     meta = {**selected.meta, **check_object(options.meta)}
     identity, extra = selected.identity, selected.extra
     if name not in FORMATS:
         holds = files.file_format(name).holds
-        _check_holds(name, holds, steps[-1].schema)
-        if not holds.header:
-            schema = steps[-1].schema
+        if is_plain_file:
+            schema = encode.schema
             left_out = _left_out(schema, meta, identity, extra, holds)
             meta, identity, extra = {}, {}, {}
-            steps.append(change.without_header(schema, names=holds.names, ids=holds.ids))
+            names, ids = holds.names, holds.ids
+            steps.append(change.without_header(schema, names=names, ids=ids, rule=dense_by))
+        _check_holds(name, holds, steps[-1].schema)
     elif selected.num_rows is None and not format_of(Path(destination)).streams:
         raise ArgumentError(
             f"{destination} needs the number of rows from the start, and a stream has none; convert "
@@ -178,6 +191,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
         software=software(),
         meta=meta,
         extra=extra,
+        num_sequences=selected.num_sequences if schema.row_axis == TOKEN else None,
     )
     if is_plain and name not in FORMATS and source.digest and source.header:
         # The same rows in another wrapping: made again, the file is the same, bit by bit.

@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fostore import disk, files
 from fostore.conversion.joining import joined
 from fostore.conversion.options import HINTS
 from fostore.encodings import encoding_of
+from fostore.encodings.topk_rows import masses
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.files import Hints
 from fostore.files.stores import selection_table, store_table
@@ -76,10 +79,23 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     return joined([open_table(shard, hints) for shard in shards])
 
 
+class First(NamedTuple):
+    """One of the first rows of a source, as people look at it."""
+
+    id: Any
+    """None where it has none."""
+    classes: Array
+    """([M,] k): the classes that are known, largest first; all of them, or those that top-k rows keep."""
+    probs: Array
+    """([M,] k): what each has."""
+    numbers: dict[str, Any]
+    """All that is known of the row, as JSON."""
+
+
 def first_rows(
     source: Source, count: int, *, format: str | None = None, kind: str | None = None
-) -> tuple[Schema, list[tuple[Any, Array]]]:
-    """The first rows of a source as probabilities, each with its id (None where it has none), and their schema.
+) -> tuple[Schema, list[First]]:
+    """The first rows of a source as probabilities, and their schema.
 
     Args:
         format, kind: what a file does not say itself.
@@ -94,12 +110,29 @@ def first_rows(
     if batch is None:
         return schema, []
     content = [rows[:count] for rows in batch[: len(schema.content)]]
-    encoding_of(schema).check(content, schema, 0)
-    rows = encoding_of(schema).decode(content, schema)
-    if column is None:
-        return schema, [(None, row) for row in rows]
-    ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
-    return schema, list(zip(ids, rows, strict=True))
+    encoding = encoding_of(schema)
+    encoding.check(content, schema, 0)
+    ids: Sequence[Any] = [None] * len(content[0])
+    if column is not None:
+        ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
+    topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
+    return schema, [
+        _first_of(key, encoding.decode([c[i : i + 1] for c in content], schema)[0])
+        if topk is None
+        else _first_kept(key, topk.ids[i], masses(topk)[i])
+        for i, key in enumerate(ids)
+    ]
+
+
+def _first_of(key: Any, row: Array) -> First:
+    order = np.argsort(-row, axis=-1, kind="stable")
+    return First(key, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
+
+
+def _first_kept(key: Any, classes: Array, probs: Array) -> First:
+    kept, others = probs[..., :-1], probs[..., -1]
+    numbers = {"classes": classes.tolist(), "probs": kept.tolist(), "others": others.tolist()}
+    return First(key, classes, kept, numbers)
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:

@@ -102,6 +102,9 @@ def _check(first: Table, other: Table) -> None:
         a, b = getattr(first.schema, name), getattr(other.schema, name)
         if a != b:
             different.append(f"{name} is {b!r:.200}, {first.where} has {a!r:.200}")
+    if first.num_sequences != other.num_sequences:
+        ours, theirs = first.num_sequences, other.num_sequences
+        different.append(f"it has {theirs} sequences, {first.where} has {ours}")
     if first.num_rows != other.num_rows:
         different.append(f"it has {other.num_rows} rows, {first.where} has {first.num_rows}")
     ours, theirs = first.identity.get("dataset", {}), other.identity.get("dataset", {})

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding, refuse_rule
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -141,6 +141,8 @@ class Dense(Encoding):
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
         """Rounded anew; a row's level stays beside it, since adding it and taking it off would cost digits."""
+        if made.kind != schema.kind:
+            return super().recast(columns, schema, made, start)
         stored = self.encode(widen(columns[0], schema.dtype), made, start)
         if (
             schema.kind == "logits"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding
+from fostore.encodings.encoding import Encoding
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -147,7 +147,7 @@ class TopKRows(Encoding):
     def recast(
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
-        """Fewer of the kept classes and temperatures, another rule or dtype; what is no longer kept joins the rest."""
+        """Fewer of the kept classes and temperatures, another rule, kind or dtype; what is not kept joins the rest."""
         k, kept = made.encoding["k"], schema.encoding["k"]
         fewer, known = temperatures_of(made), temperatures_of(schema)
         if k > kept or not set(fewer) <= set(known):
@@ -160,36 +160,40 @@ class TopKRows(Encoding):
                 "the rows keep no tail_entropy, and it cannot be worked out of them"
             )
         rows = named(columns, schema)
-        logs = log_weights(rows["values"], schema)
+        logs, residual = log_weights(rows["values"], schema), rows["residual"].astype(np.float64)
         dropped = logs[..., k:]
-        residual = rows["residual"].astype(np.float64)
-        softened = [
-            np.logaddexp(
-                rows["residual_t"][..., known.index(t)].astype(np.float64), log_total(dropped / t)
-            )
-            for t in fewer
-        ]
         total = np.logaddexp(residual, log_total(dropped))
         entropy = None
         if "tail_entropy" in made.encoding:
             entropy = _joined_entropy(residual, rows["tail_entropy"], dropped, total)
-        values = widen(rows["values"], schema.dtype)[..., :k]
-        parts = Selected(
-            values,
-            rows["ids"][..., :k],
-            total,
-            rows.get("logsumexp"),
-            np.stack(softened, axis=-1) if softened else None,
-            entropy,
-        )
-        stored = _rounded(parts, made)
+        softened = [
+            np.logaddexp(_softened(rows, schema, t), log_total(dropped / t))[..., None]
+            for t in fewer
+        ]
+        values, level = widen(rows["values"], schema.dtype)[..., :k], rows.get("logsumexp")
+        if (
+            made.kind != schema.kind
+        ):  # another scale: of logits the largest is 0, of the others all sum to 1
+            scale = (
+                logs[..., 0] if made.kind == "logits" else np.logaddexp(log_total(logs), residual)
+            )
+            values = logs[..., :k] - scale[..., None]
+            values = np.exp(values) if made.kind == "probs" else values
+            level, total = -scale, total - scale
+            softened = [s - scale[..., None] / t for s, t in zip(softened, fewer, strict=True)]
+        softened_all = np.concatenate(softened, axis=-1) if softened else None
+        ids = rows["ids"][..., :k]
+        stored = _rounded(Selected(values, ids, total, level, softened_all, entropy), made)
         self.check(stored, made, start)
         return stored
 
+    def is_whole(self, schema: Schema) -> bool:
+        """Whether k is the number of classes."""
+        return bool(schema.encoding["k"] == schema.num_classes)
+
     def check_dense(self, schema: Schema, rule: str | None) -> None:
         """A rule must be named where rows are wide: each of 128,000 classes takes half a megabyte."""
-        is_whole = schema.encoding["k"] == schema.num_classes
-        if rule is None and schema.num_classes > _DENSE_CLASSES and not is_whole:
+        if rule is None and schema.num_classes > _DENSE_CLASSES and not self.is_whole(schema):
             raise ArgumentError(
                 f"the store keeps {schema.encoding['k']} of {schema.num_classes:,} classes; take_topk(rows) gives "
                 f"these, and take(rows, rule={_dense_rule(schema)!r}) all classes: where there are over "

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 RULES = ("coarse", "uniform", "renorm", "zero")
 """What a reader makes of the classes that are not kept (spec/encodings.md)."""
 
@@ -30,6 +32,14 @@ class Selected(NamedTuple):
     """(..., len(temperatures)): as `residual`, of the weights to the power of 1 / temperature."""
     tail_entropy: Any = None
     """(...): the entropy in nats of the distribution over the classes that were not selected; 0 of none."""
+
+
+def masses(topk: TopK) -> np.ndarray[Any, Any]:
+    """The probabilities of the kept classes and, as the last, of all others together: NumPy, float64, (..., k + 1)."""
+    logs = np.concatenate([topk.values, topk.residual[..., None]], axis=-1, dtype=np.float64)
+    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    probs: np.ndarray[Any, Any] = weights / weights.sum(axis=-1, keepdims=True)
+    return probs
 
 
 @dataclass(frozen=True, slots=True)

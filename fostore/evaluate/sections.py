@@ -93,7 +93,7 @@ def _what(summary: Summary, stored: Stored | None) -> str:
     if stored is not None:
         schema = stored.schema
         facts |= {
-            "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoding['name']}",
+            "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoded}",
             "temperature": schema.temperature,
             "columns": ", ".join(f"{column.name} ({column.role})" for column in schema.columns),
             "format": f"{stored.store.format}, version {stored.header.version}",

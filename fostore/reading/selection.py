@@ -20,7 +20,6 @@ from fostore.schema.row import Array, Schema
 from fostore.schema.sides import side_of
 
 if TYPE_CHECKING:
-    from fostore.reading.sequences import Sequences
     from fostore.reading.store import Store
 
 _PIECE_BYTES = 4 << 20
@@ -283,8 +282,6 @@ class Selection(Stored, Sequence[Array]):
 class Committed(Stored, Mapping[int, Array]):
     """The committed rows of a store by their numbers, as a dict would have them; read piece by piece."""
 
-    _sequences: Sequences | None = None
-
     @property
     def committed(self) -> Ranges:
         """The rows that can be read."""
@@ -294,31 +291,6 @@ class Committed(Stored, Mapping[int, Array]):
     def num_samples(self) -> int | None:
         """Rows planned; None while a stream runs."""
         return self.header.num_samples
-
-    @property
-    def num_sequences(self) -> int | None:
-        """Sequences planned, of token rows; None while a stream runs, and where rows are samples."""
-        return self.header.num_sequences
-
-    @property
-    def sequences(self) -> Sequences:
-        """The sequences of token rows of which rows are committed; kept until `refresh`.
-
-        Raises:
-            ArgumentError: rows are no tokens.
-            UncommittedError: there are gaps in the rows.
-        """
-        sequences = self._sequences
-        if sequences is None:
-            from fostore.reading.sequences import Sequences  # import cost: few stores have tokens
-
-            sequences = self._sequences = Sequences(self.store)
-        return sequences
-
-    @property
-    def offsets(self) -> Array:
-        """Where each of them begins, and the last one ends: int64 (sequences + 1,), read-only."""
-        return self.sequences.offsets
 
     @property
     def shape(self) -> tuple[int, ...]:

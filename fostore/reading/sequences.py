@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.reading.request import as_rows
+from fostore.schema.header import Header
 from fostore.schema.ranges import describe
 from fostore.schema.row import TOKEN, Array
 from fostore.schema.sequences import check_count, offsets_of
@@ -44,6 +46,37 @@ class PaddedBatch:
     """bool (n, length): whether there is a row."""
     tokens: Array | None
     """(n, length), or None; zeros where there is no row."""
+
+
+class Sequenced:
+    """What a store of token rows has more than others."""
+
+    header: Header
+    store: Store
+    _sequences: Sequences | None = None
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Sequences planned, of token rows; None while a stream runs, and where rows are samples."""
+        return self.header.num_sequences
+
+    @property
+    def sequences(self) -> Sequences:
+        """The sequences of token rows of which rows are committed; kept until `refresh`.
+
+        Raises:
+            ArgumentError: rows are no tokens.
+            UncommittedError: there are gaps in the rows.
+        """
+        sequences = self._sequences
+        if sequences is None:
+            sequences = self._sequences = Sequences(self.store)
+        return sequences
+
+    @property
+    def offsets(self) -> Array:
+        """Where each of them begins, and the last one ends: int64 (sequences + 1,), read-only."""
+        return self.sequences.offsets
 
 
 class Sequences(Sequence[FlatBatch]):
@@ -164,8 +197,9 @@ class Sequences(Sequence[FlatBatch]):
 
 
 def distributions_of(store: Store, rows: Array) -> Any:
-    """The distributions of rows as training takes them: sparse where they are kept so."""
-    return store.take(rows)
+    """The distributions of rows as training takes them: a `TopK` where an encoding keeps the largest classes."""
+    is_whole = encoding_of(store.schema).is_whole(store.schema)
+    return store.take(rows) if is_whole else store.take_topk(rows)
 
 
 def read_offsets(store: Store) -> Array:

@@ -50,14 +50,14 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
     rows: str | None = None,
     num_sequences: int | None = None,
     tokens: bool | None = None,
     positions: bool = False,
     vocab_size: int | None = None,
-    k: int | None = None,
-    rule: str | None = None,
-    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -90,6 +90,11 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
         rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
             `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
         num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
@@ -97,11 +102,6 @@ def create(
         positions: whether its position in the sequence comes with each row; for sequences of which rows
             are left out.
         vocab_size: how many tokens there are; `num_classes` by default.
-        k: of the encoding "topk": classes a row that are kept, the largest ones.
-        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
-            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
-        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
-            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
