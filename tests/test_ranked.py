@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ import fostore
 from fostore.conversion.sources import open_table
 from fostore.errors import ArgumentError, FormatError, FostoreError, RowError, UnsafeError
 from fostore.files import Hints
+from fostore.interop.axolotl import to_axolotl
 
 K, TOP, LENGTH = 300, 6, 7
 RNG = np.random.default_rng(5)
@@ -265,12 +268,10 @@ def test_keys_and_seeds_of_tinyvit_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "t.zarr"
     fostore.convert(made["source"], path, source_format="tinyvit", layout=SURE, progress=False)
     store = fostore.open(path)
-    assert store.ids is not None and store.ids.tolist() == [
-        f"image_{row}" for row in range(len(LOGITS))
-    ]
-    assert store.views is not None and store.views.tolist() == [
-        [row * 11, 4] for row in range(len(LOGITS))
-    ]
+    ids: Any = store.ids
+    views: Any = store.views
+    assert ids.tolist() == [f"image_{row}" for row in range(len(LOGITS))]
+    assert views.tolist() == [[row * 11, 4] for row in range(len(LOGITS))]
 
 
 @pytest.mark.parametrize("predicts", ["next", "same"])
@@ -470,3 +471,68 @@ def test_classes_that_halves_cannot_number_are_refused(tmp_path: Path) -> None:
         open_table(
             tmp_path / "soft", Hints(format="fkd", layout={"num_classes": 9000}, temperature=1.0)
         )
+
+
+# ------------------------------------------------------------------ what goes out
+
+
+def captured(folder: Path) -> fostore.Store:
+    """A store of token rows: what DistillKit captured."""
+    made = write_distillkit(folder)
+    path = folder / "t.zarr"
+    given = {key: made[key] for key in ("layout", "config", "temperature")}
+    fostore.convert(made["source"], path, source_format="distillkit", progress=False, **given)
+    return fostore.open(path)
+
+
+def test_axolotl_gets_what_the_teacher_gave(tmp_path: Path) -> None:
+    store = captured(tmp_path)
+    path = to_axolotl(store, tmp_path / "out.jsonl", progress=False)
+    again = columns(
+        {
+            "source": path,
+            "layout": {**SURE, "mass": "whole", "predicts": "next"},
+            "temperature": 1.0,
+        },
+        "axolotl",
+    )
+    topk = store.take_topk(store.positions)
+    assert np.array_equal(again["ids"], topk.ids)
+    assert np.allclose(again["values"], topk.values, atol=1e-6)
+    assert np.array_equal(again["token"], store.take_column("token", store.positions))
+    assert np.array_equal(again["sequence"], store.take_column("sequence", store.positions))
+    first = json.loads(path.read_text().splitlines()[0])
+    assert first["labels"] == first["input_ids"]
+    one = to_axolotl(store, tmp_path / "one.jsonl", normalised=True, progress=False)
+    logs = json.loads(one.read_text().splitlines()[0])["target_logprobs"]
+    assert np.allclose(np.exp(logs).sum(-1), 1)
+
+
+def test_axolotl_gets_no_other_rows(tmp_path: Path) -> None:
+    made = write_axolotl(tmp_path)
+    given = {key: made[key] for key in ("layout", "temperature")}
+    fostore.convert(
+        made["source"], tmp_path / "l.zarr", source_format="axolotl", progress=False, **given
+    )
+    with pytest.raises(ArgumentError, match="labelled"):
+        to_axolotl(tmp_path / "l.zarr", tmp_path / "o.jsonl")
+    fostore.convert(write_tinyvit(tmp_path)["source"], tmp_path / "i.zarr", source_format="tinyvit",
+                    layout=SURE, progress=False)  # fmt: skip
+    with pytest.raises(ArgumentError, match="no sealed store of token rows"):
+        to_axolotl(tmp_path / "i.zarr", tmp_path / "o.jsonl")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_lists_in_parquet_are_read_by_others_and_come_back(tmp_path: Path) -> None:
+    store = captured(tmp_path)
+    path = tmp_path / "t.parquet"
+    fostore.convert(store, path, progress=False)
+    topk = store.take_topk(store.positions)
+    rows = duckdb.sql(f"select \"values\", ids, token, sequence from '{path}'").fetchall()
+    assert np.array_equal(np.array([row[0] for row in rows], np.float32), topk.values)
+    assert np.array_equal(np.array([row[1] for row in rows]), topk.ids)
+    dataset = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    assert np.array_equal(np.array(dataset["ids"]), topk.ids)
+    assert dataset["token"] == [row[2] for row in rows]
+    receipt = fostore.convert(path, tmp_path / "back.zarr", progress=False)
+    assert receipt.destination_digest == store.header.digest

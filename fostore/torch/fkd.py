@@ -15,6 +15,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,7 @@ def _load(path: Path) -> object:
             pass
         # What a pickled array names, and nothing that runs more.
         reconstruct = np.empty(0).__reduce__()[0]
-        arrays = [np.ndarray, np.dtype, reconstruct]
+        arrays: list[Any] = [np.ndarray, np.dtype, reconstruct]
         arrays += [type(np.dtype(kind)) for kind in "? b h i l f d e".split()]
         with torch.serialization.safe_globals(arrays):
             return torch.load(path, map_location="cpu", weights_only=True)
