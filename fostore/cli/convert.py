@@ -302,6 +302,20 @@ _OPTIONS = {
         SOURCE,
         "Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
     ),
+    "layout": Option(
+        SOURCE,
+        "What the layout of another tool leaves open, such as num_classes=32000; the error says which keys. Repeat for "
+        "more.",
+        "KEY=VALUE",
+        parse=lambda pairs: options.parse_meta(pairs, None, option="--layout") if pairs else None,
+        kind=list[str] | None,
+    ),
+    "config": Option(
+        SOURCE,
+        "The file that says how it was packed (DistillKit).",
+        "FILE",
+        parse=lambda text: text,
+    ),
     "allow_constant": Option(
         SOURCE,
         "Take rows that look as if nobody had written them: logits equal for all classes, one row "
