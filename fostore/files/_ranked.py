@@ -106,15 +106,15 @@ def answers(
             for question in missing
         )
         raise ArgumentError(f"{where} does not say {asked}")
-    said = {}
+    answered = {}
     for key, answer in given.items():
         try:
-            said[key] = questions[key].parse(answer)
+            answered[key] = questions[key].parse(answer)
         except (ValueError, TypeError) as error:
             raise ArgumentError(
                 f"layout[{key!r}] is {answer!r:.80}, expected {questions[key].what}"
             ) from error
-    return said
+    return answered
 
 
 def temperature_of(hints: Hints, where: str) -> float:
@@ -133,7 +133,7 @@ def temperature_of(hints: Hints, where: str) -> float:
 
 def ranked_schema(
     where: str,
-    said: Mapping[str, Any],
+    answered: Mapping[str, Any],
     *,
     num_classes: int,
     k: int,
@@ -148,16 +148,16 @@ def ranked_schema(
     """The schema of rows that are listed so.
 
     Args:
-        said: what `answers` gave.
+        answered: what `answers` gave.
         is_whole: whether what is missing from the whole is what the other classes weigh.
 
     Raises:
         ArgumentError: a rule that needs the weight of the other classes, where nobody knows it; or k is none.
     """
-    k, listed = said.get("k", k), k
+    k, listed = answered.get("k", k), k
     if k > listed:
         raise ArgumentError(f"layout['k'] is {k}, and {where} lists {listed} classes a row")
-    rule = said.get("rule", "coarse" if is_whole else "renorm")
+    rule = answered.get("rule", "coarse" if is_whole else "renorm")
     if not is_whole and rule != "renorm":
         raise ArgumentError(
             f"the rule {rule!r} needs the weight of the classes that {where} does not list, which is not kept there; "

@@ -51,19 +51,19 @@ class _Axolotl(FileFormat):
         refuse_inside(path, hints)
         lines = Lines(path)
         where = str(lines)
-        said = answers(hints, where, (NUM_CLASSES, MASS, PREDICTS))
-        is_whole = said["mass"] == WHOLE
+        answered = answers(hints, where, (NUM_CLASSES, MASS, PREDICTS))
+        is_whole = answered["mass"] == WHOLE
         schema = ranked_schema(
             where,
-            said,
-            num_classes=said["num_classes"],
+            answered,
+            num_classes=answered["num_classes"],
             k=_sequence(lines.first(), f"{where}, line 1").values.shape[-1],
             kind="log_probs",
             dtype=hints.dtype or "float32",
             is_whole=is_whole,
             temperature=temperature_of(hints, where),
             hints=hints,
-            side_columns=token_columns(said["num_classes"], skips=True),
+            side_columns=token_columns(answered["num_classes"], skips=True),
             row_axis="token",
         )
 
@@ -77,7 +77,7 @@ class _Axolotl(FileFormat):
             schema,
             sequences,
             is_whole=is_whole,
-            predicts=said["predicts"],
+            predicts=answered["predicts"],
             took=frozenset({"layout", "dtype", "class_names", "temperature", "tol"}),
         )
 

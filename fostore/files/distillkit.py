@@ -77,11 +77,11 @@ class _DistillKit(FileFormat):
         decode, num_classes, k = _decoder(columns, config, hints, where, path)
         is_whole = columns is not _LEGACY
         needed = () if num_classes else (NUM_CLASSES,)
-        said = answers(hints, where, needed)
-        num_classes = num_classes or said["num_classes"]
+        answered = answers(hints, where, needed)
+        num_classes = num_classes or answered["num_classes"]
         schema = ranked_schema(
             where,
-            said,
+            answered,
             num_classes=num_classes,
             k=k,
             kind="log_probs" if is_whole else "logits",
@@ -128,16 +128,16 @@ def _config(hints: Hints, where: str, columns: tuple[str, ...]) -> Mapping[str, 
     source = local_path(hints.config)
     raw = disk.read_named(source, _MOST_BYTES, "a configuration")
     try:
-        said = yaml.safe_load(raw)
+        config = yaml.safe_load(raw)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{source} is no YAML: {str(error).splitlines()[0]}") from error
     # A training configuration holds it in a section of its own, one for capturing is it.
     for outer in ("teacher", key):
-        if isinstance(said, dict) and isinstance(said.get(outer), dict):
-            said = said[outer]
-    if not isinstance(said, dict):
-        raise FormatError(f"{source} holds {type(said).__name__}, expected the keys of a {key}")
-    return said
+        if isinstance(config, dict) and isinstance(config.get(outer), dict):
+            config = config[outer]
+    if not isinstance(config, dict):
+        raise FormatError(f"{source} holds {type(config).__name__}, expected the keys of a {key}")
+    return config
 
 
 def _decoder(
@@ -192,13 +192,13 @@ def _sequences(path: Path, names: tuple[str, ...], decode: Decode) -> Iterator[L
             parts = [
                 _flat(one.flatten(), place, name) for one, name in zip(lists, names, strict=True)
             ]
-            if len({len(part) for part in parts}) != 1:
+            if len({len(column) for column in columns}) != 1:
                 raise FormatError(
-                    f"{place} has {[len(part) for part in parts]} lists, expected one number"
+                    f"{place} has {[len(column) for column in columns]} lists, expected one number"
                 )
             ids = tokens.flatten()
             given = numbers(ids, _dtype(ids.type, place), (), 0, place).astype(np.int64)
-            yield Listed(given, *decode(parts))
+            yield Listed(given, *decode(columns))
 
 
 def _flat(lists: Any, place: str, name: str) -> Array:

@@ -45,20 +45,20 @@ class _Nemo(FileFormat):
         lines = Lines(path)
         lines.counts = False  # the index is that of a dataset, in the order in which batches came
         where = str(lines)
-        said = answers(hints, where, (NUM_CLASSES, ROWS))
-        is_labelled = said["rows"] == LABELLED
+        answered = answers(hints, where, (NUM_CLASSES, ROWS))
+        is_labelled = answered["rows"] == LABELLED
         first = _sequence(lines.first(), f"{where}, line 1", is_labelled=is_labelled)
         schema = ranked_schema(
             where,
-            said,
-            num_classes=said["num_classes"],
+            answered,
+            num_classes=answered["num_classes"],
             k=first.values.shape[-1],
             kind="logits",
             dtype=hints.dtype or "float32",
             is_whole=True,
             temperature=1.0,
             hints=hints,
-            side_columns=token_columns(said["num_classes"], skips=is_labelled),
+            side_columns=token_columns(answered["num_classes"], skips=is_labelled),
             row_axis="token",
         )
 

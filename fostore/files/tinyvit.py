@@ -58,15 +58,15 @@ class _TinyVit(FileFormat):
         """
         refuse_inside(path, hints)
         where = str(path)
-        said = answers(hints, where, (NUM_CLASSES,))
+        answered = answers(hints, where, (NUM_CLASSES,))
         ranks = _ranks(path)
         k = _size_of(ranks, where)
         epoch = _EPOCH.search(path.name)
         column = id_column(f"S{-(-max(rank.longest for rank in ranks) // 8) * 8}")
         schema = ranked_schema(
             where,
-            said,
-            num_classes=said["num_classes"],
+            answered,
+            num_classes=answered["num_classes"],
             k=k,
             kind="probs",
             dtype=hints.dtype or "float16",

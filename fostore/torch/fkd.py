@@ -58,7 +58,7 @@ class _Fkd(FileFormat):
         """
         refuse_inside(path, hints)
         where = str(path)
-        said = answers(hints, where, (NUM_CLASSES,))
+        answered = answers(hints, where, (NUM_CLASSES,))
         temperature = temperature_of(hints, where)
         names = _names(path)
         first = _labels(path / names[0])
@@ -66,8 +66,8 @@ class _Fkd(FileFormat):
         column = id_column(f"S{-(-longest // 8) * 8}")
         schema = ranked_schema(
             where,
-            said,
-            num_classes=said["num_classes"],
+            answered,
+            num_classes=answered["num_classes"],
             k=first.values.shape[-1],
             kind="probs",
             dtype=hints.dtype or first.values.dtype.name,
