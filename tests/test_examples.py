@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fostore
-from fostore.publishing import bundle
+from fostore.publishing import verification
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DISTILLING = {
@@ -114,7 +114,7 @@ def test_a_real_teacher_survives_a_kill_and_is_published(folder: Path) -> None:
     before, after = map(float, re.findall(r"KL.*: (\S+) before, (\S+) after", out)[0])
     assert after < before / 3
     for name, classes in (("kinds", 214), ("languages", 140)):
-        assert list(bundle.verify(folder / "published" / name)) == []
+        assert list(verification.verify(folder / "published" / name)) == []
         with fostore.open(folder / "published" / name / "data" / f"{name}.zarr") as store:
             assert store.schema.num_classes == classes
 

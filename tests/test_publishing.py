@@ -28,7 +28,7 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsafeError,
 )
-from fostore.publishing import bundle
+from fostore.publishing import bundle, verification
 from fostore.publishing.facts import Creator, Facts, spdx
 from fostore.publishing.manifest import TAGS, read_list
 from support import SUFFIXES
@@ -65,7 +65,7 @@ def published(store: Path, dest: Path, **more: Any) -> publishing.Publication:
 
 
 def findings(folder: Path, level: str = "full") -> list[str]:
-    return [f"{finding.where}: {finding.message}" for finding in bundle.verify(folder, level)]
+    return [f"{finding.where}: {finding.message}" for finding in verification.verify(folder, level)]
 
 
 def test_a_bundle_holds_the_store_and_is_checked_without_fostore(

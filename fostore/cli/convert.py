@@ -240,6 +240,24 @@ _OPTIONS = {
         parse=_parse_classes,
     ),
     "member": Option(CHANGE, "Only this member of an ensemble."),
+    "encoding": Option(
+        CHANGE,
+        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
+        "NAME|JSON",
+        parse=options.parse_encoding,
+    ),
+    "k": Option(CHANGE, "Of topk: the classes of a row that are kept.", least=1),
+    "rule": Option(
+        CHANGE,
+        "Of top-k rows: what becomes of the classes that are not kept, in what is written or where rows become dense.",
+    ),
+    "temperatures": Option(
+        CHANGE,
+        "Of topk: those at which what is not kept is summed as well.",
+        "T,T,...",
+        parse=options.parse_numbers,
+    ),
+    "max_kl": Option(CHANGE, "Nats that a row may lose at most: else nothing is written."),
     "class_names": Option(
         CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
     ),
@@ -283,6 +301,20 @@ _OPTIONS = {
     "transpose": Option(
         SOURCE,
         "Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
+    ),
+    "layout": Option(
+        SOURCE,
+        "What the layout of another tool leaves open, such as num_classes=32000; the error says which keys. Repeat for "
+        "more.",
+        "KEY=VALUE",
+        parse=lambda pairs: options.parse_meta(pairs, None, option="--layout") if pairs else None,
+        kind=list[str] | None,
+    ),
+    "config": Option(
+        SOURCE,
+        "The file that says how it was packed (DistillKit).",
+        "FILE",
+        parse=lambda text: text,
     ),
     "allow_constant": Option(
         SOURCE,

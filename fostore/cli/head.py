@@ -58,24 +58,25 @@ def _lines(
 ) -> Iterator[str]:
     from fostore.conversion.sources import first_rows  # which loads NumPy
 
-    schema, rows, sides = first_rows(source, number, format=format, kind=kind)
+    schema, rows = first_rows(source, number, format=format, kind=kind)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    ids, labels = sides.get("id"), sides.get("class_label")
     for i, row in enumerate(rows):
         if as_json:
-            line = {"index": i, **({"id": ids[i]} if ids else {})}
-            line |= {"label": labels[i]} if labels else {}
-            yield dumps({**line, "probs": row.tolist()}).decode()
+            line = {"index": i, **({} if row.id is None else {"id": row.id})}
+            line |= {} if row.label is None else {"label": row.label}
+            yield dumps({**line, **row.numbers}).decode()
             continue
-        whose = f"{i} ({brief(str(ids[i]), _NAME)})" if ids else f"{i}"
-        whose += f", label {brief(names[labels[i]], _NAME)}" if labels else ""
-        for member, one in enumerate(row if row.ndim == 2 else row[None]):
-            of_whom = f" member {member}" if row.ndim == 2 else ""
-            top = (-one).argsort(kind="stable")[:_SHOWN]
+        whose = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
+        whose += "" if row.label is None else f", label {brief(names[row.label], _NAME)}"
+        has_members = row.probs.ndim == 2
+        classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
+        for member in range(len(probs)):
+            of_whom = f" member {member}" if has_members else ""
+            tops = zip(classes[member, :_SHOWN], probs[member, :_SHOWN], strict=True)
             yield _fitted(
                 f"{whose}{of_whom}:",
-                [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],
-                len(one),
+                [f"{brief(names[k], _NAME)} {p:.4f}" for k, p in tops],
+                schema.num_classes,
             )
 
 

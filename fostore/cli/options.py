@@ -12,6 +12,7 @@ import typer
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
+from fostore.generate.options import TOKEN_ROWS
 from fostore.places.names import local_path
 from fostore.schema.jsontext import loads
 
@@ -133,6 +134,29 @@ def parse_names(text: str | None, *, option: str = "--class-names") -> list[str]
     return [name.strip() for name in text.split(",")]
 
 
+def parse_encoding(text: str | None) -> Any:
+    """The name of an encoding, or JSON of its name and parameters.
+
+    >>> parse_encoding("topk"), parse_encoding('{"name": "topk", "k": 3}')
+    ('topk', {'name': 'topk', 'k': 3})
+    """
+    return text if text is None or not text.startswith("{") else loads(text, "--encoding")
+
+
+def parse_numbers(text: str | None) -> list[float] | None:
+    """Numbers from a comma list.
+
+    >>> parse_numbers("2, 4.5")
+    [2.0, 4.5]
+    """
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ArgumentError(f"--temperatures is {text!r}, expected numbers such as 2,4") from error
+
+
 def parse_ids(text: str | None) -> list[int] | list[str] | None:
     """Sample ids from the lines of `@file`; integers where every line is a plain one."""
     if text is None:
@@ -166,17 +190,19 @@ def parse_slice(text: str | None) -> slice | None:
     return slice(*(parse_number(one, "--rows") if one else None for one in bounds))
 
 
-def parse_rows(text: str | None) -> tuple[int, int] | None:
-    """Rows from `start:stop`; the stop is not included.
+def parse_rows(text: str | None) -> tuple[int, int] | str | None:
+    """Rows from `start:stop`, the stop not included; a word as it is, such as "tokens".
 
-    >>> parse_rows("0:500")
-    (0, 500)
+    >>> parse_rows("0:500"), parse_rows("tokens")
+    ((0, 500), 'tokens')
     """
+    if text is None or text in TOKEN_ROWS:
+        return text
     rows = parse_slice(text)
-    if rows is None:
-        return None
+    assert rows is not None
     if None in (rows.start, rows.stop) or rows.step is not None or not rows.start < rows.stop:
-        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500")
+        words = " or ".join(TOKEN_ROWS)
+        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500, or {words}")
     return rows.start, rows.stop
 
 

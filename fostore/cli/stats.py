@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import AsJson, LabelsFile, SourcePath, reporting, say, show_facts
+from fostore.cli.report import AsJson, LabelsFile, Rule, SourcePath, reporting, say, show_facts
 from fostore.schema.shown import Grid, brief
 
 EXAMPLES = """
@@ -54,10 +54,11 @@ def stats(
     ] = 15,
     as_json: AsJson = False,
     plot: _Plot = None,
+    rule: Rule = None,
 ) -> None:
     """Say how uncertain the distributions of a store are, and with --labels how right; one pass."""
     with reporting():
-        _show("summarize", (path, labels), {"bins": bins}, _lines, as_json, plot)
+        _show("summarize", (path, labels), {"bins": bins, "rule": rule}, _lines, as_json, plot)
 
 
 def compare(
@@ -79,10 +80,13 @@ def compare(
     ] = "auto",
     as_json: AsJson = False,
     plot: _Plot = None,
+    rule: Rule = None,
 ) -> None:
     """Say how far two stores of the same samples are apart: divergences and agreement; one pass."""
     with reporting():
-        _show("compare", (first, second), {"check": check}, _lines_of_two, as_json, plot)
+        _show(
+            "compare", (first, second), {"check": check, "rule": rule}, _lines_of_two, as_json, plot
+        )
 
 
 def _show(

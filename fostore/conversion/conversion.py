@@ -28,7 +28,7 @@ from fostore.errors import (
 )
 from fostore.files.hashing import digest_of
 from fostore.files.stores import guarded
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch
 from fostore.places import spool
 from fostore.places.lock import Lock
 from fostore.places.names import STREAM
@@ -68,6 +68,8 @@ def convert(
     delimiter: str | None = None,
     decimal: str | None = None,
     transpose: bool | None = None,
+    layout: Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | None = None,
     allow_lossy: bool = False,
     allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
@@ -75,6 +77,11 @@ def convert(
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
     progress: bool = True,
+    encoding: str | Mapping[str, Any] | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
 
@@ -107,6 +114,9 @@ def convert(
         drop: columns or arrays that are not looked at.
         delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
         transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
+        layout: what the layout of another tool (`source_format` "distillkit", "nemo", "axolotl", "tinyvit", "fkd")
+            leaves open, such as {"num_classes": 32000}; the error where something is missing says which keys.
+        config: the file that says how the source was packed (DistillKit).
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
         allow_constant: whether logits that are equal for all classes, and rows at the end that are all
@@ -117,6 +127,10 @@ def convert(
         max_memory: bytes that may be used, about.
         unit_rows: see `fostore.create`.
         progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
+        encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
+        rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
+        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
+            more, and nothing appears.
 
     Returns:
         The receipt.
@@ -251,6 +265,8 @@ class Conversion:
                 for batch in read(start, bar):
                     writer.write_columns(row, batch, checked=True)
                     row += len(batch[0])
+            if self._passage.figures is not None:
+                writer.watch.measured(self._passage.figures)
             writer.seal()
             digest = writer.header.digest
         assert digest is not None
@@ -329,10 +345,9 @@ class Conversion:
         if self._verify_level == "none":
             return
         table = open_table(str(part), self._plan.hints_back)
-        sampled = self._passage.sampled
         # In a text the rows before one are read for it, so all of them cost the same.
-        if self._verify_level == "sample" and sampled and not self._plan.is_text:
-            _compare(table, sampled)
+        if self._verify_level == "sample" and self._passage.sampled and not self._plan.is_text:
+            self._passage.compare(table)
             return
         with self._progress("verifying", 0) as bar:
             digest = digest_of(table, self._plan.rows_at_once, bar)
@@ -380,13 +395,3 @@ def _otherwise(part: Path, digest: str, expected: str) -> DamageError:
         f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
         "rows of an earlier run were of another source; nothing was published, run it again"
     )
-
-
-def _compare(table: Table, sampled: Mapping[int, list[bytes]]) -> None:
-    for row, expected in sampled.items():
-        columns = next(iter(table.batches(row, 1)))
-        if [column[0].tobytes() for column in columns] != expected:
-            raise DamageError(
-                f"row {row} reads back otherwise than it was written; nothing was published",
-                ((row, row + 1),),
-            )

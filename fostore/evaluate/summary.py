@@ -19,7 +19,7 @@ from fostore.evaluate.metrics import Labelled, Metrics
 from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty
 from fostore.evaluate.same import check_same
 from fostore.evaluate.selecting import Top
-from fostore.evaluate.sources import rows_of
+from fostore.evaluate.sources import check_rule, rows_of
 from fostore.evaluate.sums import Mean, Moments, Sums
 from fostore.evaluate.uncertainty import aleatoric_of, entropy_of, epistemic_of
 from fostore.reading.selection import Stored
@@ -125,6 +125,8 @@ class Summary(Tabled):
     confusion: Confusion | None
     label_sets: LabelSets | None
     """With labels: how many classes it takes to hold them."""
+    rule: str | None = None
+    """Of top-k rows: by which the classes that are not kept have probabilities."""
 
     def grid(self) -> Grid:
         """Mean and range of each figure, and with labels the metrics."""
@@ -152,7 +154,9 @@ class Summary(Tabled):
         return {"path": self.where, **figures(others), **figures(ends)}
 
 
-def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summary:
+def summarize(
+    store: Any, labels: Any = None, *, bins: int = NUM_BINS, rule: str | None = None
+) -> Summary:
     """What a store looks like, and with labels how right it is; one pass.
 
     Args:
@@ -160,16 +164,18 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         labels: one class a sample: numbers, names, a mapping by index, or a file; by default those
             that the store keeps, if it does.
         bins: of the calibration errors.
+        rule: of top-k rows, see `fostore.evaluate.by_rule`.
 
     Raises:
-        ArgumentError: no samples, or labels that do not fit.
+        ArgumentError: no samples, labels that do not fit, or top-k rows without a rule that makes all classes.
         RowError: a row is no distribution.
 
     >>> summary = summarize([[0.5, 0.5], [1.0, 0.0]], labels=[0, 0])
     >>> round(summary.entropy.mean, 4), summary.metrics.accuracy
     (0.3466, 1.0)
     """
-    rows = rows_of(store)
+    rows = rows_of(store, rule=rule)
+    check_rule(rule, rows)
     refuse_empty(rows, "statistics")
     labels = stored_labels(rows) if labels is None else labels
     classes = None if labels is None else labels_of(labels, rows)
@@ -225,6 +231,7 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         parted=np.concatenate(parted),
         confusion=None if classes is None else confusion,
         label_sets=None if classes is None else sets,
+        rule=rows.rule,
     )
 
 
@@ -277,12 +284,13 @@ class Comparison(Tabled):
         }
 
 
-def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
+def compare(first: Any, second: Any, *, check: str = "auto", rule: str | None = None) -> Comparison:
     """How far two stores of the same samples are apart; one pass over both.
 
     Args:
         first, second: distributions; members are averaged.
         check: how they are compared before; see `fostore.evaluate.same.check_same`.
+        rule: of those that are top-k rows, see `fostore.evaluate.by_rule`.
 
     Raises:
         IdentityError: other samples or classes; says what differs.
@@ -291,7 +299,8 @@ def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
     >>> compare([[0.5, 0.5]], [[0.25, 0.75]]).tv.mean
     0.25
     """
-    p, q = rows_of(first, "first"), rows_of(second, "second")
+    p, q = rows_of(first, "first", rule=rule), rows_of(second, "second", rule=rule)
+    check_rule(rule, p, q)
     check_same(p, q, check=check)
     refuse_empty(p, "comparison")
     functions: list[Callable[[Piece, Piece], Array]]

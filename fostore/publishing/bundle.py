@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import DamageError, FormatError, StoreNotFoundError
-from fostore.formats import Finding
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -25,15 +24,12 @@ from fostore.publishing.manifest import (
     PAYLOAD,
     TAGS,
     Entry,
-    compare,
     files_below,
     hash_file,
     listed,
     read_list,
     refuse_unlistable,
-    tree_digest,
 )
-from fostore.publishing.signature import problem_of
 from fostore.reading.named import LAYOUT, parse_manifest
 from fostore.reading.named import MANIFEST as MANIFEST
 from fostore.reading.named import MAX_MANIFEST as MAX_MANIFEST
@@ -164,9 +160,7 @@ def _copied(source: Path, target: Path, bar: Progress) -> tuple[int, str]:
     return at, total.hexdigest()
 
 
-def write_documents(
-    folder: Path, described: Described, signature: bytes | None = None
-) -> list[Entry]:
+def write_documents(folder: Path, described: Described, signed: bytes | None = None) -> list[Entry]:
     """Put everything beside `data/`, in the order in which nothing hashes itself; the files."""
     pieces: dict[str, bytes] = {
         "bagit.txt": _BAG,
@@ -174,8 +168,8 @@ def write_documents(
         MANIFEST: manifest(described),
     }
     pieces |= {name: text(described) for name, text in DOCUMENTS.items()}
-    if signature is not None:
-        pieces[SIGNATURE] = signature
+    if signed is not None:
+        pieces[SIGNATURE] = signed
     tags = [_file(name, text) for name, text in pieces.items()]
     pieces[TAGS] = listed(tags)
     for entry in sorted(os.listdir(folder)):
@@ -257,59 +251,6 @@ def is_same(one: Path, other: Path) -> bool:
 def is_bundle(path: Path) -> bool:
     """Whether a folder is a bundle."""
     return path.is_dir() and (path / MANIFEST).is_file()
-
-
-def verify(folder: Path, level: str = "full", key: Path | None = None) -> Iterator[Finding]:
-    """What is wrong with a bundle, by nothing but what it holds: every file, every list, the store and its digest.
-
-    Args:
-        level: of the check of the store, see `Store.verify`.
-        key: a public key; then the rows must be signed by who holds its private half.
-
-    Raises:
-        UnsafeError: a link, a pipe or a device lies in it.
-    """
-    held = dict(files_below(folder))
-    lists: dict[str, str] = {}
-    for name in (PAYLOAD, TAGS):
-        try:
-            hashes = read_list(folder, name)
-        except (FormatError, OSError) as error:
-            yield Finding(name, None, f"cannot be read: {error}")
-            continue
-        lists |= hashes
-        for file, what in compare(held, hashes):
-            yield Finding(file, None, what)
-    for name in held:
-        if name not in lists and name != TAGS:
-            yield Finding(name, None, "is listed nowhere")
-    try:
-        manifest = read_manifest(folder)
-        files = [Entry(n, 0, sha) for n, sha in lists.items() if n.startswith(DATA)]
-        if manifest.get("tree") != f"sha256:{tree_digest(files, DATA)}":
-            yield Finding(
-                MANIFEST, None, "its tree digest is not that of the files that are listed"
-            )
-        stated = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        if stated != {file.name: file.sha256 for file in files}:
-            yield Finding(MANIFEST, None, f"its files are not those of {PAYLOAD}")
-        if key is not None and (problem := _signed(folder, key, manifest["tree"])):
-            yield Finding(SIGNATURE, None, problem)
-        store = open_store(folder / manifest["store"])
-        if store.header.digest != manifest["digest"]:
-            yield Finding(manifest["store"], None, f"has not the digest {manifest['digest']}")
-        yield from store.verify(level=level)
-    except DamageError as error:
-        for rows in error.rows or (None,):
-            yield Finding("store", rows, str(error))
-    except (FormatError, OSError) as error:
-        yield Finding(MANIFEST, None, str(error))
-
-
-def _signed(folder: Path, key: Path, tree: str) -> str | None:
-    if not (folder / SIGNATURE).is_file():
-        return "is missing: nobody has signed the rows"
-    return problem_of(folder / DATA, folder / SIGNATURE, key, tree.removeprefix("sha256:"))
 
 
 def described_of(folder: Path) -> Described:

@@ -202,6 +202,7 @@ def _signature(target: Target, described: Described, key: Path) -> bytes:
         target.staging / bundle.DATA,
         target.staging / bundle.SIGNATURE,
         key,
+        {file.name.removeprefix(bundle.DATA): file.sha256 for file in described.files},
         described.tree,
         target.read(bundle.SIGNATURE, signature.MAX_SIGNATURE),
     )

@@ -63,9 +63,8 @@ def place_named(
 
 def manifest_of(place: Place) -> Mapping[str, Any] | None:
     """What a bundle says of itself; None where a place is none. Errors are those of `parse_manifest`."""
-    try:
-        text = place.read(MANIFEST, MAX_MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
+    text = manifest_text(place)
+    if text is None:
         return None
     return parse_manifest(text, f"{place}/{MANIFEST}")
 
@@ -97,3 +96,13 @@ def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
             raise FormatError(f"{where}: what it says of {name!r} is no bytes and sha256")
     parsed: Mapping[str, Any] = value
     return parsed
+
+
+def manifest_text(place: Place) -> bytes | None:
+    """The manifest of a bundle as it lies there; None where a place is none."""
+    if is_store_name(place) and not place.is_local:
+        return None  # without a request
+    try:
+        return place.read(MANIFEST, MAX_MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fostore.evaluate.sections import plain_code
+from fostore.encodings import encoding_of
+from fostore.encodings.fidelity import fidelity_lines
+from fostore.evaluate.sections import plain_code, rounding
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 
@@ -31,8 +33,6 @@ _HUB_LICENSES = frozenset(
 )
 """The licences that the hub knows by name; all others are `other`, with their name."""
 _MANY_CLASSES = 20
-_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
-"""A number is rounded by at most 2^-bits of itself."""
 
 
 def size_category(rows: int) -> str:
@@ -87,7 +87,7 @@ def _body(described: Described) -> Iterator[str]:
         "rows": f"{len(store):,}",
         "classes": f"{schema.num_classes:,}",
         "members": schema.num_members,
-        "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoding['name']}",
+        "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoded}",
         "temperature": f"{schema.temperature:g}",
         "format": f"{store.format} (`{described.store_path}`)",
         "size": f"{described.num_bytes:,} bytes in {len(described.files):,} files",
@@ -132,13 +132,14 @@ def _code(language: str, text: str) -> str:
 
 
 def _opening(described: Described) -> Iterator[str]:
-    path, column = described.store_path, described.store.schema.columns[0].name
+    path, schema = described.store_path, described.store.schema
     yield "With [fostore](https://pypi.org/project/fostore/), mapped and not loaded:"
-    yield _code(
-        "python",
-        f'import fostore\n\nstore = fostore.open("{path}")\n'
-        "rows = store.take([0, 1, 2])  # distributions, in this order",
+    rows = (
+        "rows = store.take([0, 1, 2])  # distributions, in this order"
+        if encoding_of(schema).is_whole(schema)
+        else "topk = store.take_topk([0, 1, 2])  # the largest classes of each, and what all others weigh"
     )
+    yield _code("python", f'import fostore\n\nstore = fostore.open("{path}")\n{rows}')
     yield "Beside the base dataset in a training loop (for JAX: `from fostore.jax import ...`, the same names):"
     yield _code(
         "python",
@@ -146,7 +147,9 @@ def _opening(described: Described) -> Iterator[str]:
         "loader = output_dataloader(dataset, store, batch_size=128, shuffle=True)  # refuses another dataset",
     )
     yield "Without fostore:"
-    yield _code("python", plain_code(described.store.format, f'"{path}"', f'"{column}"'))
+    yield _code(
+        "python", plain_code(described.store.format, f'"{path}"', f'"{schema.columns[0].name}"')
+    )
     if described.parquet:
         yield _code(
             "python",
@@ -158,14 +161,11 @@ def _opening(described: Described) -> Iterator[str]:
 
 def _fidelity(described: Described) -> str:
     """How far a stored number may be from the one that the model gave."""
-    schema = described.store.schema
-    bits = _BITS.get(schema.dtype)
-    if bits is None:
-        return f"The numbers are {schema.dtype}, and exact."
-    return (
-        f"Each number is the model's {schema.kind}, rounded to {schema.dtype}: off by at most 2^-{bits} of itself, "
-        "and by nothing where the model computes in this type or a narrower one."
-    )
+    schema, lost = described.store.schema, fidelity_lines(described.store.header.fidelity)
+    if lost:
+        what = f"Rows are kept by the encoding `{schema.encoding['name']}`, which loses some of each (KL in nats):"
+        return "\n".join([what, "", *(f"- {line}" for line in lost)])
+    return rounding(schema)
 
 
 def _identity(value: Any) -> str:
