@@ -37,7 +37,8 @@ from fostore.progress import LOG, Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
 from fostore.schema.row import Array
-from fostore.writing.create import create_like, software
+from fostore.writing.create import create_like
+from fostore.writing.request import software
 
 # Written and summed while they are in the cache: measured faster than 4 MiB.
 _COPIED_BYTES = 1 << 20

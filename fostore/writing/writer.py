@@ -34,7 +34,7 @@ from fostore.writing.target import Target
 
 
 class Writer:
-    """The one process that writes a store; made by `fostore.create`.
+    """What writes a store; made by `fostore.create`.
 
     Use it in a `with` block: leaving it without an error seals the store if nothing is missing;
     leaving it by an exception commits what was appended and releases the lock. Rows come from one
@@ -53,7 +53,7 @@ class Writer:
         self,
         target: Target,
         units: UnitWriter,
-        lock: Lock,
+        lock: Lock | None,
         *,
         commit_seconds: float,
         sides: Sides,
@@ -341,7 +341,8 @@ class Writer:
             if self._pid == os.getpid():
                 self._target.discard()
         finally:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Writer:
         return self

@@ -1,0 +1,129 @@
+"""Joining a store that is written in whole units: made by who comes first, and the same for all who come after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fostore.errors import ArgumentError, IdentityError, StoreExistsError
+from fostore.formats import UnitsClaim, UnitsWriter, format_of
+from fostore.formats.claim import WHOLE, Claim
+from fostore.places.place import Storage
+from fostore.schema import identity
+from fostore.schema.header import Header, now
+from fostore.schema.jsontext import check_object
+from fostore.writing.request import Request
+from fostore.writing.target import Target, check_word
+from fostore.writing.writer import Writer
+
+Shard = tuple[int, int]
+"""`(i, n)`: the i-th, counted from 0, of n shares of the units."""
+
+
+def join(
+    place: Storage,
+    request: Request,
+    *,
+    exists: str = "resume",
+    commit_seconds: float = 1.0,
+    claim: UnitsClaim = WHOLE,
+) -> Writer:
+    """The writer of a store that is written in whole units, begun by this call or by somebody before.
+
+    Raises:
+        IdentityError: the store that is there is another one than is asked for. Nothing was written.
+        StoreExistsError: `exists` is "fail", and there is one.
+        ArgumentError: what cannot be: a stream, an overwrite.
+    """
+    check_word(exists)
+    if exists == "overwrite":
+        raise ArgumentError(
+            f"{place} cannot be replaced at one moment: write to another name, or remove it first"
+        )
+    header = None
+    format = format_of(place)
+    if not format.is_store(place):
+        header = planned(place, request)
+    elif exists == "fail":
+        raise _taken(place)
+    units = format.units(place, header, claim)
+    try:
+        if header is None or units.header.id != header.id:
+            if exists == "fail":
+                raise _taken(place)
+            _check_same(place, request, units)
+        return open_writer(place, units, request, commit_seconds=commit_seconds)
+    except BaseException:
+        units.close()
+        raise
+
+
+def open_writer(
+    place: Storage,
+    units: UnitsWriter,
+    request: Request | None = None,
+    *,
+    commit_seconds: float = 1.0,
+) -> Writer:
+    """A writer over units that are committed whole; no lock is held."""
+    path: Any = getattr(place, "path", place.url)  # what a user sees of a folder of this machine
+    return Writer(
+        Target(path),
+        units,
+        None,
+        commit_seconds=commit_seconds,
+        sides={} if request is None else request.sides,
+        claim=units.claim,
+    )
+
+
+def planned(place: Storage, request: Request) -> Header:
+    """The header of a new store of whole units.
+
+    Raises:
+        ArgumentError: the number of samples is not known.
+    """
+    if request.num_samples is None:
+        raise ArgumentError(
+            f"{place} is written in whole units, and needs num_samples: a stream of unknown length goes to a .zarr "
+            "folder of this machine, and fostore.convert copies that"
+        )
+    return request.header(place, is_capped=False)
+
+
+def claim_of(shard: Shard | None) -> UnitsClaim:
+    """What one of several processes writes: units one after another, as many as the others have, or one more.
+
+    Raises:
+        ArgumentError: no such share.
+
+    >>> [claim_of((i, 3))(7).units for i in range(3)]
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    if shard is None:
+        return WHOLE
+    try:
+        i, n = (int(number.__index__()) for number in shard)
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(f"shard is {shard!r}, expected (i, n) such as (0, 8)") from None
+    if not 0 <= i < n:
+        raise ArgumentError(f"shard is {(i, n)}, expected 0 <= i < n: shares are counted from 0")
+    return lambda units: Claim(f"shard {i} of {n}", (i * units // n, (i + 1) * units // n))
+
+
+def _taken(place: Storage) -> StoreExistsError:
+    return StoreExistsError(f"'{place}' exists; exists='resume' goes on with it")
+
+
+def _check_same(place: Storage, request: Request, units: UnitsWriter) -> None:
+    header = units.header
+    request.check_same(str(place), header)
+    asked, meta = request.num_samples, check_object(request.meta)
+    if asked is not None and asked != header.num_samples:
+        difference = f"num_samples is {header.num_samples} in the store and {asked} was asked for"
+        raise IdentityError(f"'{place}' cannot be joined: {difference}", (difference,))
+    if request.identity is not None and header.identity:
+        made_from = check_object(request.identity, "identity")
+        identity.refuse(place.url, identity.differences(header.identity, made_from))
+    if {**header.meta, **meta} != header.meta and not header.sealed:
+        units.replan(replace(header, meta={**header.meta, **meta}, updated=now()))
