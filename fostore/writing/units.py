@@ -27,12 +27,18 @@ from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import geometry
 from fostore.schema.header import Header
+from fostore.schema.identity import refuse
+from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 from fostore.writing.create import create
 from fostore.writing.joining import Shard, claim_of, join, open_writer
 from fostore.writing.request import Request
 from fostore.writing.writer import Writer
+
+
+Where = str | Path | Storage
+"""A path, the url of an object store, or a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Planned:
 
 
 def plan(
-    path: str | Path,
+    path: Where,
     *,
     num_samples: int,
     num_classes: int | None = None,
@@ -92,7 +98,14 @@ def plan(
     place = _storage(path)
     nothing = Claim("plan", (0, 0))
     with closing(join(place, request, claim=nothing)) as writer:
-        return Planned(place.url, writer.header)
+        header = writer.header
+    listed = [
+        f"identity {key!r} is {given!r:.80}, the store has {header.identity.get(key)!r:.80}"
+        for key, given in check_object(identity, "identity").items()
+        if given != header.identity.get(key)
+    ]
+    refuse(place.url, listed)
+    return Planned(place.url, header)
 
 
 class Unit:
@@ -141,16 +154,22 @@ class Unit:
                 f"{len(self)}, and {len(rows)} came: a unit is written as a whole"
             )
         beside = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
-        writer = self._writer
-        if writer is not None:
-            writer.write(self.start, rows, **beside, class_labels=class_labels)
-            writer.commit()
-            return
-        claim = Claim(f"unit {self.index}", (self.index, self.index + 1))
-        with closing(_open(_storage(self.path), claim)) as writer:
-            if writer.missing():
+        writer, self._writer = self._writer, None
+        own = writer is None
+        if writer is None:
+            claim = Claim(f"unit {self.index}", (self.index, self.index + 1))
+            writer = _open(_storage(self.path), claim)
+        try:
+            if not own or writer.missing():
                 writer.write(self.start, rows, **beside, class_labels=class_labels)
                 writer.commit()
+        except BaseException:
+            writer.release()  # it takes no more after an error; who writes again opens another one
+            raise
+        if own:
+            writer.close()
+        else:
+            self._writer = writer
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Unit, (self.path, self.index, self.start, self.stop)
@@ -159,7 +178,7 @@ class Unit:
         return f"Unit({self.path!r}, {self.index}, rows {self.start} to {self.stop - 1})"
 
 
-def open_units(path: str | Path | Planned, *, shard: Shard | None = None) -> Iterator[Unit]:
+def open_units(path: Where | Planned, *, shard: Shard | None = None) -> Iterator[Unit]:
     """The units of a planned store that are missing, to be written one after another.
 
     Args:
@@ -175,21 +194,26 @@ def open_units(path: str | Path | Planned, *, shard: Shard | None = None) -> Ite
         ArgumentError: no such share; a store of another kind.
     """
     place = _storage(path.path if isinstance(path, Planned) else path)
-    return _units(place, _open(place, claim_of(shard)))
+    claim = claim_of(shard)
+    return _units(place, claim, _open(place, claim))
 
 
-def _units(place: Storage, writer: Writer) -> Iterator[Unit]:
-    header = writer.header
-    with closing(writer):
+def _units(place: Storage, claim: UnitsClaim, writer: Writer) -> Iterator[Unit]:
+    unit_rows = writer.header.unit_rows
+    try:
         for start, stop in writer.missing():
-            for index, first, last in geometry.split_at_units(start, stop, header.unit_rows):
+            for index, first, last in geometry.split_at_units(start, stop, unit_rows):
                 unit = Unit(place.url, index, first, last)
                 unit._writer = writer
                 yield unit
+                if unit._writer is None:  # it could not be written, and the writer was released
+                    writer = _open(place, claim)
                 unit._writer = None
+    finally:
+        writer.release()
 
 
-def missing(path: str | Path) -> list[Range]:
+def missing(path: Where) -> list[Range]:
     """Rows of a store that nobody has committed yet, as `(start, stop)`; none of one that is sealed.
 
     Raises:
@@ -199,7 +223,7 @@ def missing(path: str | Path) -> list[Range]:
         return store.missing()
 
 
-def finish(path: str | Path) -> Store:
+def finish(path: Where) -> Store:
     """Seal a store whose rows are all committed, and open it; of one that is sealed nothing changes.
 
     Holds every unit against its record, then writes what plain readers need, then the digest. A kill
@@ -221,9 +245,11 @@ def finish(path: str | Path) -> Store:
     return open_store(path)
 
 
-def _storage(path: str | Path) -> Storage:
+def _storage(path: Where) -> Storage:
     """Where units are written: behind a url, or in a folder of this machine."""
-    return storage_of(path) or Local(destination(path))
+    if isinstance(path, Local):
+        return path
+    return storage_of(path) or Local(destination(path))  # type: ignore[arg-type]  # no place is left
 
 
 def _open(place: Storage, claim: UnitsClaim) -> Writer:

@@ -331,9 +331,10 @@ class Writer:
             if self._pid == os.getpid():  # a forked child has the rows, and no right to write them
                 self._rows.commit()
         finally:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Release the store, and give up what was not committed."""
         self._closed = True
         try:
             self._rows.close()
