@@ -77,13 +77,15 @@ def fill(where: Any, shard: tuple[int, int] | None = None, seed: int = 0) -> Non
 
 
 def work(
+    environment: dict[str, str],
     path: str,
     shard: tuple[int, int] | None,
     fault: Fault,
     finishes: bool = False,
     seed: int = 0,
 ) -> None:
-    """One process of several."""
+    """One process of several; `environment` holds credentials, which the fork server does not know."""
+    os.environ.update(environment)
     place = Faulty(place_at(path), fault)
     fill(place, shard, seed)
     if finishes:

@@ -36,7 +36,6 @@ from fostore.writing.joining import Shard, claim_of, join, open_writer
 from fostore.writing.request import Request
 from fostore.writing.writer import Writer
 
-
 Where = str | Path | Storage
 """A path, the url of an object store, or a place."""
 
