@@ -101,6 +101,15 @@ class Finding:
     severity: str = "damage"
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A unit that one of several writers committed: who, and when (UTC, ISO 8601)."""
+
+    unit: int
+    by: str
+    written: str
+
+
 class ColumnView(Protocol):
     """One column of a store for reading; rows that are not committed must not be asked for.
 
@@ -170,6 +179,10 @@ class Reader(Protocol):
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
+        return ()
+
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """Who committed which units of a store that many write, of at most `limit` of them; none by default."""
         return ()
 
     def block_hashes(self) -> Array:
