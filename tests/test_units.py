@@ -434,3 +434,43 @@ def test_who_wakes_up_after_the_seal_changes_nothing(
 
 def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+# Conversion, behind a url
+
+
+def test_a_store_is_converted_to_s3_and_an_interrupted_conversion_goes_on(
+    behind: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fostore.places.remote import Remote
+
+    put, left = Remote.put, [9]
+
+    def dying(self: Remote, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+        return put(self, *arguments)
+
+    options: dict[str, Any] = {"unit_rows": UNIT, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "put", dying)
+        with pytest.raises(Stopped):
+            fostore.convert(whole, behind, **options)
+    assert fostore.missing(behind) == [(2 * UNIT, N)]
+    other = tmp_path / "other.zarr"
+    with fostore.create(other, num_samples=N, num_classes=K, ids="int64") as writer:
+        writer.append(probs(N, K, seed=1), ids=np.arange(N))
+    with pytest.raises(StoreExistsError, match="was begun with other rows"):
+        fostore.convert(other, behind, **options)
+    receipt = fostore.convert(whole, behind, **options)
+    assert receipt.destination_digest == fostore.open(whole).digest()
+    assert_is(behind, whole)
+    assert fostore.convert(whole, behind, exists="resume", **options).verified == "full"
+    for exists in ("fail", "overwrite"):
+        with pytest.raises((StoreExistsError, ArgumentError), match="nothing is replaced"):
+            fostore.convert(other, behind, exists=exists, **options)
+    with pytest.raises(UnsupportedError, match=r"only \.zarr stores"):
+        fostore.convert(whole, "s3://data/x.csv", allow_lossy=True, progress=False)
+    fostore.convert(behind, tmp_path / "back.h5", progress=False)
+    assert fostore.open(tmp_path / "back.h5").digest() == receipt.destination_digest

@@ -55,6 +55,19 @@ def join(
         raise
 
 
+def join_like(place: Storage, header: Header, *, commit_seconds: float = 1.0) -> Writer:
+    """Begin a store with a header, or go on with one of the same rows: what conversions use.
+
+    Raises:
+        IdentityError: the store that is there plans other rows. Nothing was written.
+    """
+    units = format_of(place).units(place, header)
+    held = units.header
+    if (held.schema, held.num_samples) != (header.schema, header.num_samples):
+        raise IdentityError(f"'{place}' holds other rows", ("schema",))
+    return open_writer(place, units, commit_seconds=commit_seconds)
+
+
 def open_writer(
     place: Storage,
     units: UnitsWriter,
