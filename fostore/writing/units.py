@@ -74,6 +74,14 @@ def plan(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    rows: str | None = None,
+    num_sequences: int | None = None,
+    tokens: bool | None = None,
+    positions: bool = False,
+    vocab_size: int | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Planned:
     """Begin a store that many processes write, or join it; the same call in each of them.
 
@@ -135,6 +143,9 @@ class Unit:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write and commit the unit: durable when it returns. One that was committed meanwhile stays as it is.
 
@@ -154,6 +165,8 @@ class Unit:
                 f"{len(self)}, and {len(rows)} came: a unit is written as a whole"
             )
         beside = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        beside |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        beside["positions"] = positions
         writer, self._writer = self._writer, None
         own = writer is None
         if writer is None:
@@ -161,7 +174,7 @@ class Unit:
             writer = _open(_storage(self.path), claim)
         try:
             if not own or writer.missing():
-                writer.write(self.start, rows, **beside, class_labels=class_labels)
+                writer.write(self.start, rows, **beside)
                 writer.commit()
         except BaseException:
             writer.release()  # it takes no more after an error; who writes again opens another one

@@ -16,6 +16,7 @@ from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
+    OFFSETS,
     PROGRESS,
     RUNS_MAGIC,
     read_hashes,
@@ -184,6 +185,13 @@ class HDF5Reader:
             last = -(-stop // size) if stop == num_samples else stop // size
             known[start // size : last] = stored[start // size : last]
         return known
+
+    def offsets(self) -> Array | None:
+        """Where the sequences of a sealed store begin, as it lies."""
+        extent = self._layout.extents.get(OFFSETS)
+        if extent is None or not self.header.sealed:
+            return None
+        return np.frombuffer(self._file.read(extent.offset, extent.nbytes), "<i8")
 
     def findings(self) -> Iterator[Finding]:
         """Damage that can be seen without reading rows; looks at the file anew."""

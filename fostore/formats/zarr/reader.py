@@ -13,7 +13,15 @@ from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
 from fostore.formats.zarr.findings import findings
-from fostore.formats.zarr.folder import METADATA, locate, parse_hashes, read_hashes, units_in
+from fostore.formats.zarr.folder import (
+    METADATA,
+    locate,
+    parse_hashes,
+    read_hashes,
+    read_offsets,
+    units_in,
+)
+from fostore.formats.zarr.layout import OFFSETS
 from fostore.formats.zarr.state import State, load, parse_header, read_header
 from fostore.places.place import Place
 from fostore.schema.header import Header
@@ -154,7 +162,10 @@ class ZarrReader:
         folder, unit_rows = self._state.folder, self.header.unit_rows
         units = range(-(-self._state.published // unit_rows))
         names = [layout.key(unit) for layout in folder.layouts for unit in units]
-        return [*names, *(f"{layout.name}/{METADATA}" for layout in folder.layouts), METADATA]
+        names += [f"{layout.name}/{METADATA}" for layout in folder.layouts]
+        if folder.offsets is not None:
+            names += [*folder.offsets.keys(), f"{OFFSETS}/{METADATA}"]
+        return [*names, METADATA]
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
@@ -218,6 +229,11 @@ class ZarrReader:
                 (unit, parse_hashes(folder, unit, data))
                 for unit, data in zip(some, pieces, strict=True)
             )
+
+    def offsets(self) -> Array | None:
+        """Where the sequences of a sealed store begin, as it lies."""
+        offsets = read_offsets(self._state.folder)
+        return offsets if self._is_current() else None
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""
