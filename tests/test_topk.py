@@ -1,4 +1,4 @@
-"""Top-k rows: which classes are kept, what the rest weighs, what is made of it; the oracle is float64 of all classes."""
+"""Top-k rows: which classes are kept, what the rest weighs, what is made of it; the oracle is float64 of all."""
 
 from __future__ import annotations
 

@@ -179,6 +179,34 @@ def test_ids_that_two_units_share_are_refused_at_the_end(place: Storage) -> None
     assert not fostore.open(place).is_sealed
 
 
+def test_rows_of_tokens_come_from_many_and_their_order_is_held_over_all(
+    place: Storage, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"num_samples": N, "num_classes": K, "unit_rows": 2048, "rows": "tokens"}
+    sequences, tokens = np.arange(N) // 10, np.arange(N) % K
+    path = tmp_path / "whole.zarr"
+    with fostore.create(path, **asked) as writer:
+        writer.append(probs(N, K), sequences=sequences, tokens=tokens)
+    fostore.plan(place, **asked, num_sequences=N // 10)
+    for i in range(3):
+        for unit in fostore.open_units(place, shard=(i, 3)):
+            rows = slice(unit.start, unit.stop)
+            unit.write(probs(N, K)[rows], sequences=sequences[rows], tokens=tokens[rows])
+    store = fostore.finish(place)
+    assert store.digest() == fostore.open(path).digest()
+    assert files_of(place) == files_of(path)
+    np.testing.assert_array_equal(store.offsets, np.arange(0, N + 1, 10))
+    wrong = Memory("memory://wrong.zarr", {})
+    fostore.plan(wrong, **asked)
+    for i in range(2):  # within each share they never decrease
+        for unit in fostore.open_units(wrong, shard=(i, 2)):
+            rows = slice(unit.start, unit.stop)
+            own = sequences[rows] if i else sequences[rows] + 300
+            unit.write(probs(N, K)[rows], sequences=own, tokens=tokens[rows])
+    with pytest.raises(RowError, match="sequences never decrease"):
+        fostore.finish(wrong)
+
+
 # What others did meanwhile
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings.rows import as_given
 from fostore.errors import ArgumentError, RowError, StoreNotFoundError
 from fostore.formats import UnitsClaim, format_of
 from fostore.formats.claim import WHOLE, Claim
@@ -159,10 +160,11 @@ class Unit:
             LockedError: another process writes the same unit; the unit is missing, or committed by that.
             SpaceError, PlaceError: it could not be written; the unit is missing, and may be written again.
         """
-        if len(rows) != len(self):
+        count = as_given(rows)[1]
+        if count != len(self):
             raise RowError(
                 f"unit {self.index} of {self.path} has the rows {self.start} to {self.stop - 1}, that is "
-                f"{len(self)}, and {len(rows)} came: a unit is written as a whole"
+                f"{len(self)}, and {count} came: a unit is written as a whole"
             )
         beside = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
         beside |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}

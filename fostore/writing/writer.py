@@ -63,8 +63,7 @@ class Writer:
         self._target = target
         self._units = units
         self._lock = lock
-        self.claim = claim
-        """What may be written."""
+        self.claim = claim  # what may be written
         self._grows = grows
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -110,14 +109,12 @@ class Writer:
     def missing(self) -> list[Range]:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
-        gaps = Ranges(self._rows.accepted.missing(stop))
-        return list(self.claim.rows(self._header.unit_rows, gaps))
+        gaps = self._rows.accepted.missing(stop)
+        return list(self.claim.rows(self._header.unit_rows, Ranges(gaps)))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
         return len(self._rows.accepted)
-
-    # Rows in
 
     def append(
         self,
