@@ -182,7 +182,12 @@ def test_ids_that_two_units_share_are_refused_at_the_end(place: Storage) -> None
 def test_rows_of_tokens_come_from_many_and_their_order_is_held_over_all(
     place: Storage, tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {"num_samples": N, "num_classes": K, "unit_rows": 2048, "rows": "tokens"}
+    asked: dict[str, Any] = {
+        "num_samples": N,
+        "num_classes": K,
+        "unit_rows": 2048,
+        "rows": "tokens",
+    }
     sequences, tokens = np.arange(N) // 10, np.arange(N) % K
     path = tmp_path / "whole.zarr"
     with fostore.create(path, **asked) as writer:

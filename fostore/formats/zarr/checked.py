@@ -36,6 +36,8 @@ class Checked:
         self._records: OrderedDict[int, UnitRecord | None] = OrderedDict()
         self._is_seen = np.zeros(0, bool)
         self._is_broken = np.zeros(0, bool)
+        self.unfinished: list[str] = []
+        """Files that have not got their names: of attempts that were killed, or are at work."""
         self.mends: list[tuple[str, bytes]] = []
         """Files that are to have other bytes: hashes that are not those of the rows beside them."""
 
@@ -89,6 +91,8 @@ class Checked:
                 unit = unit_of(one.name.removeprefix(f"{layout.name}/c/").partition("/")[0])
                 if unit is not None and unit < num_units and one.name == layout.key(unit):
                     stamps[unit] = _stamp(one.size, str(one.version))
+                elif one.name.rpartition("/")[2].startswith("."):
+                    self.unfinished.append(one.name)
             self._stamps.append(stamps)
 
     def _is_right(self, unit: int, record: UnitRecord) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ class ZarrUnits:
         self._place = place
         self._look()
         folder = self._folder
+        self._open: dict[int, list[Array]] = {}
+        self._checked = Checked(folder)
         num_units = num_units_of(folder)
         self.claim = claim(num_units) if callable(claim) else claim
         units = range(*(self.claim.units or (0, num_units)))
@@ -75,8 +78,6 @@ class ZarrUnits:
                 self.clean()
         else:
             self.sealed = rows_of(folder, committed_units(folder, units))
-        self._open: dict[int, list[Array]] = {}
-        self._checked = Checked(folder)
 
     def _look(self) -> None:
         """See what the store says of itself now."""
@@ -337,18 +338,9 @@ class ZarrUnits:
 
     def clean(self) -> None:
         """Remove records, and what attempts left that were cut short, of a store that is sealed."""
-        place, is_clean = self._place, True
-        first = f"{self._folder.shards[0].name}/{RECORDS}"
-        for names in _batches(one.name for one in place.listed(first)):
-            place.delete(names)
-            is_clean = False
-        if place.is_local and not is_clean:
-            every = (
-                one.name for layout in self._folder.layouts for one in place.listed(layout.name)
-            )
-            unfinished = (n for n in every if n.rpartition("/")[2].startswith("."))
-            for names in _batches(unfinished):
-                place.delete(names)
+        names = (one.name for one in self._place.listed(f"{self._folder.shards[0].name}/{RECORDS}"))
+        for batch in _batches(chain(self._checked.unfinished, names)):
+            self._place.delete(batch)
 
     def close(self) -> None:
         """Give up the rows of units that are not whole. Again is no error."""
