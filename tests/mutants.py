@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "record-before-data",
         "writing/pipeline.py",
-        "            self._units.sync()\n            self._units.commit(runs)\n",
-        "            self._units.commit(runs)\n            self._units.sync()\n",
+        "                self._units.sync()\n                self._units.commit(runs)\n",
+        "                self._units.commit(runs)\n                self._units.sync()\n",
         cuts("First", ".zarr"),
     ),
     Mutant(
@@ -63,8 +63,8 @@ MUTANTS = [
     Mutant(
         "write_whole-no-sync",
         "disk.py",
-        "            write_at(fd, data, 0)\n            sync_data(fd)\n",
-        "            write_at(fd, data, 0)\n",
+        "        write_at(fd, data, 0)\n        sync_data(fd)\n",
+        "        write_at(fd, data, 0)\n",
         cuts("Noted", ".zarr"),
     ),
     Mutant(
@@ -209,9 +209,9 @@ MUTANTS = [
     ),
     Mutant(
         "class-names-ignored",
-        "writing/create.py",
-        "        if value is not None and value != stored:\n",
-        '        if value is not None and name != "class_names" and value != stored:\n',
+        "writing/request.py",
+        "            if value is not None and value != stored:\n",
+        '            if value is not None and name != "class_names" and value != stored:\n',
         "test_writer.py",
     ),
     Mutant(

@@ -28,7 +28,7 @@ from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
 from fostore.schema.row import TOKEN, Schema
-from fostore.writing.create import software
+from fostore.writing.request import software
 
 _BATCH_BYTES = 4 << 20
 _BASE_BYTES = 80 << 20
