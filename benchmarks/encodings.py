@@ -27,7 +27,9 @@ import fostore
 from fostore.encodings import encoding_of
 from fostore.encodings.fidelity import compare, log_probs
 from fostore.encodings.selection import select
-from fostore.torch import output_dataloader
+from fostore.torch import (
+    output_dataloader,
+)
 
 K = 64
 TOPK: dict[str, Any] = {"kind": "logits", "dtype": "float16", "encoding": "topk", "k": K}

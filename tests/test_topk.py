@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.selection import select, selected
 from fostore.encodings.topk_rows import RULES, Selected
-from fostore.errors import ArgumentError, IdentityError, RowError
+from fostore.errors import ArgumentError, FormatError, IdentityError, RowError
 from fostore.schema.row import FLOATS, Array, Schema
 
 SUFFIXES = (".zarr", ".h5")
@@ -428,6 +429,29 @@ def test_a_rest_where_nothing_is_left_is_refused() -> None:
 def test_parameters_that_cannot_be_used_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         make_schema(K, encoding={"name": "topk", **spec})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": 21},
+        {"k": "20"},
+        {"rule": None},
+        {"rule": "best"},
+        {"temperatures": [4.0, 2.0]},
+        {"temperatures": [2.0, 2.0]},
+        {"temperatures": [2.0]},
+        {"tail_entropy": True},
+        {"derived": False},
+    ],
+)
+def test_a_schema_whose_parameters_are_not_those_of_its_columns_is_refused(
+    change: dict[str, Any],
+) -> None:
+    schema = schema_of("logits", temperatures=[2.0, 4.0])
+    encoding = {**schema.encoding, **change}
+    with pytest.raises(FormatError):
+        encoding_of(replace(schema, encoding={k: v for k, v in encoding.items() if v is not None}))
 
 
 # ------------------------------------------------------------------ stores

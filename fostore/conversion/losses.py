@@ -39,23 +39,32 @@ class Losses:
         Raises:
             RowError: one loses more than it may; names it.
         """
-        rows, schema = len(before[0]), self._schemas[0]
-        piece = max(_PIECE_VALUES // (schema.num_classes * (schema.num_members or 1)), 1)
+        rows, old = len(before[0]), self._schemas[0]
+        # Where neither is made dense, what is worked on is as wide as what is stored.
+        width = math.prod(old.columns[0].shape) if self._are_open else math.prod(old.row_shape)
+        piece = max(_PIECE_VALUES // width, 1)
         for start in range(0, rows, piece):
             at = slice(start, start + piece)
-            old, new = ([column[at] for column in columns] for columns in (before, after))
-            outcomes = _outcomes(new, self._schemas[1])
-            if outcomes is None:
-                p = _float64_probs(old, self._schemas[0], self._rule)
-                q = _float64_probs(new, self._schemas[1])
-                missing = _missing(
-                    p, q, encoding_of(self._schemas[1]).sparse(new, self._schemas[1])
-                )
-            else:  # classes that became one outcome are one before as well
-                ids, q = outcomes
-                p = _joined(_all_probs(old, self._schemas[0], self._rule), ids)
-                missing = p[..., -1]
-            self._measure(p, q, missing)
+            self._measure(*self._pair([c[at] for c in before], [c[at] for c in after]))
+
+    @property
+    def _are_open(self) -> bool:
+        return self._rule is None and all(map(_is_open, self._schemas))
+
+    def _pair(self, before: list[Array], after: list[Array]) -> tuple[Array, Array, Array]:
+        """The distributions of some rows before and after, over the same outcomes, and what is not kept of them."""
+        old, new = self._schemas
+        if not _is_open(new):
+            rule = new.encoding.get("rule") if self._rule is None and _is_open(old) else self._rule
+            p, q = _float64_probs(before, old, rule), _float64_probs(after, new)
+            return p, q, _missing(p, q, encoding_of(new).sparse(after, new))
+        # Classes that became one outcome are one before as well.
+        ids, q = _outcomes(after, new)
+        if self._are_open:
+            p = _narrowed(*_outcomes(before, old), ids)
+        else:
+            p = _joined(_float64_probs(before, old, self._rule), ids)
+        return p, q, p[..., -1]
 
     def _measure(self, p: Array, q: Array, missing: Array) -> None:
         # p ln 0 is minus infinity, and KL infinite, as it should be; 0 ln 0 is 0.
@@ -110,25 +119,31 @@ def _missing(p: Array, q: Array, topk: TopK | None) -> Array:
     return missing
 
 
-def _outcomes(stored: Sequence[Array], schema: Schema) -> tuple[Array, Array] | None:
-    """Of rows that leave classes open: those that are kept, and the masses of these and of all others; else None."""
+def _is_open(schema: Schema) -> bool:
+    """Whether rows leave open what some classes have, which are one outcome then."""
+    is_whole = encoding_of(schema).is_whole(schema)
+    return not is_whole and schema.encoding.get("rule") in ("coarse", "zero")
+
+
+def _outcomes(stored: Sequence[Array], schema: Schema) -> tuple[Array, Array]:
+    """Of rows that leave classes open: those that are kept, and the masses of these and of all others."""
     topk = encoding_of(schema).sparse(stored, schema)
-    if topk is None or topk.rule not in ("coarse", "zero"):
-        return None
+    assert topk is not None
     return topk.ids.astype(np.int64), masses(topk)
 
 
-def _all_probs(stored: Sequence[Array], schema: Schema, rule: str | None) -> Array:
-    """Every class, float64; of classes that are no longer known one by one what they have together is missing."""
-    if rule is None and _outcomes(stored, schema) is not None:
-        return encoding_of(schema).decode(stored, schema, rule="zero").astype(np.float64)
-    return _float64_probs(stored, schema, rule)
+def _narrowed(ids: Array, probs: Array, fewer: Array) -> Array:
+    """The masses of the first classes of rows, in the order of `fewer`, and of all others."""
+    k = fewer.shape[-1]
+    ours, theirs = np.argsort(ids[..., :k], axis=-1), np.argsort(fewer, axis=-1)
+    narrowed = np.empty((*fewer.shape[:-1], k + 1))
+    np.put_along_axis(narrowed, theirs, np.take_along_axis(probs, ours, -1), -1)
+    narrowed[..., k] = probs[..., k:].sum(axis=-1)
+    return narrowed
 
 
 def _joined(probs: Array, ids: Array) -> Array:
-    """The masses of some classes of each row, and what is left of 1."""
+    """The masses of some classes of each row, and of all others."""
     kept = np.take_along_axis(probs, ids, -1)
     np.put_along_axis(probs, ids, 0, -1)
-    missing = 1 - (kept.sum(axis=-1, keepdims=True) + probs.sum(axis=-1, keepdims=True))
-    rest = probs.sum(axis=-1, keepdims=True) + np.maximum(missing, 0)
-    return np.concatenate([kept, rest], axis=-1)
+    return np.concatenate([kept, probs.sum(axis=-1, keepdims=True)], axis=-1)
