@@ -142,6 +142,13 @@ def _spec(
     return {"name": name, **loaded.spec(parameters)}
 
 
+def preferred_kind(encoding: Mapping[str, Any] | None, *, gives_logits: bool) -> str:
+    """What is kept of a model's output where the user does not say: what the encoding keeps best."""
+    spec = default_encoding("probs") if encoding is None else encoding
+    kinds = _load(str(spec.get("name"))).kinds
+    return next(kind for kind in kinds if gives_logits or kind != "logits")
+
+
 def default_encoding(kind: str) -> dict[str, Any]:
     """The spec of rows of this kind where the user names none."""
     return {"name": "counts" if kind == "counts" else "dense"}

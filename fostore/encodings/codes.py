@@ -37,6 +37,7 @@ class Codes(Encoding):
     largest_step: float
     """A power of two that takes `DEEPEST`."""
     is_lossy = True
+    kinds = ("logits", "probs", "log_probs")
 
     @abstractmethod
     def counted(self, depth: Array) -> Array:

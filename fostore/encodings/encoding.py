@@ -30,6 +30,8 @@ class Encoding(ABC):
     name: str
     parameters: tuple[str, ...] = ()
     """The keys that a user may give beside the name."""
+    kinds: tuple[str, ...] = ("probs", "log_probs", "logits")
+    """What it keeps of a model's output, that first which a generator keeps where nobody says."""
     is_lossy: bool = False
     """Whether more is lost than the rounding of numbers, so that a store says how much (`Header.fidelity`)."""
 

@@ -35,6 +35,7 @@ class Sampled(Encoding):
 
     name = "sampled"
     parameters = ("num_draws", "seed", "proposal_temperature")
+    kinds = ("probs",)
     is_lossy = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
+    kinds = ("logits", "probs", "log_probs")
     is_lossy = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fostore.nested import Arrays
+
 RULES = ("coarse", "uniform", "renorm", "zero")
 """What a reader makes of the classes that are not kept (spec/encodings.md)."""
 
@@ -43,8 +45,8 @@ def masses(topk: TopK) -> np.ndarray[Any, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """The k largest classes of n distributions; arrays of NumPy, torch or JAX.
+class TopK(Arrays):
+    """The k largest classes of n distributions; arrays of NumPy, torch or JAX. `topk[rows]` are some of them.
 
     Weights are logarithms on one scale a row: p of a kept class is exp(values) / Z, where Z is the sum of all
     weights that `rule` counts. `...` is (n,) or (n, num_members); of padded sequences (sequences, length).
@@ -76,3 +78,12 @@ class TopK:
             residual=function(self.residual),
             residual_t=softened,
         )
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+    def __getitem__(self, rows: Any) -> TopK:
+        return self.map(lambda array: array[rows])
+
+    # No sequence of rows to those who look into batches: training loops of others would take each row for a batch.
+    __iter__ = None

@@ -252,8 +252,10 @@ class Writer:
         if is_time and (fidelity := self.watch.of_committed(self.committed)):
             self._change(fidelity=fidelity)
 
-    def seal(self) -> None:
+    def seal(self, num_sequences: int | None = None) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
+
+        `num_sequences`: of token rows of which nobody planned it; by default the last one has a row.
 
         Raises:
             RowError: rows are missing, two rows of an earlier run have one id, or a row loses more than `max_kl`;
@@ -271,13 +273,11 @@ class Writer:
         if self._header.sealed:
             return
         self._sides.load(self._rows.accepted)
-        counts: dict[str, Any] = {
-            "num_samples": self._rows.end if self.num_samples is None else self.num_samples
-        }
-        offsets = self._sides.offsets(self._header.num_sequences, self._rows.end)
-        if offsets is not None:
-            counts["num_sequences"] = len(offsets) - 1
-        counts["fidelity"] = self.watch.of_all(counts["num_samples"], self._content)
+        end = self._rows.end if self.num_samples is None else self.num_samples
+        counts: dict[str, Any] = {"num_samples": end}
+        offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
+        counts["num_sequences"] = None if offsets is None else len(offsets) - 1
+        counts["fidelity"] = self.watch.of_all(end, self._content)
         digest = self._rows.ledger.finish(replace(self._header, **counts))
         self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
