@@ -47,7 +47,7 @@ def head(
         bool, typer.Option("--json", help="Whole rows, as JSON Lines without a header.")
     ] = False,
 ) -> None:
-    """Show the first rows: the largest classes of each, or with --json all numbers."""
+    """Show the first rows: ids and labels where they are kept, the largest classes, or with --json all numbers."""
     with reporting():
         for line in _lines(source, number, kind, as_json, source_format):
             show(line)
@@ -62,17 +62,19 @@ def _lines(
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
     for i, row in enumerate(rows):
         if as_json:
-            named = {} if row.id is None else {"id": row.id}
-            yield dumps({"index": i, **named, **row.numbers}).decode()
+            line = {"index": i, **({} if row.id is None else {"id": row.id})}
+            line |= {} if row.label is None else {"label": row.label}
+            yield dumps({**line, **row.numbers}).decode()
             continue
-        label = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
+        whose = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
+        whose += "" if row.label is None else f", label {brief(names[row.label], _NAME)}"
         has_members = row.probs.ndim == 2
         classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
         for member in range(len(probs)):
             of_whom = f" member {member}" if has_members else ""
             tops = zip(classes[member, :_SHOWN], probs[member, :_SHOWN], strict=True)
             yield _fitted(
-                f"{label}{of_whom}:",
+                f"{whose}{of_whom}:",
                 [f"{brief(names[k], _NAME)} {p:.4f}" for k, p in tops],
                 schema.num_classes,
             )

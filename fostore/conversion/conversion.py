@@ -68,6 +68,8 @@ def convert(
     delimiter: str | None = None,
     decimal: str | None = None,
     transpose: bool | None = None,
+    layout: Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | None = None,
     allow_lossy: bool = False,
     allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
@@ -112,6 +114,9 @@ def convert(
         drop: columns or arrays that are not looked at.
         delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
         transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
+        layout: what the layout of another tool (`source_format` "distillkit", "nemo", "axolotl", "tinyvit", "fkd")
+            leaves open, such as {"num_classes": 32000}; the error where something is missing says which keys.
+        config: the file that says how the source was packed (DistillKit).
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
         allow_constant: whether logits that are equal for all classes, and rows at the end that are all

@@ -43,6 +43,8 @@ class Options:
     delimiter: str | None = None
     decimal: str | None = None
     transpose: bool | None = None
+    layout: Mapping[str, Any] | None = None
+    config: str | os.PathLike[str] | None = None
     allow_lossy: bool = False
     allow_constant: bool = False
     receipt: str | os.PathLike[str] | None = None
@@ -112,5 +114,7 @@ HINTS = {
     "delimiter": "delimiter",
     "decimal": "decimal",
     "transpose": "transpose",
+    "layout": "layout",
+    "config": "config",
 }
 """The option by the field of `fostore.files.Hints` that it fills."""

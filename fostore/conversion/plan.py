@@ -102,6 +102,24 @@ class Plan:
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON; what a stream does not say is null."""
+        schema = self.header.schema
+        return {
+            "source": {"path": self.source.where, "format": self.source.format},
+            "destination": {"path": self.destination, "format": self.format},
+            "rows": self.header.num_samples,
+            "row_shape": list(schema.row_shape),
+            "kind": schema.kind,
+            "dtype": schema.dtype,
+            "bytes": self.num_bytes,
+            "peak_bytes": self.peak_bytes,
+            "rows_at_once": self.rows_at_once,
+            "left_out": list(self.left_out),
+            "lossy": list(self.lossy),
+            "notes": list(self.source.notes),
+        }
+
     def text(self) -> str:
         """The lines that `--dry-run` prints."""
         schema, rows = self.header.schema, self.header.num_samples

@@ -31,7 +31,7 @@ from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Schema
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import Bounds, side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -84,6 +84,8 @@ class First(NamedTuple):
 
     id: Any
     """None where it has none."""
+    label: Any
+    """The number of its class, None where nobody kept it."""
     classes: Array
     """([M,] k): the classes that are known, largest first; all of them, or those that top-k rows keep."""
     probs: Array
@@ -105,34 +107,45 @@ def first_rows(
     """
     # Of a store that is not finished those that it has; fewer than none are wanted of it.
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
-    schema, column = table.schema, table.schema.role("id")
+    schema = table.schema
     batch = next(iter(table.batches(0, count)), None) if count else None
     if batch is None:
         return schema, []
-    content = [rows[:count] for rows in batch[: len(schema.content)]]
+    batch = [rows[:count] for rows in batch]
+    content = batch[: len(schema.content)]
     encoding = encoding_of(schema)
     encoding.check(content, schema, 0)
-    ids: Sequence[Any] = [None] * len(content[0])
-    if column is not None:
-        ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
+    ids, labels = (_beside(role, batch, schema) for role in ("id", "class_label"))
     topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
     return schema, [
-        _first_of(key, encoding.decode([c[i : i + 1] for c in content], schema)[0])
+        _first_of(ids[i], labels[i], encoding.decode([c[i : i + 1] for c in content], schema)[0])
         if topk is None
-        else _first_kept(key, topk.ids[i], masses(topk)[i])
-        for i, key in enumerate(ids)
+        else _first_kept(ids[i], labels[i], topk.ids[i], masses(topk)[i])
+        for i in range(len(content[0]))
     ]
 
 
-def _first_of(key: Any, row: Array) -> First:
+def _beside(role: str, batch: Sequence[Array], schema: Schema) -> Sequence[Any]:
+    """What a side column says of each row of a batch; None where there is no such column."""
+    column = schema.role(role)
+    if column is None:
+        return [None] * len(batch[0])
+    side, stored = side_of(role), batch[schema.index(column.name)]
+    if side.check is not None:
+        side.check(stored, Bounds(schema.num_classes), 0)
+    values: Sequence[Any] = side.decode(stored, column).tolist()
+    return values
+
+
+def _first_of(key: Any, label: Any, row: Array) -> First:
     order = np.argsort(-row, axis=-1, kind="stable")
-    return First(key, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
+    return First(key, label, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
 
 
-def _first_kept(key: Any, classes: Array, probs: Array) -> First:
+def _first_kept(key: Any, label: Any, classes: Array, probs: Array) -> First:
     kept, others = probs[..., :-1], probs[..., -1]
     numbers = {"classes": classes.tolist(), "probs": kept.tolist(), "others": others.tolist()}
-    return First(key, classes, kept, numbers)
+    return First(key, label, classes, kept, numbers)
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:

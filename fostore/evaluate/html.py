@@ -129,6 +129,7 @@ def _drawn(summary: Summary) -> dict[str, str]:
         panels["uncertainty"] = partial(plot.uncertainty, summary, most=_POINTS)
     if summary.metrics is not None:
         panels["reliability"] = partial(plot.reliability, summary)
+        panels["sets"] = partial(plot.label_sets, summary)
     if summary.num_classes == 3:
         panels["ternary"] = partial(plot.ternary, summary, most=_POINTS)
     try:
