@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.alike import ROUNDOFF, by_row, far, far_sums, least_log, level_of
 from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
     LOWEST,
@@ -27,10 +28,7 @@ from fostore.encodings.rows import (
 )
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
-from fostore.schema.row import FLOATS, UNIT_ROUNDOFF, Array, Column, Schema
-
-_LEAST = {"float16": 2.0**-14}
-"""The least normal number, where it is larger than that of float32."""
+from fostore.schema.row import FLOATS, Array, Column, Schema
 
 
 class Dense(Encoding):
@@ -153,30 +151,6 @@ class Dense(Encoding):
             stored[1] = columns[1].astype(made.content[1].numpy_dtype)
         return stored
 
-    def disagrees(
-        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
-    ) -> Array:
-        """Compared as logarithms of probabilities, or as logits minus their row's maximum."""
-        from fostore.encodings.alike import by_row, far, far_sums, level_of  # see the first lines
-
-        unit = UNIT_ROUNDOFF[schema.dtype]
-        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
-        if schema.kind != "logits":
-            least = max(_LEAST.get(schema.dtype, 0.0), float(np.finfo(np.float32).tiny))
-            if schema.kind == "probs":
-                then, again = (np.log(np.maximum(side, least)) for side in (then, again))
-            then, again = (np.maximum(side, np.log(least)) for side in (then, again))
-        size = np.minimum(np.abs(then), np.abs(again))
-        slack = np.full(size.shape, 2 * unit)
-        if schema.kind != "probs":
-            slack = 2 * unit * np.where(np.isfinite(size), size, 0)
-        bad = far(then, again, noise, slack)
-        if schema.kind == "logits":
-            first, second = (side[1].astype(np.float64) for side in (stored, now))
-            sums = far_sums(first, second, noise, level_of(size))
-            bad = np.concatenate([bad, sums[..., None]], axis=-1)
-        return by_row(bad)
-
     def is_plain(self, schema: Schema, as_kind: str) -> bool:
         """What is asked for is what is kept."""
         return schema.kind == as_kind
@@ -184,6 +158,24 @@ class Dense(Encoding):
     def decoded_bytes(self, schema: Schema) -> int:
         """Halves are widened to float32."""
         return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Numbers may be apart by their rounding on both sides, beside the noise."""
+        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+        unit = ROUNDOFF[schema.dtype]
+        if schema.kind == "logits":
+            less = np.minimum(np.abs(then), np.abs(again))
+            bad = far(then, again, noise, 2 * unit * np.where(np.isfinite(less), less, 0))
+            sums = far_sums(stored[1], now[1], noise, level_of(less))
+            return by_row(np.concatenate([bad, sums[..., None]], axis=-1))
+        least = least_log(schema.dtype)
+        if schema.kind == "probs":
+            then, again = (np.log(np.maximum(side, np.exp(least))) for side in (then, again))
+        then, again = (np.maximum(side, least) for side in (then, again))
+        size = 1.0 if schema.kind == "probs" else np.minimum(np.abs(then), np.abs(again))
+        return by_row(far(then, again, noise, 2 * unit * size))
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:

@@ -142,7 +142,7 @@ class ByToken:
             return
         came, planned = self._next[0], self.samples.num_samples
         if planned is None:
-            writer.set_num_sequences(came)
+            writer.seal(came)
         elif came < planned:
             raise GenerationError(
                 f"the stream ended after {came} sequences, but its length is {planned}; the store is not whole"

@@ -25,7 +25,7 @@ from fostore.generate.generation import Generation
 from fostore.generate.models import Models
 from fostore.generate.options import Options
 from fostore.generate.recording import record
-from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, checked_range
 from fostore.generate.tokens import Sequences, check_rows_of_tokens
 from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
@@ -186,8 +186,7 @@ class Generator(ABC):
                 label is a class number, or one of the class names.
             encoding: how rows become columns, such as "topk" (see `fostore.create`), with its parameters
                 `k`, `rule` and `temperatures`. What it needs of a row is chosen on the device.
-            max_kl: how far rows may be from what the model gave, on average (nats); a store that is not so near
-                is not sealed, and says what to change.
+            max_kl: nats that a row may lose at most by being encoded; see `fostore.create`.
             tokenizer: makes sequences of texts, and its name and vocabulary become part of the identity of
                 rows of tokens: one of Hugging Face's, or a function of a text.
 
@@ -235,7 +234,7 @@ class Generator(ABC):
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             samples = framework.samples(dataset_or_loader, reading)
         if sequences is None:
-            options = replace(options, rows=_check_rows(rows, samples))
+            options = replace(options, rows=checked_range(rows, samples))
         own_names = None
         if (
             sequences is None
@@ -385,19 +384,3 @@ def _uncallable(model: Any) -> str:
             "whose outputs are members"
         )
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
-
-
-def _check_rows(rows: Any, samples: Samples) -> Range | None:
-    if rows is None:
-        return None
-    if isinstance(samples, Stream):
-        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
-    try:
-        start, stop = (int(n.__index__()) for n in rows)
-    except (TypeError, ValueError, AttributeError):
-        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
-    if not 0 <= start < stop <= samples.num_samples:
-        raise ArgumentError(
-            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
-        )
-    return start, stop

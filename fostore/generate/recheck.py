@@ -3,8 +3,8 @@
 An identity is a list of what was looked at, so what it does not see would count as equal. Rows do not
 err: on every resume one committed batch is computed again, as it was computed the first time.
 
-What counts as the same is here and nowhere else. Stored numbers are compared as logarithms of
-probabilities or as logits minus their row's maximum, x. They may differ by
+How much noise counts as none is here, how rows of an encoding are compared is its own. Dense numbers are
+compared as logarithms of probabilities or as logits minus their row's maximum, x. They may differ by
 
     2 u |x|                      the stored dtype's rounding, u its unit roundoff (2 u for probabilities)
     n (1 + |x| + m)              other kernels: another device, batch size or number of threads

@@ -297,6 +297,7 @@ class _Recording:
             commit_seconds=options.commit_seconds,
             tol=tol,
             encoding=kept.encoding,
+            max_kl=options.max_kl,
         )
         self._writer = self._stack.enter_context(writer)
         return writer

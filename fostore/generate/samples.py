@@ -18,7 +18,7 @@ from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.labels import Labelled
 from fostore.generate.tokens import Sequences, Tokens
 from fostore.nested import Getter, num_rows
-from fostore.schema.ranges import Ranges
+from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
 Indices: TypeAlias = "range | Array"
@@ -297,6 +297,26 @@ _Passed = Callable[[Batch], None]
 def labelled(samples: Samples, *, hashes: bool, exact: bool) -> Samples:
     """The same samples, whose batches come with a hash of each label, or with the labels themselves."""
     return replace(samples, assemble=replace(samples.assemble, labelled=hashes, exact=exact))
+
+
+def checked_range(rows: Any, samples: Samples) -> Range | None:
+    """Rows that are asked for, `(start, stop)`; None of all of them.
+
+    Raises ArgumentError where there are none such, and for a stream.
+    """
+    if rows is None:
+        return None
+    if isinstance(samples, Stream):
+        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
+    try:
+        start, stop = (int(n.__index__()) for n in rows)
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
+    if not 0 <= start < stop <= samples.num_samples:
+        raise ArgumentError(
+            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
+        )
+    return start, stop
 
 
 def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:

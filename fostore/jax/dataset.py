@@ -17,7 +17,18 @@ from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
 from fostore.nested import map_leaves
 from fostore.pairing.dataset import PairedDataset
+from fostore.reading.sequences import FlatBatch, PaddedBatch
 from fostore.schema.row import Array
+
+# Batches of sequences go through `jax.jit` and its kind as they are.
+jax.tree_util.register_dataclass(
+    FlatBatch,
+    data_fields=["distributions", "offsets", "tokens", "positions", "index"],
+    meta_fields=[],
+)
+jax.tree_util.register_dataclass(
+    PaddedBatch, data_fields=["distributions", "mask", "tokens"], meta_fields=[]
+)
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):

@@ -17,6 +17,13 @@ from fostore.generate.numpy_framework import NumpyFramework
 from fostore.nested import leaves, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
+from fostore.pairing.sequences import (
+    SequenceCollate,
+    TokenDistributions,
+    as_it_is,
+    by_sequence,
+    check_sequences,
+)
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
@@ -41,6 +48,8 @@ class PairOptions(TypedDict, total=False):
     as_kind: str
     temperature: float | None
     rule: str | None
+    layout: str
+    pad_length: int | None
 
 
 class PairedDataset:
@@ -64,6 +73,11 @@ class PairedDataset:
         as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
         rule: of a store of top-k rows, whose samples come with a `TopK` each: dense rows instead,
             as `Store.take` makes them by this rule.
+        layout: of token rows in batches: "padded" (a `PaddedBatch`, rows where the student's batch has
+            their tokens) or "flat" (a `FlatBatch`, whose `index` says where that is).
+        pad_length: of the lines of such batches; by default that of the longest sequence in each.
+
+    Of a store of token rows sample i is sequence i, and comes with a `FlatBatch` of its rows.
 
     Raises:
         ArgumentError: a sample has no distribution, or there are more than samples.
@@ -83,6 +97,8 @@ class PairedDataset:
         as_kind: str = "probs",
         temperature: float | None = None,
         rule: str | None = None,
+        layout: str = "padded",
+        pad_length: int | None = None,
     ) -> None:
         base = as_dataset(base_dataset)
         has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
@@ -90,27 +106,46 @@ class PairedDataset:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
             )
-        self._given = Distributions(
-            distributions, dtype=dtype, as_kind=as_kind, temperature=temperature, rule=rule
+        self._given = by_sequence(
+            Distributions(
+                distributions, dtype=dtype, as_kind=as_kind, temperature=temperature, rule=rule
+            )
         )
         self.distributions = self._given.source
         self.base_dataset = base_dataset
         self._base = base
         """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
         whole = isinstance(base, Rows) and input_getter is None and target_key is None
-        self._rows = base if whole else None
+        self._rows = None
+        self._sequences = None
+        if isinstance(self._given, TokenDistributions):
+            self._sequences = SequenceCollate(
+                layout=layout,
+                pad_length=pad_length,
+                compare=check != "length",
+                input_getter=input_getter,
+                target_key=target_key,
+                finish=self._finish,
+                integers=self._integers,
+            )
+        elif whole:
+            self._rows = base
         if self._rows is not None:
             self._check_rows(self._rows)
         self.input_getter = input_getter
         self.target_key = target_key
-        self.pairing: Pairing = check_pairing(
-            base,
-            self.distributions,
-            ids=ids,
-            check=check,
-            framework=self._framework(),
-            input_getter=input_getter,
+        against: dict[str, Any] = {"ids": ids, "check": check, "input_getter": input_getter}
+        against["framework"] = self._framework()
+        self.pairing: Pairing = (
+            check_sequences(base, self._given, **against)
+            if isinstance(self._given, TokenDistributions)
+            else check_pairing(base, self.distributions, **against)
         )
+
+    _finish = staticmethod(as_it_is)
+    """Makes the side's arrays of a batch of sequences, whose arrays are NumPy's."""
+    _integers: Any = None
+    """The dtype of its integers there; None: as they are stored."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_paired_with": self._given.keys()}
@@ -128,7 +163,7 @@ class PairedDataset:
             )
 
     def __len__(self) -> int:
-        return len(self.distributions if self.base_dataset is None else self._base)
+        return len(self._given if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
         at = _sample(index, len(self))
@@ -138,6 +173,11 @@ class PairedDataset:
         if self._rows is not None:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether samples are sequences, which come with the rows of their tokens."""
+        return self._sequences is not None
 
     def _rows_at(self, samples: Array) -> Array:
         """The row of each sample, as ids say where both sides have ids."""
@@ -170,7 +210,7 @@ class PairedDataset:
         starts = range(0, len(samples), batch_size)
         cut = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
-            return cut
+            return cut if self._sequences is None else list(map(self._sequences.alone, cut))
         return [
             self._batch(samples[start : start + batch_size], own)
             for start, own in zip(starts, cut, strict=True)
@@ -196,6 +236,10 @@ class PairedDataset:
         if together is not None:
             return (together, rows)
         chosen = self.samples(samples)
+        if self._sequences is not None:
+            if self.target_key is not None:
+                chosen = [self._mapping(one) for one in chosen]
+            return self._sequences(chosen, rows, samples.tolist())
         if self.target_key is not None:
             chosen = [self._mapping(one) for one in chosen]
             return self._with_row(bring_together(self._collate, chosen, samples.tolist()), rows)

@@ -94,9 +94,12 @@ class Distributions:
         """The distributions of `rows` (int64), fresh and writable: (n, [M,] K), or a `TopK` of n rows."""
         if self.is_sparse and self.stored is not None:
             topk = self.stored.take_topk(rows)
-            return (
-                topk if self.dtype is None else replace(topk, values=topk.values.astype(self.dtype))
-            )
+            if self.dtype is None:
+                return topk
+            values = topk.values
+            if values.dtype == np.float16 != self.dtype:
+                values = widen(values, "float16")
+            return replace(topk, values=values.astype(self.dtype, copy=False))
         taken = self.take_kept(rows)
         if self.half is not None:
             taken = widen(taken, self.half.dtype)

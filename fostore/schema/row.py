@@ -36,7 +36,7 @@ _NAMED = 8
 _RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
-UNIT_ROUNDOFF = {
+_UNIT_ROUNDOFF = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
     "float32": 2.0**-24,
@@ -61,8 +61,8 @@ def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
     (0.001, 0.004469)
     """
     if kind == "log_probs":
-        return 1e-3 + UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
-    return 1e-3 + UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
+        return 1e-3 + _UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
+    return 1e-3 + _UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
 
 
 _KINDS = {"columns": list, "num_classes": int, "kind": str, "encoding": dict, "row_axis": str}

@@ -203,7 +203,9 @@ def output_dataloader(
             Leave them out under Accelerate, which takes its part itself; see docs/distributed.md.
         prefetch: batches that the thread reads ahead; 0 for none. A dataset that draws from the
             global random states is read in the caller's thread all the same.
-        ids, check, target_key, dtype, as_kind, temperature: see `FirstOrderDataset`.
+        ids, check, target_key, dtype, as_kind, temperature, rule, layout: see `FirstOrderDataset`.
+        collate_fn: as torch has it; of token rows it makes the student's batch of the samples of
+            `base_dataset` alone, and rows are laid where that has their tokens.
         options: any other keyword of `torch.utils.data.DataLoader`. With an order of your own
             (`sampler`, `batch_sampler`, `batch_size=None`) the result is torch's DataLoader, which
             has no state.
@@ -219,6 +221,8 @@ def output_dataloader(
     chosen = {name: options.pop(name) for name in PairOptions.__annotations__ if name in options}
     dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **chosen)
     options = {name: value for name, value in options.items() if value is not None}
+    if dataset.has_sequences and "collate_fn" in options:
+        options["collate_fn"] = dataset.collator(options["collate_fn"])
     options.update(shuffle=shuffle, num_workers=num_workers, pin_memory=pin_memory)
     batch_sampler = options.get("batch_sampler")
     foreign = batch_sampler is not None and not isinstance(batch_sampler, EpochSampler)

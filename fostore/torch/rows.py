@@ -127,7 +127,8 @@ class ListCollate:
 
 def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
     """What a loader calls for a user's collate_fn; torch's own takes a `PairedBatch` as it is."""
-    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, ListCollate):
+    whole = isinstance(collate_fn, ListCollate) or getattr(collate_fn, "takes_batches", False)
+    if collate_fn is None or collate_fn is default_collate or whole:
         return collate_fn
     return ListCollate(collate_fn)
 
