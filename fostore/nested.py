@@ -111,6 +111,17 @@ def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> lis
     return [one if type(one) is tuple and 0 < len(one) < 3 else split(one) for one in samples]
 
 
+def each(function: Callable[[Any], Any], rows: Any) -> Any:
+    """`function` of an array, or of every array of a named tuple of them, of which some may be None.
+
+    >>> each(len, [1, 2])
+    2
+    """
+    if not is_namedtuple(rows):
+        return function(rows)
+    return type(rows)(*(None if column is None else function(column) for column in rows))
+
+
 def is_namedtuple(data: Any) -> bool:
     """Whether `data` is a tuple whose type is built from its fields, one argument each."""
     return isinstance(data, tuple) and hasattr(data, "_fields")

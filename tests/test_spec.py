@@ -82,14 +82,19 @@ FILLED: list[dict[str, Any]] = [
         "fingerprints": ids is None,
         "views": ids == "int64",
         "class_labels": ids == "S16",
+        "encoding": encoding,
     }
-    for kind, dtype in [
-        ("probs", "float16"),
-        ("probs", "bfloat16"),
-        ("log_probs", "float32"),
-        ("logits", "float16"),
-        ("logits", "float64"),
-        ("counts", "uint8"),
+    for kind, dtype, encoding in [
+        ("probs", "float16", None),
+        ("probs", "bfloat16", None),
+        ("log_probs", "float32", None),
+        ("logits", "float16", None),
+        ("logits", "float64", None),
+        ("counts", "uint8", None),
+        ("logits", None, {"name": "topk", "k": 2}),
+        ("logits", None, "u16_affine"),
+        ("log_probs", None, "u8_log_sqrt"),
+        ("probs", None, {"name": "sampled", "num_draws": 2, "proposal_temperature": 2.0}),
     ]
     for members, ids in [(None, None), (2, "int64"), (2, "S16")]
 ]
@@ -370,7 +375,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 20
+    assert len(STORES) == 23
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -415,12 +420,13 @@ def test_a_reader_written_from_the_specification_alone_reads_golden_stores(name:
         assert hashlib.sha256(data).hexdigest() == digest
 
 
-def test_logits_come_back_with_their_level() -> None:
-    stored = spec_reader.read_zarr(GOLDEN / "logits-float16-members.zarr")
-    expected = told("logits-float16-members.zarr")["logsumexp"]
+@pytest.mark.parametrize("name", ["logits-float16-members.zarr", "u16-logits-members.zarr"])
+def test_logits_come_back_with_their_level(name: str) -> None:
+    stored = spec_reader.read_zarr(GOLDEN / name)
+    expected = told(name)["logsumexp"]
     np.testing.assert_allclose(stored.columns["logsumexp"][:3], expected, rtol=1e-6)
-    with fostore.open(GOLDEN / "logits-float16-members.zarr") as store:
-        ours = store.take(range(40), as_kind="logits")
+    with fostore.open(GOLDEN / name) as store:
+        ours = store.take(range(len(store)), as_kind="logits")
     np.testing.assert_allclose(stored.raw_logits(), ours, rtol=0, atol=1e-5)
     assert np.isneginf(ours[7, 1, 3])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.selection import select, selected
 from fostore.encodings.topk_rows import RULES, Selected
-from fostore.errors import ArgumentError, IdentityError, RowError
+from fostore.errors import ArgumentError, FormatError, IdentityError, RowError
 from fostore.schema.row import FLOATS, Array, Schema
 
 SUFFIXES = (".zarr", ".h5")
@@ -430,6 +431,29 @@ def test_parameters_that_cannot_be_used_are_refused(spec: dict[str, Any], messag
         make_schema(K, encoding={"name": "topk", **spec})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": 21},
+        {"k": "20"},
+        {"rule": None},
+        {"rule": "best"},
+        {"temperatures": [4.0, 2.0]},
+        {"temperatures": [2.0, 2.0]},
+        {"temperatures": [2.0]},
+        {"tail_entropy": True},
+        {"derived": False},
+    ],
+)
+def test_a_schema_whose_parameters_are_not_those_of_its_columns_is_refused(
+    change: dict[str, Any],
+) -> None:
+    schema = schema_of("logits", temperatures=[2.0, 4.0])
+    encoding = {**schema.encoding, **change}
+    with pytest.raises(FormatError):
+        encoding_of(replace(schema, encoding={k: v for k, v in encoding.items() if v is not None}))
+
+
 # ------------------------------------------------------------------ stores
 
 
@@ -572,3 +596,32 @@ def test_rows_of_128_256_classes_are_written_and_read_in_little_memory(
     finally:
         tracemalloc.stop()
     assert sum(store.schema.row_bytes) == 64 * (2 + 4) + 8
+
+
+# ------------------------------------------------------------------ computed again
+
+
+@pytest.mark.parametrize("kind", ["probs", "log_probs", "logits"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_nearly_equal_classes_may_change_places_and_others_may_not(kind: str, dtype: str) -> None:
+    logits = np.random.default_rng(0).normal(size=(30, 200)) * 3
+    logits[:, 7] = np.sort(logits, axis=-1)[:, -8] + 1e-7  # beside the last one that is kept
+    noisy = logits + np.random.default_rng(1).normal(size=logits.shape) * 1e-5
+    schema = make_schema(
+        200, kind=kind, dtype=dtype, encoding={"name": "topk", "k": 8, "rule": "coarse"}
+    )
+    encoding = encoding_of(schema)
+
+    def columns(x: Array) -> list[Array]:
+        logs = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+        rows = {"logits": x, "log_probs": logs, "probs": np.exp(logs)}[kind]
+        return encoding.encode(rows, schema, 0)
+
+    stored, again = columns(logits), columns(noisy)
+    assert (stored[1] != again[1]).any()
+    assert not encoding.disagrees(stored, again, schema, 2.0**-10).any()
+    assert encoding.disagrees(stored, columns(logits / 1.1), schema, 2.0**-10).all()
+    other = [column.copy() for column in stored]
+    # Another class, the same numbers.
+    other[1][3, 0] = next(c for c in range(200) if c not in stored[1][3])
+    assert np.flatnonzero(encoding.disagrees(stored, other, schema, 2.0**-10)).tolist() == [3]

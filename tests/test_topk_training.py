@@ -184,6 +184,13 @@ def test_rows_move_and_are_pinned_as_tensors_are(store: fostore.Store) -> None:
     assert numbers.to("meta").values is numbers.values
 
 
+def test_rows_are_no_sequence_that_others_would_walk(store: fostore.Store) -> None:
+    topk = store.take_topk([0, 1])
+    assert len(topk) == 2
+    with pytest.raises(TypeError):
+        iter(topk)
+
+
 def assert_rows_equal(one: TopK, other: TopK) -> None:
     for name in ("values", "ids", "residual", "residual_t"):
         assert torch.equal(getattr(one, name), getattr(other, name))

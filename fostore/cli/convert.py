@@ -257,7 +257,7 @@ _OPTIONS = {
     "member": Option(CHANGE, "Only this member of an ensemble."),
     "encoding": Option(
         CHANGE,
-        "How rows are kept: dense, topk, or JSON with parameters.",
+        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
         "NAME|JSON",
         parse=options.parse_encoding,
     ),
@@ -272,6 +272,7 @@ _OPTIONS = {
         "T,T,...",
         parse=options.parse_numbers,
     ),
+    "max_kl": Option(CHANGE, "Nats that a row may lose at most: else nothing is written."),
     "class_names": Option(
         CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
     ),

@@ -104,6 +104,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
         **({"num_sequences": store.num_sequences} if "num_sequences" in header.counts else {}),
         "sealed": store.is_sealed,
         "digest": header.digest,
+        "fidelity": None if header.fidelity is None else dict(header.fidelity),
         "unit_rows": header.unit_rows,
         "block_rows": header.block_rows,
         "identity": dict(header.identity),
@@ -163,6 +164,12 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["class_names"]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))
     yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
+    from fostore.encodings.fidelity import (
+        fidelity_lines,
+    )  # NumPy, which the command line loads when it must
+
+    for line in fidelity_lines(facts["fidelity"]):
+        yield _line("fidelity", line)
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
     if size["files"] is None:
         yield _line("rows take", human_bytes(size["bytes"]))

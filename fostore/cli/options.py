@@ -12,6 +12,7 @@ import typer
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
+from fostore.generate.options import TOKEN_ROWS
 from fostore.places.names import local_path
 from fostore.schema.jsontext import loads
 
@@ -171,17 +172,18 @@ def parse_ids(text: str | None) -> list[int] | list[str] | None:
     return lines
 
 
-def parse_rows(text: str | None) -> tuple[int, int] | None:
-    """Rows from `start:stop`; the stop is not included.
+def parse_rows(text: str | None) -> tuple[int, int] | str | None:
+    """Rows from `start:stop`, the stop not included; a word as it is, such as "tokens".
 
-    >>> parse_rows("0:500")
-    (0, 500)
+    >>> parse_rows("0:500"), parse_rows("tokens")
+    ((0, 500), 'tokens')
     """
-    if text is None:
-        return None
+    if text is None or text in TOKEN_ROWS:
+        return text
     start, colon, stop = text.partition(":")
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500")
+        words = " or ".join(TOKEN_ROWS)
+        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500, or {words}")
     return int(start), int(stop)
 
 

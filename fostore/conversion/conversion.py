@@ -79,6 +79,7 @@ def convert(
     k: int | None = None,
     rule: str | None = None,
     temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
 
@@ -123,6 +124,8 @@ def convert(
         progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
         encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
         rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
+        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
+            more, and nothing appears.
 
     Returns:
         The receipt.
@@ -257,6 +260,8 @@ class Conversion:
                 for batch in read(start, bar):
                     writer.write_columns(row, batch, checked=True)
                     row += len(batch[0])
+            if self._passage.figures is not None:
+                writer.watch.measured(self._passage.figures)
             writer.seal()
             digest = writer.header.digest
         assert digest is not None

@@ -77,7 +77,15 @@ def _behind(index: int, begin: int, batch: Batch, start: int) -> Batch:
 
 def _difference(one: Table, other: Table) -> str | None:
     """Why rows of two tables do not belong into one, or None."""
-    for name in ("num_classes", "num_members", "kind", "dtype", "class_names", "temperature"):
+    for name in (
+        "num_classes",
+        "num_members",
+        "kind",
+        "dtype",
+        "class_names",
+        "temperature",
+        "encoding",
+    ):
         a, b = getattr(one.schema, name), getattr(other.schema, name)
         if a != b:
             return f"its {name} is {b!r:.200}, expected {a!r:.200}; {_cure(name, one, other)}"
@@ -104,6 +112,7 @@ _HINTS = {
 _CHANGES = {
     "kind": "kind= (--kind)",
     "dtype": "dtype= (--dtype)",
+    "encoding": "encoding= (--encoding)",
     "num_classes": "classes= (--classes)",
     "num_members": "member= (--member)",
     "class_names": "classes= (--classes), which puts them in one order",

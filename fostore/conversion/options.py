@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 
 
@@ -53,6 +54,7 @@ class Options:
     k: int | None = None
     rule: Literal["coarse", "uniform", "renorm", "zero"] | None = None
     temperatures: Sequence[float] | None = None
+    max_kl: float | None = None
 
     def __post_init__(self) -> None:
         if self.exists not in ("fail", "overwrite", "resume"):
@@ -64,6 +66,7 @@ class Options:
                 f"verify is {self.verify!r}, expected one of {['none', 'sample', 'full']}"
             )
 
+        check_max_kl(self.max_kl)
         forward = isinstance(self.rows, slice) and (self.rows.step is None or self.rows.step > 0)
         if self.rows is not None and not forward:
             raise ArgumentError(

@@ -98,7 +98,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
-        widest = max(map(_row_bytes, (self.source.schema, self.header.schema)))
+        widest = _widest(self.source.schema, self.header.schema)
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
@@ -189,6 +189,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
         block_rows=geometry.block_rows(schema.row_bytes),
         identity=identity,
         software=software(),
+        fidelity=source.header.fidelity if is_plain and source.header else None,
         meta=meta,
         extra=extra,
         num_sequences=selected.num_sequences if schema.row_axis == TOKEN else None,
@@ -221,7 +222,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
 
 def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> int:
     """Rows of a batch: whole blocks where that many fit, so that each is hashed at once."""
-    widest = max(map(_row_bytes, (source.schema, header.schema)))
+    widest = _widest(source.schema, header.schema)
     base, copies = _takes(source.format, name)
     least = base + copies * widest
     if max_memory < least:
@@ -234,9 +235,13 @@ def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> 
     return rows // header.block_rows * header.block_rows or rows
 
 
-def _row_bytes(schema: Schema) -> int:
-    """What a row takes in memory, stored or decoded."""
-    return max(sum(schema.row_bytes), encoding_of(schema).decoded_bytes(schema))
+def _widest(before: Schema, after: Schema) -> int:
+    """What a row takes in memory on its way, stored or decoded."""
+    encodings = [encoding_of(schema) for schema in (before, after)]
+    decoded = [e.decoded_bytes(s) for e, s in zip(encodings, (before, after), strict=True)]
+    if encodings[0] is encodings[1] and not encodings[0].is_whole(before):
+        decoded = []  # rows that keep some classes stay as narrow as they are
+    return max(sum(before.row_bytes), sum(after.row_bytes), *decoded)
 
 
 def _takes(*formats: str) -> tuple[int, int]:

@@ -116,7 +116,7 @@ def _check(first: Table, other: Table) -> None:
         raise IdentityError(
             f"{other.where} is of other samples: {'; '.join(different)}", tuple(different)
         )
-    for name in ("kind", "dtype", "temperature", "columns"):
+    for name in ("kind", "dtype", "temperature", "encoding", "columns"):
         a, b = getattr(first.schema, name), getattr(other.schema, name)
         if a != b:
             shown = [c.name for c in b] if name == "columns" else b

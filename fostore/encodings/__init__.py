@@ -19,6 +19,9 @@ ENCODINGS = {
     "dense": "fostore.encodings.dense",
     "counts": "fostore.encodings.counts",
     "topk": "fostore.encodings.topk",
+    "u16_affine": "fostore.encodings.u16_affine",
+    "u8_log_sqrt": "fostore.encodings.u8_log_sqrt",
+    "sampled": "fostore.encodings.sampled",
 }
 
 
@@ -139,6 +142,13 @@ def _spec(
     return {"name": name, **loaded.spec(parameters)}
 
 
+def preferred_kind(encoding: Mapping[str, Any] | None, *, gives_logits: bool) -> str:
+    """What is kept of a model's output where the user does not say: what the encoding keeps best."""
+    spec = default_encoding("probs") if encoding is None else encoding
+    kinds = _load(str(spec.get("name"))).kinds
+    return next(kind for kind in kinds if gives_logits or kind != "logits")
+
+
 def default_encoding(kind: str) -> dict[str, Any]:
     """The spec of rows of this kind where the user names none."""
     return {"name": "counts" if kind == "counts" else "dense"}
@@ -238,5 +248,8 @@ def remade(schema: Schema, **changed: Any) -> Schema:
 
 
 def default_tolerance(kind: str, dtype: str, num_classes: int) -> float:
-    """The sum tolerance of a schema where the user names none; 0 for integers, which are exact."""
-    return sum_tolerance(dtype, num_classes, kind) if dtype in FLOATS else 0.0
+    """The sum tolerance of a schema where the user names none; 0 for counts, which are exact."""
+    if kind == "counts":
+        return 0.0
+    # What codes or draws are made of is checked as it comes.
+    return sum_tolerance(dtype if dtype in FLOATS else "float32", num_classes, kind)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.alike import ROUNDOFF, by_row, far, far_sums, least_log, level_of
 from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
     LOWEST,
@@ -157,6 +158,24 @@ class Dense(Encoding):
     def decoded_bytes(self, schema: Schema) -> int:
         """Halves are widened to float32."""
         return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Numbers may be apart by their rounding on both sides, beside the noise."""
+        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+        unit = ROUNDOFF[schema.dtype]
+        if schema.kind == "logits":
+            less = np.minimum(np.abs(then), np.abs(again))
+            bad = far(then, again, noise, 2 * unit * np.where(np.isfinite(less), less, 0))
+            sums = far_sums(stored[1], now[1], noise, level_of(less))
+            return by_row(np.concatenate([bad, sums[..., None]], axis=-1))
+        least = least_log(schema.dtype)
+        if schema.kind == "probs":
+            then, again = (np.log(np.maximum(side, np.exp(least))) for side in (then, again))
+        then, again = (np.maximum(side, least) for side in (then, again))
+        size = 1.0 if schema.kind == "probs" else np.minimum(np.abs(then), np.abs(again))
+        return by_row(far(then, again, noise, 2 * unit * size))
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:

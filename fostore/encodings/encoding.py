@@ -7,10 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fostore.encodings.alike import by_row, far
 from fostore.errors import ArgumentError
 from fostore.schema.row import COUNTS, FLOATS, Array, Column, Schema
 
 if TYPE_CHECKING:
+    from fostore.encodings.fidelity import Errors
     from fostore.encodings.topk_rows import TopK
 
 
@@ -26,6 +30,10 @@ class Encoding(ABC):
     name: str
     parameters: tuple[str, ...] = ()
     """The keys that a user may give beside the name."""
+    kinds: tuple[str, ...] = ("probs", "log_probs", "logits")
+    """What it keeps of a model's output, that first which a generator keeps where nobody says."""
+    is_lossy: bool = False
+    """Whether more is lost than the rounding of numbers, so that a store says how much (`Header.fidelity`)."""
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as a schema keeps them: checked, plain JSON, with defaults that are part of what the rows are.
@@ -129,9 +137,20 @@ class Encoding(ABC):
         """The rows as the classes that are kept; None of an encoding that keeps all. May alias the columns."""
         return None
 
-    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Mapping[str, Array] | None:
-        """What is known of each row's error from the columns alone, float64 (n,) each; None where nothing is."""
+    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Errors | None:
+        """What is known of each row's error from the columns alone; None where nothing is."""
         return None
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """For each row whether it was computed again as another one: bool (n,).
+
+        Logarithms may be apart by what keeping them costs, and by `noise` times 1 + |x| + m
+        (`fostore.encodings.alike`): other kernels, batch sizes or numbers of threads.
+        """
+        then, again = (self.decode(side, schema, "log_probs") for side in (stored, now))
+        return by_row(far(then.astype(np.float64), again.astype(np.float64), noise, 0.0))
 
 
 def refuse_rule(rule: str | None, name: str) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.alike import by_row, far_kept
 from fostore.encodings.encoding import Encoding
+from fostore.encodings.fidelity import Errors, of_columns
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -21,7 +23,7 @@ from fostore.encodings.rows import (
     refuse_shape,
     round_to,
 )
-from fostore.encodings.selection import log_total, selected
+from fostore.encodings.selection import log_total, selected, sort
 from fostore.encodings.topk_check import check_rows, check_selected
 from fostore.encodings.topk_rows import RULES, Selected, TopK
 from fostore.errors import ArgumentError
@@ -39,6 +41,8 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
+    kinds = ("logits", "probs", "log_probs")
+    is_lossy = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""
@@ -73,7 +77,11 @@ class TopKRows(Encoding):
             raise ArgumentError(
                 f"the topk encoding keeps probs, log_probs and logits as {list(FLOATS)}, not {kind} as {dtype}"
             )
-        spec = self.spec({key: value for key, value in encoding.items() if key != "name"})
+        given = {key: value for key, value in encoding.items() if key != "name"}
+        spec = self.spec(given)
+        # Of a store: what its columns mean may not depend on who reads the parameters.
+        if spec != given:
+            raise ArgumentError(f"the parameters {given} of topk are not written as {spec}")
         k, num_classes = spec["k"], shape[-1]
         if k > num_classes:
             raise ArgumentError(f"k is {k}, expected at most {num_classes}, the number of classes")
@@ -224,6 +232,17 @@ class TopKRows(Encoding):
             schema.encoding.get("derived", False),
         )
 
+    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Errors:
+        """What the classes weigh that are not kept; what that costs under a rule that says it."""
+        return of_columns(self.sparse(columns, schema), named(columns, schema).get("tail_entropy"))
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Of the kept classes, and of what all others weigh; classes that are nearly equal may change places."""
+        sides = [(self.sparse(s, schema), named(s, schema).get("logsumexp")) for s in (stored, now)]
+        return by_row(far_kept(sides, schema, noise))
+
 
 def named(columns: Sequence[Array], schema: Schema) -> dict[str, Array]:
     """The content columns by name."""
@@ -267,17 +286,11 @@ def _temperatures(given: Any) -> list[float]:
 def _rounded(rows: Selected, schema: Schema) -> list[Array]:
     """Selected rows in stored form: rounded, and sorted again, since rounding makes numbers equal."""
     values = rows.values.astype(np.float64) if schema.dtype == "float64" else rows.values
-    if (
-        schema.kind != "probs"
-    ):  # a finite number stays one: minus infinity is a class that was masked
+    # A finite number stays one: minus infinity is a class that was masked.
+    if schema.kind != "probs":
         values = np.where(np.isneginf(values), -np.inf, np.maximum(values, LOWEST[schema.dtype]))
-    stored, ids = round_to(values, schema.dtype), rows.ids
-    wide = widen(stored, schema.dtype)
-    equal = wide[..., 1:] == wide[..., :-1]
-    if (equal & (ids[..., 1:] < ids[..., :-1])).any() or (wide[..., 1:] > wide[..., :-1]).any():
-        order = np.lexsort((ids, -wide), axis=-1)
-        stored = np.take_along_axis(stored, order, -1)
-        ids = np.take_along_axis(ids, order, -1)
+    wide, ids = sort(widen(round_to(values, schema.dtype), schema.dtype), rows.ids)
+    stored = round_to(wide, schema.dtype)
     sums = {name: array for name, array in rows._asdict().items() if name not in ("values", "ids")}
     return [
         stored,

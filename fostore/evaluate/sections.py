@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings.fidelity import fidelity_lines
 from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Confusion, Summary
 from fostore.evaluate.sums import Moments
@@ -90,6 +91,8 @@ def _what(summary: Summary, stored: Stored | None) -> str:
         names = [brief(name, 40) for name in summary.class_names[:_CLASSES]]
         more = len(summary.class_names) - len(names)
         facts["class names"] = ", ".join(names) + (f" and {more:,} more" if more else "")
+    if summary.rule is not None:
+        facts["classes that are not kept"] = f"as the rule {summary.rule!r} has them"
     if stored is not None:
         schema = stored.schema
         facts |= {
@@ -98,6 +101,9 @@ def _what(summary: Summary, stored: Stored | None) -> str:
             "columns": ", ".join(f"{column.name} ({column.role})" for column in schema.columns),
             "format": f"{stored.store.format}, version {stored.header.version}",
         }
+        lost = fidelity_lines(stored.header.fidelity)
+        if lost:
+            facts["lost by the encoding"] = "; ".join(lost)
     return _facts(facts.items())
 
 

@@ -122,6 +122,8 @@ class Summary(Tabled):
     parted: Array
     """Of an ensemble: (aleatoric, epistemic) of samples spread evenly over the rows, (at most 4,000, 2)."""
     confusion: Confusion | None
+    rule: str | None = None
+    """Of top-k rows: by which the classes that are not kept have probabilities."""
 
     def grid(self) -> Grid:
         """Mean and range of each figure, and with labels the metrics."""
@@ -222,6 +224,7 @@ def summarize(
         point_labels=None if classes is None else classes[::every],
         parted=np.concatenate(parted),
         confusion=confusion,
+        rule=rows.rule,
     )
 
 

@@ -375,7 +375,8 @@ class Pairs(Sequence[Any]):
         at = np.asarray(indices, np.int64)
         samples = paired.samples(at)
         inputs = [split(sample, paired.input_getter)[0] for sample in samples]
-        return list(zip(inputs, paired.rows_of(at), strict=True))
+        rows = paired.rows_of(at)
+        return [(one, rows[i]) for i, one in enumerate(inputs)]
 
     def __repr__(self) -> str:
         return f"<Pairs of {len(self)} samples, {len(self.classes)} classes>"

@@ -20,6 +20,7 @@ from fostore.torch import modules
 from fostore.torch.arrays import Held, dtype_name
 from fostore.torch.modes import Modes
 from fostore.torch.samples import torch_samples
+from fostore.torch.topk import select_topk
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
 
@@ -147,6 +148,9 @@ class TorchFramework(Framework):
         halved = kept.dtype == "float16" and kept.kind == "probs"
         return x.to(_FLOATS[kept.dtype] if halved or kept.dtype == "float64" else torch.float32)
 
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        return select_topk(logits, k, temperatures, tail_entropy=entropy)
+
     def start_copy(self, tensor: Any) -> Any:
         if tensor.device.type != "cuda":
             return tensor, None, None
@@ -249,7 +253,7 @@ def _numpy_of(tensor: torch.Tensor) -> Array:
     return array
 
 
-_NUMPY = {torch.float16, torch.float32, torch.float64}
+_NUMPY = {torch.float16, torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def _raw_numpy(tensor: torch.Tensor) -> Array | None:

@@ -79,7 +79,11 @@ class PairedBatch(Sequence[Any]):
         return Row(sample) if isinstance(sample, tuple) else sample
 
     def __iter__(self) -> Iterator[Any]:
-        rows: Iterable[Any] = self.rows if isinstance(self.rows, TopK) else self.rows.unbind()
+        rows: Iterable[Any]
+        if isinstance(self.rows, TopK):
+            rows = map(self.rows.__getitem__, range(len(self.rows)))
+        else:
+            rows = self.rows.unbind()
         if self._samples is None:
             return iter(rows)
         return map(self._with_row, self._samples, rows)

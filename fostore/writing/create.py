@@ -12,6 +12,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.encodings import chosen, make_schema
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError, IdentityError, UnsupportedError
 from fostore.formats import UnitWriter, format_of
 from fostore.formats.claim import WHOLE, Claim
@@ -50,14 +51,15 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
     rows: str | None = None,
     num_sequences: int | None = None,
     tokens: bool | None = None,
     positions: bool = False,
     vocab_size: int | None = None,
-    k: int | None = None,
-    rule: str | None = None,
-    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -90,6 +92,14 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
+        max_kl: nats that a row may lose at most by being encoded, of those that are compared (some 1,000, drawn by
+            their numbers) and of all where the columns say it: else `append` or `seal` raises RowError, and the store
+            is not sealed.
         rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
             `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
         num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
@@ -97,11 +107,6 @@ def create(
         positions: whether its position in the sequence comes with each row; for sequences of which rows
             are left out.
         vocab_size: how many tokens there are; `num_classes` by default.
-        k: of the encoding "topk": classes a row that are kept, the largest ones.
-        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
-            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
-        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
-            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
@@ -124,6 +129,7 @@ def create(
             raise ArgumentError(f"{name} is {value!r}, expected a number")
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
+    check_max_kl(max_kl)
     of_tokens = {"num_sequences": num_sequences, "tokens": tokens, "positions": positions}
     of_tokens["vocab_size"] = vocab_size
     sides = {
@@ -197,6 +203,7 @@ def create(
         sides=sides,
         commit_seconds=commit_seconds,
         grows=num_samples is None,
+        max_kl=max_kl,
     )
 
 
@@ -228,6 +235,7 @@ def begin(
     claim: Claim = WHOLE,
     commit_seconds: float = 1.0,
     grows: bool = False,
+    max_kl: float | None = None,
 ) -> Writer:
     """The writer of the store at `path`, which holds the lock of what it claims.
 
@@ -239,6 +247,7 @@ def begin(
         sides: values of side columns for all rows, or promises of them.
         claim: what the writer may touch; less than all only of a store that is there.
         grows: a sealed store goes on as a stream with the first row that is appended.
+        max_kl: see `create`.
     """
     format = format_of(path)
     goes_on = exists == "resume"
@@ -269,6 +278,7 @@ def begin(
             sides=sides or {},
             claim=claim,
             grows=grows,
+            max_kl=max_kl,
         )
     except BaseException:  # Ctrl-C as well: a lock that is not given back lasts as long as we do
         if units is not None:

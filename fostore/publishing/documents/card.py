@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fostore.encodings import encoding_of
+from fostore.encodings.fidelity import fidelity_lines
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 
@@ -194,7 +195,10 @@ def _opening(described: Described) -> Iterator[str]:
 
 def _fidelity(described: Described) -> str:
     """How far a stored number may be from the one that the model gave."""
-    schema = described.store.schema
+    schema, lost = described.store.schema, fidelity_lines(described.store.header.fidelity)
+    if lost:
+        what = f"Rows are kept by the encoding `{schema.encoding['name']}`, which loses some of each (KL in nats):"
+        return "\n".join([what, "", *(f"- {line}" for line in lost)])
     bits = _BITS.get(schema.dtype)
     if bits is None:
         return f"The numbers are {schema.dtype}, and exact."
