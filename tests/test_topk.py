@@ -625,3 +625,21 @@ def test_nearly_equal_classes_may_change_places_and_others_may_not(kind: str, dt
     # Another class, the same numbers.
     other[1][3, 0] = next(c for c in range(200) if c not in stored[1][3])
     assert np.flatnonzero(encoding.disagrees(stored, other, schema, 2.0**-10)).tolist() == [3]
+
+
+# ------------------------------------------------------------------ as text
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+@pytest.mark.parametrize("k", [3, 8])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_minus_infinity_goes_through_text(kind: str, k: int, suffix: str, tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 8))
+    logits[3, 1:] = -np.inf
+    probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    options: Any = {"num_samples": 20, "num_classes": 8, "kind": kind, "encoding": "topk", "k": k}
+    with fostore.create(tmp_path / "a.zarr", **options) as writer:
+        writer.append(probs if kind == "probs" else logits)
+    fostore.convert(tmp_path / "a.zarr", tmp_path / f"b{suffix}", progress=False)
+    fostore.convert(tmp_path / f"b{suffix}", tmp_path / "c.zarr", progress=False)
+    assert fostore.open(tmp_path / "c.zarr").digest() == fostore.open(tmp_path / "a.zarr").digest()

@@ -188,7 +188,8 @@ def _line(figures: Figures, what: str) -> str:
     ):
         if mean is None or most is None:
             continue
-        shown.append(f"{label} {mean:.2g}, at most {most:.2g}{at}" if most else f"no {label}")
+        many = f"{mean:.2g}, at most {most:.2g}" if math.isfinite(most) else "infinite"
+        shown.append(f"{label} {many}{at}" if most else f"no {label}")
         at = ""  # of the first one that is known
     if figures.argmax_flips is not None:
         flips = figures.argmax_flips

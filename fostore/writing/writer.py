@@ -75,7 +75,6 @@ class Writer:
         """What a row is."""
         self._encoding = encoding_of(self.schema)
         self.watch = Watch(units.header, max_kl)
-        """What is known of how far rows are from those that came."""
         self._num_content = len(self.schema.content)
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
@@ -249,10 +248,9 @@ class Writer:
 
     def _keep_fidelity(self) -> None:
         """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
-        if self.watch.has_news and self._claim.is_whole and self._rows.is_idle():
-            fidelity = self.watch.of_committed(self.committed)
-            if fidelity is not None and not self._header.sealed:
-                self._change(fidelity=fidelity)
+        is_time = self.watch.has_news and self._claim.is_whole and self._rows.is_idle()
+        if is_time and (fidelity := self.watch.of_committed(self.committed)):
+            self._change(fidelity=fidelity)
 
     def seal(self, num_sequences: int | None = None) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
