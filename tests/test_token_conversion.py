@@ -168,7 +168,10 @@ def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> 
     assert "sequences 9" in run("info", str(whole))
     facts = json.loads(run("info", "--json", str(whole)))
     assert (facts["num_sequences"], facts["axes"]) == (9, ["token", "class"])
-    for command in ("head", "verify", "stats"):
+    assert "8 (sequence 3, token 3): " in run("head", "-n", "9", str(whole))
+    last = json.loads(run("head", "-n", "9", "--json", str(whole)).splitlines()[-1])
+    assert (last["index"], last["sequence"], last["token"]) == (8, 3, TOKENS[8])
+    for command in ("verify", "stats"):
         run(command, str(whole))
     run("convert", str(whole), str(tmp_path / "a.h5"), "--rows", "0:8")
     assert fostore.open(tmp_path / "a.h5").offsets.tolist() == [0, 3, 3, 8]

@@ -63,9 +63,11 @@ def _lines(
     for i, row in enumerate(rows):
         if as_json:
             named = {} if row.id is None else {"id": row.id}
-            yield dumps({"index": i, **named, **row.numbers}).decode()
+            yield dumps({"index": i, **named, **row.place, **row.numbers}).decode()
             continue
-        label = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
+        of_token = ", ".join(f"{name} {number}" for name, number in row.place.items())
+        known = of_token if row.id is None else brief(str(row.id), _NAME)
+        label = f"{i} ({known})" if known else f"{i}"
         has_members = row.probs.ndim == 2
         classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
         for member in range(len(probs)):

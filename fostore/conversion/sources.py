@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ from fostore.reading.named import MANIFEST
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import TOKEN, Array, Schema
+from fostore.schema.sides import side_of
 from fostore.schema.sides.ids import decode_ids
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
@@ -90,6 +92,8 @@ class First(NamedTuple):
     """([M,] k): what each has."""
     numbers: dict[str, Any]
     """All that is known of the row, as JSON."""
+    place: Mapping[str, int] = MappingProxyType({})
+    """Of a token row its sequence, and its token and position where the source keeps them."""
 
 
 def first_rows(
@@ -116,11 +120,20 @@ def first_rows(
     if column is not None:
         ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
     topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
-    return schema, [
+    firsts = [
         _first_of(key, encoding.decode([c[i : i + 1] for c in content], schema)[0])
         if topk is None
         else _first_kept(key, topk.ids[i], masses(topk)[i])
         for i, key in enumerate(ids)
+    ]
+    if schema.row_axis != TOKEN:
+        return schema, firsts
+    beside = schema.columns[len(schema.content) :]
+    names = [column.name for column in beside if side_of(column.role).row_axis == TOKEN]
+    places = zip(*(batch[schema.index(name)][:count].tolist() for name in names), strict=True)
+    return schema, [
+        first._replace(place=dict(zip(names, place, strict=True)))
+        for first, place in zip(firsts, places, strict=True)
     ]
 
 
