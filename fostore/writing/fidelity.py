@@ -40,6 +40,7 @@ class Watch:
         self._bound = Bound(max_kl, header.schema)
         self._known = dict(header.fidelity or {})
         self._compared = Figures.from_json(self._known.get(COMPARED, {}), _WHERE)
+        self._seen: Ranges | None = None
         self._waiting: list[tuple[Array, Errors, Array]] = []
         """Of rows that are not committed yet."""
 
@@ -68,6 +69,9 @@ class Watch:
 
     def of_committed(self, rows: Ranges) -> Mapping[str, Any] | None:
         """What the header says once `rows` are durable; None where that is nothing new."""
+        if rows is self._seen:  # no commit since: asked with every batch
+            return None
+        self._seen = rows
         before, waiting = self._compared, self._waiting
         self._waiting = [one for one in waiting if not _lies_in(rows, one[0])]
         for picked, errors, weights in waiting:
