@@ -153,6 +153,10 @@ def test_the_rows_of_a_batch_are_its_tokens_in_order(
     assert tokens.positions.tolist() == [at for one in data for at in range(len(one))]
     assert tokens.sequences.tolist() == [row for row, one in enumerate(data) for _ in one]
     assert tokens.take(ids[..., None])[:, 0].tolist() == tokens.tokens.tolist()
+    evened, step = tokens.evened(), max(len(data) * longest // 8, 1)
+    assert evened.of(0, len(data)).tokens[: len(tokens)].tolist() == tokens.tokens.tolist()
+    assert len(evened) % step == 0
+    assert len(evened) < len(tokens) + step
     for start in range(len(data)):
         some = tokens.of(start, len(data))
         assert some.tokens.tolist() == [token for one in data[start:] for token in one]
