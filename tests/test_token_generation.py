@@ -314,6 +314,15 @@ def test_a_sequence_that_differs_is_named_with_its_token(side: Side, path: Path)
         generate(side, side.model(Causal()), longer, path, model_fingerprint="v1")
 
 
+def test_a_dataset_that_has_grown_goes_on_where_that_is_accepted(side: Side, path: Path) -> None:
+    data, model = sequences(), side.model(Causal())
+    generate(side, model, data, path, model_fingerprint="v1")
+    longer = [*data, [1, 2, 3], [4]]
+    with pytest.warns(UserWarning, match="the length of the dataset is 12, the store has 10"):
+        store = generate(side, model, longer, path, model_fingerprint="v1", accept_differences=True)
+    assert_sequences(store, Causal(), longer)
+
+
 def test_another_model_is_refused_by_its_rows(side: Side, path: Path) -> None:
     data = sequences()
     generate(side, side.model(Causal()), data, path, model_fingerprint="v1")
