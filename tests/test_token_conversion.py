@@ -139,6 +139,13 @@ def test_members_are_of_the_same_sequences(whole: Path, tmp_path: Path) -> None:
     [
         ({"dtype": "float16", "allow_lossy": True}, lambda s: s.schema.dtype == "float16"),
         ({"classes": [2, 0, 1]}, lambda s: (s.num_classes, s.schema.vocab_size) == (3, K)),
+        (
+            {"encoding": "topk", "k": 3, "allow_lossy": True},
+            lambda s: (
+                (s.take_topk([0]).ids.shape, s.sequences[2].distributions.num_classes)
+                == ((1, 3), K)
+            ),
+        ),
         ({"kind": "log_probs", "allow_lossy": True}, lambda s: s.schema.kind == "log_probs"),
     ],
 )

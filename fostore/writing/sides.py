@@ -175,7 +175,7 @@ class SideValues:
         """Where the sequences of all rows, which are there, begin; None where rows are no tokens.
 
         Raises:
-            RowError: sequences have numbers far beyond the number of rows.
+            RowError: sequences have numbers far beyond the number of rows, or are out of order.
         """
         if self._order is None:
             return None
@@ -184,7 +184,14 @@ class SideValues:
         check_count(count, num_rows, "the store", RowError)
         pieces = range(0, num_rows, _COMPARED_ROWS)
         read = (self._read("sequence", a, min(a + _COMPARED_ROWS, num_rows)) for a in pieces)
-        return offsets_of(read, count)
+        try:
+            return offsets_of(read, count)
+        except (
+            ValueError
+        ) as error:  # of a store that another library began, or a copy of such a one
+            raise RowError(
+                f"{error}; nothing was sealed, and `fostore verify` names the rows"
+            ) from error
 
     def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
