@@ -167,6 +167,17 @@ def test_a_bundle_is_of_tokens(whole: Path, tmp_path: Path) -> None:
     assert "For each of 1,611 tokens of 9 sequences" in card
 
 
+def test_sequences_that_were_added_make_a_minor_version(tmp_path: Path) -> None:
+    facts = {"name": "t", "license": "CC0-1.0", "creators": ["A"], "description": "D"}
+    path, bundle = tmp_path / "a.zarr", tmp_path / "bundle"
+    for stop, version in ((9, "1.0.0"), (709, "1.1.0")):
+        with fostore.create(path, num_classes=K, rows="tokens", exists="resume") as writer:
+            rows = slice(len(writer), stop)
+            writer.append(ROWS[rows], sequences=SEQUENCES[rows], tokens=TOKENS[rows])
+        fostore.publish(path, bundle, **facts)
+        assert json.loads((bundle / "fostore-manifest.json").read_bytes())["version"] == version
+
+
 def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, arguments)
