@@ -634,6 +634,71 @@ MUTANTS = [
         "if False:",
         "test_publishing.py::test_tampering_with_any_file_is_found[.zarr]",
     ),
+    Mutant(
+        "put-over-what-is-there",
+        "places/local.py",
+        "                is_ours = disk.link(temporary, path)\n",
+        "                is_ours = True\n                disk.rename(temporary, path)\n",
+        "test_units.py::test_who_wakes_up_after_the_seal_changes_nothing",
+    ),
+    Mutant(
+        "put-over-what-is-there-s3",
+        "places/remote.py",
+        '        mode: Any = "create"\n',
+        '        mode: Any = "overwrite"\n',
+        "test_units.py::test_who_wakes_up_after_the_seal_changes_nothing",
+    ),
+    Mutant(
+        "replaced-whatever-was-seen",
+        "places/local.py",
+        "                is_ours = self.version(name) == replaces\n",
+        "                is_ours = True\n",
+        "test_places.py::test_a_file_is_made_once_and_replaced_where_it_is_still_the_one_that_was_seen",
+    ),
+    Mutant(
+        "sealed-unseen-behind-a-mark",
+        "formats/zarr/units.py",
+        "                if self._is_sealed():\n",
+        "                if False:\n",
+        "test_units.py::test_who_wakes_up_after_the_seal_changes_nothing",
+    ),
+    Mutant(
+        "record-of-a-unit-first",
+        "formats/zarr/units.py",
+        "            for name, data in files:\n                version = self._place.put(name, data)\n",
+        "            self._place.put(name_of(self._folder, whole.unit), replace(record, columns=((0, 0, ''),) * "
+        "len(shards)).pack())\n            for name, data in files:\n"
+        "                version = self._place.put(name, data)\n",
+        "test_units.py::test_what_an_attempt_left_that_did_not_commit_is_replaced",
+    ),
+    Mutant(
+        "files-not-held-against-records",
+        "formats/zarr/checked.py",
+        "            if known[unit] != _stamp(size, version) and not self._holds(layout, unit, record, crc):\n",
+        "            if False:\n",
+        "test_units.py::test_files_that_are_not_those_of_their_record_are_given_up_and_written_again",
+    ),
+    Mutant(
+        "order-over-shares-unseen",
+        "writing/sides.py",
+        "            order.follow(start, keys)\n",
+        "",
+        "test_units.py::test_rows_of_tokens_come_from_many_and_their_order_is_held_over_all",
+    ),
+    Mutant(
+        "another-store-joined",
+        "formats/zarr/units.py",
+        "        if header.id != self.header.id:\n",
+        "        if False:\n",
+        "test_units.py::test_an_older_store_of_the_path_commits_nothing_to_the_new_one",
+    ),
+    Mutant(
+        "finished-with-what-is-missing",
+        "writing/writer.py",
+        "        if missing:\n            raise RowError(\n",
+        "        if False:\n            raise RowError(\n",
+        "test_units.py::test_what_is_committed_is_read_before_the_end_and_what_is_not_is_refused",
+    ),
 ]
 
 
