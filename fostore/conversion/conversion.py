@@ -72,6 +72,8 @@ def convert(
     delimiter: str | None = None,
     decimal: str | None = None,
     transpose: bool | None = None,
+    layout: Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | None = None,
     allow_lossy: bool = False,
     allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
@@ -79,6 +81,11 @@ def convert(
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
     progress: bool = True,
+    encoding: str | Mapping[str, Any] | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
 
@@ -111,6 +118,9 @@ def convert(
         drop: columns or arrays that are not looked at.
         delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
         transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
+        layout: what the layout of another tool (`source_format` "distillkit", "nemo", "axolotl", "tinyvit", "fkd")
+            leaves open, such as {"num_classes": 32000}; the error where something is missing says which keys.
+        config: the file that says how the source was packed (DistillKit).
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
         allow_constant: whether logits that are equal for all classes, and rows at the end that are all
@@ -121,6 +131,10 @@ def convert(
         max_memory: bytes that may be used, about.
         unit_rows: see `fostore.create`.
         progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
+        encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
+        rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
+        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
+            more, and nothing appears.
 
     Returns:
         The receipt.
@@ -269,6 +283,8 @@ class Conversion:
                 for batch in read(start, bar):
                     writer.write_columns(row, batch, checked=True)
                     row += len(batch[0])
+            if self._passage.figures is not None:
+                writer.watch.measured(self._passage.figures)
             writer.seal()
             digest = writer.header.digest
         assert digest is not None
@@ -347,9 +363,8 @@ class Conversion:
         if self._verify_level == "none":
             return
         table = open_table(str(part), self._plan.hints_back)
-        sampled = self._passage.sampled
         # In a text the rows before one are read for it, so all of them cost the same.
-        if self._verify_level == "sample" and sampled and not self._plan.is_text:
+        if self._verify_level == "sample" and self._passage.sampled and not self._plan.is_text:
             self._passage.compare(table)
             return
         with self._progress("verifying", 0) as bar:
