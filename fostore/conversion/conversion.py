@@ -11,11 +11,11 @@ from typing import Any
 
 from fostore import disk
 from fostore.conversion.behind import begin_behind, write_behind
-from fostore.conversion.destination import in_store, refuse_receipt, refuse_target, target_of
+from fostore.conversion.destination import refuse_inside, refuse_receipt, refuse_target, target_of
 from fostore.conversion.options import Options
-from fostore.conversion.part import Part
+from fostore.conversion.part import Part, otherwise
 from fostore.conversion.passage import Passage
-from fostore.conversion.plan import Plan, prepare
+from fostore.conversion.plan import Plan, prepare, refuse_loss
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import Source, open_table
 from fostore.errors import (
@@ -159,12 +159,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
     path, target = os.fspath(destination), target_of(destination)
     record = None if options.receipt is None else resolved(options.receipt)
     plan = prepare(source, path, options)
-    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
-    if lost and not options.allow_lossy:
-        raise ArgumentError(
-            f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
-            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
-        )
+    refuse_loss(plan)
     refuse_receipt(record, target, plan.source)
     # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
     with spool.beside(target), Conversion(plan) as conversion:
@@ -211,10 +206,7 @@ class Conversion:
 
     def to_path(self, path: Path, part: Part) -> None:
         """To a path, by way of a part beside it."""
-        if in_store(path):
-            raise ArgumentError(
-                f"{str(path)!r} would lie inside a store; choose another destination"
-            )
+        refuse_inside(path)
         disk.make_folders(path.parent)
         with Lock.acquire(path):
             # Where the kernel exchanges no names, a kill may have left what was here under another one.
@@ -291,7 +283,7 @@ class Conversion:
         if self._passage.is_hashed:
             return self._passage.digest()
         if promised is not None and digest != plan.source.digest:
-            raise _otherwise(part, digest, str(plan.source.digest))
+            raise otherwise(part, digest, str(plan.source.digest))
         return digest
 
     def _raw(self, start: int, bar: Progress) -> Iterator[Batch]:
@@ -372,7 +364,7 @@ class Conversion:
         self._verify_level = "full"
         if digest != self._digest or table.digest not in (None, digest):
             self._read_guarded()  # it may be the source whose rows changed, and then that is what to say
-            raise _otherwise(part, digest, self._digest)
+            raise otherwise(part, digest, self._digest)
 
     # ---------------------------------------------------------------- what is told
 
@@ -406,10 +398,3 @@ class Conversion:
             created=now(),
             software=software(),
         )
-
-
-def _otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
-    return DamageError(
-        f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
-        "rows of an earlier run were of another source; nothing was published, run it again"
-    )
