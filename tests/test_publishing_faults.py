@@ -112,7 +112,7 @@ def test_after_a_kill_no_list_is_believed_of_what_was_overwritten(
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("put", "put_bytes", "delete"):
+        for name in ("put", "upload", "delete"):
             patch.setattr(Remote, name, dying(getattr(Remote, name)))
         with pytest.raises(KeyboardInterrupt):
             fostore.publish(second, "s3://data/x", progress=False, license="MIT")

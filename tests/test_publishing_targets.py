@@ -296,16 +296,16 @@ def test_an_upload_to_s3_that_was_killed_goes_on(
     from fostore.places.remote import Remote
 
     store = make(tmp_path / "rows.zarr", 2000)
-    put, calls = Remote.put, [0]
+    upload, calls = Remote.upload, [0]
 
     def dying(self: Remote, name: str, source: Path) -> None:
         calls[0] += 1
         if calls[0] > 4:
             raise KeyboardInterrupt
-        put(self, name, source)
+        upload(self, name, source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "put", dying)
+        patch.setattr(Remote, "upload", dying)
         with pytest.raises(KeyboardInterrupt):
             published(store, "s3://data/x")
     keys = [o["Key"] for o in bucket.list_objects_v2(Bucket="data")["Contents"]]

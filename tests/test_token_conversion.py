@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
+import fostore.evaluate
 from fostore.cli import app
 from fostore.errors import ArgumentError, IdentityError
 from support import SUFFIXES
@@ -168,7 +169,17 @@ def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> 
     assert "sequences 9" in run("info", str(whole))
     facts = json.loads(run("info", "--json", str(whole)))
     assert (facts["num_sequences"], facts["axes"]) == (9, ["token", "class"])
-    for command in ("head", "verify", "stats"):
+    assert "8 (sequence 3, token 3): " in run("head", "-n", "9", str(whole))
+    last = json.loads(run("head", "-n", "9", "--json", str(whole)).splitlines()[-1])
+    assert (last["index"], last["sequence"], last["token"]) == (8, 3, TOKENS[8])
+    assert "of the same" not in run("compare", str(whole), str(whole))
+    with fostore.create(
+        tmp_path / "o.zarr", num_samples=N, num_sequences=9, num_classes=K, rows="tokens"
+    ) as one:
+        one.append(ROWS, sequences=SEQUENCES, tokens=[*TOKENS[:5], 0, *TOKENS[6:]])
+    with pytest.raises(IdentityError, match=r"row 5 is of token 1 in the one and 0 in the other"):
+        fostore.evaluate.compare(whole, tmp_path / "o.zarr")
+    for command in ("verify", "stats"):
         run(command, str(whole))
     run("convert", str(whole), str(tmp_path / "a.h5"), "--rows", "0:8")
     assert fostore.open(tmp_path / "a.h5").offsets.tolist() == [0, 3, 3, 8]

@@ -265,6 +265,11 @@ def test_lines_have_the_length_that_is_asked_for(side: Any, store: fostore.Store
         next(iter(side.output_dataloader(SAMPLES, store, batch_size=4, pad_length=8)))
 
 
+def test_a_dataset_travels_as_its_path(side: Any, store: fostore.Store) -> None:
+    dataset = pickle.loads(pickle.dumps(side.FirstOrderDataset(SAMPLES, store)))
+    np.testing.assert_array_equal(np.asarray(dataset[5][1].tokens), TOKENS[OF[5]])
+
+
 def test_dense_rows_are_padded_too(side: Any, tmp_path: Path) -> None:
     store = made(tmp_path / "dense.zarr", topk=False)
     for inputs, rows in side.output_dataloader(SAMPLES, store, batch_size=4, as_kind="log_probs"):

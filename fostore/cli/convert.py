@@ -15,7 +15,7 @@ from fostore.cli.options import Option
 from fostore.cli.report import reporting, say, show, show_facts
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
-from fostore.places.names import STREAM, local_path
+from fostore.places.names import STREAM, is_url, local_path
 from fostore.schema.jsontext import dumps
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
@@ -144,7 +144,7 @@ def _convert(
     if dry_run:
         _show_plan(source, destination, Options(**asked), as_json)
         return
-    from fostore.conversion.conversion import run  # which loads NumPy
+    from fostore.conversion.converting import run  # which loads NumPy
 
     _show_receipt(run(source, destination, Options(**asked)), destination, as_json, quiet)
 
@@ -174,7 +174,8 @@ def _show_plan(source: str | list[str], destination: str, asked: Options, as_jso
     plan, needs = prepare(source, destination, asked), []
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
         needs.append("--allow-lossy")
-    if asked.exists == "fail" and destination != STREAM and local_path(destination).exists():
+    is_path = destination != STREAM and not is_url(destination)
+    if asked.exists == "fail" and is_path and local_path(destination).exists():
         needs.append("--exists overwrite or resume: the destination is there")
     lines = [plan.text(), *(f"needs       {need}" for need in needs)]
     show_facts({**plan.to_json(), "needs": needs}, lines, as_json)

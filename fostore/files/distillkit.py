@@ -189,7 +189,7 @@ def _sequences(path: Path, names: tuple[str, ...], decode: Decode) -> Iterator[L
             tokens, *lists = (
                 sound(batch.column(i).slice(at, 1), 0, place) for i in range(batch.num_columns)
             )
-            parts = [
+            columns = [
                 _flat(one.flatten(), place, name) for one, name in zip(lists, names, strict=True)
             ]
             if len({len(column) for column in columns}) != 1:

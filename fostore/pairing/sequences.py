@@ -26,6 +26,7 @@ IDS, MASK, LABELS = "input_ids", "attention_mask", "labels"
 _FILL = {LABELS: -100}
 """What fills a line up behind its tokens, where it is not 0: a label that losses leave out."""
 _BATCH = 64
+_ANNOUNCED_BYTES = 256 << 20
 _ADVICE = (
     "The teacher saw another text, or one that was tokenised or cut otherwise: give the dataset as it was when "
     "the rows were generated. check='length' says that another view is meant"
@@ -55,7 +56,10 @@ class TokenDistributions(Distributions):
 
     def announce(self, rows: Array) -> None:
         """A hint that the rows of the sequences of these samples will be taken next."""
-        self.sequences.store.announce(self.sequences.rows(rows)[0])
+        own = self.sequences.rows(rows)[0]
+        # What is announced of a store behind a url is kept in memory until it is taken, a window of samples at a time.
+        if len(own) * sum(self.sequences.store.schema.row_bytes) <= _ANNOUNCED_BYTES:
+            self.sequences.store.announce(own)
 
     def mapped(self) -> None:
         """Nothing: sequences have several lengths."""

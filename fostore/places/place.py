@@ -8,8 +8,8 @@ folder, and one line in `names.SCHEMES`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
 
@@ -130,6 +130,45 @@ class Place(Protocol):
 
     def below(self, name: str) -> Place:
         """The place that a folder, or file, in this one is. Nothing is looked at."""
+        ...
+
+
+class Listed(NamedTuple):
+    """A file as a list has it: its name in the place, its bytes, and the version that it is of."""
+
+    name: str
+    size: int
+    version: Version
+
+
+@runtime_checkable
+class Storage(Place, Protocol):
+    """A place that several processes write at once, on any machines, without a lock: every file appears whole.
+
+    Nothing is promised of two calls together: what must change at once is one file.
+    """
+
+    def put(self, name: str, data: Any, replaces: Version = None) -> Version:
+        """Make a file of bytes (whatever `memoryview` takes), durable when this returns.
+
+        Args:
+            replaces: None makes a new file; else the file must still be of this version.
+
+        Returns:
+            Its version, which `version` and `listed` give as well; None where nothing was written: the name
+            is taken, or leads to another version by now.
+
+        Raises:
+            SpaceError, PlaceError: it could not be written; whether it is there is not known, it is never half there.
+        """
+        ...
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove files; one that is not there is no error."""
+        ...
+
+    def listed(self, folder: str = "") -> Iterator[Listed]:
+        """Every file below a folder, however deep, unfinished ones too; nothing where there is no such folder."""
         ...
 
 

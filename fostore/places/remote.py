@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -22,12 +22,13 @@ from obstore.exceptions import (
     BaseError,
     NotSupportedError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import from_url
 
 from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
-from fostore.places.place import ByUrl, Version, VersionedFile
+from fostore.places.place import ByUrl, Listed, Version, VersionedFile
 
 REQUESTS = 64
 """At a time: 64 random rows come in one trip there and back."""
@@ -41,6 +42,26 @@ _ENDPOINTS = {
     "az": ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
 }
 """What names another server than the service's own."""
+_CURES = (
+    (
+        re.compile("AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credential"),
+        "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)",
+    ),
+    (
+        re.compile(
+            "PermanentRedirect|redirect|IllegalLocation|AuthorizationHeaderMalformed|region"
+        ),
+        "set AWS_REGION to the region of the bucket",
+    ),
+    (
+        re.compile("SlowDown|TooManyRequests|429|Too Many"),
+        "the service takes no more requests for now: it was tried again for a while; let fewer processes write "
+        "at once, and run this one again",
+    ),
+    (re.compile(""), "it was tried again for a while; call again when the server answers"),
+)
+"""What an error of a service says, and what to do then; the first that fits. None of it undoes what is committed."""
 _users: set[int] = set()
 """Processes that have used obstore: its threads are not there in a child that is forked after that, and a call there
 waits for them for ever (6 of 6 tries, also with a client made anew in the child)."""
@@ -140,41 +161,57 @@ class Remote(ByUrl):
         """The place that a name in this one is; see `Place.below`."""
         return type(self)(f"{self.url}/{name}")
 
-    # What publishing writes
+    # What is written
 
-    def put(self, name: str, source: Path) -> None:
+    def put(self, name: str, data: Any, replaces: Version = None) -> Version:
+        """Make an object of bytes, by the service's own condition; see `Storage.put`."""
+        mode: Any = "create"
+        if replaces is not None:
+            meta = self._head(name)
+            if meta is None or self._version(name, meta) != replaces:
+                return None
+            # What a service compares differs: most the ETag, Google's a number of its own.
+            mode = {key: meta[key] for key in ("e_tag", "version") if meta[key]}
+        with self._telling(name, "written"):
+            try:
+                # One request, for a condition is of one. A lost race is told by 412, or 409 while it lasts.
+                done = obstore.put(
+                    self._client(), self._key(name), data, mode=mode, use_multipart=False
+                )
+            except (AlreadyExistsError, PreconditionError):
+                return None
+        return self._version(name, {**done, "last_modified": None})
+
+    def upload(self, name: str, source: Path) -> None:
         """Make a file of this machine an object, in parts where it is large; whole or not at all."""
         with self._telling(name, "written"):
             obstore.put(self._client(), self._key(name), source)
 
-    def put_bytes(self, name: str, data: bytes, *, only_new: bool) -> bool:
-        """Make an object of bytes; false where it must be new and somebody was faster."""
-        mode: Literal["create", "overwrite"] = "create" if only_new else "overwrite"
-        with self._telling(name, "written"):
-            try:
-                obstore.put(self._client(), self._key(name), data, mode=mode)
-            except AlreadyExistsError:
-                return False
-        return True
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove objects; see `Storage.delete`."""
+        with self._telling("", "written"):
+            obstore.delete(self._client(), [self._key(name) for name in names])
+
+    def listed(self, folder: str = "") -> Iterator[Listed]:
+        """Every object below a name; see `Storage.listed`."""
+        with self._telling(folder):
+            for page in obstore.list(self._client(), f"{self._key(folder)}/"):
+                for item in page:
+                    name = str(item["path"]).removeprefix(f"{self._leaf}/")
+                    yield Listed(name, int(item["size"]), _version(item))
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each object, however deep, by its name."""
-        begin = f"{self._leaf}/"
-        with self._telling(""):
-            pages = obstore.list(self._client(), begin)
-            objects = [item for page in pages for item in page]
-        return {str(item["path"]).removeprefix(begin): int(item["size"]) for item in objects}
+        """The bytes of each object, from one list; see `Place.sizes`."""
+        sizes = {one.name: one.size for one in self.listed()}
+        if not sizes:
+            raise FileNotFoundError(errno.ENOENT, "there is nothing", str(self))
+        return sizes
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A file piece by piece."""
         with self._telling(name):
             for piece in self._get(name).stream(min_chunk_size=_PIECE):
                 yield bytes(piece)
-
-    def delete(self, name: str) -> None:
-        """Remove an object."""
-        with self._telling(name, "removed"):
-            obstore.delete(self._client(), self._key(name))
 
     # What obstore does
 
@@ -246,6 +283,9 @@ class Remote(ByUrl):
         try:
             yield
         except FileNotFoundError as error:
+            if verb == "written":
+                missing = f"{where} cannot be written: there is no such bucket. Make it first"
+                raise PlaceError(errno.ENOENT, missing, where) from None
             raise FileNotFoundError(f"there is no {where}") from error
         except (ArgumentError, PlaceError, UnsafeError, UnsupportedError):
             raise
@@ -261,12 +301,7 @@ class Remote(ByUrl):
             denied = isinstance(
                 error, (PermissionDeniedError, UnauthenticatedError, PermissionError)
             )
-            cure = (
-                "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)"
-                if denied
-                else "it was tried again for a while; call again when the server answers"
-            )
+            cure = next(cure for pattern, cure in _CURES if denied or pattern.search(str(error)))
             first = clean(str(error)).strip().splitlines()[0][:300]
             code = errno.EACCES if denied else errno.EIO
             raise PlaceError(code, f"{where} cannot be {verb}: {first}. {cure}", where) from None
@@ -283,6 +318,8 @@ def _version(meta: Any) -> Version:
     if meta["e_tag"]:
         return str(meta["e_tag"])
     time = meta["last_modified"]
+    if time is None:
+        return None
     # obstore gives the first second of 1970 for a time that a web server does not send.
     return (str(time), meta["size"]) if time.timestamp() > 0 else None
 

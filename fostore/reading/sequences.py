@@ -173,6 +173,17 @@ class Sequenced:
         Raises:
             ArgumentError: rows are no tokens.
             UncommittedError: there are gaps in the rows.
+
+        >>> import fostore, tempfile
+        >>> path = tempfile.mkdtemp() + "/words.zarr"
+        >>> with fostore.create(path, num_classes=2, rows="tokens") as writer:
+        ...     rows = np.array([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75]])
+        ...     writer.append(rows, sequences=[0, 0, 1], tokens=[1, 0, 1])
+        >>> store = fostore.open(path)
+        >>> store.num_sequences, store.offsets.tolist(), store.sequences[0].tokens.tolist()
+        (2, [0, 2, 3], [1, 0])
+        >>> store.sequences.padded([1, 0]).mask.tolist()
+        [[True, False], [True, True]]
         """
         sequences = self._sequences
         if sequences is None:

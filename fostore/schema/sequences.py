@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class RowOrder:
             _check_pair((stop - 1, _key(keys, -1)), self._at(after))
         self._seen = (stop - 1, _key(keys, -1))
 
-    def follow(self, start: int, columns: Sequence[Array]) -> None:
+    def follow(self, start: int, columns: Sequence[Array] | Mapping[int, Array]) -> None:
         """Take rows behind all that came, with gaps or without; what is wrong was taken as well.
 
         Raises:
