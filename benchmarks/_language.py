@@ -1,4 +1,4 @@
-"""Distributions of language models: of one that every machine has, trigrams of the text of Python's library; and drawn ones.
+"""Distributions of language models: of one that every machine has, trigrams of Python's library; and drawn ones.
 
 Interpolated absolute discounting: real text has the tails that drawn logits have not. Which text it is depends on the
 version of Python. Source: Ney, Essen and Kneser (1994).
