@@ -12,25 +12,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _bench
+import losses
 import numpy as np
 import torch
 from _language import language_logits
+from _tokens import Corpus
 
 import fostore
 from fostore.encodings import encoding_of
 from fostore.encodings.fidelity import compare, log_probs
 from fostore.encodings.selection import select
 from fostore.torch import (
-    FirstOrderDataGenerator,
-    FirstOrderDataset,
     output_dataloader,
-    topk_distillation_loss,
 )
-from fostore.torch.topk import as_topk
 
 K = 64
 TOPK: dict[str, Any] = {"kind": "logits", "dtype": "float16", "encoding": "topk", "k": K}
@@ -141,74 +140,16 @@ def softened_kl(logits: np.ndarray, topk: Any, temperature: float) -> float:
 # ---------------------------------------------------------------- the loss
 
 
-def dense_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """What anybody would write."""
-    logs = torch.log_softmax(student, -1)
-    return torch.nn.functional.kl_div(
-        logs, torch.log_softmax(teacher, -1), log_target=True, reduction="batchmean"
-    )
-
-
-def gradients(folder: Path, logits: np.ndarray) -> Iterator[Line]:
-    """The gradient against autograd through k + 1 dense outcomes, in float64."""
-    store = stored(folder / "loss.zarr", logits[:16], temperatures=(2.0,))
-    topk = as_topk(store.take_topk(range(16)))
-    student = torch.from_numpy(logits[16:32].astype(np.float64)).requires_grad_()
-    topk_distillation_loss(student, topk).backward()
-    own, student.grad = student.grad, None
-    logs = torch.log_softmax(student, -1)
-    kept = torch.gather(logs, -1, topk.ids.long())
-    others = logs.masked_fill(
-        torch.zeros_like(logs).scatter(-1, topk.ids.long(), 1).bool(), -torch.inf
-    )
-    outcomes = torch.cat([kept, torch.logsumexp(others, -1, keepdim=True)], -1)
-    weights = torch.cat([topk.values, topk.residual[:, None]], -1).double()
-    teacher = torch.log_softmax(weights, -1)
-    (teacher.exp() * (teacher - outcomes)).sum(-1).mean().backward()
-    off = float((own - student.grad).abs().max() / student.grad.abs().max())
+def training() -> Iterator[Line]:
+    """The gradient, and the memory of a step; `losses.py` has the other rules."""
+    off = losses.gradient_error("coarse")
     yield Line("loss gradient against dense, float64", f"{off:.1e}", "1e-12", off <= 1e-12)
-    own_peak, dense_peak = (loss_peak(kind) for kind in ("topk", "dense"))
-    what = "memory of a loss, logits of 128,000 classes"
-    measured = f"{own_peak:.1f} times them (dense {dense_peak:.1f})"
-    yield Line(what, measured, "at most 2.2", own_peak <= 2.2)
-
-
-_PEAK = """
-import sys; sys.path.insert(0, {folder!r})
-import torch, encodings
-print(encodings.peak({kind!r}))
-"""
-
-
-def loss_peak(kind: str) -> float:
-    """How many times the student's logits a step takes at its peak, in a process of its own."""
-    code = _PEAK.format(folder=str(Path(__file__).parent), kind=kind)
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    taken, dense = (
+        losses.measured(case, 512, 128_256, "float32")[0] for case in ("coarse", "dense")
     )
-    return float(result.stdout.split()[-1])
-
-
-def peak(kind: str, rows: int = 128, num_classes: int = 128_000) -> float:
-    """In this process: the memory of a step beyond student and teacher, by the size of the student's logits."""
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(rows, num_classes, generator=generator, requires_grad=True)
-    if kind == "dense":
-        teacher = torch.randn(rows, num_classes, generator=generator)
-        step = lambda: dense_loss(student, teacher).backward()  # noqa: E731
-    else:
-        weights, ids = torch.randn(rows, num_classes, generator=generator).topk(K)
-        topk = fostore.TopK(weights - weights[:, :1], ids, torch.zeros(rows), num_classes)
-        step = lambda: topk_distillation_loss(student, topk).backward()  # noqa: E731
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    before = _high_water()
-    step()
-    return (_high_water() - before) / (rows * num_classes * 4)
-
-
-def _high_water() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) << 10
+    what = "memory of a loss, logits of 128,256 classes"
+    measured = f"{taken:.2f} times them (dense {dense:.1f})"
+    yield Line(what, measured, "at most 2.2", taken <= 2.2)
 
 
 # ---------------------------------------------------------------- speed
@@ -247,7 +188,7 @@ def loading(folder: Path, tokens: int) -> Iterator[Line]:
     while sum(lengths) < tokens:
         lengths.append(int(rng.integers(200, 800)))
     count = sum(lengths)
-    path = folder / "tokens.zarr"
+    path = folder / "loaded.zarr"
     inputs = rng.integers(0, num_classes, count).astype(np.uint16)
     options = {"rows": "tokens", "num_sequences": len(lengths), "num_samples": count, **TOPK}
     logits = language_logits(256)
@@ -262,12 +203,12 @@ def loading(folder: Path, tokens: int) -> Iterator[Line]:
         {"input_ids": torch.from_numpy(inputs[end - size : end].astype(np.int64))}
         for end, size in zip(ends, lengths, strict=True)
     ]
-    loader = output_dataloader(FirstOrderDataset(samples, path), batch_size=8, shuffle=True)
+    loader = output_dataloader(samples, path, batch_size=8, shuffle=True, seed=0)
 
     def epoch() -> float:
         began, seen = time.perf_counter(), 0
-        for batch in loader:
-            seen += int(batch[-1].mask.sum())
+        for _, rows in loader:
+            seen += int(rows.mask.sum())
         assert seen == count
         return count / (time.perf_counter() - began)
 
@@ -276,69 +217,15 @@ def loading(folder: Path, tokens: int) -> Iterator[Line]:
     yield Line("loader, hot, padded", f"{speed / 1e6:.1f}M tokens/s", "5M", speed >= 5e6)
 
 
-# ---------------------------------------------------------------- generation
-
-
-class Causal(torch.nn.Module):
-    """A language model of the size of GPT-2's smallest: 12 blocks of 768 numbers, 50,257 classes."""
-
-    def __init__(self, blocks: int, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.embed = torch.nn.Embedding(num_classes, width)
-        self.place = torch.nn.Embedding(1024, width)
-        block = torch.nn.TransformerEncoderLayer(
-            width, width // 64, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = torch.nn.TransformerEncoder(block, blocks, enable_nested_tensor=False)
-        self.head = torch.nn.Linear(width, num_classes, bias=False)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
-        length = input_ids.shape[1]
-        x = self.embed(input_ids) + self.place.weight[:length]
-        causal = torch.nn.Transformer.generate_square_subsequent_mask(length, device=x.device)
-        return Output(self.head(self.blocks(x, mask=causal, is_causal=True)))
-
-
-@dataclass
-class Output:
-    """What causal models of Hugging Face give."""
-
-    logits: torch.Tensor
-
-
 def generation(folder: Path, rounds: int, *, quick: bool) -> Iterator[Line]:
-    """A whole run with a store against the bare forward pass on the same batches."""
+    """A whole run with a store against the bare forward pass; `generation.py` has the other models."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    blocks, width, num_classes = (2, 128, 5_000) if quick else (12, 768, 50_257)
-    model = Causal(blocks, width, num_classes).eval().to(device)
-    sequences, length = (4, 32) if quick else (16, 128)
-    ids = torch.randint(0, num_classes, (sequences, length))
-    batches = [
-        {"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(4)
-    ]
-    number = iter(range(1 << 30))
-
-    def bare() -> None:
-        with torch.inference_mode():
-            for batch in batches:
-                model(**{key: value.to(device) for key, value in batch.items()})
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def store() -> None:
-        path = folder / f"generated-{next(number)}.zarr"
-        generator = FirstOrderDataGenerator(model, device=device, output_mode="logits")
-        options = {"rows": "tokens", "encoding": "topk", "k": K, "dtype": "float16"}
-        made = generator.generate_distributions(
-            batches, progress=False, store=path, store_as="logits", **options
-        )
-        assert len(made) == ids.numel()
-
-    times = _bench.interleave({"store": timed(store), "bare": timed(bare)}, rounds)
+    corpus = Corpus.made(device, quick=quick)
+    cases = {"bare": corpus.bare, "store": partial(corpus.with_store, folder)}
+    times = _bench.interleave(cases, rounds)
     ratio = _bench.ratio(times["store"], times["bare"])
     goal = 1.05 if device == "cuda" else 1.35
-    what = f"generation with a store, {num_classes:,} classes, {device}"
+    what = f"generation with a store, {corpus.model.config.vocab_size:,} classes, {device}"
     yield Line(what, f"{ratio.text()} of the forward pass", f"at most {goal}", ratio.median <= goal)
 
 
@@ -361,21 +248,27 @@ def write_tokens(path: Path, die_at: int) -> None:
             writer.append(logits[at], sequences=sequences[at], tokens=np.arange(_TOKENS)[at])
 
 
+def of_this_file(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, among the names of this file (whose own name is one of Python's)."""
+    here = Path(__file__)
+    names = (
+        f"sys.path.insert(0, {str(here.parent)!r}); globals().update(runpy.run_path({str(here)!r}))"
+    )
+    command = [sys.executable, "-c", f"import sys, runpy; {names}; {code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def kills(folder: Path) -> Iterator[Line]:
     """Killed at every commit, each time by itself; what goes on has the digest of one run."""
-    here, digests = str(Path(__file__).parent), set()
+    digests = set()
     for suffix in (".zarr", ".h5"):
         whole = folder / f"whole{suffix}"
         write_tokens(whole, -1)
         digests.add(fostore.open(whole).digest())
         for die_at in range(_TOKENS // 4):
             path = folder / f"killed-{die_at}{suffix}"
-            code = (
-                f"import sys, runpy; from pathlib import Path; sys.path.insert(0, {here!r}); "
-                f"runpy.run_path({__file__!r})['write_tokens'](Path({str(path)!r}), {die_at})"
-            )
-            killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+            killed = of_this_file(f"write_tokens(Path({str(path)!r}), {die_at})")
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
             write_tokens(path, -1)
             digests.add(fostore.open(path).digest())
     count = 2 * _TOKENS // 4
@@ -401,7 +294,7 @@ def main() -> None:
         lines = [
             *sizes(folder),
             *fidelity(folder, rows),
-            *gradients(folder, rows["32,000 classes"]),
+            *training(),
             *selection(rows, rounds),
             *loading(folder, 20_000 if quick else 400_000),
             *generation(folder, rounds, quick=quick),

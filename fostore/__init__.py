@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from fostore.reading.store import Store as Store
     from fostore.reading.store import open as open
     from fostore.writing.create import create as create
+    from fostore.writing.units import finish as finish
+    from fostore.writing.units import missing as missing
+    from fostore.writing.units import open_units as open_units
+    from fostore.writing.units import plan as plan
     from fostore.writing.writer import Writer as Writer
 
 _HOMES = {
@@ -44,6 +48,10 @@ _HOMES = {
     "output_dataloader": "fostore.pairing",
     "output_fo_dataloader": "fostore.pairing",
     "estimate_size": "fostore.generate.sizes",
+    "plan": "fostore.writing.units",
+    "open_units": "fostore.writing.units",
+    "missing": "fostore.writing.units",
+    "finish": "fostore.writing.units",
     "publish": "fostore.publishing",
     "cite": "fostore.publishing",
 }

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,10 +92,8 @@ def open_regular(path: str | Path) -> tuple[int, int]:
     try:
         fd = open_file(path)
     except OSError as error:
-        if error.errno in (
-            errno.ELOOP,
-            errno.ENXIO,
-        ):  # a link; a socket, or a device that is not there
+        # A link; a socket, or a device that is not there.
+        if error.errno in (errno.ELOOP, errno.ENXIO):
             raise stranger(path, "file") from error
         raise
     status = os.fstat(fd)
@@ -218,11 +217,8 @@ def sync_data(fd: int) -> None:
 
 def sync_file(path: Path) -> None:
     """Make the data of a file durable, by its name."""
-    fd = open_file(path)
-    try:
-        sync_data(fd)
-    finally:
-        os.close(fd)
+    with os.fdopen(open_file(path), "rb") as file:
+        sync_data(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
@@ -255,10 +251,8 @@ def allocate(fd: int, offset: int, size: int) -> None:
                     f"{name_of(fd)!r} needs {size:,} bytes, and its disk cannot hold them "
                     f"({error.strerror}); free some space, or choose another disk"
                 ) from error
-            if error.errno not in (
-                errno.EOPNOTSUPP,
-                errno.EINVAL,
-            ):  # no such call on this file system
+            # No such call on this file system.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
     os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
@@ -292,6 +286,16 @@ def rename(source: Path, target: Path) -> None:
     """Move `source` over `target` at once; durable once the directory is synced."""
     with refusing(target):
         os.replace(source, target)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give a file the name `target` as well, at once; false where something has it."""
+    try:
+        with refusing(target):
+            os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -343,18 +347,28 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_empty(path: Path) -> bool:
+    """Remove a directory if nothing is in it; false where something is."""
+    with suppress(OSError):
+        path.rmdir()
+    return not path.exists()
+
+
+def write_file(path: Path, data: Buffer) -> None:
+    """Write a file, whose data is durable then; its name is once the directory is synced."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    with refusing(path):
+        fd = os.open(path, flags, 0o666)
+    with os.fdopen(fd, "wb"):
+        write_at(fd, data, 0)
+        sync_data(fd)
+
+
 def write_whole(path: Path, data: Buffer) -> None:
     """Put `data` under `path` at once and durably: temporary name, sync, rename, sync of the directory."""
     temporary = unfinished(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-    with refusing(temporary):
-        fd = os.open(temporary, flags, 0o666)
     try:
-        try:
-            write_at(fd, data, 0)
-            sync_data(fd)
-        finally:
-            os.close(fd)
+        write_file(temporary, data)
         rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

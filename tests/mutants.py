@@ -40,6 +40,48 @@ def faults(work: str, suffix: str) -> str:
 
 MUTANTS = [
     Mutant(
+        "codes-excluded",
+        "encodings/codes.py",
+        "        codes[excluded] = last\n",
+        "        codes[excluded] = last - 1\n",
+        "test_quantised.py::test_no_class_is_off_by_more_than_half_a_step",
+    ),
+    Mutant(
+        "codes-mask",
+        "encodings/codes.py",
+        "np.minimum(depth, DEEPEST, out=depth)",
+        "depth",
+        "test_quantised.py::test_a_class_masked_with_the_lowest_float_costs_the_others_little",
+    ),
+    Mutant(
+        "draws-row",
+        "encodings/sampled.py",
+        "            first = (start * members + i) * num_draws",
+        "            first = i * num_draws",
+        "test_quantised.py::test_a_batch_has_the_same_bytes_however_it_is_cut_and_lies_in_memory",
+    ),
+    Mutant(
+        "fidelity-committed",
+        "writing/fidelity.py",
+        "            if _lies_in(rows, picked):\n",
+        "            if True:\n",
+        "test_fidelity.py::test_a_writer_that_dies_has_recorded_what_it_committed",
+    ),
+    Mutant(
+        "max-kl-earlier",
+        "writing/fidelity.py",
+        "        self._bound.check_figures(self._compared)",
+        "        pass",
+        "test_fidelity.py::test_a_bound_holds_for_rows_of_an_earlier_run",
+    ),
+    Mutant(
+        "kept-elsewhere",
+        "encodings/alike.py",
+        "np.maximum(given, expected), given)",
+        "expected, given)",
+        "test_topk.py::test_nearly_equal_classes_may_change_places_and_others_may_not",
+    ),
+    Mutant(
         "journal-no-sync",
         "formats/zarr/writer.py",
         "            disk.sync_data(self._journal)\n        except BaseException:",
@@ -49,8 +91,8 @@ MUTANTS = [
     Mutant(
         "record-before-data",
         "writing/pipeline.py",
-        "            self._units.sync()\n            self._units.commit(runs)\n",
-        "            self._units.commit(runs)\n            self._units.sync()\n",
+        "                self._units.sync()\n                self._units.commit(runs)\n",
+        "                self._units.commit(runs)\n                self._units.sync()\n",
         cuts("First", ".zarr"),
     ),
     Mutant(
@@ -63,8 +105,8 @@ MUTANTS = [
     Mutant(
         "write_whole-no-sync",
         "disk.py",
-        "            write_at(fd, data, 0)\n            sync_data(fd)\n",
-        "            write_at(fd, data, 0)\n",
+        "        write_at(fd, data, 0)\n        sync_data(fd)\n",
+        "        write_at(fd, data, 0)\n",
         cuts("Noted", ".zarr"),
     ),
     Mutant(
@@ -209,9 +251,9 @@ MUTANTS = [
     ),
     Mutant(
         "class-names-ignored",
-        "writing/create.py",
-        "        if value is not None and value != stored:\n",
-        '        if value is not None and name != "class_names" and value != stored:\n',
+        "writing/request.py",
+        "            if value is not None and value != stored:\n",
+        '            if value is not None and name != "class_names" and value != stored:\n',
         "test_writer.py",
     ),
     Mutant(
@@ -237,9 +279,9 @@ MUTANTS = [
     ),
     Mutant(
         "redirect-followed",
-        "places/remote.py",
-        '        if following.netloc != begin.netloc and _is_private(following.hostname or ""):',
-        "        if False:",
+        "places/web.py",
+        "    if following.netloc != asked.netloc and _is_private(host):",
+        "    if False:",
         "test_remote.py",
     ),
     Mutant(
@@ -649,8 +691,43 @@ MUTANTS = [
         "test_publishing_faults.py::test_a_bundle_with_parquet_depends_on_the_store_alone[.zarr]",
     ),
     Mutant(
+        "hashes-of-a-bundle-ignored",
+        "publishing/verification.py",
+        "        elif name in actual and actual[name][1] != sha256:",
+        "        elif False:",
+        "test_verification.py::test_a_change_of_any_file_is_seen_wherever_the_bundle_lies[http]",
+    ),
+    Mutant(
+        "first-publications-mixed",
+        "publishing/targets/hub.py",
+        "        if is_filled:",
+        "        if False:",
+        "test_publishing_targets.py::test_of_two_first_publications_one_is_refused",
+    ),
+    Mutant(
+        "download-goes-on-in-another-file",
+        "reading/download.py",
+        'f"{name}\\0{version}".encode()',
+        "name.encode()",
+        "test_remote.py::test_a_download_of_one_file_goes_on_in_its_middle_while_it_is_the_same",
+    ),
+    Mutant(
+        "downloads-mixed",
+        "reading/download.py",
+        "with Lock.acquire(target):",
+        "if True:",
+        "test_remote.py::test_two_downloads_to_one_path_do_not_write_the_same_files",
+    ),
+    Mutant(
+        "compressed-ranges",
+        "places/web.py",
+        '    if answer.headers.get("Content-Encoding", "identity") != "identity":',
+        "    if False:",
+        "test_remote.py::test_a_server_that_compresses_is_refused",
+    ),
+    Mutant(
         "listed-nowhere",
-        "publishing/bundle.py",
+        "publishing/verification.py",
         "if name not in lists and name != TAGS:",
         "if False:",
         "test_publishing.py::test_tampering_with_any_file_is_found[.zarr]",
@@ -658,8 +735,8 @@ MUTANTS = [
     Mutant(
         "topk-ties-by-any-class",
         "encodings/selection.py",
-        "    order = np.lexsort((named, negative), axis=-1)[:, :k]\n",
-        "    order = np.argsort(negative, axis=-1)[:, :k]\n",
+        "    named[rows, place] = classes\n",
+        "    named[rows, place] = classes[::-1] * 0 + classes ^ 7\n",
         "test_topk.py::test_wide_rows_are_selected_as_narrow_ones[True-1000]",
     ),
     Mutant(
@@ -667,7 +744,7 @@ MUTANTS = [
         "encodings/selection.py",
         "        np.maximum(maxima[:, :rest], x[:, whole * stride :], out=maxima[:, :rest])\n",
         "        pass\n",
-        "test_topk.py::test_the_k_largest_are_those_of_a_stable_sort",
+        "test_topk.py::test_wide_rows_are_selected_as_narrow_ones[False-21841]",
     ),
     Mutant(
         "topk-rest-underflows",

@@ -374,3 +374,26 @@ def test_the_loss_needs_little_more_memory_than_the_gradient(dtype: str) -> None
     topk_distillation_loss(logits, topk).backward()
     peak = torch.cuda.max_memory_allocated() - before
     assert peak < 2.2 * logits.nbytes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_top_k_rows_come_to_the_device_with_their_batch(path: Path, workers: int) -> None:
+    data = dataset()
+    generator(Net()).generate_distributions(
+        data, False, store=path, encoding="topk", k=4, dtype="float16"
+    )
+    store = fostore.open(path)
+    loader = output_dataloader(
+        data, store, batch_size=100, num_workers=workers, pin_memory=DEVICE == "cuda",
+        multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+    start, student = 0, Net().to(DEVICE).eval()
+    for inputs, _, topk in prefetch_to_device(loader, DEVICE):
+        stop = start + len(inputs)
+        expected = store.take_topk(range(start, stop))
+        assert {one.device.type for one in (topk.values, topk.ids, topk.residual)} == {DEVICE}
+        np.testing.assert_array_equal(topk.ids.cpu(), expected.ids)
+        np.testing.assert_array_equal(topk.values.cpu(), expected.values)
+        assert topk_distillation_loss(student(inputs), topk).detach() < 1e-4  # its own teacher
+        start = stop
+    assert start == SAMPLES

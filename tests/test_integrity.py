@@ -144,7 +144,7 @@ def test_a_sync_that_failed_is_not_repeated_and_taken_for_good(
             units.sync()
     with pytest.raises(OSError, match="gone"):
         units.sync()
-    writer._release()
+    writer.release()
 
 
 def test_no_commit_follows_a_record_that_may_not_be_durable(
@@ -161,7 +161,7 @@ def test_no_commit_follows_a_record_that_may_not_be_durable(
             writer._units.commit(runs)
     with pytest.raises(DamageError, match="failed halfway"):
         writer._units.commit(runs)
-    writer._release()
+    writer.release()
 
 
 def failing(_: int) -> None:
@@ -177,7 +177,7 @@ def test_a_tail_is_durable_before_its_descriptor_is_given_away(
     for unit in range(3):
         writer._units.write(0, unit * UNIT, probs(5, K))
     assert [what for what, _ in events].count("sync") == 2
-    writer._release()
+    writer.release()
 
 
 def test_a_sync_during_a_write_does_not_count_for_it(
@@ -197,7 +197,7 @@ def test_a_sync_during_a_write_does_not_count_for_it(
     events.clear()
     units.sync()
     assert [what for what, _ in events] == ["sync"]
-    writer._release()
+    writer.release()
 
 
 def test_names_of_shards_and_hashes_are_durable_before_the_shapes_show_them(

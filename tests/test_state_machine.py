@@ -83,7 +83,7 @@ class WriterMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         """Everything that the process held is gone: what was not committed as well."""
         assert self.writer is not None
-        self.writer._release()
+        self.writer.release()
         self.writer = None
         self.written = self.committed.copy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.selection import select, selected
 from fostore.encodings.topk_rows import RULES, Selected
 from fostore.errors import ArgumentError, FormatError, IdentityError, RowError
+from fostore.places.memory import Memory
 from fostore.schema.row import FLOATS, Array, Schema
 
 SUFFIXES = (".zarr", ".h5")
@@ -498,6 +500,20 @@ def test_a_store_gives_what_it_keeps_and_whole_rows_by_a_rule(
         np.testing.assert_array_equal(
             store.select(at).take([1], rule="renorm"), store.take([3], rule="renorm")
         )
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".json"])
+def test_rows_are_the_same_behind_a_url_and_in_another_process(tmp_path: Path, suffix: str) -> None:
+    rows, at = given_rows("logits", n=50), [3, 49, 0, 3]
+    path = tmp_path / f"b{suffix}"
+    with made(tmp_path / "a.zarr", rows, temperatures=(T,)) as oracle:
+        expected = oracle.take_topk(at)
+        fostore.convert(oracle, path, progress=False)
+    with fostore.open(Memory.of(f"memory://b{suffix}", path)) as store:
+        for opened in (store, pickle.loads(pickle.dumps(store))):
+            topk = opened.take_topk(at)
+            for name in ("values", "ids", "residual", "residual_t"):
+                np.testing.assert_array_equal(getattr(topk, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -463,6 +463,9 @@ def test_a_derived_residual_that_rounding_has_used_up_is_no_coarse_row() -> None
     with pytest.raises(ArgumentError, match=r"row \(4,\) of the batch .*use rule='renorm'"):
         fostore.torch.topk_distillation_loss(torch.tensor(LOGITS), tensors(topk))
     assert np.isnan(fostore.jax.topk_distillation_loss(LOGITS, topk))
+    mask = np.arange(NUM_ROWS) != 4
+    assert np.isfinite(jax_outcome(LOGITS, topk, mask=mask)[0])
+    assert np.isfinite(torch_outcome(LOGITS, topk, mask=mask)[0])
     assert np.isfinite(fostore.jax.topk_distillation_loss(LOGITS, topk, rule="renorm"))
 
 

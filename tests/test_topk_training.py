@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 import fostore
 import fostore.jax
 import fostore.torch
+from fostore import nested
 from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError
 from support import SUFFIXES
@@ -107,6 +108,26 @@ def test_stored_dtypes_are_kept_where_none_is_asked_for(side: Any, store: fostor
     _, _, topk = side.FirstOrderDataset(SAMPLES, store, dtype=None)[3]
     assert str(topk.values.dtype).endswith("float16")
     assert str(topk.residual.dtype).endswith("float32")
+
+
+def test_plain_pairs_have_a_row_each(side: Any, store: fostore.Store) -> None:
+    pairs = side.FirstOrderDataset(SAMPLES, store).as_pairs()
+    inputs, topk = pairs[9]
+    assert float(inputs[0]) == 9
+    np.testing.assert_array_equal(np.asarray(topk.ids), store.take_topk([9]).ids[0])
+    assert len(pairs.targets) == NUM_SAMPLES
+    with pytest.raises(ValueError, match="read-only"):
+        pairs.targets.values[0] = 0
+
+
+def test_rows_are_cut_with_the_batch_that_they_are_in(store: fostore.Store) -> None:
+    topk = store.take_topk(range(4))
+    batch = {"teacher": topk, "x": [np.arange(4), "text"]}
+    some = nested.slice_rows(batch, 1, 3, 4)
+    np.testing.assert_array_equal(some["teacher"].ids, topk.ids[1:3])
+    assert nested.common_rows(batch) == 4
+    assert nested.pad_rows(some, 2, 5)["teacher"].residual_t.shape == (5, 1)
+    np.testing.assert_array_equal(topk[2].values, topk.values[2])
 
 
 def test_what_says_nothing_of_kept_classes_is_refused(side: Any, store: fostore.Store) -> None:

@@ -47,7 +47,7 @@ def head(
         bool, typer.Option("--json", help="Whole rows, as JSON Lines without a header.")
     ] = False,
 ) -> None:
-    """Show the first rows: the largest classes of each, or with --json all numbers."""
+    """Show the first rows: ids and labels where they are kept, the largest classes, or with --json all numbers."""
     with reporting():
         for line in _lines(source, number, kind, as_json, source_format):
             show(line)
@@ -62,19 +62,21 @@ def _lines(
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
     for i, row in enumerate(rows):
         if as_json:
-            named = {} if row.id is None else {"id": row.id}
-            yield dumps({"index": i, **named, **row.place, **row.numbers}).decode()
+            yield dumps({"index": i, **row.beside, **row.numbers}).decode()
             continue
-        of_token = ", ".join(f"{name} {number}" for name, number in row.place.items())
-        known = of_token if row.id is None else brief(str(row.id), _NAME)
-        label = f"{i} ({known})" if known else f"{i}"
+        beside = dict(row.beside)
+        key, label = beside.pop("id", None), beside.pop("label", None)
+        known = [] if key is None else [brief(str(key), _NAME)]
+        known += [f"{name} {number}" for name, number in beside.items()]
+        whose = f"{i} ({', '.join(known)})" if known else f"{i}"
+        whose += "" if label is None else f", label {brief(names[label], _NAME)}"
         has_members = row.probs.ndim == 2
         classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
         for member in range(len(probs)):
             of_whom = f" member {member}" if has_members else ""
             tops = zip(classes[member, :_SHOWN], probs[member, :_SHOWN], strict=True)
             yield _fitted(
-                f"{label}{of_whom}:",
+                f"{whose}{of_whom}:",
                 [f"{brief(names[k], _NAME)} {p:.4f}" for k, p in tops],
                 schema.num_classes,
             )

@@ -18,6 +18,8 @@ from fostore.schema.jsontext import loads
 
 _MAX_BYTES = 1 << 30
 """Of a file of ids, names or metadata."""
+_DIGITS = 18
+"""Of a number that fits 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,22 @@ def parse_ids(text: str | None) -> list[int] | list[str] | None:
     return lines
 
 
+def parse_slice(text: str | None) -> slice | None:
+    """Rows from `start:stop` or `start:stop:step`, each of which may be left out.
+
+    >>> parse_slice("10:20"), parse_slice("::2"), parse_slice(":5")
+    (slice(10, 20, None), slice(None, None, 2), slice(None, 5, None))
+    """
+    if text is None:
+        return None
+    bounds = text.split(":")
+    if not 2 <= len(bounds) <= 3 or not all(one == "" or one.isdecimal() for one in bounds):
+        raise ArgumentError(
+            f"--rows is {text!r:.60}, expected start:stop or start:stop:step, such as 0:500"
+        )
+    return slice(*(parse_number(one, "--rows") if one else None for one in bounds))
+
+
 def parse_rows(text: str | None) -> tuple[int, int] | str | None:
     """Rows from `start:stop`, the stop not included; a word as it is, such as "tokens".
 
@@ -180,11 +198,21 @@ def parse_rows(text: str | None) -> tuple[int, int] | str | None:
     """
     if text is None or text in TOKEN_ROWS:
         return text
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+    rows = parse_slice(text)
+    assert rows is not None
+    if None in (rows.start, rows.stop) or rows.step is not None or not rows.start < rows.stop:
         words = " or ".join(TOKEN_ROWS)
         raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500, or {words}")
-    return int(start), int(stop)
+    return rows.start, rows.stop
+
+
+def parse_number(text: str, option: str) -> int:
+    """A whole number of a text of digits; of thousands of them Python itself makes none."""
+    if len(text) > _DIGITS:
+        raise ArgumentError(
+            f"{option} holds a number of {len(text):,} digits, expected one of at most {_DIGITS}"
+        )
+    return int(text)
 
 
 def _lines(text: str, option: str) -> list[str]:

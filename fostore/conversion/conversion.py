@@ -1,21 +1,19 @@
-"""convert: any format to any other, under a temporary name, checked, then published, with a receipt."""
+"""One conversion on its way: written under a temporary name, checked, published, and told in a receipt."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from fostore import disk
-from fostore.conversion.destination import in_store, refuse_receipt, refuse_target, target_of
-from fostore.conversion.options import Options
+from fostore.conversion.behind import begin_behind, write_behind
+from fostore.conversion.destination import in_store, refuse_target
 from fostore.conversion.part import Part
 from fostore.conversion.passage import Passage
-from fostore.conversion.plan import Plan, prepare
+from fostore.conversion.plan import Plan
 from fostore.conversion.receipt import Receipt
-from fostore.conversion.sources import Source, open_table
+from fostore.conversion.sources import open_table
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -29,145 +27,19 @@ from fostore.errors import (
 from fostore.files.hashing import digest_of
 from fostore.files.stores import guarded
 from fostore.files.table import Batch
-from fostore.places import spool
 from fostore.places.lock import Lock
 from fostore.places.names import STREAM
-from fostore.places.names import destination as resolved
-from fostore.progress import LOG, Progress
+from fostore.places.place import Storage
+from fostore.progress import Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
 from fostore.schema.row import Array
-from fostore.writing.create import create_like, software
+from fostore.writing.create import create_like
+from fostore.writing.request import software
 
 # Written and summed while they are in the cache: measured faster than 4 MiB.
 _COPIED_BYTES = 1 << 20
 _COMMIT_SECONDS = 3.0  # what a kill may cost; each commit waits for the disk
-
-
-def convert(
-    source: Source,
-    destination: str | os.PathLike[str],
-    *,
-    exists: str = "fail",
-    kind: str | None = None,
-    dtype: str | None = None,
-    rows: slice | None = None,
-    classes: Sequence[int | str] | None = None,
-    member: int | None = None,
-    class_names: Sequence[str] | None = None,
-    ids: Any = None,
-    meta: Mapping[str, Any] | None = None,
-    source_format: str | None = None,
-    source_kind: str | None = None,
-    source_dtype: str | None = None,
-    temperature: float | None = None,
-    source_tol: float | None = None,
-    id_column: str | None = None,
-    columns: Sequence[str] | None = None,
-    drop: Sequence[str] = (),
-    delimiter: str | None = None,
-    decimal: str | None = None,
-    transpose: bool | None = None,
-    allow_lossy: bool = False,
-    allow_constant: bool = False,
-    receipt: str | os.PathLike[str] | None = None,
-    verify: str = "full",
-    max_memory: int = 512 << 20,
-    unit_rows: int | None = None,
-    progress: bool = True,
-    encoding: str | Mapping[str, Any] | None = None,
-    k: int | None = None,
-    rule: str | None = None,
-    temperatures: Sequence[float] | None = None,
-    max_kl: float | None = None,
-) -> Receipt:
-    """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
-
-    Every row is held against what its source keeps of it (a digest, hashes of blocks, checksums of
-    commits), also where only some are taken or the source is not finished: of a file that keeps one digest
-    alone the others are read for it. `Receipt.source_checked` says what could be told.
-
-    An interrupted conversion goes on where it stopped when it is asked for again: what is there is
-    kept beside the destination under `.NAME.part`.
-
-    Args:
-        source: a path (`file.h5::group/probs` for an array inside), a folder or pattern of shards, a
-            list of those, a `Store`, or "-" for JSON Lines on the standard input.
-        destination: a path whose suffix says the format, or "-" for JSON Lines on the standard output.
-            A link is followed: what it leads to is replaced, and the link stays. Temporary files lie
-            beside it.
-        exists: "fail" refuses a destination that is there, "overwrite" replaces it when the new one
-            is whole, "resume" accepts it if it holds the same rows.
-        kind, dtype: what the rows become; as they are by default.
-        rows, classes, member: which rows (a slice), classes (names or numbers, in that order;
-            probabilities are renormalised) and member.
-        class_names, ids: given to rows that have none.
-        meta: added to the metadata.
-        source_format, source_kind, source_dtype, temperature, source_tol: what a plain file does not say
-            itself; the last is how far from 1 its rows may sum. `source_kind` is also "percent".
-        id_column: the column or array beside the rows that says which sample a row is. By default one
-            with a known name (`id`, `filename`, a frame's index ...) whose keys are unique becomes the
-            ids; what is not taken stands in the receipt's notes.
-        columns: the columns that are the classes, in that order, of a table with a column a class.
-        drop: columns or arrays that are not looked at.
-        delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
-        transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
-        allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
-            metadata left out. The receipt then states the error.
-        allow_constant: whether logits that are equal for all classes, and rows at the end that are all
-            the same, are taken from a source that fostore did not write: they look as if nobody had
-            written them. The receipt's notes then name them.
-        receipt: where the receipt goes, as JSON.
-        verify: "full" reads the result back and compares its digest, "sample" some rows, "none" nothing.
-        max_memory: bytes that may be used, about.
-        unit_rows: see `fostore.create`.
-        progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
-        encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
-        rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
-        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
-            more, and nothing appears.
-
-    Returns:
-        The receipt.
-
-    Raises:
-        ArgumentError: something would be lost, a hint is missing, or a value cannot be used.
-        UncommittedError: the source is not finished; says which rows can be taken.
-        StoreExistsError, LockedError: nothing was changed.
-        SpaceError, PlaceError: the destination is as it was. What was written beside it stays, and the
-            same call goes on with it.
-        FormatError, RowError, DamageError: the source is not what it should be; names where. The
-            destination is as it was, and nothing is left beside it.
-    """
-    given = dict(locals())  # before any other local: the parameters are the fields of Options
-    del given["source"], given["destination"]
-    return run(source, destination, Options(**given))
-
-
-def run(source: Source, destination: str | os.PathLike[str], options: Options) -> Receipt:
-    """What `convert` does."""
-    began = time.monotonic()
-    path, target = os.fspath(destination), target_of(destination)
-    record = None if options.receipt is None else resolved(options.receipt)
-    plan = prepare(source, path, options)
-    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
-    if lost and not options.allow_lossy:
-        raise ArgumentError(
-            f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
-            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
-        )
-    refuse_receipt(record, target, plan.source)
-    # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
-    with spool.beside(target), Conversion(plan) as conversion:
-        if target is None:
-            conversion.stream()
-        else:
-            conversion.to_path(target, Part(target, plan))
-        receipt = conversion.receipt(time.monotonic() - began)
-    if record is not None:
-        disk.write_whole(record, receipt.dumps())
-    LOG.info("converted %s", receipt.text().replace("\n", "; "))
-    return receipt
 
 
 class Conversion:
@@ -229,6 +101,18 @@ class Conversion:
                 error.__dict__.pop("__notes__", None)  # which say how to go on with the part
                 raise
             part.publish()
+
+    def to_storage(self, place: Storage) -> None:
+        """To an object store, where nothing can be exchanged: unit by unit into its place, and sealed at the end."""
+        writer = begin_behind(place, self._plan)
+        if writer is None:
+            self._accept(place.url)
+            return
+        with closing(writer), self._progress("converting", len(writer)) as bar:
+            write_behind(writer, self._plan, self._passage, bar)
+            self._end(self._passage.digest())  # before anybody can take it for whole
+            writer.seal()
+        self._verify(place.url)
 
     # ---------------------------------------------------------------- writing
 
@@ -317,7 +201,7 @@ class Conversion:
 
     # ---------------------------------------------------------------- verification
 
-    def _accept(self, path: Path) -> None:
+    def _accept(self, path: Path | str) -> None:
         """The destination is there already: hold it against the source."""
         with self._progress("comparing", 0) as bar:
             for _ in self._passage.rows(0, bar):
@@ -336,7 +220,7 @@ class Conversion:
             )
         self._verify_level = "full"
 
-    def _verify(self, part: Path) -> None:
+    def _verify(self, part: Path | str) -> None:
         if self._verify_level == "none":
             return
         table = open_table(str(part), self._plan.hints_back)
@@ -385,7 +269,7 @@ class Conversion:
         )
 
 
-def _otherwise(part: Path, digest: str, expected: str) -> DamageError:
+def _otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
     return DamageError(
         f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
         "rows of an earlier run were of another source; nothing was published, run it again"

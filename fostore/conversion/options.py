@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 
 
@@ -43,6 +42,8 @@ class Options:
     delimiter: str | None = None
     decimal: str | None = None
     transpose: bool | None = None
+    layout: Mapping[str, Any] | None = None
+    config: str | os.PathLike[str] | None = None
     allow_lossy: bool = False
     allow_constant: bool = False
     receipt: str | os.PathLike[str] | None = None
@@ -65,8 +66,6 @@ class Options:
             raise ArgumentError(
                 f"verify is {self.verify!r}, expected one of {['none', 'sample', 'full']}"
             )
-
-        check_max_kl(self.max_kl)
         forward = isinstance(self.rows, slice) and (self.rows.step is None or self.rows.step > 0)
         if self.rows is not None and not forward:
             raise ArgumentError(
@@ -112,5 +111,7 @@ HINTS = {
     "delimiter": "delimiter",
     "decimal": "decimal",
     "transpose": "transpose",
+    "layout": "layout",
+    "config": "config",
 }
 """The option by the field of `fostore.files.Hints` that it fills."""

@@ -15,6 +15,7 @@ from fostore.conversion.options import HINTS, Options
 from fostore.conversion.sources import Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_encoding, default_tolerance, encoding_of
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable
@@ -28,7 +29,7 @@ from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
 from fostore.schema.row import TOKEN, Schema
-from fostore.writing.create import software
+from fostore.writing.request import software
 
 _BATCH_BYTES = 4 << 20
 _BASE_BYTES = 80 << 20
@@ -102,6 +103,24 @@ class Plan:
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON; what a stream does not say is null."""
+        schema = self.header.schema
+        return {
+            "source": {"path": self.source.where, "format": self.source.format},
+            "destination": {"path": self.destination, "format": self.format},
+            "rows": self.header.num_samples,
+            "row_shape": list(schema.row_shape),
+            "kind": schema.kind,
+            "dtype": schema.dtype,
+            "bytes": self.num_bytes,
+            "peak_bytes": self.peak_bytes,
+            "rows_at_once": self.rows_at_once,
+            "left_out": list(self.left_out),
+            "lossy": list(self.lossy),
+            "notes": list(self.source.notes),
+        }
+
     def text(self) -> str:
         """The lines that `--dry-run` prints."""
         schema, rows = self.header.schema, self.header.num_samples
@@ -127,6 +146,7 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     Raises:
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
+    check_max_kl(options.max_kl)
     # Opening a file may read all of it, as of JSON, whose rows wait in a spool.
     with spool.beside(target_of(destination)):
         table = open_table(source, _hints(options), options.rows)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +31,7 @@ from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import TOKEN, Array, Schema
-from fostore.schema.sides import side_of
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import Bounds, side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -84,16 +82,15 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
 class First(NamedTuple):
     """One of the first rows of a source, as people look at it."""
 
-    id: Any
-    """None where it has none."""
+    beside: dict[str, Any]
+    """What goes with it, where the source keeps it: "id", "label" (the number of its class), of a token row
+    "sequence", "token" and "position"."""
     classes: Array
     """([M,] k): the classes that are known, largest first; all of them, or those that top-k rows keep."""
     probs: Array
     """([M,] k): what each has."""
     numbers: dict[str, Any]
     """All that is known of the row, as JSON."""
-    place: Mapping[str, int] = MappingProxyType({})
-    """Of a token row its sequence, and its token and position where the source keeps them."""
 
 
 def first_rows(
@@ -109,43 +106,49 @@ def first_rows(
     """
     # Of a store that is not finished those that it has; fewer than none are wanted of it.
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
-    schema, column = table.schema, table.schema.role("id")
+    schema = table.schema
     batch = next(iter(table.batches(0, count)), None) if count else None
     if batch is None:
         return schema, []
-    content = [rows[:count] for rows in batch[: len(schema.content)]]
+    batch = [rows[:count] for rows in batch]
+    content = batch[: len(schema.content)]
     encoding = encoding_of(schema)
     encoding.check(content, schema, 0)
-    ids: Sequence[Any] = [None] * len(content[0])
-    if column is not None:
-        ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
     topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
-    firsts = [
-        _first_of(key, encoding.decode([c[i : i + 1] for c in content], schema)[0])
-        if topk is None
-        else _first_kept(key, topk.ids[i], masses(topk)[i])
-        for i, key in enumerate(ids)
-    ]
-    if schema.row_axis != TOKEN:
-        return schema, firsts
-    beside = schema.columns[len(schema.content) :]
-    names = [column.name for column in beside if side_of(column.role).row_axis == TOKEN]
-    places = zip(*(batch[schema.index(name)][:count].tolist() for name in names), strict=True)
-    return schema, [
-        first._replace(place=dict(zip(names, place, strict=True)))
-        for first, place in zip(firsts, places, strict=True)
-    ]
+    firsts = []
+    for i, beside in enumerate(_beside(batch, schema)):
+        if topk is None:
+            row = encoding.decode([column[i : i + 1] for column in content], schema)[0]
+            order = np.argsort(-row, axis=-1, kind="stable")
+            probs, numbers = np.take_along_axis(row, order, -1), {"probs": row.tolist()}
+            firsts.append(First(beside, order, probs, numbers))
+        else:
+            order, weights = topk.ids[i], masses(topk)[i]
+            probs, others = weights[..., :-1], weights[..., -1]
+            kept = {"classes": order.tolist(), "probs": probs.tolist(), "others": others.tolist()}
+            firsts.append(First(beside, order, probs, kept))
+    return schema, firsts
 
 
-def _first_of(key: Any, row: Array) -> First:
-    order = np.argsort(-row, axis=-1, kind="stable")
-    return First(key, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
+_SHOWN = {"id": "id", "class_label": "label"}
+"""The roles whose values people know a row by, and how they are called then; of tokens all that say where one is."""
 
 
-def _first_kept(key: Any, classes: Array, probs: Array) -> First:
-    kept, others = probs[..., :-1], probs[..., -1]
-    numbers = {"classes": classes.tolist(), "probs": kept.tolist(), "others": others.tolist()}
-    return First(key, classes, kept, numbers)
+def _beside(batch: Sequence[Array], schema: Schema) -> list[dict[str, Any]]:
+    """What side columns say of each row of a batch, as a user gave it."""
+    beside: list[dict[str, Any]] = [{} for _ in batch[0]]
+    for column, stored in zip(schema.columns, batch, strict=True):
+        if column.role == "content":
+            continue
+        side = side_of(column.role)
+        name = _SHOWN.get(column.role) or (column.name if side.row_axis == TOKEN else None)
+        if name is None:
+            continue
+        if side.check is not None:
+            side.check(stored, Bounds(schema.num_classes, None, schema.vocab_size), 0)
+        for row, value in zip(beside, side.decode(stored, column).tolist(), strict=True):
+            row[name] = value
+    return beside
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +128,12 @@ def _drawn(summary: Summary) -> dict[str, str]:
         panels["uncertainty"] = partial(plot.uncertainty, summary, most=_POINTS)
     if summary.metrics is not None:
         panels["reliability"] = partial(plot.reliability, summary)
+        panels["sets"] = partial(plot.label_sets, summary)
     if summary.num_classes == 3:
         panels["ternary"] = partial(plot.ternary, summary, most=_POINTS)
     try:
-        import_module("matplotlib.figure")
-    except ImportError:
+        axes.check_matplotlib()
+    except ArgumentError:
         return {}
     return {name: _inlined(name, pictures.svg(panel)) for name, panel in panels.items()}
 

@@ -13,6 +13,7 @@ from fostore.evaluate.calibration import NUM_BINS
 from fostore.evaluate.divergence import js_of, kl_of, tv_of
 from fostore.evaluate.figures import figures
 from fostore.evaluate.histogram import Histogram, LogHistogram
+from fostore.evaluate.label_sets import LabelSets
 from fostore.evaluate.labels import labels_of, stored_labels
 from fostore.evaluate.metrics import Labelled, Metrics
 from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty
@@ -122,6 +123,8 @@ class Summary(Tabled):
     parted: Array
     """Of an ensemble: (aleatoric, epistemic) of samples spread evenly over the rows, (at most 4,000, 2)."""
     confusion: Confusion | None
+    label_sets: LabelSets | None
+    """With labels: how many classes it takes to hold them."""
     rule: str | None = None
     """Of top-k rows: by which the classes that are not kept have probabilities."""
 
@@ -176,12 +179,13 @@ def summarize(
     refuse_empty(rows, "statistics")
     labels = stored_labels(rows) if labels is None else labels
     classes = None if labels is None else labels_of(labels, rows)
-    labelled = None if classes is None else Labelled(rows.num_classes, bins)
     entropies, aleatoric, epistemic, confidence = _Entropies(rows), Mean(), Mean(), Mean()
     mass, predicted = Sums((rows.num_classes,)), np.zeros(rows.num_classes, np.int64)
-    confusion = None if classes is None else Confusion.empty(rows.num_classes)
     confidences, uncertain = Histogram.empty(0.0, 1.0), _MostUncertain()
     has_members = len(rows.row_shape) == 2
+    size = 0 if classes is None else rows.num_classes  # without labels nothing is kept of a class
+    labelled, confusion = Labelled(size, bins), Confusion.empty(size)
+    sets = LabelSets.empty(size, has_members=has_members)
     every = -(-rows.count // _POINTS)
     points: list[Array] = [np.empty((0, rows.num_classes))]
     parted: list[Array] = [np.empty((0, 2))]
@@ -199,9 +203,11 @@ def summarize(
             aleatoric.update(shares[0])
             epistemic.update(shares[1])
             parted.append(np.stack([share[spread] for share in shares], axis=1))
-        if labelled is not None and classes is not None and confusion is not None:
-            labelled.add(piece, classes[piece.start : piece.stop])
-            confusion.add(classes[piece.start : piece.stop], tops)
+        if classes is not None:
+            here = classes[piece.start : piece.stop]
+            labelled.add(piece, here)
+            confusion.add(here, tops)
+            sets.add(piece, here)
         if rows.num_classes == 3:
             points.append(piece.mean[spread].copy())  # or the whole piece would stay
     return Summary(
@@ -219,11 +225,12 @@ def summarize(
         histogram=entropies.histogram.binned(),
         confidences=confidences.binned(),
         most_uncertain=uncertain.result(rows, classes),
-        metrics=None if labelled is None else labelled.result(),
+        metrics=None if classes is None else labelled.result(),
         points=np.concatenate(points),
         point_labels=None if classes is None else classes[::every],
         parted=np.concatenate(parted),
-        confusion=confusion,
+        confusion=None if classes is None else confusion,
+        label_sets=None if classes is None else sets,
         rule=rows.rule,
     )
 

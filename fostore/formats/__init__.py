@@ -7,7 +7,7 @@ kinds, encodings, models or loaders. One conformance suite (tests/test_formats.p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -18,10 +18,13 @@ import numpy as np
 from fostore.errors import ArgumentError, UnsupportedError
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.names import place_of
-from fostore.places.place import Place
+from fostore.places.place import Place, Storage
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
+
+UnitsClaim = Claim | Callable[[int], Claim]
+"""A claim, or what gives it, of the number of units of a store."""
 
 
 class OtherLayoutError(UnsupportedError):
@@ -98,6 +101,15 @@ class Finding:
     severity: str = "damage"
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A unit that one of several writers committed: who, and when (UTC, ISO 8601)."""
+
+    unit: int
+    by: str
+    written: str
+
+
 class ColumnView(Protocol):
     """One column of a store for reading; rows that are not committed must not be asked for.
 
@@ -169,6 +181,10 @@ class Reader(Protocol):
         """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
         return ()
 
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """Who committed which units of a store that many write, of at most `limit` of them; none by default."""
+        return ()
+
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""
         ...
@@ -203,6 +219,9 @@ class UnitWriter(Protocol):
     """Rows of units that are sealed: written for good."""
     runs: tuple[Run, ...]
     """Committed runs of units that are not sealed, found when the store was opened. Their data has not been checked."""
+
+    commits_runs: bool
+    """Whether rows can be committed before their unit is whole; else `seal` commits them, and `commit` does nothing."""
 
     def write(self, column: int, start: int, rows: Array) -> None:
         """Write rows (C-contiguous, the stored dtype) at `start`; all inside one unit. Not durable.
@@ -250,6 +269,12 @@ class UnitWriter(Protocol):
         ...
 
 
+class UnitsWriter(UnitWriter, Protocol):
+    """A writer of whole units beside others; it holds no lock, and knows what is its own."""
+
+    claim: Claim
+
+
 class Opens(Protocol):
     """What a store can be opened from: a format, or a file format that keeps all that a store says."""
 
@@ -285,6 +310,19 @@ class Format(Opens, Protocol):
         A writer that claims some units sees, heals and writes those alone, in a journal of its own.
 
         Raises UnsupportedError where the format has one writer, and less than all is claimed.
+        """
+        ...
+
+    def units(
+        self, place: Storage, header: Header | None = None, claim: UnitsClaim = WHOLE
+    ) -> UnitsWriter:
+        """Write whole units beside any number of others, here or behind a url; `seal` commits them.
+
+        Args:
+            header: begins a store with it where there is none; the one that is there counts else.
+            claim: what is written, or a function of the number of units that says so.
+
+        Raises UnsupportedError where the format has one writer.
         """
         ...
 

@@ -21,7 +21,7 @@ from fostore.generate.probe import HASHED, OPAQUE, NoLabels, Probe, hash_inputs,
 from fostore.generate.provenance import labels_of
 from fostore.generate.samples import ENDLESS, Batch, Indexed, Indices, Samples, Stream, labelled
 from fostore.schema.header import Header
-from fostore.schema.ranges import Ranges
+from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 from fostore.writing.writer import Writer
 
@@ -46,6 +46,10 @@ class Alignment(Protocol):
 
     def resume(self, header: Header) -> None:
         """The store that is there says what it keeps."""
+        ...
+
+    def claim(self, rows: Range) -> None:
+        """Others write the rows that are not these."""
         ...
 
     def follow(self, committed: CommittedRows) -> None:
@@ -122,6 +126,7 @@ class BySample:
         # whether labels are kept as samples are read: where the dataset does not tell them at once
         self._labelled = hashes_inputs and not tells_labels
         self._exact = options.keep_labels  # whether the store keeps the labels themselves
+        self._asked = options.range
 
     @property
     def samples(self) -> Samples:
@@ -137,6 +142,9 @@ class BySample:
             self._exact = True
         if header.schema.role("fingerprint") is None:
             self.content = OPAQUE
+
+    def claim(self, rows: Range) -> None:
+        self._asked = rows
 
     def follow(self, committed: CommittedRows) -> None:
         pass
@@ -155,7 +163,7 @@ class BySample:
         return sum(stop - start for start, stop in committed.overlap(*self._range()))
 
     def _range(self) -> tuple[int, int]:
-        start, stop = self._options.range or (0, self._all.num_samples)
+        start, stop = self._asked or (0, self._all.num_samples)
         return start, ENDLESS if stop is None else stop
 
     def planned(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from fostore.generate.samples import (
 from fostore.generate.tokens import refuse_order
 from fostore.places.names import local_path
 from fostore.schema.header import Header
-from fostore.schema.ranges import Ranges
+from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 from fostore.writing.writer import Writer
 
@@ -70,6 +70,9 @@ class ByToken:
         elif isinstance(samples.batches, Sequential):
             self.samples = replace(samples, batches=Sequential(samples.num_samples, size))
         self._total = header.num_samples
+
+    def claim(self, rows: Range) -> None:
+        raise AssertionError("refused before a store is begun")
 
     def follow(self, committed: CommittedRows) -> None:
         self._committed = committed

@@ -15,7 +15,7 @@ from fostore.errors import ArgumentError
 
 _STORED = (
     "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck keep_labels "
-    "encoding k rule temperatures max_kl tokenizer"
+    "encoding k rule temperatures max_kl tokenizer shard"
 ).split()
 """What means nothing where rows stay in memory."""
 TOKEN_ROWS = ("tokens", "labelled")
@@ -62,6 +62,7 @@ class Options:
     temperatures: Sequence[float] | None = None
     max_kl: float | None = None
     tokenizer: Any = None
+    shard: Any = None
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Options:

@@ -9,35 +9,31 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fostore.encodings import default_tolerance
-from fostore.errors import ArgumentError, RowError, StoreExistsError
-from fostore.formats import FILES, format_of
+from fostore.errors import ArgumentError, RowError
 from fostore.generate import output
 from fostore.generate.alignment import Alignment, Beside, BySample
 from fostore.generate.by_token import ByToken
-from fostore.generate.committed import CommittedRows, Consent
+from fostore.generate.committed import CommittedRows, Consent, Rows, rows_of
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.loop import run
-from fostore.generate.options import Options
 from fostore.generate.provenance import Provenance
 from fostore.generate.recheck import Comparison, check_shape
-from fostore.generate.samples import Batch, Indexed, Samples, Stream
+from fostore.generate.samples import Batch, Stream
+from fostore.generate.storing import check_store, exists, where
 from fostore.nested import each
-from fostore.places.names import destination, local_path
 from fostore.progress import LOG
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
 from fostore.schema.class_names import difference, reordered
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 from fostore.schema.sides.views import encode_views
 from fostore.writing.create import create
+from fostore.writing.units import create_shared, finish, missing
 from fostore.writing.writer import Writer
 
 
@@ -48,15 +44,17 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     """
     options = generation.options
     assert options.store is not None
-    path = local_path(options.store)
+    path = where(options.store)
     views = None if options.views is None else encode_views(options.views)
-    _check_store(path, options, generation.samples, views)
+    check_store(path, options, generation.samples, views)
     provenance = Provenance(generation, views)
     alignment: Alignment = BySample(generation, views)
     if options.of_tokens:
         alignment = ByToken(generation)
     with generation.running():
         _Recording(path, generation, provenance, alignment, own_names).run()
+    if options.shard is not None and not missing(path):
+        finish(path)  # the last one to end; several do no harm
     store = open_store(path)
     LOG.info(
         "generated %s: %d rows of %s, %s", path, len(store), store.num_samples, store.header.digest
@@ -64,53 +62,12 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     return store
 
 
-def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
-    """Raise for what would fail only after the first batch, or leave a store that is never whole."""
-    count = samples.num_samples
-    destination(path)  # a link that leads nowhere
-    if path.suffix.lower() in FILES:
-        raise ArgumentError(
-            "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
-            "store= and then save_distributions(path, distributions)"
-        )
-    format = format_of(path)
-    is_unknown = count is None or (options.of_tokens and isinstance(samples, Stream))
-    if is_unknown and not format.streams:
-        what = "tokens" if options.of_tokens else "samples"
-        raise ArgumentError(
-            f"{format.name} needs to know the number of {what}, and the stream has no length; "
-            "use a .zarr path, or a dataset with __len__"
-        )
-    if options.exists == "fail" and path.exists():
-        raise StoreExistsError(
-            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
-        )
-    check_object(options.meta)
-    if count == 0:
-        raise ArgumentError("the dataset is empty, so the number of classes is not known")
-    for name, beside in (("ids", options.ids), ("views", views)):
-        if beside is not None and count is not None and len(beside) != count:
-            raise ArgumentError(f"{len(beside)} {name} for {count} samples")
-    if options.range is not None and options.exists == "overwrite":
-        raise ArgumentError(
-            "rows= with exists='overwrite' would never replace the old store, since the new one "
-            "is not whole; overwrite without rows=, or remove the old store first"
-        )
-    covered = samples.batches.num_rows if isinstance(samples, Indexed) else count
-    if (isinstance(samples, Stream) and samples.drop_last) or covered != count:
-        missing = "" if covered == count else f" ({covered} of {count} samples come)"
-        raise ArgumentError(
-            f"the loader leaves samples out{missing}, and a store keeps a row for every sample: use "
-            "drop_last=False, and torch.utils.data.Subset(dataset, indices) for a part of a dataset"
-        )
-
-
 class _Recording:
     """What is missing in a store is computed and written, in order."""
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         generation: Generation,
         provenance: Provenance,
         alignment: Alignment,
@@ -136,7 +93,10 @@ class _Recording:
     def run(self) -> None:
         options = self._options
         with self._stack:
-            resumes = options.exists == "resume" and self._path.exists()
+            resumes = options.exists == "resume" and exists(self._path)
+            if options.shard is not None and not resumes:
+                self._plan()
+                resumes = True
             if resumes:
                 self._resume()
                 self._record_consent()
@@ -147,6 +107,26 @@ class _Recording:
             if self._samples_missing.items:
                 self._write()
             self._end()
+
+    def _plan(self) -> None:
+        """Run the first batch, which shows what a row is, and begin the store or join it; no row is written.
+
+        All that is compared with a store that is there is compared then, as in a run that goes on.
+        """
+        first = Ranges.of((0, 1))
+        self._generation.refuse_mixing(first)
+        self._alignment.begin(0)
+        steps = self._alignment.samples.steps(first)
+        run(steps, self._compute, lambda token: self._begin(*token), overlap=False)
+        assert self._writer is not None
+        self._writer.close()
+        self._writer = None
+
+    def _begin(self, computed: Computed | None, batch: Batch, beside: Beside) -> None:
+        assert computed is not None
+        self._engine.collect(computed)
+        self._sides(computed, batch, beside)
+        self._create(computed.row_shape, self._new_identity())
 
     def _write(self) -> None:
         samples = self._alignment.samples
@@ -225,7 +205,10 @@ class _Recording:
             self._nameless = not stored
         size = header.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else None
-        committed = CommittedRows(self._path, header.schema, self._committed, self._column, size)
+        kept: Rows = self._committed, self._column
+        if self._options.shard is not None:  # those of the others as well
+            kept = rows_of(self._stack.enter_context(open_store(self._path)))
+        committed = CommittedRows(self._path, header.schema, *kept, size)
         self._alignment.follow(committed)
         self._look_for_missing()
         missing = self._samples_missing
@@ -281,8 +264,9 @@ class _Recording:
             meta = {**(meta or {}), **self._provenance.meta(kept.mode)}
             dtype = made.dtype
             tol = self._tolerance(row_shape[-1], made.dtype)
-        writer = create(
+        writer = create_shared(
             self._path,
+            options.shard,
             **self._alignment.planned(),
             num_classes=row_shape[-1] if row_shape else None,
             num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
@@ -300,6 +284,11 @@ class _Recording:
             max_kl=options.max_kl,
         )
         self._writer = self._stack.enter_context(writer)
+        if writer.claim.units is not None:
+            rows = writer.claim.rows(
+                writer.header.unit_rows, Ranges.of((0, writer.num_samples or 0))
+            )
+            self._alignment.claim((rows.items or ((0, 0),))[0])
         return writer
 
     def _names(self, num_classes: int) -> Sequence[str] | None:
@@ -333,11 +322,8 @@ class _Recording:
             return len(batch.indices)
         rows, row_shape = self._engine.collect(computed), computed.row_shape
         alignment, writer = self._alignment, self._writer
-        if writer is None:
-            alignment.settle(batch, beside)
-        names = self._names(row_shape[-1]) if writer is None else writer.schema.class_names
         # before a store is made that would be without rows
-        sides = alignment.sides(batch, beside, row_shape[-1], names)
+        sides = self._sides(computed, batch, beside)
         if writer is None:
             # Only now are classes, output mode and dtype known, and what running changes in the model.
             writer = self._create(row_shape, self._new_identity())
@@ -363,13 +349,20 @@ class _Recording:
         writer.hand_over()  # the next batch may be delivered by the relay's thread
         return written if batch.tokens is None else len(batch.indices)
 
+    def _sides(self, computed: Computed, batch: Batch, beside: Beside) -> dict[str, Any]:
+        """What goes with the rows of a batch; the first one decides what a new store keeps."""
+        num_classes, writer = computed.row_shape[-1], self._writer
+        if writer is None:
+            self._alignment.settle(batch, beside)
+        names = self._names(num_classes) if writer is None else writer.schema.class_names
+        return self._alignment.sides(batch, beside, num_classes, names)
+
     def _new_identity(self) -> dict[str, Any]:
         return self._provenance.settled(self._engine.kept.mode, self._alignment.content)
 
     def _column(self, name: str, start: int, stop: int) -> Array:
-        """CommittedRows rows of a column, as stored."""
+        """Committed rows of a column, as stored."""
         if self._writer is not None:
             return self._writer.read_side(name, start, stop)
         assert self._finished is not None
-        column = self._finished.reader.column(self._finished.schema.index(name))
-        return column.take(np.arange(start, stop))
+        return rows_of(self._finished)[1](name, start, stop)

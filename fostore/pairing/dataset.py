@@ -194,6 +194,12 @@ class PairedDataset:
         """The distributions of `samples` (int64, none out of range), fresh and writable: (n, [M,] K), or a `TopK`."""
         return self._given.take(self._rows_at(samples))
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the distributions lie behind a url, where each of them costs a request."""
+        stored = self._given.stored
+        return stored is not None and not stored.store.place.is_local
+
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""
         if self._given.stored is not None:

@@ -145,8 +145,12 @@ class Distributions:
         """Bytes of a row as it is handed out; None of a mapping."""
         if self.stored is None:
             return None
-        wider = 1 if self.half is None else 2  # float32, once they are widened
-        return sum(self.stored.schema.row_bytes) * wider
+        schema, wider = self.stored.schema, 1 if self.half is None else 2  # float32, once widened
+        kept = sum(schema.row_bytes) * wider
+        encoding = encoding_of(schema)
+        if self.is_sparse or encoding.is_plain(schema, schema.kind):
+            return kept
+        return max(kept, encoding.decoded_bytes(schema))
 
     def keys(self) -> tuple[str | None, str | None]:
         """The store's id and digest: one of them stays the same as long as its rows do."""

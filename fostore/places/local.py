@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fostore import disk
-from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
-from fostore.places.place import ByUrl, Version
+from fostore.errors import ArgumentError, FormatError, LockedError, StoreNotFoundError, UnsafeError
+from fostore.places.place import ByUrl, Listed, Version
 
 
 class Local(ByUrl):
@@ -79,7 +81,76 @@ class Local(ByUrl):
         except (FileNotFoundError, NotADirectoryError):
             return None
         # What is in a folder changes while a writer is at work, and its time with it.
-        return _stamp(status) if stat.S_ISREG(status.st_mode) else _stamp(status)[:2]
+        is_file = stat.S_ISREG(status.st_mode)
+        return _stamp(status) if is_file else (status.st_dev, status.st_ino)
+
+    def put(self, name: str, data: Any, replaces: Version = None) -> Version:
+        path = self._inside(name)
+        disk.make_folders(path.parent)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            disk.write_file(temporary, data)
+            version = _stamp(
+                os.stat(temporary)
+            )  # before it has its name, and another may take that
+            if replaces is None:
+                is_ours = disk.link(temporary, path)
+            else:
+                is_ours = self._replace(name, temporary, path, replaces)
+        finally:
+            disk.remove(temporary)
+        disk.sync_directory(path.parent)
+        return version if is_ours else None
+
+    def _inside(self, name: str) -> Path:
+        """Where a file of that name lies, or would; raises UnsafeError for a link on the way."""
+        with suppress(FileNotFoundError):
+            self._look(name)
+        return Path(self.url, name)
+
+    def _replace(self, name: str, temporary: Path, path: Path, replaces: Version) -> bool:
+        # Imported here: readers take no lock, and opening a store costs what it imports.
+        from fostore.places.lock import Lock
+
+        try:
+            # No call compares and renames at once. Who is stopped between the two keeps the lock meanwhile.
+            with Lock.acquire(path):
+                is_ours = self.version(name) == replaces
+                if is_ours:
+                    disk.rename(temporary, path)
+                return is_ours
+        except LockedError:
+            return False  # whoever has it changes the file
+
+    def delete(self, names: Sequence[str]) -> None:
+        folders: dict[Path, None] = {}
+        for name in names:
+            path = self._inside(name)
+            if os.path.lexists(path):
+                disk.remove(path)
+                folders[path.parent] = None
+        for path in folders:
+            # A folder without files is none, as behind a url; the next `put` makes it again.
+            while path != Path(self.url) and disk.remove_empty(path):
+                path = path.parent
+            disk.sync_directory(path)
+
+    def listed(self, folder: str = "") -> Iterator[Listed]:
+        try:
+            kinds = self.names(folder)
+        except FileNotFoundError:
+            return
+        begin = f"{folder}/" if folder else ""
+        for last, kind in kinds.items():
+            name = begin + last
+            if kind == "folder":
+                yield from self.listed(name)
+            elif kind == "file":
+                try:
+                    status = os.lstat(f"{self.url}/{name}")
+                except FileNotFoundError:
+                    continue  # a temporary name, which was renamed or removed meanwhile
+                yield Listed(name, status.st_size, _stamp(status))
 
     def _look(self, name: str) -> tuple[str, os.stat_result]:
         """The path of a name and what lies there, itself and not what a link leads to.
@@ -167,5 +238,6 @@ class LocalFile:
         return self._path
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    # Without the device, whose number each machine has its own of: writers on several compare these.
+    return status.st_ino, status.st_size, status.st_mtime_ns

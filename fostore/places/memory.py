@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from fostore.errors import ArgumentError, UnsafeError
-from fostore.places.place import ByUrl, Version, VersionedFile
+from fostore.places.place import ByUrl, Listed, Version, VersionedFile
 
 # Weak: a test that ends leaves nothing behind, and its url can be given again.
 _places: WeakValueDictionary[str, Memory] = WeakValueDictionary()
@@ -25,6 +26,7 @@ class Memory(ByUrl):
     def __init__(self, url: str, files: Mapping[str, bytes]) -> None:
         self.url = url
         self.files = dict(files)
+        self._guard = threading.Lock()
         _places[url] = self
 
     @classmethod
@@ -69,6 +71,23 @@ class Memory(ByUrl):
         begin = f"{name}/"
         files = {n.removeprefix(begin): d for n, d in self.files.items() if n.startswith(begin)}
         return Memory(f"{self.url}/{name}", files or {"": self._file(name)})
+
+    def put(self, name: str, data: Any, replaces: Version = None) -> Version:
+        with self._guard:
+            if self.version(name) != replaces:
+                return None
+            self.files[name] = bytes(memoryview(data))
+            return self.version(name)
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.files.pop(name, None)
+
+    def listed(self, folder: str = "") -> Iterator[Listed]:
+        begin = f"{folder}/" if folder else ""
+        for name, data in list(self.files.items()):
+            if name.startswith(begin):
+                yield Listed(name, len(data), hash(data))
 
     def _file(self, name: str) -> bytes:
         if name not in self.files:

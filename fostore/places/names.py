@@ -17,14 +17,18 @@ from types import ModuleType
 from fostore import disk
 from fostore.errors import ArgumentError, UnsupportedError
 from fostore.places.local import Local
-from fostore.places.place import Place
+from fostore.places.place import Place, Storage
 
 SCHEMES = {
     "memory": "fostore.places.memory",
-    **dict.fromkeys(("s3", "gs", "az", "https", "http"), "fostore.places.remote"),
+    **dict.fromkeys(("s3", "gs", "az"), "fostore.places.remote"),
+    **dict.fromkeys(("https", "http"), "fostore.places.web"),
     "hf": "fostore.places.hub",
 }
 """The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""
+
+WRITABLE = ("s3", "memory")
+"""Those that stores are written to; tests have tried no others."""
 
 STREAM = "-"
 """Names the standard input or output, as JSON Lines."""
@@ -49,6 +53,26 @@ def place_of(value: str | os.PathLike[str] | Place) -> Place:
     if not isinstance(value, (str, Path, Local)) and isinstance(value, Place):
         return value
     return value if isinstance(value, Local) else Local(local_path(value))
+
+
+def storage_of(value: str | os.PathLike[str] | Place) -> Storage | None:
+    """Where units are written as a whole, if `value` names a place that is not a path of this machine; else None.
+
+    Raises:
+        UnsupportedError: it can be read only, or a library is missing.
+    """
+    if isinstance(value, str) and is_url(value):
+        if value.partition("://")[0] not in WRITABLE:
+            raise UnsupportedError(
+                f"{value!r} cannot be written to: stores are written to paths of this machine and to s3:// (and "
+                "what speaks like it: AWS_ENDPOINT_URL). Write it here, and fostore.publish it there"
+            )
+        value = place_of(value)
+    if isinstance(value, (str, os.PathLike, Local)):
+        return None
+    if not isinstance(value, Storage):
+        raise UnsupportedError(f"{value} can be read, and not be written to")
+    return value
 
 
 def is_url(name: str) -> bool:

@@ -7,10 +7,11 @@ folder, and one line in `names.SCHEMES`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
 
 Version = Hashable
 """What tells that a file is still the one that was read before; None where there is none."""
@@ -114,6 +115,15 @@ class Place(Protocol):
         """
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, however deep, by its name.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            UnsupportedError: the place lists nothing, as a plain web server.
+        """
+        ...
+
     def version(self, name: str = "") -> Version:
         """What changes when another file, or folder, takes the name; None where there is nothing."""
         ...
@@ -123,10 +133,74 @@ class Place(Protocol):
         ...
 
 
-class ByUrl:
+class Listed(NamedTuple):
+    """A file as a list has it: its name in the place, its bytes, and the version that it is of."""
+
+    name: str
+    size: int
+    version: Version
+
+
+@runtime_checkable
+class Storage(Place, Protocol):
+    """A place that several processes write at once, on any machines, without a lock: every file appears whole.
+
+    Nothing is promised of two calls together: what must change at once is one file.
+    """
+
+    def put(self, name: str, data: Any, replaces: Version = None) -> Version:
+        """Make a file of bytes (whatever `memoryview` takes), durable when this returns.
+
+        Args:
+            replaces: None makes a new file; else the file must still be of this version.
+
+        Returns:
+            Its version, which `version` and `listed` give as well; None where nothing was written: the name
+            is taken, or leads to another version by now.
+
+        Raises:
+            SpaceError, PlaceError: it could not be written; whether it is there is not known, it is never half there.
+        """
+        ...
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove files; one that is not there is no error."""
+        ...
+
+    def listed(self, folder: str = "") -> Iterator[Listed]:
+        """Every file below a folder, however deep, unfinished ones too; nothing where there is no such folder."""
+        ...
+
+
+class ByUrl(ABC):
     """What every place is: equal to another of its kind, and shown, by its url."""
 
     url: str
+
+    @abstractmethod
+    def names(self, folder: str = "") -> dict[str, str]:
+        """See `Place.names`."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """See `Place.size`."""
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, folder by folder; see `Place.sizes`."""
+        sizes, pending = {}, [""]
+        while pending:
+            folder = pending.pop()
+            for leaf, kind in self.names(folder).items():
+                name = f"{folder}/{leaf}".lstrip("/")
+                if kind == "folder":
+                    pending.append(name)
+                elif kind != "file":
+                    raise UnsafeError(
+                        f"{self}/{name} is no regular file, nor a folder; no bundle has anything else"
+                    )
+                else:
+                    sizes[name] = self.size(name) or 0
+        return sizes
 
     def __str__(self) -> str:
         return self.url

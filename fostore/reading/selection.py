@@ -319,7 +319,7 @@ class Committed(Stored, Mapping[int, Array]):
         """Fetch all files of the store, as they are.
 
         What appears at `path` is whole, durable, and has the digest of the store: every row was hashed. A call that was
-        interrupted goes on where it stopped. Where the same store is there already, nothing is done.
+        interrupted goes on where it stopped, within a file too. Where the same store is there already, nothing is done.
 
         Args:
             path: of the store's suffix; its folder is made.
@@ -331,6 +331,7 @@ class Committed(Stored, Mapping[int, Array]):
         Raises:
             ArgumentError: the store is not sealed, so that a copy may be none of its states; or another suffix.
             StoreExistsError: something else is there.
+            LockedError: another call is at work on `path`.
             SpaceError: it does not fit.
             DamageError: the rows that came are not those that were written, or the store changed meanwhile. What came
                 is gone.

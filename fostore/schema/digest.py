@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -196,16 +196,29 @@ def store_digest(header: Header, hashes: Array) -> str:
     Raises:
         ArgumentError: the hashes are not one a block and hashed column.
     """
-    expected = (num_blocks(header), len(hashed_columns(header)), HASH_BYTES)
-    if hashes.shape != expected or hashes.dtype != np.uint8:
-        raise ArgumentError(
-            f"block hashes are {hashes.dtype} {hashes.shape}, expected uint8 {expected}"
-        )
+    return digest_of_pieces(header, (hashes,))
+
+
+def digest_of_pieces(header: Header, pieces: Iterable[Array]) -> str:
+    """The same of the hashes in pieces, one after another: of all of them one is in memory at a time."""
+    rows, shape = 0, (len(hashed_columns(header)), HASH_BYTES)
+    columns = [_blake3()() for _ in range(shape[0])]
+    for piece in pieces:
+        rows += len(piece)
+        if piece.shape[1:] != shape or piece.dtype != np.uint8:
+            break
+        for i, column in enumerate(columns):
+            column.update(buffer(piece[:, i]).data)
+    else:
+        piece = np.empty((0, *shape), np.uint8)
+    came, expected = (rows, *piece.shape[1:]), (num_blocks(header), *shape)
+    if came != expected or piece.dtype != np.uint8:
+        raise ArgumentError(f"block hashes are {piece.dtype} {came}, expected uint8 {expected}")
     text = canonical(header)
     total = _blake3()(struct.pack("<Q", len(text)))
     total.update(text)
-    for i in range(expected[1]):
-        total.update(_blake3()(np.ascontiguousarray(hashes[:, i]).tobytes()).digest())
+    for column in columns:
+        total.update(column.digest())
     return f"{PREFIX}{total.hexdigest()}"
 
 

@@ -51,7 +51,11 @@ def smallest_unit_rows(row_bytes: Iterable[int]) -> int:
 
 
 def unit_rows(
-    row_bytes: Iterable[int], num_samples: int | None, explicit: int | None = None
+    row_bytes: Iterable[int],
+    num_samples: int | None,
+    explicit: int | None = None,
+    *,
+    is_capped: bool = True,
 ) -> int:
     """Rows a unit, a power of two: about 32 MiB of the widest column.
 
@@ -59,6 +63,8 @@ def unit_rows(
         row_bytes: bytes of one row, one number a column.
         num_samples: rows planned; None where nobody knows yet.
         explicit: the choice of a user: a power of two, not under `smallest_unit_rows`.
+        is_capped: whether there are so few that one process can map them all: not where many write whole
+            units, each of which waits in memory.
 
     Raises:
         ArgumentError: `explicit` cannot be used; the message names the smallest that can.
@@ -75,7 +81,7 @@ def unit_rows(
         return explicit
     rows = max(smallest, _nearest_power_of_two(_UNIT_BYTES / max(sizes)))
     if num_samples is not None:
-        while num_samples > rows * _MAX_UNITS:
+        while is_capped and num_samples > rows * _MAX_UNITS:
             rows *= 2
         rows = max(smallest, min(rows, _next_power_of_two(num_samples)))
     return rows

@@ -23,7 +23,9 @@ MAX_TEXT = 2 * _MAX_BYTES
 """Bytes of the text in which they lie: JSON may be spelled longer, with spaces and escapes."""
 
 CHECKSUM, _META_CHECKSUM = "checksum", "meta_checksum"
-_KEYS = frozenset("version num_samples digest fidelity meta_checksum checksum".split())
+UNITS = "units"
+"""Units are written whole, by any number of processes, each committed by a record of its own."""
+_KEYS = frozenset("version num_samples digest fidelity commits meta_checksum checksum".split())
 _KINDS = {
     "unit_rows": int,
     "block_rows": int,
@@ -80,6 +82,8 @@ class Header(Shown):
     digest: str | None = None
     fidelity: Mapping[str, Any] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    commits: str | None = None
+    """What commits rows while the store is not sealed: None for journals and their kind, `UNITS` for records."""
     version: str = VERSION
     checked: bool = field(default=True, compare=False)
     meta_checksum: str | None = field(default=None, compare=False)
@@ -146,6 +150,7 @@ class Header(Shown):
             "sealed": self.sealed,
             "digest": self.digest,
             **({} if self.fidelity is None else {"fidelity": dict(self.fidelity)}),
+            **({} if self.commits is None else {"commits": self.commits}),
             **self.extra,
         }
         if self.checked:
@@ -191,6 +196,7 @@ class Header(Shown):
             digest=None if digest is None else expect(value, "digest", str, where),
             fidelity=expect(value, "fidelity", dict, where) if "fidelity" in value else None,
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
+            commits=value.get("commits"),
             version=version,
             checked=CHECKSUM in value,
             meta_checksum=value.get(_META_CHECKSUM),
@@ -245,5 +251,13 @@ class Header(Shown):
             )
         if self.unit_rows < geometry.smallest_unit_rows(sizes):
             raise FormatError(f"{where}: unit_rows is {self.unit_rows}, too few for whole pages")
+        if self.commits not in (None, UNITS):
+            raise UnsupportedError(
+                f"{where}: rows are committed by {self.commits!r:.40}, which this release does not know"
+            )
+        if self.commits is not None and (self.sealed or self.num_samples is None):
+            raise FormatError(
+                f"{where}: 'commits' stands in a store that is sealed, or has no plan"
+            )
         if self.sealed and self.digest is None:
             raise FormatError(f"{where}: the store is sealed and has no digest")

@@ -77,6 +77,8 @@ class OutputLoader(Resumable, DataLoader[Any]):
         else:  # Lightning wraps ours where it predicts
             super().__init__(dataset, batch_sampler=batch_sampler, **options)
             return
+        if self.epochs.order.shuffle == "blocks" and options.get("num_workers"):
+            _refuse_single_rows(dataset)
         options.update(sampler=self.epochs.sampler, batch_size=self.epochs.batch_size)
         super().__init__(dataset, drop_last=self.epochs.drop_last, **options)
         # torch has made a plain one, and refuses another by `__setattr__`.
@@ -193,7 +195,7 @@ def output_dataloader(
         batch_size: samples a batch of one rank, at least 1.
         shuffle: another order in every epoch, the same as that of NumPy and JAX loaders here.
         num_workers: processes that read, for base datasets that decode; 0 reads in a thread ahead,
-            which is faster for everything else.
+            which is faster for everything else. None for shuffle="blocks" of rows behind a url.
         pin_memory: batches in page-locked memory; without an accelerator it has no effect.
         seed: 0 to 2**64 - 1, makes the orders repeatable; None draws one from torch's global
             random numbers (or `generator=`) now.
@@ -229,6 +231,16 @@ def output_dataloader(
     if batch_size is None or "sampler" in options or foreign:
         return _stock(dataset, None if batch_size is None else int(batch_size), options)
     return OutputLoader(dataset, batch_size=batch_size, **options)
+
+
+def _refuse_single_rows(dataset: Any) -> None:
+    """Refuse workers that would fetch blocks row by row: each reads its batch alone, in which few lie together."""
+    if getattr(dataset, "is_remote", False):
+        raise ArgumentError(
+            "shuffle='blocks' reads windows of rows ahead, and workers read each batch alone, a request a row: use "
+            "num_workers=0, where a thread reads ahead; or Store.download the rows, for which workers are fine; or "
+            "shuffle=True, if a request a row is what you want"
+        )
 
 
 def _check_sampler(order: Order, num_samples: int, asked: Options) -> None:

@@ -81,7 +81,7 @@ def topk_distillation_loss(
         student_logits.shape, topk, temperature, rule=rule, mask=shape, reverse=reverse
     )
     if rule == "coarse" and topk.derived:
-        _refuse_none_left(topk)
+        _refuse_none_left(topk, mask)
     kept, rest = _softened(topk, float(temperature), rule, at, student_logits.dtype)
     num_classes, k = student_logits.shape[-1], kept.shape[-1]
     rows: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
@@ -126,8 +126,9 @@ def _check_mask(mask: Any) -> None:
         )
 
 
-def _refuse_none_left(topk: TopK) -> None:
-    none = torch.nonzero(~torch.isfinite(topk.residual))
+def _refuse_none_left(topk: TopK, mask: Tensor | None) -> None:
+    is_bad = ~torch.isfinite(topk.residual)
+    none = torch.nonzero(is_bad if mask is None else is_bad & (mask != 0))
     if len(none):
         raise ArgumentError(
             f"row {tuple(none[0].tolist())} of the batch has kept classes that weigh 1 or more, so that its "

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fostore import disk
-from fostore.encodings import chosen, make_schema
 from fostore.encodings.fidelity import check_max_kl
-from fostore.errors import ArgumentError, IdentityError, UnsupportedError
+from fostore.errors import ArgumentError, IdentityError
 from fostore.formats import UnitWriter, format_of
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
-from fostore.places.names import destination
-from fostore.schema import geometry
-from fostore.schema.header import VERSION, Header, now
+from fostore.places.names import destination, storage_of
+from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
-from fostore.version import __version__
+from fostore.writing.joining import join
 from fostore.writing.ledger import rows_in
-from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
+from fostore.writing.request import Request
+from fostore.writing.sides import Sides
 from fostore.writing.target import Target, check_exists
 from fostore.writing.writer import Writer
 
@@ -65,7 +61,9 @@ def create(
 
     Args:
         path: ends in `.zarr`, `.h5` or `.hdf5`; missing parent folders are made. A link is followed:
-            what it leads to is written, and the link stays.
+            what it leads to is written, and the link stays. Or the url of a Zarr store on S3 (`s3://`): there
+            units are written as they become whole, so that a kill costs up to one unit, and two processes
+            that write one store disturb each other and harm nothing.
         num_samples: rows planned; None for a stream, which only Zarr can keep.
         num_classes: classes of a distribution; may be left out where a store is resumed.
         num_members: distributions a row, for ensembles; None for one.
@@ -109,98 +107,42 @@ def create(
         vocab_size: how many tokens there are; `num_classes` by default.
 
     Raises:
-        ArgumentError, IdentityError: values that cannot be used (a url among them), or that contradict
+        ArgumentError, IdentityError: values that cannot be used, or that contradict
             the store which is resumed. Nothing was written.
+        UnsupportedError: a url that is read only.
         PlaceError: the file system is read-only, not yours, has no locks, or takes no such name.
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
+    given = dict(locals())
+    check_max_kl(max_kl)
+    place = storage_of(path)
+    if place is not None:
+        request = Request.of(given)
+        return join(place, request, exists=exists, commit_seconds=commit_seconds, max_kl=max_kl)
     path = destination(path)  # absolute: a writer may outlive a change of the working folder
     format = format_of(
         path
     )  # first: where no store can be written, it does not matter what is there
     # Here before any work, and again under the lock (`Target.begin`).
     check_exists(path, exists)
-    for name, count in {"num_samples": num_samples, "num_sequences": num_sequences}.items():
-        if count is not None and (not hasattr(count, "__index__") or count < 0):
-            raise ArgumentError(f"{name} is {count!r}, expected an integer of at least 0")
-    numbers = {"commit_seconds": commit_seconds, "temperature": temperature, "tol": tol}
-    for name, value in numbers.items():
-        if value is not None and not hasattr(value, "__float__"):
-            raise ArgumentError(f"{name} is {value!r}, expected a number")
+    request = Request.of(given)
     if not commit_seconds >= 0:
         raise ArgumentError(f"commit_seconds is {commit_seconds!r}, expected 0 or more")
-    check_max_kl(max_kl)
-    of_tokens = {"num_sequences": num_sequences, "tokens": tokens, "positions": positions}
-    of_tokens["vocab_size"] = vocab_size
-    sides = {
-        "ids": ids,
-        "fingerprints": bool(fingerprints),
-        "labels": bool(labels),
-        "views": views,
-        "class_labels": class_labels,
-        **token_sides(rows, num_classes, of_tokens),
-    }
-    beside = side_columns(sides, num_samples)
-    spec = chosen(encoding, k=k, rule=rule, temperatures=temperatures)
-    checked_meta = check_object(meta)
-    checked_identity = check_object(identity, "identity")
-
-    def new_header() -> Header:
-        if num_classes is None:
-            raise ArgumentError(f"{str(path)!r} is a new store and needs num_classes")
-        schema = make_schema(
-            num_classes,
-            num_members=num_members,
-            kind=kind or "probs",
-            dtype=dtype,
-            class_names=class_names,
-            temperature=1.0 if temperature is None else temperature,
-            tol=tol,
-            encoding=spec,
-            side_columns=beside,
-            row_axis=ROWS[rows or "samples"],
-        )
-        header = Header(
-            schema=schema,
-            num_samples=None if num_samples is None else int(num_samples),
-            unit_rows=geometry.unit_rows(schema.row_bytes, num_samples, unit_rows),
-            block_rows=geometry.block_rows(schema.row_bytes),
-            identity=checked_identity,
-            software=software(),
-            meta=checked_meta,
-            num_sequences=None if num_sequences is None else int(num_sequences),
-        )
-        check_kept(header, sides)
-        return header
 
     def go_on(units: UnitWriter) -> None:
-        asked = {
-            "num_classes": num_classes,
-            "num_members": num_members,
-            "dtype": dtype,
-            "kind": kind,
-            "class_names": None if class_names is None else tuple(class_names),
-            "temperature": temperature,
-            "sum_tolerance": tol,
-            "encoding": spec,
-            "unit_rows": unit_rows,
-            "row_axis": None if rows is None else ROWS[rows],
-            "vocab_size": vocab_size,
-        }
-        _check_same(path, units.header, asked)
-        check_kept(units.header, sides)
+        request.check_same(path, units.header)
         # A file of fixed size looks for its room when it is made or grows.
         if format.streams:
             planned = units.header.num_samples if num_samples is None else num_samples
             _require_free(path, units.header, planned, rows_in(units))
-        _replan(path, units, num_samples, num_sequences, checked_meta)
+        _replan(path, units, num_samples, num_sequences, check_object(meta))
 
     return begin(
         path,
-        new_header,
+        lambda: request.header(path),
         go_on,
         exists=exists,
-        sides=sides,
+        sides=request.sides,
         commit_seconds=commit_seconds,
         grows=num_samples is None,
         max_kl=max_kl,
@@ -287,40 +229,11 @@ def begin(
         raise
 
 
-def software() -> dict[str, str]:
-    """The versions that a store records and nobody checks."""
-    return {
-        "fostore": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def _require_free(path: Path, header: Header, planned: int | None, written: Ranges) -> None:
     if planned is None:
         return  # a stream has no known size
     rows = planned - len(written)
     disk.require_free(path, rows * sum(header.schema.row_bytes))
-
-
-def _check_same(path: Path, header: Header, asked: Mapping[str, Any]) -> None:
-    if header.version != VERSION:
-        raise UnsupportedError(
-            f"{str(path)!r} was written by version {header.version} of the format; this release "
-            f"writes {VERSION} and could break what is new there: go on with a newer fostore"
-        )
-    differences = []
-    for name, value in asked.items():
-        stored = header.unit_rows if name == "unit_rows" else getattr(header.schema, name)
-        # What is not asked for is as the store has it.
-        if value is not None and value != stored:
-            differences.append(f"{name} is {stored!r} in the store and {value!r} was asked for")
-    if differences:
-        raise IdentityError(
-            f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, "
-            "choose another path, or make it anew with exists='overwrite'",
-            tuple(differences),
-        )
 
 
 def _replan(

@@ -19,6 +19,7 @@ from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
+_WHERE = "attribute 'fidelity'"
 _ROWS, _LEAST, _VALUES = 1024, 64, 1 << 26
 """Rows that are compared in all, but at most so many numbers of them, if that leaves the least."""
 _A_DOUBLING = 128
@@ -38,8 +39,7 @@ class Watch:
         self._planned = None if header.sealed else header.num_samples
         self._bound = Bound(max_kl, header.schema)
         self._known = dict(header.fidelity or {})
-        where = "attribute 'fidelity'"
-        self._compared = Figures.from_json(self._known.get(COMPARED, {}), where)
+        self._compared = Figures.from_json(self._known.get(COMPARED, {}), _WHERE)
         self._waiting: list[tuple[Array, Errors, Array]] = []
         """Of rows that are not committed yet."""
 
@@ -91,6 +91,10 @@ class Watch:
         """
         encoding, schema = encoding_of(self._schema), self._schema
         self._bound.check_figures(self._compared)  # of rows that an earlier run wrote
+        known = Figures.from_json(self._known.get(COLUMNS, {}), _WHERE)
+        if known.num_rows == num_rows:  # a copy of a store that says it
+            self._bound.check_figures(known)
+            return self._known or None
         # Of no rows first: most encodings say nothing by their columns, and reading them would be for nothing.
         if not self._looks or encoding.fidelity(read(0, 0), schema) is None:
             return self._known or None

@@ -182,16 +182,18 @@ class Ledger:
         """Seal what is left of a store whose every row is committed, and give its digest."""
         assert header.num_samples is not None
         self.seal(self.whole_units(header.num_samples))
-        pieces = [np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)]
-        for unit in range(-(-header.num_samples // self._unit_rows)):
-            start, stop = geometry.unit_range(unit, self._unit_rows, header.num_samples)
+        return digest.digest_of_pieces(header, self._hashes(header.num_samples))
+
+    def _hashes(self, num_samples: int) -> Iterator[Array]:
+        """The hashes of every unit in order, one unit in memory at a time: those of all may be more than fits."""
+        for unit in range(-(-num_samples // self._unit_rows)):
+            start, stop = geometry.unit_range(unit, self._unit_rows, num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
             # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])
-            pieces.append(whole.hashes)
-        return digest.store_digest(header, np.concatenate(pieces))
+            yield whole.hashes
 
     def _whole(self, start: int, stop: int, hashes: Array) -> WholeUnit:
         """A whole unit with all its hashes, those that are unknown (zero) computed from its rows."""

@@ -154,12 +154,18 @@ class Pipeline:
             self._disk.submit(self._commit_now, runs, whole, self._written)
 
     def _commit_now(self, runs: list[Run], whole: list[Range], written: Ranges) -> None:
-        if runs:
-            self._units.sync()
-            self._units.commit(runs)
-            self.ledger.recorded()
-        self.committed = written
-        self.ledger.seal(whole)
+        if self._units.commits_runs:
+            if runs:
+                self._units.sync()
+                self._units.commit(runs)
+                self.ledger.recorded()
+            self.committed = written
+            self.ledger.seal(whole)
+        else:
+            try:
+                self.ledger.seal(whole)
+            finally:  # those before one that could not be
+                self.committed = self._units.sealed
 
 
 class _Gathered:

@@ -5,7 +5,7 @@ A mapping `sides` holds them by keyword (`ids`, `views`, ...), so that a new one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ _ReadSide = Callable[[str, int, int], Array]
 """(name of a column, start, stop) to written rows as they are stored."""
 
 _COMPARED_ROWS = 1 << 16
+_ORDERED = ("sequence", "position")
+"""Roles of the columns that say in which order rows of tokens come."""
 
 ROWS = {"samples": SAMPLE, "tokens": TOKEN}
 """What a user calls rows, and the axis that they have."""
@@ -109,6 +111,7 @@ class SideValues:
     ) -> None:
         self._read = read
         self._bounds, schema = header.bounds, header.schema
+        self._schema = schema
         self._least = header.num_sequences or 0
         if grows:
             self._bounds = self._bounds._replace(num_sequences=None)
@@ -182,16 +185,17 @@ class SideValues:
         last = self._read("sequence", num_rows - 1, num_rows)[0] if num_rows else -1
         count = max(int(last) + 1, self._least) if num_sequences is None else num_sequences
         check_count(count, num_rows, "the store", RowError)
-        pieces = range(0, num_rows, _COMPARED_ROWS)
-        read = (self._read("sequence", a, min(a + _COMPARED_ROWS, num_rows)) for a in pieces)
-        try:
-            return offsets_of(read, count)
-        except (
-            ValueError
-        ) as error:  # of a store that another library began, or a copy of such a one
-            raise RowError(
-                f"{error}; nothing was sealed, and `fostore verify` names the rows"
-            ) from error
+        return offsets_of(self._in_order(num_rows), count)
+
+    def _in_order(self, num_rows: int) -> Iterator[Array]:
+        """The sequence of every row, in pieces; raises RowError where one does not follow the row before it."""
+        order = RowOrder(self._schema)  # of all rows: of several writers each has seen its own
+        columns = {at: c for at, c in enumerate(self._schema.columns) if c.role in _ORDERED}
+        for start in range(0, num_rows, _COMPARED_ROWS):
+            stop = min(start + _COMPARED_ROWS, num_rows)
+            keys = {at: self._read(column.name, start, stop) for at, column in columns.items()}
+            order.follow(start, keys)
+            yield keys[self._schema.index("sequence")]
 
     def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""

@@ -21,12 +21,17 @@ def check_exists(path: Path, exists: str) -> None:
     Raises:
         ArgumentError, StoreExistsError: nothing was written.
     """
-    if exists not in _EXISTS:
-        raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
+    check_word(exists)
     if exists == "fail" and path.exists():
         raise StoreExistsError(
             f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
         )
+
+
+def check_word(exists: str) -> None:
+    """Refuse a word that `exists` does not take."""
+    if exists not in _EXISTS:
+        raise ArgumentError(f"exists is {exists!r}, expected 'fail', 'resume' or 'overwrite'")
 
 
 class Target:

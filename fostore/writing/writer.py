@@ -34,7 +34,7 @@ from fostore.writing.target import Target
 
 
 class Writer:
-    """The one process that writes a store; made by `fostore.create`.
+    """What writes a store; made by `fostore.create`.
 
     Use it in a `with` block: leaving it without an error seals the store if nothing is missing;
     leaving it by an exception commits what was appended and releases the lock. Rows come from one
@@ -53,7 +53,7 @@ class Writer:
         self,
         target: Target,
         units: UnitWriter,
-        lock: Lock,
+        lock: Lock | None,
         *,
         commit_seconds: float,
         sides: Sides,
@@ -64,7 +64,7 @@ class Writer:
         self._target = target
         self._units = units
         self._lock = lock
-        self._claim = claim
+        self.claim = claim  # what may be written
         self._grows = grows
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -111,14 +111,12 @@ class Writer:
     def missing(self) -> list[Range]:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
-        gaps = Ranges(self._rows.accepted.missing(stop))
-        return list(self._claim.rows(self._header.unit_rows, gaps))
+        gaps = self._rows.accepted.missing(stop)
+        return list(self.claim.rows(self._header.unit_rows, Ranges(gaps)))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
         return len(self._rows.accepted)
-
-    # Rows in
 
     def append(
         self,
@@ -221,8 +219,8 @@ class Writer:
 
     def _check_free(self, start: int, stop: int) -> None:
         planned = self._header.num_samples
-        if self._claim.units is not None:
-            self._claim.check_rows(self._header.unit_rows, start, stop)
+        if self.claim.units is not None:
+            self.claim.check_rows(self._header.unit_rows, start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
         self._rows.check_free(start, stop, None if self._grows else planned)
@@ -248,7 +246,7 @@ class Writer:
 
     def _keep_fidelity(self) -> None:
         """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
-        is_time = self.watch.has_news and self._claim.is_whole and self._rows.is_idle()
+        is_time = self.watch.has_news and self.claim.is_whole and self._rows.is_idle()
         if is_time and (fidelity := self.watch.of_committed(self.committed)):
             self._change(fidelity=fidelity)
 
@@ -262,7 +260,7 @@ class Writer:
                 nothing was published, the last commit stands.
         """
         self._check_turn()
-        self._claim.check_whole("sealing a store")
+        self.claim.check_whole("sealing a store")
         missing = self.missing()
         if missing:
             raise RowError(
@@ -334,9 +332,10 @@ class Writer:
                 self._rows.commit()
                 self._keep_fidelity()
         finally:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Release the store, and give up what was not committed."""
         self._closed = True
         try:
             self._rows.close()
@@ -344,7 +343,8 @@ class Writer:
             if self._pid == os.getpid():
                 self._target.discard()
         finally:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Writer:
         return self
@@ -357,7 +357,7 @@ class Writer:
     ) -> None:
         if error is None:
             try:
-                if self._claim.is_whole and not (self._closed or self.missing()):
+                if self.claim.is_whole and not (self._closed or self.missing()):
                     self.seal()
             finally:
                 self.close()

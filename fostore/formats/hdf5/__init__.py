@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from fostore import disk
 from fostore.errors import StoreExistsError, UnsupportedError
-from fostore.formats import OtherLayoutError, Reader
+from fostore.formats import OtherLayoutError, Reader, UnitsClaim, UnitsWriter
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.local import Local
 from fostore.places.names import place_of
-from fostore.places.place import Place
+from fostore.places.place import Place, Storage
 from fostore.schema.header import Header
 
 if TYPE_CHECKING:
@@ -100,6 +100,18 @@ class _HDF5:
         except BaseException:
             os.close(fd)
             raise
+
+    def units(
+        self, place: Storage, header: Header | None = None, claim: UnitsClaim = WHOLE
+    ) -> UnitsWriter:
+        """
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            f"{place} would be HDF5, a file that has one writer, on a disk of its machine: several writers, and "
+            "object stores, need a .zarr store. Write that, and then fostore.convert(it, 'x.h5') gives the same rows"
+        )
 
 
 FORMAT = _HDF5()

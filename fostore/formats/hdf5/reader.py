@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import DamageError, FormatError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Commit, Finding, Run, Segment
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.file import Layout, inspect, open_store
 from fostore.formats.hdf5.records import (
@@ -158,6 +158,10 @@ class HDF5Reader:
     def files(self) -> Sequence[str]:
         """The one file."""
         return ("",)
+
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """None: there is one writer."""
+        return ()
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""

@@ -46,6 +46,7 @@ class HDF5Writer:
     header: Header
     sealed: Ranges
     runs: tuple[Run, ...]
+    commits_runs = True
 
     def __init__(self, path: Path, fd: int) -> None:
         self._path = path

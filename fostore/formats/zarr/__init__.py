@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fostore.formats import OtherLayoutError, Reader, UnitWriter
+from fostore.formats import OtherLayoutError, Reader, UnitsClaim, UnitsWriter, UnitWriter
 from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr.folder import MAX_METADATA, METADATA
 from fostore.formats.zarr.reader import ZarrReader
 from fostore.places.names import place_of
-from fostore.places.place import Place
+from fostore.places.place import Place, Storage
 from fostore.schema.header import Header
 
 
@@ -52,6 +52,16 @@ class _Zarr:
         from fostore.formats.zarr.resume import resume  # as above
 
         return resume(path, claim)
+
+    def units(
+        self, place: Storage, header: Header | None = None, claim: UnitsClaim = WHOLE
+    ) -> UnitsWriter:
+        """Write whole units beside others; see `Format.units`."""
+        from fostore.formats.zarr.units import ZarrUnits, begin  # as above
+
+        if header is not None:
+            begin(place, header)
+        return ZarrUnits(place, claim)
 
 
 FORMAT = _Zarr()

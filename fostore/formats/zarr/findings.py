@@ -21,9 +21,11 @@ from fostore.formats.zarr.folder import (
     units_in,
 )
 from fostore.formats.zarr.layout import OFFSETS, TAIL
+from fostore.formats.zarr.records import RECORDS
 from fostore.formats.zarr.state import State
 from fostore.places.litter import is_litter
 from fostore.places.place import Place
+from fostore.schema import geometry
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import TOKEN
 
@@ -37,10 +39,13 @@ def findings(state: State) -> Iterator[Finding]:
     """
     folder, place = state.folder, state.folder.place
     sealed = state.header.sealed
+    if state.whole is not None:
+        yield from _whole_units(state)
+        return
     try:
         place.names()
     except UnsupportedError as error:
-        message = f"{error}; its rows are looked at, what else may lie there is not"
+        message = f"{error}: its rows are looked at, what else may lie beside them is not"
         yield Finding(os.path.basename(place.url), None, message, "warning")
         return
     expected = {METADATA, *(layout.name for layout in folder.layouts)}
@@ -65,6 +70,33 @@ def findings(state: State) -> Iterator[Finding]:
     if folder.offsets is not None:
         yield from _offsets(folder)
     yield from _litter(place, [layout.name for layout in folder.layouts])
+
+
+def _whole_units(state: State) -> Iterator[Finding]:
+    """Whether the files of every unit with a record are those that it names, and nothing else lies about."""
+    from fostore.formats.zarr.checked import Checked  # of a sealed store there are no records
+
+    folder, place, unit_rows = state.folder, state.folder.place, state.header.unit_rows
+    arrays = {*(array.name for array in folder.layouts), OFFSETS}
+    yield from _strangers(place, "", {METADATA, *arrays}, False)
+    for at, array in enumerate(folder.layouts):
+        with suppress(FileNotFoundError):  # before the first unit is written there are none
+            beside = {METADATA, "c", *([RECORDS] if at == 0 else [])}
+            yield from _strangers(place, array.name, beside, False)
+    checked = Checked(folder)
+    for start, stop in state.whole or ():
+        for unit in checked.broken(range(start // unit_rows, -(-stop // unit_rows))):
+            rows = geometry.unit_range(unit, unit_rows, state.header.num_samples)
+            message = (
+                f"{describe([rows])} do not lie as the record of their unit says: another writer or a tool changed "
+                "them, or they were lost; `fostore finish` gives them up, to be written again"
+            )
+            yield Finding(f"unit {unit}", rows, message)
+    for name, _ in checked.mends:
+        message = (
+            f"{place}/{name} has not the hashes of its unit's record; `fostore finish` mends it"
+        )
+        yield Finding("block hashes", None, message, "warning")
 
 
 def _array_files(state: State, index: int) -> Iterator[Finding]:
@@ -209,7 +241,7 @@ def _strangers(
         temporary = is_temporary(name)
         if temporary and not sealed:
             continue  # a writer's, at work or killed: the next one removes it
-        if temporary or name.startswith((JOURNAL, TAIL)):
+        if temporary or name.startswith((JOURNAL, TAIL, RECORDS)):
             message = f"{path}/{name} was left by a run that is over, and may be removed"
             yield Finding(where, None, message, "warning")
         else:

@@ -5,6 +5,7 @@ What a run in progress needs lies inside the column folders, where plain Zarr re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -162,14 +163,20 @@ def write_offsets(folder: Folder, offsets: Array | None) -> None:
     """Write where sequences begin (None: rows are no tokens), durably, before the header says `sealed`."""
     if offsets is None:
         return
-    layout = Offsets(len(offsets))
     disk.make_folders(folder.path / OFFSETS / "c")
+    for name, data in offsets_files(offsets):
+        disk.write_whole(folder.path / name, data)
+
+
+def offsets_files(offsets: Array) -> Iterator[tuple[str, bytes]]:
+    """The files that hold where sequences begin, by name, the metadata last."""
+    layout = Offsets(len(offsets))
     for at, key in enumerate(layout.keys()):
         chunk = np.full(layout.chunk, np.iinfo("<i8").min, "<i8")
         held = offsets[at * layout.chunk : (at + 1) * layout.chunk]
         chunk[: len(held)] = held
-        disk.write_whole(folder.path / key, chunk.tobytes())
-    disk.write_whole(folder.path / OFFSETS / METADATA, layout.text())
+        yield key, chunk.tobytes()
+    yield f"{OFFSETS}/{METADATA}", layout.text()
 
 
 def parse_hashes(folder: Folder, unit: int, data: bytes) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Commit, Finding, Run, Segment
 from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
@@ -170,6 +170,18 @@ class ZarrReader:
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return [run for runs in self._open.values() for run in runs]
+
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """Who committed which units of a store that many write, of at most `limit` of them, evenly chosen."""
+        from fostore.formats.zarr.records import read_records  # a sealed store has none
+
+        unit_rows = self.header.unit_rows
+        units = [
+            start // unit_rows for start, _ in _pieces(self._state.whole or Ranges(), unit_rows)
+        ]
+        some = units[:: -(-len(units) // limit) or 1]
+        records = zip(some, read_records(self._state.folder, some), strict=True)
+        return [Commit(unit, one.by, one.written) for unit, one in records if one is not None]
 
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); zero for units in progress.

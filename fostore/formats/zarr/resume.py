@@ -15,6 +15,7 @@ from fostore.formats.zarr.folder import METADATA, Folder
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.state import group_metadata, load
 from fostore.formats.zarr.tails import clean
+from fostore.formats.zarr.units import ZarrUnits
 from fostore.formats.zarr.writer import ZarrWriter
 from fostore.places.local import Local
 from fostore.schema.header import Header
@@ -48,7 +49,7 @@ def create(path: Path, header: Header) -> ZarrWriter:
     return ZarrWriter(load(Local(path), strict=True), Ranges(), ())
 
 
-def resume(path: Path, claim: Claim = WHOLE) -> ZarrWriter:
+def resume(path: Path, claim: Claim = WHOLE) -> ZarrWriter | ZarrUnits:
     """Open a store for writing and heal what a kill left in the units claimed.
 
     That is torn records, half-sealed units, leftovers, and shapes where all is claimed.
@@ -59,6 +60,8 @@ def resume(path: Path, claim: Claim = WHOLE) -> ZarrWriter:
     """
     state = load(Local(path), strict=True)
     folder, header = state.folder, state.header
+    if header.commits is not None:
+        return ZarrUnits(Local(path), claim)
     if header.sealed:
         claim.check_whole(f"going on with {path}, which is sealed,")
     # The journal of who holds all units is there from the beginning to the end, whoever else writes.

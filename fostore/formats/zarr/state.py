@@ -44,6 +44,8 @@ class State:
     journals: Mapping[str, Journal]
     runs: tuple[Run, ...]
     problems: tuple[tuple[str, Range | None], ...]
+    whole: Ranges | None = None
+    """Rows of the units that have a record, where records commit: then nothing is published before the end."""
 
     @property
     def header(self) -> Header:
@@ -58,6 +60,8 @@ class State:
     @property
     def committed(self) -> Ranges:
         """Every committed row."""
+        if self.whole is not None:
+            return self.whole
         return Ranges.of((0, self.published), *((run.start, run.stop) for run in self.runs))
 
     def open_units(self) -> dict[int, list[Run]]:
@@ -112,6 +116,8 @@ def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
     where = f"{place.url}/{METADATA}"
     folder = Folder.of(place, parse_header(text, where))
     header = folder.header
+    if header.commits is not None:
+        return _load_records(folder, text)
     journals: dict[str, Journal] = {}
     problems: list[tuple[str, Range | None]] = []
     if not header.sealed:
@@ -137,6 +143,17 @@ def _load_once(place: Place, text: bytes, *, strict: bool) -> State:
             continue
         sound.append(run)
     return State(folder, text, tuple(shapes), num_blocks, journals, tuple(sound), tuple(problems))
+
+
+def _load_records(folder: Folder, text: bytes) -> State:
+    """Of a store whose units are written whole; its arrays are of no account before the end."""
+    from fostore.formats.zarr import records  # as `_load_journals`
+
+    empty = (0,) * len(folder.shards)
+    rows = records.rows_of(folder, records.committed_units(folder))
+    if read_header(folder.place) != text:  # finished meanwhile, and then the records go
+        raise FormatError(f"{folder.place} was finished while it was opened; open it again")
+    return State(folder, text, empty, 0, {}, (), (), rows)
 
 
 def _missing(place: Place, array: str) -> FormatError:
@@ -205,6 +222,11 @@ def _load_journals(
         names = names_in(place, array)
     except FileNotFoundError as error:
         raise _missing(place, array) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{error}, and the store is not finished: its journals, which say what rows are committed, cannot be "
+            "looked up. Open it where it is written, or from an object store; or finish it, and open it then"
+        ) from error
     journals = {}
     problems: list[tuple[str, Range | None]] = []
     for name in sorted(name for name in names if name.startswith(JOURNAL)):

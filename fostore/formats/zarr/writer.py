@@ -35,13 +35,13 @@ class ZarrWriter:
     header: Header
     sealed: Ranges
     runs: tuple[Run, ...]
+    commits_runs = True
 
     def __init__(
         self, state: State, sealed: Ranges, runs: tuple[Run, ...], claim: Claim = WHOLE
     ) -> None:
         self.header = state.header
-        self.sealed = sealed
-        self.runs = runs
+        self.sealed, self.runs = sealed, runs
         self._folder = state.folder
         self._tails = Tails(state.folder)
         self._guard = threading.Lock()
@@ -249,7 +249,7 @@ class ZarrWriter:
         self._claim.check_whole("replan")
         old = self.header
         if header.sealed or header.digest is not None:
-            raise ArgumentError("replan takes a header that is not sealed and has no digest")
+            raise ArgumentError("replan takes a header that is not sealed, without digest")
         if (header.id, header.schema, header.unit_rows) != (old.id, old.schema, old.unit_rows):
             raise ArgumentError("replan keeps the id, the schema and unit_rows of a store")
         end = self._committed.items[-1][1] if self._committed else 0

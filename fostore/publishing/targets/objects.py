@@ -52,7 +52,7 @@ class ObjectsTarget:
 
     def send(self, files: list[Entry], version: str) -> bool:
         """Put what differs, read it back and compare; see `Target.send`."""
-        sizes = self._place.sizes()
+        sizes = self._sizes()
         claim = self._claim() if CLAIM in sizes else None
         held = self._listed() if claim is None else claim
         kept = [f for f in files if held.get(f.name) == f.sha256 and sizes.get(f.name) == f.size]
@@ -62,7 +62,8 @@ class ObjectsTarget:
             return False
         # Of an interrupted call too: what stays as it is now is not what stayed then.
         text = f"{self._me}\n".encode() + listed(kept)
-        if not self._place.put_bytes(CLAIM, text, only_new=claim is None):
+        before = None if claim is None else self._place.version(CLAIM)
+        if self._place.put(CLAIM, text, before) is None:
             self._refuse()
         with ThreadPoolExecutor(REQUESTS, "fostore-publish") as pool:
             if claim is not None:  # what the call before has sent is compared, and not sent again
@@ -74,22 +75,22 @@ class ObjectsTarget:
                 changed
             ):  # no reader opens rows of two versions: without metadata there is no store
                 if _is_metadata(file) and file.name in sizes:
-                    self._place.delete(file.name)
+                    self._place.delete([file.name])
             for group in _in_order(changed):
                 for _ in pool.map(self._put, group):
                     pass
-            for name in gone:
-                self._place.delete(name)
+            if gone:
+                self._place.delete(gone)
             for error in pool.map(self._check, changed):
                 if error:
                     raise DamageError(f"{self.name} does not hold what was sent: {error}")
         expected = {file.name: file.size for file in files}
-        actual = self._place.sizes()
+        actual = self._sizes()
         actual.pop(CLAIM, None)
         if actual != expected:
             names = sorted(name for name, _ in actual.items() ^ expected.items())[:5]
             raise DamageError(f"{self.name} does not hold what was sent: {names}; publish again")
-        self._place.delete(CLAIM)
+        self._place.delete([CLAIM])
         return True
 
     def _claim(self) -> dict[str, str]:
@@ -105,6 +106,9 @@ class ObjectsTarget:
             f"where it ran, or delete {self.name}/{CLAIM} with all that is there"
         )
 
+    def _sizes(self) -> dict[str, int]:
+        return {one.name: one.size for one in self._place.listed()}
+
     def _listed(self) -> dict[str, str]:
         """The SHA-256 of each file that lies there, by the lists that came with them."""
         hashes: dict[str, str] = {}
@@ -118,7 +122,7 @@ class ObjectsTarget:
         return hashes
 
     def _put(self, file: Entry) -> None:
-        self._place.put(file.name, self.staging / file.name)
+        self._place.upload(file.name, self.staging / file.name)
 
     def _check(self, file: Entry) -> str | None:
         total = hashlib.sha256()
