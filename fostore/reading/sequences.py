@@ -294,9 +294,9 @@ class Sequences(Sequence[FlatBatch]):
 
 
 def distributions_of(store: Store, rows: Array) -> Any:
-    """The distributions of rows as training takes them: a `TopK` where an encoding keeps the largest classes."""
-    is_whole = encoding_of(store.schema).is_whole(store.schema)
-    return store.take(rows) if is_whole else store.take_topk(rows)
+    """The distributions of rows as training takes them: a `TopK` where an encoding keeps some classes."""
+    is_sparse = encoding_of(store.schema).is_sparse(store.schema)
+    return store.take_topk(rows) if is_sparse else store.take(rows)
 
 
 def read_offsets(store: Store) -> Array:
