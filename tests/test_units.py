@@ -236,6 +236,22 @@ def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
         assert store.header.fidelity[source]["num_rows"] > 100
 
 
+def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:
+    for i in range(3):
+        fill(place, (i, 3))
+    read: list[str] = []
+
+    class Reading(Faulty):
+        def read_many(self, ranges: Any) -> Any:
+            read.extend(name for name, _, _ in ranges)
+            return self._inner.read_many(ranges)
+
+    fostore.finish(Reading(place, Fault()))  # type: ignore[arg-type]
+    assert any(".fostore.units" in name for name in read)
+    assert not [name for name in read if "/c/" in name]
+    assert_is(place, whole)
+
+
 # What others did meanwhile
 
 
