@@ -47,6 +47,8 @@ CUTS = [
 def test_a_power_cut_takes_nothing_that_was_promised(
     tmp_path: Path, suffix: str, work: type[Work], fast_disk_after: Callable[[], None]
 ) -> None:
+    if suffix not in work.suffixes:
+        pytest.skip("the format has one writer")
     chance = random.Random(f"{work.__name__}{suffix}")
     name = f"a/b/s{suffix}" if work is First else f"s{suffix}"
     run, first = recorded(tmp_path / "run", name, work())

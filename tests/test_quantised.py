@@ -19,7 +19,7 @@ from fostore.conversion.stacking import stack
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.codes import DEEPEST
 from fostore.encodings.uniform import uniform
-from fostore.errors import ArgumentError, RowError, UnsupportedError
+from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
 from fostore.schema.row import Array, Schema
 from support import SUFFIXES, plain_rows
 
@@ -479,6 +479,26 @@ def test_rows_members_and_statistics_are_those_of_other_stores(
         return
     summary = summarize(path).to_json()
     assert summary["confidence"] == pytest.approx(summarize(rows).to_json()["confidence"], rel=1e-5)
+
+
+def test_draws_are_not_drawn_from(tmp_path: Path) -> None:
+    path, spec = tmp_path / "a.zarr", {"name": "sampled", "num_draws": 9}
+    made(path, spec, "probs")
+    options: Any = {"progress": False, "allow_lossy": True}
+    with pytest.raises(ArgumentError, match="keeps draws, and fewer classes would be drawn"):
+        convert(path, tmp_path / "b.zarr", classes=[0, 1], **options)
+    with pytest.raises(ArgumentError, match="only the distributions that they were drawn from"):
+        convert(path, tmp_path / "b.zarr", encoding={**spec, "seed": 1}, **options)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.zarr"]
+    convert(path, tmp_path / "b.zarr", encoding="dense", **options)
+    np.testing.assert_array_equal(fostore.open(tmp_path / "b.zarr")[:], fostore.open(path)[:])
+
+
+def test_a_draw_of_a_class_that_there_is_not_is_damage() -> None:
+    schema = schema_of({"name": "sampled", "num_draws": 2}, "probs")
+    for ask in (encoding_of(schema).decode, encoding_of(schema).sparse):
+        with pytest.raises(DamageError, match="a draw is class 9, and there are 7"):
+            ask([np.uint16([[1, 9]])], schema)
 
 
 @every_spec

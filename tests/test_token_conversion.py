@@ -139,6 +139,13 @@ def test_members_are_of_the_same_sequences(whole: Path, tmp_path: Path) -> None:
     [
         ({"dtype": "float16", "allow_lossy": True}, lambda s: s.schema.dtype == "float16"),
         ({"classes": [2, 0, 1]}, lambda s: (s.num_classes, s.schema.vocab_size) == (3, K)),
+        (
+            {"encoding": "topk", "k": 3, "allow_lossy": True},
+            lambda s: (
+                (s.take_topk([0]).ids.shape, s.sequences[2].distributions.num_classes)
+                == ((1, 3), K)
+            ),
+        ),
         ({"kind": "log_probs", "allow_lossy": True}, lambda s: s.schema.kind == "log_probs"),
     ],
 )
@@ -158,6 +165,17 @@ def test_a_bundle_is_of_tokens(whole: Path, tmp_path: Path) -> None:
         assert_holds(store)
     card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
     assert "For each of 1,611 tokens of 9 sequences" in card
+
+
+def test_sequences_that_were_added_make_a_minor_version(tmp_path: Path) -> None:
+    facts = {"name": "t", "license": "CC0-1.0", "creators": ["A"], "description": "D"}
+    path, bundle = tmp_path / "a.zarr", tmp_path / "bundle"
+    for stop, version in ((9, "1.0.0"), (709, "1.1.0")):
+        with fostore.create(path, num_classes=K, rows="tokens", exists="resume") as writer:
+            rows = slice(len(writer), stop)
+            writer.append(ROWS[rows], sequences=SEQUENCES[rows], tokens=TOKENS[rows])
+        fostore.publish(path, bundle, **facts)
+        assert json.loads((bundle / "fostore-manifest.json").read_bytes())["version"] == version
 
 
 def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import fostore.jax
 import fostore.torch
 from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError, IdentityError
+from fostore.loading.order import Order
 from fostore.reading.sequences import FlatBatch, PaddedBatch, joined
 from support import SUFFIXES
 
@@ -280,11 +281,48 @@ def test_dense_rows_are_padded_too(side: Any, tmp_path: Path) -> None:
         assert rows.distributions.shape == (*mask.shape, V)
 
 
-def test_a_run_goes_on_in_the_middle_of_an_epoch_on_other_ranks(
+@given(
+    st.integers(0, 20_000), st.integers(1, 40), st.integers(0, (1 << 64) - 1), st.integers(1, 9999)
+)
+def test_the_order_by_lengths_has_every_sample_once_wherever_it_is_cut(
+    count: int, most: int, seed: int, step: int
+) -> None:
+    lengths = np.arange(count) * 7919 % most
+    order = Order(count, 16, shuffle="lengths", seed=seed, lengths=lengths)
+    cuts = [order.samples(5, at, min(at + step, count)) for at in range(0, count, step)]
+    whole = np.concatenate([np.zeros(0, np.int64), *cuts])
+    np.testing.assert_array_equal(whole, order.samples(5, 0, count))
+    assert np.array_equal(np.sort(whole), np.arange(count))
+
+
+def test_batches_by_length_have_little_padding_and_are_declared(
     side: Any, store: fostore.Store
 ) -> None:
+    """Frozen: a checkpoint goes on with every release."""
+    lengths = np.arange(20_000) * 7919 % 1000
+    order = Order(20_000, 16, shuffle="lengths", seed=7, lengths=lengths)
+    assert order.samples(0, 0, 4).tolist() == [19314, 5314, 14993, 6993]
+    assert order.samples(3, 8190, 8194).tolist() == [13207, 16207, 3450, 12450]
+    apart = [np.ptp(lengths[batch]) for batch in order.batches(0)]
+    assert np.mean(apart) < 20
+    means = [lengths[batch].mean() for batch in order.batches(0)]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.2
+    seen = []
+    for inputs, rows in side.output_dataloader(SAMPLES, store, 4, "lengths", seed=1):
+        assert_beside(store, inputs, rows)
+        seen.append(sequences_in(inputs))
+    assert sorted(i for batch in seen for i in batch) == list(range(11))
+    assert [LENGTHS[i] for batch in seen for i in batch] == sorted(LENGTHS)
+    with pytest.raises(ArgumentError, match="shuffle='lengths' is for sequences"):
+        side.output_dataloader([(1.0, 0)], {0: [0.5, 0.5]}, 4, "lengths", seed=1)
+
+
+@pytest.mark.parametrize("shuffle", [True, "lengths"])
+def test_a_run_goes_on_in_the_middle_of_an_epoch_on_other_ranks(
+    side: Any, store: fostore.Store, shuffle: Any
+) -> None:
     def loader(**options: Any) -> Any:
-        return side.output_dataloader(SAMPLES, store, shuffle=True, seed=3, **options)
+        return side.output_dataloader(SAMPLES, store, shuffle=shuffle, seed=3, **options)
 
     whole = [i for inputs, _ in loader(batch_size=4) for i in sequences_in(inputs)]
     first, batches = loader(batch_size=4), []

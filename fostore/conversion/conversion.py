@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fostore import disk
 from fostore.conversion.behind import begin_behind, write_behind
-from fostore.conversion.destination import in_store, refuse_target
-from fostore.conversion.part import Part
+from fostore.conversion.destination import refuse_inside, refuse_target
+from fostore.conversion.part import Part, otherwise
 from fostore.conversion.passage import Passage
 from fostore.conversion.plan import Plan
 from fostore.conversion.receipt import Receipt
@@ -72,10 +72,7 @@ class Conversion:
 
     def to_path(self, path: Path, part: Part) -> None:
         """To a path, by way of a part beside it."""
-        if in_store(path):
-            raise ArgumentError(
-                f"{str(path)!r} would lie inside a store; choose another destination"
-            )
+        refuse_inside(path)
         disk.make_folders(path.parent)
         with Lock.acquire(path):
             # Where the kernel exchanges no names, a kill may have left what was here under another one.
@@ -152,7 +149,7 @@ class Conversion:
         if self._passage.is_hashed:
             return self._passage.digest()
         if promised is not None and digest != plan.source.digest:
-            raise _otherwise(part, digest, str(plan.source.digest))
+            raise otherwise(part, digest, str(plan.source.digest))
         return digest
 
     def _raw(self, start: int, bar: Progress) -> Iterator[Batch]:
@@ -233,7 +230,7 @@ class Conversion:
         self._verify_level = "full"
         if digest != self._digest or table.digest not in (None, digest):
             self._read_guarded()  # it may be the source whose rows changed, and then that is what to say
-            raise _otherwise(part, digest, self._digest)
+            raise otherwise(part, digest, self._digest)
 
     # ---------------------------------------------------------------- what is told
 
@@ -267,10 +264,3 @@ class Conversion:
             created=now(),
             software=software(),
         )
-
-
-def _otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
-    return DamageError(
-        f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
-        "rows of an earlier run were of another source; nothing was published, run it again"
-    )

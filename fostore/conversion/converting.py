@@ -12,10 +12,9 @@ from fostore.conversion.conversion import Conversion
 from fostore.conversion.destination import refuse_receipt, target_of
 from fostore.conversion.options import Options
 from fostore.conversion.part import Part
-from fostore.conversion.plan import prepare
+from fostore.conversion.plan import prepare, refuse_loss
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import Source
-from fostore.errors import ArgumentError
 from fostore.places import spool
 from fostore.places.names import destination as resolved
 from fostore.places.names import storage_of
@@ -133,12 +132,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
     path, target = os.fspath(destination), target_of(destination)
     record = None if options.receipt is None else resolved(options.receipt)
     plan = prepare(source, path, options)
-    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
-    if lost and not options.allow_lossy:
-        raise ArgumentError(
-            f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
-            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
-        )
+    refuse_loss(plan)
     refuse_receipt(record, target, plan.source)
     # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
     with spool.beside(target), Conversion(plan) as conversion:

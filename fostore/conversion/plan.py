@@ -155,6 +155,16 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     return _plan(table, destination, options)
 
 
+def refuse_loss(plan: Plan) -> None:
+    """Raise ArgumentError where a conversion would lose something that nobody has agreed to."""
+    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
+    if lost and not plan.options.allow_lossy:
+        raise ArgumentError(
+            f"{plan.format} at {plan.destination!r} would lose something: {'; '.join(lost)}. Choose a format or "
+            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
+        )
+
+
 def _hints(options: Options) -> Hints:
     hints = {hint: getattr(options, name) for hint, name in HINTS.items()}
     return Hints(**{**hints, "drop": tuple(options.drop)}, is_keyed=options.ids is not None)

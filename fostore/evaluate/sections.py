@@ -154,8 +154,8 @@ def _fidelity(stored: Stored) -> str:
         return f"<p>{escaped(rounding(stored.schema))}</p>"
     words = (
         "<p>How far the rows that are stored are from those that came, as far as it is known: KL in nats, "
-        "total variation, the probability of classes that are not kept, and how often the most probable class "
-        "is another one.</p>"
+        "total variation, the probability of classes that are not kept (by the rule coarse they are one outcome), "
+        "and how often the most probable class is another one.</p>"
     )
     lines = []
     for label, name in _FIDELITY.items():

@@ -179,6 +179,12 @@ class PairedDataset:
         """Whether samples are sequences, which come with the rows of their tokens."""
         return self._sequences is not None
 
+    @property
+    def lengths(self) -> Array | None:
+        """How many rows each sample has, int64 (len,), where samples are sequences; else None."""
+        given = self._given
+        return given.sequences.lengths if isinstance(given, TokenDistributions) else None
+
     def _rows_at(self, samples: Array) -> Array:
         """The row of each sample, as ids say where both sides have ids."""
         rows = self.pairing.rows

@@ -171,9 +171,7 @@ class Distributions:
 
 def _keeps_some(stored: Store | Selection) -> bool:
     """Whether rows are of the largest classes only."""
-    schema = stored.schema
-    none = [np.empty((0, *column.shape), column.numpy_dtype) for column in schema.content]
-    return encoding_of(schema).sparse(none, schema) is not None
+    return encoding_of(stored.schema).is_sparse(stored.schema)
 
 
 def _as_dtype(dtype: Any) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ folder, and one line in `names.SCHEMES`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
@@ -163,7 +163,7 @@ class Storage(Place, Protocol):
         """
         ...
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
         ...
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,8 +57,7 @@ _CURES = (
     ),
     (
         re.compile("SlowDown|TooManyRequests|429|Too Many"),
-        "the service takes no more requests for now: it was tried again for a while; let fewer processes write "
-        "at once, and run this one again",
+        "it was tried again for a while; let fewer processes write at once, and run this one again",
     ),
     (re.compile(""), "it was tried again for a while; call again when the server answers"),
 )
@@ -187,10 +187,12 @@ class Remote(ByUrl):
         with self._telling(name, "written"):
             obstore.put(self._client(), self._key(name), source)
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove objects; see `Storage.delete`."""
         with self._telling("", "written"):
-            obstore.delete(self._client(), [self._key(name) for name in names])
+            keys = map(self._key, names)
+            while batch := list(islice(keys, 1000)):  # as many as S3 takes at once
+                obstore.delete(self._client(), batch)
 
     def listed(self, folder: str = "") -> Iterator[Listed]:
         """Every object below a name; see `Storage.listed`."""

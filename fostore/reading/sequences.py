@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
+from fostore.errors import ArgumentError, DamageError, UncommittedError
 from fostore.nested import Arrays, map_leaves
 from fostore.reading.request import as_rows
 from fostore.schema.header import Header
@@ -294,9 +294,9 @@ class Sequences(Sequence[FlatBatch]):
 
 
 def distributions_of(store: Store, rows: Array) -> Any:
-    """The distributions of rows as training takes them: a `TopK` where an encoding keeps the largest classes."""
-    is_whole = encoding_of(store.schema).is_whole(store.schema)
-    return store.take(rows) if is_whole else store.take_topk(rows)
+    """The distributions of rows as training takes them: a `TopK` where an encoding keeps some classes."""
+    is_sparse = encoding_of(store.schema).is_sparse(store.schema)
+    return store.take_topk(rows) if is_sparse else store.take(rows)
 
 
 def read_offsets(store: Store) -> Array:
@@ -344,8 +344,7 @@ def _derived(store: Store, num_rows: int) -> Array:
     pieces = (view.read(start, min(start + _PIECE_ROWS, num_rows)) for start in starts)
     try:
         return offsets_of(pieces, count)
-    except (IndexError, ValueError, MemoryError) as error:
-        raise UnsafeError(
-            f"the column 'sequence' of {store.path} has numbers beyond its {count:,} sequences ({error}): it is "
-            "damaged; verify() names the rows"
+    except ValueError as error:
+        raise DamageError(
+            f"the column 'sequence' of {store.path} is damaged ({error}); verify() names the rows"
         ) from error

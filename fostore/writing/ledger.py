@@ -6,18 +6,19 @@ Rows pass through `account` once; checksum and hash are taken while they are hot
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 
 from fostore.errors import DamageError
-from fostore.formats import Run, UnitWriter, WholeUnit
+from fostore.formats import Run, UnitsWriter, UnitWriter, WholeUnit
 from fostore.reading.proof import RunCheck
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
+from fostore.writing.fidelity import Watch
 
 _READ_BYTES = 8 << 20
 _GROUP = 32  # units sealed together: their files are open at once
@@ -70,6 +71,8 @@ class Ledger:
         self._hashers: list[Any] = []
         self._hashers_at = -1
         self._promised: Array | None = None
+        self.watch: Watch | None = None
+        """Knows of the rows what the records of units keep, where they have any."""
 
     def promise(self, hashes: Array) -> None:
         """Take the block hashes of all rows, (blocks, hashed columns, 32), for those that they will have."""
@@ -173,7 +176,10 @@ class Ledger:
             units = []
             for start, stop in group:
                 hashes = self._open[start // self._unit_rows].hashes
-                units.append(self._whole(start, stop, hashes))
+                one = self._whole(start, stop, hashes)
+                if self.watch is not None and not self._files.commits_runs:
+                    one = replace(one, facts=self.watch.of_unit(start, stop, self._read))
+                units.append(one)
             self._files.seal(units)
             for start, _ in group:
                 del self._open[start // self._unit_rows]
@@ -190,6 +196,8 @@ class Ledger:
             start, stop = geometry.unit_range(unit, self._unit_rows, num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
+            if self.watch is not None and not self._files.commits_runs:
+                self.watch.join(cast(UnitsWriter, self._files).facts(unit))
             # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])
