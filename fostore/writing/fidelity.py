@@ -19,6 +19,7 @@ from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
+_WHERE = "attribute 'fidelity'"
 _ROWS, _LEAST, _VALUES = 1024, 64, 1 << 26
 """Rows that are compared in all, but at most so many numbers of them, if that leaves the least."""
 _A_DOUBLING = 128
@@ -38,8 +39,8 @@ class Watch:
         self._planned = None if header.sealed else header.num_samples
         self._bound = Bound(max_kl, header.schema)
         self._known = dict(header.fidelity or {})
-        where = "attribute 'fidelity'"
-        self._compared = Figures.from_json(self._known.get(COMPARED, {}), where)
+        self._compared = Figures.from_json(self._known.get(COMPARED, {}), _WHERE)
+        self._seen: Ranges | None = None
         self._waiting: list[tuple[Array, Errors, Array]] = []
         """Of rows that are not committed yet."""
         self._joined: dict[str, Figures] = {}
@@ -69,6 +70,9 @@ class Watch:
 
     def of_committed(self, rows: Ranges) -> Mapping[str, Any] | None:
         """What the header says once `rows` are durable; None where that is nothing new."""
+        if rows is self._seen:  # no commit since: asked with every batch
+            return None
+        self._seen = rows
         before, waiting = self._compared, self._waiting
         self._waiting = [one for one in waiting if not _lies_in(rows, one[0])]
         for picked, errors, weights in waiting:
@@ -94,6 +98,10 @@ class Watch:
         if self._joined:  # each unit was looked at by who wrote it
             return self._of_units()
         self._bound.check_figures(self._compared)  # of rows that an earlier run wrote
+        known = Figures.from_json(self._known.get(COLUMNS, {}), _WHERE)
+        if known.num_rows == num_rows:  # a copy of a store that says it
+            self._bound.check_figures(known)
+            return self._known or None
         # Of no rows first: most encodings say nothing by their columns, and reading them would be for nothing.
         if not self._looks or encoding.fidelity(read(0, 0), schema) is None:
             return self._known or None

@@ -182,7 +182,7 @@ class SideValues:
         """Where the sequences of all rows, which are there, begin; None where rows are no tokens.
 
         Raises:
-            RowError: sequences have numbers far beyond the number of rows.
+            RowError: sequences have numbers far beyond the number of rows, or are out of order.
         """
         if self._order is None:
             return None
