@@ -98,7 +98,7 @@ def test_what_would_need_the_classes_of_the_rest_is_refused() -> None:
         ClassMap(range(7))(topk)
     for rule in ("coarse", "zero"):
         with pytest.raises(RowError, match="all 2 classes of the student"):
-            ClassMap([0, 0, 0, 0, 1, 1])(topk, rule)
+            ClassMap([-1, -1, -1, -1, 0, 1])(topk, rule)
     for wrong in ([0, 1, 9], [[0]], ["a"], [0.5]):
         with pytest.raises(ArgumentError, match="class_map"):
             ClassMap(wrong, 3)

@@ -68,8 +68,8 @@ class ClassMap:
             ArgumentError: another number of classes, or a rule that would need to know the classes of the rest:
                 `uniform` where classes share one or are missing.
             RowError: `coarse`, and a class of the row shares one with a class of its rest: how much of the rest is
-                that one's nobody knows. `renorm` and `zero`, and a kept class that the student does not have. `coarse` and `zero`, and a rest of
-                rows that have a place for every class of the student.
+                that one's nobody knows. `renorm` and `zero`, and a kept class that the student does not have.
+                `coarse` and `zero`, and a rest of rows that have a place for every class of the student.
         """
         rule = topk.rule if rule is None else rule
         if topk.num_classes != len(self.classes):
@@ -109,7 +109,7 @@ class ClassMap:
         return self._made(topk, rule, merged, at, residual)
 
     def _check_none_left(self, residual: Array) -> None:
-        """Raise RowError where a row has a rest: with a place for every class of the student, nothing would count it."""
+        """Raise RowError where a row has a rest that nothing would count: every class of the student has a place."""
         has_rest = ~np.isneginf(residual)
         if has_rest.any():
             raise RowError(

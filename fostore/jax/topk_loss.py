@@ -216,13 +216,13 @@ _divergence.defvjp(_forward, _backward)
 
 
 def _kept(log_p: jax.Array, rule: str) -> jax.Array:
-    """Which places of rows name a class: one without weight only fills up its row, and the class is one of the others."""
+    """Which places of rows name a class: one without weight only fills its row up."""
     # `uniform` counts all others, of which there are as many in each row.
     return jnp.ones_like(log_p, dtype=bool) if rule == "uniform" else log_p != -jnp.inf
 
 
 def _placed(x: jax.Array, ids: jax.Array, is_kept: jax.Array, values: jax.Array) -> jax.Array:
-    """x with `values` at the classes that are kept, and as it is at all others."""
+    """Rows with `values` at the classes that are kept, and as they are at all others."""
     # A place outside of the row is left alone.
     return placed(x, jnp.where(is_kept, ids, x.shape[-1]), values)
 

@@ -246,13 +246,13 @@ class _Divergence(torch.autograd.Function):
 
 
 def _kept(log_p: Tensor, rule: str) -> Tensor:
-    """Which places of rows name a class: one without weight only fills up its row, and the class is one of the others."""
+    """Which places of rows name a class: one without weight only fills its row up."""
     # `uniform` counts all others, of which there are as many in each row.
     return torch.ones_like(log_p, dtype=torch.bool) if rule == "uniform" else log_p != -math.inf
 
 
 def _placed(x: Tensor, ids: Tensor, is_kept: Tensor, values: Tensor) -> Tensor:
-    """x with `values` at the classes that are kept, and as it is at all others."""
+    """Rows with `values` at the classes that are kept, and as they are at all others."""
     # What fills a row up says the same of its first class once more: of writes to one place any may be the last.
     first = torch.where(is_kept[:, :1], values[:, :1], x.gather(1, ids[:, :1]))
     return x.scatter_(1, torch.where(is_kept, ids, ids[:, :1]), torch.where(is_kept, values, first))
