@@ -749,7 +749,7 @@ MUTANTS = [
     Mutant(
         "replaced-whatever-was-seen",
         "places/local.py",
-        "                is_ours = self.version(name) == replaces\n",
+        "                is_ours = _stamp(os.fstat(fd)) == replaces\n",
         "                is_ours = True\n",
         "test_places.py::test_a_file_is_made_once_and_replaced_where_it_is_still_the_one_that_was_seen",
     ),
@@ -768,6 +768,13 @@ MUTANTS = [
         "len(shards)).pack())\n            for name, data in files:\n"
         "                version = self._place.put(name, data)\n",
         "test_units.py::test_what_an_attempt_left_that_did_not_commit_is_replaced",
+    ),
+    Mutant(
+        "replaced-without-a-mark",
+        "formats/zarr/units.py",
+        "            if mark is not None and self._place.version(name_of(self._folder, unit)) != mark:\n",
+        "            if False:\n",
+        "test_units.py::test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_nothing",
     ),
     Mutant(
         "files-not-held-against-records",

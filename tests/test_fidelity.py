@@ -483,4 +483,5 @@ def test_a_card_and_a_report_say_what_was_lost(tmp_path: Path) -> None:
     assert "- 600 rows compared with what came: KL " in card
     assert "- 600 rows read from the columns: missing mass " in card
     page = report(tmp_path / "a.zarr")
-    assert "600 rows compared with what came" in page
+    assert "compared with what came" in page
+    assert "read from the columns" in page

@@ -236,6 +236,22 @@ def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
         assert store.header.fidelity[source]["num_rows"] > 100
 
 
+def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:
+    for i in range(3):
+        fill(place, (i, 3))
+    read: list[str] = []
+
+    class Reading(Faulty):
+        def read_many(self, ranges: Any) -> Any:
+            read.extend(name for name, _, _ in ranges)
+            return self._inner.read_many(ranges)
+
+    fostore.finish(Reading(place, Fault()))  # type: ignore[arg-type]
+    assert any(".fostore.units" in name for name in read)
+    assert not [name for name in read if "/c/" in name]
+    assert_is(place, whole)
+
+
 # What others did meanwhile
 
 
@@ -307,6 +323,39 @@ def test_what_an_attempt_left_that_did_not_commit_is_replaced(
             fill(Dying(place, left), (0, UNITS), seed)
     assert fostore.missing(place) == [(0, N)]
     fill(place)
+    fostore.finish(place)
+    assert_is(place, whole)
+
+
+class Interrupted(Faulty):
+    """A storage that lets others go first, once, before its operation of a number: so long is this process asleep."""
+
+    def __init__(self, inner: Storage, at: int, others: Any) -> None:
+        super().__init__(inner, Fault())
+        self.at, self.others = at, others
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        is_now, self.calls = self.calls == self.at, self.calls + 1
+        if is_now:
+            self.others()
+        return function(*arguments)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_nothing(
+    place: Storage, whole: Path, at: int
+) -> None:
+    """Three runs with other bytes: one was killed, the next fell asleep on its files, the third has all to the end."""
+
+    def others() -> None:
+        fill(place)
+        fostore.finish(place)
+
+    with pytest.raises(Stopped):
+        fill(Dying(place, 4), (0, UNITS), 1)
+    late = Interrupted(place, at, others)
+    fill(late, (0, UNITS), 2)
+    assert late.calls > at
     fostore.finish(place)
     assert_is(place, whole)
 
