@@ -457,6 +457,7 @@ def test_a_user_encodes_looks_and_sets_a_bound_by_the_command_line(tmp_path: Pat
     code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-7")
     assert code != 0
     assert "nats (KL) as u8_log_sqrt, and max_kl is 1e-07" in shown
+    assert shown.endswith("Nothing is written")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-3")
     assert code == 0

@@ -283,6 +283,18 @@ def test_a_list_belongs_to_the_token_that_it_follows(tmp_path: Path, predicts: s
     assert rows["position"].tolist() == 3 * list(range(first, first + LENGTH - 1))
 
 
+def test_a_place_that_axolotl_masks_has_no_weight(tmp_path: Path) -> None:
+    made = write_axolotl(tmp_path)
+    lines = [json.loads(line) for line in made["source"].read_text().splitlines()]
+    whole = columns(made, "axolotl")
+    for line in lines:
+        line["target_mask"][1][0] = 0
+    made["source"].write_text("\n".join(map(json.dumps, lines)) + "\n")
+    row = columns(made, "axolotl")
+    assert row["values"][0].tolist() == [*whole["values"][0, 1:].tolist(), -np.inf]
+    assert row["ids"][0].tolist() == [*whole["ids"][0, 1:].tolist(), whole["ids"][0, 0]]
+
+
 def test_raw_lists_of_distillkit_come_as_packed_ones(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     packed = columns(write_distillkit(tmp_path), "distillkit")

@@ -21,6 +21,8 @@ from fostore.schema.row import Array, Schema
 
 COMPARED, COLUMNS = "compared", "columns"
 """The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
+NOTHING_WRITTEN = "Nothing is written"
+"""The advice of a `Bound` where rows appear all at once or not at all."""
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""
 
@@ -169,6 +171,8 @@ class Bound:
 
     max_kl: float | None
     schema: Schema
+    advice: str = "Rows that are committed stay; exists='resume' with a larger max_kl, or none, goes on with them"
+    """What became of the rows, as an error ends."""
 
     def check(self, rows: Array, errors: Errors) -> None:
         """Raise RowError where one of `rows` (n,) loses more; names it."""
@@ -190,7 +194,7 @@ class Bound:
         raise RowError(
             f"row {row} loses {kl:.3g} nats (KL) as {' '.join([str(spec['name']), *parameters])}, and max_kl is "
             f"{self.max_kl:g}: keep more of each row (a larger k, rule='coarse', another encoding) in a new store, or "
-            "allow more. Rows that are committed stay; exists='resume' with a larger max_kl, or none, goes on with them"
+            f"allow more. {self.advice}"
         )
 
 
