@@ -90,16 +90,18 @@ class Local(ByUrl):
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             disk.write_file(temporary, data)
-            version = _stamp(
-                os.stat(temporary)
-            )  # before it has its name, and another may take that
+            # Before it has its name, which another may take over.
+            version = _stamp(os.stat(temporary))
             if replaces is None:
                 is_ours = disk.link(temporary, path)
             else:
                 is_ours = self._replace(name, temporary, path, replaces)
+        except FileNotFoundError:
+            return None  # who has finished the store removes what has no name yet
         finally:
             disk.remove(temporary)
-        disk.sync_directory(path.parent)
+        if is_ours:
+            disk.sync_directory(path.parent)
         return version if is_ours else None
 
     def _inside(self, name: str) -> Path:
