@@ -430,6 +430,12 @@ def ragged_nemo(made: dict[str, Any]) -> None:
     made["source"].write_text(json.dumps(entry) + "\n")
 
 
+def short_sums_of_nemo(made: dict[str, Any]) -> None:
+    entry = json.loads(made["source"].read_text().splitlines()[0])
+    entry["log_sum_exp_logits"] = entry["log_sum_exp_logits"][:-2]
+    made["source"].write_text(json.dumps(entry) + "\n")
+
+
 def long_axolotl(made: dict[str, Any]) -> None:
     entry = json.loads(made["source"].read_text().splitlines()[0])
     entry["input_ids"] = entry["input_ids"][:-2]
@@ -448,6 +454,7 @@ def other_config(made: dict[str, Any]) -> None:
         ("tinyvit", cut_tinyvit),
         ("fkd", code_in_fkd),
         ("nemo", ragged_nemo),
+        ("nemo", short_sums_of_nemo),
         ("axolotl", long_axolotl),
         ("distillkit", other_config),
     ],
@@ -472,6 +479,22 @@ def test_a_class_twice_in_a_row_is_refused(tmp_path: Path) -> None:
     made["source"].write_text(json.dumps(entry) + "\n")
     with pytest.raises(RowError, match="twice"):
         columns(made, "axolotl")
+
+
+def test_a_token_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    made = write_nemo(tmp_path)
+    entry = json.loads(made["source"].read_text().splitlines()[0])
+    entry["tokens"][2] = made["layout"]["num_classes"]
+    made["source"].write_text(json.dumps(entry) + "\n")
+    with pytest.raises(RowError, match="the token of row 0"):
+        fostore.convert(
+            made["source"],
+            tmp_path / "o.zarr",
+            source_format="nemo",
+            layout=made["layout"],
+            progress=False,
+        )
+    assert not (tmp_path / "o.zarr").exists()
 
 
 def test_classes_that_halves_cannot_number_are_refused(tmp_path: Path) -> None:
