@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
+from fostore.formats.zarr.units import ZarrUnits
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage
+from fostore.schema.ranges import Ranges
 from support import plain_rows, probs
 from test_publishing_targets import bucket, moto
 from units_target import UNIT, UNITS, Fault, Faulty, K, N, fill, place_at, work
@@ -341,6 +344,33 @@ def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_noth
     fill(late, (0, UNITS), 2)
     assert late.calls > at
     fostore.finish(place)
+    assert_is(place, whole)
+
+
+class Overtaken(Faulty):
+    """A storage whose store is finished by others once its header was read, and before its records are looked up."""
+
+    def size(self, name: str) -> int | None:
+        if ".fostore.units" in name:
+            fostore.finish(self._inner)
+        return self._inner.size(name)
+
+    def listed(self, folder: str = "") -> Any:
+        if ".fostore.units" in folder:
+            fostore.finish(self._inner)
+        return self._inner.listed(folder)
+
+
+@pytest.mark.parametrize("listed_units", [0, 1000])
+def test_who_finishes_while_another_does_finds_no_row_missing(
+    place: Storage, whole: Path, monkeypatch: pytest.MonkeyPatch, listed_units: int
+) -> None:
+    """The records are removed at the end: who has seen the store before, and looks for them then, finds none."""
+    monkeypatch.setattr("fostore.formats.zarr.records._LISTED_UNITS", listed_units)
+    fill(place)
+    with closing(ZarrUnits(Overtaken(place, Fault()))) as units:
+        assert units.header.sealed
+        assert units.sealed == Ranges.of((0, N))
     assert_is(place, whole)
 
 
