@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import NOTHING_WRITTEN, Bound, Errors, Figures
+from fostore.encodings.bound import NOTHING_WRITTEN, Bound
+from fostore.encodings.fidelity import Errors, Figures
 from fostore.encodings.topk_rows import TopK, masses
 from fostore.schema.row import Array, Schema
 
