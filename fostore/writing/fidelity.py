@@ -12,15 +12,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import (
-    COLUMNS,
-    COMPARED,
-    NOTHING_WRITTEN,
-    Bound,
-    Errors,
-    Figures,
-    compare,
-)
+from fostore.encodings.bound import NOTHING_WRITTEN, Bound
+from fostore.encodings.fidelity import COLUMNS, COMPARED, Errors, Figures, compare
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
 from fostore.schema.header import Header
