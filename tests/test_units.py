@@ -343,14 +343,37 @@ def test_a_finisher_that_is_overtaken_finds_the_store_finished(place: Storage, w
     assert_is(place, whole)
 
 
-def test_a_file_without_a_name_that_a_finisher_removed_was_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fostore import disk
+class Interrupted(Faulty):
+    """A storage that lets others go first, once, before its operation of a number: so long is this process asleep."""
 
-    link = disk.link
-    monkeypatch.setattr(disk, "link", lambda a, b: (a.unlink(), link(a, b))[1])
-    assert Local(tmp_path / "x.zarr").put("zarr.json", b"{}") is None
+    def __init__(self, inner: Storage, at: int, others: Any) -> None:
+        super().__init__(inner, Fault())
+        self.at, self.others = at, others
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        is_now, self.calls = self.calls == self.at, self.calls + 1
+        if is_now:
+            self.others()
+        return function(*arguments)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_nothing(
+    place: Storage, whole: Path, at: int
+) -> None:
+    """Three runs with other bytes: one was killed, the next fell asleep on its files, the third has all to the end."""
+
+    def others() -> None:
+        fill(place)
+        fostore.finish(place)
+
+    with pytest.raises(Stopped):
+        fill(Dying(place, 4), (0, UNITS), 1)
+    late = Interrupted(place, at, others)
+    fill(late, (0, UNITS), 2)
+    assert late.calls > at
+    fostore.finish(place)
+    assert_is(place, whole)
 
 
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(
