@@ -1,0 +1,143 @@
+"""A pool of actors that generate: each loads the model once, and writes the units of one share after another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from fostore.errors import ArgumentError
+from fostore.generate.frameworks import framework_of, generator_of
+from fostore.generate.storing import exists
+from fostore.generate.storing import where as named
+from fostore.reading.store import Store
+from fostore.writing.shares import share_of
+from fostore.writing.units import finish, missing
+
+_SHARES = 8
+"""Shares a worker: what is left of one when another has ended, and what a share costs beside its rows, are small."""
+
+
+def generate(
+    dataset: Any,
+    model: Callable[[], Any],
+    store: str | os.PathLike[str],
+    *,
+    batch_size: int = 64,
+    concurrency: int = 1,
+    num_gpus: float | None = None,
+    num_cpus: float | None = None,
+    framework: str = "auto",
+    generator: Mapping[str, Any] | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+    shares: int | None = None,
+    **options: Any,
+) -> Store:
+    """One distribution for every sample, by workers of a Ray cluster, in one store; goes on with what is there.
+
+    Each worker is an actor: it makes the model once, compares weights, data and class names with the store before its
+    first unit, computes rows and writes them itself, so that no row travels. Ray shows the shares that are done in its
+    own bar and dashboard, and tries a share again whose worker died; units that were committed are not made again.
+
+    Args:
+        dataset: map-style (`__len__` and `__getitem__`); it travels to the workers, so give one that reads files. Or a
+            function without arguments that returns it, called in each worker.
+        model: a class or function without arguments that returns the model, called once in each worker.
+        store: a `.zarr` path that all machines see, or `s3://bucket/name.zarr`.
+        batch_size: samples a batch of the model.
+        concurrency: workers.
+        num_gpus, num_cpus: of one worker; Ray finds a place for it.
+        framework: "torch", "jax", "numpy", or "auto": what model and dataset are of.
+        generator: more arguments of the `FirstOrderDataGenerator` of that framework.
+        ray_remote_args: more that Ray takes of an actor, such as {"max_restarts": 3, "runtime_env": ...}.
+        shares: pieces that the units are dealt out in; by default 8 a worker.
+        options: of `generate_distributions`: `output_mode`, `dtype`, `class_names`, `meta`, `unit_rows` ...
+
+    Returns:
+        The store, sealed.
+
+    Raises:
+        ArgumentError: a store that cannot be shared, or an option that has no meaning here.
+        ray.exceptions.RayTaskError: a worker failed, of the class of its error as well (IdentityError where another
+            model or dataset made what is there). What is committed stays; the same call goes on.
+
+    >>> generate("data", dict, "t.zarr", rows=(0, 3))
+    Traceback (most recent call last):
+        ...
+    fostore.errors.ArgumentError: rows= has no meaning here: workers are given rows by Ray
+    """
+    for name in ("rows", "shard", "exists", "store"):
+        if name in options:
+            raise ArgumentError(f"{name}= has no meaning here: workers are given rows by Ray")
+    if concurrency < 1:
+        raise ArgumentError(f"concurrency is {concurrency!r}, expected at least 1 worker")
+    path = str(named(store))
+    count = _SHARES * concurrency if shares is None else shares
+    todo = _open_shares(path, count)
+    if todo:
+        job = (dataset, model, path, count, batch_size, framework, dict(generator or {}), options)
+        context = ray.data.DataContext.get_current().copy()
+        with ray.data.DataContext.current(context):
+            done = ray.data.from_items([{"share": i} for i in todo], override_num_blocks=len(todo))
+            done = done.map_batches(
+                _Worker,
+                fn_constructor_args=job,
+                batch_size=1,
+                concurrency=(1, concurrency) if concurrency > 1 else 1,
+                num_gpus=num_gpus,
+                num_cpus=num_cpus,
+                **{"max_restarts": -1, **(ray_remote_args or {})},
+            )
+            done.materialize()
+    return finish(path)
+
+
+def _open_shares(path: str, count: int) -> list[int]:
+    """The shares of which rows are missing; all where there is no store yet."""
+    if not exists(named(path)):
+        return list(range(count))
+    from fostore.reading.store import open as open_store
+
+    with open_store(path) as store:
+        unit_rows, ranges = store.header.unit_rows, missing(path)
+    units = {unit for start, stop in ranges for unit in range(start // unit_rows, -(-stop // unit_rows))}
+    num_units = -(-(store.num_samples or 0) // unit_rows)
+    claims = {i: share_of((i, count)).claim(num_units).units for i in range(count)}  # type: ignore[union-attr]
+    return [i for i, (first, last) in ((i, units_of or (0, num_units)) for i, units_of in claims.items())
+            if units & set(range(first, last))]
+
+
+class _Worker:
+    """One actor: the model once, then the missing units of each share that it is given."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        model: Callable[[], Any],
+        path: str,
+        count: int,
+        batch_size: int,
+        framework: str,
+        arguments: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        self._dataset = dataset() if callable(dataset) and not hasattr(dataset, "__getitem__") else dataset
+        made = model()
+        chosen = framework_of(made, self._dataset) if framework == "auto" else framework
+        self._generator = generator_of(chosen)(made, batch_size=batch_size, **arguments)
+        self._path, self._count, self._options = path, count, options
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for share in batch["share"].tolist():
+            self._generator.generate_distributions(
+                self._dataset,
+                store=self._path,
+                shard=(share, self._count),
+                progress=False,
+                **self._options,
+            )
+        return {"share": np.asarray(batch["share"])}
