@@ -108,7 +108,7 @@ def test_what_is_committed_is_read_before_the_end_and_what_is_not_is_refused(
         store.refresh()
         assert store.missing() == [(3 * UNIT, N)]
         assert store.verify() == []
-    with pytest.raises(RowError, match="rows 3072 to 4499 of .* are missing"):
+    with pytest.raises(RowError, match=r"rows 3072 to 4499 of .* are missing"):
         fostore.finish(place)
     fill(place)
     assert fostore.finish(place).is_sealed
@@ -146,7 +146,7 @@ def test_a_unit_pickles_and_is_written_as_a_whole(place: Storage, whole: Path) -
     assert_is(place, whole)
 
 
-@pytest.mark.parametrize("shard", [(3, 3), (-1, 2), (0,), "0/3", (0, 0), (0.5, 2)])
+@pytest.mark.parametrize("shard", [(3, 3), (-1, 2), (0,), "3", (0, 0), (0.5, 2)])
 def test_a_share_that_is_none_is_refused(tmp_path: Path, shard: Any) -> None:
     fostore.plan(tmp_path / "x.zarr", num_samples=5, num_classes=2)
     with pytest.raises(ArgumentError, match="shard is"):
@@ -190,9 +190,9 @@ def test_files_that_are_not_those_of_their_record_are_given_up_and_written_again
     data = bytearray(place.read(name, 1 << 30))
     data[100] ^= 1
     assert place.put(name, bytes(data), place.version(name)) is not None
-    (finding,) = [f for f in fostore.open(place).verify("structure")]
+    (finding,) = fostore.open(place).verify("structure")
     assert finding.rows == (2 * UNIT, 3 * UNIT)
-    with pytest.raises(RowError, match="rows 2048 to 3071 .* given up"):
+    with pytest.raises(RowError, match=r"rows 2048 to 3071 .* given up"):
         fostore.finish(place)
     assert fostore.missing(place) == [(2 * UNIT, 3 * UNIT)]
     fill(place)
@@ -408,7 +408,7 @@ def test_several_are_killed_and_others_go_on_with_another_number(
         assert all(code in (0, 1, -signal.SIGKILL) for code in ended(*processes))
     fill(url)
     finishers = [start(url, None, Fault(), True) for _ in range(2)]
-    assert 0 in ended(*finishers)
+    assert ended(*finishers) == [0, 0]
     assert_is(url, whole)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fostore import __version__
-from fostore.cli import convert, demo, generate, head, info, page, publish, stats, verify
+from fostore.cli import convert, demo, generate, head, info, page, publish, shares, stats, verify
 
 EXIT_CODES = """
 Exit codes: 0 done, 1 failed (verify: findings), 2 wrong usage, 3 the store cannot be read, 130 interrupted.
@@ -48,6 +48,8 @@ def _root(
 
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=shares.MISSING_EXAMPLES)(shares.missing)
+app.command(epilog=shares.FINISH_EXAMPLES)(shares.finish)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=convert.EXAMPLES)(convert.convert)

@@ -16,6 +16,7 @@ from fostore.cli.report import INTERRUPTED, reporting, say, show
 from fostore.errors import FostoreError
 from fostore.generate.frameworks import framework_of, generator_of
 from fostore.generate.options import Options
+from fostore.writing.shares import share_of
 
 MODEL, STORE, RECORD = "The model", "The store", "What is recorded"
 
@@ -25,6 +26,8 @@ Examples:
 `fostore generate models.py:teacher data.py:train -o train.zarr --output-mode logits`
 
 `fostore generate timm_zoo:vit my.data:imagenet -o in.zarr --device cuda --batch-size 512 --dtype float16`
+
+`fostore generate models.py:teacher data.py:train -o s3://bucket/train.zarr --shard 3/64`
 
 `fostore generate models.py:ensemble data.py:test -o test.h5 --class-names @names.txt --meta split=test`
 
@@ -66,6 +69,13 @@ _OPTIONS = {
     "rows": Option(
         STORE, "Only these rows, to split a run.", "START:STOP", parse=options.parse_rows
     ),
+    "shard": Option(
+        STORE,
+        "Make one of N shares of the store, counted from 0, beside others; auto: as torchrun, srun or an array of "
+        "SLURM jobs say. Who ends last finishes it.",
+        "I/N|auto",
+        parse=share_of,
+    ),
     "unit_rows": Option(STORE, "Rows a unit, a power of two. Default: about 32 MiB.", least=1),
     "commit_seconds": Option(STORE, "How much work a kill may cost.", least=0.0),
     "tol": Option(STORE, "How far a row's sum may be from 1. Default: from the dtype."),
@@ -105,8 +115,9 @@ def generate(
         ),
     ],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The store: .zarr, .h5, .hdf5.", readable=False)
+    output: Annotated[  # text: a `Path` makes one slash of the two in a url
+        str,
+        typer.Option("--output", "-o", metavar="PATH", help="The store: .zarr, .h5, .hdf5; s3://."),
     ],
     framework: Annotated[
         Literal["auto", "torch", "jax", "numpy"],
@@ -159,6 +170,8 @@ def generate(
         generator = generator_type(
             the_model, **{name: asked.pop(name) for name in [*asked] if name in of_generator}
         )
+        if asked["shard"] is not None:
+            say(f"{asked['shard']} of {output}")
         store = generator.generate_distributions(
             the_dataset,
             progress,
@@ -184,7 +197,7 @@ def summary(store: Any) -> str:
 
 
 @contextmanager
-def _resumable(output: Path, exists: str) -> Iterator[None]:
+def _resumable(output: str, exists: str) -> Iterator[None]:
     """Say what stands in the store, and how to go on, when the user interrupts the block."""
     try:
         yield
@@ -193,7 +206,7 @@ def _resumable(output: Path, exists: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _what_stands(output: Path, exists: str) -> str:
+def _what_stands(output: str, exists: str) -> str:
     if exists == "overwrite":
         return f"what was at {output} before is untouched; run the same command to start again"
     try:

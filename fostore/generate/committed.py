@@ -15,7 +15,7 @@ from fostore.schema.row import Array, Schema
 class Consent:
     """What differs from what a store was made from: refused, or recorded where the user accepts it."""
 
-    def __init__(self, path: Path, accepts: bool) -> None:
+    def __init__(self, path: Path | str, accepts: bool) -> None:
         self._path = path
         self._accepts = accepts
         self.recorded: list[str] = []
@@ -40,7 +40,7 @@ class Consent:
 class CommittedRows:
     """Rows of a store: which there are, and how they are read."""
 
-    path: Path
+    path: Path | str
     schema: Schema
     rows: Ranges
     column: Callable[[str, int, int], Array]

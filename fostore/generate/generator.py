@@ -130,6 +130,7 @@ class Generator(ABC):
         seed: int = 0,
         recheck: bool = True,
         keep_labels: bool = False,
+        shard: Any = None,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
 
@@ -143,7 +144,8 @@ class Generator(ABC):
                 samples, or a loader that does not shuffle; or what has rows: a frame, an Arrow table, a
                 sparse matrix, a column, an array on disk. Not a single batch.
             progress: whether to show a bar on stderr, or a line every ten seconds where that is no terminal.
-            store: a path that ends in `.zarr`, `.h5` or `.hdf5`; None keeps the rows in memory.
+            store: a path that ends in `.zarr`, `.h5` or `.hdf5`, or the url of a Zarr store on S3 (`s3://`), where a
+                kill costs up to one unit; None keeps the rows in memory.
 
         With a store, and only then:
             exists: "resume" goes on with a store that was made from the same model, dataset and
@@ -171,6 +173,10 @@ class Generator(ABC):
             keep_labels: whether the class of each sample is kept beside its row (`Store.labels`), so that
                 scores need no file of labels. Samples are (input, label), or mappings with a label; a
                 label is a class number, or one of the class names.
+            shard: `(i, n)`, "i/n", or "auto" under a launcher (torchrun, srun, an array of SLURM jobs): this
+                process makes the i-th of n shares of a Zarr store, which all of them begin and write together
+                (`fostore.open_units`); who ends last finishes it. Each compares weights, data and class names
+                with the store before its first unit.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.

@@ -13,7 +13,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fostore.errors import ArgumentError
 
-_STORED = "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck keep_labels".split()
+_STORED = (
+    "exists store_as dtype meta class_names ids views unit_rows shard accept_differences recheck "
+    "keep_labels"
+).split()
 """What means nothing where rows stay in memory."""
 
 
@@ -52,6 +55,7 @@ class Options:
     seed: int = 0
     recheck: bool = True
     keep_labels: bool = False
+    shard: Any = None
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Options:

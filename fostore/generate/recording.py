@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import default_tolerance
-from fostore.errors import ArgumentError, GenerationError, RowError, StoreExistsError
-from fostore.formats import FILES, format_of
+from fostore.errors import ArgumentError, GenerationError, RowError
 from fostore.generate import output
 from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.engine import Computed
@@ -20,23 +19,22 @@ from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, class_numbers, tells
 from fostore.generate.loop import run
 from fostore.generate.mixing import content_of
-from fostore.generate.options import Options
 from fostore.generate.probe import HASHED, OPAQUE, hash_inputs
 from fostore.generate.provenance import Provenance, labels_of
 from fostore.generate.recheck import Comparison, check_shape, runs
-from fostore.generate.samples import ENDLESS, Batch, Indexed, Samples, Stream, labelled
-from fostore.places.names import destination, local_path
+from fostore.generate.samples import ENDLESS, Batch, Stream, labelled
+from fostore.generate.storing import check_store, exists, where
 from fostore.progress import LOG
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import identity
 from fostore.schema.class_names import difference, reordered
 from fostore.schema.header import Header
-from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 from fostore.schema.sides.views import encode_views
 from fostore.writing.create import create
+from fostore.writing.units import create_shared, finish, missing
 from fostore.writing.writer import Writer
 
 
@@ -47,12 +45,14 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     """
     options = generation.options
     assert options.store is not None
-    path = local_path(options.store)
+    path = where(options.store)
     views = None if options.views is None else encode_views(options.views)
-    _check_store(path, options, generation.samples, views)
+    check_store(path, options, generation.samples, views)
     provenance = Provenance(generation, views)
     with generation.running():
         _Recording(path, generation, provenance, views, own_names).run()
+    if options.shard is not None and not missing(path):
+        finish(path)  # the last one to end; several do no harm
     store = open_store(path)
     LOG.info(
         "generated %s: %d rows of %s, %s", path, len(store), store.num_samples, store.header.digest
@@ -60,51 +60,12 @@ def record(generation: Generation, own_names: tuple[str, ...] | None) -> Store:
     return store
 
 
-def _check_store(path: Path, options: Options, samples: Samples, views: Array | None) -> None:
-    """Raise for what would fail only after the first batch, or leave a store that is never whole."""
-    count = samples.num_samples
-    destination(path)  # a link that leads nowhere
-    if path.suffix.lower() in FILES:
-        raise ArgumentError(
-            "a JSON file cannot be streamed or resumed; generate into .zarr or .h5, or without "
-            "store= and then save_distributions(path, distributions)"
-        )
-    format = format_of(path)
-    if count is None and not format.streams:
-        raise ArgumentError(
-            f"{format.name} needs to know the number of samples, and the stream has no length; "
-            "use a .zarr path, or a dataset with __len__"
-        )
-    if options.exists == "fail" and path.exists():
-        raise StoreExistsError(
-            f"{str(path)!r} exists; exists='resume' goes on with it, exists='overwrite' replaces it"
-        )
-    check_object(options.meta)
-    if count == 0:
-        raise ArgumentError("the dataset is empty, so the number of classes is not known")
-    for name, beside in (("ids", options.ids), ("views", views)):
-        if beside is not None and count is not None and len(beside) != count:
-            raise ArgumentError(f"{len(beside)} {name} for {count} samples")
-    if options.rows is not None and options.exists == "overwrite":
-        raise ArgumentError(
-            "rows= with exists='overwrite' would never replace the old store, since the new one "
-            "is not whole; overwrite without rows=, or remove the old store first"
-        )
-    covered = samples.batches.num_rows if isinstance(samples, Indexed) else count
-    if (isinstance(samples, Stream) and samples.drop_last) or covered != count:
-        missing = "" if covered == count else f" ({covered} of {count} samples come)"
-        raise ArgumentError(
-            f"the loader leaves samples out{missing}, and a store keeps a row for every sample: use "
-            "drop_last=False, and torch.utils.data.Subset(dataset, indices) for a part of a dataset"
-        )
-
-
 class _Recording:
     """What is missing in a store is computed and written, in order."""
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         generation: Generation,
         provenance: Provenance,
         views: Array | None,
@@ -137,7 +98,10 @@ class _Recording:
     def run(self) -> None:
         options = self._options
         with self._stack:
-            resumes = options.exists == "resume" and self._path.exists()
+            resumes = options.exists == "resume" and exists(self._path)
+            if options.shard is not None and not resumes:
+                self._plan()
+                resumes = True
             if resumes:
                 self._resume()
                 self._record_consent()
@@ -150,6 +114,29 @@ class _Recording:
             if self._wanted.items:
                 self._write()
             self._end()
+
+    def _plan(self) -> None:
+        """Run the first batch, which shows what a row is, and begin the store or join it; no row is written.
+
+        All that is compared with a store that is there is compared then, as in a run that goes on.
+        """
+        first = Ranges.of((0, 1))
+        self._generation.refuse_mixing(first)
+        if self._content == HASHED:
+            self._content = content_of(self._framework, self._samples, 0)
+        samples = labelled(self._samples, hashes=self._labelled, exact=self._exact)
+        run(samples.steps(first), self._compute, lambda token: self._begin(*token), overlap=False)
+        assert self._writer is not None
+        self._writer.close()
+        self._writer = None
+
+    def _begin(
+        self, computed: Computed, hashes: Array | None, labels: Array | None, exact: Any
+    ) -> None:
+        rows = self._engine.collect(computed)
+        if self._exact:
+            class_numbers(exact, rows.shape[-1], self._names(rows.shape[-1]), computed.indices)
+        self._new_writer(rows.shape[1:], hashes, labels)
 
     def _write(self) -> None:
         samples = labelled(self._samples, hashes=self._labelled, exact=self._exact)
@@ -285,8 +272,9 @@ class _Recording:
             names = self._names(row_shape[-1])
             meta = {**(meta or {}), **self._provenance.meta(kept.mode)}
             tol = self._tolerance(row_shape[-1])
-        writer = create(
+        writer = create_shared(
             self._path,
+            options.shard,
             num_samples=self._samples.num_samples,
             num_classes=row_shape[-1] if row_shape else None,
             num_members=row_shape[0] if row_shape and len(row_shape) > 1 else None,
@@ -307,6 +295,12 @@ class _Recording:
             tol=tol,
         )
         self._writer = self._stack.enter_context(writer)
+        if writer.claim.units is not None:
+            rows = writer.claim.rows(
+                writer.header.unit_rows, Ranges.of((0, writer.num_samples or 0))
+            )
+            self._options = replace(options, rows=(rows.items or ((0, 0),))[0])
+            self._generation = replace(self._generation, options=self._options)
         return writer
 
     def _names(self, num_classes: int) -> Sequence[str] | None:
@@ -356,11 +350,7 @@ class _Recording:
             names = self._names(num_classes) if writer is None else writer.schema.class_names
             classes = class_numbers(exact, num_classes, names, indices)
         if writer is None:
-            # Only now are classes, output mode and dtype known, and what running changes in the model.
-            if hashes is None and self._content == HASHED:
-                self._content = OPAQUE
-            self._labelled = labels is not None and tells(labels)
-            writer = self._create(rows.shape[1:], self._new_identity())
+            writer = self._new_writer(rows.shape[1:], hashes, labels)
         elif self._nameless:
             writer.set_identity(self._new_identity())
             self._nameless = False
@@ -386,6 +376,15 @@ class _Recording:
             written += len(new)
         writer.hand_over()  # the next batch may be delivered by the relay's thread
         return written
+
+    def _new_writer(
+        self, row_shape: tuple[int, ...], hashes: Array | None, labels: Array | None
+    ) -> Writer:
+        # Only now are classes, output mode and dtype known, and what running changes in the model.
+        if hashes is None and self._content == HASHED:
+            self._content = OPAQUE
+        self._labelled = labels is not None and tells(labels)
+        return self._create(row_shape, self._new_identity())
 
     def _new_identity(self) -> dict[str, Any]:
         return self._provenance.settled(self._engine.kept.mode, self._content)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fostore.errors import ArgumentError, IdentityError, StoreExistsError
 from fostore.formats import UnitsClaim, UnitsWriter, format_of
-from fostore.formats.claim import WHOLE, Claim
+from fostore.formats.claim import WHOLE
 from fostore.places.place import Storage
 from fostore.schema import identity
 from fostore.schema.header import Header, now
@@ -15,9 +15,6 @@ from fostore.schema.jsontext import check_object
 from fostore.writing.request import Request
 from fostore.writing.target import Target, check_word
 from fostore.writing.writer import Writer
-
-Shard = tuple[int, int]
-"""`(i, n)`: the i-th, counted from 0, of n shares of the units."""
 
 
 def join(
@@ -89,26 +86,6 @@ def planned(place: Storage, request: Request) -> Header:
             "folder of this machine, and fostore.convert copies that"
         )
     return request.header(place, is_capped=False)
-
-
-def claim_of(shard: Shard | None) -> UnitsClaim:
-    """What one of several processes writes: units one after another, as many as the others have, or one more.
-
-    Raises:
-        ArgumentError: no such share.
-
-    >>> [claim_of((i, 3))(7).units for i in range(3)]
-    [(0, 2), (2, 4), (4, 7)]
-    """
-    if shard is None:
-        return WHOLE
-    try:
-        i, n = (int(number.__index__()) for number in shard)
-    except (TypeError, ValueError, AttributeError):
-        raise ArgumentError(f"shard is {shard!r}, expected (i, n) such as (0, 8)") from None
-    if not 0 <= i < n:
-        raise ArgumentError(f"shard is {(i, n)}, expected 0 <= i < n: shares are counted from 0")
-    return lambda units: Claim(f"shard {i} of {n}", (i * units // n, (i + 1) * units // n))
 
 
 def _taken(place: Storage) -> StoreExistsError:

@@ -32,8 +32,9 @@ from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 from fostore.writing.create import create
-from fostore.writing.joining import Shard, claim_of, join, open_writer
+from fostore.writing.joining import join, open_writer
 from fostore.writing.request import Request
+from fostore.writing.shares import share_of
 from fostore.writing.writer import Writer
 
 Where = str | Path | Storage
@@ -177,13 +178,14 @@ class Unit:
         return f"Unit({self.path!r}, {self.index}, rows {self.start} to {self.stop - 1})"
 
 
-def open_units(path: Where | Planned, *, shard: Shard | None = None) -> Iterator[Unit]:
+def open_units(path: Where | Planned, *, shard: Any = None) -> Iterator[Unit]:
     """The units of a planned store that are missing, to be written one after another.
 
     Args:
         path: the store, or its plan.
-        shard: `(i, n)`: the i-th, from 0, of n shares, which are consecutive units; by default all. The same unit
-            in two processes is work done twice, and harms nothing. After a kill any n will do.
+        shard: `(i, n)`: the i-th, from 0, of n shares, which are consecutive units; by default all. "auto" asks the
+            launcher (torchrun, srun, an array of SLURM jobs). The same unit in two processes is work done twice,
+            and harms nothing. After a kill any n will do.
 
     Yields:
         `Unit`s, in order. One that is committed by somebody else meanwhile is left out.
@@ -193,7 +195,8 @@ def open_units(path: Where | Planned, *, shard: Shard | None = None) -> Iterator
         ArgumentError: no such share; a store of another kind.
     """
     place = _storage(path.path if isinstance(path, Planned) else path)
-    claim = claim_of(shard)
+    share = share_of(shard)
+    claim: UnitsClaim = WHOLE if share is None else share.claim
     return _units(place, claim, _open(place, claim))
 
 
@@ -210,6 +213,19 @@ def _units(place: Storage, claim: UnitsClaim, writer: Writer) -> Iterator[Unit]:
                 unit._writer = None
     finally:
         writer.release()
+
+
+def create_shared(path: str | Path, shard: Any, *, exists: str, **asked: Any) -> Writer:
+    """The writer of one share of a store, begun by this call or joined; without a share that of `fostore.create`.
+
+    `asked` is as there; leaving the writer's `with` block does not seal the store.
+    """
+    share = share_of(shard)
+    if share is None:
+        return create(path, exists=exists, **asked)
+    seconds = asked.pop("commit_seconds")
+    place, request = _storage(path), Request.of(asked)
+    return join(place, request, exists=exists, commit_seconds=seconds, claim=share.claim)
 
 
 def missing(path: Where) -> list[Range]:
@@ -239,7 +255,7 @@ def finish(path: Where) -> Store:
         with closing(_open(_storage(path), WHOLE)) as writer:
             writer.seal()
     else:
-        with closing(create(path, exists="resume")) as writer:
+        with closing(create(_storage(path).url, exists="resume")) as writer:
             writer.seal()
     return open_store(path)
 

@@ -63,7 +63,8 @@ class Writer:
         self._target = target
         self._units = units
         self._lock = lock
-        self._claim = claim
+        self.claim = claim
+        """What may be written."""
         self._grows = grows
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -110,7 +111,7 @@ class Writer:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
         gaps = Ranges(self._rows.accepted.missing(stop))
-        return list(self._claim.rows(self._header.unit_rows, gaps))
+        return list(self.claim.rows(self._header.unit_rows, gaps))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
@@ -214,7 +215,7 @@ class Writer:
 
     def _check_free(self, start: int, stop: int) -> None:
         planned = self._header.num_samples
-        if self._claim.units is not None:
+        if self.claim.units is not None:
             self._check_claimed(start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
@@ -230,12 +231,12 @@ class Writer:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
     def _check_claimed(self, start: int, stop: int) -> None:
-        if start < stop and not self._claim.rows(
+        if start < stop and not self.claim.rows(
             self._header.unit_rows, Ranges.of((start, stop))
         ).covers(start, stop):
             raise RowError(
-                f"rows {start} to {stop - 1} lie in units that {self._claim.owner!r} does not hold: it "
-                f"claims {self._claim.units} of {self._header.unit_rows} rows each"
+                f"rows {start} to {stop - 1} lie in units that {self.claim.owner!r} does not hold: it "
+                f"claims {self.claim.units} of {self._header.unit_rows} rows each"
             )
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
@@ -261,7 +262,7 @@ class Writer:
                 published, the last commit stands.
         """
         self._check_turn()
-        self._claim.check_whole("sealing a store")
+        self.claim.check_whole("sealing a store")
         missing = self.missing()
         if missing:
             raise RowError(
@@ -356,7 +357,7 @@ class Writer:
     ) -> None:
         if error is None:
             try:
-                if self._claim.is_whole and not (self._closed or self.missing()):
+                if self.claim.is_whole and not (self._closed or self.missing()):
                     self.seal()
             finally:
                 self.close()

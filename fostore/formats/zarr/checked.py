@@ -44,7 +44,9 @@ class Checked:
         """The block hashes of a unit, as its record has them; all zero where it has none."""
         record = self.record(unit)
         if record is None or record.hashes is None:
-            return np.zeros((1, *self._folder.hashes.chunk_shape[1:]), np.uint8)
+            return np.zeros(
+                (self._num_blocks(unit), *self._folder.hashes.chunk_shape[1:]), np.uint8
+            )
         return record.hashes
 
     def record(self, unit: int) -> UnitRecord | None:
@@ -73,9 +75,11 @@ class Checked:
 
     def stored_hashes(self, unit: int) -> Array:
         """The block hashes of a unit of a sealed store."""
-        start = unit * self._folder.header.unit_rows
-        rows = self._folder.unit_stop(unit) - start
-        return read_hashes(self._folder, unit)[: -(-rows // self._folder.header.block_rows)]
+        return read_hashes(self._folder, unit)[: self._num_blocks(unit)]
+
+    def _num_blocks(self, unit: int) -> int:
+        rows = self._folder.unit_stop(unit) - unit * self._folder.header.unit_rows
+        return -(-rows // self._folder.header.block_rows)
 
     def _list(self) -> None:
         num_units = num_units_of(self._folder)

@@ -256,55 +256,57 @@ class ZarrUnits:
     # The header
 
     def replan(self, header: Header) -> None:
-        """Replace the header of a store that is not sealed: identity and metadata.
+        """Replace identity and metadata of a store that is not sealed; what others added meanwhile stays.
 
         Raises:
-            LockedError: another process changed it meanwhile.
+            LockedError: others change it again and again.
         """
-        if self.header.sealed:
-            raise ArgumentError(
-                f"{self._place} is sealed: it was written in whole units, and such a store does not grow there; "
-                "fostore.convert it to a folder, and extend that"
-            )
-        if (header.num_samples, header.unit_rows) != (
-            self.header.num_samples,
-            self.header.unit_rows,
-        ):
-            raise ArgumentError(
-                f"{self._place} keeps num_samples and unit_rows as they were planned"
-            )
-        self._put_header(replace(header, commits=UNITS))
+        for _ in range(_ATTEMPTS):
+            if self.header.sealed:
+                raise ArgumentError(
+                    f"{self._place} is sealed: it was written in whole units, and does not grow where it is; "
+                    "fostore.convert it to a folder, and extend that"
+                )
+            plan = (self.header.num_samples, self.header.unit_rows)
+            if (header.num_samples, header.unit_rows) != plan:
+                raise ArgumentError(f"{self._place} keeps num_samples and unit_rows as planned")
+            if self._put_header(replace(header, commits=UNITS)):
+                return
+            header = replace(header, meta={**self.header.meta, **header.meta})
+        raise LockedError(f"what {self._place} says of itself is changed by others; run it again")
 
-    def _put_header(self, header: Header) -> None:
+    def _put_header(self, header: Header) -> bool:
+        """Replace the header as it was seen last; false where it is another one by now, which is seen then."""
         version = self._place.put(METADATA, group_metadata(header), self._version)
         if version is None:
-            before = self.header
             self._look()
-            if self.header.sealed and self.header.digest == header.digest:
-                return  # another finisher was faster
-            raise LockedError(
-                f"what {self._place} says of itself was changed by another process meanwhile "
-                f"(at {self.header.updated}, before that at {before.updated}); run it again"
-            )
+            return False
         self._version = version
         self.header = header
         self._folder = Folder.of(self._place, header)
+        return True
 
     def finish(self, header: Header) -> None:
         """All units are committed: hold each against its record, publish shapes and header, remove the records.
 
         Raises:
             RowError: files are not those of their records. Their units are given up, and are missing from now on.
+            LockedError: another process changed what the store says of itself meanwhile.
         """
         self.claim.check_whole("finish")
         if not self.header.sealed:
             self._expect_right()
+        if not self.header.sealed:
             rows = header.num_samples or 0
             for layout in self._folder.shards:
                 self._publish(layout.name, layout.text(rows))
             hashes = self._folder.hashes
             self._publish(hashes.name, hashes.text(-(-rows // header.block_rows)))
-        self._put_header(replace(header, commits=None))
+        header = replace(header, commits=None)
+        if not self._put_header(header) and self.header.digest != header.digest:
+            raise LockedError(
+                f"what {self._place} says of itself was changed by another process meanwhile; call it again"
+            )
         self.clean()
 
     def _publish(self, array: str, text: bytes) -> None:
@@ -318,7 +320,9 @@ class ZarrUnits:
         broken = self._checked.broken(range(num_units_of(self._folder)))
         for name, data in self._checked.mends:
             self._over(name, data)
-        if not broken:
+        if broken:
+            self._look()  # another finisher may have been faster, and removed the records
+        if not broken or self.header.sealed:
             return
         for unit in broken:
             _, before = self._record(unit)
