@@ -1,10 +1,10 @@
 """One's own Ray Data pipeline around a planned store: the rows that are missing come out, distributions go in.
 
-    fostore.plan(path, num_samples=len(dataset), num_classes=10)
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None        # else Ray cuts what comes of a unit into blocks
-    rows = ray.data.read_datasource(UnitSource(path))
-    rows.map_batches(Teacher, batch_size=256, concurrency=8).write_datasink(Datasink(path))
+fostore.plan(path, num_samples=len(dataset), num_classes=10)
+ray.data.DataContext.get_current().target_max_block_size = None
+source = UnitSource(path)
+rows = ray.data.read_datasource(source, override_num_blocks=len(source))
+rows.map_batches(Teacher, batch_size=256, concurrency=8).write_datasink(Datasink(path))
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def missing_units(path: Where) -> list[Unit]:
         ]
 
 
-class UnitSource(ray.data.Datasource):  # type: ignore[misc]  # Ray has no types
+class UnitSource(ray.data.Datasource):
     """The numbers of the rows that are missing in a planned store: one read task, and one block, a unit.
 
-    So whole units arrive at a `Datasink`, in any order: sources of fewer, larger or other blocks lose units that are cut in
-    two (they stay missing, and the sink says so).
+    So whole units arrive at a `Datasink`, in any order. Read it with `override_num_blocks=len(source)`, else Ray cuts
+    units into more blocks, and with `DataContext.target_max_block_size = None`, else what comes of large ones: a unit
+    that is cut stays missing, and the sink says so.
 
     Args:
         path: a store that `fostore.plan` has begun, or its plan.
@@ -76,7 +77,9 @@ class UnitSource(ray.data.Datasource):  # type: ignore[misc]  # Ray has no types
 
 def _read_task(start: int, stop: int) -> Any:
     size = (stop - start) * _ROW_BYTES
-    metadata = BlockMetadata(num_rows=stop - start, size_bytes=size, input_files=None, exec_stats=None)
+    metadata = BlockMetadata(
+        num_rows=stop - start, size_bytes=size, input_files=None, exec_stats=None
+    )
     return ReadTask(lambda: [pa.table({ROW: np.arange(start, stop)})], metadata)
 
 
@@ -134,7 +137,9 @@ class Datasink(ray.data.Datasink[Any]):
                 continue
             chosen = order[at]
             beside = {key: _plain(together[name][chosen]) for key, name in self._beside.items()}
-            Unit(self._path, index, start, stop).write(_stacked(together[self._values][chosen]), **beside)
+            Unit(self._path, index, start, stop).write(
+                _stacked(together[self._values][chosen]), **beside
+            )
         return left
 
     def _check(self, rows: Array) -> None:
@@ -157,9 +162,9 @@ class Datasink(ray.data.Datasink[Any]):
         if cut and open_rows:
             raise RowError(
                 f"{describe(cut[:3])}{' and more' if len(cut) > 3 else ''} of {self._path} came in parts of units of "
-                f"{self._unit_rows} rows, and units are written as a whole: read them from UnitSource(path), set "
-                "DataContext.get_current().target_max_block_size = None, and filter no rows. The whole ones are "
-                "committed; the same pipeline goes on"
+                f"{self._unit_rows} rows, and units are written as a whole: read source = UnitSource(path) with "
+                "override_num_blocks=len(source), set DataContext.get_current().target_max_block_size = None, and "
+                "filter no rows. The whole ones are committed; the same pipeline goes on"
             )
         if self._seals and not open_rows:
             finish(self._path)

@@ -15,8 +15,10 @@ from fostore.generate.frameworks import framework_of, generator_of
 from fostore.generate.storing import exists
 from fostore.generate.storing import where as named
 from fostore.reading.store import Store
-from fostore.writing.shares import share_of
-from fostore.writing.units import finish, missing
+from fostore.reading.store import open as open_store
+from fostore.schema.ranges import Ranges
+from fostore.writing.shares import Share
+from fostore.writing.units import check_shared, finish
 
 _SHARES = 8
 """Shares a worker: what is left of one when another has ended, and what a share costs beside its rows, are small."""
@@ -82,8 +84,8 @@ def generate(
         job = (dataset, model, path, count, batch_size, framework, dict(generator or {}), options)
         context = ray.data.DataContext.get_current().copy()
         with ray.data.DataContext.current(context):
-            done = ray.data.from_items([{"share": i} for i in todo], override_num_blocks=len(todo))
-            done = done.map_batches(
+            dealt = ray.data.from_items([{"share": i} for i in todo], override_num_blocks=len(todo))
+            done = dealt.map_batches(
                 _Worker,
                 fn_constructor_args=job,
                 batch_size=1,
@@ -99,16 +101,16 @@ def generate(
 def _open_shares(path: str, count: int) -> list[int]:
     """The shares of which rows are missing; all where there is no store yet."""
     if not exists(named(path)):
+        with contextlib.suppress(
+            StoreNotFoundError
+        ):  # a format with one writer says so, before Ray starts
+            next(open_units(path), None)
         return list(range(count))
-    from fostore.reading.store import open as open_store
-
     with open_store(path) as store:
-        unit_rows, ranges = store.header.unit_rows, missing(path)
-    units = {unit for start, stop in ranges for unit in range(start // unit_rows, -(-stop // unit_rows))}
-    num_units = -(-(store.num_samples or 0) // unit_rows)
-    claims = {i: share_of((i, count)).claim(num_units).units for i in range(count)}  # type: ignore[union-attr]
-    return [i for i, (first, last) in ((i, units_of or (0, num_units)) for i, units_of in claims.items())
-            if units & set(range(first, last))]
+        unit_rows, rows = store.header.unit_rows, store.num_samples or 0
+        left = Ranges.of(*store.missing())
+    claims = [Share(i, count).claim(-(-rows // unit_rows)) for i in range(count)]
+    return [i for i, claim in enumerate(claims) if claim.rows(unit_rows, left)]
 
 
 class _Worker:
@@ -125,7 +127,9 @@ class _Worker:
         arguments: dict[str, Any],
         options: dict[str, Any],
     ) -> None:
-        self._dataset = dataset() if callable(dataset) and not hasattr(dataset, "__getitem__") else dataset
+        self._dataset = (
+            dataset() if callable(dataset) and not hasattr(dataset, "__getitem__") else dataset
+        )
         made = model()
         chosen = framework_of(made, self._dataset) if framework == "auto" else framework
         self._generator = generator_of(chosen)(made, batch_size=batch_size, **arguments)

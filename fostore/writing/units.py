@@ -11,6 +11,7 @@ or wake up hours later, and a unit that was committed stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -226,6 +227,13 @@ def create_shared(path: str | Path, shard: Any, *, exists: str, **asked: Any) ->
     seconds = asked.pop("commit_seconds")
     place, request = _storage(path), Request.of(asked)
     return join(place, request, exists=exists, commit_seconds=seconds, claim=share.claim)
+
+
+def check_shared(path: Where) -> None:
+    """Raise UnsupportedError where a store at `path` could have one writer alone; nothing is made."""
+    place = _storage(path)
+    with contextlib.suppress(StoreNotFoundError):
+        format_of(place).units(place, claim=Claim("nothing", (0, 0))).close()
 
 
 def missing(path: Where) -> list[Range]:
