@@ -101,10 +101,7 @@ def generate(
 def _open_shares(path: str, count: int) -> list[int]:
     """The shares of which rows are missing; all where there is no store yet."""
     if not exists(named(path)):
-        with contextlib.suppress(
-            StoreNotFoundError
-        ):  # a format with one writer says so, before Ray starts
-            next(open_units(path), None)
+        check_shared(path)
         return list(range(count))
     with open_store(path) as store:
         unit_rows, rows = store.header.unit_rows, store.num_samples or 0
