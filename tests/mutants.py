@@ -350,8 +350,8 @@ MUTANTS = [
     Mutant(
         "replan-header-first",
         "formats/zarr/writer.py",
-        "        if self._journal is None:\n            # Before the header",
-        "        disk.write_whole(self._folder.path / METADATA, text)\n        if self._journal is None:\n            # Before the header",
+        "        if self._journal is None:  # before the header",
+        "        disk.write_whole(self._folder.path / METADATA, text)\n        if self._journal is None:  # before the header",
         cuts("Extended", ".zarr"),
     ),
     Mutant(
@@ -532,8 +532,8 @@ MUTANTS = [
     Mutant(
         "layout-needs-no-reader",
         "schema/row.py",
-        "        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()\n",
-        "        return ()\n",
+        "            TEXT_LAYOUT: any(column.layout for column in self.columns),\n",
+        "",
         "test_text_ids.py::test_the_bytes_and_the_digest_are_those_of_before[zarr]",
     ),
     Mutant(
@@ -567,9 +567,37 @@ MUTANTS = [
     Mutant(
         "labels-are-not-hashed",
         "schema/columns.py",
-        """self.role in ("content", "id", "class_label")""",
-        """self.role in ("content", "id")""",
+        "content id class_label sequence",
+        "content id sequence",
         "test_kept_labels.py::test_labels_are_part_of_the_content",
+    ),
+    Mutant(
+        "tokens-need-no-reader",
+        "schema/row.py",
+        "            TOKEN_ROWS: self.row_axis == TOKEN,\n",
+        "",
+        "test_token_rows.py::test_sequences_come_back_one_by_one[.zarr]",
+    ),
+    Mutant(
+        "empty-sequences-are-not-content",
+        "schema/digest.py",
+        "{**header.counts, ",
+        '{"num_samples": header.num_samples, ',
+        "test_token_rows.py::test_the_number_of_sequences_is_part_of_the_content",
+    ),
+    Mutant(
+        "sequences-in-any-order",
+        "writing/sides.py",
+        "            self._order.add(start, columns, written)\n",
+        "            pass\n",
+        "test_token_rows.py::test_rows_out_of_order_are_refused_whatever_comes_first[.zarr]",
+    ),
+    Mutant(
+        "offsets-are-not-verified",
+        "reading/audit.py",
+        "is_whole and not _has_its_offsets(reader)",
+        "False",
+        "test_token_rows.py::test_offsets_that_changed_are_reported[.h5]",
     ),
     Mutant(
         "publish-no-lock",

@@ -46,7 +46,8 @@ def crc32c(data: bytes) -> int:
 class Stored:
     """What a store holds: its attributes, and every committed row of every column, by row number.
 
-    `runs` are those of units in progress; `hashes` the block hashes that lie in the store.
+    `runs` are those of units in progress; `hashes` the block hashes that lie in the store; `offsets` where
+    sequences begin, in a sealed store of token rows.
     """
 
     attributes: dict[str, Any]
@@ -54,6 +55,7 @@ class Stored:
     columns: dict[str, Array]
     runs: list[Run]
     hashes: Array
+    offsets: Array | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -93,6 +95,29 @@ class Stored:
         if column["dtype"] == "int64":
             return rows.tolist()
         return [row.tobytes().rstrip(b"\0").decode() for row in rows]
+
+    def check_sequences(self) -> None:
+        """Rows stand in the order of their sequences (C-52, C-54), and `offsets` says where those are (C-56)."""
+        schema, names = self.schema, {c["role"]: c for c in self.schema["columns"]}
+        assert ("token_rows" in schema["requires"]) is (schema["row_axis"] == "token"), "C-50"
+        if schema["row_axis"] != "token":
+            assert not {"sequence", "token", "position"} & names.keys(), "C-52"
+            return
+        numbers = self.columns["sequence"][self.committed].tolist()
+        places = range(len(numbers))
+        if "position" in names:
+            places = self.columns["position"][self.committed].tolist()
+        keys = list(zip(numbers, places, strict=True))
+        assert keys == sorted(set(keys))
+        if "token" in names:
+            size = names["token"]["vocab_size"]
+            assert names["token"]["dtype"] == ("uint16" if size <= 65536 else "uint32"), "C-53"
+            assert (self.columns["token"][self.committed] < size).all()
+        if schema["sealed"]:
+            assert len(self.offsets) == schema["num_sequences"] + 1
+            owners = np.repeat(np.arange(schema["num_sequences"]), np.diff(self.offsets))
+            assert [*owners] == numbers
+            assert self.offsets[0] == 0
 
     def check_runs(self) -> None:
         """Every run has its crc (I-1)."""
@@ -136,6 +161,8 @@ def canonical(schema: dict[str, Any]) -> bytes:
     """The canonical JSON (I-26, I-27)."""
     keys = "name", "dtype", "stored", "axes", "shape", "role", "shift"
     value = {key: schema.get(key) for key in ("num_samples", "axes", "kind", "encoding")}
+    if schema["row_axis"] == "token":
+        value["num_sequences"] = schema["num_sequences"]
     value["columns"] = [{k: c[k] for k in keys if k in c} for c in _hashed(schema)]
     value["class_names"] = schema.get("class_names")
     value["temperature"] = float(schema["temperature"])
@@ -144,7 +171,8 @@ def canonical(schema: dict[str, Any]) -> bytes:
 
 
 def _hashed(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [c for c in schema["columns"] if c["role"] in ("content", "id", "class_label")]
+    hashed = ("content", "id", "class_label", "sequence", "token", "position")
+    return [c for c in schema["columns"] if c["role"] in hashed]
 
 
 def _dtype(column: dict[str, Any]) -> np.dtype[Any]:
@@ -175,7 +203,10 @@ def check_attributes(attributes: dict[str, Any]) -> None:
     """Header and metadata have their checksums, where they carry one (C-45, C-46)."""
     schema = attributes["fostore"]
     texts = [c for c in schema["columns"] if "layout" in c]
-    assert schema["requires"] == (["text_layout"] if texts else []), "C-48"
+    tokens = schema["row_axis"] == "token"
+    assert schema["requires"] == ["text_layout"] * bool(texts) + ["token_rows"] * tokens, (
+        "C-48, C-50"
+    )
     rest = {key: value for key, value in schema.items() if key != "checksum"}
     for written, value in (
         (schema.get("checksum"), rest),
@@ -220,7 +251,24 @@ def read_zarr(path: Path) -> Stored:
                     rows[row] = np.frombuffer(data[at : at + size], rows.dtype).reshape(
                         column["shape"]
                     )
-    return Stored(attributes, committed, found, runs, _zarr_hashes(path, schema, in_progress))
+    hashes = _zarr_hashes(path, schema, in_progress)
+    return Stored(attributes, committed, found, runs, hashes, _zarr_offsets(path, schema))
+
+
+def _zarr_offsets(path: Path, schema: dict[str, Any]) -> Array | None:
+    """Where sequences begin (Z-37)."""
+    if not schema["sealed"] or schema["row_axis"] != "token":
+        return None
+    array, count = path / "offsets", schema["num_sequences"] + 1
+    metadata = json.loads((array / "zarr.json").read_bytes())
+    size = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+    assert (metadata["shape"], metadata["data_type"]) == ([count], "int64")
+    assert size == min(2 ** int(np.ceil(np.log2(count))), 131072)
+    chunks = [(array / "c" / str(i)).read_bytes() for i in range(-(-count // size))]
+    assert {len(chunk) for chunk in chunks} == {8 * size}
+    entries = np.frombuffer(b"".join(chunks), "<i8")
+    assert (entries[count:] == -(2**63)).all()
+    return entries[:count]
 
 
 def check_shard(data: bytes, rows: int, row_bytes: int, unit_rows: int) -> None:
@@ -326,7 +374,12 @@ def read_hdf5(path: Path) -> Stored:
         last = -(-stop // size) if stop == schema["num_samples"] else stop // size
         hashes[start // size : last] = stored[start // size : last]
     runs = [run for run in entries if run[2] is not None]
-    return Stored(attributes, committed, found, runs, hashes)
+    offsets = None
+    if schema["row_axis"] == "token":
+        offset, shape = places["offsets"]
+        assert shape == (schema["num_sequences"] + 1,), "H-23"
+        offsets = np.frombuffer(data, "<i8", shape[0], offset)
+    return Stored(attributes, committed, found, runs, hashes, offsets)
 
 
 def read_slots(data: bytes, offset: int, shape: tuple[int, int], magic: bytes) -> bytes:

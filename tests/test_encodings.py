@@ -17,6 +17,8 @@ from fostore.schema.row import COUNTS, FLOATS, Array, Schema
 
 KINDS = [(kind, dtype) for kind in ("probs", "log_probs", "logits") for dtype in FLOATS]
 KINDS += [("counts", dtype) for dtype in COUNTS]
+# Of all classes nothing is left out, so that what holds of dense rows holds of these.
+KINDS += [(f"{kind} topk", dtype) for kind, dtype in KINDS if kind != "counts"]
 MEMBERS = (None, 1, 3)
 LOWEST = {
     "float16": -65504.0,
@@ -34,6 +36,7 @@ def given_rows(
     kind: str, members: int | None, num_classes: int = 7, n: int = 20
 ) -> tuple[Array, Array]:
     """Rows as a caller gives them, and the probabilities that they mean, both float64 or int64."""
+    kind = kind.partition(" ")[0]
     shape = (n, num_classes) if members is None else (n, members, num_classes)
     rng = np.random.default_rng(3)
     if kind == "counts":
@@ -47,11 +50,14 @@ def given_rows(
 
 
 def schema_of(kind: str, dtype: str, members: int | None, num_classes: int = 7) -> Schema:
-    return make_schema(num_classes, kind=kind, dtype=dtype, num_members=members)
+    kind, _, name = kind.partition(" ")
+    spec = {"name": name, "k": num_classes} if name else None
+    return make_schema(num_classes, kind=kind, dtype=dtype, num_members=members, encoding=spec)
 
 
 def tolerance(kind: str, dtype: str) -> dict[str, float]:
     """What rounding the kind's numbers to the dtype can do to a probability."""
+    kind = kind.partition(" ")[0]
     if kind == "counts":
         return {"rtol": 1e-6, "atol": 0}
     log_span = {"probs": 1, "log_probs": 25, "logits": 25}[kind]  # the largest |log p| in the rows
@@ -108,7 +114,7 @@ def test_what_was_decoded_encodes_to_the_same_bytes(
     encoding = encoding_of(schema)
     rows, _ = given_rows(kind, members)
     columns = encoding.encode(rows, schema, 0)
-    if kind in ("counts", "logits"):  # these decode to something else than what came
+    if kind not in ("probs", "log_probs"):  # others decode to something else than what came
         again = encoding.encode(rows[:], schema, 0)
     else:
         again = encoding.encode(encoding.decode(columns, schema, kind), schema, 0)
@@ -445,8 +451,8 @@ def test_encodings_refuse_kinds_and_dtypes_that_they_cannot_keep() -> None:
 
 
 def test_an_unknown_encoding_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="'topk' is not known"):
-        make_schema(3, encoding={"name": "topk"})
+    with pytest.raises(UnsupportedError, match="'topq' is not known"):
+        make_schema(3, encoding={"name": "topq"})
 
 
 @pytest.mark.parametrize(
@@ -485,4 +491,7 @@ def test_logits_of_another_shift_are_refused_and_newer_keys_are_not() -> None:
 def test_every_encoding_says_its_own_name() -> None:
     for name in ENCODINGS:
         kind = "counts" if name == "counts" else "probs"
-        assert encoding_of(make_schema(3, kind=kind, encoding={"name": name})).name == name
+        needed = {"topk": {"k": 2}}.get(name, {})
+        schema = make_schema(3, kind=kind, encoding={"name": name, **needed})
+        assert encoding_of(schema).name == name
+        assert schema.requires == (() if name in ("dense", "counts") else (name,))

@@ -160,6 +160,19 @@ def good() -> dict[str, Any]:
     return copy.deepcopy(attributes_of(GOLDEN / "logits-float16-members.zarr"))
 
 
+_SCALAR: dict[str, Any] = {"axes": [], "shape": []}
+
+
+def tokens(fostore: dict[str, Any]) -> dict[str, Any]:
+    """The same attributes as if its 40 rows were tokens of sequences."""
+    fostore.update(row_axis="token", axes=["token", "member", "class"], requires=["token_rows"])
+    sequence = {"name": "sequence", "dtype": "int64", "stored": "int64", "role": "sequence"}
+    token = {"name": "token", "dtype": "uint16", "stored": "uint16", "role": "token"}
+    fostore["columns"] += [sequence | _SCALAR, token | _SCALAR | {"vocab_size": 100}]
+    fostore["num_sequences"] = 5
+    return fostore
+
+
 _AXIS_OF_THREE = {"axes": ["seed_view"], "shape": [3]}
 
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -168,7 +181,16 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a feature that is no name": lambda f: f.update(requires=[{}]),
     "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
     "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
-    "an unknown row axis": lambda f: f.update(row_axis="token"),
+    "an unknown row axis": lambda f: f.update(row_axis="pixel"),
+    "rows of tokens without sequences": lambda f: f.update(
+        row_axis="token", requires=["token_rows"]
+    ),
+    "a sequence of samples": lambda f: f["columns"].append(
+        {"name": "sequence", "dtype": "int64", "stored": "int64", "role": "sequence"} | _SCALAR
+    ),
+    "token rows that need no reader": lambda f: tokens(f).update(requires=[]),
+    "tokens without a size": lambda f: tokens(f)["columns"][-1].pop("vocab_size"),
+    "sealed without a number of sequences": lambda f: tokens(f).update(num_sequences=None),
     "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
     "an unknown kind": lambda f: f.update(kind="votes"),
     "another kind than its columns": lambda f: f.update(kind="probs"),
@@ -344,7 +366,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 15
+    assert len(STORES) == 18
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -361,6 +383,8 @@ def test_fostore_reads_golden_stores(name: str) -> None:
             assert store.ids.tolist() == expected["ids"]
         if "meta" in expected:
             assert store.meta == expected["meta"]
+        if "offsets" in expected:
+            assert store.offsets.tolist() == expected["offsets"]
         assert store.verify() == []
 
 
@@ -373,6 +397,7 @@ def test_a_reader_written_from_the_specification_alone_reads_golden_stores(name:
     assert stored.committed == [row for rows in ranges for row in rows]
     assert_rows(stored.probabilities(), stored.committed, expected)
     stored.check_runs()
+    stored.check_sequences()
     assert bool(stored.runs) is not stored.schema["sealed"]
     assert stored.check_hashes() > 0
     if stored.schema["sealed"]:

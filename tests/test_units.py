@@ -179,6 +179,39 @@ def test_ids_that_two_units_share_are_refused_at_the_end(place: Storage) -> None
     assert not fostore.open(place).is_sealed
 
 
+def test_rows_of_tokens_come_from_many_and_their_order_is_held_over_all(
+    place: Storage, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "num_samples": N,
+        "num_classes": K,
+        "unit_rows": 2048,
+        "rows": "tokens",
+    }
+    sequences, tokens = np.arange(N) // 10, np.arange(N) % K
+    path = tmp_path / "whole.zarr"
+    with fostore.create(path, **asked) as writer:
+        writer.append(probs(N, K), sequences=sequences, tokens=tokens)
+    fostore.plan(place, **asked, num_sequences=N // 10)
+    for i in range(3):
+        for unit in fostore.open_units(place, shard=(i, 3)):
+            rows = slice(unit.start, unit.stop)
+            unit.write(probs(N, K)[rows], sequences=sequences[rows], tokens=tokens[rows])
+    store = fostore.finish(place)
+    assert store.digest() == fostore.open(path).digest()
+    assert files_of(place) == files_of(path)
+    np.testing.assert_array_equal(store.offsets, np.arange(0, N + 1, 10))
+    wrong = Memory("memory://wrong.zarr", {})
+    fostore.plan(wrong, **asked)
+    for i in range(2):  # within each share they never decrease
+        for unit in fostore.open_units(wrong, shard=(i, 2)):
+            rows = slice(unit.start, unit.stop)
+            own = sequences[rows] if i else sequences[rows] + 300
+            unit.write(probs(N, K)[rows], sequences=own, tokens=tokens[rows])
+    with pytest.raises(RowError, match="sequences never decrease"):
+        fostore.finish(wrong)
+
+
 # What others did meanwhile
 
 
@@ -434,3 +467,43 @@ def test_who_wakes_up_after_the_seal_changes_nothing(
 
 def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+# Conversion, behind a url
+
+
+def test_a_store_is_converted_to_s3_and_an_interrupted_conversion_goes_on(
+    behind: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fostore.places.remote import Remote
+
+    put, left = Remote.put, [9]
+
+    def dying(self: Remote, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+        return put(self, *arguments)
+
+    options: dict[str, Any] = {"unit_rows": UNIT, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "put", dying)
+        with pytest.raises(Stopped):
+            fostore.convert(whole, behind, **options)
+    assert fostore.missing(behind) == [(2 * UNIT, N)]
+    other = tmp_path / "other.zarr"
+    with fostore.create(other, num_samples=N, num_classes=K, ids="int64") as writer:
+        writer.append(probs(N, K, seed=1), ids=np.arange(N))
+    with pytest.raises(StoreExistsError, match="was begun with other rows"):
+        fostore.convert(other, behind, **options)
+    receipt = fostore.convert(whole, behind, **options)
+    assert receipt.destination_digest == fostore.open(whole).digest()
+    assert_is(behind, whole)
+    assert fostore.convert(whole, behind, exists="resume", **options).verified == "full"
+    for exists in ("fail", "overwrite"):
+        with pytest.raises((StoreExistsError, ArgumentError), match="nothing is replaced"):
+            fostore.convert(other, behind, exists=exists, **options)
+    with pytest.raises(UnsupportedError, match=r"only \.zarr stores"):
+        fostore.convert(whole, "s3://data/x.csv", allow_lossy=True, progress=False)
+    fostore.convert(behind, tmp_path / "back.h5", progress=False)
+    assert fostore.open(tmp_path / "back.h5").digest() == receipt.destination_digest

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fostore.encodings import Encoding
 from fostore.encodings.dense import ENCODING as DENSE
 from fostore.errors import ArgumentError
 from fostore.schema.row import FLOATS, Array, Column, Schema
 
 
-class Scaled:
+class Scaled(Encoding):
     """See `fostore.encodings.Encoding`."""
 
     name = "scaled"
@@ -43,22 +43,12 @@ class Scaled:
         schema: Schema,
         as_kind: str = "probs",
         temperature: float = 1.0,
+        rule: str | None = None,
     ) -> Array:
         return DENSE.decode([self.rows(columns, schema)], _dense(schema), as_kind, temperature)
 
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         return columns[0] / columns[0].dtype.type(schema.encoding["factor"])
-
-    def recast(
-        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
-    ) -> list[Array]:
-        return self.encode(self.rows(columns, schema), made, start)
-
-    def is_plain(self, schema: Schema, as_kind: str) -> bool:
-        return False
-
-    def decoded_bytes(self, schema: Schema) -> int:
-        return 8 * math.prod(schema.row_shape)
 
 
 def _dense(schema: Schema) -> Schema:

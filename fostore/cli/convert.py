@@ -15,7 +15,7 @@ from fostore.cli.options import Option
 from fostore.cli.report import reporting, say, show
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
-from fostore.places.names import STREAM, local_path
+from fostore.places.names import STREAM, is_url, local_path
 from fostore.schema.jsontext import dumps
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
@@ -175,7 +175,8 @@ def _show_plan(source: str | list[str], destination: str, asked: Options) -> Non
     show(plan.text())
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
         show("needs       --allow-lossy")
-    if asked.exists == "fail" and destination != STREAM and local_path(destination).exists():
+    is_path = destination != STREAM and not is_url(destination)
+    if asked.exists == "fail" and is_path and local_path(destination).exists():
         show("needs       --exists overwrite or resume: the destination is there")
 
 

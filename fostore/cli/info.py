@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,9 @@ Examples:
 """
 
 _SHORT = 72
+_WRITERS = 8
+_COMMITS = 4096
+"""Records of units that are read at most, to say who writes."""
 
 
 META_EXAMPLES = """
@@ -102,6 +107,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
         },
         "sealed": store.is_sealed,
         "digest": header.digest,
+        **({} if header.commits is None else {"units": _units_of(store)}),
         "unit_rows": header.unit_rows,
         "block_rows": header.block_rows,
         "identity": dict(header.identity),
@@ -111,6 +117,38 @@ def _facts_of(store: Any) -> dict[str, Any]:
         "updated": header.updated,
         "software": dict(header.software),
     }
+
+
+def _units_of(store: Any) -> dict[str, Any]:
+    """Of a store that many write: units done, by whom, how fast, and how long the rest will take so."""
+    header = store.header
+    planned, done = (-(-rows // header.unit_rows) for rows in (header.num_samples, len(store)))
+    commits = store.reader.commits(_COMMITS)
+    times = sorted(datetime.fromisoformat(one.written) for one in commits)
+    seconds = (times[-1] - times[0]).total_seconds() if times else 0.0
+    rate = (done - 1) / seconds if seconds else None  # the first one marks the beginning
+    by = Counter(one.by for one in commits)
+    return {
+        "planned": planned,
+        "committed": done,
+        "looked_at": len(commits),
+        "by": dict(by.most_common()),
+        "last": max((one.written for one in commits), default=None),
+        "units_per_second": rate,
+        "seconds_left": None if rate is None else (planned - done) / rate,
+    }
+
+
+def _unit_lines(units: Mapping[str, Any]) -> Iterator[str]:
+    yield _line("written", f"{units['committed']:,} of {units['planned']:,} units")
+    writers = [f"{who} {count:,}" for who, count in units["by"].items()]
+    if writers:
+        more = f", and {len(writers) - _WRITERS} more" if len(writers) > _WRITERS else ""
+        yield _line("by", ", ".join(writers[:_WRITERS]) + more)
+        yield _line("last", units["last"])
+    if units["units_per_second"]:
+        rate, left = units["units_per_second"] * 3600, units["seconds_left"] / 3600
+        yield _line("rate", f"{rate:,.0f} units an hour, {left:,.1f} hours to go at that")
 
 
 def _size_of(store: Any) -> dict[str, int | None]:
@@ -147,6 +185,8 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
     if rows["missing"]:
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
+    if "units" in facts:
+        yield from _unit_lines(facts["units"])
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")
     temperature = "" if facts["temperature"] == 1 else f", temperature {facts['temperature']:g}"

@@ -13,6 +13,7 @@ from fostore.encodings import default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table, changed
 from fostore.schema.row import Array, Schema
+from fostore.schema.sides import Bounds
 from fostore.schema.sides.classes import check_labels
 from fostore.schema.sides.ids import encode_ids, id_column
 
@@ -166,7 +167,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
             if column.role != "class_label":
                 yield rows
                 continue
-            check_labels(rows, schema.num_classes, start)
+            check_labels(rows, Bounds(schema.num_classes), start)
             labels = moved[rows]
             if (labels < 0).any():
                 row = int(np.argmax(labels < 0))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from fostore import disk
+from fostore.conversion.behind import begin_behind, write_behind
 from fostore.conversion.destination import in_store, refuse_receipt, refuse_target, target_of
 from fostore.conversion.options import Options
 from fostore.conversion.part import Part
@@ -28,11 +30,12 @@ from fostore.errors import (
 )
 from fostore.files.hashing import digest_of
 from fostore.files.stores import guarded
-from fostore.files.table import Batch, Table
+from fostore.files.table import Batch
 from fostore.places import spool
 from fostore.places.lock import Lock
-from fostore.places.names import STREAM
+from fostore.places.names import STREAM, storage_of
 from fostore.places.names import destination as resolved
+from fostore.places.place import Storage
 from fostore.progress import LOG, Progress
 from fostore.schema.digest import store_digest
 from fostore.schema.header import now
@@ -91,7 +94,7 @@ def convert(
             list of those, a `Store`, or "-" for JSON Lines on the standard input.
         destination: a path whose suffix says the format, or "-" for JSON Lines on the standard output.
             A link is followed: what it leads to is replaced, and the link stays. Temporary files lie
-            beside it.
+            beside it. Or the url of a `.zarr` store on S3 (`s3://`), which is written where it will lie.
         exists: "fail" refuses a destination that is there, "overwrite" replaces it when the new one
             is whole, "resume" accepts it if it holds the same rows.
         kind, dtype: what the rows become; as they are by default.
@@ -151,7 +154,9 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
     refuse_receipt(record, target, plan.source)
     # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
     with spool.beside(target), Conversion(plan) as conversion:
-        if target is None:
+        if (place := storage_of(path)) is not None:
+            conversion.to_storage(place)
+        elif target is None:
             conversion.stream()
         else:
             conversion.to_path(target, Part(target, plan))
@@ -221,6 +226,18 @@ class Conversion:
                 error.__dict__.pop("__notes__", None)  # which say how to go on with the part
                 raise
             part.publish()
+
+    def to_storage(self, place: Storage) -> None:
+        """To an object store, where nothing can be exchanged: unit by unit into its place, and sealed at the end."""
+        writer = begin_behind(place, self._plan)
+        if writer is None:
+            self._accept(place.url)
+            return
+        with closing(writer), self._progress("converting", len(writer)) as bar:
+            write_behind(writer, self._plan, self._passage, bar)
+            self._end(self._passage.digest())  # before anybody can take it for whole
+            writer.seal()
+        self._verify(place.url)
 
     # ---------------------------------------------------------------- writing
 
@@ -307,7 +324,7 @@ class Conversion:
 
     # ---------------------------------------------------------------- verification
 
-    def _accept(self, path: Path) -> None:
+    def _accept(self, path: Path | str) -> None:
         """The destination is there already: hold it against the source."""
         with self._progress("comparing", 0) as bar:
             for _ in self._passage.rows(0, bar):
@@ -326,14 +343,14 @@ class Conversion:
             )
         self._verify_level = "full"
 
-    def _verify(self, part: Path) -> None:
+    def _verify(self, part: Path | str) -> None:
         if self._verify_level == "none":
             return
         table = open_table(str(part), self._plan.hints_back)
         sampled = self._passage.sampled
         # In a text the rows before one are read for it, so all of them cost the same.
         if self._verify_level == "sample" and sampled and not self._plan.is_text:
-            _compare(table, sampled)
+            self._passage.compare(table)
             return
         with self._progress("verifying", 0) as bar:
             digest = digest_of(table, self._plan.rows_at_once, bar)
@@ -376,18 +393,8 @@ class Conversion:
         )
 
 
-def _otherwise(part: Path, digest: str, expected: str) -> DamageError:
+def _otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
     return DamageError(
         f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
         "rows of an earlier run were of another source; nothing was published, run it again"
     )
-
-
-def _compare(table: Table, sampled: Mapping[int, list[bytes]]) -> None:
-    for row, expected in sampled.items():
-        columns = next(iter(table.batches(row, 1)))
-        if [column[0].tobytes() for column in columns] != expected:
-            raise DamageError(
-                f"row {row} reads back otherwise than it was written; nothing was published",
-                ((row, row + 1),),
-            )

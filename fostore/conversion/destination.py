@@ -10,12 +10,13 @@ from fostore.errors import ArgumentError
 from fostore.files.table import Table
 from fostore.formats import is_store
 from fostore.places.litter import is_litter
-from fostore.places.names import STREAM, destination, inside, is_url
+from fostore.places.names import STREAM, destination, inside, is_url, storage_of
 
 
 def target_of(path: str | os.PathLike[str]) -> Path | None:
-    """The path that a conversion to `path` writes, links followed; None for the standard output."""
-    return None if os.fspath(path) == STREAM else destination(path)
+    """The path that a conversion to `path` writes, links followed; None for the standard output and what has a url."""
+    is_stream = os.fspath(path) == STREAM
+    return None if is_stream or storage_of(path) is not None else destination(path)
 
 
 def refuse_target(path: Path, table: Table) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from fostore.conversion.losses import Losses
 from fostore.conversion.plan import Plan
 from fostore.encodings import encoding_of
+from fostore.errors import DamageError
 from fostore.files.hashing import Digester
-from fostore.files.table import Batch
+from fostore.files.table import Batch, Table
 from fostore.progress import LOG, Progress
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
@@ -79,6 +80,16 @@ class Passage:
     def digest(self) -> str:
         """The digest of all rows; only after they have passed."""
         return self._digester.digest()
+
+    def compare(self, table: Table) -> None:
+        """Hold the sampled rows against those of a destination; raises DamageError where one differs."""
+        for row, expected in self.sampled.items():
+            columns = next(iter(table.batches(row, 1)))
+            if [column[0].tobytes() for column in columns] != expected:
+                raise DamageError(
+                    f"row {row} reads back otherwise than it was written; nothing was published",
+                    ((row, row + 1),),
+                )
 
     @property
     def measured(self) -> dict[str, Any] | None:

@@ -5,26 +5,49 @@ An encoding is one file in this folder and one line in `ENCODINGS`.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.row import COUNTS, FLOATS, KINDS, Array, Column, Schema, sum_tolerance
+from fostore.schema.row import COUNTS, FLOATS, KINDS, SAMPLE, Array, Column, Schema, sum_tolerance
+
+if TYPE_CHECKING:
+    from fostore.encodings.topk_rows import TopK
 
 
-class Encoding(Protocol):
+class Encoding(ABC):
     """Pure functions between rows as a caller gives them and columns as a store keeps them.
 
     A schema's `encoding` is its spec: the name, and the encoding's own parameters, which are part of
     what the rows are. The spec is handed on as it is, so that no copy of a store loses it.
+
+    What has a body here is right for an encoding that keeps every class of every row.
     """
 
     name: str
-    parameters: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
     """The keys that a user may give beside the name."""
 
+    def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as a schema keeps them: checked, plain JSON, with defaults that are part of what the rows are.
+
+        Raises ArgumentError for one that is missing or cannot be used.
+        """
+        return dict(parameters)
+
+    def dtypes(self, kind: str, num_classes: int) -> tuple[str, ...]:
+        """What the first column may hold for rows of this kind."""
+        return tuple(COUNTS if kind == "counts" else FLOATS)
+
+    def usual_dtype(self, kind: str, num_classes: int) -> str:
+        """What the first column holds where the user names no dtype."""
+        return "uint32" if kind == "counts" else "float32"
+
+    @abstractmethod
     def columns(
         self,
         kind: str,
@@ -37,62 +60,92 @@ class Encoding(Protocol):
 
         Raises ArgumentError where the encoding cannot keep the kind or the dtype, or lacks a parameter.
         """
-        ...
 
-    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+    @abstractmethod
+    def encode(self, rows: Any, schema: Schema, start: int) -> list[Array]:
         """Check rows (n, *schema.row_shape) of the schema's kind and bring them into stored form.
 
-        Returns one C-contiguous array of the stored dtype a content column; may alias `rows`.
-        Raises RowError, naming rows counted from `start`.
+        An encoding of top-k rows takes `Selected` as well. Returns one C-contiguous array of the stored dtype
+        a content column; may alias `rows`. Raises RowError, naming rows counted from `start`.
         """
-        ...
 
+    @abstractmethod
     def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
         """Raise RowError where stored columns do not hold what the schema promises."""
-        ...
 
+    @abstractmethod
     def decode(
         self,
         columns: Sequence[Array],
         schema: Schema,
         as_kind: str = "probs",
         temperature: float = 1.0,
+        rule: str | None = None,
     ) -> Array:
         """Distributions (n, *schema.row_shape) as "probs", "log_probs" or "logits" from stored columns.
 
         probs come as stored where they are stored as probs (bfloat16: float32), else as float32
         (float64 where that is stored), as they do for any `temperature` other than 1: then probs
         are softmax(log p / temperature), log_probs their logarithms, and logits those of
-        temperature 1 divided by it.
+        temperature 1 divided by it. `rule` says what becomes of classes that are not kept, where there are
+        any. Raises ArgumentError where that leaves no distribution over all classes.
         """
-        ...
 
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+    @abstractmethod
+    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         """Rows of the schema's kind as `encode` takes them, as wide as they are exact: votes, or float32 or float64."""
-        ...
 
     def recast(
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
-        """Stored columns of the same rows in the dtype of `made`, which differs in that alone.
+        """Stored columns of the same rows in the dtype and with the parameters of `made`, which differs in these alone.
 
-        Raises RowError where rows do not keep what the schema promises.
+        Raises RowError where rows do not keep what the schema promises, ArgumentError where they cannot be
+        made with such parameters.
         """
-        ...
+        return self.encode(self.rows(columns, schema), made, start)
 
     def is_plain(self, schema: Schema, as_kind: str) -> bool:
         """Whether the first column is what `decode` gives as `as_kind`, number by number, so that it can be mapped.
 
         But for two things that lie in the numbers: halves may be widened, and logits lack the level of their row.
         """
-        ...
+        return False
 
     def decoded_bytes(self, schema: Schema) -> int:
         """Bytes that one row takes in memory at most while it is decoded: what sizes pieces."""
-        ...
+        return 8 * math.prod(schema.row_shape)
+
+    def check_dense(self, schema: Schema, rule: str | None) -> None:
+        """Raise ArgumentError where `take` gives no whole rows by this rule, or not without one."""
+        refuse_rule(rule, self.name)
+
+    def selects(self, schema: Schema) -> tuple[int, tuple[float, ...]] | None:
+        """How many classes of a row, and at which temperatures the rest, `encode` takes as `Selected`; None of none."""
+        return None
+
+    def sparse(self, columns: Sequence[Array], schema: Schema) -> TopK | None:
+        """The rows as the classes that are kept; None of an encoding that keeps all. May alias the columns."""
+        return None
+
+    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Mapping[str, Array] | None:
+        """What is known of each row's error from the columns alone, float64 (n,) each; None where nothing is."""
+        return None
 
 
-ENCODINGS = {"dense": "fostore.encodings.dense", "counts": "fostore.encodings.counts"}
+def refuse_rule(rule: str | None, name: str) -> None:
+    """Raise ArgumentError where a rule is named for rows that leave no class out."""
+    if rule is not None:
+        raise ArgumentError(
+            f"rule is {rule!r}, and rows of the encoding {name!r} hold every class: leave it out"
+        )
+
+
+ENCODINGS = {
+    "dense": "fostore.encodings.dense",
+    "counts": "fostore.encodings.counts",
+    "topk": "fostore.encodings.topk",
+}
 
 
 def encoding_of(schema: Schema) -> Encoding:
@@ -135,26 +188,46 @@ def _load(name: str) -> Encoding:
     return encoding
 
 
-def chosen(encoding: Any) -> dict[str, Any]:
-    """The spec that a user names, by its name alone or with parameters.
+def chosen(encoding: Any, **parameters: Any) -> dict[str, Any] | None:
+    """The spec that a user names, by its name alone, as a mapping with parameters, or with them beside it.
+
+    Args:
+        encoding: a name, a mapping of "name" and parameters, or None.
+        parameters: those that have keywords of their own; None is not given.
+
+    Returns:
+        None where nothing was named.
 
     Raises:
-        ArgumentError: no text and no mapping with a name, or a parameter that the encoding does not take.
+        ArgumentError: no text and no mapping with a name, a parameter that the encoding does not take or lacks,
+            or one without an encoding.
         UnsupportedError: an encoding that this release does not have; names those that it has.
     """
-    spec = {"name": encoding} if isinstance(encoding, str) else encoding
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+    given = {key: value for key, value in parameters.items() if value is not None}
+    if encoding is None:
+        if given:
+            raise ArgumentError(
+                f"{sorted(given)} are parameters of an encoding, and none was named: encoding='topk'"
+            )
+        return None
+    named = {"name": encoding} if isinstance(encoding, str) else encoding
+    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
         raise ArgumentError(
             f"encoding is {encoding!r:.80}, expected a name, one of {sorted(ENCODINGS)}, or a mapping of "
             '"name" and parameters'
         )
-    parameters = _load(spec["name"]).parameters
-    for key in spec:
-        if key not in ("name", *parameters):
+    twice = sorted(given.keys() & named.keys())
+    if twice:
+        raise ArgumentError(f"{twice} were given beside encoding and in it: give them once")
+    name = named["name"]
+    loaded, own = _load(name), {**named, **given}
+    del own["name"]
+    for key in own:
+        if key not in loaded.parameters:
             raise ArgumentError(
-                f"the encoding {spec['name']!r} has no parameter {key!r}; it has {list(parameters)}"
+                f"the encoding {name!r} has no parameter {key!r}; it has {list(loaded.parameters)}"
             )
-    return dict(spec)
+    return {"name": name, **loaded.spec(own)}
 
 
 def default_encoding(kind: str) -> dict[str, Any]:
@@ -173,6 +246,7 @@ def make_schema(
     tol: float | None = None,
     encoding: Mapping[str, Any] | None = None,
     side_columns: Sequence[Column] = (),
+    row_axis: str = SAMPLE,
 ) -> Schema:
     """A schema from what a user says; see `fostore.create` for the parameters.
 
@@ -181,21 +255,23 @@ def make_schema(
     """
     if kind not in KINDS:
         raise ArgumentError(f"kind is {kind!r}, expected one of {list(KINDS)}")
-    dtypes = COUNTS if kind == "counts" else FLOATS
-    dtype = dtype or ("uint32" if kind == "counts" else "float32")
-    if dtype not in dtypes:
-        raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(dtypes)} for {kind}")
-    for name, size in (("num_classes", num_classes), ("num_members", num_members)):
+    for key, size in (("num_classes", num_classes), ("num_members", num_members)):
         if size is not None and (
             isinstance(size, bool) or not hasattr(size, "__index__") or size < 1
         ):
-            raise ArgumentError(f"{name} is {size!r}, expected an integer of at least 1")
-    spec = dict(encoding or default_encoding(kind))
+            raise ArgumentError(f"{key} is {size!r}, expected an integer of at least 1")
+    given = dict(encoding or default_encoding(kind))
+    name = str(given.pop("name", None))
+    loaded = _load(name)
+    spec = {"name": name, **loaded.spec(given)}
+    dtypes = loaded.dtypes(kind, num_classes)
+    dtype = dtype or loaded.usual_dtype(kind, num_classes)
+    if dtype not in dtypes:
+        raise ArgumentError(f"dtype is {dtype!r}, expected one of {list(dtypes)} for {kind}")
     axes = ("class",) if num_members is None else ("member", "class")
-    shape = (num_classes,) if num_members is None else (num_members, num_classes)
-    content = _load(str(spec.get("name"))).columns(
-        kind, dtype, axes, tuple(int(n) for n in shape), spec
-    )
+    sizes = (num_classes,) if num_members is None else (num_members, num_classes)
+    shape = tuple(map(int, sizes))
+    content = loaded.columns(kind, dtype, axes, shape, spec)
     schema = Schema(
         num_classes=int(num_classes),
         num_members=None if num_members is None else int(num_members),
@@ -205,6 +281,7 @@ def make_schema(
         sum_tolerance=tol if tol is not None else default_tolerance(kind, dtype, num_classes),
         temperature=float(temperature),
         class_names=None if class_names is None else tuple(class_names),
+        row_axis=row_axis,
     )
     schema.check("the arguments", ArgumentError)
     return schema
@@ -228,6 +305,7 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         "temperature": schema.temperature,
         "encoding": default_encoding(kind) if is_default else schema.encoding,
         "side_columns": schema.columns[len(schema.content) :],
+        "row_axis": schema.row_axis,
         **changed,
     }
     made = make_schema(**arguments)
@@ -244,10 +322,9 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         made,
         columns=(*content, *made.columns[len(content) :]),
         sum_tolerance=tolerance,
-        row_axis=schema.row_axis,
     )
 
 
 def default_tolerance(kind: str, dtype: str, num_classes: int) -> float:
-    """The sum tolerance of a schema where the user names none; 0 for counts, which are exact."""
-    return 0.0 if kind == "counts" else sum_tolerance(dtype, num_classes, kind)
+    """The sum tolerance of a schema where the user names none; 0 for integers, which are exact."""
+    return sum_tolerance(dtype, num_classes, kind) if dtype in FLOATS else 0.0

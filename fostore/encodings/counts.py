@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fostore.encodings import Encoding, refuse_rule
 from fostore.encodings.rows import as_counts, check_columns, converted, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import COUNTS, Array, Column, Schema
 
 
-class Counts:
+class Counts(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "counts"
-    parameters = ()
 
     def columns(
         self,
@@ -34,7 +33,7 @@ class Counts:
             )
         return (Column("counts", dtype, COUNTS[dtype], axes, shape),)
 
-    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+    def encode(self, rows: Any, schema: Schema, start: int) -> list[Array]:
         """Rows of any integer dtype whose numbers fit, with at least one vote each."""
         votes = schema.columns[0]  # of the shape of a row
         if rows.shape[1:] != votes.shape:
@@ -54,31 +53,20 @@ class Counts:
         schema: Schema,
         as_kind: str = "probs",
         temperature: float = 1.0,
+        rule: str | None = None,
     ) -> Array:
         """Relative frequencies in float32, worked out in float64; a class without votes has log minus infinity."""
+        refuse_rule(rule, self.name)
         # Votes are whole numbers: in float32 their sum would round from 2^24 on.
         votes = columns[0].astype(np.float64)
         votes /= np.add.reduce(votes, axis=-1, keepdims=True)
         with np.errstate(over="ignore", under="ignore"):
             return converted(votes, "probs", as_kind, temperature).astype(np.float32)
 
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         """The votes."""
+        refuse_rule(rule, self.name)
         return columns[0]
-
-    def recast(
-        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
-    ) -> list[Array]:
-        """Votes that fit stay the same, others are refused."""
-        return self.encode(columns[0], made, start)
-
-    def is_plain(self, schema: Schema, as_kind: str) -> bool:
-        """Never: votes are divided by their sum."""
-        return False
-
-    def decoded_bytes(self, schema: Schema) -> int:
-        """Frequencies are worked out in float64."""
-        return 8 * math.prod(schema.row_shape)
 
 
 def _check_votes(stored: Array, start: int) -> None:

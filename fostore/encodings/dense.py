@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings import Encoding, refuse_rule
 from fostore.encodings.rows import (
+    LOWEST,
     as_floats,
     check_as_kind,
     check_columns,
@@ -27,20 +29,11 @@ from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
 from fostore.schema.row import FLOATS, Array, Column, Schema
 
-_LOWEST = {
-    "float16": -65504.0,
-    "bfloat16": -float.fromhex("0x1.fep127"),
-    "float32": float(np.finfo(np.float32).min),
-    "float64": float(np.finfo(np.float64).min),
-}
-"""The lowest finite number of each dtype."""
 
-
-class Dense:
+class Dense(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "dense"
-    parameters = ()
 
     def columns(
         self,
@@ -63,7 +56,7 @@ class Dense:
         wide = "float64" if dtype == "float64" else "float32"
         return numbers, Column("logsumexp", wide, wide, axes[:-1], shape[:-1])
 
-    def encode(self, rows: Array, schema: Schema, start: int) -> list[Array]:
+    def encode(self, rows: Any, schema: Schema, start: int) -> list[Array]:
         """Rows of any float dtype, checked as they came and again as they are stored.
 
         Finite logits stay finite: a difference beyond the dtype's range is kept as its lowest
@@ -108,12 +101,15 @@ class Dense:
         schema: Schema,
         as_kind: str = "probs",
         temperature: float = 1.0,
+        rule: str | None = None,
     ) -> Array:
         """Probabilities, log-probabilities or logits; `schema.temperature` is not applied.
 
         Aliases the column where nothing changes. Logits come back with their row's level, so their
         logsumexp is what the model gave; from probabilities they are the logarithms.
         """
+        if rule is not None:
+            refuse_rule(rule, self.name)
         stored = columns[0]
         if as_kind == schema.kind == "probs" and temperature == 1 and schema.dtype != "bfloat16":
             return stored
@@ -131,8 +127,9 @@ class Dense:
         logits += columns[1][..., None]
         return logits if temperature == 1 else simplex.scale(logits, temperature)
 
-    def rows(self, columns: Sequence[Array], schema: Schema) -> Array:
+    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         """Logits come with the level of their row, in float64: a softmax of some of them renormalises."""
+        refuse_rule(rule, self.name)
         wide = widen(columns[0], schema.dtype)
         if schema.kind != "logits":
             return wide
@@ -177,7 +174,7 @@ def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:
             f"row {at} has logits beyond the range of {side.dtype}: use dtype='float64', or look at "
             "this sample"
         )
-    lowest = _LOWEST[schema.dtype]
+    lowest = LOWEST[schema.dtype]
     if float(shifted.min()) < lowest:  # kept finite: minus infinity is a class that was masked
         masked = x == -np.inf
         np.maximum(shifted, lowest, out=shifted)

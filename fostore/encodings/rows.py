@@ -7,17 +7,35 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fostore.encodings.topk_rows import Selected
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import bfloat16_to_float32, float32_to_bfloat16
 from fostore.schema.ranges import describe
 from fostore.schema.row import COUNTS, FLOATS, Array, Schema
 
+LOWEST = {
+    "float16": -65504.0,
+    "bfloat16": -float.fromhex("0x1.fep127"),
+    "float32": float(np.finfo(np.float32).min),
+    "float64": float(np.finfo(np.float64).min),
+}
+"""The lowest finite number of each dtype."""
 _LITTLE_ENDIAN = {name: np.dtype(name).newbyteorder("<") for name in FLOATS if name != "bfloat16"}
 
 
 def where(start: int, count: int) -> str:
     """The rows of a batch in a message's words."""
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
+
+
+def as_given(rows: Any) -> tuple[Any, int]:
+    """A batch as `Encoding.encode` takes it, NumPy or `Selected`, and how many rows it has."""
+    if isinstance(rows, Selected):
+        return rows, len(rows.ids) if np.ndim(rows.ids) else 0
+    values = rows if type(rows) is np.ndarray else as_array(rows)
+    if not values.ndim:
+        raise RowError(f"rows come in batches, {rows!r:.80} came")
+    return values, len(values)
 
 
 def as_array(rows: Any) -> Array:

@@ -101,6 +101,15 @@ class Finding:
     severity: str = "damage"
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A unit that one of several writers committed: who, and when (UTC, ISO 8601)."""
+
+    unit: int
+    by: str
+    written: str
+
+
 class ColumnView(Protocol):
     """One column of a store for reading; rows that are not committed must not be asked for.
 
@@ -172,9 +181,20 @@ class Reader(Protocol):
         """Committed runs of units that are not sealed yet (what the journal or the slots hold); none by default."""
         return ()
 
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """Who committed which units of a store that many write, of at most `limit` of them; none by default."""
+        return ()
+
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); all zero where unknown."""
         ...
+
+    def offsets(self) -> Array | None:
+        """Where the sequences of a sealed store begin, as it lies: int64 (num_sequences + 1,); None by default.
+
+        None also where it lies in another way than ours: it follows from the column of sequences.
+        """
+        return None
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage: files that are missing, cut, torn, unexpected or contradictory. Reads no rows."""
@@ -237,8 +257,11 @@ class UnitWriter(Protocol):
         """Replace the header of a store that goes on (more rows planned, other metadata): not sealed, no digest."""
         ...
 
-    def finish(self, header: Header) -> None:
-        """All rows are in sealed units: publish the final header and remove what only a run in progress needs."""
+    def finish(self, header: Header, offsets: Array | None = None) -> None:
+        """All rows are in sealed units: publish the final header and remove what only a run in progress needs.
+
+        `offsets`, int64 (num_sequences + 1,), is where the sequences of token rows begin; durable before the header.
+        """
         ...
 
     def close(self) -> None:

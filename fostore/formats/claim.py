@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fostore.errors import ArgumentError
+from fostore.errors import ArgumentError, RowError
 from fostore.schema.ranges import Range, Ranges
 
 MAIN = "main"
@@ -44,6 +44,14 @@ class Claim:
             return rows
         start, stop = self.units
         return Ranges(rows.overlap(start * unit_rows, stop * unit_rows))
+
+    def check_rows(self, unit_rows: int, start: int, stop: int) -> None:
+        """Raise RowError where some of the rows `[start, stop)` lie in units that are not claimed."""
+        if not self.rows(unit_rows, Ranges.of((start, stop))).covers(start, stop):
+            raise RowError(
+                f"rows {start} to {stop - 1} lie in units that {self.owner!r} does not hold: it claims "
+                f"{self.units} of {unit_rows} rows each"
+            )
 
     def check_whole(self, what: str) -> None:
         """Refuse what changes the header or the shapes, for one who claims some units.

@@ -7,9 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from fostore.reading.store import Store
 from fostore.schema import identity
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array, Schema
+
+ReadColumn = Callable[[str, int, int], Array]
+"""(name, start, stop) to rows of a column, as stored."""
+
+
+Rows = tuple[Ranges, ReadColumn]
+"""Which rows there are, and what reads them."""
+
+
+def rows_of(store: Store) -> Rows:
+    """The committed rows of an open store, and what reads rows of a column of it, as stored."""
+
+    def column(name: str, start: int, stop: int) -> Array:
+        view = store.reader.column(store.schema.index(name))
+        return view.take(np.arange(start, stop))
+
+    return store.committed, column
 
 
 class Consent:
@@ -43,8 +63,7 @@ class CommittedRows:
     path: Path | str
     schema: Schema
     rows: Ranges
-    column: Callable[[str, int, int], Array]
-    """The rows `[start, stop)` of a column, as stored."""
+    column: ReadColumn
     batch_size: int | None
     """Samples a batch when the store was begun, where it says so."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from fostore.encodings import default_tolerance
 from fostore.errors import ArgumentError, GenerationError, RowError
 from fostore.generate import output
-from fostore.generate.committed import CommittedRows, Consent
+from fostore.generate.committed import CommittedRows, Consent, Rows, rows_of
 from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.labels import NOTHING, class_numbers, tells
@@ -161,7 +161,7 @@ class _Recording:
             self._finished is not None or (self._writer is not None and self._writer.header.sealed)
         ):
             return Ranges()  # however long the stream is now
-        return Ranges(self._committed.missing(stop or ENDLESS, start))
+        return Ranges(self._committed.missing(ENDLESS if stop is None else stop, start))
 
     def _end(self) -> None:
         writer, samples = self._writer, self._samples
@@ -223,13 +223,16 @@ class _Recording:
         missing = self._missing()
         if missing.items:
             self._generation.refuse_mixing(missing)
-        if not self._committed.items:
+        kept: Rows = self._committed, self._column
+        if self._options.shard is not None:  # those of the others as well
+            kept = rows_of(self._stack.enter_context(open_store(self._path)))
+        if not kept[0].items:
             return
         size = header.meta.get("batch_size")
         size = size if type(size) is int and size > 0 else None
         comparison = Comparison(
             self._generation,
-            CommittedRows(self._path, header.schema, self._committed, self._column, size),
+            CommittedRows(self._path, header.schema, *kept, size),
             self._consent,
             stored,
             self._provenance.identity(engine.kept.mode),
@@ -394,5 +397,4 @@ class _Recording:
         if self._writer is not None:
             return self._writer.read_side(name, start, stop)
         assert self._finished is not None
-        column = self._finished.reader.column(self._finished.schema.index(name))
-        return column.take(np.arange(start, stop))
+        return rows_of(self._finished)[1](name, start, stop)

@@ -58,7 +58,7 @@ def estimate_size(
         num_members=num_members,
         kind=kind,
         dtype=dtype,
-        encoding=None if encoding is None else chosen(encoding),
+        encoding=chosen(encoding),
         side_columns=side_columns({"fingerprints": fingerprints and name != "json"}, None),
     )
     if name == "json":

@@ -13,8 +13,10 @@ from fostore.reading.proof import RunCheck
 from fostore.schema import digest
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
+from fostore.schema.sequences import RowOrder, offsets_of
 from fostore.schema.sides import side_of
 
+_PIECE = 1 << 20
 LEVELS = ("structure", "checksums", "full")
 
 
@@ -59,6 +61,7 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
     def read(start: int, stop: int) -> list[Array]:
         return [view.read(start, stop) for view in views]
 
+    order = None if schema.role("sequence") is None else RowOrder(schema)
     for start, stop in _blocks(reader, lost):
         block = start // header.block_rows
         views = views or [reader.column(i) for i in range(len(schema.columns))]
@@ -84,7 +87,9 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
                 for column, stored_rows in zip(schema.columns, columns, strict=True):
                     check = None if column.role == "content" else side_of(column.role).check
                     if check is not None:
-                        check(stored_rows, schema.num_classes, start)
+                        check(stored_rows, header.bounds, start)
+                if order is not None:
+                    order.follow(start, columns)
             except RowError as error:
                 findings.append(Finding("values", (start, stop), str(error)))
     for run in reader.runs():
@@ -100,7 +105,23 @@ def _check_rows(reader: Reader, level: str, lost: list[Range]) -> list[Finding]:
     if is_whole and header.digest != digest.store_digest(header, fresh):
         message = f"the content does not have the digest {header.digest}"
         findings.append(Finding("digest", None, message))
+    elif is_whole and not _has_its_offsets(reader):
+        message = (
+            "they are not those of the column 'sequence': the disk or another program has changed them; no "
+            "row is touched"
+        )
+        findings.append(Finding("offsets", None, message))
     return findings
+
+
+def _has_its_offsets(reader: Reader) -> bool:
+    """Whether the array of where sequences begin, where there is one, is that of their column, which is sound."""
+    stored, header = reader.offsets(), reader.header
+    if stored is None or header.num_sequences is None:
+        return True
+    rows, view = header.num_samples or 0, reader.column(header.schema.index("sequence"))
+    pieces = (view.read(start, min(start + _PIECE, rows)) for start in range(0, rows, _PIECE))
+    return np.array_equal(stored, offsets_of(pieces, header.num_sequences))
 
 
 def _blocks(reader: Reader, lost: list[Range]) -> Iterator[Range]:

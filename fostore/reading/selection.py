@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError, UncommittedError
 from fostore.reading.ids import Index, index_of
 from fostore.reading.request import as_row, as_rows
@@ -19,6 +20,7 @@ from fostore.schema.row import Array, Schema
 from fostore.schema.sides import side_of
 
 if TYPE_CHECKING:
+    from fostore.reading.sequences import Sequences
     from fostore.reading.store import Store
 
 _PIECE_BYTES = 4 << 20
@@ -112,6 +114,36 @@ class Stored:
             UncommittedError: names the rows that are not committed.
         """
         return self.store.reader.column(self.schema.index(name)).take(self.resolve(rows))
+
+    def take_topk(self, rows: Any) -> TopK:
+        """The classes that a store of top-k rows keeps of `rows`, and what the others weigh: k numbers a row.
+
+        Returns:
+            Arrays of n rows, fresh: log-weights as they are stored (float16, float32 or float64; bfloat16 as float32),
+            classes in uint16 or uint32, sums in float32 (float64 where that is stored).
+
+        Raises:
+            ArgumentError: the store keeps every class.
+            UncommittedError: names the rows that are not committed.
+
+        >>> import fostore, numpy, tempfile
+        >>> path = tempfile.mkdtemp() + "/words.zarr"
+        >>> options = {"num_samples": 1, "num_classes": 4, "kind": "logits", "encoding": "topk", "k": 2}
+        >>> with fostore.create(path, **options) as writer:
+        ...     writer.append(numpy.array([[1.0, 3.0, 1.0, 2.0]]))
+        >>> topk = fostore.open(path).take_topk([0])
+        >>> topk.ids.tolist(), topk.values.tolist(), topk.rule
+        ([[1, 3]], [[0.0, -1.0]], 'coarse')
+        """
+        resolved, reader = self.resolve(rows), self.store.reader
+        columns = [reader.column(i).take(resolved) for i in range(len(self.schema.content))]
+        topk = encoding_of(self.schema).sparse(columns, self.schema)
+        if topk is None:
+            raise ArgumentError(
+                f"{self.store.path} keeps every class of every row: take(rows) gives them; `fostore convert` "
+                "makes a store of top-k rows of it"
+            )
+        return topk
 
     def index_of(self, ids: Any) -> Array:
         """Where the samples with these ids are: positions, int64 (n,), in the order asked for.
@@ -228,10 +260,11 @@ class Selection(Stored, Sequence[Array]):
         *,
         as_kind: str = "probs",
         temperature: float | None = None,
+        rule: str | None = None,
     ) -> Array:
         """The distributions of these rows of the selection; see `Store.take`."""
         resolved = self.resolve(rows)
-        return self.store.take(resolved, out, as_kind=as_kind, temperature=temperature)
+        return self.store.take(resolved, out, as_kind=as_kind, temperature=temperature, rule=rule)
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, str):
@@ -250,6 +283,8 @@ class Selection(Stored, Sequence[Array]):
 class Committed(Stored, Mapping[int, Array]):
     """The committed rows of a store by their numbers, as a dict would have them; read piece by piece."""
 
+    _sequences: Sequences | None = None
+
     @property
     def committed(self) -> Ranges:
         """The rows that can be read."""
@@ -259,6 +294,31 @@ class Committed(Stored, Mapping[int, Array]):
     def num_samples(self) -> int | None:
         """Rows planned; None while a stream runs."""
         return self.header.num_samples
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Sequences planned, of token rows; None while a stream runs, and where rows are samples."""
+        return self.header.num_sequences
+
+    @property
+    def sequences(self) -> Sequences:
+        """The sequences of token rows of which rows are committed; kept until `refresh`.
+
+        Raises:
+            ArgumentError: rows are no tokens.
+            UncommittedError: there are gaps in the rows.
+        """
+        sequences = self._sequences
+        if sequences is None:
+            from fostore.reading.sequences import Sequences  # import cost: few stores have tokens
+
+            sequences = self._sequences = Sequences(self.store)
+        return sequences
+
+    @property
+    def offsets(self) -> Array:
+        """Where each of them begins, and the last one ends: int64 (sequences + 1,), read-only."""
+        return self.sequences.offsets
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -147,6 +147,7 @@ class Store(Shown, Committed):
         *,
         as_kind: str = "probs",
         temperature: float | None = None,
+        rule: str | None = None,
     ) -> Array:
         """The distributions of `rows`, in the order asked for; duplicates are allowed.
 
@@ -161,6 +162,10 @@ class Store(Shown, Committed):
                 stored), from log-probabilities or logits as they are stored. Classes of
                 probability zero stay at zero. It comes on top of `schema.temperature`, which says
                 what the rows were made with. None and 1 change no bit.
+            rule: of a store of top-k rows: what becomes of the classes that are not kept. "uniform" spreads their
+                probability over them, "renorm" and "zero" give them none, and "zero" leaves the rows short of 1.
+                None is the rule of the store; over 4,096 classes it is to be named. "coarse" makes no such
+                rows: see `take_topk`.
 
         Returns:
             A fresh, 64-byte-aligned array that the caller owns: the stored dtype for stored
@@ -169,8 +174,9 @@ class Store(Shown, Committed):
 
         Raises:
             UncommittedError: names the rows that are negative, out of range or not committed.
-            ArgumentError: `rows` are no integers, `out` does not fit, or `temperature` is no
-                number above 0 (in the normal range of float32).
+            ArgumentError: `rows` are no integers, `out` does not fit, `temperature` is no
+                number above 0 (in the normal range of float32), or one at which the store does not know what
+                the rule needs; a rule that makes no dense rows, or where every class is kept.
 
         Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), section 2.
         """
@@ -189,14 +195,15 @@ class Store(Shown, Committed):
                 if seen.committed is not self.reader.committed:  # more rows since a refresh
                     seen = self._look()
         softened = temperature is not None and is_softened(temperature)
-        if seen.is_plain and not softened and as_kind == "probs":
+        if seen.is_plain and not softened and as_kind == "probs" and rule is None:
             if out is not None:
                 check_out(out, (len(rows), *self.schema.row_shape), seen.dtype)
             gather = seen.gather or self._open(seen)
             return gather(rows, out)
+        self._encoding.check_dense(self.schema, rule)
         stored = [self.reader.column(i).take(rows) for i in range(len(self.schema.content))]
         by = float(temperature) if softened and temperature is not None else 1.0
-        decoded = self._encoding.decode(stored, self.schema, as_kind, by)
+        decoded = self._encoding.decode(stored, self.schema, as_kind, by, rule)
         if out is None:
             if decoded.ctypes.data % ALIGNMENT == 0:
                 return decoded
@@ -314,7 +321,7 @@ class Store(Shown, Committed):
     def refresh(self) -> None:
         """See what has been committed since the store was opened."""
         self.reader.refresh()
-        self._seen = self._index = None
+        self._seen = self._index = self._sequences = None
 
     def close(self) -> None:
         """Drop handles; arrays that were handed out stay valid."""

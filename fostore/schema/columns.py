@@ -24,6 +24,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _MAX_ROW_BYTES = 1 << 30
 _KINDS = {"name": str, "dtype": str, "stored": str, "axes": list, "shape": list, "role": str}
 
+_HASHED = frozenset("content id class_label sequence token position".split())
+
 TEXT = "text"
 """The layout of a column whose rows plain readers see as texts, not as the bytes of texts."""
 
@@ -43,9 +45,9 @@ class Column:
     `dtype` is what the numbers mean, `stored` the NumPy dtype that lies on disk, little-endian
     (they differ for bfloat16, kept as uint16 bits, and for utf8, kept as bytes). `axes` and `shape`
     describe one row. `role` is "content" (the distributions), or that of a side column
-    (`fostore.schema.sides`): "id", "fingerprint", "view", "label" or "class_label". `layout` says how an array shows
-    a row, the bytes being the same: `TEXT`, or None where it has the axes and the dtype of the column.
-    It is no part of what the column is, so columns compare without it.
+    (`fostore.schema.sides`), such as "id". `layout` says how an array shows a row, the bytes being
+    the same: `TEXT`, or None where it has the axes and the dtype of the column. It is no part of what
+    the column is, so columns compare without it.
     """
 
     name: str
@@ -70,7 +72,7 @@ class Column:
     @property
     def hashed(self) -> bool:
         """Whether the digest covers this column: what the rows are and whose, not how they came."""
-        return self.role in ("content", "id", "class_label")
+        return self.role in _HASHED
 
     @property
     def lying(self) -> Lying:

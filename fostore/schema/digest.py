@@ -163,9 +163,9 @@ def num_blocks(header: Header) -> int:
 def canonical(header: Header) -> bytes:
     """What the rows are, as canonical JSON: sorted keys, no spaces, UTF-8.
 
-    Holds num_samples, axes, kind, encoding, the hashed columns (name, dtype, stored, axes, shape,
-    role, and "shift" where there is one), class_names and temperature. Never how the rows came
-    or lie: units, software, times, identity, metadata.
+    Holds num_samples (of token rows num_sequences as well), axes, kind, encoding, the hashed columns
+    (name, dtype, stored, axes, shape, role, and "shift" where there is one), class_names and
+    temperature. Never how the rows came or lie: units, software, times, identity, metadata.
     """
     schema = header.schema.to_json()
     kept = {
@@ -175,7 +175,8 @@ def canonical(header: Header) -> bytes:
         {key: value for key, value in column.to_json().items() if key in _COLUMN_KEYS}
         for column in hashed_columns(header)
     ]
-    return jsontext.canonical({"num_samples": _num_samples(header), "columns": columns, **kept})
+    _num_samples(header)
+    return jsontext.canonical({**header.counts, "columns": columns, **kept})
 
 
 def store_digest(header: Header, hashes: Array) -> str:

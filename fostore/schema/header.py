@@ -11,8 +11,10 @@ from typing import Any
 from fostore.errors import ArgumentError, DamageError, FormatError, UnsupportedError
 from fostore.schema import geometry, jsontext
 from fostore.schema.columns import expect, expect_all
-from fostore.schema.row import Schema
+from fostore.schema.row import TOKEN, Schema
+from fostore.schema.sequences import check_count
 from fostore.schema.shown import Grid, Shown, flat
+from fostore.schema.sides import Bounds
 
 VERSION = "1.0"
 _MAX_BYTES = 8 << 20
@@ -44,6 +46,10 @@ _SHOWN = 8
 _MAX_ROWS = 1 << 53  # beyond, JSON readers in other languages lose integers
 
 
+def _planned(count: int | None) -> str:
+    return "open end" if count is None else f"{count:,}"
+
+
 def now() -> str:
     """The time as the attributes hold it: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -53,9 +59,9 @@ def now() -> str:
 class Header(Shown):
     """Everything that a store says of itself.
 
-    `num_samples` is the plan (None while a stream runs). `unit_rows` and `block_rows` are rows.
-    `identity` says what the rows were made from and decides resume; `software`, `created` and
-    `updated` are recorded, never checked. `digest` is set when the store is sealed.
+    `num_samples` is the plan (None while a stream runs), and `num_sequences` that of token rows.
+    `unit_rows` and `block_rows` are rows. `identity` says what the rows were made from and decides
+    resume; `software`, `created` and `updated` are recorded, never checked. `digest` is set when the store is sealed.
     `checked` is whether its text carries checksums, which older ones do not; `meta_checksum` is that of
     the metadata as it was written.
     `extra` keeps the keys that a newer minor version wrote.
@@ -79,10 +85,24 @@ class Header(Shown):
     checked: bool = field(default=True, compare=False)
     meta_checksum: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    num_sequences: int | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the values of side columns are under."""
+        return Bounds(self.schema.num_classes, self.num_sequences, self.schema.vocab_size)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How many rows, and where they are tokens of how many sequences."""
+        counts = {"num_samples": self.num_samples}
+        if self.schema.row_axis == TOKEN:
+            counts["num_sequences"] = self.num_sequences
+        return counts
 
     def grid(self) -> Grid:
         """What a store says of itself, in some lines: what is long is named by its beginning."""
-        planned = "open end" if self.num_samples is None else f"{self.num_samples:,}"
+        planned = _planned(self.num_samples)
         state = "sealed" if self.sealed else "not finished"
         identity = [
             (f"{key}", value) for key, value in flat(self.identity) if value not in (None, "")
@@ -90,7 +110,12 @@ class Header(Shown):
         return Grid(
             f"Header of a store, version {self.version}",
             [
-                ("samples", f"{planned}, {state}"),
+                (f"{self.schema.row_axis}s", f"{planned}, {state}"),
+                *(
+                    [("sequences", _planned(self.num_sequences))]
+                    if "num_sequences" in self.counts
+                    else []
+                ),
                 *self.schema.grid().rows,
                 ("units", f"{self.unit_rows:,} rows, blocks of {self.block_rows:,}"),
                 ("digest", self.digest or "none until the store is sealed"),
@@ -111,7 +136,7 @@ class Header(Shown):
         fostore = {
             "version": self.version,
             "id": self.id,
-            "num_samples": self.num_samples,
+            **self.counts,
             **self.schema.to_json(),
             "unit_rows": self.unit_rows,
             "block_rows": self.block_rows,
@@ -154,11 +179,15 @@ class Header(Shown):
                 f"{where} has version {version}; this release reads {VERSION.split('.')[0]}.x"
             )
         schema = Schema.from_json(value, where)
-        planned = value.get("num_samples")
+        keys = ["num_samples"] + ["num_sequences"] * (schema.row_axis == TOKEN)
+        counts: dict[str, Any] = {
+            key: None if value.get(key) is None else expect(value, key, int, where) for key in keys
+        }
         digest = value.get("digest")
         header = cls(
             schema=schema,
-            num_samples=None if planned is None else expect(value, "num_samples", int, where),
+            num_samples=counts.pop("num_samples"),
+            **counts,
             **dict(zip(_KINDS, expect_all(value, _KINDS, where), strict=True)),
             digest=None if digest is None else expect(value, "digest", str, where),
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
@@ -166,7 +195,11 @@ class Header(Shown):
             version=version,
             checked=CHECKSUM in value,
             meta_checksum=value.get(_META_CHECKSUM),
-            extra={k: v for k, v in value.items() if k not in _KEYS | _SCHEMA_KEYS | _KINDS.keys()},
+            extra={
+                k: v
+                for k, v in value.items()
+                if k not in _KEYS | _SCHEMA_KEYS | _KINDS.keys() | counts.keys()
+            },
         )
         header._check(where)
         # Behind the rest, whose errors say what is wrong; this one says only that something is.
@@ -191,8 +224,13 @@ class Header(Shown):
             uuid.UUID(self.id)
         except ValueError as error:
             raise FormatError(f"{where}: the id {self.id!r:.60} is no UUID") from error
-        if self.num_samples is not None and not 0 <= self.num_samples <= _MAX_ROWS:
-            raise FormatError(f"{where}: num_samples is {self.num_samples}")
+        for name, count in self.counts.items():
+            if count is not None and not 0 <= count <= _MAX_ROWS:
+                raise FormatError(f"{where}: {name} is {count}")
+            if self.sealed and count is None:
+                raise FormatError(f"{where}: the store is sealed and has no {name}")
+        if self.sealed and self.num_sequences is not None:
+            check_count(self.num_sequences, self.num_samples or 0, where)
         if (
             self.unit_rows < 1
             or self.unit_rows & (self.unit_rows - 1)
@@ -216,7 +254,5 @@ class Header(Shown):
             raise FormatError(
                 f"{where}: 'commits' stands in a store that is sealed, or has no plan"
             )
-        if self.sealed and self.num_samples is None:
-            raise FormatError(f"{where}: the store is sealed and has no num_samples")
         if self.sealed and self.digest is None:
             raise FormatError(f"{where}: the store is sealed and has no digest")

@@ -18,11 +18,17 @@ from fostore.schema.sides import SIDES, side_of
 __all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "sum_tolerance"]
 
 KINDS = ("probs", "log_probs", "logits", "counts")
+SAMPLE, TOKEN = "sample", "token"
+ROW_AXES = (SAMPLE, TOKEN)
+"""What a row is of: a sample, or a token of the sequence that the sample is."""
 TEXT_LAYOUT = "text_layout"
 """The reader feature of a store that has columns of layout `TEXT`: others would take them for damaged."""
-_FEATURES = frozenset({TEXT_LAYOUT})
+TOKEN_ROWS = "token_rows"
+"""The reader feature of a store whose rows are those of sequences: others would take each for a sample."""
+_FEATURES = frozenset({TEXT_LAYOUT, TOKEN_ROWS})
 """Reader features that this release has beyond the core; a store names those it needs in `requires`."""
 
+_CORE_ENCODINGS = frozenset({"dense", "counts"})
 _NAMED = 8
 """Classes that a schema names when it is shown."""
 
@@ -77,12 +83,18 @@ class Schema(Shown):
     sum_tolerance: float
     temperature: float = 1.0
     class_names: tuple[str, ...] | None = None
-    row_axis: str = "sample"
+    row_axis: str = SAMPLE
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The features that a reader must have."""
-        return (TEXT_LAYOUT,) if any(column.layout for column in self.columns) else ()
+        """The features that a reader must have: an encoding that is not of the core is one, by its name."""
+        name = str(self.encoding.get("name"))
+        features = {
+            name: name not in _CORE_ENCODINGS,
+            TEXT_LAYOUT: any(column.layout for column in self.columns),
+            TOKEN_ROWS: self.row_axis == TOKEN,
+        }
+        return tuple(feature for feature, is_needed in features.items() if is_needed)
 
     def grid(self) -> Grid:
         """What a row is, in four lines: class names are named by their first ones."""
@@ -124,6 +136,12 @@ class Schema(Shown):
     def dtype(self) -> str:
         """The dtype of the numbers, such as "float16"."""
         return self.columns[0].dtype
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many tokens there are, of which `token` has some; None where the store keeps none."""
+        column = self.role("token")
+        return None if column is None else int(column.extra["vocab_size"])
 
     @property
     def row_bytes(self) -> tuple[int, ...]:
@@ -169,7 +187,10 @@ class Schema(Shown):
         """Parse and check what a stranger wrote; unknown features are refused by name."""
         # First: what a newer feature changed could look like damage further down.
         requires = tuple(expect(value, "requires", list, where))
-        unknown = [n for n in requires if not isinstance(n, str) or n not in _FEATURES]
+        # Whether there is such an encoding is asked where one is looked up (`encoding_of`), which names them.
+        named = value.get("encoding")
+        known = [*_FEATURES, named.get("name") if isinstance(named, dict) else None]
+        unknown = [n for n in requires if not isinstance(n, str) or n not in known]
         if unknown:
             raise UnsupportedError(
                 f"{where} needs the reader features {unknown}, which this release of fostore "
@@ -205,8 +226,10 @@ class Schema(Shown):
 
     def check(self, where: str, error: type[FormatError] | type[ArgumentError]) -> None:
         """Raise `error` where the parts of the schema contradict each other."""
-        if self.row_axis != "sample":
-            raise UnsupportedError(f"{where}: rows along {self.row_axis!r} are not supported yet")
+        if self.row_axis not in ROW_AXES:
+            raise UnsupportedError(
+                f"{where}: rows along {self.row_axis!r:.40}; this release reads {list(ROW_AXES)}"
+            )
         if self.kind not in KINDS:
             raise error(f"{where}: kind is {self.kind!r}, expected one of {list(KINDS)}")
         if self.num_classes < 1 or (self.num_members is not None and self.num_members < 1):
@@ -235,6 +258,13 @@ class Schema(Shown):
             columns = [column for column in self.columns if column.role == role]
             if columns and (len(columns) > 1 or not side_of(role).fits(columns[0])):
                 raise error(f"{where}: the columns of role {role!r} are not what that role allows")
+        beside = [c for c in self.columns if c.role != "content"]
+        other = [c.name for c in beside if side_of(c.role).row_axis not in (None, self.row_axis)]
+        if other or (self.row_axis == TOKEN) != (self.role("sequence") is not None):
+            raise error(
+                f"{where}: rows along {self.row_axis!r} with the columns {names}: rows of tokens have a "
+                "column of role 'sequence', and no others have one"
+            )
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)
 

@@ -46,6 +46,14 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    rows: str | None = None,
+    num_sequences: int | None = None,
+    tokens: bool | None = None,
+    positions: bool = False,
+    vocab_size: int | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -80,6 +88,18 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
+            `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
+        num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
+        tokens: whether the input token at each row comes with it; of token rows by default.
+        positions: whether its position in the sequence comes with each row; for sequences of which rows
+            are left out.
+        vocab_size: how many tokens there are; `num_classes` by default.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used, or that contradict
@@ -108,7 +128,7 @@ def create(
         if format.streams:
             planned = units.header.num_samples if num_samples is None else num_samples
             _require_free(path, units.header, planned, rows_in(units))
-        _replan(path, units, num_samples, check_object(meta))
+        _replan(path, units, num_samples, num_sequences, check_object(meta))
 
     return begin(
         path,
@@ -206,23 +226,33 @@ def _require_free(path: Path, header: Header, planned: int | None, written: Rang
 
 
 def _replan(
-    path: Path, units: UnitWriter, num_samples: int | None, meta: Mapping[str, Any]
+    path: Path,
+    units: UnitWriter,
+    num_samples: int | None,
+    num_sequences: int | None,
+    meta: Mapping[str, Any],
 ) -> None:
     header = units.header
-    planned = header.num_samples
-    if num_samples is not None and planned is not None and num_samples < planned:
-        difference = f"num_samples is {planned} in the store and {num_samples} was asked for"
-        raise IdentityError(
-            f"{str(path)!r} cannot be resumed: {difference}, and a store never shrinks",
-            (difference,),
-        )
-    grows = num_samples is not None and num_samples != planned
+    counts = {"num_samples": num_samples, "num_sequences": num_sequences}
+    changed: dict[str, Any] = {}
+    for name, count in counts.items():
+        planned = getattr(header, name)
+        if count is not None and planned is not None and count < planned:
+            difference = f"{name} is {planned} in the store and {count} was asked for"
+            raise IdentityError(
+                f"{str(path)!r} cannot be resumed: {difference}, and a store never shrinks",
+                (difference,),
+            )
+        if count is not None and count != planned:
+            changed[name] = count
+    if changed and header.sealed and num_samples is None and format_of(path).streams:
+        changed["num_samples"] = None
     new_meta = {**header.meta, **meta}
-    if grows or (new_meta != header.meta and not header.sealed):
+    if changed or (new_meta != header.meta and not header.sealed):
         units.replan(
             replace(
                 header,
-                num_samples=num_samples if grows else planned,
+                **changed,
                 meta=new_meta,
                 sealed=False,
                 digest=None,

@@ -55,6 +55,19 @@ def join(
         raise
 
 
+def join_like(place: Storage, header: Header, *, commit_seconds: float = 1.0) -> Writer:
+    """Begin a store with a header, or go on with one of the same rows: what conversions use.
+
+    Raises:
+        IdentityError: the store that is there plans other rows. Nothing was written.
+    """
+    units = format_of(place).units(place, header)
+    held = units.header
+    if (held.schema, held.num_samples) != (header.schema, header.num_samples):
+        raise IdentityError(f"'{place}' holds other rows", ("schema",))
+    return open_writer(place, units, commit_seconds=commit_seconds)
+
+
 def open_writer(
     place: Storage,
     units: UnitsWriter,
@@ -95,10 +108,12 @@ def _taken(place: Storage) -> StoreExistsError:
 def _check_same(place: Storage, request: Request, units: UnitsWriter) -> None:
     header = units.header
     request.check_same(str(place), header)
-    asked, meta = request.num_samples, check_object(request.meta)
-    if asked is not None and asked != header.num_samples:
-        difference = f"num_samples is {header.num_samples} in the store and {asked} was asked for"
-        raise IdentityError(f"'{place}' cannot be joined: {difference}", (difference,))
+    meta = check_object(request.meta)
+    for name, planned in header.counts.items():
+        asked = getattr(request, name)
+        if asked is not None and asked != planned:
+            difference = f"{name} is {planned} in the store and {asked} was asked for"
+            raise IdentityError(f"'{place}' cannot be joined: {difference}", (difference,))
     if request.identity is not None and header.identity:
         made_from = check_object(request.identity, "identity")
         identity.refuse(place.url, identity.differences(header.identity, made_from))

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fostore.errors import FostoreError
+from fostore.errors import FostoreError, RowError
 from fostore.formats import Run, UnitWriter
 from fostore.schema import geometry
-from fostore.schema.ranges import Range, Ranges
+from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
 from fostore.writing.ledger import Ledger
 
@@ -86,6 +86,21 @@ class Pipeline:
         if few.count:
             self._write(few.start, few.arrays())
             few.count = 0  # last: what was interrupted is written again
+
+    def read(self, index: int, start: int, stop: int) -> Array:
+        """Rows of a column that were taken, as they are stored.
+
+        Raises:
+            RowError: some were not.
+        """
+        gaps = self.accepted.missing(stop, start)
+        if gaps:
+            raise RowError(f"{describe(gaps)} are not written")
+        self.drain()
+        pieces = geometry.split_at_units(start, stop, self._unit_rows)
+        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
+        column = self._units.header.schema.columns[index]
+        return np.concatenate([np.empty((0, *column.shape), column.numpy_dtype), *arrays])
 
     def commit(self) -> None:
         """Make every row that was taken durable, and seal units that are whole.

@@ -16,7 +16,7 @@ from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header
 from fostore.schema.jsontext import check_object
 from fostore.version import __version__
-from fostore.writing.sides import Sides, check_kept, side_columns
+from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,14 @@ class Request:
     tol: float | None = None
     encoding: str | Mapping[str, Any] | None = None
     class_labels: Any = None
+    rows: str | None = None
+    num_sequences: int | None = None
+    tokens: bool | None = None
+    positions: bool = False
+    vocab_size: int | None = None
+    k: int | None = None
+    rule: str | None = None
+    temperatures: Sequence[float] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Request:
@@ -49,18 +57,16 @@ class Request:
             ArgumentError: a value that no store can have.
         """
         request = cls(**{one.name: given[one.name] for one in fields(cls) if one.name in given})
-        num_samples = request.num_samples
-        if num_samples is not None and (not hasattr(num_samples, "__index__") or num_samples < 0):
-            raise ArgumentError(
-                f"num_samples is {num_samples!r}, expected an integer of at least 0"
-            )
+        for name in ("num_samples", "num_sequences"):
+            count = getattr(request, name)
+            if count is not None and (not hasattr(count, "__index__") or count < 0):
+                raise ArgumentError(f"{name} is {count!r}, expected an integer of at least 0")
         for name in ("commit_seconds", "temperature", "tol"):
             value = given.get(name)
             if value is not None and not hasattr(value, "__float__"):
                 raise ArgumentError(f"{name} is {value!r}, expected a number")
-        side_columns(request.sides, num_samples)
-        if request.encoding is not None:
-            chosen(request.encoding)
+        side_columns(request.sides, request.num_samples)
+        request.chosen()
         check_object(request.meta)
         check_object(request.identity, "identity")
         return request
@@ -74,7 +80,21 @@ class Request:
             "labels": bool(self.labels),
             "views": self.views,
             "class_labels": self.class_labels,
+            **token_sides(
+                self.rows,
+                self.num_classes,
+                {
+                    "num_sequences": self.num_sequences,
+                    "tokens": self.tokens,
+                    "positions": self.positions,
+                    "vocab_size": self.vocab_size,
+                },
+            ),
         }
+
+    def chosen(self) -> Any:
+        """The encoding that was asked for, with its parameters; None where none was."""
+        return chosen(self.encoding, k=self.k, rule=self.rule, temperatures=self.temperatures)
 
     def header(self, path: object, *, is_capped: bool = True) -> Header:
         """The header of a new store.
@@ -94,11 +114,12 @@ class Request:
             class_names=self.class_names,
             temperature=1.0 if self.temperature is None else self.temperature,
             tol=self.tol,
-            encoding=None if self.encoding is None else chosen(self.encoding),
+            encoding=self.chosen(),
             side_columns=side_columns(sides, planned),
+            row_axis=ROWS[self.rows or "samples"],
         )
-        check_kept(schema, sides)
-        return Header(
+        sequences = self.num_sequences
+        header = Header(
             schema=schema,
             num_samples=None if planned is None else int(planned),
             unit_rows=geometry.unit_rows(
@@ -108,7 +129,10 @@ class Request:
             identity=check_object(self.identity, "identity"),
             software=software(),
             meta=check_object(self.meta),
+            num_sequences=None if sequences is None else int(sequences),
         )
+        check_kept(header, sides)
+        return header
 
     def check_same(self, path: str | Path, header: Header) -> None:
         """Refuse a store that is there and is not what is asked for; what is not asked for is as it has it.
@@ -130,8 +154,10 @@ class Request:
             "class_names": None if self.class_names is None else tuple(self.class_names),
             "temperature": self.temperature,
             "sum_tolerance": self.tol,
-            "encoding": None if self.encoding is None else chosen(self.encoding),
+            "encoding": self.chosen(),
             "unit_rows": self.unit_rows,
+            "row_axis": None if self.rows is None else ROWS[self.rows],
+            "vocab_size": self.vocab_size,
         }
         differences = []
         for name, value in asked.items():
@@ -144,7 +170,7 @@ class Request:
                 "choose another path, or make it anew with exists='overwrite'",
                 tuple(differences),
             )
-        check_kept(header.schema, self.sides)
+        check_kept(header, self.sides)
 
 
 def software() -> dict[str, str]:

@@ -5,7 +5,7 @@ A mapping `sides` holds them by keyword (`ids`, `views`, ...), so that a new one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import ArgumentError, IdentityError, RowError
+from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
-from fostore.schema.row import Array, Column, Schema
+from fostore.schema.row import SAMPLE, TOKEN, Array, Column
+from fostore.schema.sequences import RowOrder, check_count, offsets_of
 from fostore.schema.sides import SIDES, Side, is_promise, side_of
 
 Sides = Mapping[str, Any]
@@ -24,6 +26,41 @@ _ReadSide = Callable[[str, int, int], Array]
 """(name of a column, start, stop) to written rows as they are stored."""
 
 _COMPARED_ROWS = 1 << 16
+_ORDERED = ("sequence", "position")
+"""Roles of the columns that say in which order rows of tokens come."""
+
+ROWS = {"samples": SAMPLE, "tokens": TOKEN}
+"""What a user calls rows, and the axis that they have."""
+
+
+def token_sides(rows: str | None, num_classes: int | None, asked: Mapping[str, Any]) -> Sides:
+    """What is promised to come with rows of tokens.
+
+    Args:
+        rows: what a user calls them; None where the store that is there decides.
+        num_classes: how many tokens there are where nobody says.
+        asked: the parameters of `fostore.create` that are of token rows alone.
+
+    Raises:
+        ArgumentError: no such rows, or what only rows of tokens have without them.
+    """
+    if rows is not None and rows not in ROWS:
+        raise ArgumentError(f"rows is {rows!r:.80}, expected one of {list(ROWS)}")
+    given = [name for name, value in asked.items() if value not in (None, False)]
+    if rows != "tokens":
+        if rows is not None and given:
+            raise ArgumentError(f'{given[0]}= is of token rows alone: say rows="tokens"')
+        return {"sequences": True} if given else {}
+    size = asked["vocab_size"]
+    if size is not None and (not hasattr(size, "__index__") or not 1 <= size <= 1 << 32):
+        raise ArgumentError(f"vocab_size is {size!r}, expected an integer from 1 to 2**32")
+    size = num_classes if size is None else size
+    is_kept = asked["tokens"] is None or bool(asked["tokens"])
+    return {
+        "sequences": True,
+        "tokens": is_kept and (str(size) if isinstance(size, int) and size > 0 else True),
+        "positions": bool(asked["positions"]),
+    }
 
 
 def side_columns(sides: Sides, num_samples: int | None) -> list[Column]:
@@ -40,18 +77,18 @@ def side_columns(sides: Sides, num_samples: int | None) -> list[Column]:
     return columns
 
 
-def check_kept(schema: Schema, sides: Sides) -> None:
-    """Refuse values, given or promised, that a store of this schema cannot keep.
+def check_kept(header: Header, sides: Sides) -> None:
+    """Refuse values, given or promised, that a store with this header cannot keep.
 
     Raises:
         IdentityError: it has no column for them.
         RowError: one of them is none that its column may hold.
     """
     for side, values in _given(sides):
-        column = schema.role(side.role)
+        column = header.schema.role(side.role)
         if column is not None:
             if side.check is not None and not is_promise(values):
-                side.check(side.encode(values, column, 0), schema.num_classes, 0)
+                side.check(side.encode(values, column, 0), header.bounds, 0)
         else:
             raise IdentityError(
                 f"the store keeps no {side.keyword}, and {side.keyword}= were given",
@@ -63,14 +100,21 @@ class SideValues:
     """The side columns of one writer: values of each batch as they are stored, none of them wrong.
 
     Args:
-        schema: of the store, which keeps what `sides` has.
+        header: of the store, which keeps what `sides` has.
         sides: values for all rows, as `side_columns` has checked them, or promises of values.
         read: gives rows that are written.
+        grows: the store is a sealed one that goes on as a stream.
     """
 
-    def __init__(self, schema: Schema, sides: Sides, read: _ReadSide) -> None:
+    def __init__(
+        self, header: Header, sides: Sides, read: _ReadSide, *, grows: bool = False
+    ) -> None:
         self._read = read
-        self._num_classes = schema.num_classes
+        self._bounds, schema = header.bounds, header.schema
+        self._schema = schema
+        self._least = header.num_sequences or 0
+        if grows:
+            self._bounds = self._bounds._replace(num_sequences=None)
         self._columns = [
             (side_of(column.role), column) for column in schema.columns if column.role != "content"
         ]
@@ -85,6 +129,12 @@ class SideValues:
             if side.keyword not in self._planned  # of those that come all at once `column` knows
             and side.known is not None
         ]
+        self._order = None
+        if schema.role("sequence") is not None:
+            names = [column.name for column in schema.columns]
+            self._order = RowOrder(schema, lambda index, *rows: read(names[index], *rows))
+        self.compares = bool(self.known or self._order)
+        """Whether `add` has anything to look at."""
 
     def encode(self, start: int, stop: int, sides: Sides) -> list[Array]:
         """The values of the rows `[start, stop)`, one array a column.
@@ -99,7 +149,7 @@ class SideValues:
             if values is not None:
                 array = side.encode(values, column, start)
                 if side.check is not None:
-                    side.check(array, self._num_classes, start)
+                    side.check(array, self._bounds, start)
                 if planned is not None and not np.array_equal(array, planned[start:stop]):
                     raise RowError(
                         f"{side.keyword} for rows {start} to {stop - 1} differ from those of create"
@@ -116,10 +166,36 @@ class SideValues:
         """Take note of rows that come, one array a column of the store, before they are written.
 
         Raises:
-            RowError: a value that may not repeat is there already. None was taken.
+            RowError: a value that may not repeat is there already, or a token does not follow those before it.
+                None was taken.
         """
+        if self._order is not None:
+            self._order.add(start, columns, written)
         for index, known in self.known:
             known.add(start, columns[index], written)
+
+    def offsets(self, num_sequences: int | None, num_rows: int) -> Array | None:
+        """Where the sequences of all rows, which are there, begin; None where rows are no tokens.
+
+        Raises:
+            RowError: sequences have numbers far beyond the number of rows.
+        """
+        if self._order is None:
+            return None
+        last = self._read("sequence", num_rows - 1, num_rows)[0] if num_rows else -1
+        count = max(int(last) + 1, self._least) if num_sequences is None else num_sequences
+        check_count(count, num_rows, "the store", RowError)
+        return offsets_of(self._in_order(num_rows), count)
+
+    def _in_order(self, num_rows: int) -> Iterator[Array]:
+        """The sequence of every row, in pieces; raises RowError where one does not follow the row before it."""
+        order = RowOrder(self._schema)  # of all rows: of several writers each has seen its own
+        columns = {at: c for at, c in enumerate(self._schema.columns) if c.role in _ORDERED}
+        for start in range(0, num_rows, _COMPARED_ROWS):
+            stop = min(start + _COMPARED_ROWS, num_rows)
+            keys = {at: self._read(column.name, start, stop) for at, column in columns.items()}
+            order.follow(start, keys)
+            yield keys[self._schema.index("sequence")]
 
     def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings.rows import as_given
 from fostore.errors import ArgumentError, RowError, StoreNotFoundError
 from fostore.formats import UnitsClaim, format_of
 from fostore.formats.claim import WHOLE, Claim
@@ -75,6 +76,14 @@ def plan(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    rows: str | None = None,
+    num_sequences: int | None = None,
+    tokens: bool | None = None,
+    positions: bool = False,
+    vocab_size: int | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Planned:
     """Begin a store that many processes write, or join it; the same call in each of them.
 
@@ -136,6 +145,9 @@ class Unit:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write and commit the unit: durable when it returns. One that was committed meanwhile stays as it is.
 
@@ -149,12 +161,15 @@ class Unit:
             LockedError: another process writes the same unit; the unit is missing, or committed by that.
             SpaceError, PlaceError: it could not be written; the unit is missing, and may be written again.
         """
-        if len(rows) != len(self):
+        count = as_given(rows)[1]
+        if count != len(self):
             raise RowError(
                 f"unit {self.index} of {self.path} has the rows {self.start} to {self.stop - 1}, that is "
-                f"{len(self)}, and {len(rows)} came: a unit is written as a whole"
+                f"{len(self)}, and {count} came: a unit is written as a whole"
             )
         beside = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
+        beside |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        beside["positions"] = positions
         writer, self._writer = self._writer, None
         own = writer is None
         if writer is None:
@@ -162,7 +177,7 @@ class Unit:
             writer = _open(_storage(self.path), claim)
         try:
             if not own or writer.missing():
-                writer.write(self.start, rows, **beside, class_labels=class_labels)
+                writer.write(self.start, rows, **beside)
                 writer.commit()
         except BaseException:
             writer.release()  # it takes no more after an error; who writes again opens another one

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.rows import as_array
+from fostore.encodings.rows import as_given
+from fostore.encodings.topk_rows import Selected
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.lock import Lock
-from fostore.schema import geometry
 from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range, Ranges, describe
@@ -63,8 +63,7 @@ class Writer:
         self._target = target
         self._units = units
         self._lock = lock
-        self.claim = claim
-        """What may be written."""
+        self.claim = claim  # what may be written
         self._grows = grows
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -78,7 +77,7 @@ class Writer:
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
         self._position = written.prefix
-        self._sides = SideValues(self.schema, sides, self.read_side)
+        self._sides = SideValues(self._header, sides, self.read_side, grows=grows)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
         ledger.adopt()
@@ -110,14 +109,12 @@ class Writer:
     def missing(self) -> list[Range]:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
-        gaps = Ranges(self._rows.accepted.missing(stop))
-        return list(self.claim.rows(self._header.unit_rows, gaps))
+        gaps = self._rows.accepted.missing(stop)
+        return list(self.claim.rows(self._header.unit_rows, Ranges(gaps)))
 
     def __len__(self) -> int:
         """Rows written, committed or not."""
         return len(self._rows.accepted)
-
-    # Rows in
 
     def append(
         self,
@@ -128,18 +125,25 @@ class Writer:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write rows after those that are there; durable at the next commit, a second away at most.
 
         Args:
             rows: (n, num_classes) or (n, num_members, num_classes), of the store's kind, as anything
-                that NumPy takes. May be reused by the caller afterwards.
+                that NumPy takes; for a store of top-k rows also `Selected`, what was selected of n rows already.
+                May be reused by the caller afterwards.
             ids: n keys, for a store that was promised them one batch at a time. To find one that comes
                 again, integers that only grow take no memory, all others 8 bytes a row.
             fingerprints: n 64-bit hashes (uint64), for a store that keeps them.
             views: n seeds, or (n, 2) of seed and view, for a store that was promised them so.
             labels: n 64-bit hashes (uint64) of the samples' labels, for a store that keeps them.
             class_labels: n class numbers, for a store that keeps them.
+            sequences: n numbers, for token rows: the sequence of each row, from 0 on, which never decreases.
+            tokens: n numbers under `vocab_size`: the input token at each row, for a store that keeps them.
+            positions: n numbers: where in its sequence each row stands, for a store that keeps them.
 
         Raises:
             RowError: rows that do not fit or are no distributions, rows beyond the plan or over
@@ -148,8 +152,8 @@ class Writer:
             SpaceError: the disk is full; the last commit stands.
         """
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
-        sides["class_labels"] = class_labels
-        self._write(self._position, rows, sides)
+        sides |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        self._write(self._position, rows, {**sides, "positions": positions})
 
     def write(
         self,
@@ -161,18 +165,23 @@ class Writer:
         views: Any = None,
         labels: Array | None = None,
         class_labels: Any = None,
+        sequences: Any = None,
+        tokens: Any = None,
+        positions: Any = None,
     ) -> None:
         """Write rows at `start`; like `append`, in any order. A row that is there never changes."""
         sides = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
-        sides["class_labels"] = class_labels
-        self._write(start, rows, sides)
+        sides |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
+        self._write(start, rows, {**sides, "positions": positions})
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values = rows if type(rows) is np.ndarray else as_array(rows)
-        if not values.ndim:
-            raise RowError(f"rows come in batches, {rows!r:.80} came")
-        stop = start + len(values)
+        values, count = as_given(rows)
+        if isinstance(values, Selected) and self._encoding.selects(self.schema) is None:
+            raise RowError(
+                f"selected rows came, and {self.path} keeps every class of every row: give whole rows"
+            )
+        stop = start + count
         self._check_free(start, stop)
         columns = self._encoding.encode(values, self.schema, start)
         if self._num_content < len(self.schema.columns):
@@ -216,7 +225,7 @@ class Writer:
     def _check_free(self, start: int, stop: int) -> None:
         planned = self._header.num_samples
         if self.claim.units is not None:
-            self._check_claimed(start, stop)
+            self.claim.check_rows(self._header.unit_rows, start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
         if start < 0:
@@ -230,20 +239,13 @@ class Writer:
         if taken:
             raise RowError(f"{describe(taken)} are written already, and a row never changes")
 
-    def _check_claimed(self, start: int, stop: int) -> None:
-        if start < stop and not self.claim.rows(
-            self._header.unit_rows, Ranges.of((start, stop))
-        ).covers(start, stop):
-            raise RowError(
-                f"rows {start} to {stop - 1} lie in units that {self.claim.owner!r} does not hold: it "
-                f"claims {self.claim.units} of {self._header.unit_rows} rows each"
-            )
-
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
-        if self._sides.known and not self._is_promised:
+        if self._sides.compares and not self._is_promised:
             self._sides.add(start, columns, self._rows.accepted)
         if self._header.sealed:  # the first row after the last one: the store goes on as a stream
-            self._change(num_samples=None, sealed=False, digest=None, updated=now())
+            self._change(
+                num_samples=None, num_sequences=None, sealed=False, digest=None, updated=now()
+            )
         self._rows.put(start, columns)
         self._position = stop
 
@@ -273,17 +275,25 @@ class Writer:
         if self._header.sealed:
             return
         self._sides.load(self._rows.accepted)
-        num_samples = self._rows.end if self.num_samples is None else self.num_samples
-        digest = self._rows.ledger.finish(replace(self._header, num_samples=num_samples))
-        self._change(num_samples=num_samples, sealed=True, digest=digest, updated=now())
+        counts: dict[str, Any] = {
+            "num_samples": self._rows.end if self.num_samples is None else self.num_samples
+        }
+        offsets = self._sides.offsets(self._header.num_sequences, self._rows.end)
+        if offsets is not None:
+            counts["num_sequences"] = len(offsets) - 1
+        digest = self._rows.ledger.finish(replace(self._header, **counts))
+        self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
             self._units.close()
             self._target.publish()
 
-    def _change(self, **fields: Any) -> None:
+    def _change(self, offsets: Array | None = None, **fields: Any) -> None:
         """Replace what the store says of itself; durable when it returns."""
         self._header = replace(self._header, **fields)
-        (self._units.finish if self._header.sealed else self._units.replan)(self._header)
+        if self._header.sealed:
+            self._units.finish(self._header, offsets)
+        else:
+            self._units.replan(self._header)
 
     # What goes with the rows
 
@@ -311,16 +321,7 @@ class Writer:
     def read_side(self, name: str, start: int, stop: int) -> Array:
         """Rows of one column as stored."""
         self._check_open()
-        gaps = self._rows.accepted.missing(stop, start)
-        if gaps:
-            raise RowError(f"{describe(gaps)} are not written")
-        self._rows.drain()
-        index = self.schema.index(name)
-        pieces = geometry.split_at_units(start, stop, self._header.unit_rows)
-        arrays = [self._units.read(index, first, last) for _, first, last in pieces]
-        column = self.schema.columns[index]
-        empty = np.empty((0, *column.shape), column.numpy_dtype)
-        return np.concatenate([empty, *arrays])
+        return self._rows.read(self.schema.index(name), start, stop)
 
     # End
 

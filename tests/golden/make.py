@@ -180,6 +180,57 @@ def texts_unfinished(path: Path) -> None:
     expected(path, probs, range(1050), 0.0, committed=[[0, 1050]], ids=keys[:1050])
 
 
+def sequences(path: Path) -> None:
+    """Sequences of tokens, some without rows, of logits in half precision."""
+    lengths = np.arange(60) * 7 % 11
+    numbers = np.repeat(np.arange(60), lengths)
+    raw = logits(len(numbers), 5)
+    tokens = np.arange(len(numbers)) * 7919 % 5
+    with fostore.create(
+        path,
+        num_samples=len(numbers),
+        num_sequences=60,
+        num_classes=5,
+        kind="logits",
+        dtype="float16",
+        rows="tokens",
+        unit_rows=2048,
+    ) as writer:
+        writer.append(raw, sequences=numbers, tokens=tokens)
+    probs = softmax(raw.astype(np.float64))
+    sums = {"sequence": sha(numbers.astype("<i8")), "token": sha(tokens.astype("<u2"))}
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    expected(path, probs, range(len(numbers)), 2e-3, sha256=sums, offsets=offsets)
+
+
+def sequences_unfinished(path: Path) -> None:
+    """A killed stream of sequences of which rows are left out, and a vocabulary that is larger than the classes."""
+    probs = softmax(logits(2100, 2)).astype(np.float32)
+    numbers, places = np.arange(2100) // 30, np.arange(2100) % 30 * 3 + 1
+
+    def work() -> None:
+        writer = fostore.create(
+            path,
+            num_classes=2,
+            rows="tokens",
+            positions=True,
+            vocab_size=100_000,
+            unit_rows=2048,
+            commit_seconds=1e9,
+        )
+        for start, stop in ((0, 900), (900, 2050), (2050, 2070)):
+            rows = slice(start, stop)
+            tokens = np.arange(start, stop) * 47
+            writer.append(
+                probs[rows], sequences=numbers[rows], tokens=tokens, positions=places[rows]
+            )
+            writer.commit()
+
+    killed(work, path)
+    offsets = np.arange(0, 2071, 30).tolist()
+    expected(path, probs, range(2070), 0.0, committed=[[0, 2070]], offsets=offsets)
+
+
 def log_probs_ids(path: Path) -> None:
     """One JSON document with a header, keys, a minus infinity and a member axis."""
     log_probs = np.log(softmax(logits(5, 2, 3).astype(np.float64)))
@@ -239,6 +290,9 @@ STORES = {
     "texts-unfinished.zarr": texts_unfinished,
     "texts-ids.json": log_probs_ids,
     "labels.h5": labels_and_texts,
+    "sequences.zarr": sequences,
+    "sequences.h5": sequences,
+    "sequences-unfinished.zarr": sequences_unfinished,
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from fostore.formats.hdf5.records import (
     HEADER,
     HEADER_MAGIC,
     MIRRORS,
+    OFFSETS,
     PROGRESS,
     RUNS_MAGIC,
     Extent,
@@ -42,6 +43,7 @@ PAGE = 4096
 _MAX_ATTRIBUTE = 60_000
 """Bytes: object headers of libver earliest take messages of less than 64 kB."""
 _SPARE_RUNS = 64
+_INT64 = np.dtype("<i8")
 
 _SECTOR = 512
 _STATE = ("sealed", "digest", "updated", CHECKSUM)
@@ -63,7 +65,9 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         ArgumentError: a column has a name that the format needs for itself.
         SpaceError: the disk cannot hold the file. What was built is of no use then.
     """
-    taken = {HEADER, PROGRESS, HASHES, *MIRRORS} & {column.name for column in header.schema.columns}
+    taken = {HEADER, PROGRESS, HASHES, OFFSETS, *MIRRORS} & {
+        column.name for column in header.schema.columns
+    }
     if taken:
         raise ArgumentError(
             f"HDF5 stores need the name {min(taken)!r} for themselves; rename the column"
@@ -83,6 +87,9 @@ def build(fd: int, header: Header, runs: slots.Record, path: Path) -> Layout:
         HEADER: ((2, header_room), uint8),
         PROGRESS: ((2, runs_room), uint8),
         HASHES: ((digest.num_blocks(header), len(digest.hashed_columns(header)), 32), uint8),
+        **(
+            {} if header.num_sequences is None else {OFFSETS: ((header.num_sequences + 1,), _INT64)}
+        ),
         **{name: ((rooms[name],), uint8) for name in MIRRORS if name not in short},
         **{c.name: ((num_samples, *c.lying.shape), c.lying.dtype) for c in header.schema.columns},
     }

@@ -31,6 +31,7 @@ from fostore.formats.hdf5.records import (
     HEADER_MAGIC,
     MAX_SLOT,
     MIRRORS,
+    OFFSETS,
     PROGRESS,
     Extent,
     read_record,
@@ -39,6 +40,7 @@ from fostore.formats.hdf5.stream import HDF5Stream
 from fostore.places.place import File, Place
 from fostore.schema import digest, jsontext
 from fostore.schema.header import MAX_TEXT, Header
+from fostore.schema.row import TOKEN
 
 _MAX_MEMBERS = 1000
 _ADVICE = (
@@ -124,12 +126,17 @@ def _inspect(file: File, root: Any, end: int) -> Layout:
     extents[PROGRESS] = _extent(root, PROGRESS, _UINT8, (2, None), path)
     hashes = (digest.num_blocks(header), len(digest.hashed_columns(header)), digest.HASH_BYTES)
     extents[HASHES] = _extent(root, HASHES, _UINT8, hashes, path)
+    if header.num_sequences is not None:
+        shape = (header.num_sequences + 1,)
+        extents[OFFSETS] = _extent(root, OFFSETS, np.dtype("<i8"), shape, path)
+    elif header.schema.row_axis == TOKEN:
+        raise FormatError(f"{where}: num_sequences is null, which an HDF5 store cannot have")
     for column in header.schema.columns:
         if column.name in extents or column.name in MIRRORS:
             raise FormatError(f"{where}: a column has the reserved name {column.name!r}")
         row = column.lying
-        shape = (header.num_samples, *row.shape)
-        extents[column.name] = _extent(root, column.name, row.dtype, shape, path)
+        rows_shape = (header.num_samples, *row.shape)
+        extents[column.name] = _extent(root, column.name, row.dtype, rows_shape, path)
     mirrors = {}
     for name in MIRRORS:
         if name in names:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import DamageError, FormatError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Commit, Finding, Run, Segment
 from fostore.formats.hdf5 import slots
 from fostore.formats.hdf5.file import Layout, inspect, open_store
 from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
+    OFFSETS,
     PROGRESS,
     RUNS_MAGIC,
     read_hashes,
@@ -158,6 +159,10 @@ class HDF5Reader:
         """The one file."""
         return ("",)
 
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """None: there is one writer."""
+        return ()
+
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return self._sealed_and_open()[1]
@@ -180,6 +185,13 @@ class HDF5Reader:
             last = -(-stop // size) if stop == num_samples else stop // size
             known[start // size : last] = stored[start // size : last]
         return known
+
+    def offsets(self) -> Array | None:
+        """Where the sequences of a sealed store begin, as it lies."""
+        extent = self._layout.extents.get(OFFSETS)
+        if extent is None or not self.header.sealed:
+            return None
+        return np.frombuffer(self._file.read(extent.offset, extent.nbytes), "<i8")
 
     def findings(self) -> Iterator[Finding]:
         """Damage that can be seen without reading rows; looks at the file anew."""

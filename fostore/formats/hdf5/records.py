@@ -22,6 +22,8 @@ from fostore.schema.row import Array
 HEADER_MAGIC = b"FOheader"
 RUNS_MAGIC = b"FOruns\x00\x01"
 HEADER, PROGRESS, HASHES = "header", "progress", "block_hashes"
+OFFSETS = "offsets"
+"""Where the sequences of token rows begin, int64 (num_sequences + 1,); it counts once the store is sealed."""
 MIRRORS = ("fostore", "meta")
 MAX_SLOT = 256 << 20
 _ATTEMPTS = 5

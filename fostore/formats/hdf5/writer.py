@@ -20,6 +20,7 @@ from fostore.formats.hdf5.records import (
     HASHES,
     HEADER,
     HEADER_MAGIC,
+    OFFSETS,
     PROGRESS,
     RUNS_MAGIC,
     read_hashes,
@@ -225,18 +226,24 @@ class HDF5Writer:
             )
         self._put_header(header)
 
-    def finish(self, header: Header) -> None:
+    def finish(self, header: Header, offsets: Array | None = None) -> None:
         """Publish the final header, after everything that it speaks of is durable."""
         num_samples = self.header.num_samples or 0
         if header.num_samples != num_samples or not self.sealed.covers(0, num_samples):
             raise ArgumentError(f"not all of the {header.num_samples} rows are in sealed units")
+        if offsets is not None:
+            extent = self._layout.extents[OFFSETS]
+            if extent.shape != offsets.shape:
+                raise ArgumentError(f"{offsets.shape} offsets for {extent.shape[0] - 1} sequences")
+            disk.write_at(self._fd, offsets.astype("<i8").view(np.uint8), extent.offset)
+            disk.sync_data(self._fd)
         self._put_header(header)
 
     def _put_header(self, header: Header) -> None:
         changes = plan_mirrors(self._fd, self._layout, header)
         record = header_record(header, self._layout.header_sequence + 1)
         extent = self._layout.extents[HEADER]
-        fits = changes is not None and header.num_samples == self.header.num_samples
+        fits = changes is not None and header.counts == self.header.counts
         if not fits or not write_record(self._fd, extent, HEADER_MAGIC, record):
             self._rebuild(header)
             return
@@ -265,8 +272,9 @@ class HDF5Writer:
                 for start, stop in committed:
                     skip, size = start * column.row_bytes, (stop - start) * column.row_bytes
                     self._copy(fd, layout, column.name, skip, size)
-            old, new = self._layout.extents[HASHES].nbytes, layout.extents[HASHES].nbytes
-            self._copy(fd, layout, HASHES, 0, min(old, new))
+            for name in {HASHES, OFFSETS} & layout.extents.keys():
+                old, new = self._layout.extents[name].nbytes, layout.extents[name].nbytes
+                self._copy(fd, layout, name, 0, min(old, new))
 
         # A new file: a contiguous dataset cannot grow.
         fd = make(self._path, header, entries, fill)
@@ -295,5 +303,9 @@ def check_planned(header: Header) -> int:
         raise ArgumentError(
             "an HDF5 store has a fixed size: give num_samples=, or use a path that ends in .zarr, "
             "since Zarr takes a stream of unknown length"
+        )
+    if None in header.counts.values():
+        raise ArgumentError(
+            "an HDF5 store has a fixed size: give num_sequences= as well, or use a path that ends in .zarr"
         )
     return header.num_samples

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fostore.errors import DamageError, UnsupportedError
+from fostore.errors import UnsupportedError
 from fostore.formats.zarr.folder import Folder, read_hashes, unit_of
 from fostore.formats.zarr.layout import Shards
-from fostore.formats.zarr.records import UnitRecord, limit_of, name_of, num_units_of, parse
+from fostore.formats.zarr.records import UnitRecord, num_units_of, read_or_nothing, read_records
 from fostore.places.place import Storage
 from fostore.schema import digest
 from fostore.schema.row import Array
@@ -37,6 +36,8 @@ class Checked:
         self._records: OrderedDict[int, UnitRecord | None] = OrderedDict()
         self._is_seen = np.zeros(0, bool)
         self._is_broken = np.zeros(0, bool)
+        self.unfinished: list[str] = []
+        """Files that have not got their names: of attempts that were killed, or are at work."""
         self.mends: list[tuple[str, bytes]] = []
         """Files that are to have other bytes: hashes that are not those of the rows beside them."""
 
@@ -55,7 +56,7 @@ class Checked:
             self._list()
         if unit not in self._records:
             units = range(unit, min(unit + _WINDOW, len(self._is_seen)))
-            for one, record in zip(units, self._read(units), strict=True):
+            for one, record in zip(units, read_records(self._folder, units), strict=True):
                 self._records[one] = record
                 if not self._is_seen[one]:
                     self._is_seen[one] = True
@@ -90,27 +91,9 @@ class Checked:
                 unit = unit_of(one.name.removeprefix(f"{layout.name}/c/").partition("/")[0])
                 if unit is not None and unit < num_units and one.name == layout.key(unit):
                     stamps[unit] = _stamp(one.size, str(one.version))
+                elif one.name.rpartition("/")[2].startswith("."):
+                    self.unfinished.append(one.name)
             self._stamps.append(stamps)
-
-    def _read(self, units: Sequence[int]) -> Iterator[UnitRecord | None]:
-        names = [name_of(self._folder, unit) for unit in units]
-        limit = limit_of(self._folder)
-        try:
-            pieces = [data for data, _ in self._place.read_many([(n, 0, limit) for n in names])]
-        except FileNotFoundError:  # of one of them: then each by itself
-            pieces = [self._one(name, limit) for name in names]
-        for unit, data in zip(units, pieces, strict=True):
-            try:
-                record = parse(data, self._folder, unit) if data else None
-            except DamageError:
-                record = None
-            yield record if record is not None and record.is_commit else None
-
-    def _one(self, name: str, limit: int) -> bytes:
-        try:
-            return self._place.read(name, limit)
-        except FileNotFoundError:
-            return b""
 
     def _is_right(self, unit: int, record: UnitRecord) -> bool:
         """Whether the files of a unit are those that its record names, or hold the same bytes."""
@@ -129,7 +112,7 @@ class Checked:
 
     def _holds(self, layout: Shards, unit: int, record: UnitRecord, crc: int) -> bool:
         size, index = layout.shard_bytes(record.rows), b"".join(layout.index_pieces(record.rows))
-        data = self._one(layout.key(unit), size)
+        data = read_or_nothing(self._place, layout.key(unit), size)
         rows = record.rows * layout.column.row_bytes
         is_whole = len(data) == size and data.endswith(index)
         return is_whole and digest.checksum(memoryview(data)[:rows]) == crc
@@ -140,7 +123,7 @@ class Checked:
         chunk = np.zeros(layout.chunk_shape, np.uint8)
         chunk[: len(record.hashes)] = record.hashes
         name = layout.key(unit)
-        if self._one(name, layout.chunk_bytes) != chunk.tobytes():
+        if read_or_nothing(self._place, name, layout.chunk_bytes) != chunk.tobytes():
             self.mends.append((name, chunk.tobytes()))
 
 

@@ -11,20 +11,23 @@ from fostore.formats import Finding, Run
 from fostore.formats.zarr.folder import (
     JOURNAL,
     METADATA,
+    Folder,
     is_temporary,
     locate,
     names_in,
     read_hashes,
+    read_offsets,
     unit_of,
     units_in,
 )
-from fostore.formats.zarr.layout import TAIL
+from fostore.formats.zarr.layout import OFFSETS, TAIL
 from fostore.formats.zarr.records import RECORDS
 from fostore.formats.zarr.state import State
 from fostore.places.litter import is_litter
 from fostore.places.place import Place
 from fostore.schema import geometry
 from fostore.schema.ranges import Ranges, describe
+from fostore.schema.row import TOKEN
 
 _SHOWN = 5
 
@@ -46,6 +49,8 @@ def findings(state: State) -> Iterator[Finding]:
         yield Finding(os.path.basename(place.url), None, message, "warning")
         return
     expected = {METADATA, *(layout.name for layout in folder.layouts)}
+    if state.header.schema.row_axis == TOKEN:  # a sealed store that goes on has those of before
+        expected.add(OFFSETS)
     yield from _strangers(place, "", expected, sealed)
     for message, rows in state.problems:
         yield Finding("journal", rows, message)
@@ -62,6 +67,8 @@ def findings(state: State) -> Iterator[Finding]:
         yield from _column(state, index, in_progress)
     yield from _strangers(place, folder.hashes.name, {METADATA, "c"}, sealed)
     yield from _hashes(state, in_progress)
+    if folder.offsets is not None:
+        yield from _offsets(folder)
     yield from _litter(place, [layout.name for layout in folder.layouts])
 
 
@@ -70,7 +77,8 @@ def _whole_units(state: State) -> Iterator[Finding]:
     from fostore.formats.zarr.checked import Checked  # of a sealed store there are no records
 
     folder, place, unit_rows = state.folder, state.folder.place, state.header.unit_rows
-    yield from _strangers(place, "", {METADATA, *(array.name for array in folder.layouts)}, False)
+    arrays = {*(array.name for array in folder.layouts), OFFSETS}
+    yield from _strangers(place, "", {METADATA, *arrays}, False)
     for at, array in enumerate(folder.layouts):
         with suppress(FileNotFoundError):  # before the first unit is written there are none
             beside = {METADATA, "c", *([RECORDS] if at == 0 else [])}
@@ -201,6 +209,18 @@ def _hashes(state: State, in_progress: dict[int, list[Run]]) -> Iterator[Finding
                 read_hashes(folder, unit)
             except (DamageError, FormatError) as error:
                 yield Finding("block hashes", None, str(error))
+
+
+def _offsets(folder: Folder) -> Iterator[Finding]:
+    """Whether the array of where sequences begin is there, and nothing else in its folder."""
+    assert folder.offsets is not None
+    yield from _strangers(folder.place, OFFSETS, {METADATA, "c"}, True)
+    if read_offsets(folder) is None:
+        message = (
+            f"{folder.place}/{OFFSETS} is missing, cut or lies in another way; it follows from the column "
+            "'sequence', and no row is touched"
+        )
+        yield Finding(OFFSETS, None, message)
 
 
 def _units(place: Place, array: str) -> tuple[set[int], list[Finding]]:

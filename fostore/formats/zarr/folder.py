@@ -5,13 +5,16 @@ What a run in progress needs lies inside the column folders, where plain Zarr re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from fostore import disk
 from fostore.errors import ArgumentError, DamageError
-from fostore.formats.zarr.layout import HASHES, Hashes, Shards
+from fostore.formats.zarr.layout import HASHES, OFFSETS, Hashes, Offsets, Shards
 from fostore.places.litter import is_litter
 from fostore.places.place import Place
 from fostore.schema import geometry
@@ -21,6 +24,8 @@ from fostore.schema.row import Array
 METADATA = "zarr.json"
 MAX_METADATA = MAX_TEXT
 JOURNAL = ".fostore.journal."
+_CHUNKS = 64
+"""Chunks of offsets that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,12 @@ class Folder:
     def layouts(self) -> tuple[Shards | Hashes, ...]:
         """Every array of the store: the columns, then the hashes."""
         return (*self.shards, self.hashes)
+
+    @property
+    def offsets(self) -> Offsets | None:
+        """The array of where sequences begin, which a sealed store of token rows has beside those."""
+        count = self.header.num_sequences
+        return Offsets(count + 1) if self.header.sealed and count is not None else None
 
     @property
     def path(self) -> Path:
@@ -126,6 +137,46 @@ def read_hashes(folder: Folder, unit: int) -> Array:
         # Not sealed yet, or lost: `findings` tells which.
         return np.zeros(layout.chunk_shape, np.uint8)
     return parse_hashes(folder, unit, data)
+
+
+def read_offsets(folder: Folder) -> Array | None:
+    """Where the sequences of a sealed store begin; None where that array is not there as ours are."""
+    layout = folder.offsets
+    if layout is None:
+        return None
+    pieces: list[bytes] = []
+    try:
+        if folder.place.read(f"{OFFSETS}/{METADATA}", MAX_METADATA) != layout.text():
+            return None
+        # Some at a time: what is there is held, not what is claimed.
+        keys = layout.keys()
+        while asked := [(key, 0, layout.chunk_bytes) for key in islice(keys, _CHUNKS)]:
+            pieces += [data for data, _ in folder.place.read_many(asked)]
+    except FileNotFoundError:
+        return None
+    if any(len(piece) != layout.chunk_bytes for piece in pieces):
+        return None
+    return np.frombuffer(b"".join(pieces), "<i8")[: layout.count]
+
+
+def write_offsets(folder: Folder, offsets: Array | None) -> None:
+    """Write where sequences begin (None: rows are no tokens), durably, before the header says `sealed`."""
+    if offsets is None:
+        return
+    disk.make_folders(folder.path / OFFSETS / "c")
+    for name, data in offsets_files(offsets):
+        disk.write_whole(folder.path / name, data)
+
+
+def offsets_files(offsets: Array) -> Iterator[tuple[str, bytes]]:
+    """The files that hold where sequences begin, by name, the metadata last."""
+    layout = Offsets(len(offsets))
+    for at, key in enumerate(layout.keys()):
+        chunk = np.full(layout.chunk, np.iinfo("<i8").min, "<i8")
+        held = offsets[at * layout.chunk : (at + 1) * layout.chunk]
+        chunk[: len(held)] = held
+        yield key, chunk.tobytes()
+    yield f"{OFFSETS}/{METADATA}", layout.text()
 
 
 def parse_hashes(folder: Folder, unit: int, data: bytes) -> Array:

@@ -25,6 +25,9 @@ from fostore.schema.row import Array, Column, expect
 
 HASHES = "block_hashes"
 """The array of block hashes, beside the columns; no column may have its name."""
+OFFSETS = "offsets"
+"""The array of where sequences begin, in a sealed store of token rows; no column may have its name."""
+_OFFSETS_CHUNK = 1 << 17
 
 TAIL = ".tail."
 HASH_BYTES = 32
@@ -190,6 +193,32 @@ class Hashes:
         """The zarr.json of the array while it shows `num_blocks` blocks."""
         chunk, axes = self.chunk_shape, ('"block"', '"column"', '"byte"')
         return _text((num_blocks, *chunk[1:]), '"uint8"', chunk, 0, _LITTLE, axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """Where sequences begin as an array int64 (num_sequences + 1), whose chunks are at most 1 MiB."""
+
+    count: int
+
+    @property
+    def chunk(self) -> int:
+        """Entries of a chunk."""
+        return min(_OFFSETS_CHUNK, 1 << (self.count - 1).bit_length())
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk, of the last one as well."""
+        return self.chunk * 8
+
+    def keys(self) -> Iterator[str]:
+        """The files of the chunks."""
+        return (f"{OFFSETS}/c/{at}" for at in range(-(-self.count // self.chunk)))
+
+    def text(self) -> bytes:
+        """The zarr.json of the array."""
+        fill = int(np.iinfo("<i8").min)
+        return _text((self.count,), '"int64"', (self.chunk,), fill, _LITTLE, ['"sequence"'])
 
 
 def _text(

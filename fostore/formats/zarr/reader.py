@@ -8,12 +8,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fostore.errors import DamageError, FormatError, UnsafeError
-from fostore.formats import ColumnView, Finding, Run, Segment
+from fostore.formats import ColumnView, Commit, Finding, Run, Segment
 from fostore.formats.views.fetched import FetchedView
 from fostore.formats.views.guard import Guard
 from fostore.formats.views.view import view_of
 from fostore.formats.zarr.findings import findings
-from fostore.formats.zarr.folder import METADATA, locate, parse_hashes, read_hashes, units_in
+from fostore.formats.zarr.folder import (
+    METADATA,
+    locate,
+    parse_hashes,
+    read_hashes,
+    read_offsets,
+    units_in,
+)
+from fostore.formats.zarr.layout import OFFSETS
 from fostore.formats.zarr.state import State, load, parse_header, read_header
 from fostore.places.place import Place
 from fostore.schema.header import Header
@@ -154,11 +162,26 @@ class ZarrReader:
         folder, unit_rows = self._state.folder, self.header.unit_rows
         units = range(-(-self._state.published // unit_rows))
         names = [layout.key(unit) for layout in folder.layouts for unit in units]
-        return [*names, *(f"{layout.name}/{METADATA}" for layout in folder.layouts), METADATA]
+        names += [f"{layout.name}/{METADATA}" for layout in folder.layouts]
+        if folder.offsets is not None:
+            names += [*folder.offsets.keys(), f"{OFFSETS}/{METADATA}"]
+        return [*names, METADATA]
 
     def runs(self) -> Sequence[Run]:
         """Committed runs of units that are not sealed yet."""
         return [run for runs in self._open.values() for run in runs]
+
+    def commits(self, limit: int) -> Sequence[Commit]:
+        """Who committed which units of a store that many write, of at most `limit` of them, evenly chosen."""
+        from fostore.formats.zarr.records import read_records  # a sealed store has none
+
+        unit_rows = self.header.unit_rows
+        units = [
+            start // unit_rows for start, _ in _pieces(self._state.whole or Ranges(), unit_rows)
+        ]
+        some = units[:: -(-len(units) // limit) or 1]
+        records = zip(some, read_records(self._state.folder, some), strict=True)
+        return [Commit(unit, one.by, one.written) for unit, one in records if one is not None]
 
     def block_hashes(self) -> Array:
         """Block hashes as they lie: uint8 (blocks, hashed columns, 32); zero for units in progress.
@@ -206,6 +229,11 @@ class ZarrReader:
                 (unit, parse_hashes(folder, unit, data))
                 for unit, data in zip(some, pieces, strict=True)
             )
+
+    def offsets(self) -> Array | None:
+        """Where the sequences of a sealed store begin, as it lies."""
+        offsets = read_offsets(self._state.folder)
+        return offsets if self._is_current() else None
 
     def findings(self) -> Iterator[Finding]:
         """Structural damage; reads no rows. Of a store that was replaced there are no files to look at."""

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,8 @@ _LINE_BYTES = 512
 """A mark is shorter, and a record begins with a line of so many or a multiple: a list tells them apart."""
 _CRC = struct.Struct("<I")
 _WHO = ("attempt", "by", "written")
+_WINDOW = 256
+"""Records that are asked for at once."""
 _LISTED_UNITS = 1000
 """A list gives as many names in one answer as this: for fewer units each record is asked for."""
 
@@ -151,6 +153,31 @@ def committed_units(folder: Folder, units: Sequence[int] | None = None) -> list[
         for unit, size in sized
         if unit is not None and unit < num_units and (size or 0) > _LINE_BYTES
     )
+
+
+def read_records(folder: Folder, units: Sequence[int]) -> Iterator[UnitRecord | None]:
+    """The records of units, many requests at a time; None where there is none, or no sound one."""
+    names, limit = [name_of(folder, unit) for unit in units], limit_of(folder)
+    for at in range(0, len(units), _WINDOW):
+        some = names[at : at + _WINDOW]
+        try:
+            pieces = [data for data, _ in folder.place.read_many([(n, 0, limit) for n in some])]
+        except FileNotFoundError:  # of one of them: then each by itself
+            pieces = [read_or_nothing(folder.place, name, limit) for name in some]
+        for unit, data in zip(units[at : at + _WINDOW], pieces, strict=True):
+            try:
+                record = parse(data, folder, unit) if data else None
+            except DamageError:
+                record = None
+            yield record if record is not None and record.is_commit else None
+
+
+def read_or_nothing(place: Place, name: str, limit: int) -> bytes:
+    """A file as a whole; no bytes where there is none."""
+    try:
+        return place.read(name, limit)
+    except FileNotFoundError:
+        return b""
 
 
 def num_units_of(folder: Folder) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from fostore.errors import ArgumentError, DamageError, FormatError, LockedError,
 from fostore.formats import Run, UnitsClaim, WholeUnit
 from fostore.formats.claim import WHOLE
 from fostore.formats.zarr.checked import Checked
-from fostore.formats.zarr.folder import MAX_METADATA, METADATA, Folder
-from fostore.formats.zarr.layout import Shards
+from fostore.formats.zarr.folder import MAX_METADATA, METADATA, Folder, offsets_files
+from fostore.formats.zarr.layout import HASHES, Shards
 from fostore.formats.zarr.records import (
     RECORDS,
     UnitRecord,
@@ -65,6 +66,8 @@ class ZarrUnits:
         self._place = place
         self._look()
         folder = self._folder
+        self._open: dict[int, list[Array]] = {}
+        self._checked = Checked(folder)
         num_units = num_units_of(folder)
         self.claim = claim(num_units) if callable(claim) else claim
         units = range(*(self.claim.units or (0, num_units)))
@@ -75,8 +78,6 @@ class ZarrUnits:
                 self.clean()
         else:
             self.sealed = rows_of(folder, committed_units(folder, units))
-        self._open: dict[int, list[Array]] = {}
-        self._checked = Checked(folder)
 
     def _look(self) -> None:
         """See what the store says of itself now."""
@@ -267,9 +268,8 @@ class ZarrUnits:
                     f"{self._place} is sealed: it was written in whole units, and does not grow where it is; "
                     "fostore.convert it to a folder, and extend that"
                 )
-            plan = (self.header.num_samples, self.header.unit_rows)
-            if (header.num_samples, header.unit_rows) != plan:
-                raise ArgumentError(f"{self._place} keeps num_samples and unit_rows as planned")
+            if (header.counts, header.unit_rows) != (self.header.counts, self.header.unit_rows):
+                raise ArgumentError(f"{self._place} keeps its rows and unit_rows as planned")
             if self._put_header(replace(header, commits=UNITS)):
                 return
             header = replace(header, meta={**self.header.meta, **header.meta})
@@ -286,7 +286,7 @@ class ZarrUnits:
         self._folder = Folder.of(self._place, header)
         return True
 
-    def finish(self, header: Header) -> None:
+    def finish(self, header: Header, offsets: Array | None = None) -> None:
         """All units are committed: hold each against its record, publish shapes and header, remove the records.
 
         Raises:
@@ -299,9 +299,11 @@ class ZarrUnits:
         if not self.header.sealed:
             rows = header.num_samples or 0
             for layout in self._folder.shards:
-                self._publish(layout.name, layout.text(rows))
+                self._publish(f"{layout.name}/{METADATA}", layout.text(rows))
             hashes = self._folder.hashes
-            self._publish(hashes.name, hashes.text(-(-rows // header.block_rows)))
+            self._publish(f"{HASHES}/{METADATA}", hashes.text(-(-rows // header.block_rows)))
+            for name, data in () if offsets is None else offsets_files(offsets):
+                self._publish(name, data)
         header = replace(header, commits=None)
         if not self._put_header(header) and self.header.digest != header.digest:
             raise LockedError(
@@ -309,12 +311,12 @@ class ZarrUnits:
             )
         self.clean()
 
-    def _publish(self, array: str, text: bytes) -> None:
-        name = f"{array}/{METADATA}"
-        if self._place.put(name, text) is None:
-            ((data, _),) = self._place.read_many([(name, 0, len(text) + 1)])
-            if data != text:
-                self._over(name, text)
+    def _publish(self, name: str, data: bytes) -> None:
+        """Make a file that every finisher makes with the same bytes."""
+        if self._place.put(name, data) is None:
+            ((held, _),) = self._place.read_many([(name, 0, len(data) + 1)])
+            if held != data:
+                self._over(name, data)
 
     def _expect_right(self) -> None:
         broken = self._checked.broken(range(num_units_of(self._folder)))
@@ -336,18 +338,9 @@ class ZarrUnits:
 
     def clean(self) -> None:
         """Remove records, and what attempts left that were cut short, of a store that is sealed."""
-        place, is_clean = self._place, True
-        first = f"{self._folder.shards[0].name}/{RECORDS}"
-        for names in _batches(one.name for one in place.listed(first)):
-            place.delete(names)
-            is_clean = False
-        if place.is_local and not is_clean:
-            every = (
-                one.name for layout in self._folder.layouts for one in place.listed(layout.name)
-            )
-            unfinished = (n for n in every if n.rpartition("/")[2].startswith("."))
-            for names in _batches(unfinished):
-                place.delete(names)
+        names = (one.name for one in self._place.listed(f"{self._folder.shards[0].name}/{RECORDS}"))
+        for batch in _batches(chain(self._checked.unfinished, names)):
+            self._place.delete(batch)
 
     def close(self) -> None:
         """Give up the rows of units that are not whole. Again is no error."""

@@ -18,7 +18,7 @@ from fostore.errors import ArgumentError, DamageError
 from fostore.formats import Run, WholeUnit
 from fostore.formats.claim import WHOLE, Claim
 from fostore.formats.zarr import journal
-from fostore.formats.zarr.folder import METADATA, Folder, locate, read_hashes
+from fostore.formats.zarr.folder import METADATA, Folder, locate, read_hashes, write_offsets
 from fostore.formats.zarr.journal import JournalHeader
 from fostore.formats.zarr.layout import HASHES
 from fostore.formats.zarr.state import State, group_metadata
@@ -256,13 +256,12 @@ class ZarrWriter:
         if header.num_samples is not None and header.num_samples < end:
             raise ArgumentError(f"{header.num_samples} rows are planned and {end} are committed")
         text = group_metadata(header)
-        if self._journal is None:
-            # Before the header: a store that is not sealed has a journal.
+        if self._journal is None:  # before the header: a store that is not sealed has a journal
             self._begin_journal(header)
         disk.write_whole(self._folder.path / METADATA, text)
         self._set_header(header)
 
-    def finish(self, header: Header) -> None:
+    def finish(self, header: Header, offsets: Array | None = None) -> None:
         """Publish the final header and remove what only a run in progress needs.
 
         Raises:
@@ -280,6 +279,7 @@ class ZarrWriter:
             )
         text = group_metadata(header)
         self._publish(rows)
+        write_offsets(self._folder, offsets)
         disk.write_whole(self._folder.path / METADATA, text)
         self._set_header(header)
         self._close_journal()

@@ -9,13 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fostore.schema.columns import Array, Column
 from fostore.schema.ranges import Ranges
 
 Read = Callable[[int, int], Array]
 """(start, stop) to rows that are there, as they are stored."""
+
+
+class Bounds(NamedTuple):
+    """What the values of side columns are under; None where nobody knows it yet."""
+
+    num_classes: int
+    num_sequences: int | None = None
+    vocab_size: int | None = None
 
 
 class Known(Protocol):
@@ -64,8 +72,10 @@ class Side:
     """What a user sees of stored rows; raises DamageError."""
     known: Callable[[Column, Read], Known] | None = None
     """What refuses a value that came before; None where values may repeat."""
-    check: Callable[[Array, int, int], None] | None = None
-    """(stored rows, number of classes, first row): raises RowError where a store may not hold them."""
+    check: Callable[[Array, Bounds, int], None] | None = None
+    """(stored rows, what they are under, first row): raises RowError where a store may not hold them."""
+    row_axis: str | None = None
+    """The row axis that a store with this column has; None: any."""
 
 
 SIDES = {
@@ -74,6 +84,9 @@ SIDES = {
     "view": "fostore.schema.sides.views",
     "label": "fostore.schema.sides.labels",
     "class_label": "fostore.schema.sides.classes",
+    "sequence": "fostore.schema.sides.sequences",
+    "token": "fostore.schema.sides.tokens",
+    "position": "fostore.schema.sides.positions",
 }
 """By role, in the order that the columns have in a new store."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.columns import Array, Column
-from fostore.schema.sides import Side
+from fostore.schema.sides import Bounds, Side
 
 _COLUMN = Column("label", "int64", "int64", (), (), "class_label")
 
@@ -33,13 +33,14 @@ def _column(labels: Any) -> Column:
     return _COLUMN
 
 
-def check_labels(stored: Array, num_classes: int, start: int) -> None:
+def check_labels(stored: Array, bounds: Bounds, start: int) -> None:
     """Raise RowError, naming the row counted from `start`, where a label is none of the classes."""
-    bad = (stored < 0) | (stored >= num_classes)
+    bad = (stored < 0) | (stored >= bounds.num_classes)
     if bad.any():
         row = int(np.argmax(bad))
         raise RowError(
-            f"the label of row {start + row} is {stored[row]}, expected a class number, 0 to {num_classes - 1}"
+            f"the label of row {start + row} is {stored[row]}, expected a class number, 0 to "
+            f"{bounds.num_classes - 1}"
         )
 
 

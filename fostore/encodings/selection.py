@@ -1,0 +1,192 @@
+"""The k largest numbers of each row, and what the others weigh: one choice for any row, whatever selects it.
+
+Of equal numbers the smaller class comes first. The largest number of every block of a row is found before anything
+is sorted: the k-th largest of these is a bound that at least k numbers reach, so one pass leaves out all but a few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fostore.encodings.topk_rows import Selected
+from fostore.schema.row import Array
+
+CHUNK = 1 << 18
+"""Numbers that are worked on at once: what is made of them stays within some 10 MiB."""
+_FEW = 64
+"""Numbers a row up to which they are simply sorted."""
+_LEAST = 1e-25
+"""A sum of float32 exponentials under this may have lost some of them to underflow."""
+
+
+def select(x: Array, k: int) -> Array:
+    """The classes of the k largest numbers of each row: larger first, of equal ones the smaller class first.
+
+    Args:
+        x: (n, K) floats, C-contiguous, without NaN; minus infinity may be there.
+        k: 1 to K.
+
+    Returns:
+        (n, k), int64.
+
+    >>> select(np.float32([[1, 3, 2, 3], [0, 0, 0, 0]]), 3).tolist()
+    [[1, 3, 2], [0, 1, 2]]
+    """
+    n, num_classes = x.shape
+    # Half of the numbers or more: blocks would leave none out.
+    if num_classes <= _FEW or 2 * k > num_classes:
+        return np.argsort(-x, axis=-1, kind="stable")[:, :k]
+    ids = np.empty((n, k), np.int64)
+    step = max(CHUNK // num_classes, 1)
+    for start in range(0, n, step):
+        ids[start : start + step] = _by_blocks(x[start : start + step], k)
+    return ids
+
+
+def _by_blocks(x: Array, k: int) -> Array:
+    n, num_classes = x.shape
+    # K / s maxima are looked through, and k s numbers of blocks: this s makes the least sum; a third less is faster.
+    height = max(int(math.sqrt(num_classes / k) / 1.5), 2)
+    stride = -(-num_classes // height)
+    # A block is every `stride`-th number, so that the maxima are those of whole vectors.
+    whole = num_classes // stride
+    maxima = np.maximum.reduce(x[:, : whole * stride].reshape(n, whole, stride), axis=1)
+    rest = num_classes - whole * stride
+    if rest:
+        np.maximum(maxima[:, :rest], x[:, whole * stride :], out=maxima[:, :rest])
+    least = np.partition(maxima, stride - k, axis=-1)[:, stride - k]
+    rows, blocks = np.nonzero(maxima >= least[:, None])
+    classes = blocks[:, None] + np.arange(0, num_classes, stride)
+    # The last number of a block may lie behind the row: it is looked up as the one before, and left out.
+    inside = classes < num_classes
+    numbers = x[rows[:, None], np.minimum(classes, num_classes - 1)]
+    pair, at = np.nonzero((numbers >= least[rows, None]) & inside)
+    return _first(rows[pair], classes[pair, at], numbers[pair, at], n, k)
+
+
+def _first(rows: Array, classes: Array, numbers: Array, n: int, k: int) -> Array:
+    """The first k classes of each row in order, of those that come with their numbers, row by row."""
+    counts = np.bincount(rows, minlength=n)
+    place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    widest = int(counts.max())
+    # What fills a shorter row comes last: no class is so large, and no number larger than minus infinity's negative.
+    named = np.full((n, widest), np.iinfo(np.int64).max)
+    negative = np.full((n, widest), np.inf, numbers.dtype)
+    named[rows, place] = classes
+    negative[rows, place] = -numbers
+    order = np.lexsort((named, negative), axis=-1)[:, :k]
+    ids: Array = np.take_along_axis(named, order, -1)
+    return ids
+
+
+def selected(
+    x: Array,
+    kind: str,
+    k: int,
+    temperatures: Sequence[float] = (),
+    *,
+    tail_entropy: bool = False,
+) -> Selected:
+    """The k largest of each row and what the others weigh, as `fostore.encodings.topk_rows.Selected` says.
+
+    Args:
+        x: (n, K) float32 or float64, C-contiguous; distributions of `kind`.
+        kind: "probs", "log_probs" or "logits".
+        k: 1 to K.
+        temperatures: of `residual_t`.
+        tail_entropy: whether to work it out.
+
+    Returns:
+        `values` of the dtype of `x`, `ids` in int64, sums in float64. A row has one result, whatever batch it comes in.
+    """
+    n, num_classes = x.shape
+    values, ids = np.empty((n, k), x.dtype), np.empty((n, k), np.int64)
+    logs = np.empty((1 + len(temperatures), n))
+    entropy = np.zeros(n)
+    step = max(CHUNK // num_classes, 1)
+    # Taken once: fresh memory of this size costs more than what is done in it.
+    shape = (min(step, n), num_classes)
+    buffers = np.empty(shape, x.dtype), np.empty(shape, x.dtype), np.empty(shape)
+    for start in range(0, n, step):
+        at = slice(start, start + step)
+        piece = x[at]
+        rest, scratch, wide = (buffer[: len(piece)] for buffer in buffers)
+        ids[at] = chosen = select(piece, k)
+        values[at] = numbers = np.take_along_axis(piece, chosen, -1)
+        with np.errstate(over="ignore", divide="ignore"):
+            if kind == "logits":
+                np.subtract(piece, numbers[:, :1], out=rest)
+                # A difference beyond the range is a logit still: minus infinity is a class that was masked.
+                shifted = np.maximum(numbers - numbers[:, :1], np.finfo(x.dtype).min)
+                values[at] = np.where(np.isneginf(numbers), -np.inf, shifted)
+            elif kind == "probs":
+                np.log(piece, out=rest)
+            else:
+                rest[...] = piece
+        np.put_along_axis(rest, chosen, -np.inf, -1)
+        if kind == "probs":  # no logarithm rounds what is there already
+            wide[...] = piece
+            np.put_along_axis(wide, chosen, 0, -1)
+            with np.errstate(divide="ignore"):
+                logs[0, at] = np.log(np.add.reduce(wide, axis=-1))
+        else:
+            logs[0, at] = _log_total(rest, 1, scratch, wide)
+        for i, temperature in enumerate(temperatures):
+            logs[i + 1, at] = _log_total(rest, temperature, scratch, wide)
+        if tail_entropy:
+            entropy[at] = _entropy(rest, logs[0, at], scratch, wide)
+    level = None
+    if kind == "logits":
+        level = np.logaddexp(log_total(values), logs[0]) + x.max(axis=-1)
+    return Selected(
+        values,
+        ids,
+        logs[0],
+        level,
+        np.ascontiguousarray(logs[1:].T) if temperatures else None,
+        entropy if tail_entropy else None,
+    )
+
+
+def log_total(logs: Array) -> Array:
+    """The log of the sum of exponentials along the last axis, in float64; minus infinity where all are."""
+    wide = logs.astype(np.float64)
+    if not wide.shape[-1]:
+        return np.full(wide.shape[:-1], -np.inf)
+    top = wide.max(axis=-1, keepdims=True)
+    top[np.isneginf(top)] = 0
+    with np.errstate(divide="ignore", under="ignore"):
+        total: Array = np.log(np.add.reduce(np.exp(wide - top), axis=-1)) + top[..., 0]
+    return total
+
+
+def _log_total(logs: Array, temperature: float, scratch: Array, wide: Array) -> Array:
+    """The same of (n, K) numbers divided by a temperature, none much above 0; faster: as narrow as they come.
+
+    `scratch` and `wide` are overwritten.
+    """
+    softened = np.divide(logs, logs.dtype.type(temperature), out=scratch)
+    with np.errstate(divide="ignore", under="ignore"):
+        # As its own array: NumPy's sum of narrow numbers into a wide one depends on where a row begins in its buffer.
+        wide[...] = np.exp(softened, out=scratch)
+        total = np.add.reduce(wide, axis=-1)
+        result: Array = np.log(total)
+    low = np.flatnonzero(total < _LEAST)
+    if len(low):
+        result[low] = log_total(logs[low].astype(np.float64) / temperature)
+    return result
+
+
+def _entropy(logs: Array, total: Array, scratch: Array, wide: Array) -> Array:
+    """The entropy of each row's distribution exp(logs - total); 0 of a row without weight."""
+    with np.errstate(invalid="ignore", under="ignore"):
+        np.subtract(logs, total[:, None].astype(logs.dtype), out=scratch)
+        np.maximum(scratch, np.finfo(logs.dtype).min, out=scratch)
+        wide[...] = scratch
+        wide *= np.exp(scratch, out=scratch)
+    entropy: Array = -np.add.reduce(wide, axis=-1)
+    entropy[np.isneginf(total)] = 0
+    return entropy
