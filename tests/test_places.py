@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.names import SCHEMES, place_of
-from fostore.places.place import Place
+from fostore.places.place import Place, Storage
 from test_publishing_targets import bucket, moto
 
 __all__ = ["bucket", "moto"]  # fixtures of another file
@@ -203,3 +205,63 @@ def test_the_root_may_be_a_link_for_the_user_named_it(tmp_path: Path) -> None:
     file = Local(tmp_path / "link").open()
     assert (file.read(0, 3), str(file)) == (b"abc", os.path.realpath(tmp_path / "x"))
     file.close()
+
+
+# Writing
+
+
+def test_a_file_is_made_once_and_replaced_where_it_is_still_the_one_that_was_seen(
+    place: Place,
+) -> None:
+    assert isinstance(place, Storage)
+    first = place.put("probs/c/1/0", b"one")
+    assert first is not None
+    assert place.put("probs/c/1/0", b"two") is None
+    assert place.read("probs/c/1/0", 9) == b"one"
+    assert place.version("probs/c/1/0") == first
+    second = place.put("probs/c/1/0", np.frombuffer(b"three", np.uint8), first)
+    assert second not in (None, first)
+    assert place.put("probs/c/1/0", b"four", first) is None
+    assert place.put("other", b"five", first) is None
+    assert place.size("other") is None
+    assert place.read("probs/c/1/0", 9) == b"three"
+    assert place.put("zarr.json", b"[]", place.version("zarr.json")) is not None
+
+
+def test_files_are_listed_with_what_they_are_however_deep(place: Place) -> None:
+    assert isinstance(place, Storage)
+    version = place.put("probs/c/1/0", b"one")
+    listed = {one.name: (one.size, one.version) for one in place.listed("probs")}
+    assert listed == {
+        "probs/c/0/0": (256, place.version("probs/c/0/0")),
+        "probs/c/1/0": (3, version),
+        "probs/zarr.json": (3, place.version("probs/zarr.json")),
+    }
+    assert len(list(place.listed())) == 4
+    assert list(place.listed("none")) == []
+    place.delete(["probs/c/1/0", "probs/c/0/0", "none", "none/at/all"])
+    assert [one.name for one in place.listed("probs")] == ["probs/zarr.json"]
+    assert place.put("probs/c/1/0", b"again") is not None
+
+
+def test_of_many_who_write_one_name_at_once_one_has_it(place: Place) -> None:
+    assert isinstance(place, Storage)
+    for name, seen in (("new", None), ("zarr.json", place.version("zarr.json"))):
+        with ThreadPoolExecutor(8) as pool:
+            texts = [f"writer {i}".encode() for i in range(8)]
+            done = list(pool.map(lambda text: place.put(name, text, seen), texts))  # noqa: B023
+        (winner,) = [text for text, version in zip(texts, done, strict=True) if version is not None]
+        assert place.read(name, 99) == winner
+
+
+def test_a_link_inside_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "else").mkdir()
+    (tmp_path / "s.zarr" / "probs").symlink_to(tmp_path / "else")
+    place = Local(tmp_path / "s.zarr")
+    with pytest.raises(UnsafeError):
+        place.put("probs/a", b"1")
+    (tmp_path / "else" / "a").touch()
+    with pytest.raises(UnsafeError):
+        place.delete(["probs/a"])
+    assert [path.name for path in (tmp_path / "else").iterdir()] == ["a"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.evaluate import entropy, summarize
+from fostore.places.remote import Remote
 from fostore.reading.store import Store
 from fostore.schema.row import Array
 from test_publishing_targets import bucket, hub, moto
@@ -464,3 +467,51 @@ def test_an_object_that_changes_under_a_reader_is_refused(bucket: Any, tmp_path:
     bucket.delete_object(Bucket="data", Key="rows.h5")
     with pytest.raises((DamageError, StoreNotFoundError), match=r"any more|open it again"):
         store.take([9])
+
+
+# What a service answers to a write
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cure"),
+    [
+        (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (301, "PermanentRedirect", "set AWS_REGION to the region of the bucket"),
+        (400, "AuthorizationHeaderMalformed", "set AWS_REGION to the region of the bucket"),
+        (503, "SlowDown", "let fewer processes write at once"),
+        (429, "TooManyRequests", "let fewer processes write at once"),
+        (404, "NoSuchBucket", "there is no such bucket. Make it first"),
+        (500, "InternalError", "call again when the server answers"),
+        (409, "ConditionalRequestConflict", None),  # a lost race, and that while it lasts: no error
+        (412, "PreconditionFailed", None),
+    ],
+)
+def test_an_error_of_a_write_says_what_to_do(
+    status: int, code: str, cure: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = f"<Error><Code>{code}</Code></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("fostore.places.remote.RETRIES", 1)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        place = Remote("s3://data/x.zarr")
+        if cure is None:
+            assert place.put("zarr.json", b"{}") is None
+        else:
+            with pytest.raises(PlaceError, match=cure) as refused:
+                place.put("zarr.json", b"{}")
+            assert "hunter2" not in str(refused.value)
+        server.shutdown()

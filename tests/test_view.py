@@ -154,6 +154,30 @@ def test_what_cannot_be_one_range_falls_back(
     np.testing.assert_array_equal(view_of(whole, WIDE, 256).read(100, 200), rows_of(WIDE, 100, 200))
 
 
+def test_all_columns_together_map_a_bounded_number_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.collect()
+    files = [(start, start + 128) for start in range(0, 128 * 5, 128)]
+    segments, expected = files_of(tmp_path, WIDE, *files), rows_of(WIDE, 0, 640)
+    held = sum(mapping._mapped.values())
+    monkeypatch.setattr(mapping, "MAX_SEGMENTS", held + 8)
+    monkeypatch.setattr("fostore.formats.views.view._OPEN_MAPS", 2)
+    first, second = view_of(segments, WIDE, 640), view_of(segments, WIDE, 640)
+    assert isinstance(first, ArrayView)
+    assert isinstance(second, PieceView)
+    rows = np.random.default_rng(0).integers(0, 640, 300)
+    for seen in (first, second):
+        np.testing.assert_array_equal(seen.take(rows), expected[rows])
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert maps.read_text().count(str(tmp_path)) <= 5 + 2 + 1
+    del first, seen
+    gc.collect()
+    assert sum(mapping._mapped.values()) == held
+    assert isinstance(view_of(segments, WIDE, 640), ArrayView)
+
+
 def test_the_fallback_has_one_array_over_several_files(tmp_path: Path) -> None:
     segments = files_of(tmp_path, WIDE, (0, 128), (128, 256))
     seen = segment_view(segments, WIDE, 256)

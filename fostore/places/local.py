@@ -7,6 +7,7 @@ import stat
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,9 @@ class Local(ByUrl):
         return _stamp(status) if is_file else (status.st_dev, status.st_ino)
 
     def put(self, name: str, data: Any, replaces: Version = None) -> Version:
-        folder, _, last = name.rpartition("/")
-        disk.make_folders(Path(self.url, folder))
-        path = Path(self._look(folder)[0], last)
-        temporary = path.with_name(f".{last}.{uuid.uuid4().hex[:12]}.tmp")
+        path = self._inside(name)
+        disk.make_folders(path.parent)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             disk.write_file(temporary, data)
             version = _stamp(
@@ -101,6 +101,12 @@ class Local(ByUrl):
             disk.remove(temporary)
         disk.sync_directory(path.parent)
         return version if is_ours else None
+
+    def _inside(self, name: str) -> Path:
+        """Where a file of that name lies, or would; raises UnsafeError for a link on the way."""
+        with suppress(FileNotFoundError):
+            self._look(name)
+        return Path(self.url, name)
 
     def _replace(self, name: str, temporary: Path, path: Path, replaces: Version) -> bool:
         # Imported here: readers take no lock, and opening a store costs what it imports.
@@ -119,13 +125,10 @@ class Local(ByUrl):
     def delete(self, names: Sequence[str]) -> None:
         folders: dict[Path, None] = {}
         for name in names:
-            folder, _, last = name.rpartition("/")
-            try:
-                path = Path(self._look(folder)[0], last)
-            except FileNotFoundError:
-                continue
-            disk.remove(path)
-            folders[path.parent] = None
+            path = self._inside(name)
+            if os.path.lexists(path):
+                disk.remove(path)
+                folders[path.parent] = None
         for path in folders:
             # A folder without files is none, as behind a url; the next `put` makes it again.
             while path != Path(self.url) and disk.remove_empty(path):

@@ -40,6 +40,26 @@ SECONDS, RETRIES = 60, 6
 _HOPS = 5
 _PIECE = 4 << 20
 _SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
+_CURES = (
+    (
+        re.compile("AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credential"),
+        "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)",
+    ),
+    (
+        re.compile(
+            "PermanentRedirect|redirect|IllegalLocation|AuthorizationHeaderMalformed|region"
+        ),
+        "set AWS_REGION to the region of the bucket",
+    ),
+    (
+        re.compile("SlowDown|TooManyRequests|429|Too Many"),
+        "the service takes no more requests for now: it was tried again for a while; let fewer processes write "
+        "at once, and run this one again",
+    ),
+    (re.compile(""), "it was tried again for a while; call again when the server answers"),
+)
+"""What an error of a service says, and what to do then; the first that fits. None of it undoes what is committed."""
 _users: set[int] = set()
 """Processes that have used obstore: its threads are not there in a child that is forked after that, and a call there
 waits for them for ever (6 of 6 tries, also with a client made anew in the child)."""
@@ -273,6 +293,9 @@ class Remote(ByUrl):
         try:
             yield
         except FileNotFoundError as error:
+            if verb == "written":
+                missing = f"{where} cannot be written: there is no such bucket. Make it first"
+                raise PlaceError(errno.ENOENT, missing, where) from None
             raise FileNotFoundError(f"there is no {where}") from error
         except (ArgumentError, PlaceError, UnsafeError, UnsupportedError):
             raise
@@ -288,12 +311,7 @@ class Remote(ByUrl):
             denied = isinstance(
                 error, (PermissionDeniedError, UnauthenticatedError, PermissionError)
             )
-            cure = (
-                "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)"
-                if denied
-                else "it was tried again for a while; call again when the server answers"
-            )
+            cure = next(cure for pattern, cure in _CURES if denied or pattern.search(str(error)))
             first = _clean(str(error)).strip().splitlines()[0][:300]
             code = errno.EACCES if denied else errno.EIO
             raise PlaceError(code, f"{where} cannot be {verb}: {first}. {cure}", where) from None

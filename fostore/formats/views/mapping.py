@@ -24,7 +24,9 @@ from fostore.schema.ranges import describe
 from fostore.schema.row import Array, Column
 
 MAX_SEGMENTS = 30_000
-"""Files in one mapping: the kernel allows a process about 65,000 in all."""
+"""Files that are mapped at once in all columns of all stores: the kernel allows a process about 65,000 mappings."""
+_mapped: dict[int, int] = {}
+"""How many files each address range maps, by where it begins."""
 
 _MAX_SIZE = 1 << 60
 _HUGE_PAGE = 2 << 20
@@ -46,7 +48,8 @@ def map_files(segments: Sequence[Segment], column: Column, num_rows: int) -> Arr
     row_bytes = column.row_bytes
     first = segments[0].offset - segments[0].start * row_bytes if segments else 0
     shape = (num_rows, *column.shape)
-    mapping = _Mapping(num_rows * row_bytes, shape, column.numpy_dtype.str, first)
+    dtype = column.numpy_dtype.str
+    mapping = _Mapping(num_rows * row_bytes, shape, dtype, first, len(segments))
     for segment in segments:
         fd = open_segment(segment, row_bytes)
         try:
@@ -90,7 +93,7 @@ def open_segment(segment: Segment, row_bytes: int) -> int:
 
 def is_mappable(segments: Sequence[Segment], row_bytes: int) -> bool:
     """Whether every file falls on whole pages of one address range, and no page belongs to two."""
-    if len(segments) > MAX_SEGMENTS or libc() is None:
+    if len(segments) + sum(tuple(_mapped.values())) > MAX_SEGMENTS or libc() is None:
         return False
     page = mmap.PAGESIZE
     last_end, last_shift, last_path = 0, 0, segments[0].path if segments else ""
@@ -109,7 +112,9 @@ def is_mappable(segments: Sequence[Segment], row_bytes: int) -> bool:
 class _Mapping:
     """An address range of this process, given back when the last array over it is gone."""
 
-    def __init__(self, size: int, shape: tuple[int, ...], typestr: str, file_offset: int) -> None:
+    def __init__(
+        self, size: int, shape: tuple[int, ...], typestr: str, file_offset: int, files: int
+    ) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE[sys.platform]
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE + _HUGE_PAGE
         start = _map(None, size, _PROT_NONE, flags, -1, 0)
@@ -124,7 +129,8 @@ class _Mapping:
             "version": 3,
         }
         # Not at exit: another thread may still read, and the kernel takes everything back anyway.
-        weakref.finalize(self, libc().munmap, start, size).atexit = False
+        weakref.finalize(self, _unmap, start, size).atexit = False
+        _mapped[start] = files
 
     def place(self, fd: int, segment: Segment, row_bytes: int) -> None:
         """Map a file's rows into their place."""
@@ -134,6 +140,11 @@ class _Mapping:
         # Shared, not private: what a writer adds behind the rows stays one copy in the page cache.
         flags = mmap.MAP_SHARED | _MAP_FIXED
         _map(address, size, mmap.PROT_READ, flags, fd, segment.offset - skip)
+
+
+def _unmap(start: int, size: int) -> None:
+    del _mapped[start]  # first: another thread may be given the same addresses at once
+    libc().munmap(start, size)
 
 
 def _map(address: int | None, size: int, protection: int, flags: int, fd: int, offset: int) -> int:

@@ -8,6 +8,7 @@ of its record, so that whoever wakes up late changes nothing that was committed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -40,6 +41,8 @@ from fostore.schema.row import Array
 _ATTEMPTS = 4
 _OPEN_BYTES = 2 << 30
 """Of units that are begun and not whole: they wait in memory."""
+_KEPT = 2
+"""Units whose memory is used again: fresh pages cost as much as to fill them."""
 
 
 def begin(place: Storage, header: Header) -> None:
@@ -67,6 +70,7 @@ class ZarrUnits:
         self._look()
         folder = self._folder
         self._open: dict[int, list[Array]] = {}
+        self._free: list[list[Array]] = []
         self._checked = Checked(folder)
         num_units = num_units_of(folder)
         self.claim = claim(num_units) if callable(claim) else claim
@@ -108,7 +112,9 @@ class ZarrUnits:
             raise ArgumentError(
                 f"unit {unit} cannot be written: it is not of {self.claim.units}, or all is sealed"
             )
-        rows = self._folder.unit_stop(unit) - unit * self.header.unit_rows
+        with suppress(IndexError):  # the thread that commits adds some, and takes none
+            return self._free.pop()
+        rows = min(self.header.unit_rows, self.header.num_samples or 0)
         sizes = [layout.shard_bytes(rows) for layout in self._folder.shards]
         if self._open and (len(self._open) + 1) * sum(sizes) > _OPEN_BYTES:
             raise ArgumentError(
@@ -152,7 +158,9 @@ class ZarrUnits:
             if not self.sealed.covers(*self._range(whole.unit)):
                 self._commit(whole)
                 self.sealed = self.sealed.add(*self._range(whole.unit))
-            self._open.pop(whole.unit, None)
+            files = self._open.pop(whole.unit, None)
+            if files is not None and len(self._free) < _KEPT:
+                self._free.append(files)
 
     def _range(self, unit: int) -> tuple[int, int]:
         return geometry.unit_range(unit, self.header.unit_rows, self.header.num_samples)
@@ -162,11 +170,11 @@ class ZarrUnits:
         for layout, file in zip(self._folder.shards, self._open[whole.unit], strict=True):
             rows = _rows_in(file, layout, 0, whole.num_rows)
             crcs.append(digest.crc(rows))
-            end = layout.data_bytes(whole.num_rows)
+            end, size = layout.data_bytes(whole.num_rows), layout.shard_bytes(whole.num_rows)
             file[rows.nbytes : end] = digest.buffer(layout.padding(whole.num_rows))
             index = b"".join(layout.index_pieces(whole.num_rows))
-            file[end:] = np.frombuffer(index, np.uint8)
-            shards.append((layout.key(whole.unit), file))
+            file[end:size] = np.frombuffer(index, np.uint8)
+            shards.append((layout.key(whole.unit), file[:size]))
         chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
         chunk[: len(whole.hashes)] = whole.hashes
         files = [*shards, (self._folder.hashes.key(whole.unit), digest.buffer(chunk))]
@@ -345,6 +353,7 @@ class ZarrUnits:
     def close(self) -> None:
         """Give up the rows of units that are not whole. Again is no error."""
         self._open.clear()
+        self._free.clear()
 
 
 def _versioned(place: Storage) -> tuple[bytes, Version]:
