@@ -53,26 +53,25 @@ def share(path: str, shard: Any, model: type[Teacher] = Teacher) -> None:
     generator.generate_distributions(Numbers(), False, store=path, shard=shard, unit_rows=UNIT)
 
 
-def drive(path: str, workers: int, model: type[Teacher] = Teacher) -> None:
-    """A driver of Ray with a cluster of its own, on this machine."""
+def drive(path: str, workers: int, model: type[Teacher] = Teacher, **options: Any) -> str:
+    """One run by a pool of Ray's; gives the digest."""
     import fostore.ray
 
-    begin(workers + 1)
-    fostore.ray.generate(
-        Numbers(),
-        model,
-        path,
-        batch_size=256,
-        concurrency=workers,
-        unit_rows=UNIT,
-        shares=N // UNIT + 1,
-    )
+    given = {"batch_size": 256, "unit_rows": UNIT, "shares": N // UNIT + 1, **options}
+    store = fostore.ray.generate(Numbers, model, path, concurrency=workers, **given)
+    return str(store.header.digest)
+
+
+def unmade() -> Any:
+    """A model that cannot be made."""
+    raise RuntimeError("no weights here")
 
 
 def teach(batch: dict[str, Any]) -> dict[str, Any]:
-    """The teacher as a pipeline of one's own has it."""
+    """The teacher as a pipeline of one's own has it, and ids."""
     inputs = np.stack([batch["row"], np.ones_like(batch["row"])], axis=-1).astype(np.float32)
-    return {"row": batch["row"], "probs": Teacher()(inputs)}
+    names = np.array([f"n{row}" for row in batch["row"]])
+    return {"row": batch["row"], "probs": Teacher()(inputs), "name": names}
 
 
 def pipe(path: str, *, whole: bool) -> None:
@@ -81,34 +80,39 @@ def pipe(path: str, *, whole: bool) -> None:
 
     from fostore.ray import Datasink, UnitSource
 
-    begin(2)
-    ray.data.DataContext.get_current().target_max_block_size = None
-    if whole:
-        source = UnitSource(path)
-        rows = ray.data.read_datasource(source, override_num_blocks=len(source))
-    else:
-        rows = ray.data.range(N, override_num_blocks=5).rename_columns({"id": "row"})
-    rows.map_batches(teach, batch_size=100).write_datasink(Datasink(path))
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = None
+    with ray.data.DataContext.current(context):
+        if whole:
+            source = UnitSource(path)
+            rows = ray.data.read_datasource(source, override_num_blocks=len(source))
+        else:
+            rows = ray.data.range(N, override_num_blocks=5).rename_columns({"id": "row"})
+        sink = Datasink(path, beside={"ids": "name"})
+        rows.map_batches(teach, batch_size=100).write_datasink(sink)
 
 
 def begin(num_cpus: int) -> None:
-    """A cluster on this machine, which talks to nobody."""
+    """A cluster on this machine, which talks to nobody; its processes see the environment of this one."""
+    import logging
+
     import ray
 
-    keys = ("PYTHONPATH", "FOSTORE_TEST_PIDS", "FOSTORE_TEST_PAUSE")
     ray.init(
+        address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
         logging_level="ERROR",
-        object_store_memory=100 << 20,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {key: os.environ[key] for key in keys if key in os.environ}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":
-    engine, path = sys.argv[1:3]
+    engine, path, *more = sys.argv[1:]
     if engine == "torchrun":
         import torch
 
@@ -116,8 +120,7 @@ if __name__ == "__main__":
         share(path, "auto")
         torch.distributed.destroy_process_group()
     elif engine == "ray":
-        drive(path, int(sys.argv[3]))
-    elif engine in ("pipeline", "parts"):
-        pipe(path, whole=engine == "pipeline")
+        begin(int(more[0]))
+        drive(path, int(more[0]))
     else:
-        share(path, sys.argv[3])
+        share(path, more[0])

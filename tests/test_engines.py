@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,39 @@ import psutil
 import pytest
 
 import fostore
-from engine_target import UNIT, K, N, Numbers, Other, Teacher, share, teach
-from fostore.errors import ArgumentError, IdentityError, UnsupportedError
+from engine_target import (
+    UNIT,
+    K,
+    N,
+    Numbers,
+    Other,
+    Teacher,
+    begin,
+    drive,
+    pipe,
+    share,
+    teach,
+    unmade,
+)
+from fostore.errors import (
+    ArgumentError,
+    FormatError,
+    IdentityError,
+    StoreNotFoundError,
+    UnsupportedError,
+)
+from test_publishing_targets import moto
+
+__all__ = ["moto"]  # a fixture of another file
 
 TARGET = Path(__file__).with_name("engine_target.py")
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1"}
+PATHS = os.pathsep.join([str(TARGET.parent), *sys.path])
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_prestart_worker_first_driver": "0",  # each is seconds of a core
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +69,9 @@ def started() -> Iterator[Any]:
     processes: list[psutil.Popen] = []
 
     def start(*command: Any, **environment: str) -> psutil.Popen:
-        paths = os.pathsep.join([str(TARGET.parent), *sys.path])
         process = psutil.Popen(
             [sys.executable, *map(str, command)],
-            env={**os.environ, **QUIET, "PYTHONPATH": paths, **environment},
+            env={**os.environ, **QUIET, "PYTHONPATH": PATHS, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -76,7 +105,7 @@ def committed(path: Path) -> int:
     try:
         with fostore.open(path) as store:
             return len(store)
-    except fostore.errors.StoreNotFoundError:
+    except (StoreNotFoundError, FormatError):  # the second: a folder, and the store comes
         return 0
 
 
@@ -160,15 +189,32 @@ def test_a_worker_with_another_model_is_refused_by_name(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ Ray
 
-pytest.importorskip("ray", reason="Ray is not installed (pip install 'fostore[ray]')")
+
+@pytest.fixture(scope="module")
+def cluster(moto: str) -> Iterator[Any]:
+    """Runs functions of engine_target.py in one process, beside a cluster of Ray with three places for workers."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'fostore[ray]')")
+    import boto3
+
+    service = {
+        "AWS_ENDPOINT_URL": moto, "AWS_ACCESS_KEY_ID": "key-of-this-test",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-this-test", "AWS_REGION": "us-east-1",
+    }  # fmt: skip
+    spawn = multiprocessing.get_context("spawn")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, **service, "PYTHONPATH": PATHS}.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=moto).create_bucket(Bucket="data")
+        with ProcessPoolExecutor(1, spawn, initializer=begin, initargs=(3,)) as pool:
+            yield lambda function, *given, **named: pool.submit(function, *given, **named).result()
 
 
 def test_an_actor_and_the_driver_are_killed_and_three_go_on(
-    tmp_path: Path, started: Any, digest: str
+    tmp_path: Path, started: Any, digest: str, cluster: Any
 ) -> None:
     path, pids = tmp_path / "t.zarr", tmp_path / "pids"
     pids.mkdir()
-    slow = {"FOSTORE_TEST_PIDS": str(pids), "FOSTORE_TEST_PAUSE": "0.2"}
+    slow = {"FOSTORE_TEST_PIDS": str(pids), "FOSTORE_TEST_PAUSE": "0.15"}
     driver = started(TARGET, "ray", path, 2, **slow)
     kept = wait_for(path, 1, driver)
     actors = {int(file.name) for file in pids.iterdir()}
@@ -180,45 +226,67 @@ def test_an_actor_and_the_driver_are_killed_and_three_go_on(
     before = committed(path)
     assert before < N, "the driver was killed in the middle"
     kill_all(tree)  # what Ray would end by itself, some seconds later
-    again = started(TARGET, "ray", path, 3)
-    assert_ends(again)
+    assert cluster(drive, str(path), 3) == digest
     store = fostore.open(path)
-    assert store.header.digest == digest
     assert len(store) == N
+    assert store.verify() == []
 
 
-def planned(path: Path) -> Path:
-    fostore.plan(path, num_samples=N, num_classes=K, unit_rows=UNIT)
-    return path
+def test_workers_of_ray_with_another_model_are_refused_by_name(
+    tmp_path: Path, cluster: Any
+) -> None:
+    path = str(tmp_path / "t.zarr")
+    share(path, (0, 3))
+    with pytest.raises(IdentityError, match="model") as raised:
+        cluster(drive, path, 2, Other)
+    assert raised.value.differences
+    assert committed(Path(path)) == 3 * UNIT
 
 
-def test_a_pipeline_of_ones_own_writes_whole_units(tmp_path: Path, started: Any) -> None:
+def test_a_model_that_cannot_be_made_ends_the_run(tmp_path: Path, cluster: Any) -> None:
+    with pytest.raises(RuntimeError, match="no weights here"):
+        cluster(drive, str(tmp_path / "t.zarr"), 1, unmade)
+
+
+def test_ray_writes_to_object_stores(cluster: Any, digest: str) -> None:
+    assert cluster(drive, "s3://data/t.zarr", 2, shares=3) == digest
+
+
+def planned(path: Path) -> str:
+    fostore.plan(path, num_samples=N, num_classes=K, unit_rows=UNIT, ids="S8")
+    return str(path)
+
+
+def assert_is_taught(store: fostore.Store) -> None:
+    rows = store.positions
+    oracle = teach({"row": rows})
+    assert np.array_equal(store.take(rows), oracle["probs"])
+    assert list(store.ids) == oracle["name"].tolist()
+
+
+def test_a_pipeline_of_ones_own_writes_whole_units(tmp_path: Path, cluster: Any) -> None:
     path = planned(tmp_path / "t.zarr")
     for unit in fostore.open_units(path, shard=(0, 3)):
-        unit.write(teach({"row": np.array(unit.rows)})["probs"])
-    assert_ends(started(TARGET, "pipeline", path))
-    store = fostore.open(path)
-    assert np.array_equal(store.take(np.arange(N)), teach({"row": np.arange(N)})["probs"])
-    assert store.header.sealed
+        rows = teach({"row": np.array(unit.rows)})
+        unit.write(rows["probs"], ids=rows["name"].tolist())
+    cluster(pipe, path, whole=True)
+    with fostore.open(path) as store:
+        assert store.header.sealed
+        assert_is_taught(store)
 
 
-def test_units_that_come_in_parts_are_named_and_stay_missing(tmp_path: Path, started: Any) -> None:
+def test_units_that_come_in_parts_are_named_and_stay_missing(tmp_path: Path, cluster: Any) -> None:
     path = planned(tmp_path / "t.zarr")
-    pipeline = started(TARGET, "parts", path)
-    out = pipeline.communicate(timeout=120)[0]
-    assert pipeline.returncode == 1
-    assert "RowError" in out
-    assert "came in parts of units of 1024 rows" in out
+    with pytest.raises(Exception, match="came in parts of units of 1024 rows"):
+        cluster(pipe, path, whole=False)
     with fostore.open(path) as store:
         assert not store.header.sealed
-        taken = store.positions
-        assert np.array_equal(store.take(taken), teach({"row": taken})["probs"])
+        assert_is_taught(store)
     assert fostore.missing(path)
 
 
 def test_what_has_no_meaning_with_ray_is_refused(tmp_path: Path) -> None:
-    from fostore.ray import generate
-
+    generate = pytest.importorskip("fostore.ray", exc_type=ImportError).generate
     for wrong in ({"rows": (0, 5)}, {"shard": (0, 2)}, {"exists": "overwrite"}, {"concurrency": 0}):
         with pytest.raises(ArgumentError):
             generate(Numbers(), Teacher, tmp_path / "t.zarr", **wrong)

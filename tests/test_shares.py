@@ -128,6 +128,16 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not memory.files
 
 
+def test_who_was_killed_before_the_store_was_there_leaves_no_obstacle(tmp_path: Path) -> None:
+    """Its folder, and a file without its name."""
+    path = tmp_path / "t.zarr"
+    path.mkdir()
+    (path / ".zarr.json.0123456789ab.tmp").write_bytes(b"{")
+    for i in range(2):
+        made(path, shard=(i, 2))
+    assert fostore.open(path).verify() == []
+
+
 def test_more_shares_than_units_leave_some_without_work(tmp_path: Path) -> None:
     for i in range(7):
         opened = made(tmp_path / "x.zarr", shard=(i, 7))

@@ -96,10 +96,10 @@ class _Recording:
         self._wanted = Ranges()
 
     def run(self) -> None:
-        options = self._options
+        options, shared = self._options, self._options.shard is not None
         with self._stack:
-            resumes = options.exists == "resume" and exists(self._path)
-            if options.shard is not None and not resumes:
+            resumes = options.exists == "resume" and exists(self._path, shared=shared)
+            if shared and not resumes:
                 self._plan()
                 resumes = True
             if resumes:

@@ -56,7 +56,7 @@ def generate(
         num_gpus, num_cpus: of one worker; Ray finds a place for it.
         framework: "torch", "jax", "numpy", or "auto": what model and dataset are of.
         generator: more arguments of the `FirstOrderDataGenerator` of that framework.
-        ray_options: more that `map_batches` of Ray Data takes: `accelerator_type`, `resources`, `memory`, `runtime_env`.
+        ray_options: more that Ray Data's `map_batches` takes: `accelerator_type`, `resources`, `memory`, `runtime_env`.
         shares: pieces that the units are dealt out in; by default 8 a worker.
         options: of `generate_distributions`: `output_mode`, `dtype`, `class_names`, `meta`, `unit_rows` ...
 
@@ -92,7 +92,7 @@ def generate(
 
 def _open_shares(path: str, count: int) -> list[int]:
     """The shares of which rows are missing; all where there is no store yet."""
-    if not exists(named(path)):
+    if not exists(named(path), shared=True):
         check_shared(path)
         return list(range(count))
     with open_store(path) as store:
@@ -148,7 +148,9 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            if self._generator is None:  # here, for Ray starts an actor again and again that cannot be made
+            if (
+                self._generator is None
+            ):  # here, for Ray starts an actor again and again that cannot be made
                 self._begin(*self._job)
             for share in batch["share"].tolist():
                 self._generator.generate_distributions(
