@@ -237,7 +237,7 @@ def main() -> None:
         _bench.machine(given.dir, ["numpy", "blake3"]),
         f"{jobs[0].workers} workers. Requests, bytes, memory and seconds are of the code that does it: a worker writes "
         "one unit, and the store is finished, on a storage that makes up the units nobody wrote. Memory is what a "
-        f"process grew by. The network is on paper: {network.request_ms:.0f} ms a request, {network.at_once} at a time, "
+        f"process grew by. On paper is the network: {network.request_ms:.0f} ms a request, {network.at_once} at once, "
         f"{network.list_ms:.0f} ms a page of a list of 1,000 names, one after another, {network.mbps:.0f} MB/s.",
         table,
     ]
