@@ -85,9 +85,9 @@ mutants: setup ## break the lines that keep promises, one by one: each has a tes
 
 .PHONY: torture
 torture: setup mutants ## the long forms: power cuts, faults, flipped bits (an hour)
-	FOSTORE_POWER_CUTS=2000 FOSTORE_FAULTS=1500 FOSTORE_FLIPS=3000 HYPOTHESIS_PROFILE=nightly \
+	FOSTORE_POWER_CUTS=2000 FOSTORE_FAULTS=1500 FOSTORE_FLIPS=3000 FOSTORE_KILLS=300 HYPOTHESIS_PROFILE=nightly \
 	  $(PYTEST) -n $(WORKERS) $(ARGS) tests/test_powercut.py tests/test_faults.py tests/test_flips.py \
-	  tests/test_kill.py tests/test_journal.py tests/test_state_machine.py
+	  tests/test_kill.py tests/test_units.py tests/test_journal.py tests/test_state_machine.py
 
 .PHONY: bench
 bench: setup ## run every benchmark in benchmarks/

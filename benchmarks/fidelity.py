@@ -1,6 +1,7 @@
-"""What does a narrower dtype or another kind cost? Measured on stores, against float64; writes docs/dtype.md.
+"""What does a dtype, a kind or an encoding cost? Writes the tables of docs/dtype.md and docs/encodings.md.
 
-The figures depend on the seed, not on the machine: everything is drawn and computed from it.
+The figures depend on the seed, not on the machine: everything is drawn and computed from it. Those of the language
+model depend on the version of Python, whose library is its text.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _bench import table
+from _language import language_logits
 
 from fostore import create, evaluate
 from fostore import open as open_store
 
-PAGE = Path(__file__).parents[1] / "docs" / "dtype.md"
+DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- fidelity: begin -->", "<!-- fidelity: end -->"
 
 ROWS = {10: 20_000, 1_000: 5_000, 50_257: 200}
@@ -31,6 +34,28 @@ STORED = (
     ("probs", "bfloat16"),
 )
 TEMPERATURE = 4.0
+
+ENCODED: dict[str, dict[str, Any]] = {
+    "dense, float16": {"dtype": "float16"},
+    "dense, bfloat16": {"dtype": "bfloat16"},
+    "u16_affine": {"encoding": "u16_affine"},
+    "u8_log_sqrt": {"encoding": "u8_log_sqrt"},
+    **{
+        f"topk {k}, {rule}": {
+            "encoding": {"name": "topk", "k": k, "rule": rule},
+            "dtype": "float16",
+        }
+        for rule, ks in (
+            ("coarse", (8, 20, 64, 256)),
+            ("uniform", (8, 20, 64, 256)),
+            ("renorm", (64,)),
+        )
+        for k in ks
+    },
+    "sampled, 50 draws": {"encoding": {"name": "sampled", "num_draws": 50}, "kind": "probs"},
+}
+"""Parameters of `create` by what the page calls them."""
+ENCODED_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +144,70 @@ def text_of(rows: dict[int, int]) -> str:
     return "\n\n".join(parts)
 
 
+def encoded(rows: np.ndarray, folder: Path) -> str:
+    """What stores say of themselves, of each encoding a line; `rows` are logits, few enough to be compared all."""
+    lines = []
+    for number, (name, options) in enumerate(ENCODED.items()):
+        options = {"kind": "logits", **options}
+        values = rows if options["kind"] == "logits" else np.exp(log_softmax(rows))
+        path = folder / f"{number}-{rows.shape[1]}.zarr"
+        # A bound that nothing breaks, so that rows which are only rounded are compared as well.
+        with create(
+            path, num_samples=len(rows), num_classes=rows.shape[1], max_kl=np.inf, **options
+        ) as writer:
+            for start in range(0, len(rows), 64):
+                writer.append(values[start : start + 64])
+        store = open_store(path)
+        lost = (store.header.fidelity or {})["compared"]
+        assert lost["num_rows"] == len(rows)
+        shown = [lost[key] for key in ("kl_mean", "kl_max", "tv_mean", "missing_mass_mean")]
+        lines.append(
+            [
+                name,
+                f"{sum(column.row_bytes for column in store.schema.content):,}",
+                *(
+                    "infinite" if value == "inf" else f"{value:.1e}" if value else "0"
+                    for value in shown
+                ),
+                f"{lost['argmax_flips'] / len(rows):.1%}",
+            ]
+        )
+    headers = ["stored as", "bytes a row", "mean KL", "largest KL", "mean TV", "missing mass"]
+    return table([*headers, "argmax changed"], lines)
+
+
+def encoded_text(num_rows: int) -> str:
+    """The tables of the page on encodings."""
+    with tempfile.TemporaryDirectory() as folder:
+        language = encoded(language_logits(num_rows), Path(folder))
+        drawn = encoded(logits_of(1_000, num_rows), Path(folder))
+    return (
+        f"**A language model**, 32,000 classes, {num_rows:,} tokens of Python's own library\n\n{language}\n\n"
+        f"**Drawn logits**, 1,000 classes, {num_rows:,} rows\n\n{drawn}"
+    )
+
+
+def write(name: str, text: str) -> None:
+    """Put the tables into a page, in the place of those before."""
+    page = DOCS / name
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, tail = rest.split(END)
+    page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+
+
 def main() -> None:
-    """Measure, print, and without --quick write the page."""
+    """Measure, print, and without --quick write the pages."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="few rows, writes nothing")
     quick = options.parse_args().quick
-    text = text_of(dict.fromkeys(ROWS, 64) if quick else ROWS)
-    print(text)
-    if not quick:
-        head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        _, tail = rest.split(END)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+    pages = {
+        "dtype.md": text_of(dict.fromkeys(ROWS, 64) if quick else ROWS),
+        "encodings.md": encoded_text(16 if quick else ENCODED_ROWS),
+    }
+    for name, text in pages.items():
+        print(f"{text}\n")
+        if not quick:
+            write(name, text)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import _bench
+import _tokens
 import numpy as np
 import torch
 from torch import nn
@@ -249,7 +250,26 @@ def main(arguments: argparse.Namespace) -> None:
             where += f" {torch.cuda.get_device_name(device)}, {arguments.workers} loader workers."
         else:
             where += f" {torch.get_num_threads()} torch threads."
-        lines = [compare(work, folder, arguments.rounds) for work in todo]
+        if arguments.part != "tokens":
+            _samples(todo, folder, where, arguments)
+        if arguments.part != "samples":
+            _of_tokens(folder, where, arguments)
+
+
+def _of_tokens(folder: Path, where: str, arguments: argparse.Namespace) -> None:
+    line = _tokens.compare(
+        arguments.device, folder, min(arguments.rounds, 3), quick=arguments.quick
+    )
+    intro = (
+        "The whole run counts, from making the store to its digest; the bare pass keeps nothing."
+    )
+    name = "generation of tokens" + ("" if arguments.device == "cpu" else f", {arguments.device}")
+    table = _bench.table(_tokens.HEADERS, [line])
+    _bench.report(name, [where, intro, table], record=not arguments.quick)
+
+
+def _samples(todo: list[Work], folder: Path, where: str, arguments: argparse.Namespace) -> None:
+    lines = [compare(work, folder, arguments.rounds) for work in todo]
     headers = [
         "what", "batches", "bare loop, ms a batch", "more, us a batch", "more",
         "of it start and end, ms a run", "goal", "",
@@ -258,6 +278,7 @@ def main(arguments: argparse.Namespace) -> None:
         f"{arguments.rounds} rounds; the whole run counts, from making the store to its digest. "
         f"Goal: {GOAL_SHARE:.0%} or {GOAL_MICROSECONDS} us a batch, whichever is larger."
     )
+    device = arguments.device
     name = "generation" if device == "cpu" else f"generation, {device}"
     _bench.report(name, [where, intro, _bench.table(headers, lines)], record=not arguments.quick)
 
@@ -266,6 +287,12 @@ if __name__ == "__main__":
     options = _bench.parser(__doc__, rounds=7)
     options.add_argument(
         "--device", default="cpu", help="cpu (default) or cuda: ResNet-50, half precision"
+    )
+    options.add_argument(
+        "--part",
+        choices=["all", "samples", "tokens"],
+        default="all",
+        help="of images, of language models",
     )
     options.add_argument(
         "--workers", type=int, default=8, help="loader workers beside a GPU, default 8"

@@ -29,6 +29,7 @@ PARTS = {
     "D": ("jax", "_jax"),
     "E": ("fresh process", "_fresh"),
     "F": ("halves", "_halves"),
+    "G": ("sequences", "_sequences"),
 }
 _MACHINERY = ["numpy", "torch", "jax"]
 
@@ -46,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     options = _bench.parser(__doc__, rounds=7)
-    options.add_argument("--part", default="A,B,C,D,E,F", help="parts to run, such as A,E")
+    options.add_argument("--part", default="A,B,C,D,E,F,G", help="parts to run, such as A,E")
     options.add_argument(
         "--only",
         help="libraries beside fostore and np.memmap, such as tensordict,HF; records nothing",

@@ -224,9 +224,7 @@ def ray(folder: Path, units: tuple[int, int], rounds: int, seconds: float) -> st
 
     import fostore.ray
 
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
         num_cpus=2,

@@ -2,7 +2,7 @@
 
     python examples/distil_flax.py
 
-Needs `flax`, `optax` and `scikit-learn`. Writes `teacher.zarr` into the current folder; takes a few
+Needs `flax`, `optax` and `scikit-learn`. Writes `distil_flax.zarr` into the current folder; takes a few
 seconds. The teacher is an estimator that goes into the generator as it is.
 """
 
@@ -56,7 +56,9 @@ def main(epochs: int) -> None:
     train, unlabelled, test = images[order[:500]], images[order[500:1200]], images[order[1200:]]
     teacher = LogisticRegression(C=0.3, max_iter=500).fit(train, digits[order[:500]])
     generator = fostore.FirstOrderDataGenerator(teacher, output_mode="probs")
-    store = generator.generate_distributions(unlabelled, store="teacher.zarr", store_as="log_probs")
+    store = generator.generate_distributions(
+        unlabelled, store="distil_flax.zarr", store_as="log_probs"
+    )
     known = generator.generate_distributions(test, progress=False)
 
     student = Student(nnx.Rngs(0))

@@ -2,7 +2,7 @@
 
     python examples/distil_hf_trainer.py
 
-Needs `transformers`, `accelerate` and `datasets`. Writes `teacher.zarr` into the current folder;
+Needs `transformers`, `accelerate` and `datasets`. Writes `distil_hf_trainer.zarr` into the current folder;
 takes a few seconds. The distributions go in under "labels", which is what the Trainer hands to
 `compute_loss_func`; any other key would do with a `compute_loss` of one's own.
 """
@@ -56,7 +56,9 @@ def main(epochs: int) -> None:
         input_getter=lambda sample: sample["pixels"],
         model_name="digits teacher",
     )
-    store = generator.generate_distributions(dataset, store="teacher.zarr", store_as="log_probs")
+    store = generator.generate_distributions(
+        dataset, store="distil_hf_trainer.zarr", store_as="log_probs"
+    )
     known = generator.generate_distributions(test, progress=False)
 
     transformers.set_seed(0)

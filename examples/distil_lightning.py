@@ -2,7 +2,7 @@
 
     python examples/distil_lightning.py
 
-Needs `lightning`. Writes `teacher.zarr` into the current folder; takes a few seconds. The loader
+Needs `lightning`. Writes `distil_lightning.zarr` into the current folder; takes a few seconds. The loader
 keeps its place in Lightning's checkpoints, so that a run goes on in the middle of an epoch.
 """
 
@@ -46,7 +46,9 @@ class Student(lightning.LightningModule):
 def main(epochs: int) -> None:
     teacher, dataset, test = train(Scans("train")), Scans("unlabelled"), Scans("test")
     generator = FirstOrderDataGenerator(teacher, output_mode="probs", model_name="digits teacher")
-    store = generator.generate_distributions(dataset, store="teacher.zarr", store_as="log_probs")
+    store = generator.generate_distributions(
+        dataset, store="distil_lightning.zarr", store_as="log_probs"
+    )
     known = generator.generate_distributions(test, progress=False)
 
     lightning.seed_everything(0, verbose=False)

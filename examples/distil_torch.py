@@ -2,7 +2,7 @@
 
     python examples/distil_torch.py
 
-Writes `teacher.zarr` into the current folder; takes a few seconds. Against the guide's loop: the
+Writes `distil_torch.zarr` into the current folder; takes a few seconds. Against the guide's loop: the
 temperature softens both sides, the loss is multiplied by its square, and gradients are set to zero
 before each step, since torch adds them up.
 """
@@ -36,7 +36,9 @@ def distance(student: nn.Module, teacher: nn.Module) -> float:
 def main(epochs: int) -> None:
     teacher, dataset = train(Scans("train")), Scans("unlabelled")
     generator = FirstOrderDataGenerator(teacher, output_mode="probs", model_name="digits teacher")
-    store = generator.generate_distributions(dataset, store="teacher.zarr", store_as="log_probs")
+    store = generator.generate_distributions(
+        dataset, store="distil_torch.zarr", store_as="log_probs"
+    )
 
     torch.manual_seed(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

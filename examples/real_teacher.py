@@ -6,8 +6,8 @@
 Both come with their weights, so nothing is downloaded. magika (a network in ONNX, 214 classes) says what kind of
 file each piece of this project's files is; py3langid (Naive Bayes) says in which language each of its paragraphs is.
 A process that kills itself in the middle shows what a crash costs; the same call again goes on. Writes `kinds.zarr`,
-`languages.zarr` and `published/` into the current folder; takes about a
-minute. Copy it, and put your model and files in.
+`languages.zarr` and `published/` into the current folder, the two stores anew each time; takes about a minute. Copy
+it, and put your model and files in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--dies-at", type=int, help="kill this process at this batch")
     options = parser.parse_args()
+    if not options.dies_at:
+        shutil.rmtree("kinds.zarr", ignore_errors=True)  # or there would be nothing left to kill
     pieces = Pieces(options.pieces)
     if options.dies_at:
         stream(pieces, options.dies_at)

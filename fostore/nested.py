@@ -29,6 +29,27 @@ class PerSample(list[Any]):
         return PerSample(item) if isinstance(index, slice) else item
 
 
+class Arrays:
+    """Arrays that belong together and travel as one; each of them is a leaf of nested data.
+
+    With `to` and `pin_memory`, as training loops of torch call them on whatever a batch holds.
+    """
+
+    __slots__ = ()
+
+    def map(self, function: Callable[[Any], Any]) -> Any:
+        """The same with `function` of each array."""
+        raise NotImplementedError
+
+    def to(self, device: Any, **options: Any) -> Any:
+        """The same with its tensors on a device of torch."""
+        return self.map(lambda one: one.to(device, **options) if hasattr(one, "to") else one)
+
+    def pin_memory(self) -> Any:
+        """The same with its tensors in page-locked memory, from where copies do not block."""
+        return self.map(lambda one: one.pin_memory() if hasattr(one, "pin_memory") else one)
+
+
 def is_numbers(data: Any) -> bool:
     """Whether `data` is a list of numbers, or of such lists, nested to the same depth everywhere.
 
@@ -90,6 +111,17 @@ def split_all(samples: Sequence[Any], input_getter: Getter | None = None) -> lis
     return [one if type(one) is tuple and 0 < len(one) < 3 else split(one) for one in samples]
 
 
+def each(function: Callable[[Any], Any], rows: Any) -> Any:
+    """`function` of an array, or of every array of a named tuple of them, of which some may be None.
+
+    >>> each(len, [1, 2])
+    2
+    """
+    if not is_namedtuple(rows):
+        return function(rows)
+    return type(rows)(*(None if column is None else function(column) for column in rows))
+
+
 def is_namedtuple(data: Any) -> bool:
     """Whether `data` is a tuple whose type is built from its fields, one argument each."""
     return isinstance(data, tuple) and hasattr(data, "_fields")
@@ -101,13 +133,15 @@ def map_leaves(function: Callable[[Any], Any], data: Any) -> Any:
     >>> map_leaves(lambda leaf: leaf + 1, {"a": [1, 2], "b": (3,)})
     {'a': [2, 3], 'b': (4,)}
     """
-    if isinstance(data, (Mapping, list, tuple)):
+    if isinstance(data, (Mapping, list, tuple, Arrays)):
         return _map_items(lambda item: map_leaves(function, item), data)
     return function(data)
 
 
 def _map_items(function: Callable[[Any], Any], data: Any) -> Any:
-    """A dict, list or tuple of the same type, with `function` of each of its items."""
+    """A dict, list, tuple or `Arrays` of the same type, with `function` of each of its items."""
+    if isinstance(data, Arrays):
+        return data.map(function)
     if isinstance(data, Mapping):
         mapped = {key: function(item) for key, item in data.items()}
         if type(data) is dict:
@@ -130,6 +164,11 @@ def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(item, f"{path}[{key!r}]")
     elif isinstance(data, (list, tuple)) and not is_entries(data):
         for i, item in enumerate(data):
+            yield from leaves(item, f"{path}[{i}]")
+    elif isinstance(data, Arrays):
+        items: list[Any] = []
+        data.map(items.append)
+        for i, item in enumerate(items):
             yield from leaves(item, f"{path}[{i}]")
     else:
         yield path, data
@@ -193,7 +232,7 @@ def pick(leaf: Any, rows: slice | Array) -> Any:
 
 def _map_rows(function: Callable[[Any], Any], data: Any, rows: int) -> Any:
     """`function` of every leaf that has a row a sample; other leaves stay as they are."""
-    if isinstance(data, (Mapping, list, tuple)) and not is_entries(data):
+    if isinstance(data, (Mapping, list, tuple, Arrays)) and not is_entries(data):
         return _map_items(lambda item: _map_rows(function, item, rows), data)
     return function(data) if _rows_of(data) == rows else data
 

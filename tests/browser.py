@@ -75,7 +75,17 @@ class Browser:
     def show(self, url: str) -> None:
         """Open a page, and wait until it is loaded."""
         self.events.clear()
-        self("Page.navigate", url=url)
+        answer = self("Page.navigate", url=url)
+        assert "errorText" not in answer, (url, answer)
+        self._wait()
+
+    def follow(self, expression: str) -> None:
+        """Do what leads to another page, and wait until that is loaded."""
+        self.events.clear()
+        self.value(expression)
+        self._wait()
+
+    def _wait(self) -> None:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 

@@ -25,3 +25,15 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sync does shows after a power cut only; waiting for it takes most of the time."""
     for name in ("sync_data", "sync_directory"):
         monkeypatch.setattr(disk, name, lambda _: None)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by a test that wants a report's pictures where `no_pictures` is of its file."""
+
+
+@pytest.fixture
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has its tables alone: drawing takes three quarters of a publication, which is not about it."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("fostore.evaluate.html._drawn", lambda summary: {})

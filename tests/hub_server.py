@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,17 +22,26 @@ class Hub:
         self.private: set[str] = set()
         self.objects: dict[str, bytes] = {}
         self.commits = 1
+        self.heads = {"main": 1}
+        """The number of the last commit of each branch; the files are those of all."""
         self.requests: list[str] = []
         self.sent: list[str] = []
         """SHA-256 of the objects and names of the files that clients sent."""
         self.fail_at: int | None = None
+        self.before: Callable[[int], None] = lambda number: None
+        """Called with the number of a request before it is answered."""
+        self.answers: bytes | None = None
+        """What every request is answered by, whatever it asks."""
         self.spoil: str | None = None
         """The name of a file that is kept wrongly."""
         self.url = ""
 
     @property
     def head(self) -> str:
-        return f"{self.commits:040x}"
+        return self.head_of("main")
+
+    def head_of(self, branch: str) -> str:
+        return f"{self.heads[branch]:040x}"
 
     def is_large(self, size: int) -> bool:
         return size > 2000
@@ -45,6 +54,8 @@ def _blob(data: bytes) -> str:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer: two would wait for each other
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -65,6 +76,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if self.headers.get("Transfer-Encoding") == "chunked":
                 body = b"".join(self.chunks())
             hub.requests.append(f"{self.command} {self.path}")
+            hub.before(len(hub.requests))
+            if hub.answers is not None:
+                self.answer(200, data=hub.answers)
+                return
             if hub.fail_at is not None and len(hub.requests) > hub.fail_at:
                 self.answer(401, {"error": "the token is not valid"})
                 return
@@ -116,15 +131,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 hub.sent.append(found[1])
                 self.answer(200, {})
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/commit/(.+)", path):
-                self.commit(found[1], [json.loads(line) for line in body.splitlines()])
+                self.commit(found[1], found[2], [json.loads(line) for line in body.splitlines()])
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", path):
                 self.tree(hub.repositories[found[1]], found[3], query.get("recursive") == ["true"])
             elif found := re.match(r"/api/datasets/([^/]+/[^/]+)/branch/(.+)", path):
+                hub.heads.setdefault(found[2], hub.heads["main"])
                 self.answer(200, {})
-            elif found := re.match(r"/api/datasets/([^/]+/[^/]+)(/revision/.+)?$", path):
-                if found[1] not in hub.repositories:
+            elif found := re.match(r"/api/datasets/([^/]+/[^/]+)(?:/revision/(.+))?$", path):
+                branch = found[2] or "main"
+                if found[1] not in hub.repositories or branch not in hub.heads:
+                    is_there = found[1] in hub.repositories
                     self.send_response(404)
-                    self.send_header("X-Error-Code", "RepoNotFound")
+                    self.send_header(
+                        "X-Error-Code", "RevisionNotFound" if is_there else "RepoNotFound"
+                    )
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -133,7 +153,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     return
                 files = hub.repositories[found[1]]
                 siblings = [{"rfilename": name} for name in sorted(files)]
-                self.answer(200, {"id": found[1], "siblings": siblings, "sha": hub.head})
+                self.answer(200, {"id": found[1], "siblings": siblings, "sha": hub.head_of(branch)})
             elif found := re.match(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 data = hub.repositories.get(found[1], {}).get(found[3])
                 if data is None:
@@ -208,14 +228,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 value["lfs"] = {"oid": sha, "size": len(data), "pointerSize": 130}
             return value
 
-        def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
-            files = hub.repositories[name]
-            if lines[0]["value"].get("parentCommit", hub.head) != hub.head:
+        def commit(self, name: str, branch: str, lines: list[dict[str, Any]]) -> None:
+            files, head = hub.repositories[name], hub.head_of(branch)
+            if lines[0]["value"].get("parentCommit", head) != head:
                 self.answer(
                     412, {"error": "A commit has happened since. Please refresh and try again."}
                 )
                 return
             hub.commits += 1
+            hub.heads[branch] = hub.commits
             for line in lines:
                 value = line["value"]
                 if line["key"] == "file":
@@ -226,7 +247,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 elif line["key"] == "deletedFile":
                     del files[value["path"]]
             self.answer(200, {
-                "success": True, "commitOid": hub.head, "hookOutput": "",
+                "success": True, "commitOid": hub.head_of(branch), "hookOutput": "",
                 "commitUrl": f"{hub.url}/datasets/{name}/commit/{hub.head}",
             })  # fmt: skip
 

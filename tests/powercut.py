@@ -244,6 +244,13 @@ class Recorder:
                 self.now.folders[number] = {}
                 self._names((*where, number))
 
+    def _os_link(self, source: Any, target: Any) -> None:
+        with self._guard:
+            here, there = self._where(source), self._where(target)
+            self._real["link"](source, target)
+            if here is not None and there is not None:
+                self._names((*there, self.now.folders[here[0]][here[1]]))
+
     def _os_unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
         with self._guard:
             where = self._where(path, dir_fd)

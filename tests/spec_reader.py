@@ -70,6 +70,11 @@ class Stored:
             x = (x.astype("<u4") << 16).view("<f4")
         elif first["dtype"] == "float16":
             x = x.astype("<f4")
+        name = schema["encoding"]["name"]
+        own = {"topk": self._of_topk, "sampled": self._of_draws}
+        own |= dict.fromkeys(("u16_affine", "u8_log_sqrt"), self._of_codes)
+        if name in own:
+            return own[name](x)
         if schema["kind"] == "probs":
             return x
         if schema["kind"] == "log_probs":
@@ -82,9 +87,54 @@ class Stored:
         votes = x.astype("<f8")
         return (votes / votes.sum(-1, keepdims=True)).astype("<f4")
 
+    def _of_topk(self, values: Array) -> Array:
+        """By the rule that the store names (encodings.md, R-5 to R-8); both that leave no class without a number."""
+        schema = self.schema
+        ids = self.columns["ids"][self.committed].astype(np.int64)
+        residual = self.columns["residual"][self.committed].astype("<f8")
+        assert (values[..., 1:] <= values[..., :-1]).all(), "R-5"
+        w = values.astype("<f8") if schema["kind"] == "probs" else np.exp(values.astype("<f8"))
+        others = schema["num_classes"] - schema["encoding"]["k"]
+        rest = {"uniform": np.exp(residual), "renorm": np.zeros_like(residual)}[
+            schema["encoding"]["rule"]
+        ]
+        z = w.sum(-1) + rest
+        dense = np.repeat((rest / z / others)[..., None], schema["num_classes"], -1)
+        np.put_along_axis(dense, ids, w / z[..., None], -1)
+        return dense
+
+    def _depths(self, codes: Array) -> Array:
+        """How far each class lies under the largest one (encodings.md, E-21); infinite at the last code."""
+        step = self.columns["step"][self.committed][..., None]
+        assert (codes.min(-1) == 0).all(), "E-23"
+        depth = codes.astype("<f4") * step
+        if self.schema["encoding"]["name"] == "u8_log_sqrt":
+            depth = depth * depth
+        depth[codes == {"uint16": 65535, "uint8": 255}[codes.dtype.name]] = np.inf
+        return depth
+
+    def _of_codes(self, codes: Array) -> Array:
+        e = np.exp(-self._depths(codes))
+        return e / e.sum(-1, keepdims=True)
+
+    def _of_draws(self, draws: Array) -> Array:
+        """Counts, or sums of weights, by the number of draws (E-26)."""
+        schema = self.schema
+        assert (draws[..., 1:] >= draws[..., :-1]).all(), "draws never decrease"
+        weights = np.ones(draws.shape)
+        if "proposal_temperature" in schema["encoding"]:
+            weights = self.columns["weights"][self.committed].astype("<f8")
+        sums = np.zeros((*draws.shape[:-1], schema["num_classes"]))
+        for index in np.ndindex(draws.shape):
+            sums[(*index[:-1], draws[index])] += weights[index]
+        return (sums / draws.shape[-1]).astype("<f4")
+
     def raw_logits(self) -> Array:
-        """The model's own logits (C-25)."""
-        x = self.columns["logits"][self.committed].astype("<f4")
+        """The model's own logits (C-25, E-22)."""
+        if "codes" in self.columns:
+            x = -self._depths(self.columns["codes"][self.committed])
+        else:
+            x = self.columns["logits"][self.committed].astype("<f4")
         lse = self.columns["logsumexp"][self.committed].astype("<f4")
         return x - np.log(np.exp(x).sum(-1, keepdims=True)) + lse[..., None]
 
@@ -204,9 +254,11 @@ def check_attributes(attributes: dict[str, Any]) -> None:
     schema = attributes["fostore"]
     texts = [c for c in schema["columns"] if "layout" in c]
     tokens = schema["row_axis"] == "token"
-    assert schema["requires"] == ["text_layout"] * bool(texts) + ["token_rows"] * tokens, (
-        "C-48, C-50"
+    encoding = [schema["encoding"]["name"]] * (
+        schema["encoding"]["name"] not in ("dense", "counts")
     )
+    features = ["text_layout"] * bool(texts) + ["token_rows"] * tokens
+    assert schema["requires"] == encoding + features, "R-1, C-48, C-50"
     rest = {key: value for key, value in schema.items() if key != "checksum"}
     for written, value in (
         (schema.get("checksum"), rest),

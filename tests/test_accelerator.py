@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fostore
-from fostore.errors import GenerationError
+from fostore.encodings import make_schema
+from fostore.encodings.topk_rows import Selected, TopK
+from fostore.errors import GenerationError, RowError
 from fostore.torch import (
     FirstOrderDataGenerator,
     FirstOrderDataset,
@@ -23,7 +25,11 @@ from fostore.torch import (
     find_optimal_batch_size,
     output_dataloader,
     prefetch_to_device,
+    select_topk,
+    to_device,
+    topk_distillation_loss,
 )
+from fostore.torch.framework import TorchFramework
 from support import SUFFIXES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -269,3 +275,125 @@ def test_a_batch_that_does_not_fit_is_halved_and_its_rows_are_right(path: Path) 
         fostore.open(path).take(range(SAMPLES)), expected(Net(), data.tensors[0]), **CLOSE
     )
     assert find_optimal_batch_size(Hungry(), data, DEVICE, max_batch=512) <= limit
+
+
+# Top-k rows
+
+
+def ties(num_rows: int, num_classes: int) -> torch.Tensor:
+    """Logits with many equal ones, minus infinity and both zeros among them."""
+    rng = np.random.default_rng(5)
+    logits = np.round(rng.normal(size=(num_rows, num_classes)) * 4)
+    logits[0, 3:] = -np.inf
+    logits[1] = np.where(rng.random(num_classes) < 0.5, 0.0, -0.0)
+    return torch.tensor(logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("num_classes", [1000, 32_000, 128_256])
+def test_the_device_selects_the_classes_that_the_host_selects(dtype: str, num_classes: int) -> None:
+    for logits in (ties(16, num_classes), torch.randn(16, num_classes, dtype=torch.float64) * 3):
+        rows = logits.to(getattr(torch, dtype))
+        near = select_topk(rows.to(DEVICE), 64, (2.0,), tail_entropy=True)
+        far = select_topk(rows, 64, (2.0,), tail_entropy=True)
+        assert near.ids.device.type == DEVICE
+        assert torch.equal(near.ids.cpu(), far.ids)
+        assert torch.equal(near.values.cpu(), far.values)
+        for name in ("residual", "logsumexp", "residual_t", "tail_entropy"):
+            one, other = getattr(near, name).cpu(), getattr(far, name)
+            torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-6)
+
+
+def test_what_an_encoding_needs_of_logits_leaves_the_device() -> None:
+    schema = make_schema(1000, kind="logits", encoding={"name": "topk", "k": 8, "rule": "coarse"})
+    logits = torch.randn(4, 1000, device=DEVICE)
+    kept = TorchFramework(DEVICE).encode(logits, schema)
+    if DEVICE == "cpu":
+        assert kept is logits  # NumPy selects, where it is stored
+        return
+    assert isinstance(kept, Selected)
+    assert {tuple(a.shape) for a in kept if a is not None} == {(4, 8), (4,)}
+    dense = make_schema(1000, kind="logits")
+    assert TorchFramework(DEVICE).encode(logits, dense) is logits
+
+
+def test_what_is_no_row_on_a_device_is_refused_by_the_writer(path: Path) -> None:
+    for bad in (float("nan"), float("inf")):
+        logits = torch.randn(6, 1000, device=DEVICE)
+        logits[4, 700] = bad
+        with (
+            pytest.raises(RowError, match=r"row 4\b"),
+            fostore.create(
+                path, num_samples=6, num_classes=1000, kind="logits", encoding="topk", k=8,
+                exists="overwrite",
+            ) as writer,
+        ):  # fmt: skip
+            chosen = select_topk(logits, 8)
+            writer.append(Selected(*(None if a is None else a.cpu().numpy() for a in chosen)))
+
+
+@pytest.mark.parametrize("rule", ["coarse", "uniform", "renorm", "zero"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_loss_of_top_k_rows_is_that_of_float64_on_the_cpu(rule: str, reverse: bool) -> None:
+    if reverse and rule in ("renorm", "zero"):
+        pytest.skip("infinite")
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 4, 24, 8000, dtype=torch.float64) * 3
+    chosen = select_topk(teacher, 64, (2.0,))
+    mask = torch.rand(4, 24) < 0.8
+
+    def outcome(device: str, dtype: torch.dtype) -> tuple[float, torch.Tensor]:
+        student = logits.to(device, dtype).requires_grad_()
+        topk = TopK(
+            chosen.values.to(dtype), chosen.ids, chosen.residual.to(dtype), 8000,
+            temperatures=(2.0,), residual_t=chosen.residual_t.to(dtype),
+        )  # fmt: skip
+        loss = topk_distillation_loss(
+            student, to_device(topk, device), 2.0, rule=rule, reverse=reverse, mask=mask.to(device)
+        )
+        loss.backward()
+        assert student.grad is not None
+        return loss.item(), student.grad.double().cpu()
+
+    near, far = outcome(DEVICE, torch.float32), outcome("cpu", torch.float64)
+    assert near[0] == pytest.approx(far[0], rel=1e-5)
+    torch.testing.assert_close(near[1], far[1], rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a device whose memory is counted: CUDA")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_loss_needs_little_more_memory_than_the_gradient(dtype: str) -> None:
+    logits = torch.randn(2048, 128_256, device=DEVICE, dtype=getattr(torch, dtype))
+    chosen = select_topk(logits, 64)
+    topk = TopK(chosen.values, chosen.ids, chosen.residual, 128_256)
+    del chosen
+    logits.requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    topk_distillation_loss(logits, topk).backward()
+    peak = torch.cuda.max_memory_allocated() - before
+    assert peak < 2.2 * logits.nbytes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_top_k_rows_come_to_the_device_with_their_batch(path: Path, workers: int) -> None:
+    data = dataset()
+    generator(Net()).generate_distributions(
+        data, False, store=path, encoding="topk", k=4, dtype="float16"
+    )
+    store = fostore.open(path)
+    loader = output_dataloader(
+        data, store, batch_size=100, num_workers=workers, pin_memory=DEVICE == "cuda",
+        multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+    start, student = 0, Net().to(DEVICE).eval()
+    for inputs, _, topk in prefetch_to_device(loader, DEVICE):
+        stop = start + len(inputs)
+        expected = store.take_topk(range(start, stop))
+        assert {one.device.type for one in (topk.values, topk.ids, topk.residual)} == {DEVICE}
+        np.testing.assert_array_equal(topk.ids.cpu(), expected.ids)
+        np.testing.assert_array_equal(topk.values.cpu(), expected.values)
+        assert topk_distillation_loss(student(inputs), topk).detach() < 1e-4  # its own teacher
+        start = stop
+    assert start == SAMPLES

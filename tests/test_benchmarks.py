@@ -30,6 +30,7 @@ def test_every_part_runs_and_records_nothing_when_quick() -> None:
         "JAX arrays",
         "fresh process",
         "handed out as float32",
+        "million tokens a second",
     ):
         assert line in done.stdout
     assert (BENCHMARKS / "RESULTS.md").read_bytes() == before

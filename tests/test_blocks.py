@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +162,25 @@ def test_torch_follows_the_same_order(tmp_path: Path) -> None:
         break
     assert place.ranges < 200
     assert loader.state_dict()["shuffle"] == "blocks"
+
+
+@pytest.mark.parametrize("by", ["shuffle", "sampler"])
+def test_workers_that_would_fetch_blocks_row_by_row_are_refused(tmp_path: Path, by: str) -> None:
+    pytest.importorskip("torch")
+    from fostore.torch import EpochSampler, output_dataloader
+
+    path = store_at(tmp_path / "s.zarr", rows_of())
+    place = Counting.of("memory://workers.zarr", path)
+    for source, refused in ((place, True), (path, False)):
+        store = fostore.open(source)
+        options: Any = {"shuffle": "blocks", "seed": 3}
+        if by == "sampler":
+            options = {"batch_sampler": EpochSampler(len(store), 64, **options)}
+        options |= {"num_workers": 2, "multiprocessing_context": "spawn"}
+        if refused:
+            with pytest.raises(ArgumentError, match=r"num_workers=0.*Store\.download"):
+                output_dataloader(None, store, **options)
+        else:
+            assert len(output_dataloader(None, store, **options)) == 313
+    # In any other order a worker's batch is what it was: a request a row, at the same time.
+    assert len(output_dataloader(None, fostore.open(place), 64, True, num_workers=2)) == 313

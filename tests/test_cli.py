@@ -624,8 +624,10 @@ def test_class_names_are_a_list_or_the_lines_of_a_file(tmp_path: Path) -> None:
     assert options.parse_names(None) is None
 
 
-@pytest.mark.parametrize("text", ["5", "5:5", "9:2", ":4", "a:b", "-1:4"])
+@pytest.mark.parametrize("text", ["5", "5:5", "9:2", ":4", "4:", "a:b", "-1:4", "0:4:2", ":"])
 def test_rows_that_are_no_range_are_refused(text: str) -> None:
     assert options.parse_rows("2:9") == (2, 9)
     with pytest.raises(ArgumentError, match="start:stop"):
         options.parse_rows(text)
+    with pytest.raises(ArgumentError, match="5,000 digits"):
+        options.parse_rows(f"0:{'9' * 5000}")

@@ -53,6 +53,26 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, store: Path)
     assert "peak memory about" in out
     assert "lossy       dtype: float32 became float16" in out
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    command = ["convert", store, tmp_path / "b.h5", "--dry-run", "--dtype", "float16", "--json"]
+    code, out, _ = run(*command)
+    plan = json.loads(out)
+    assert code == 0
+    assert (plan["rows"], plan["row_shape"], plan["dtype"]) == (N, [K], "float16")
+    assert plan["lossy"] == ["dtype: float32 became float16"]
+    assert plan["needs"] == ["--allow-lossy"]
+
+
+@pytest.mark.parametrize(
+    "option", [("--rows", "0:{}"), ("--classes", "{}"), ("--max-memory", "{}M")], ids=lambda o: o[0]
+)
+@pytest.mark.parametrize("digits", [19, 5000])
+def test_a_number_of_thousands_of_digits_is_told_and_not_a_bug(
+    tmp_path: Path, store: Path, option: tuple[str, str], digits: int
+) -> None:
+    name, form = option
+    code, _, err = run("convert", store, tmp_path / "b.h5", name, form.format("9" * digits))
+    assert code == 2
+    assert err == f"error: {name} holds a number of {digits:,} digits, expected one of at most 18\n"
 
 
 def test_every_change_has_its_option(tmp_path: Path, store: Path) -> None:
@@ -147,6 +167,26 @@ def test_head_shows_the_largest_classes_or_whole_rows(tmp_path: Path, store: Pat
     code, out, _ = run("head", store, "-n", "1", "--json")
     assert json.loads(out) == {"index": 0, "id": "s0", "probs": [float(x) for x in rows[0]]}
     assert run("head", store, "-n", "0")[1] == ""
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".parquet", ".jsonl"])
+@pytest.mark.parametrize("named", [True, False])
+def test_head_shows_labels_where_they_are_kept(tmp_path: Path, suffix: str, named: bool) -> None:
+    names = {"class_names": ["cat", "dog", "emu", "fox"]} if named else {}
+    first = tmp_path / "first.zarr"
+    with fostore.create(
+        first, num_samples=N, num_classes=K, class_labels=np.arange(N) % K, **names
+    ) as writer:
+        writer.append(probs(N, K))
+    path = first.with_suffix(suffix)
+    if path != first:
+        fostore.convert(first, path, progress=False)
+    lines = run("head", path, "-n", "3")[1].splitlines()
+    shown = ["cat", "dog", "emu"] if named else ["0", "1", "2"]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"{i}, label {name}" for i, name in enumerate(shown)
+    ]
+    assert json.loads(run("head", path, "-n", "1", "--json")[1])["label"] == 0
 
 
 def test_head_shows_what_an_unfinished_store_has(tmp_path: Path) -> None:

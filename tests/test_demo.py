@@ -13,7 +13,7 @@ import pytest
 import fostore
 from fostore import demo
 from fostore.errors import ArgumentError, FostoreError
-from fostore.publishing import bundle
+from fostore.publishing import verification
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_demo_is_killed_resumes_and_computes_one_batch_twice(outcome: tuple[
 
 def test_what_it_publishes_is_whole(outcome: tuple[Path, str]) -> None:
     folder, out = outcome
-    assert list(bundle.verify(folder / "made" / demo.PUBLISHED)) == []
+    assert list(verification.verify(folder / "made" / demo.PUBLISHED)) == []
     store = fostore.open(folder / "made" / demo.PUBLISHED / "data" / demo.STORE)
     assert store.digest() == fostore.open(folder / "made" / demo.STORE).digest()
     assert fostore.cite(folder / "made" / demo.PUBLISHED)["line"] in out

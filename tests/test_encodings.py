@@ -491,7 +491,7 @@ def test_logits_of_another_shift_are_refused_and_newer_keys_are_not() -> None:
 def test_every_encoding_says_its_own_name() -> None:
     for name in ENCODINGS:
         kind = "counts" if name == "counts" else "probs"
-        needed = {"topk": {"k": 2}}.get(name, {})
+        needed = {"topk": {"k": 2}, "sampled": {"num_draws": 5}}.get(name, {})
         schema = make_schema(3, kind=kind, encoding={"name": name, **needed})
         assert encoding_of(schema).name == name
         assert schema.requires == (() if name in ("dense", "counts") else (name,))

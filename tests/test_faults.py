@@ -39,7 +39,8 @@ from work import (
 
 FAULTS = int(os.environ.get("FOSTORE_FAULTS", "16"))
 WRITES = (
-    "write_at sync_data sync_file sync_directory truncate allocate make_directory rename exchange remove write_whole"
+    "write_at sync_data sync_file sync_directory truncate allocate make_directory rename exchange remove "
+    "write_whole link write_file"
 ).split()
 READS = ["open_file", "open_named", "read_at", "read_into"]
 KINDS = ("EIO", "ENOSPC", "half", "interrupt", "interrupt after")
@@ -96,6 +97,8 @@ class Fault:
 def test_a_fault_takes_nothing_that_was_promised(
     tmp_path: Path, suffix: str, work: type[Work]
 ) -> None:
+    if suffix not in work.suffixes:
+        pytest.skip("the format has one writer")
     name = f"a/b/s{suffix}" if work is First else f"s{suffix}"
     base = tmp_path / "base"
     base.mkdir()
@@ -188,7 +191,7 @@ def test_system_calls_that_do_less_than_they_were_asked_for_change_nothing(
                 fd, memoryview(data).cast("B")[: -(-len(data) // 2)], *at
             ),
         )
-    for work in WORK:
+    for work in (work for work in WORK if suffix in work.suffixes):
         place = tmp_path / work.__name__
         place.mkdir()
         first = work().before(place / f"s{suffix}")

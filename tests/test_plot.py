@@ -39,6 +39,7 @@ PICTURES: dict[str, Callable[..., Any]] = {
         evaluate.ensemble_uncertainty(MEMBERS), **ax
     ),
     "coverage": lambda **ax: plot.coverage(RNG.random(200), RNG.random(200) < 0.8, **ax),
+    "label_sets": lambda **ax: plot.label_sets(MEMBERS, LABELS, **ax),
     "conformal": lambda **ax: plot.conformal(RNG.random(99), RNG.random(50), **ax),
     "comparison": lambda **ax: plot.comparison(ROWS, probs(118, seed=1), **ax),
     "comparison of equal ones": lambda **ax: plot.comparison(ROWS, ROWS, **ax),

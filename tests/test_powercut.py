@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fostore
@@ -46,6 +47,8 @@ CUTS = [
 def test_a_power_cut_takes_nothing_that_was_promised(
     tmp_path: Path, suffix: str, work: type[Work], fast_disk_after: Callable[[], None]
 ) -> None:
+    if suffix not in work.suffixes:
+        pytest.skip("the format has one writer")
     chance = random.Random(f"{work.__name__}{suffix}")
     name = f"a/b/s{suffix}" if work is First else f"s{suffix}"
     run, first = recorded(tmp_path / "run", name, work())
@@ -62,6 +65,77 @@ def test_a_power_cut_takes_nothing_that_was_promised(
             assert_promises_hold(place / name, replace(SEALED, noted=told.noted))
             assert fostore.open(place / name).verify() == []
             assert fostore.open(place / name).digest() == expected
+            assert_nothing_is_left(place / name)
+        except Exception as error:
+            error.add_note(f"cut after {at} of {len(run.log)} calls, {how}, {told}")
+            raise
+        shutil.rmtree(place)
+
+
+class InSequences(Work):
+    """Sequences of 7 tokens, the last ones without any; grows to these from a sealed store of fewer."""
+
+    SEALED_AT, SEQUENCES = 700, 340
+
+    def begin(self, path: Path, num_samples: int, num_sequences: int) -> fostore.Writer:
+        return begin(
+            path,
+            num_samples,
+            rows="tokens",
+            num_sequences=num_sequences,
+            unit_rows=2048,
+            exists="resume",
+        )
+
+    def fill(self, writer: fostore.Writer, stops: list[int]) -> Iterator[int]:
+        for stop in stops:
+            rows = np.arange(len(writer), stop)
+            new = probs(len(rows), K, start=len(writer))
+            writer.append(new, sequences=rows // 7, tokens=rows % K)
+            writer.commit()
+            yield stop
+
+    def before(self, path: Path) -> Told:
+        with self.begin(path, self.SEALED_AT, 120) as writer:
+            list(self.fill(writer, [self.SEALED_AT]))
+        return Told(((0, self.SEALED_AT),))
+
+    def run(self, path: Path, tell: Callable[[Told], None]) -> None:
+        with self.begin(path, N, self.SEQUENCES) as writer:
+            for stop in self.fill(writer, [1400, N]):
+                tell(Told(((0, stop),)))
+        tell(SEALED)
+
+    def again(self, path: Path) -> None:
+        with self.begin(path, N, self.SEQUENCES) as writer:
+            if writer.missing():
+                list(self.fill(writer, [N]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_power_cut_leaves_sequences_where_they_begin(
+    tmp_path: Path, suffix: str, fast_disk_after: Callable[[], None]
+) -> None:
+    """Whatever is sealed has its offsets, in the file and of the rows that are there."""
+    chance, work, name = random.Random(suffix), InSequences(), f"s{suffix}"
+    run, first = recorded(tmp_path / "run", name, work)
+    work.again(tmp_path / f"whole{suffix}")
+    expected = fostore.open(tmp_path / f"whole{suffix}").digest()
+    fast_disk_after()
+    for number, (at, told, how) in enumerate(some_cuts(run, first, chance)):
+        place = tmp_path / f"cut{number}"
+        cut(run, at, how, chance).lay(place)
+        try:
+            assert_promises_hold(place / name, told)
+            with fostore.open(place / name) as store:
+                rows = np.arange(len(store))
+                numbers = np.repeat(np.arange(len(store.sequences)), store.sequences.lengths)
+                np.testing.assert_array_equal(numbers, rows // 7)
+                assert not store.is_sealed or store.reader.offsets() is not None
+            work.again(place / name)
+            with fostore.open(place / name) as store:
+                assert (store.verify(), store.digest()) == ([], expected)
+                assert store.reader.offsets() is not None
             assert_nothing_is_left(place / name)
         except Exception as error:
             error.add_note(f"cut after {at} of {len(run.log)} calls, {how}, {told}")

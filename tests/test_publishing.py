@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fostore
-from fostore import disk, publishing
+from fostore import cli, disk, publishing
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -28,10 +28,12 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsafeError,
 )
-from fostore.publishing import bundle
+from fostore.publishing import bundle, verification
 from fostore.publishing.facts import Creator, Facts, spdx
 from fostore.publishing.manifest import TAGS, read_list
 from support import SUFFIXES
+
+pytestmark = pytest.mark.usefixtures("no_pictures", "fast_disk")
 
 DATA = Path(__file__).parent / "data"
 ADA = "Ada Lovelace <https://orcid.org/0000-0002-1825-0097>"
@@ -63,7 +65,7 @@ def published(store: Path, dest: Path, **more: Any) -> publishing.Publication:
 
 
 def findings(folder: Path, level: str = "full") -> list[str]:
-    return [f"{finding.where}: {finding.message}" for finding in bundle.verify(folder, level)]
+    return [f"{finding.where}: {finding.message}" for finding in verification.verify(folder, level)]
 
 
 def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
@@ -90,6 +92,7 @@ def test_a_bundle_holds_the_store_and_is_checked_without_fostore(
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_bundle_is_the_same_bit_by_bit_when_it_is_made_again(store: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         published(store, tmp_path / name)
@@ -354,13 +357,14 @@ def _ids_of(value: Any) -> Iterator[str]:
 def test_croissant_is_loaded_and_what_is_wrong_in_it_is_refused(tmp_path: Path) -> None:
     mlc = pytest.importorskip("mlcroissant")
     pytest.importorskip("pyarrow")
-    store = make(tmp_path / "rows.zarr", 50)
+    store = make(tmp_path / "rows.zarr", 50, class_labels=np.arange(50) % 5)
     published(store, tmp_path / "b", parquet=True)
     path = tmp_path / "b" / "croissant.json"
     records = _records_of(path)
     assert [r["rows/sample_id"] for r in records] == [f"img-{k}".encode() for k in range(50)]
     rows = np.array([r["rows/probs"] for r in records], np.float32)
     np.testing.assert_array_equal(rows, fostore.open(store).take(range(50)))
+    assert [r["rows/label"] for r in records] == [k % 5 for k in range(50)]
     document = json.loads(path.read_text())
     [field] = [f for f in document["recordSet"][0]["field"] if f["name"] == "probs"]
     assert field["arrayShape"] == "5"
@@ -437,21 +441,21 @@ def test_licences_are_spelled_as_the_standard_does() -> None:
 # ------------------------------------------------------------------ the command line
 
 
-def test_the_whole_story_from_the_command_line(tmp_path: Path) -> None:
+def test_the_whole_story_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "digits.zarr")
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "fostore.cli", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert result.returncode == code, result.stderr
+        result = CliRunner().invoke(cli.app, arguments)
+        assert result.exit_code == code, result.stderr
         return result.stdout, result.stderr
 
     out, _ = call("publish", "digits.zarr", "--check", code=1)
     assert out.startswith("required     license")
+    gaps = json.loads(call("publish", "digits.zarr", "--dry-run", "--json", code=1)[0])
+    assert gaps[0]["fact"] == "license"
     _, said = call("publish", "digits.zarr", "b", code=2)
     assert "--license" in said
     facts = ["--license", "CC-BY-4.0", "--creator", ADA, "--description", "Digits."]

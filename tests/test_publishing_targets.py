@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
+import sys
+import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +16,18 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore.errors import ArgumentError, DamageError, PlaceError, StoreExistsError
+from fostore.errors import ArgumentError, DamageError, LockedError, PlaceError, StoreExistsError
+from fostore.publishing import verification
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import hub as hub_target
 from hub_server import Hub, serving
 from test_publishing import make, published
 
 # Of huggingface_hub itself, which hands bytes to its HTTP client.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("no_pictures", "fast_disk"),
+]
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def test_the_hub_gets_what_it_lacks_and_nothing_else(hub: Hub, tmp_path: Path) -
     for name, data in there.items():
         (tmp_path / "got" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "got" / name).write_bytes(data)
-    assert list(fostore.publishing.bundle.verify(tmp_path / "got")) == []
+    assert list(verification.verify(tmp_path / "got")) == []
     hub.sent.clear()
     assert fostore.publish(store, WHERE, progress=False).changed is False
     assert hub.sent == []
@@ -163,6 +170,76 @@ def test_a_hub_that_is_not_reached_is_not_one_that_has_nothing(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(PlaceError, match="was not published"):
         published(store, WHERE)
+
+
+def test_the_hub_is_read_where_nothing_else_has_imported_its_library(
+    hub: Hub, tmp_path: Path
+) -> None:
+    made = published(make(tmp_path / "rows.zarr"), WHERE)
+    code = f"import fostore; print(fostore.open({WHERE!r}).digest())"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout.strip() == made.digest, result.stderr
+
+
+@pytest.mark.parametrize("where", [WHERE, f"{WHERE}@v2"])
+def test_of_two_first_publications_one_is_refused(hub: Hub, tmp_path: Path, where: str) -> None:
+    """Another publisher commits before the n-th request of ours, whichever that is."""
+    store = make(tmp_path / "rows.zarr")
+    other = {"README.md": b"of another", "fostore-manifest.json": b"{}"}
+    refused = []
+    for n in range(2, 40):
+        hub.__init__()  # type: ignore[misc]
+        hub.url = os.environ["HF_ENDPOINT"]
+
+        def commit(number: int, n: int = n) -> None:
+            if number == n:
+                hub.repositories["me/digits"] = dict(other)
+                hub.commits += 1
+                hub.heads[where.partition("@")[2] or "main"] = hub.commits
+
+        hub.before = commit
+        try:
+            published(store, where)
+        except LockedError as error:
+            refused.append((str(error), hub.repositories["me/digits"] == other))
+        except DamageError:  # it came when ours was there already
+            assert hub.commits == 3
+        else:
+            assert len(hub.requests) < n
+            break
+    assert len(refused) > 3
+    assert all(is_kept and "publisher was faster" in text for text, is_kept in refused)
+    assert len(hub.requests) < n
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[1]", b"null", b"{}", b"", b"\xff\xfe"])
+def test_no_error_of_a_library_comes_through(hub: Hub, tmp_path: Path, answer: bytes) -> None:
+    store = make(tmp_path / "rows.zarr")
+    hub.answers = answer
+    for call in (lambda: fostore.open(WHERE), lambda: published(store, WHERE)):
+        with pytest.raises(PlaceError, match="me/digits"):
+            call()
+
+
+@pytest.mark.parametrize("token", ["hf_secret\x01", "hf_secrets\xe9", "hf_secret\nx"])
+@pytest.mark.parametrize("endpoint", [None, "http://me:hf_secret@127.0.0.1:1", "http://[hf_secret"])
+def test_tokens_are_in_no_error_whatever_they_are(
+    hub: Hub, tmp_path: Path, token: str, endpoint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    if endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr("fostore.places.remote.RETRIES", 0)
+    store = make(tmp_path / "rows.zarr")
+    texts = []
+    for call in (lambda: fostore.open(WHERE), lambda: published(store, WHERE)):
+        try:
+            call()
+        except fostore.FostoreError as error:
+            texts.append("".join(traceback.format_exception(error)))
+    assert texts
+    assert not [text for text in texts if "hf_secret" in text]
 
 
 def test_more_files_than_the_hub_takes_are_refused_before_the_first_byte(hub: Hub) -> None:
@@ -252,8 +329,6 @@ def test_credentials_are_in_no_error(bucket: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_forked_child_is_told_to_be_spawned(bucket: Any, tmp_path: Path) -> None:
-    import sys
-
     store = make(tmp_path / "rows.zarr")
     published(store, "s3://data/x")
     code = (

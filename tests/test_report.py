@@ -100,6 +100,7 @@ def test_a_page_has_all_sections_and_their_figures(tmp_path: Path, suffix: str) 
         "Disagreement of the members",
         "Classes",
         "Against the labels",
+        "Coverage against width",
         "Distributions over three classes",
         "Most uncertain samples",
         "Provenance",
@@ -112,7 +113,7 @@ def test_a_page_has_all_sections_and_their_figures(tmp_path: Path, suffix: str) 
     worst = evaluate.select_uncertain_samples(path, n=1)[0]
     assert f"img-{worst}" in text
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(pictures) == 5
+    assert len(pictures) == 6
 
 
 def test_a_page_needs_no_network_and_no_script(full: Path) -> None:

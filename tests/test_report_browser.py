@@ -146,7 +146,7 @@ def test_a_report_has_one_title_headings_in_order_and_words_for_pictures(
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     nodes = browser("Accessibility.getFullAXTree")["nodes"]
     pictures = [n for n in nodes if n.get("role", {}).get("value") in ("image", "img")]
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert all(len(picture["name"]["value"]) > 20 for picture in pictures)
     assert browser.value("document.documentElement.lang") == "en"
 

@@ -173,7 +173,7 @@ def test_rows_of_another_encoding_are_evaluated_and_trained_on(
 @pytest.mark.parametrize(
     ("spec", "error", "match"),
     [
-        ("topq", UnsupportedError, r"'topq' is not known .* \['counts', 'dense', 'topk'\]"),
+        ("topq", UnsupportedError, r"'topq' is not known .* \['counts', 'dense', .*'topk'"),
         ("topk", ArgumentError, "k is None, expected an integer of at least 1"),
         ({"name": "dense", "k": 3}, ArgumentError, "'dense' has no parameter 'k'"),
         ({"k": 3}, ArgumentError, "expected a name, one of"),

@@ -37,11 +37,11 @@ BINARY = [name for name in STORES if Path(name).suffix in READERS]
 def test_every_requirement_has_a_number_of_its_own_and_every_reference_leads_somewhere() -> None:
     pages = [page.read_text("utf-8") for page in (ROOT / "spec").glob("*.md")]
     numbers = [
-        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVR]-[0-9]+)\*\*", page, re.M)
+        n for page in pages for n in re.findall(r"^- \*\*([CZHJIVRE]-[0-9]+)\*\*", page, re.M)
     ]
     assert len(numbers) > 100
     assert len(set(numbers)) == len(numbers)
-    named = {n for page in pages for n in re.findall(r"\b[CZHJIVR]-[0-9]+\b", page)}
+    named = {n for page in pages for n in re.findall(r"\b[CZHJIVRE]-[0-9]+\b", page)}
     assert named <= set(numbers)
 
 
@@ -82,14 +82,19 @@ FILLED: list[dict[str, Any]] = [
         "fingerprints": ids is None,
         "views": ids == "int64",
         "class_labels": ids == "S16",
+        "encoding": encoding,
     }
-    for kind, dtype in [
-        ("probs", "float16"),
-        ("probs", "bfloat16"),
-        ("log_probs", "float32"),
-        ("logits", "float16"),
-        ("logits", "float64"),
-        ("counts", "uint8"),
+    for kind, dtype, encoding in [
+        ("probs", "float16", None),
+        ("probs", "bfloat16", None),
+        ("log_probs", "float32", None),
+        ("logits", "float16", None),
+        ("logits", "float64", None),
+        ("counts", "uint8", None),
+        ("logits", None, {"name": "topk", "k": 2}),
+        ("logits", None, "u16_affine"),
+        ("log_probs", None, "u8_log_sqrt"),
+        ("probs", None, {"name": "sampled", "num_draws": 2, "proposal_temperature": 2.0}),
     ]
     for members, ids in [(None, None), (2, "int64"), (2, "S16")]
 ]
@@ -177,7 +182,8 @@ _AXIS_OF_THREE = {"axes": ["seed_view"], "shape": [3]}
 
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a newer major version": lambda f: f.update(version="2.0"),
-    "an unknown feature": lambda f: f.update(requires=["topk"]),
+    "an unknown feature": lambda f: f.update(requires=["topq"]),
+    "a feature that nothing needs": lambda f: f.update(requires=["topk"]),
     "a feature that is no name": lambda f: f.update(requires=[{}]),
     "a feature twice": lambda f: f.update(requires=["text_layout"] * 2),
     "numbers as texts": lambda f: f["columns"][0].update(layout="text"),
@@ -191,7 +197,10 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "token rows that need no reader": lambda f: tokens(f).update(requires=[]),
     "tokens without a size": lambda f: tokens(f)["columns"][-1].pop("vocab_size"),
     "sealed without a number of sequences": lambda f: tokens(f).update(num_sequences=None),
-    "an unknown encoding": lambda f: f["encoding"].update(name="topk"),
+    "an unknown encoding": lambda f: f["encoding"].update(name="topq"),
+    "top-k rows in columns of all classes": lambda f: f.update(
+        requires=["topk"], encoding={"name": "topk", "k": 2, "rule": "coarse"}
+    ),
     "an unknown kind": lambda f: f.update(kind="votes"),
     "another kind than its columns": lambda f: f.update(kind="probs"),
     "a kind of another encoding": lambda f: f["encoding"].update(name="counts"),
@@ -366,7 +375,7 @@ def assert_rows(probs: Any, committed: list[int], expected: dict[str, Any]) -> N
 
 def test_there_are_golden_stores_of_every_format() -> None:
     assert {Path(name).suffix for name in STORES} == {".zarr", ".h5", ".json"}
-    assert len(STORES) == 18
+    assert len(STORES) == 23
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -411,12 +420,13 @@ def test_a_reader_written_from_the_specification_alone_reads_golden_stores(name:
         assert hashlib.sha256(data).hexdigest() == digest
 
 
-def test_logits_come_back_with_their_level() -> None:
-    stored = spec_reader.read_zarr(GOLDEN / "logits-float16-members.zarr")
-    expected = told("logits-float16-members.zarr")["logsumexp"]
+@pytest.mark.parametrize("name", ["logits-float16-members.zarr", "u16-logits-members.zarr"])
+def test_logits_come_back_with_their_level(name: str) -> None:
+    stored = spec_reader.read_zarr(GOLDEN / name)
+    expected = told(name)["logsumexp"]
     np.testing.assert_allclose(stored.columns["logsumexp"][:3], expected, rtol=1e-6)
-    with fostore.open(GOLDEN / "logits-float16-members.zarr") as store:
-        ours = store.take(range(40), as_kind="logits")
+    with fostore.open(GOLDEN / name) as store:
+        ours = store.take(range(len(store)), as_kind="logits")
     np.testing.assert_allclose(stored.raw_logits(), ours, rtol=0, atol=1e-5)
     assert np.isneginf(ours[7, 1, 3])
 

@@ -25,6 +25,7 @@ from fostore.errors import (
     UnsafeError,
     UnsupportedError,
 )
+from fostore.places.memory import Memory
 from fostore.reading.sequences import FlatBatch
 from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
@@ -349,6 +350,49 @@ def test_sequences_far_apart_are_refused_when_the_store_is_sealed(tmp_path: Path
     writer.close()
     with pytest.raises(UnsafeError, match="number sequences from 0 on"):
         _ = fostore.open(tmp_path / "a.zarr").sequences
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".json"])
+def test_sequences_come_from_every_place_and_go_anywhere(tmp_path: Path, suffix: str) -> None:
+    """Behind a url, where nothing is mapped; and copied from there, file by file."""
+    path = made(tmp_path / f"a{'.zarr' if suffix == '.json' else suffix}")
+    if suffix == ".json":
+        fostore.convert(path, tmp_path / "a.json", progress=False)
+    place = Memory.of(f"memory://tokens{suffix}", tmp_path / f"a{suffix}")
+    with fostore.open(place) as store:
+        assert_holds(store)
+        assert store.verify() == []
+        if suffix != ".json":
+            copy = store.download(tmp_path / f"copy{suffix}", progress=False)
+            assert fostore.open(copy).reader.offsets().tolist() == STARTS.tolist()  # type: ignore[union-attr]
+            assert fostore.open(copy).verify() == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_sequences_are_read_where_other_tools_have_laid_arrays_anew(
+    tmp_path: Path, suffix: str
+) -> None:
+    path, other = made(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}"
+    if suffix == ".zarr":
+        import zarr
+
+        source, target = zarr.open_group(path, mode="r"), zarr.open_group(other, mode="w")
+        target.attrs.update(dict(source.attrs))
+        for name, array in source.arrays():
+            chunks = tuple(max(1, min(500, size)) for size in array.shape)
+            axes = array.metadata.dimension_names  # type: ignore[union-attr]
+            target.create_array(name, data=array[...], chunks=chunks, dimension_names=axes)
+    else:
+        import h5py
+
+        with h5py.File(path) as old, h5py.File(other, "w") as new:
+            new.attrs.update(old.attrs)
+            for name in old:
+                new.create_dataset(name, data=old[name][...], chunks=True, compression="gzip")
+    with fostore.open(other) as store:
+        assert store.reader.offsets() is None
+        assert_holds(store)
+        assert store.verify() == []
 
 
 # ------------------------------------------------------------------ damage

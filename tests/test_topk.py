@@ -1,8 +1,9 @@
-"""Top-k rows: which classes are kept, what the rest weighs, what is made of it; the oracle is float64 of all."""
+"""Top-k rows: which classes are kept, what the rest weighs, what is made of it; the oracle is float64, all classes."""
 
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.selection import select, selected
 from fostore.encodings.topk_rows import RULES, Selected
-from fostore.errors import ArgumentError, IdentityError, RowError
+from fostore.errors import ArgumentError, FormatError, IdentityError, RowError
 from fostore.schema.row import FLOATS, Array, Schema
 
 SUFFIXES = (".zarr", ".h5")
@@ -430,6 +431,29 @@ def test_parameters_that_cannot_be_used_are_refused(spec: dict[str, Any], messag
         make_schema(K, encoding={"name": "topk", **spec})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": 21},
+        {"k": "20"},
+        {"rule": None},
+        {"rule": "best"},
+        {"temperatures": [4.0, 2.0]},
+        {"temperatures": [2.0, 2.0]},
+        {"temperatures": [2.0]},
+        {"tail_entropy": True},
+        {"derived": False},
+    ],
+)
+def test_a_schema_whose_parameters_are_not_those_of_its_columns_is_refused(
+    change: dict[str, Any],
+) -> None:
+    schema = schema_of("logits", temperatures=[2.0, 4.0])
+    encoding = {**schema.encoding, **change}
+    with pytest.raises(FormatError):
+        encoding_of(replace(schema, encoding={k: v for k, v in encoding.items() if v is not None}))
+
+
 # ------------------------------------------------------------------ stores
 
 
@@ -572,3 +596,50 @@ def test_rows_of_128_256_classes_are_written_and_read_in_little_memory(
     finally:
         tracemalloc.stop()
     assert sum(store.schema.row_bytes) == 64 * (2 + 4) + 8
+
+
+# ------------------------------------------------------------------ computed again
+
+
+@pytest.mark.parametrize("kind", ["probs", "log_probs", "logits"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_nearly_equal_classes_may_change_places_and_others_may_not(kind: str, dtype: str) -> None:
+    logits = np.random.default_rng(0).normal(size=(30, 200)) * 3
+    logits[:, 7] = np.sort(logits, axis=-1)[:, -8] + 1e-7  # beside the last one that is kept
+    noisy = logits + np.random.default_rng(1).normal(size=logits.shape) * 1e-5
+    schema = make_schema(
+        200, kind=kind, dtype=dtype, encoding={"name": "topk", "k": 8, "rule": "coarse"}
+    )
+    encoding = encoding_of(schema)
+
+    def columns(x: Array) -> list[Array]:
+        logs = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+        rows = {"logits": x, "log_probs": logs, "probs": np.exp(logs)}[kind]
+        return encoding.encode(rows, schema, 0)
+
+    stored, again = columns(logits), columns(noisy)
+    assert (stored[1] != again[1]).any()
+    assert not encoding.disagrees(stored, again, schema, 2.0**-10).any()
+    assert encoding.disagrees(stored, columns(logits / 1.1), schema, 2.0**-10).all()
+    other = [column.copy() for column in stored]
+    # Another class, the same numbers.
+    other[1][3, 0] = next(c for c in range(200) if c not in stored[1][3])
+    assert np.flatnonzero(encoding.disagrees(stored, other, schema, 2.0**-10)).tolist() == [3]
+
+
+# ------------------------------------------------------------------ as text
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+@pytest.mark.parametrize("k", [3, 8])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_minus_infinity_goes_through_text(kind: str, k: int, suffix: str, tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 8))
+    logits[3, 1:] = -np.inf
+    probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    options: Any = {"num_samples": 20, "num_classes": 8, "kind": kind, "encoding": "topk", "k": k}
+    with fostore.create(tmp_path / "a.zarr", **options) as writer:
+        writer.append(probs if kind == "probs" else logits)
+    fostore.convert(tmp_path / "a.zarr", tmp_path / f"b{suffix}", progress=False)
+    fostore.convert(tmp_path / f"b{suffix}", tmp_path / "c.zarr", progress=False)
+    assert fostore.open(tmp_path / "c.zarr").digest() == fostore.open(tmp_path / "a.zarr").digest()

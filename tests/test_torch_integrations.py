@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import fostore
 from fostore.errors import ArgumentError
-from fostore.torch import EpochSampler, FirstOrderDataset, OutputLoader, output_dataloader
+from fostore.torch import (
+    EpochSampler,
+    FirstOrderDataset,
+    OutputLoader,
+    as_topk,
+    output_dataloader,
+    topk_distillation_loss,
+)
 from support import probs
 
 SAMPLES = 24
@@ -45,6 +52,16 @@ def store(tmp_path: Path, fast_disk: None) -> fostore.Store:
     return fostore.open(path)
 
 
+@pytest.fixture
+def sparse(tmp_path: Path, fast_disk: None) -> fostore.Store:
+    """The two largest classes of the same rows."""
+    path = tmp_path / "rows.zarr"
+    options: dict[str, Any] = {"encoding": "topk", "k": 2}
+    with fostore.create(path, num_samples=SAMPLES, num_classes=3, **options) as writer:
+        writer.append(probs(SAMPLES))
+    return fostore.open(path)
+
+
 class Numbered(Dataset[Any]):
     """Sample i is (float i, i)."""
 
@@ -60,11 +77,21 @@ class Dicts(Numbered):
         return {"x": torch.tensor([float(index)]), "index": index}
 
 
-def checked(inputs: torch.Tensor, distributions: torch.Tensor) -> list[int]:
+def checked(inputs: torch.Tensor, distributions: Any) -> list[int]:
     """The samples of a batch, after a look at their distributions."""
     seen = [int(i) for i in inputs.flatten().tolist()]
+    if isinstance(distributions, fostore.TopK):
+        kept = np.take_along_axis(probs(SAMPLES)[seen], distributions.ids.numpy(), -1)
+        np.testing.assert_allclose(distributions.values.exp(), kept, rtol=1e-6)
+        return seen
     np.testing.assert_array_equal(distributions.cpu().numpy(), probs(SAMPLES)[seen])
     return seen
+
+
+def loss_of(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+    if isinstance(rows, fostore.TopK):
+        return topk_distillation_loss(logits, rows)
+    return torch.nn.functional.cross_entropy(logits, rows)
 
 
 def flat(parts: Any) -> list[int]:
@@ -86,8 +113,7 @@ def lightning_module() -> Any:
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
             inputs, _labels, rows = batch
             self.seen.setdefault(self.current_epoch, []).extend(checked(inputs, rows))
-            loss: torch.Tensor = torch.nn.functional.cross_entropy(self.net(inputs), rows)
-            return loss
+            return loss_of(self.net(inputs), rows)
 
         def predict_step(self, batch: Any, _: int) -> list[int]:
             return checked(batch[0], batch[-1])
@@ -133,6 +159,14 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(
         trainer.fit(model, loader(), ckpt_path=tmp_path / "out" / f"step={step}.ckpt")
         assert flat(model.seen.values()) == flat(order)[step * 4 :], step
         assert trainer.global_step == 12
+
+
+@few_workers
+def test_lightning_trains_on_top_k_rows(sparse: fostore.Store) -> None:
+    model = lightning_module()
+    loader = output_dataloader(Numbered(), sparse, batch_size=5, shuffle=True)
+    lightning_trainer(max_epochs=1, enable_checkpointing=False).fit(model, loader)
+    assert sorted(model.seen[0]) == list(range(SAMPLES))
 
 
 @few_workers
@@ -281,7 +315,7 @@ def hf_trainer(dataset: Any, tmp_path: Path, **options: Any) -> Any:
         def compute_loss(self, model: Any, inputs: Any, **_: Any) -> Any:  # type: ignore[override]
             rows = inputs.pop("teacher")
             self.seen = self.seen + checked(inputs["x"], rows)
-            return torch.nn.functional.cross_entropy(model(inputs["x"])["logits"], rows)
+            return loss_of(model(inputs["x"])["logits"], rows)
 
     trainer = Distiller if options.pop("distil", True) else transformers.Trainer
     arguments = transformers.TrainingArguments(
@@ -306,6 +340,26 @@ def test_hugging_faces_trainer_does_not_drop_the_distributions(
     trainer.train()
     assert trainer.state.global_step == 10
     assert sorted(trainer.seen) == sorted([*range(SAMPLES)] * 2)
+
+
+def test_hugging_faces_trainer_trains_on_top_k_rows(sparse: fostore.Store, tmp_path: Path) -> None:
+    trainer = hf_trainer(FirstOrderDataset(Dicts(), sparse, target_key="teacher"), tmp_path)
+    with pytest.raises(TypeError):  # its own makes one tensor of each entry
+        trainer.train()
+    trainer.data_collator = torch.utils.data.default_collate
+    trainer.train()
+    assert sorted(trainer.seen) == sorted([*range(SAMPLES)] * 2)
+
+
+def test_loops_of_others_move_top_k_rows_as_they_move_tensors(sparse: fostore.Store) -> None:
+    from accelerate.utils import send_to_device
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
+    topk, place = as_topk(sparse.take_topk([0, 1])), torch.device("meta")
+    for move in (send_to_device, move_data_to_device):
+        for moved in (move([torch.zeros(2), topk], place)[1], move({"rows": topk}, place)["rows"]):
+            arrays = (moved.values, moved.ids, moved.residual)
+            assert {one.device.type for one in arrays} == {"meta"}
 
 
 def test_hugging_faces_trainer_without_a_loss_for_them_fails_before_its_first_step(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Faulty:
     def put(self, name: str, data: Any, replaces: Version = None) -> Version:
         return self._call(self._inner.put, name, data, replaces)
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         self._call(self._inner.delete, names)
 
     def listed(self, folder: str = "") -> Iterator[Listed]:

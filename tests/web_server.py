@@ -27,6 +27,8 @@ class Web:
         """Bytes of bodies."""
         self.knows_ranges = self.knows_matches = True
         self.sends = {"ETag", "Last-Modified"}
+        self.adds: dict[str, str] = {}
+        """Headers of each answer that has a body."""
         self.fails: Counter[str] = Counter()
         """How many requests of a method are answered by 500."""
         self.cuts = 0
@@ -100,6 +102,8 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             else:
                 self.send_response(200)
             self.send_header("Content-Length", str(len(part)))
+            for key, value in web.adds.items():
+                self.send_header(key, value)
             if "ETag" in web.sends:
                 self.send_header("ETag", etag)
             if "Last-Modified" in web.sends:

@@ -12,7 +12,7 @@ import typer
 
 from fostore.cli import options
 from fostore.cli.options import Option
-from fostore.cli.report import reporting, say, show
+from fostore.cli.report import reporting, say, show, show_facts
 from fostore.conversion.options import Options
 from fostore.errors import ArgumentError
 from fostore.places.names import STREAM, is_url, local_path
@@ -142,7 +142,7 @@ def _convert(
 ) -> None:
     as_json, asked = _asked(given, destination, as_json=as_json, quiet=quiet)
     if dry_run:
-        _show_plan(source, destination, Options(**asked))
+        _show_plan(source, destination, Options(**asked), as_json)
         return
     from fostore.conversion.conversion import run  # which loads NumPy
 
@@ -168,16 +168,17 @@ def _show_receipt(receipt: Any, destination: str, as_json: bool, quiet: bool) ->
         (say if destination == STREAM else show)(text)
 
 
-def _show_plan(source: str | list[str], destination: str, asked: Options) -> None:
+def _show_plan(source: str | list[str], destination: str, asked: Options, as_json: bool) -> None:
     from fostore.conversion.plan import prepare  # which loads NumPy
 
-    plan = prepare(source, destination, asked)
-    show(plan.text())
+    plan, needs = prepare(source, destination, asked), []
     if (plan.lossy or plan.left_out) and not asked.allow_lossy:
-        show("needs       --allow-lossy")
+        needs.append("--allow-lossy")
     is_path = destination != STREAM and not is_url(destination)
     if asked.exists == "fail" and is_path and local_path(destination).exists():
-        show("needs       --exists overwrite or resume: the destination is there")
+        needs.append("--exists overwrite or resume: the destination is there")
+    lines = [plan.text(), *(f"needs       {need}" for need in needs)]
+    show_facts({**plan.to_json(), "needs": needs}, lines, as_json)
 
 
 def stack(
@@ -203,22 +204,6 @@ def stack(
         _show_receipt(run(sources, output, **asked), output, as_json, quiet)
 
 
-def _parse_slice(text: str | None) -> slice | None:
-    """Rows from `start:stop` or `start:stop:step`, each of which may be left out.
-
-    >>> _parse_slice("10:20"), _parse_slice("::2"), _parse_slice(":5")
-    (slice(10, 20, None), slice(None, None, 2), slice(None, 5, None))
-    """
-    if text is None:
-        return None
-    bounds = text.split(":")
-    if not 2 <= len(bounds) <= 3 or not all(one == "" or one.isdecimal() for one in bounds):
-        raise ArgumentError(
-            f"--rows is {text!r}, expected start:stop or start:stop:step, such as 0:500"
-        )
-    return slice(*(int(one) if one else None for one in bounds))
-
-
 def _parse_classes(text: str | None) -> list[int | str] | None:
     """Classes by name or number.
 
@@ -228,7 +213,7 @@ def _parse_classes(text: str | None) -> list[int | str] | None:
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
-    return [int(name) if name.isdecimal() else name for name in names]
+    return [options.parse_number(name, "--classes") if name.isdecimal() else name for name in names]
 
 
 def _parse_size(text: str) -> int:
@@ -241,14 +226,14 @@ def _parse_size(text: str) -> int:
     plain = text.upper().removesuffix("B").removesuffix("I")
     number, shift = (plain[:-1], shifts[plain[-1]]) if plain[-1:] in shifts else (plain, 0)
     if not number.isdecimal():
-        raise ArgumentError(f"--max-memory is {text!r}, expected a size such as 200M or 1G")
-    return int(number) << shift
+        raise ArgumentError(f"--max-memory is {text!r:.60}, expected a size such as 200M or 1G")
+    return options.parse_number(number, "--max-memory") << shift
 
 
 _OPTIONS = {
     "kind": Option(CHANGE, "What a row becomes."),
     "dtype": Option(CHANGE, "The numbers of a row: float32, float16, ..."),
-    "rows": Option(CHANGE, "Only these rows.", "START:STOP[:STEP]", parse=_parse_slice),
+    "rows": Option(CHANGE, "Only these rows.", "START:STOP[:STEP]", parse=options.parse_slice),
     "classes": Option(
         CHANGE,
         "Only these classes (names or numbers), in this order; probabilities are renormalised.",
@@ -256,6 +241,24 @@ _OPTIONS = {
         parse=_parse_classes,
     ),
     "member": Option(CHANGE, "Only this member of an ensemble."),
+    "encoding": Option(
+        CHANGE,
+        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
+        "NAME|JSON",
+        parse=options.parse_encoding,
+    ),
+    "k": Option(CHANGE, "Of topk: the classes of a row that are kept.", least=1),
+    "rule": Option(
+        CHANGE,
+        "Of top-k rows: what becomes of the classes that are not kept, in what is written or where rows become dense.",
+    ),
+    "temperatures": Option(
+        CHANGE,
+        "Of topk: those at which what is not kept is summed as well.",
+        "T,T,...",
+        parse=options.parse_numbers,
+    ),
+    "max_kl": Option(CHANGE, "Nats that a row may lose at most: else nothing is written."),
     "class_names": Option(
         CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
     ),
@@ -299,6 +302,20 @@ _OPTIONS = {
     "transpose": Option(
         SOURCE,
         "Whether the axes of the array come last first, as MATLAB, Julia and R write them.",
+    ),
+    "layout": Option(
+        SOURCE,
+        "What the layout of another tool leaves open, such as num_classes=32000; the error says which keys. Repeat for "
+        "more.",
+        "KEY=VALUE",
+        parse=lambda pairs: options.parse_meta(pairs, None, option="--layout") if pairs else None,
+        kind=list[str] | None,
+    ),
+    "config": Option(
+        SOURCE,
+        "The file that says how it was packed (DistillKit).",
+        "FILE",
+        parse=lambda text: text,
     ),
     "allow_constant": Option(
         SOURCE,

@@ -31,6 +31,8 @@ Examples:
 
 `fostore generate models.py:ensemble data.py:test -o test.h5 --class-names @names.txt --meta split=test`
 
+`fostore generate llm.py:teacher llm.py:texts -o t.zarr --rows tokens --tokenizer llm.py:tok --encoding topk --k 64`
+
 Killed or interrupted? The same command goes on where it stopped.
 """
 
@@ -51,6 +53,7 @@ _OPTIONS = {
     "output_transform": _named(MODEL, "A function of the model's output.", "--output-transform"),
     "input_getter": _named(MODEL, "A function of a sample, to its input.", "--input-getter"),
     "collate_fn": _named(MODEL, "Makes a batch of a list of samples.", "--collate-fn"),
+    "tokenizer": _named(MODEL, "Makes sequences of texts, where a row is a token.", "--tokenizer"),
     "temperature": Option(MODEL, "By which logits are divided."),
     "num_draws": Option(
         MODEL, "Draws of each distribution, with dropout on; they become members.", least=1
@@ -67,7 +70,32 @@ _OPTIONS = {
     "store_as": Option(STORE, "What a row holds."),
     "dtype": Option(STORE, "The numbers of a row."),
     "rows": Option(
-        STORE, "Only these rows, to split a run.", "START:STOP", parse=options.parse_rows
+        STORE,
+        "Only these rows, to split a run; or what a row is of a language model: a token, or one whose next "
+        "token has a label.",
+        "START:STOP|tokens|labelled",
+        parse=options.parse_rows,
+    ),
+    "encoding": Option(
+        STORE,
+        "How rows are kept: dense, topk, or JSON with parameters.",
+        "NAME|JSON",
+        parse=options.parse_encoding,
+    ),
+    "k": Option(STORE, "Of topk: the classes of a row that are kept.", least=1),
+    "rule": Option(
+        STORE,
+        "Of topk: what becomes of the classes that are not kept.",
+        "coarse|uniform|renorm|zero",
+    ),
+    "temperatures": Option(
+        STORE,
+        "Of topk: those at which what is not kept is summed as well.",
+        "T,T,...",
+        parse=options.parse_numbers,
+    ),
+    "max_kl": Option(
+        STORE, "Nats that a row may lose at most by being encoded; else the store is not sealed."
     ),
     "shard": Option(
         STORE,

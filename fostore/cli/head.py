@@ -47,7 +47,7 @@ def head(
         bool, typer.Option("--json", help="Whole rows, as JSON Lines without a header.")
     ] = False,
 ) -> None:
-    """Show the first rows: the largest classes of each, or with --json all numbers."""
+    """Show the first rows: ids and labels where they are kept, the largest classes, or with --json all numbers."""
     with reporting():
         for line in _lines(source, number, kind, as_json, source_format):
             show(line)
@@ -60,19 +60,23 @@ def _lines(
 
     schema, rows = first_rows(source, number, format=format, kind=kind)
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
-    for i, (key, row) in enumerate(rows):
+    for i, row in enumerate(rows):
         if as_json:
-            named = {} if key is None else {"id": key}
-            yield dumps({"index": i, **named, "probs": row.tolist()}).decode()
+            line = {"index": i, **({} if row.id is None else {"id": row.id})}
+            line |= {} if row.label is None else {"label": row.label}
+            yield dumps({**line, **row.numbers}).decode()
             continue
-        label = f"{i}" if key is None else f"{i} ({brief(str(key), _NAME)})"
-        for member, one in enumerate(row if row.ndim == 2 else row[None]):
-            of_whom = f" member {member}" if row.ndim == 2 else ""
-            top = (-one).argsort(kind="stable")[:_SHOWN]
+        whose = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
+        whose += "" if row.label is None else f", label {brief(names[row.label], _NAME)}"
+        has_members = row.probs.ndim == 2
+        classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
+        for member in range(len(probs)):
+            of_whom = f" member {member}" if has_members else ""
+            tops = zip(classes[member, :_SHOWN], probs[member, :_SHOWN], strict=True)
             yield _fitted(
-                f"{label}{of_whom}:",
-                [f"{brief(names[k], _NAME)} {one[k]:.4f}" for k in top],
-                len(one),
+                f"{whose}{of_whom}:",
+                [f"{brief(names[k], _NAME)} {p:.4f}" for k, p in tops],
+                schema.num_classes,
             )
 
 

@@ -91,6 +91,7 @@ def _facts_of(store: Any) -> dict[str, Any]:
         "id": header.id,
         "kind": schema.kind,
         "encoding": schema.encoding["name"],
+        "parameters": {key: value for key, value in schema.encoding.items() if key != "name"},
         "dtype": schema.dtype,
         "shape": [rows, *schema.row_shape],
         "axes": list(schema.axes),
@@ -105,8 +106,10 @@ def _facts_of(store: Any) -> dict[str, Any]:
             "planned": planned,
             "missing": [list(r) for r in store.missing()],
         },
+        **({"num_sequences": store.num_sequences} if "num_sequences" in header.counts else {}),
         "sealed": store.is_sealed,
         "digest": header.digest,
+        "fidelity": None if header.fidelity is None else dict(header.fidelity),
         **({} if header.commits is None else {"units": _units_of(store)}),
         "unit_rows": header.unit_rows,
         "block_rows": header.block_rows,
@@ -177,12 +180,17 @@ def size_on_disk(path: Path) -> dict[str, int]:
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """The facts for people, one line each."""
+    from fostore.schema.row import in_words  # which loads NumPy
+
     rows, size = facts["rows"], facts["size"]
     axes = ", ".join(f"{axis} {n:,}" for axis, n in zip(facts["axes"], facts["shape"], strict=True))
     planned = "an open end" if rows["planned"] is None else f"{rows['planned']:,}"
     yield str(facts["path"])
     yield _line("format", f"{facts['format']}, fostore {facts['version']}")
     yield _line("rows", f"{rows['committed']:,} committed of {planned}")
+    if "num_sequences" in facts:
+        count = facts["num_sequences"]
+        yield _line("sequences", "an open end" if count is None else f"{count:,}")
     if rows["missing"]:
         yield _line("missing", describe([(a, b) for a, b in rows["missing"]]))
     if "units" in facts:
@@ -190,11 +198,18 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield _line("state", "sealed" if facts["sealed"] else "not finished")
     yield _line("digest", facts["digest"] or "none until the store is sealed")
     temperature = "" if facts["temperature"] == 1 else f", temperature {facts['temperature']:g}"
-    yield _line("values", f"{facts['kind']} {facts['dtype']}, {facts['encoding']}{temperature}")
+    encoded = in_words({"name": facts["encoding"], **facts["parameters"]})
+    yield _line("values", f"{facts['kind']} {facts['dtype']}, {encoded}{temperature}")
     yield _line("axes", axes)
     if facts["class_names"]:
         yield _line("classes", _shorten(", ".join(facts["class_names"])))
     yield _line("columns", ", ".join(f"{c['name']} ({c['role']})" for c in facts["columns"]))
+    from fostore.encodings.fidelity import (
+        fidelity_lines,
+    )  # NumPy, which the command line loads when it must
+
+    for line in fidelity_lines(facts["fidelity"]):
+        yield _line("fidelity", line)
     yield _line("units", f"{facts['unit_rows']:,} rows, blocks of {facts['block_rows']:,}")
     if size["files"] is None:
         yield _line("rows take", human_bytes(size["bytes"]))

@@ -12,11 +12,14 @@ import typer
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, PlaceError, StoreNotFoundError
+from fostore.generate.options import TOKEN_ROWS
 from fostore.places.names import local_path
 from fostore.schema.jsontext import loads
 
 _MAX_BYTES = 1 << 30
 """Of a file of ids, names or metadata."""
+_DIGITS = 18
+"""Of a number that fits 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,29 @@ def parse_names(text: str | None, *, option: str = "--class-names") -> list[str]
     return [name.strip() for name in text.split(",")]
 
 
+def parse_encoding(text: str | None) -> Any:
+    """The name of an encoding, or JSON of its name and parameters.
+
+    >>> parse_encoding("topk"), parse_encoding('{"name": "topk", "k": 3}')
+    ('topk', {'name': 'topk', 'k': 3})
+    """
+    return text if text is None or not text.startswith("{") else loads(text, "--encoding")
+
+
+def parse_numbers(text: str | None) -> list[float] | None:
+    """Numbers from a comma list.
+
+    >>> parse_numbers("2, 4.5")
+    [2.0, 4.5]
+    """
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ArgumentError(f"--temperatures is {text!r}, expected numbers such as 2,4") from error
+
+
 def parse_ids(text: str | None) -> list[int] | list[str] | None:
     """Sample ids from the lines of `@file`; integers where every line is a plain one."""
     if text is None:
@@ -148,18 +174,45 @@ def parse_ids(text: str | None) -> list[int] | list[str] | None:
     return lines
 
 
-def parse_rows(text: str | None) -> tuple[int, int] | None:
-    """Rows from `start:stop`; the stop is not included.
+def parse_slice(text: str | None) -> slice | None:
+    """Rows from `start:stop` or `start:stop:step`, each of which may be left out.
 
-    >>> parse_rows("0:500")
-    (0, 500)
+    >>> parse_slice("10:20"), parse_slice("::2"), parse_slice(":5")
+    (slice(10, 20, None), slice(None, None, 2), slice(None, 5, None))
     """
     if text is None:
         return None
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500")
-    return int(start), int(stop)
+    bounds = text.split(":")
+    if not 2 <= len(bounds) <= 3 or not all(one == "" or one.isdecimal() for one in bounds):
+        raise ArgumentError(
+            f"--rows is {text!r:.60}, expected start:stop or start:stop:step, such as 0:500"
+        )
+    return slice(*(parse_number(one, "--rows") if one else None for one in bounds))
+
+
+def parse_rows(text: str | None) -> tuple[int, int] | str | None:
+    """Rows from `start:stop`, the stop not included; a word as it is, such as "tokens".
+
+    >>> parse_rows("0:500"), parse_rows("tokens")
+    ((0, 500), 'tokens')
+    """
+    if text is None or text in TOKEN_ROWS:
+        return text
+    rows = parse_slice(text)
+    assert rows is not None
+    if None in (rows.start, rows.stop) or rows.step is not None or not rows.start < rows.stop:
+        words = " or ".join(TOKEN_ROWS)
+        raise ArgumentError(f"--rows is {text!r}, expected start:stop, such as 0:500, or {words}")
+    return rows.start, rows.stop
+
+
+def parse_number(text: str, option: str) -> int:
+    """A whole number of a text of digits; of thousands of them Python itself makes none."""
+    if len(text) > _DIGITS:
+        raise ArgumentError(
+            f"{option} holds a number of {len(text):,} digits, expected one of at most {_DIGITS}"
+        )
+    return int(text)
 
 
 def _lines(text: str, option: str) -> list[str]:

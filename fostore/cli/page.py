@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import LabelsFile, SourcePath, reporting, say
+from fostore.cli.report import LabelsFile, Rule, SourcePath, reporting, say
 
 EXAMPLES = """
 Examples:
@@ -31,10 +31,11 @@ def report(
         Literal["structure", "checksums", "full"],
         typer.Option(help="How a store is checked before, as `fostore verify` does."),
     ] = "structure",
+    rule: Rule = None,
 ) -> None:
     """Make one page of a store: what it is, how whole, how certain, how right. No network, no script."""
     with reporting():
         from fostore.evaluate import report  # loads NumPy
 
-        page: Any = report(path, labels, output=output, title=title, level=level)
+        page: Any = report(path, labels, output=output, title=title, level=level, rule=rule)
         say(f"wrote {output}, {len(page.encode()):,} bytes")

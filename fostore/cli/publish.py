@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fostore.cli.report import FAILED, reporting, say, show
+from fostore.cli import options
+from fostore.cli.options import Option
+from fostore.cli.report import FAILED, reporting, say, show, show_facts
 from fostore.errors import ArgumentError
-from fostore.schema import jsontext
+from fostore.publishing.facts import Facts
 
 EXAMPLES = """
 Examples:
@@ -37,10 +39,38 @@ Examples:
 FACTS = "Facts that only you know"
 
 
-def _fact(help: str, *names: str, metavar: str = "TEXT") -> Any:
-    return typer.Option(
-        *names, help=help, show_default=False, metavar=metavar, rich_help_panel=FACTS
-    )
+_FACTS = {
+    "license": Option(FACTS, "Of the rows: an SPDX id.", "SPDX"),
+    "creators": Option(
+        FACTS,
+        "'Name' or 'Name <https://orcid.org/...>'; may be repeated.",
+        "TEXT",
+        flag="--creator",
+        parse=list,
+        kind=list[str],
+        default=(),
+    ),
+    "description": Option(FACTS, "What the rows are, in a sentence or two.", "TEXT"),
+    "title": Option(FACTS, "What readers call it.", "TEXT"),
+    "name": Option(FACTS, "A short name for addresses.", "TEXT"),
+    "model_license": Option(FACTS, "Of the model.", "SPDX"),
+    "outputs_license": Option(FACTS, "What the model's terms say of its outputs.", "SPDX"),
+    "dataset": Option(FACTS, "Where the base dataset is.", "URL"),
+    "model": Option(FACTS, "Where the model is.", "URL"),
+    "url": Option(FACTS, "Where this dataset will be found.", "URL"),
+    "doi": Option(FACTS, "Its DOI.", "DOI"),
+    "date": Option(FACTS, "The day of publication; else the store's last change.", "DAY"),
+    "tags": Option(
+        FACTS,
+        "A word for searches; repeatable.",
+        "TEXT",
+        flag="--tag",
+        parse=list,
+        kind=list[str],
+        default=(),
+    ),
+    "limits": Option(FACTS, "What the rows should not be used for.", "TEXT"),
+}
 
 
 def publish(
@@ -55,44 +85,15 @@ def publish(
             show_default=False,
         ),
     ] = None,
-    license: Annotated[
-        str | None, _fact("Of the rows: an SPDX id.", "--license", metavar="SPDX")
-    ] = None,
-    creators: Annotated[
-        list[str] | None,
-        _fact("'Name' or 'Name <https://orcid.org/...>'; may be repeated.", "--creator"),
-    ] = None,
-    description: Annotated[
-        str | None, _fact("What the rows are, in a sentence or two.", "--description")
-    ] = None,
-    title: Annotated[str | None, _fact("What readers call it.", "--title")] = None,
-    name: Annotated[str | None, _fact("A short name for addresses.", "--name")] = None,
-    model_license: Annotated[
-        str | None, _fact("Of the model.", "--model-license", metavar="SPDX")
-    ] = None,
-    outputs_license: Annotated[
-        str | None,
-        _fact("What the model's terms say of its outputs.", "--outputs-license", metavar="SPDX"),
-    ] = None,
-    dataset: Annotated[
-        str | None, _fact("Where the base dataset is.", "--dataset", metavar="URL")
-    ] = None,
-    model: Annotated[str | None, _fact("Where the model is.", "--model", metavar="URL")] = None,
-    url: Annotated[
-        str | None, _fact("Where this dataset will be found.", "--url", metavar="URL")
-    ] = None,
-    doi: Annotated[str | None, _fact("Its DOI.", "--doi", metavar="DOI")] = None,
-    date: Annotated[
-        str | None,
-        _fact("The day of publication; else the store's last change.", "--date", metavar="DAY"),
-    ] = None,
-    tags: Annotated[list[str] | None, _fact("A word for searches; repeatable.", "--tag")] = None,
-    limits: Annotated[
-        str | None, _fact("What the rows should not be used for.", "--limits")
-    ] = None,
+    *,
     facts: Annotated[
         Path | None,
-        _fact("A TOML file with any of these; options go before it.", "--facts", metavar="FILE"),
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file with any of these; options go before it.",
+            show_default=False,
+            rich_help_panel=FACTS,
+        ),
     ] = None,
     parquet: Annotated[
         bool, typer.Option(help="Also write the rows as Parquet, for hubs, duckdb and polars.")
@@ -108,43 +109,27 @@ def publish(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what is missing, graded, and write nothing.")
+        bool,
+        typer.Option("--check", "--dry-run", help="Say what is missing, graded; write nothing."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What was published, as JSON.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress bar, and no lines of it.")
     ] = False,
+    **given: Any,
 ) -> None:
     """Make a dataset of a store: a folder with data, lists of hashes, a card, a licence and how to cite it."""
     with reporting():
         from fostore import publishing  # loads NumPy, which half of the commands never need
-        from fostore.publishing.facts import Facts
 
-        given = {
-            "license": license,
-            "description": description,
-            "title": title,
-            "name": name,
-            "model_license": model_license,
-            "outputs_license": outputs_license,
-            "dataset": dataset,
-            "model": model,
-            "url": url,
-            "doi": doi,
-            "date": date,
-            "limits": limits,
-            "tags": tags,
-            "creators": creators,
-        }
-        facts_given = Facts.of({key: value for key, value in given.items() if value}, "the options")
+        named = {name: value for name, value in options.parsed(given, _FACTS).items() if value}
+        facts_given = Facts.of(named, "the options")
         if facts is not None:
             facts_given = facts_given.over(Facts.read(facts))
         if check:
             gaps = publishing.check(store, facts_given, dest)
-            if as_json:
-                show(jsontext.dumps([asdict(gap) for gap in gaps], indent=2).decode())
-            for gap in () if as_json else gaps:
-                show(f"{gap.grade:<12} {gap.fact}: {gap.how}")
+            lines = [f"{gap.grade:<12} {gap.fact}: {gap.how}" for gap in gaps]
+            show_facts([asdict(gap) for gap in gaps], lines, as_json)
             if any(gap.grade == "required" for gap in gaps):
                 raise typer.Exit(FAILED)
             return
@@ -160,13 +145,14 @@ def publish(
             sign=sign,
             progress=not quiet,
         )
-        if as_json:
-            show(jsontext.dumps(asdict(made), indent=2).decode())
-            return
         what = f"{made.where}: version {made.version}, {made.num_files} files, {made.num_bytes:,} bytes"
-        show(f"{what}, {made.digest}" if made.changed else f"{what}; nothing has changed")
-        for gap in made.gaps:
+        what += f", {made.digest}" if made.changed else "; nothing has changed"
+        show_facts(asdict(made), [what], as_json)
+        for gap in () if as_json else made.gaps:
             say(f"nobody said: {gap.fact} ({gap.how})")
+
+
+options.give(publish, Facts, _FACTS, before="facts")
 
 
 def cite(

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,13 @@ LabelsFile = Annotated[
     typer.Option(
         metavar="FILE",
         help="The true classes: .npy, or text with one class number or name a line.",
+        show_default=False,
+    ),
+]
+Rule = Annotated[
+    Literal["uniform", "renorm"] | None,
+    typer.Option(
+        help="Of top-k rows: spread what the classes have that are not kept over them, or give them none.",
         show_default=False,
     ),
 ]

@@ -13,7 +13,7 @@ import typer
 import fostore
 from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
 from fostore.errors import ArgumentError, DamageError, FostoreError
-from fostore.places.names import is_url, local_path
+from fostore.places.names import local_path, place_of
 from fostore.schema.ranges import describe
 
 EXAMPLES = """
@@ -22,6 +22,8 @@ Examples:
 `fostore verify digits.zarr`
 
 `fostore verify published/digits --key ada.pub`
+
+`fostore verify s3://bucket/digits`
 
 `fostore verify digits.zarr --level checksums && rsync -a digits.zarr backup:`
 
@@ -54,9 +56,9 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings, as JSON.")] = False,
 ) -> None:
-    """Check a store or a published bundle: files, checksums and rows. What is not finished is not damaged.
+    """Check a store or a published bundle, in a folder or behind a url: files, checksums and rows.
 
-    Of a bundle behind a url the store is checked, and that it is the one that the bundle names.
+    What is not finished is not damaged. Of a bundle every file is checked.
     """
     with reporting():
         state, findings = _check(path, level, key)
@@ -81,17 +83,19 @@ def _check(path: str, level: str, key: Path | None) -> tuple[dict[str, Any], lis
     A store so damaged that it does not open is a finding, its state is then unknown (None).
     """
     from fostore.formats import Finding  # loads NumPy, which half of the commands never need
-    from fostore.publishing import bundle
+    from fostore.publishing import bundle, verification
+    from fostore.reading.named import manifest_text, parse_manifest
 
     state: dict[str, Any] = {"rows": None, "planned": None, "sealed": None}
-    folder = None if is_url(path) else local_path(path)
-    if folder is not None and folder.suffix.lower() == ".zip":
-        bundle.read_manifest(folder)  # refuses an archive, and says how to unpack it
-    if folder is not None and bundle.is_bundle(folder):
+    place = place_of(path)
+    if place.is_local and path.lower().endswith(".zip"):
+        bundle.read_manifest(local_path(path))  # refuses an archive, and says how to unpack it
+    text = manifest_text(place)
+    if text is not None:
         with suppress(FostoreError):  # what cannot be read is a finding
-            rows = bundle.read_manifest(folder)["num_samples"]
+            rows = parse_manifest(text, path)["num_samples"]
             state = {"rows": rows, "planned": rows, "sealed": True}
-        findings = list(bundle.verify(folder, level, key))
+        findings = list(verification.verify(place, level, key, shown=True))
     elif key is not None:
         raise ArgumentError(f"{path} is no bundle, and --key checks the signature of one")
     else:

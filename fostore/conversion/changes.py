@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fostore.conversion.options import Options
-from fostore.encodings import default_encoding, encoding_of, remade
+from fostore.encodings import another, default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table, changed
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import SAMPLE, TOKEN, Array, Schema
 from fostore.schema.sides import Bounds
 from fostore.schema.sides.classes import check_labels
 from fostore.schema.sides.ids import encode_ids, id_column
@@ -50,6 +50,8 @@ class Encoded:
     schema: Schema
     step: Step
     lost: tuple[str, ...] = ()
+    rule: str | None = None
+    """By which rows became whole that do not keep every class."""
 
 
 # ------------------------------------------------------------------ rows
@@ -82,7 +84,37 @@ def _rows(table: Table, asked: slice) -> Table:
 
     whole = (start, stop, step) == (0, table.num_rows, 1)
     identity = table.identity if whole else _of_a_part(table.identity)
-    return table.remade(table.schema, batches, num_rows=count, identity=identity)
+    fewer = table.remade(table.schema, batches, num_rows=count, identity=identity)
+    return (
+        fewer if whole or table.schema.row_axis != TOKEN else _sequences(table, fewer, start, step)
+    )
+
+
+def _sequences(table: Table, fewer: Table, start: int, step: int) -> Table:
+    """A part of token rows, if it is of whole sequences; they are numbered from 0 on.
+
+    Raises:
+        ArgumentError: it cuts a sequence; says where that begins or ends.
+    """
+    stop, index = start + (fewer.num_rows or 0) * step, table.schema.index("sequence")
+    sequence = {
+        row: int(next(iter(table.batches(row, 1)))[index][0])
+        for row in (start - 1, start, stop - 1, stop)
+        if 0 <= row < (table.num_rows or 0)
+    }
+    for inside, outside in ((start, start - 1), (stop - 1, stop)):
+        if step != 1 or sequence.get(outside) == sequence[inside]:
+            raise ArgumentError(
+                f"rows {start} to {stop - 1} of {table.where} cut sequence {sequence[inside]}: rows= takes whole "
+                "sequences of token rows, one after another; store.offsets says where they begin"
+            )
+    first = sequence[start]
+
+    def renumber(batch: Batch, row: int) -> Batch:
+        return [*batch[:index], batch[index] - first, *batch[index + 1 :]]
+
+    fewer = _stepped(fewer, fewer.schema, renumber)
+    return replace(fewer, num_sequences=sequence[stop - 1] - first + 1)
 
 
 def _of_a_part(identity: Any) -> dict[str, Any]:
@@ -149,6 +181,12 @@ def _member(table: Table, member: int) -> Table:
 
 def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
     schema = table.schema
+    if not encoding_of(schema).is_whole(schema):
+        raise ArgumentError(
+            f"{table.where} keeps some of {schema.num_classes:,} classes of each row, and what the chosen ones have "
+            "where they are not among these is not known; make all classes first, by a rule that you choose: "
+            "encoding='dense', rule='uniform' (--encoding dense --rule uniform)"
+        )
     numbers = [_class_number(schema, one) for one in names_or_numbers]
     if not numbers or len(set(numbers)) != len(numbers):
         raise ArgumentError(
@@ -218,44 +256,81 @@ def _class_number(schema: Schema, one: int | str) -> int:
 # ------------------------------------------------------------------ numbers
 
 
-def encode(schema: Schema, kind: str | None, dtype: str | None) -> Encoded:
-    """Rows of `schema` as another kind or dtype; None keeps what they have.
+def encode(
+    schema: Schema,
+    kind: str | None,
+    dtype: str | None,
+    encoding: Any = None,
+    rule: str | None = None,
+    **parameters: Any,
+) -> Encoded:
+    """Rows of `schema` as another kind, dtype or encoding; None keeps what they have.
+
+    Args:
+        rule: of an encoding that has one; else what becomes of classes that the rows do not keep.
+        parameters: of the encoding, see `fostore.encodings.another`.
 
     Raises:
-        ArgumentError: counts of something else, or a dtype that the kind does not have.
+        ArgumentError: counts of something else, a dtype that the kind does not have, or what cannot be made of
+            the rows.
     """
     kind = kind or schema.kind
-    dtype = dtype or (schema.dtype if kind == schema.kind else None)
-    if (kind, dtype) == (schema.kind, schema.dtype):
-        return Encoded(schema, lambda batch, start: batch)
     if kind == "counts" != schema.kind:
         raise ArgumentError(
             f"counts cannot be made of {schema.kind}: nobody knows how many votes. kind= (--kind) is what "
             "the rows become; if they are votes in the source, say source_kind='counts' (--source-kind "
             "counts)"
         )
-    made = remade(schema, kind=kind, dtype=dtype)
+    changed: dict[str, Any] = {"kind": kind}
+    if dtype is not None or kind != schema.kind:
+        changed["dtype"] = dtype
+    if encoding is not None or rule is not None or any(v is not None for v in parameters.values()):
+        changed["encoding"], rule = another(schema, encoding, rule, **parameters)
+    made = remade(schema, **changed)
+    if made == schema:
+        return Encoded(schema, lambda batch, start: batch)
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
-        if kind == schema.kind:
-            stored = after.recast(batch[:content], schema, made, start)
+        rows = batch[:content]
+        if before is after:
+            stored = after.recast(rows, schema, made, start)
+        elif kind == schema.kind:
+            stored = after.encode(before.rows(rows, schema, rule), made, start)
         else:
-            stored = after.encode(before.decode(batch[:content], schema, kind), made, start)
+            stored = after.encode(before.decode(rows, schema, kind, rule=rule), made, start)
         return [*stored, *batch[content:]]
 
+    # Of no rows: what cannot be made of any is refused before something is written.
+    step([np.empty((0, *c.shape), c.numpy_dtype) for c in schema.columns], 0)
     lost = []
     if kind != schema.kind:
         lost.append(f"kind: {schema.kind} became {kind}")
     if _narrows(schema.dtype, made.dtype):
         lost.append(f"dtype: {schema.dtype} became {made.dtype}")
-    return Encoded(made, step, tuple(lost))
+    return Encoded(made, step, (*lost, *_lost(schema.encoding, made.encoding, changed)), rule)
 
 
-def without_header(schema: Schema, *, names: bool = False, ids: bool = False) -> Encoded:
+def _lost(old: Mapping[str, Any], new: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:
+    """What a change of encoding that was asked for cannot undo: all but what a reader makes of the rows."""
+    if "encoding" not in changed:
+        return []
+    if old["name"] != new["name"]:
+        return [f"encoding: {old['name']} became {new['name']}"]
+    keys = sorted((old.keys() | new.keys()) - {"rule"})
+    return [
+        f"{key}: {old.get(key)} became {new.get(key)}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def without_header(
+    schema: Schema, *, names: bool = False, ids: bool = False, rule: str | None = None
+) -> Encoded:
     """The rows without what a plain file cannot hold: temperature, encoding and side columns, class names and ids.
 
-    `names`, `ids`: the format keeps them nevertheless.
+    `names`, `ids`: the format keeps them nevertheless. `rule`: what becomes of classes that the rows do not keep.
     """
     kept = [i for i, column in enumerate(schema.columns) if column.role == "id" and ids]
     made = remade(
@@ -265,16 +340,17 @@ def without_header(schema: Schema, *, names: bool = False, ids: bool = False) ->
         temperature=1.0,
         tol=schema.sum_tolerance,
         side_columns=[schema.columns[i] for i in kept],
+        row_axis=SAMPLE,
     )
     before, after, content = encoding_of(schema), encoding_of(made), len(schema.content)
 
     def step(batch: Batch, start: int) -> Batch:
         rows = batch[:content]
         if before is not after:
-            rows = after.encode(before.rows(rows, schema), made, start)
+            rows = after.encode(before.rows(rows, schema, rule), made, start)
         return [*rows, *(batch[i] for i in kept)]
 
-    return Encoded(made, step)
+    return Encoded(made, step, rule=rule)
 
 
 def _narrows(old: str, new: str) -> bool:

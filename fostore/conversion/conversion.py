@@ -11,11 +11,11 @@ from typing import Any
 
 from fostore import disk
 from fostore.conversion.behind import begin_behind, write_behind
-from fostore.conversion.destination import in_store, refuse_receipt, refuse_target, target_of
+from fostore.conversion.destination import refuse_inside, refuse_receipt, refuse_target, target_of
 from fostore.conversion.options import Options
-from fostore.conversion.part import Part
+from fostore.conversion.part import Part, otherwise
 from fostore.conversion.passage import Passage
-from fostore.conversion.plan import Plan, prepare
+from fostore.conversion.plan import Plan, prepare, refuse_loss
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import Source, open_table
 from fostore.errors import (
@@ -72,6 +72,8 @@ def convert(
     delimiter: str | None = None,
     decimal: str | None = None,
     transpose: bool | None = None,
+    layout: Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | None = None,
     allow_lossy: bool = False,
     allow_constant: bool = False,
     receipt: str | os.PathLike[str] | None = None,
@@ -79,6 +81,11 @@ def convert(
     max_memory: int = 512 << 20,
     unit_rows: int | None = None,
     progress: bool = True,
+    encoding: str | Mapping[str, Any] | None = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
 ) -> Receipt:
     """Convert `source` to `destination`; nothing appears under that name before it is whole and checked.
 
@@ -111,6 +118,9 @@ def convert(
         drop: columns or arrays that are not looked at.
         delimiter, decimal: in a text file, "," and "." by default, a tabulator in `.tsv`.
         transpose: whether the axes of the array come last first, as MATLAB, Julia and R write them.
+        layout: what the layout of another tool (`source_format` "distillkit", "nemo", "axolotl", "tinyvit", "fkd")
+            leaves open, such as {"num_classes": 32000}; the error where something is missing says which keys.
+        config: the file that says how the source was packed (DistillKit).
         allow_lossy: whether what cannot be undone bit by bit is done: narrower numbers, another kind,
             metadata left out. The receipt then states the error.
         allow_constant: whether logits that are equal for all classes, and rows at the end that are all
@@ -121,6 +131,10 @@ def convert(
         max_memory: bytes that may be used, about.
         unit_rows: see `fostore.create`.
         progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
+        encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
+        rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
+        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
+            more, and nothing appears.
 
     Returns:
         The receipt.
@@ -145,12 +159,7 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
     path, target = os.fspath(destination), target_of(destination)
     record = None if options.receipt is None else resolved(options.receipt)
     plan = prepare(source, path, options)
-    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
-    if lost and not options.allow_lossy:
-        raise ArgumentError(
-            f"{plan.format} at {path!r} would lose something: {'; '.join(lost)}. Choose a format or "
-            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
-        )
+    refuse_loss(plan)
     refuse_receipt(record, target, plan.source)
     # What waits lies on the destination's disk, which has room for rows; a folder for temporary files may be memory.
     with spool.beside(target), Conversion(plan) as conversion:
@@ -197,10 +206,7 @@ class Conversion:
 
     def to_path(self, path: Path, part: Part) -> None:
         """To a path, by way of a part beside it."""
-        if in_store(path):
-            raise ArgumentError(
-                f"{str(path)!r} would lie inside a store; choose another destination"
-            )
+        refuse_inside(path)
         disk.make_folders(path.parent)
         with Lock.acquire(path):
             # Where the kernel exchanges no names, a kill may have left what was here under another one.
@@ -269,13 +275,15 @@ class Conversion:
                 for batch in read(start, bar):
                     writer.write_columns(row, batch, checked=True)
                     row += len(batch[0])
+            if self._passage.figures is not None:
+                writer.watch.measured(self._passage.figures)
             writer.seal()
             digest = writer.header.digest
         assert digest is not None
         if self._passage.is_hashed:
             return self._passage.digest()
         if promised is not None and digest != plan.source.digest:
-            raise _otherwise(part, digest, str(plan.source.digest))
+            raise otherwise(part, digest, str(plan.source.digest))
         return digest
 
     def _raw(self, start: int, bar: Progress) -> Iterator[Batch]:
@@ -347,9 +355,8 @@ class Conversion:
         if self._verify_level == "none":
             return
         table = open_table(str(part), self._plan.hints_back)
-        sampled = self._passage.sampled
         # In a text the rows before one are read for it, so all of them cost the same.
-        if self._verify_level == "sample" and sampled and not self._plan.is_text:
+        if self._verify_level == "sample" and self._passage.sampled and not self._plan.is_text:
             self._passage.compare(table)
             return
         with self._progress("verifying", 0) as bar:
@@ -357,7 +364,7 @@ class Conversion:
         self._verify_level = "full"
         if digest != self._digest or table.digest not in (None, digest):
             self._read_guarded()  # it may be the source whose rows changed, and then that is what to say
-            raise _otherwise(part, digest, self._digest)
+            raise otherwise(part, digest, self._digest)
 
     # ---------------------------------------------------------------- what is told
 
@@ -391,10 +398,3 @@ class Conversion:
             created=now(),
             software=software(),
         )
-
-
-def _otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
-    return DamageError(
-        f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
-        "rows of an earlier run were of another source; nothing was published, run it again"
-    )

@@ -55,6 +55,12 @@ def refuse_receipt(receipt: Path | None, target: Path | None, source: Table) -> 
         )
 
 
+def refuse_inside(path: Path) -> None:
+    """Refuse a destination inside the folder of a store."""
+    if in_store(path):
+        raise ArgumentError(f"{str(path)!r} would lie inside a store; choose another destination")
+
+
 def in_store(path: Path) -> bool:
     """Whether a path lies in the folder of a store, where nothing else belongs."""
     return any(folder.suffix.lower() == ".zarr" and is_store(folder) for folder in path.parents)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from fostore.errors import ArgumentError
 from fostore.files._keys import agreed
 from fostore.files.stores import guarded
-from fostore.files.table import Batch, Table, in_turn, several
+from fostore.files.table import Batch, Table, changed, in_turn, several
 from fostore.schema.row import Array, Column, Schema
 
 
@@ -33,11 +35,19 @@ def joined(tables: Sequence[Table]) -> Table:
             raise ArgumentError(
                 f"{other.where} cannot follow {first.where}: {difference}. Nothing was written"
             )
-    schema = _common(tables)
+    schema, sequence = _common(tables), first.schema.role("sequence")
     counts = [table.num_rows for table in tables if table.num_rows is not None]
     if len(counts) < len(tables):
         raise ArgumentError("a stream of unknown length cannot be one of several sources")
-    read = in_turn([table.batches for table in tables], counts)
+    readers, num_sequences = [table.batches for table in tables], None
+    if sequence is not None:
+        numbers = [table.num_sequences or 0 for table in tables]
+        begins = accumulate(numbers[:-1], initial=0)
+        index, num_sequences = first.schema.index(sequence.name), sum(numbers)
+        readers = [
+            changed(r, partial(_behind, index, n)) for r, n in zip(readers, begins, strict=True)
+        ]
+    read = in_turn(readers, counts)
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
         for batch in read(start, rows):
@@ -50,6 +60,7 @@ def joined(tables: Sequence[Table]) -> Table:
         batches,
         where=f"{first.where} and {len(tables) - 1} more",
         num_rows=sum(counts),
+        num_sequences=num_sequences,
         meta=first.meta if same_meta else {"sources": [dict(table.meta) for table in tables]},
         identity=first.identity if all(t.identity == first.identity for t in tables) else {},
         notes=(
@@ -59,12 +70,29 @@ def joined(tables: Sequence[Table]) -> Table:
     )
 
 
+def _behind(index: int, begin: int, batch: Batch, start: int) -> Batch:
+    """Rows of sequences that are numbered from `begin` on."""
+    return [*batch[:index], batch[index] + begin, *batch[index + 1 :]]
+
+
 def _difference(one: Table, other: Table) -> str | None:
     """Why rows of two tables do not belong into one, or None."""
-    for name in ("num_classes", "num_members", "kind", "dtype", "class_names", "temperature"):
+    for name in (
+        "num_classes",
+        "num_members",
+        "kind",
+        "dtype",
+        "class_names",
+        "temperature",
+        "encoding",
+    ):
         a, b = getattr(one.schema, name), getattr(other.schema, name)
         if a != b:
             return f"its {name} is {b!r:.200}, expected {a!r:.200}; {_cure(name, one, other)}"
+    for name in ("row_axis", "vocab_size"):
+        a, b = getattr(one.schema, name), getattr(other.schema, name)
+        if a != b:
+            return f"its {name} is {b!r}, expected {a!r}"
     if [_widest(c) for c in one.schema.columns] != [_widest(c) for c in other.schema.columns]:
         names, others = ([column.name for column in t.schema.columns] for t in (one, other))
         return (
@@ -84,6 +112,7 @@ _HINTS = {
 _CHANGES = {
     "kind": "kind= (--kind)",
     "dtype": "dtype= (--dtype)",
+    "encoding": "encoding= (--encoding)",
     "num_classes": "classes= (--classes)",
     "num_members": "member= (--member)",
     "class_names": "classes= (--classes), which puts them in one order",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 
 
@@ -42,6 +43,8 @@ class Options:
     delimiter: str | None = None
     decimal: str | None = None
     transpose: bool | None = None
+    layout: Mapping[str, Any] | None = None
+    config: str | os.PathLike[str] | None = None
     allow_lossy: bool = False
     allow_constant: bool = False
     receipt: str | os.PathLike[str] | None = None
@@ -49,6 +52,11 @@ class Options:
     max_memory: int = 512 << 20
     unit_rows: int | None = None
     progress: bool = True
+    encoding: Any = None
+    k: int | None = None
+    rule: Literal["coarse", "uniform", "renorm", "zero"] | None = None
+    temperatures: Sequence[float] | None = None
+    max_kl: float | None = None
 
     def __post_init__(self) -> None:
         if self.exists not in ("fail", "overwrite", "resume"):
@@ -60,6 +68,7 @@ class Options:
                 f"verify is {self.verify!r}, expected one of {['none', 'sample', 'full']}"
             )
 
+        check_max_kl(self.max_kl)
         forward = isinstance(self.rows, slice) and (self.rows.step is None or self.rows.step > 0)
         if self.rows is not None and not forward:
             raise ArgumentError(
@@ -85,6 +94,10 @@ class Options:
                 changes[name] = list(value) if name in ("classes", "class_names") else value
         if self.ids is not None:
             changes["ids"] = len(self.ids)
+        for name in ("encoding", "k", "rule", "temperatures"):
+            value = getattr(self, name)
+            if value is not None:
+                changes[name] = list(value) if name == "temperatures" else value
         return changes
 
 
@@ -101,5 +114,7 @@ HINTS = {
     "delimiter": "delimiter",
     "decimal": "decimal",
     "transpose": "transpose",
+    "layout": "layout",
+    "config": "config",
 }
 """The option by the field of `fostore.files.Hints` that it fills."""

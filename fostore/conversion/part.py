@@ -9,7 +9,7 @@ from typing import Any
 
 from fostore import disk
 from fostore.conversion.plan import Plan
-from fostore.errors import FormatError
+from fostore.errors import DamageError, FormatError
 from fostore.places.names import inside, is_url
 from fostore.schema.digest import hasher
 from fostore.schema.header import CHECKSUM
@@ -68,6 +68,14 @@ class Part:
         disk.remove(self._record)
         disk.remove(disk.unfinished(self.path))
         disk.remove(self.path)
+
+
+def otherwise(part: Path | str, digest: str, expected: str) -> DamageError:
+    """The refusal of what reads back otherwise than it was written."""
+    return DamageError(
+        f"what was written to {part} has the digest {digest}, not {expected}: the disk failed, or "
+        "rows of an earlier run were of another source; nothing was published, run it again"
+    )
 
 
 def _record_of(plan: Plan) -> dict[str, Any]:

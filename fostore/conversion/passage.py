@@ -10,6 +10,7 @@ import numpy as np
 from fostore.conversion.losses import Losses
 from fostore.conversion.plan import Plan
 from fostore.encodings import encoding_of
+from fostore.encodings.fidelity import Figures
 from fostore.errors import DamageError
 from fostore.files.hashing import Digester
 from fostore.files.table import Batch, Table
@@ -35,8 +36,11 @@ class Passage:
             "converting %s to %s: %s rows", plan.source.where, plan.destination, header.num_samples
         )
         self.is_hashed = True
-        self._digester = Digester(header.schema, header.num_samples)
-        self._losses = Losses(plan.selected.schema, header.schema) if plan.lossy else None
+        self._digester = Digester(header.schema, *header.counts.values())
+        rule = next((step.rule for step in plan.steps if step.rule is not None), None)
+        before = plan.selected.schema
+        bound = plan.options.max_kl
+        self._losses = Losses(before, header.schema, rule, bound) if plan.lossy else None
         key = header.schema.role("id")
         self._key = 0 if key is None else header.schema.index(key.name)
         # The writer of a store looks itself, and of a source with a digest its writer has looked. What
@@ -82,7 +86,7 @@ class Passage:
         return self._digester.digest()
 
     def compare(self, table: Table) -> None:
-        """Hold the sampled rows against those of a destination; raises DamageError where one differs."""
+        """Raise DamageError unless the rows that were sampled read back from `table` as they passed."""
         for row, expected in self.sampled.items():
             columns = next(iter(table.batches(row, 1)))
             if [column[0].tobytes() for column in columns] != expected:
@@ -95,6 +99,11 @@ class Passage:
     def measured(self) -> dict[str, Any] | None:
         """The error of what is lossy; None where nothing is."""
         return None if self._losses is None else self._losses.report()
+
+    @property
+    def figures(self) -> Figures | None:
+        """The same as the header of a store has it."""
+        return None if self._losses is None else self._losses.figures
 
     def close(self) -> None:
         """End the threads that hash."""

@@ -27,7 +27,7 @@ from fostore.places.names import STREAM
 from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
-from fostore.schema.row import Schema
+from fostore.schema.row import TOKEN, Schema
 from fostore.writing.request import software
 
 _BATCH_BYTES = 4 << 20
@@ -98,9 +98,27 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """About what memory will be taken, whatever the number of rows."""
-        widest = max(map(_row_bytes, (self.source.schema, self.header.schema)))
+        widest = _widest(self.source.schema, self.header.schema)
         base, copies = _takes(self.source.format, self.format)
         return base + copies * self.rows_at_once * widest
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON; what a stream does not say is null."""
+        schema = self.header.schema
+        return {
+            "source": {"path": self.source.where, "format": self.source.format},
+            "destination": {"path": self.destination, "format": self.format},
+            "rows": self.header.num_samples,
+            "row_shape": list(schema.row_shape),
+            "kind": schema.kind,
+            "dtype": schema.dtype,
+            "bytes": self.num_bytes,
+            "peak_bytes": self.peak_bytes,
+            "rows_at_once": self.rows_at_once,
+            "left_out": list(self.left_out),
+            "lossy": list(self.lossy),
+            "notes": list(self.source.notes),
+        }
 
     def text(self) -> str:
         """The lines that `--dry-run` prints."""
@@ -135,6 +153,16 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     return _plan(table, destination, options)
 
 
+def refuse_loss(plan: Plan) -> None:
+    """Raise ArgumentError where a conversion would lose something that nobody has agreed to."""
+    lost = [*plan.lossy, *(f"left out: {what}" for what in plan.left_out)]
+    if lost and not plan.options.allow_lossy:
+        raise ArgumentError(
+            f"{plan.format} at {plan.destination!r} would lose something: {'; '.join(lost)}. Choose a format or "
+            "dtype that holds it, or say allow_lossy=True (--allow-lossy); the receipt states the error"
+        )
+
+
 def _hints(options: Options) -> Hints:
     hints = {hint: getattr(options, name) for hint, name in HINTS.items()}
     return Hints(**{**hints, "drop": tuple(options.drop)}, is_keyed=options.ids is not None)
@@ -150,18 +178,31 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
     passing = HashedTable(source)
     # Chosen of rows that were hashed as they passed, so that the source is read once.
     selected = change.select(replace(source, batches=passing.batches), options)
-    steps = [change.encode(selected.schema, options.kind, options.dtype)]
+    # A plain file holds dense rows, which a rule is asked for, where the encoding is not.
+    is_plain_file = name not in FORMATS and not files.file_format(name).holds.header
+    dense_by = options.rule if is_plain_file and options.encoding is None else None
+    encode = change.encode(
+        selected.schema,
+        options.kind,
+        options.dtype,
+        options.encoding,
+        None if dense_by else options.rule,
+        k=options.k,
+        temperatures=options.temperatures,
+    )
+    steps = [encode]
     left_out: tuple[str, ...] = ()
     meta = {**selected.meta, **check_object(options.meta)}
     identity, extra = selected.identity, selected.extra
     if name not in FORMATS:
         holds = files.file_format(name).holds
-        _check_holds(name, holds, steps[-1].schema)
-        if not holds.header:
-            schema = steps[-1].schema
+        if is_plain_file:
+            schema = encode.schema
             left_out = _left_out(schema, meta, identity, extra, holds)
             meta, identity, extra = {}, {}, {}
-            steps.append(change.without_header(schema, names=holds.names, ids=holds.ids))
+            names, ids = holds.names, holds.ids
+            steps.append(change.without_header(schema, names=names, ids=ids, rule=dense_by))
+        _check_holds(name, holds, steps[-1].schema)
     elif selected.num_rows is None and not format_of(Path(destination)).streams:
         raise ArgumentError(
             f"{destination} needs the number of rows from the start, and a stream has none; convert "
@@ -176,8 +217,10 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
         block_rows=geometry.block_rows(schema.row_bytes),
         identity=identity,
         software=software(),
+        fidelity=source.header.fidelity if is_plain and source.header else None,
         meta=meta,
         extra=extra,
+        num_sequences=selected.num_sequences if schema.row_axis == TOKEN else None,
     )
     if is_plain and name not in FORMATS and source.digest and source.header:
         # The same rows in another wrapping: made again, the file is the same, bit by bit.
@@ -207,7 +250,7 @@ def _plan(source: Table, destination: str, options: Options) -> Plan:
 
 def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> int:
     """Rows of a batch: whole blocks where that many fit, so that each is hashed at once."""
-    widest = max(map(_row_bytes, (source.schema, header.schema)))
+    widest = _widest(source.schema, header.schema)
     base, copies = _takes(source.format, name)
     least = base + copies * widest
     if max_memory < least:
@@ -220,9 +263,13 @@ def _rows_at_once(source: Table, name: str, header: Header, max_memory: int) -> 
     return rows // header.block_rows * header.block_rows or rows
 
 
-def _row_bytes(schema: Schema) -> int:
-    """What a row takes in memory, stored or decoded."""
-    return max(sum(schema.row_bytes), encoding_of(schema).decoded_bytes(schema))
+def _widest(before: Schema, after: Schema) -> int:
+    """What a row takes in memory on its way, stored or decoded."""
+    encodings = [encoding_of(schema) for schema in (before, after)]
+    decoded = [e.decoded_bytes(s) for e, s in zip(encodings, (before, after), strict=True)]
+    if encodings[0] is encodings[1] and not encodings[0].is_whole(before):
+        decoded = []  # rows that keep some classes stay as narrow as they are
+    return max(sum(before.row_bytes), sum(after.row_bytes), *decoded)
 
 
 def _takes(*formats: str) -> tuple[int, int]:

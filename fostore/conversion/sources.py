@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fostore import disk, files
 from fostore.conversion.joining import joined
 from fostore.conversion.options import HINTS
 from fostore.encodings import encoding_of
+from fostore.encodings.topk_rows import masses
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
 from fostore.files import Hints
 from fostore.files.stores import selection_table, store_table
@@ -28,7 +31,7 @@ from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.row import Array, Schema
-from fostore.schema.sides.ids import decode_ids
+from fostore.schema.sides import Bounds, side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
 
@@ -76,10 +79,25 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
     return joined([open_table(shard, hints) for shard in shards])
 
 
+class First(NamedTuple):
+    """One of the first rows of a source, as people look at it."""
+
+    id: Any
+    """None where it has none."""
+    label: Any
+    """The number of its class, None where nobody kept it."""
+    classes: Array
+    """([M,] k): the classes that are known, largest first; all of them, or those that top-k rows keep."""
+    probs: Array
+    """([M,] k): what each has."""
+    numbers: dict[str, Any]
+    """All that is known of the row, as JSON."""
+
+
 def first_rows(
     source: Source, count: int, *, format: str | None = None, kind: str | None = None
-) -> tuple[Schema, list[tuple[Any, Array]]]:
-    """The first rows of a source as probabilities, each with its id (None where it has none), and their schema.
+) -> tuple[Schema, list[First]]:
+    """The first rows of a source as probabilities, and their schema.
 
     Args:
         format, kind: what a file does not say itself.
@@ -89,17 +107,45 @@ def first_rows(
     """
     # Of a store that is not finished those that it has; fewer than none are wanted of it.
     table = open_table(source, Hints(format=format, kind=kind), rows=slice(0, 0))
-    schema, column = table.schema, table.schema.role("id")
+    schema = table.schema
     batch = next(iter(table.batches(0, count)), None) if count else None
     if batch is None:
         return schema, []
-    content = [rows[:count] for rows in batch[: len(schema.content)]]
-    encoding_of(schema).check(content, schema, 0)
-    rows = encoding_of(schema).decode(content, schema)
+    batch = [rows[:count] for rows in batch]
+    content = batch[: len(schema.content)]
+    encoding = encoding_of(schema)
+    encoding.check(content, schema, 0)
+    ids, labels = (_beside(role, batch, schema) for role in ("id", "class_label"))
+    topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
+    return schema, [
+        _first_of(ids[i], labels[i], encoding.decode([c[i : i + 1] for c in content], schema)[0])
+        if topk is None
+        else _first_kept(ids[i], labels[i], topk.ids[i], masses(topk)[i])
+        for i in range(len(content[0]))
+    ]
+
+
+def _beside(role: str, batch: Sequence[Array], schema: Schema) -> Sequence[Any]:
+    """What a side column says of each row of a batch; None where there is no such column."""
+    column = schema.role(role)
     if column is None:
-        return schema, [(None, row) for row in rows]
-    ids = decode_ids(batch[schema.index(column.name)][:count], column).tolist()
-    return schema, list(zip(ids, rows, strict=True))
+        return [None] * len(batch[0])
+    side, stored = side_of(role), batch[schema.index(column.name)]
+    if side.check is not None:
+        side.check(stored, Bounds(schema.num_classes), 0)
+    values: Sequence[Any] = side.decode(stored, column).tolist()
+    return values
+
+
+def _first_of(key: Any, label: Any, row: Array) -> First:
+    order = np.argsort(-row, axis=-1, kind="stable")
+    return First(key, label, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
+
+
+def _first_kept(key: Any, label: Any, classes: Array, probs: Array) -> First:
+    kept, others = probs[..., :-1], probs[..., -1]
+    numbers = {"classes": classes.tolist(), "probs": kept.tolist(), "others": others.tolist()}
+    return First(key, label, classes, kept, numbers)
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:

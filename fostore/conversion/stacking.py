@@ -102,6 +102,9 @@ def _check(first: Table, other: Table) -> None:
         a, b = getattr(first.schema, name), getattr(other.schema, name)
         if a != b:
             different.append(f"{name} is {b!r:.200}, {first.where} has {a!r:.200}")
+    if first.num_sequences != other.num_sequences:
+        ours, theirs = first.num_sequences, other.num_sequences
+        different.append(f"it has {theirs} sequences, {first.where} has {ours}")
     if first.num_rows != other.num_rows:
         different.append(f"it has {other.num_rows} rows, {first.where} has {first.num_rows}")
     ours, theirs = first.identity.get("dataset", {}), other.identity.get("dataset", {})
@@ -113,7 +116,7 @@ def _check(first: Table, other: Table) -> None:
         raise IdentityError(
             f"{other.where} is of other samples: {'; '.join(different)}", tuple(different)
         )
-    for name in ("kind", "dtype", "temperature", "columns"):
+    for name in ("kind", "dtype", "temperature", "encoding", "columns"):
         a, b = getattr(first.schema, name), getattr(other.schema, name)
         if a != b:
             shown = [c.name for c in b] if name == "columns" else b

@@ -165,7 +165,7 @@ a store of its distributions of {unlabelled} unlabelled ones, and {test} scans t
 def _publish(folder: Path) -> None:
     """A dataset of the store: a folder that says whose it is, under which licence, and what checks it."""
     from fostore.publishing import (
-        bundle,
+        verification,
     )  # loads NumPy, and every call of `fostore` loads this module
 
     made = fostore.publish(
@@ -176,7 +176,7 @@ def _publish(folder: Path) -> None:
         description="What three small networks say of scans of digits that they have not seen",
         progress=False,
     )
-    if problems := list(bundle.verify(folder / PUBLISHED)):
+    if problems := list(verification.verify(folder / PUBLISHED)):
         raise FostoreError(f"the bundle is not what it should be: {problems[0]}")
     names = sorted(path.name for path in (folder / PUBLISHED).iterdir() if path.is_file())
     print(

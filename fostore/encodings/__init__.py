@@ -5,146 +5,23 @@ An encoding is one file in this folder and one line in `ENCODINGS`.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
-from fostore.schema.row import COUNTS, FLOATS, KINDS, SAMPLE, Array, Column, Schema, sum_tolerance
-
-if TYPE_CHECKING:
-    from fostore.encodings.topk_rows import TopK
-
-
-class Encoding(ABC):
-    """Pure functions between rows as a caller gives them and columns as a store keeps them.
-
-    A schema's `encoding` is its spec: the name, and the encoding's own parameters, which are part of
-    what the rows are. The spec is handed on as it is, so that no copy of a store loses it.
-
-    What has a body here is right for an encoding that keeps every class of every row.
-    """
-
-    name: str
-    parameters: tuple[str, ...] = ()
-    """The keys that a user may give beside the name."""
-
-    def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as a schema keeps them: checked, plain JSON, with defaults that are part of what the rows are.
-
-        Raises ArgumentError for one that is missing or cannot be used.
-        """
-        return dict(parameters)
-
-    def dtypes(self, kind: str, num_classes: int) -> tuple[str, ...]:
-        """What the first column may hold for rows of this kind."""
-        return tuple(COUNTS if kind == "counts" else FLOATS)
-
-    def usual_dtype(self, kind: str, num_classes: int) -> str:
-        """What the first column holds where the user names no dtype."""
-        return "uint32" if kind == "counts" else "float32"
-
-    @abstractmethod
-    def columns(
-        self,
-        kind: str,
-        dtype: str,
-        axes: tuple[str, ...],
-        shape: tuple[int, ...],
-        encoding: Mapping[str, Any],
-    ) -> tuple[Column, ...]:
-        """The content columns for rows of this kind, dtype and shape, under this spec.
-
-        Raises ArgumentError where the encoding cannot keep the kind or the dtype, or lacks a parameter.
-        """
-
-    @abstractmethod
-    def encode(self, rows: Any, schema: Schema, start: int) -> list[Array]:
-        """Check rows (n, *schema.row_shape) of the schema's kind and bring them into stored form.
-
-        An encoding of top-k rows takes `Selected` as well. Returns one C-contiguous array of the stored dtype
-        a content column; may alias `rows`. Raises RowError, naming rows counted from `start`.
-        """
-
-    @abstractmethod
-    def check(self, columns: Sequence[Array], schema: Schema, start: int) -> None:
-        """Raise RowError where stored columns do not hold what the schema promises."""
-
-    @abstractmethod
-    def decode(
-        self,
-        columns: Sequence[Array],
-        schema: Schema,
-        as_kind: str = "probs",
-        temperature: float = 1.0,
-        rule: str | None = None,
-    ) -> Array:
-        """Distributions (n, *schema.row_shape) as "probs", "log_probs" or "logits" from stored columns.
-
-        probs come as stored where they are stored as probs (bfloat16: float32), else as float32
-        (float64 where that is stored), as they do for any `temperature` other than 1: then probs
-        are softmax(log p / temperature), log_probs their logarithms, and logits those of
-        temperature 1 divided by it. `rule` says what becomes of classes that are not kept, where there are
-        any. Raises ArgumentError where that leaves no distribution over all classes.
-        """
-
-    @abstractmethod
-    def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
-        """Rows of the schema's kind as `encode` takes them, as wide as they are exact: votes, or float32 or float64."""
-
-    def recast(
-        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
-    ) -> list[Array]:
-        """Stored columns of the same rows in the dtype and with the parameters of `made`, which differs in these alone.
-
-        Raises RowError where rows do not keep what the schema promises, ArgumentError where they cannot be
-        made with such parameters.
-        """
-        return self.encode(self.rows(columns, schema), made, start)
-
-    def is_plain(self, schema: Schema, as_kind: str) -> bool:
-        """Whether the first column is what `decode` gives as `as_kind`, number by number, so that it can be mapped.
-
-        But for two things that lie in the numbers: halves may be widened, and logits lack the level of their row.
-        """
-        return False
-
-    def decoded_bytes(self, schema: Schema) -> int:
-        """Bytes that one row takes in memory at most while it is decoded: what sizes pieces."""
-        return 8 * math.prod(schema.row_shape)
-
-    def check_dense(self, schema: Schema, rule: str | None) -> None:
-        """Raise ArgumentError where `take` gives no whole rows by this rule, or not without one."""
-        refuse_rule(rule, self.name)
-
-    def selects(self, schema: Schema) -> tuple[int, tuple[float, ...]] | None:
-        """How many classes of a row, and at which temperatures the rest, `encode` takes as `Selected`; None of none."""
-        return None
-
-    def sparse(self, columns: Sequence[Array], schema: Schema) -> TopK | None:
-        """The rows as the classes that are kept; None of an encoding that keeps all. May alias the columns."""
-        return None
-
-    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Mapping[str, Array] | None:
-        """What is known of each row's error from the columns alone, float64 (n,) each; None where nothing is."""
-        return None
-
-
-def refuse_rule(rule: str | None, name: str) -> None:
-    """Raise ArgumentError where a rule is named for rows that leave no class out."""
-    if rule is not None:
-        raise ArgumentError(
-            f"rule is {rule!r}, and rows of the encoding {name!r} hold every class: leave it out"
-        )
-
+from fostore.schema.row import FLOATS, KINDS, SAMPLE, Column, Schema, sum_tolerance
 
 ENCODINGS = {
     "dense": "fostore.encodings.dense",
     "counts": "fostore.encodings.counts",
     "topk": "fostore.encodings.topk",
+    "u16_affine": "fostore.encodings.u16_affine",
+    "u8_log_sqrt": "fostore.encodings.u8_log_sqrt",
+    "sampled": "fostore.encodings.sampled",
 }
 
 
@@ -210,6 +87,34 @@ def chosen(encoding: Any, **parameters: Any) -> dict[str, Any] | None:
                 f"{sorted(given)} are parameters of an encoding, and none was named: encoding='topk'"
             )
         return None
+    return _spec(_named(encoding, given))
+
+
+def another(
+    schema: Schema, encoding: Any, rule: str | None = None, **parameters: Any
+) -> tuple[dict[str, Any], str | None]:
+    """The spec of rows of `schema` in the encoding that a user names, and the rule by which they become whole for it.
+
+    Where the encoding stays the same, what is not asked for stays as the rows have it. A rule is a parameter of an
+    encoding that has one; for any other it says what becomes of classes that the rows do not keep.
+
+    Raises:
+        ArgumentError, UnsupportedError: as `chosen` does; a rule for rows that keep every class.
+    """
+    given = {key: value for key, value in parameters.items() if value is not None}
+    own = schema.encoding["name"]
+    asked = _named(own if encoding is None else encoding, given)
+    has_rule = "rule" in _load(asked["name"]).parameters
+    if has_rule and rule is not None:
+        asked = {"rule": rule, **asked}
+    elif asked["name"] == own:
+        refuse_rule(rule, own)
+    kept = schema.encoding if asked["name"] == own else {}
+    return _spec(asked, kept), None if has_rule else rule
+
+
+def _named(encoding: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The name of an encoding, and the parameters that were given with it or beside it."""
     named = {"name": encoding} if isinstance(encoding, str) else encoding
     if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
         raise ArgumentError(
@@ -219,15 +124,29 @@ def chosen(encoding: Any, **parameters: Any) -> dict[str, Any] | None:
     twice = sorted(given.keys() & named.keys())
     if twice:
         raise ArgumentError(f"{twice} were given beside encoding and in it: give them once")
-    name = named["name"]
-    loaded, own = _load(name), {**named, **given}
-    del own["name"]
-    for key in own:
-        if key not in loaded.parameters:
+    return {**named, **given}
+
+
+def _spec(
+    asked: Mapping[str, Any], kept: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A spec of what was asked for, and of what is kept where nothing was."""
+    name = asked["name"]
+    loaded = _load(name)
+    for key in asked:
+        if key not in ("name", *loaded.parameters):
             raise ArgumentError(
                 f"the encoding {name!r} has no parameter {key!r}; it has {list(loaded.parameters)}"
             )
-    return {"name": name, **loaded.spec(own)}
+    parameters = {key: value for key, value in {**kept, **asked}.items() if key != "name"}
+    return {"name": name, **loaded.spec(parameters)}
+
+
+def preferred_kind(encoding: Mapping[str, Any] | None, *, gives_logits: bool) -> str:
+    """What is kept of a model's output where the user does not say: what the encoding keeps best."""
+    spec = default_encoding("probs") if encoding is None else encoding
+    kinds = _load(str(spec.get("name"))).kinds
+    return next(kind for kind in kinds if gives_logits or kind != "logits")
 
 
 def default_encoding(kind: str) -> dict[str, Any]:
@@ -261,9 +180,9 @@ def make_schema(
         ):
             raise ArgumentError(f"{key} is {size!r}, expected an integer of at least 1")
     given = dict(encoding or default_encoding(kind))
-    name = str(given.pop("name", None))
-    loaded = _load(name)
-    spec = {"name": name, **loaded.spec(given)}
+    loaded = _load(str(given.get("name")))
+    # What a newer release has put into it stays.
+    spec = {"name": given.pop("name"), **loaded.spec(given)}
     dtypes = loaded.dtypes(kind, num_classes)
     dtype = dtype or loaded.usual_dtype(kind, num_classes)
     if dtype not in dtypes:
@@ -291,8 +210,8 @@ def remade(schema: Schema, **changed: Any) -> Schema:
     """The schema with some arguments of `make_schema` changed; everything else is carried over.
 
     The encoding stays, and refuses what it cannot keep; only one that was the default of the old
-    kind becomes that of the new one. Rows stay as far from 1 as they were allowed to be, where they
-    are not changed to something with another sum.
+    kind becomes that of the new one. So does the dtype, where the encoding has it. Rows stay as far
+    from 1 as they were allowed to be, where they are not changed to something with another sum.
     """
     kind = changed.get("kind", schema.kind)
     is_default = dict(schema.encoding) == default_encoding(schema.kind)
@@ -308,6 +227,9 @@ def remade(schema: Schema, **changed: Any) -> Schema:
         "row_axis": schema.row_axis,
         **changed,
     }
+    takes = _load(arguments["encoding"]["name"]).dtypes(kind, arguments["num_classes"])
+    if "dtype" not in changed and schema.dtype not in takes:
+        arguments["dtype"] = None
     made = make_schema(**arguments)
     content = made.content
     if len(content) == len(schema.content) and all(
@@ -326,5 +248,8 @@ def remade(schema: Schema, **changed: Any) -> Schema:
 
 
 def default_tolerance(kind: str, dtype: str, num_classes: int) -> float:
-    """The sum tolerance of a schema where the user names none; 0 for integers, which are exact."""
-    return sum_tolerance(dtype, num_classes, kind) if dtype in FLOATS else 0.0
+    """The sum tolerance of a schema where the user names none; 0 for counts, which are exact."""
+    if kind == "counts":
+        return 0.0
+    # What codes or draws are made of is checked as it comes.
+    return sum_tolerance(dtype if dtype in FLOATS else "float32", num_classes, kind)

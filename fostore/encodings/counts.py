@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding, refuse_rule
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import as_counts, check_columns, converted, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import COUNTS, Array, Column, Schema

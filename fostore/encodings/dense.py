@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding, refuse_rule
+from fostore.encodings.alike import ROUNDOFF, by_row, far, far_sums, least_log, level_of
+from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -141,6 +142,8 @@ class Dense(Encoding):
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
         """Rounded anew; a row's level stays beside it, since adding it and taking it off would cost digits."""
+        if made.kind != schema.kind:
+            return super().recast(columns, schema, made, start)
         stored = self.encode(widen(columns[0], schema.dtype), made, start)
         if (
             schema.kind == "logits"
@@ -155,6 +158,24 @@ class Dense(Encoding):
     def decoded_bytes(self, schema: Schema) -> int:
         """Halves are widened to float32."""
         return max(4, schema.columns[0].numpy_dtype.itemsize) * math.prod(schema.row_shape)
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Numbers may be apart by their rounding on both sides, beside the noise."""
+        then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
+        unit = ROUNDOFF[schema.dtype]
+        if schema.kind == "logits":
+            less = np.minimum(np.abs(then), np.abs(again))
+            bad = far(then, again, noise, 2 * unit * np.where(np.isfinite(less), less, 0))
+            sums = far_sums(stored[1], now[1], noise, level_of(less))
+            return by_row(np.concatenate([bad, sums[..., None]], axis=-1))
+        least = least_log(schema.dtype)
+        if schema.kind == "probs":
+            then, again = (np.log(np.maximum(side, np.exp(least))) for side in (then, again))
+        then, again = (np.maximum(side, least) for side in (then, again))
+        size = 1.0 if schema.kind == "probs" else np.minimum(np.abs(then), np.abs(again))
+        return by_row(far(then, again, noise, 2 * unit * size))
 
 
 def _encode_logits(rows: Array, schema: Schema, start: int) -> list[Array]:

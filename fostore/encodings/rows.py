@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import bfloat16_to_float32, float32_to_bfloat16
 from fostore.schema.ranges import describe
 from fostore.schema.row import COUNTS, FLOATS, Array, Schema
+
+if TYPE_CHECKING:
+    from fostore.encodings.encoding import Encoding
 
 LOWEST = {
     "float16": -65504.0,
@@ -28,9 +31,13 @@ def where(start: int, count: int) -> str:
     return describe([(start, start + count)]) if count else f"no rows, at row {start}"
 
 
-def as_given(rows: Any) -> tuple[Any, int]:
-    """A batch as `Encoding.encode` takes it, NumPy or `Selected`, and how many rows it has."""
+def as_given(rows: Any, encoding: Encoding, schema: Schema) -> tuple[Any, int]:
+    """A batch as `encoding.encode` takes it, NumPy or `Selected`, and how many rows it has."""
     if isinstance(rows, Selected):
+        if encoding.selects(schema) is None:
+            raise RowError(
+                "selected rows came, and the store keeps every class of every row: give whole rows"
+            )
         return rows, len(rows.ids) if np.ndim(rows.ids) else 0
     values = rows if type(rows) is np.ndarray else as_array(rows)
     if not values.ndim:

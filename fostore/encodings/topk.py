@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings import Encoding
+from fostore.encodings.alike import by_row, far_kept
+from fostore.encodings.encoding import Encoding
+from fostore.encodings.fidelity import Errors, of_columns
 from fostore.encodings.rows import (
     LOWEST,
     as_floats,
@@ -21,7 +23,7 @@ from fostore.encodings.rows import (
     refuse_shape,
     round_to,
 )
-from fostore.encodings.selection import log_total, selected
+from fostore.encodings.selection import log_total, selected, sort
 from fostore.encodings.topk_check import check_rows, check_selected
 from fostore.encodings.topk_rows import RULES, Selected, TopK
 from fostore.errors import ArgumentError
@@ -39,6 +41,8 @@ class TopKRows(Encoding):
 
     name = "topk"
     parameters = ("k", "rule", "temperatures", "tail_entropy", "derived")
+    kinds = ("logits", "probs", "log_probs")
+    is_lossy = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""
@@ -73,7 +77,11 @@ class TopKRows(Encoding):
             raise ArgumentError(
                 f"the topk encoding keeps probs, log_probs and logits as {list(FLOATS)}, not {kind} as {dtype}"
             )
-        spec = self.spec({key: value for key, value in encoding.items() if key != "name"})
+        given = {key: value for key, value in encoding.items() if key != "name"}
+        spec = self.spec(given)
+        # Of a store: what its columns mean may not depend on who reads the parameters.
+        if spec != given:
+            raise ArgumentError(f"the parameters {given} of topk are not written as {spec}")
         k, num_classes = spec["k"], shape[-1]
         if k > num_classes:
             raise ArgumentError(f"k is {k}, expected at most {num_classes}, the number of classes")
@@ -147,7 +155,7 @@ class TopKRows(Encoding):
     def recast(
         self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
     ) -> list[Array]:
-        """Fewer of the kept classes and temperatures, another rule or dtype; what is no longer kept joins the rest."""
+        """Fewer of the kept classes and temperatures, another rule, kind or dtype; what is not kept joins the rest."""
         k, kept = made.encoding["k"], schema.encoding["k"]
         fewer, known = temperatures_of(made), temperatures_of(schema)
         if k > kept or not set(fewer) <= set(known):
@@ -160,36 +168,40 @@ class TopKRows(Encoding):
                 "the rows keep no tail_entropy, and it cannot be worked out of them"
             )
         rows = named(columns, schema)
-        logs = log_weights(rows["values"], schema)
+        logs, residual = log_weights(rows["values"], schema), rows["residual"].astype(np.float64)
         dropped = logs[..., k:]
-        residual = rows["residual"].astype(np.float64)
-        softened = [
-            np.logaddexp(
-                rows["residual_t"][..., known.index(t)].astype(np.float64), log_total(dropped / t)
-            )
-            for t in fewer
-        ]
         total = np.logaddexp(residual, log_total(dropped))
         entropy = None
         if "tail_entropy" in made.encoding:
             entropy = _joined_entropy(residual, rows["tail_entropy"], dropped, total)
-        values = widen(rows["values"], schema.dtype)[..., :k]
-        parts = Selected(
-            values,
-            rows["ids"][..., :k],
-            total,
-            rows.get("logsumexp"),
-            np.stack(softened, axis=-1) if softened else None,
-            entropy,
-        )
-        stored = _rounded(parts, made)
+        softened = [
+            np.logaddexp(_softened(rows, schema, t), log_total(dropped / t))[..., None]
+            for t in fewer
+        ]
+        values, level = widen(rows["values"], schema.dtype)[..., :k], rows.get("logsumexp")
+        if (
+            made.kind != schema.kind
+        ):  # another scale: of logits the largest is 0, of the others all sum to 1
+            scale = (
+                logs[..., 0] if made.kind == "logits" else np.logaddexp(log_total(logs), residual)
+            )
+            values = logs[..., :k] - scale[..., None]
+            values = np.exp(values) if made.kind == "probs" else values
+            level, total = -scale, total - scale
+            softened = [s - scale[..., None] / t for s, t in zip(softened, fewer, strict=True)]
+        softened_all = np.concatenate(softened, axis=-1) if softened else None
+        ids = rows["ids"][..., :k]
+        stored = _rounded(Selected(values, ids, total, level, softened_all, entropy), made)
         self.check(stored, made, start)
         return stored
 
+    def is_whole(self, schema: Schema) -> bool:
+        """Whether k is the number of classes."""
+        return bool(schema.encoding["k"] == schema.num_classes)
+
     def check_dense(self, schema: Schema, rule: str | None) -> None:
         """A rule must be named where rows are wide: each of 128,000 classes takes half a megabyte."""
-        is_whole = schema.encoding["k"] == schema.num_classes
-        if rule is None and schema.num_classes > _DENSE_CLASSES and not is_whole:
+        if rule is None and schema.num_classes > _DENSE_CLASSES and not self.is_whole(schema):
             raise ArgumentError(
                 f"the store keeps {schema.encoding['k']} of {schema.num_classes:,} classes; take_topk(rows) gives "
                 f"these, and take(rows, rule={_dense_rule(schema)!r}) all classes: where there are over "
@@ -219,6 +231,17 @@ class TopKRows(Encoding):
             rows.get("residual_t"),
             schema.encoding.get("derived", False),
         )
+
+    def fidelity(self, columns: Sequence[Array], schema: Schema) -> Errors:
+        """What the classes weigh that are not kept; what that costs under a rule that says it."""
+        return of_columns(self.sparse(columns, schema), named(columns, schema).get("tail_entropy"))
+
+    def disagrees(
+        self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
+    ) -> Array:
+        """Of the kept classes, and of what all others weigh; classes that are nearly equal may change places."""
+        sides = [(self.sparse(s, schema), named(s, schema).get("logsumexp")) for s in (stored, now)]
+        return by_row(far_kept(sides, schema, noise))
 
 
 def named(columns: Sequence[Array], schema: Schema) -> dict[str, Array]:
@@ -263,17 +286,11 @@ def _temperatures(given: Any) -> list[float]:
 def _rounded(rows: Selected, schema: Schema) -> list[Array]:
     """Selected rows in stored form: rounded, and sorted again, since rounding makes numbers equal."""
     values = rows.values.astype(np.float64) if schema.dtype == "float64" else rows.values
-    if (
-        schema.kind != "probs"
-    ):  # a finite number stays one: minus infinity is a class that was masked
+    # A finite number stays one: minus infinity is a class that was masked.
+    if schema.kind != "probs":
         values = np.where(np.isneginf(values), -np.inf, np.maximum(values, LOWEST[schema.dtype]))
-    stored, ids = round_to(values, schema.dtype), rows.ids
-    wide = widen(stored, schema.dtype)
-    equal = wide[..., 1:] == wide[..., :-1]
-    if (equal & (ids[..., 1:] < ids[..., :-1])).any() or (wide[..., 1:] > wide[..., :-1]).any():
-        order = np.lexsort((ids, -wide), axis=-1)
-        stored = np.take_along_axis(stored, order, -1)
-        ids = np.take_along_axis(ids, order, -1)
+    wide, ids = sort(widen(round_to(values, schema.dtype), schema.dtype), rows.ids)
+    stored = round_to(wide, schema.dtype)
     sums = {name: array for name, array in rows._asdict().items() if name not in ("values", "ids")}
     return [
         stored,

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from fostore.nested import Arrays
+
 RULES = ("coarse", "uniform", "renorm", "zero")
 """What a reader makes of the classes that are not kept (spec/encodings.md)."""
 
@@ -32,9 +36,17 @@ class Selected(NamedTuple):
     """(...): the entropy in nats of the distribution over the classes that were not selected; 0 of none."""
 
 
+def masses(topk: TopK) -> np.ndarray[Any, Any]:
+    """The probabilities of the kept classes and, as the last, of all others together: NumPy, float64, (..., k + 1)."""
+    logs = np.concatenate([topk.values, topk.residual[..., None]], axis=-1, dtype=np.float64)
+    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    probs: np.ndarray[Any, Any] = weights / weights.sum(axis=-1, keepdims=True)
+    return probs
+
+
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """The k largest classes of n distributions; arrays of NumPy, torch or JAX.
+class TopK(Arrays):
+    """The k largest classes of n distributions; arrays of NumPy, torch or JAX. `topk[rows]` are some of them.
 
     Weights are logarithms on one scale a row: p of a kept class is exp(values) / Z, where Z is the sum of all
     weights that `rule` counts. `...` is (n,) or (n, num_members); of padded sequences (sequences, length).
@@ -66,3 +78,12 @@ class TopK:
             residual=function(self.residual),
             residual_t=softened,
         )
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+    def __getitem__(self, rows: Any) -> TopK:
+        return self.map(lambda array: array[rows])
+
+    # No sequence of rows to those who look into batches: training loops of others would take each row for a batch.
+    __iter__ = None

@@ -3,7 +3,8 @@
 Every function takes distributions as a `Store`, a `Selection`, the path of a store or file, a mapping
 of dataset indices, or an array of (N, K) or (N, M, K), and reads them once, piece by piece: memory
 does not grow with the number of samples, but for the numbers that are returned. Rows are renormalised
-in float64. Entropies and divergences are in nats; a higher score is a more uncertain sample.
+in float64; of top-k rows `by_rule` says what the classes have that are not kept. Entropies and
+divergences are in nats; a higher score is a more uncertain sample.
 
 What cannot be added up afterwards comes as an accumulator with `update`, `merge` and `result`: ranks
 accumulate their part and merge, and the result is the same, bit by bit, as that of one pass.
@@ -33,6 +34,7 @@ from fostore.evaluate.html import report
 from fostore.evaluate.human import HumanMetrics, human_metrics
 from fostore.evaluate.metrics import Labelled, Metrics, accuracy, brier, label_metrics, nll
 from fostore.evaluate.selecting import Top, select_uncertain_samples
+from fostore.evaluate.sources import by_rule
 from fostore.evaluate.summary import Comparison, Summary, compare, summarize
 from fostore.evaluate.sums import Mean, Moments
 from fostore.evaluate.uncertainty import (
@@ -63,6 +65,7 @@ __all__ = [
     "Uncertainty",
     "accuracy",
     "brier",
+    "by_rule",
     "classwise_ece",
     "compare",
     "compute_coverage",

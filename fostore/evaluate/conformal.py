@@ -58,15 +58,13 @@ def conformal_radius(
     >>> round(conformal_radius(center, target, confidence_level=0.8), 3)
     0.35
     """
-    check_level(confidence_level)
     scores = np.asarray(score(center, target), np.float64)
     if scores.ndim != 1 or np.isnan(scores).any():
         raise ArgumentError(
             f"score gave {'NaN' if scores.ndim == 1 else f'the shape {scores.shape}'}, expected one "
             "number a sample"
         )
-    num_samples = len(scores)
-    rank = math.ceil((num_samples + 1) * confidence_level - 1e-9)
+    num_samples, rank = len(scores), rank_of(confidence_level, len(scores))
     if rank > num_samples:
         needed = math.ceil(confidence_level / (1 - confidence_level) - 1e-9)
         warnings.warn(
@@ -76,6 +74,12 @@ def conformal_radius(
         )
         return math.inf
     return float(np.partition(scores, rank - 1)[rank - 1])
+
+
+def rank_of(confidence_level: float, num_samples: int) -> int:
+    """Which of so many calibration scores, the smallest being 1, is the radius; above their number, none is."""
+    check_level(confidence_level)
+    return math.ceil((num_samples + 1) * confidence_level - 1e-9)
 
 
 def split(store: Any, sizes: Sequence[int | float], seed: int = 0) -> tuple[Any, ...]:

@@ -48,6 +48,7 @@ def report(
     title: str | None = None,
     level: str = "structure",
     bins: int = NUM_BINS,
+    rule: str | None = None,
 ) -> str:
     """What a store is, how whole, how certain and how right, as one HTML page of less than 300 kB.
 
@@ -61,6 +62,7 @@ def report(
         title: of the page; else the name of the store.
         level: of the check, as `Store.verify` has it; "structure" reads no rows.
         bins: of the calibration errors.
+        rule: of top-k rows, see `fostore.evaluate.by_rule`.
 
     Returns:
         The page.
@@ -76,8 +78,8 @@ def report(
         raise ArgumentError(
             f"a report goes to {str(output)!r}, and there is no such folder; make it"
         )
-    rows = rows_of(store)
-    summary = summarize(rows, labels, bins=bins)
+    rows = rows_of(store, rule=rule)
+    summary = summarize(rows, labels, bins=bins, rule=rule)
     name = title or Path(summary.where).name
     page = "\n".join(_page(name, summary, sections(summary, rows.stored, level, _drawn(summary))))
     if output is not None:
@@ -127,6 +129,7 @@ def _drawn(summary: Summary) -> dict[str, str]:
         panels["uncertainty"] = partial(plot.uncertainty, summary, most=_POINTS)
     if summary.metrics is not None:
         panels["reliability"] = partial(plot.reliability, summary)
+        panels["sets"] = partial(plot.label_sets, summary)
     if summary.num_classes == 3:
         panels["ternary"] = partial(plot.ternary, summary, most=_POINTS)
     try:

@@ -32,6 +32,7 @@ from fostore.evaluate.axes import (
 )
 from fostore.evaluate.calibration import Reliability
 from fostore.evaluate.calibration import reliability as reliability_of
+from fostore.evaluate.conformal import rank_of
 from fostore.evaluate.covered import Coverage
 from fostore.evaluate.covered import coverage as coverage_of
 from fostore.evaluate.metrics import Metrics
@@ -158,9 +159,7 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
             ends[0, (k + 1) % 3] = ends[1, (k + 2) % 3] = 1 - share
             ax.plot(*(ends @ corners).T, color=RULE, linewidth=0.8, zorder=1)
     ax.plot(*corners[[0, 1, 2, 0]].T, color=GREY, linewidth=1.2, zorder=2)
-    names = tuple(
-        brief(name, 24) for name in shown.class_names or ("class 0", "class 1", "class 2")
-    )
+    names = [brief(name, 24) for name in shown.class_names or map("class {}".format, range(3))]
     offsets = [(0, -7, "left", "top"), (0, -7, "right", "top"), (0, 6, "center", "bottom")]
     for name, (x, y), (dx, dy, ha, va) in zip(names, corners.tolist(), offsets, strict=True):
         corner = (-0.1 if ha == "left" else 1.1 if ha == "right" else x, y)
@@ -182,10 +181,9 @@ def ternary(summary: Any, labels: Any = None, *, ax: Any = None, most: int = 400
             label=f"{'predicted' if given is None else 'label'} {names[k]}",
             rasterized=len(points) > 1000,  # thousands of points as vectors take seconds to show
         )
-    shown_of = (
-        "" if len(points) == shown.num_samples else f"{len(points):,} of {shown.num_samples:,}"
-    )
-    return beside(ax, title=shown_of or None, markerscale=math.sqrt(36 / size))
+    is_whole = len(points) == shown.num_samples
+    title = None if is_whole else f"{len(points):,} of {shown.num_samples:,}"
+    return beside(ax, title=title, markerscale=math.sqrt(36 / size))
 
 
 def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
@@ -217,9 +215,8 @@ def uncertainty(summary: Any, *, ax: Any = None, most: int = 4000) -> Any:
     for total in np.linspace(0, end, 6)[1:]:
         ax.plot([0, total], [total, 0], color=RULE, linewidth=0.8, zorder=1)
     size = float(np.clip(6000 / max(len(points), 1), 5, 24))
-    style = {"color": BLUE, "alpha": 0.5, "linewidths": 0, "zorder": 3}
-    raster = len(points) > 1000
-    ax.scatter(*points.T, s=size, label="sample", rasterized=raster, **style)
+    style = {"color": BLUE, "alpha": 0.5, "linewidths": 0, "rasterized": len(points) > 1000}
+    ax.scatter(*points.T, s=size, label="sample", zorder=3, **style)
     if len(points):
         mean = points.mean(axis=0)
         ax.scatter(*mean[:, None], s=60, color=ORANGE, marker="X", zorder=4, label="mean")
@@ -258,9 +255,37 @@ def coverage(sizes: Any, covered: Any, *, ax: Any = None, xlabel: str = "width o
     middle = [float(np.median(sizes[group])) for group in groups]
     style = {"color": BLUE, "marker": "o", "markersize": 5, "capsize": 3, "linewidth": 1.2}
     ax.errorbar(middle, shares, np.maximum(ends, 0), label="samples of like size", **style)
-    label = f"all: {total:.3g}"
-    ax.axhline(float(total), color=ORANGE, linewidth=1.4, linestyle=(0, (5, 2)), label=label)
+    dashed = {"color": ORANGE, "linewidth": 1.4, "linestyle": (0, (5, 2))}
+    ax.axhline(float(total), label=f"all: {total:.3g}", **dashed)
     ax.set(xlabel=xlabel, ylabel="share covered", ylim=(min(0.0, *(c.low for c in shares)), 1.02))
+    return beside(ax)
+
+
+def label_sets(summary: Any, labels: Any = None, *, ax: Any = None) -> Any:
+    """How wide sets must be to hold the label: the share that balls of one radius hold, by the classes in them.
+
+    Of an ensemble, also what its members leave open: above the curve, it holds more labels with as many classes.
+
+    Args:
+        summary: a `Summary` with labels, or what `summarize` takes.
+        labels: as `summarize` takes them.
+        ax: axes to draw on; new ones where it is None.
+
+    Result and errors are those of `entropy`; no labels are an ArgumentError as well.
+    """
+    shown = _summary(summary, labels)
+    if (sets := shown.label_sets) is None:
+        raise ArgumentError("a summary without labels has no label sets; summarize(store, labels)")
+    ax = axes_for(ax)
+    levels = np.linspace(0.5, 0.995, 100).tolist()
+    points = [(ball[1], level) for level in levels if (ball := sets.ball(level))]
+    ax.plot(*np.reshape(points, (-1, 2)).T, color=BLUE, linewidth=1.8, label="balls, promised")
+    if sets.left_open is not None and (covered := sets.coverage(0, shown.num_classes)):
+        style = {"color": ORANGE, "marker": "X", "s": 64, "zorder": 4}
+        label = f"members leave open:\n{covered:.1%} of labels"
+        ax.scatter(sets.mean_open, float(covered), label=label, **style)
+    ax.set(xlabel="classes in the set (mean)", xlim=(0, None))
+    ax.set(ylabel="share that holds the label", ylim=(0, 1.02))
     return beside(ax)
 
 
@@ -281,24 +306,20 @@ def conformal(
     Raises:
         ArgumentError: matplotlib is missing, or no scores.
     """
-    ordered = _sorted(scores)
-    ax = axes_for(ax)
+    ordered, ax = _sorted(scores), axes_for(ax)
     levels = np.arange(1, len(ordered) + 1) / (len(ordered) + 1)
-    solid = {"color": BLUE, "linewidth": 1.8, "where": "post"}
-    ax.step(ordered, levels, label="promised", **solid)
+    ax.step(ordered, levels, label="promised", color=BLUE, linewidth=1.8, where="post")
     if test is not None:
         others = _sorted(test)
         shares = np.arange(1, len(others) + 1) / len(others)
         dashed = {"color": ORANGE, "linewidth": 1.4, "where": "post", "linestyle": (0, (5, 2))}
         ax.step(others, shares, label="covered of the test", **dashed)
-    rank = math.ceil((len(ordered) + 1) * confidence_level - 1e-9)
+    rank = rank_of(confidence_level, len(ordered))
     if rank <= len(ordered):
         radius = float(ordered[rank - 1])
-        ax.plot(
-            [0, radius, radius], [confidence_level, confidence_level, 0], color=GREY, linewidth=1
-        )
-        label = f"radius {radius:.3g}\nfor {confidence_level:g}"
-        ax.plot(radius, confidence_level, "o", color=GREY, label=label)
+        level, label = confidence_level, f"radius {radius:.3g}\nfor {confidence_level:g}"
+        ax.plot([0, radius, radius], [level, level, 0], color=GREY, linewidth=1)
+        ax.plot(radius, level, "o", color=GREY, label=label)
     ax.set(xlabel="radius", ylabel="confidence", ylim=(0, 1.02), xlim=(0, None))
     return beside(ax)
 

@@ -109,6 +109,8 @@ class Rows:
     """Of a file that has them: the ids of the rows from `start` to `stop`, (stop - start,)."""
     numbers: int | None = None
     """Numbers that reading a row takes, where they are more than the row has."""
+    rule: str | None = None
+    """By which classes that are not kept have probabilities; None where every class is kept."""
     unfinished: str = ""
     """What a store that is not finished misses, in words."""
 

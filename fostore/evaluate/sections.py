@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings.fidelity import fidelity_lines
+from fostore.evaluate.label_sets import LabelSets
 from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Confusion, Summary
 from fostore.evaluate.sums import Moments
@@ -20,6 +22,7 @@ _CLASSES = 12
 _FACTS = 60
 """Entries of identity and metadata."""
 _FINDINGS = 20
+_LEVELS = (0.8, 0.9, 0.95, 0.99)
 _CHECKED = {
     "structure": "The files were checked to be whole. Rows and checksums were not: fostore verify does.",
     "checksums": "Every row was read and has the checksum that was written with it.",
@@ -49,6 +52,8 @@ def sections(
     yield "Classes", _classes(summary)
     if summary.metrics is not None and summary.confusion is not None:
         yield "Against the labels", _labels(summary, summary.metrics, summary.confusion, drawn)
+    if summary.label_sets is not None:
+        yield "Coverage against width", _sets(summary, summary.label_sets, drawn)
     if "ternary" in drawn:
         by = "predicted class" if summary.point_labels is None else "label"
         caption = f"Each sample nearer to a corner is surer of that class; coloured by {by}."
@@ -90,14 +95,19 @@ def _what(summary: Summary, stored: Stored | None) -> str:
         names = [brief(name, 40) for name in summary.class_names[:_CLASSES]]
         more = len(summary.class_names) - len(names)
         facts["class names"] = ", ".join(names) + (f" and {more:,} more" if more else "")
+    if summary.rule is not None:
+        facts["classes that are not kept"] = f"as the rule {summary.rule!r} has them"
     if stored is not None:
         schema = stored.schema
         facts |= {
-            "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoding['name']}",
+            "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoded}",
             "temperature": schema.temperature,
             "columns": ", ".join(f"{column.name} ({column.role})" for column in schema.columns),
             "format": f"{stored.store.format}, version {stored.header.version}",
         }
+        lost = fidelity_lines(stored.header.fidelity)
+        if lost:
+            facts["lost by the encoding"] = "; ".join(lost)
     return _facts(facts.items())
 
 
@@ -200,6 +210,42 @@ def _labels(
         content += "<h3>Most frequent mistakes</h3>"
         content += _table(("label", "most probable", "samples"), pairs, "", "words")
     return content
+
+
+def _sets(summary: Summary, sets: LabelSets, drawn: Mapping[str, str]) -> str:
+    words = (
+        "<p>A set of classes that holds the label more often is the better one only if it is not much wider. "
+        "A ball of total variation around each prediction holds the classes that are likely enough.</p>"
+    )
+    own = "" if sets.left_open is None else " The cross: what the members leave open."
+    caption = (
+        f"How often balls of one radius hold the label of a new sample, and how many classes.{own}"
+    )
+    balls = [(level, sets.ball(level)) for level in _LEVELS]
+    rows = [(f"{level:.0%}", brief(ball[0]), brief(ball[1])) for level, ball in balls if ball]
+    if len(rows) < len(_LEVELS):
+        words += f'<p class="note">{summary.num_samples:,} samples promise no more.</p>'
+    promise = "Calibrated on these samples: the promise is of other samples like them."
+    content = words + _figure("sets", drawn, caption)
+    content += _table(("label is held, at least", "radius", "classes, mean"), rows, promise)
+    if sets.left_open is None:
+        return content
+    lines, least = [], 1
+    while least <= summary.num_classes:  # 1, 2, 3 to 4, 5 to 8 ...
+        most = min(max(2 * least - 2, least), summary.num_classes)
+        if covered := sets.coverage(least, most):
+            number = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            interval = f"{covered.low:.1%} to {covered.high:.1%}"
+            lines.append((number, f"{covered.num_samples:,}", f"{covered:.1%}", interval))
+        least = most + 1
+    covered = sets.coverage(0, summary.num_classes)
+    assert covered is not None, "a summary has samples"
+    caption = (
+        f"A class is left open unless all members give another more than any of them gives it: {sets.mean_open:.3g} "
+        f"classes on average, and for {covered:.1%} of the samples the label is among them."
+    )
+    heads = ("classes left open", "samples", "label among them", "95 % interval")
+    return f"{content}<h3>What the members leave open</h3>{_table(heads, lines, caption)}"
 
 
 def _confusion(summary: Summary, matrix: Any) -> str:

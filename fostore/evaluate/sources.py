@@ -27,7 +27,40 @@ from fostore.schema.row import Array, Schema, sum_tolerance
 from fostore.schema.sides.ids import decode_ids
 
 
-def rows_of(source: Any, name: str = "store") -> Rows:
+def by_rule(source: Any, rule: str) -> Rows:
+    """Top-k rows with all their classes, for any function here that takes distributions.
+
+    Args:
+        source: a store of top-k rows, a selection of one, its path, or a file of such rows.
+        rule: "uniform" spreads the probability of the classes that are not kept over them; "renorm" gives them none.
+            Scores of such rows are those of the rule, not of the model: the divergence of `uniform` is known from
+            the store, see `fostore info`.
+
+    Raises:
+        ArgumentError: another rule, or a source that keeps every class.
+
+    >>> import fostore, numpy, tempfile
+    >>> path = tempfile.mkdtemp() + "/words.zarr"
+    >>> options = {"num_samples": 1, "num_classes": 4, "kind": "logits", "encoding": "topk", "k": 2}
+    >>> with fostore.create(path, **options) as writer:
+    ...     writer.append(numpy.log([[0.5, 0.25, 0.125, 0.125]]))
+    >>> from fostore.evaluate import entropy
+    >>> entropy(by_rule(path, "uniform")).round(4).tolist()
+    [1.213]
+    """
+    rows = rows_of(source, rule=rule)
+    check_rule(rule, rows)
+    return rows
+
+
+def check_rule(rule: str | None, *sources: Rows) -> None:
+    """Raise ArgumentError where a rule is named and no source needs one."""
+    if rule is not None and not any(rows.rule for rows in sources):
+        named = " and ".join(rows.where for rows in sources)
+        raise ArgumentError(f"rule is {rule!r}, and every class is kept in {named}: leave it out")
+
+
+def rows_of(source: Any, name: str = "store", *, rule: str | None = None) -> Rows:
     """The distributions of a store, a selection, a path, a mapping of integers or an array.
 
     Args:
@@ -36,22 +69,23 @@ def rows_of(source: Any, name: str = "store") -> Rows:
             (N, M, K) that can be sliced (NumPy, a memory map, h5py, zarr, torch on the CPU), or
             lists of that shape.
         name: what messages call it.
+        rule: what becomes of classes that top-k rows do not keep, see `by_rule`; of no consequence for other sources.
 
     Raises:
-        ArgumentError: none of those.
+        ArgumentError: none of those, or top-k rows without a rule that makes all classes of them.
         UncommittedError: a store with gaps.
     """
     if isinstance(source, Rows):
         return source
     if isinstance(source, str) and is_url(source):
-        return _of_store(open_store(source))
+        return _of_store(open_store(source), rule)
     if isinstance(source, (str, os.PathLike)):
-        return _of_path(local_path(source))
+        return _of_path(local_path(source), rule)
     # Stores and selections are mappings as well, so that they come before those.
     if isinstance(source, Store):
-        return _of_store(source)
+        return _of_store(source, rule)
     if isinstance(source, Selection):
-        return _of_take(source, f"{source.store.path} ({len(source)} rows)")
+        return _of_take(source, f"{source.store.path} ({len(source)} rows)", rule)
     if isinstance(source, Mapping):
         return _of_mapping(source, name)
     if _holds_sources(source):
@@ -114,7 +148,7 @@ def _as_numbers(rows: Any, name: str) -> Array:
     return array
 
 
-def _of_store(store: Store) -> Rows:
+def _of_store(store: Store, rule: str | None) -> Rows:
     # With a gap, the i-th row that is there is not row i; without one, they are the first rows.
     if store.committed.prefix != len(store):
         raise UncommittedError(
@@ -123,24 +157,44 @@ def _of_store(store: Store) -> Rows:
         )
     missing = store.missing()
     unfinished = f"{describe(missing)} of {store.path} are not committed" if missing else ""
-    return replace(_of_take(store, str(store.path)), unfinished=unfinished)
+    return replace(_of_take(store, str(store.path), rule), unfinished=unfinished)
 
 
-def _of_take(source: Store | Selection, where: str) -> Rows:
+def _of_take(source: Store | Selection, where: str, rule: str | None) -> Rows:
+    rule = _whole_by(source.schema, where, rule)
+
     def read(start: int, stop: int, kind: str) -> Array:
-        return source.take(np.arange(start, stop), as_kind=kind)
+        return source.take(np.arange(start, stop), as_kind=kind, rule=rule)
 
-    rows = _of_schema(source.schema, where, len(source), read)
+    rows = _of_schema(source.schema, where, len(source), read, rule)
     return replace(rows, stored=source)
 
 
+def _whole_by(schema: Schema, where: str, rule: str | None) -> str | None:
+    """The rule that gives rows all their classes: None where they have them; else what is asked for, or their own."""
+    if encoding_of(schema).is_whole(schema):
+        return None
+    rule = rule or schema.encoding.get("rule")
+    if rule in ("uniform", "renorm"):
+        return rule
+    raise ArgumentError(
+        f"{where} keeps some of {schema.num_classes:,} classes of each row, and by the rule {rule!r} the others have "
+        "no probabilities of their own: say what they have, by rule='uniform' or 'renorm' (--rule), or with "
+        "fostore.evaluate.by_rule(store, 'uniform') in the place of the store"
+    )
+
+
 def _of_schema(
-    schema: Schema, where: str, count: int, read: Callable[[int, int, str], Array]
+    schema: Schema,
+    where: str,
+    count: int,
+    read: Callable[[int, int, str], Array],
+    rule: str | None,
 ) -> Rows:
     in_logs = schema.kind in ("log_probs", "logits")
     kind = "log_probs" if in_logs else "probs"
     return Rows(
-        where=where,
+        where=where if rule is None else f"{where} by the rule {rule!r}",
         count=count,
         row_shape=schema.row_shape,
         read=lambda start, stop: read(start, stop, kind),
@@ -148,6 +202,7 @@ def _of_schema(
         tol=max(schema.sum_tolerance, 1e-3),  # of counts and of softmaxes in float32 as well
         roundoff=ROUNDOFF.get(schema.dtype, ROUNDOFF["float32"]),
         class_names=schema.class_names,
+        rule=rule,
     )
 
 
@@ -188,15 +243,15 @@ def _of_mapping(mapping: Mapping[Any, Any], name: str) -> Rows:
     )
 
 
-def _of_path(path: Path) -> Rows:
+def _of_path(path: Path, rule: str | None) -> Rows:
     # A path that is not there is a store's, whose error says more than that of a file.
     with disk.refusing(path):
         if is_store_name(path) and (not path.exists() or is_store(path)):
-            return _of_store(open_store(path))
-    return _of_table(open_table(path))
+            return _of_store(open_store(path), rule)
+    return _of_table(open_table(path), rule)
 
 
-def _of_table(table: Table) -> Rows:
+def _of_table(table: Table, rule: str | None) -> Rows:
     """A file that `convert` reads, read once, from front to back."""
     if table.num_rows is None:
         raise ArgumentError(
@@ -204,13 +259,14 @@ def _of_table(table: Table) -> Rows:
         )
     schema = table.schema
     encoding, content, reader = encoding_of(schema), len(schema.content), _Reader(table)
+    rule = _whole_by(schema, table.where, rule)
 
     def read(start: int, stop: int, kind: str) -> Array:
         columns = reader.read(start, stop)[:content]
         encoding.check(columns, schema, start)
-        return encoding.decode(columns, schema, kind)
+        return encoding.decode(columns, schema, kind, rule=rule)
 
-    rows = _of_schema(schema, table.where, table.num_rows, read)
+    rows = _of_schema(schema, table.where, table.num_rows, read, rule)
     column, id_reader = schema.role("id"), _Reader(table)  # of its own: ids are read first
     if column is None:
         return rows

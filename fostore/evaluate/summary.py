@@ -13,12 +13,13 @@ from fostore.evaluate.calibration import NUM_BINS
 from fostore.evaluate.divergence import js_of, kl_of, tv_of
 from fostore.evaluate.figures import figures
 from fostore.evaluate.histogram import Histogram, LogHistogram
+from fostore.evaluate.label_sets import LabelSets
 from fostore.evaluate.labels import labels_of, stored_labels
 from fostore.evaluate.metrics import Labelled, Metrics
 from fostore.evaluate.rows import Piece, Rows, pieces, refuse_empty
 from fostore.evaluate.same import check_same
 from fostore.evaluate.selecting import Top
-from fostore.evaluate.sources import rows_of
+from fostore.evaluate.sources import check_rule, rows_of
 from fostore.evaluate.sums import Mean, Moments, Sums
 from fostore.evaluate.uncertainty import aleatoric_of, entropy_of, epistemic_of
 from fostore.reading.selection import Stored
@@ -122,6 +123,10 @@ class Summary(Tabled):
     parted: Array
     """Of an ensemble: (aleatoric, epistemic) of samples spread evenly over the rows, (at most 4,000, 2)."""
     confusion: Confusion | None
+    label_sets: LabelSets | None
+    """With labels: how many classes it takes to hold them."""
+    rule: str | None = None
+    """Of top-k rows: by which the classes that are not kept have probabilities."""
 
     def grid(self) -> Grid:
         """Mean and range of each figure, and with labels the metrics."""
@@ -149,7 +154,9 @@ class Summary(Tabled):
         return {"path": self.where, **figures(others), **figures(ends)}
 
 
-def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summary:
+def summarize(
+    store: Any, labels: Any = None, *, bins: int = NUM_BINS, rule: str | None = None
+) -> Summary:
     """What a store looks like, and with labels how right it is; one pass.
 
     Args:
@@ -157,25 +164,27 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         labels: one class a sample: numbers, names, a mapping by index, or a file; by default those
             that the store keeps, if it does.
         bins: of the calibration errors.
+        rule: of top-k rows, see `fostore.evaluate.by_rule`.
 
     Raises:
-        ArgumentError: no samples, or labels that do not fit.
+        ArgumentError: no samples, labels that do not fit, or top-k rows without a rule that makes all classes.
         RowError: a row is no distribution.
 
     >>> summary = summarize([[0.5, 0.5], [1.0, 0.0]], labels=[0, 0])
     >>> round(summary.entropy.mean, 4), summary.metrics.accuracy
     (0.3466, 1.0)
     """
-    rows = rows_of(store)
+    rows = rows_of(store, rule=rule)
+    check_rule(rule, rows)
     refuse_empty(rows, "statistics")
     labels = stored_labels(rows) if labels is None else labels
     classes = None if labels is None else labels_of(labels, rows)
-    labelled = None if classes is None else Labelled(rows.num_classes, bins)
     entropies, aleatoric, epistemic, confidence = _Entropies(rows), Mean(), Mean(), Mean()
     mass, predicted = Sums((rows.num_classes,)), np.zeros(rows.num_classes, np.int64)
-    confusion = None if classes is None else Confusion.empty(rows.num_classes)
     confidences, uncertain = Histogram.empty(0.0, 1.0), _MostUncertain()
     has_members = len(rows.row_shape) == 2
+    labelled, confusion = Labelled(rows.num_classes, bins), Confusion.empty(rows.num_classes)
+    sets = LabelSets.empty(rows.num_classes, has_members=has_members)
     every = -(-rows.count // _POINTS)
     points: list[Array] = [np.empty((0, rows.num_classes))]
     parted: list[Array] = [np.empty((0, 2))]
@@ -193,9 +202,11 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
             aleatoric.update(shares[0])
             epistemic.update(shares[1])
             parted.append(np.stack([share[spread] for share in shares], axis=1))
-        if labelled is not None and classes is not None and confusion is not None:
-            labelled.add(piece, classes[piece.start : piece.stop])
-            confusion.add(classes[piece.start : piece.stop], tops)
+        if classes is not None:
+            here = classes[piece.start : piece.stop]
+            labelled.add(piece, here)
+            confusion.add(here, tops)
+            sets.add(piece, here)
         if rows.num_classes == 3:
             points.append(piece.mean[spread].copy())  # or the whole piece would stay
     return Summary(
@@ -213,11 +224,13 @@ def summarize(store: Any, labels: Any = None, *, bins: int = NUM_BINS) -> Summar
         histogram=entropies.histogram.binned(),
         confidences=confidences.binned(),
         most_uncertain=uncertain.result(rows, classes),
-        metrics=None if labelled is None else labelled.result(),
+        metrics=None if classes is None else labelled.result(),
         points=np.concatenate(points),
         point_labels=None if classes is None else classes[::every],
         parted=np.concatenate(parted),
-        confusion=confusion,
+        confusion=None if classes is None else confusion,
+        label_sets=None if classes is None else sets,
+        rule=rows.rule,
     )
 
 
@@ -270,12 +283,13 @@ class Comparison(Tabled):
         }
 
 
-def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
+def compare(first: Any, second: Any, *, check: str = "auto", rule: str | None = None) -> Comparison:
     """How far two stores of the same samples are apart; one pass over both.
 
     Args:
         first, second: distributions; members are averaged.
         check: how they are compared before; see `fostore.evaluate.same.check_same`.
+        rule: of those that are top-k rows, see `fostore.evaluate.by_rule`.
 
     Raises:
         IdentityError: other samples or classes; says what differs.
@@ -284,7 +298,8 @@ def compare(first: Any, second: Any, *, check: str = "auto") -> Comparison:
     >>> compare([[0.5, 0.5]], [[0.25, 0.75]]).tv.mean
     0.25
     """
-    p, q = rows_of(first, "first"), rows_of(second, "second")
+    p, q = rows_of(first, "first", rule=rule), rows_of(second, "second", rule=rule)
+    check_rule(rule, p, q)
     check_same(p, q, check=check)
     refuse_empty(p, "comparison")
     functions: list[Callable[[Piece, Piece], Array]]

@@ -5,11 +5,12 @@ Stores (Zarr, HDF5) lie with `fostore.formats`; what is here moves rows in and o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table
@@ -46,6 +47,10 @@ class Hints:
     """In the numbers of a text file: a point, if not said."""
     transpose: bool | None = None
     """Whether the axes come last first; None: as the file says, or as they lie."""
+    layout: Mapping[str, Any] | None = None
+    """What the layout of another tool leaves open, by the keys that its format asks for."""
+    config: str | os.PathLike[str] | None = None
+    """The file that says how the source was packed."""
     rows: slice | None = None
     """Those that will be wanted: that others are missing is no error then."""
     is_keyed: bool = False
@@ -136,6 +141,11 @@ FILES = {
     "plain-hdf5": Home("fostore.files.plain_hdf5", (".h5", ".hdf5")),
     "cifar10h": Home("fostore.files.cifar10h"),
     "dcic": Home("fostore.files.dcic"),
+    "distillkit": Home("fostore.files.distillkit", (), "convert", 110 << 20),
+    "nemo": Home("fostore.files.nemo", copies=36, is_text=True),
+    "axolotl": Home("fostore.files.axolotl", copies=36, is_text=True),
+    "tinyvit": Home("fostore.files.tinyvit"),
+    "fkd": Home("fostore.torch.fkd", (), "torch", 170 << 20),
 }
 SUFFIXES = {suffix: name for name, home in FILES.items() for suffix in home.suffixes}
 """By suffix; a `.zarr`, `.h5` or `.json` that holds a store is opened as one."""

@@ -73,6 +73,7 @@ def headed_table(
         schema=header.schema,
         num_rows=num_rows,
         batches=lambda start, rows: checked(batches(start, rows), header.schema, start, where),
+        num_sequences=header.num_sequences,
         meta=header.meta,
         identity=header.identity,
         extra=header.extra,
@@ -106,7 +107,7 @@ class Sealing:
         if header.num_samples is not None:
             self.header = replace(header, sealed=True, digest=self.mark)
         self._batches = batches
-        self._digester = Digester(header.schema, header.num_samples)
+        self._digester = Digester(header.schema, *header.counts.values())
         self._digest = ""  # known when all rows have passed
 
     def __iter__(self) -> Iterator[Batch]:
@@ -124,7 +125,7 @@ class Sealing:
         """The header of all rows that passed."""
         return replace(
             self.header,
-            num_samples=self._digester.num_rows,
+            **self._digester.counts,
             sealed=True,
             digest=self._digest,
         )

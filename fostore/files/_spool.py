@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,12 @@ def counted(header: Header, batches: Iterator[Batch]) -> tuple[Header, int, Iter
     # They come again in batches as large as they came, which is the memory that was allowed.
     most = max((keep(spools, batch) for batch in batches), default=1) or 1
     again = (list(columns) for columns in zip(*(s.batches(most) for s in spools), strict=True))
-    return replace(header, num_samples=spools[0].num_rows), spools[0].num_rows, again
+    num_rows, column = spools[0].num_rows, header.schema.role("sequence")
+    counts: dict[str, Any] = {"num_samples": num_rows}
+    if column is not None and header.num_sequences is None:
+        last = spools[header.schema.index(column.name)].read(num_rows - 1, num_rows)
+        counts["num_sequences"] = int(last[0]) + 1 if num_rows else 0
+    return replace(header, **counts), num_rows, again
 
 
 class Swapped:

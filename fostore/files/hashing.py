@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,19 @@ class Digester:
     Batches are kept until they are hashed, at most two a thread.
     """
 
-    def __init__(self, schema: Schema, num_rows: int | None) -> None:
-        self._header = Header(schema, num_rows, 1, geometry.block_rows(schema.row_bytes))
+    def __init__(
+        self, schema: Schema, num_rows: int | None, num_sequences: int | None = None
+    ) -> None:
+        self._header = Header(
+            schema,
+            num_rows,
+            1,
+            geometry.block_rows(schema.row_bytes),
+            num_sequences=num_sequences,
+        )
+        sequence = schema.role("sequence")
+        self._sequence = None if sequence is None else schema.index(sequence.name)
+        self._num_sequences = 0
         self._hashed = [i for i, column in enumerate(schema.columns) if column.hashed]
         self._hashes: list[Array | Future[Array]] = []
         self._waiting: list[Future[Array]] = []
@@ -48,6 +60,8 @@ class Digester:
                 self._piece(pieces, inside)
             self.num_rows += stop - row
             row = stop
+        if rows and self._sequence is not None:
+            self._num_sequences = int(columns[self._sequence][-1]) + 1
 
     def digest(self) -> str:
         """The digest of all rows so far; nothing may follow.
@@ -60,10 +74,15 @@ class Digester:
         # In the order of the blocks, whichever thread was done first.
         hashes = [one if isinstance(one, np.ndarray) else one.result() for one in self._hashes]
         empty = np.zeros((0, len(self._hashed), digest.HASH_BYTES), np.uint8)
-        header = self._header
-        if header.num_samples is None:
-            header = Header(header.schema, self.num_rows, 1, header.block_rows)
+        header = replace(self._header, **self.counts)
         return digest.store_digest(header, np.concatenate([empty, *hashes]))
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How many rows were planned, or have passed, and of token rows how many sequences."""
+        passed = {"num_samples": self.num_rows, "num_sequences": self._num_sequences}
+        planned = self._header.counts
+        return {name: passed[name] if count is None else count for name, count in planned.items()}
 
     def _blocks(self, pieces: list[Array], count: int) -> None:
         if _WORKERS < 2 or sum(piece.nbytes for piece in pieces) < _SMALL_BYTES:
@@ -116,7 +135,7 @@ def _hash_blocks(pieces: Sequence[Array], count: int) -> Array:
 
 def digest_of(table: Table, rows: int, bar: Progress | None = None) -> str:
     """The digest of all rows of a table, read anew, so many at a time."""
-    with Digester(table.schema, table.num_rows) as digester:
+    with Digester(table.schema, table.num_rows, table.num_sequences) as digester:
         for batch in table.batches(0, rows):
             digester.update(batch)
             if bar is not None:
@@ -129,7 +148,7 @@ class HashedTable:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._digester = Digester(table.schema, table.num_rows)
+        self._digester = Digester(table.schema, table.num_rows, table.num_sequences)
 
     def batches(self, start: int, rows: int) -> Iterator[Batch]:
         """As `Table.batches`; the first reading from row 0 on is hashed."""

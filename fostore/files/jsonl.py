@@ -19,7 +19,7 @@ from fostore.files._text import bare_cells, indices, woven
 from fostore.files.array import FileArray
 from fostore.files.guess import choose, plain_table
 from fostore.files.json.lines import INDEX, Lines
-from fostore.files.json.rows import LOGS, packed
+from fostore.files.json.rows import LOG_COLUMNS, LOGS, packed
 from fostore.files.table import Batch, Table, check_count
 from fostore.schema.header import Header
 from fostore.schema.row import FLOATS, Array, Column
@@ -181,7 +181,7 @@ def _values(objects: list[dict[str, Any]], key: str, number: int, where: str) ->
 def _column(column: Column, objects: list[dict[str, Any]], number: int, where: str) -> Array:
     values = _values(objects, _key(column), number, where)
     if column.role != "id":
-        return _numbers(values, column, number, where, nulls=column.name in LOGS)
+        return _numbers(values, column, number, where, nulls=column.name in LOG_COLUMNS)
     try:
         return encode_ids(values, column, number - 2)
     except (RowError, ArgumentError) as error:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fostore.errors import DamageError, UncommittedError
+from fostore.errors import ArgumentError, DamageError, UncommittedError
 from fostore.files.hashing import Digester
 from fostore.files.table import Batch, Table
 from fostore.formats import Reader
@@ -19,6 +19,7 @@ from fostore.reading.proof import Proof
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.schema.ranges import describe
+from fostore.schema.row import TOKEN
 
 _UNKNOWN = "not checked against the source: {rows} of {where} have no checksum there"
 
@@ -63,6 +64,7 @@ def reader_table(reader: Reader, where: str, format: str, rows: slice | None = N
         schema=header.schema,
         num_rows=num_rows,
         batches=batches,
+        num_sequences=_num_sequences(reader, num_rows),
         meta=header.meta,
         identity=header.identity,
         extra=header.extra,
@@ -73,10 +75,24 @@ def reader_table(reader: Reader, where: str, format: str, rows: slice | None = N
     )
 
 
+def _num_sequences(reader: Reader, num_rows: int) -> int | None:
+    """Those planned, or up to that of the last row, which is the last of a stream so far."""
+    header = reader.header
+    if header.schema.row_axis != TOKEN or header.num_sequences is not None:
+        return header.num_sequences
+    view = reader.column(header.schema.index("sequence"))
+    return int(view.read(num_rows - 1, num_rows)[0]) + 1 if num_rows else 0
+
+
 def selection_table(selection: Selection) -> Table:
     """The rows of a selection, renumbered from 0; each is checked with what is hashed with it."""
     store = selection.store
     reader, schema = store.reader, store.schema
+    if schema.row_axis == TOKEN:
+        raise ArgumentError(
+            f"some rows of {store.path} are tokens without their sequences; convert(store, rows=slice(a, b)) "
+            "takes whole sequences, store.sequences.take([...]) gives them in memory"
+        )
     proof = Proof(reader, str(store.path))
 
     def batches(start: int, rows: int) -> Iterator[Batch]:
@@ -152,7 +168,7 @@ def _by_digest(table: Table, *, is_part: bool) -> Table:
         """All rows; the last of them only once they are known to be right."""
         nonlocal is_known
         held: Batch | None = None
-        with Digester(table.schema, table.num_rows) as digester:
+        with Digester(table.schema, table.num_rows, table.num_sequences) as digester:
             for batch in table.batches(0, rows):
                 if held is not None:
                     yield held

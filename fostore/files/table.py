@@ -37,6 +37,8 @@ class Table:
     schema: Schema
     num_rows: int | None
     batches: Batches
+    num_sequences: int | None = None
+    """Of token rows; None where it is not known before all have passed."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,9 @@ from typing import Any
 from fostore.containers.collate import IS_NONE, LEAVE_OUT, OddSample, find_odd
 from fostore.containers.collate import collate as collate_arrays
 from fostore.generate.labels import Labelled, exact_labels, hash_labels
+from fostore.generate.tokens import Sequences
 from fostore.nested import LABELS, Getter, common_rows, is_entries, is_numbers, split, split_all
+from fostore.schema.row import Array
 
 Collate = Callable[[Any], Any]
 
@@ -31,6 +33,8 @@ class Assembly:
     """Whether batches come with a hash of each label (`Labelled`)."""
     exact: bool = False
     """Whether batches come with the labels themselves."""
+    sequences: Sequences | None = None
+    """How samples that are sequences become a batch, where a row is a token."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """
@@ -40,8 +44,12 @@ class Assembly:
         """
         if self.getter is None and self.collate is None and is_batch(samples[0]):
             raise OddSample(0, _IS_BATCH)
+        lengths: Array | None = None
         try:
-            inputs = self._bring(samples)
+            if self.sequences is None:
+                inputs = self._bring(samples)
+            else:
+                inputs, lengths = self._bring_sequences(samples, self.sequences)
         except Exception as error:
             odd = find_odd(self._bring, samples, error)
             if odd is None:
@@ -49,6 +57,8 @@ class Assembly:
             raise odd from (None if odd is error else error)
         if self.collate is not None:
             self._check_rows(samples, inputs)
+        if self.sequences is not None:
+            return self.sequences.handed(inputs, lengths)
         if not (self.labelled or self.exact):
             return inputs
         hashes = hash_labels(samples) if self.labelled else None
@@ -57,6 +67,22 @@ class Assembly:
     def _bring(self, samples: Sequence[Any]) -> Any:
         if self.getter is None and self.collate is not None:
             return input_of(self.collate(samples))
+        return (self.collate or self.together)(self._inputs(samples))
+
+    def _bring_sequences(
+        self, samples: Sequence[Any], sequences: Sequences
+    ) -> tuple[Any, Array | None]:
+        """The same of sequences, and their lengths where they are padded here."""
+        if self.getter is None and self.collate is not None:
+            return input_of(self.collate(samples)), None
+        inputs = sequences.tokenized(self._inputs(samples))
+        if self.collate is not None:
+            return self.collate(inputs), None
+        inputs, lengths = sequences.padded(inputs)
+        return self.together(inputs), lengths
+
+    def _inputs(self, samples: Sequence[Any]) -> list[Any]:
+        """The input of each sample."""
         parts = split_all(samples) if self.getter is None else self._taken(samples)
         inputs = [part[0] for part in parts]
         for place, one in enumerate(inputs):
@@ -65,7 +91,7 @@ class Assembly:
                 raise OddSample(
                     place, f"{'is None' if samples[place] is None else by}; {LEAVE_OUT}"
                 )
-        return (self.collate or self.together)(inputs)
+        return inputs
 
     def _taken(self, samples: Sequence[Any]) -> list[tuple[Any, ...]]:
         parts = []

@@ -15,7 +15,7 @@ from fostore.generate.samples import Indices, name_samples
 from fostore.schema.row import Array
 
 _Shape = tuple[int, ...]
-_ALIKE = 1e-2
+ALIKE = 1e-2
 """So near are outputs of the same sample at another place of its batch, in half precision too."""
 
 
@@ -55,6 +55,34 @@ def check_axes(
             f"{who} has the shape {shape}, and members=True says {expected}; leave members= out "
             "for a model that gives one distribution a sample"
         )
+
+
+def refuse_tokens(shape: _Shape, inputs: Any, indices: Indices) -> None:
+    """Raise where what is declared to be members are the tokens of a language model's input."""
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+    if ids is not None and len(shape) == 3 and _shape(ids) == shape[:2]:
+        raise ArgumentError(
+            f"the model's output for {name_samples(indices)} has the shape {shape}, and axis 1 counts the "
+            f"{shape[1]} tokens of 'input_ids', no members: rows='tokens' makes a row a token"
+        )
+
+
+def check_sequences(shape: _Shape, expected: tuple[int, int], indices: Indices, name: str) -> None:
+    """Raise unless an output is (sequences, length, classes) of the sequences that the model was given."""
+    if len(shape) == 3 and shape[:2] == expected:
+        return
+    rows, length = expected
+    who = f"the model's output for {name_samples(indices)} has the shape {shape}"
+    if len(shape) == 3 and shape[:2] == (length, rows):
+        cure = f"; use output_transform=lambda output: {name}.swapaxes(0, 1)"
+    elif len(shape) == 2:
+        cure = "; leave rows= out for a model that gives one distribution a sequence"
+    else:
+        cure = "; bring it into that shape in output_transform: row t is what is given at token t"
+    raise ArgumentError(
+        f"{who}, expected ({rows}, {length}, classes): a distribution for each of the {length} tokens of "
+        f"{rows} sequences{cure}"
+    )
 
 
 def check_member(shape: _Shape, number: int, rows: int, indices: Indices, name: str) -> None:
@@ -102,7 +130,7 @@ def turned(before: Array, after: Array, others: Sequence[int]) -> list[int]:
     def is_turned(axis: int) -> bool:
         expected = np.roll(before, -1, axis)
         scale = float(np.abs(before).max())
-        return bool(np.allclose(after, expected, rtol=_ALIKE, atol=_ALIKE * scale))
+        return bool(np.allclose(after, expected, rtol=ALIKE, atol=ALIKE * scale))
 
     if before.shape != after.shape or is_turned(0):
         return []
@@ -156,7 +184,8 @@ def _shape(part: Any) -> _Shape:
 
 def _one_row(name: str) -> str:
     return (
-        "only members=True makes that (samples, members, classes). Else a row is one distribution, "
+        "only members=True makes that (samples, members, classes), and of a language model rows='tokens' "
+        "makes a row a token. Else a row is one distribution, "
         f"which output_transform chooses: lambda output: {name}[:, -1] is the last token of a "
         f"language model (pad on the left), {name}.mean(-1) leaves out places (time, pixels) that "
         f"come after the classes, {name}[:, 0] is the first query of a detector"

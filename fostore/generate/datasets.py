@@ -38,7 +38,7 @@ def numpy_samples(data: Any, reading: Reading, *, numbers_only: bool = False) ->
             return samples
         batches = Sequential(samples.num_samples, data.batch_size, data.drop_last)
         return replace(samples, batches=batches)
-    assemble = Assembly(reading.input_getter, reading.collate_fn)
+    assemble = Assembly(reading.input_getter, reading.collate_fn, sequences=reading.sequences)
     rows = find(data)
     if rows is not None:
         return rows_samples(rows, reading, assemble, numbers_only=numbers_only)
@@ -76,7 +76,7 @@ def rows_samples(
         place: makes of a part what the side takes.
     """
     batches = Sequential(len(rows), reading.batch_size)
-    if assemble.getter is not None or assemble.collate is not None:
+    if assemble.getter or assemble.collate or assemble.sequences:
         is_seeded = reading.seed is not None
         read = _reader(rows if reading.seed is None else Seeded(rows, reading.seed))
         return Indexed(rows, len(rows), batches, read, assemble, seeded=is_seeded)

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings import make_schema, preferred_kind
 from fostore.errors import ArgumentError, FostoreError, GenerationError, RowError
 from fostore.generate import output
 from fostore.generate.framework import Framework, Kept
 from fostore.generate.memory import copied
 from fostore.generate.models import Models
 from fostore.generate.samples import Batch, Indices, failed
-from fostore.nested import PerSample, is_numbers, leaves, slice_rows
-from fostore.schema.row import Array
+from fostore.generate.tokens import LOOKED_AT
+from fostore.nested import PerSample, each, is_namedtuple, is_numbers, leaves, slice_rows
+from fostore.schema.row import Array, Schema
 
 _OF_SHAPES = re.compile("shape|dimension|size", re.IGNORECASE)
 
@@ -32,6 +34,8 @@ class Computed:
 
     indices: Indices
     copies: tuple[Any, ...]
+    row_shape: tuple[int, ...]
+    """The axes of one distribution, whatever is kept of it."""
     raw: tuple[Any, ...] = ()
     first: Any = None
 
@@ -72,6 +76,7 @@ class Engine:
         self._tol = tol
         self._halve = not trying and models.fixed is None
         self._checked_meaning = trying
+        self._schema: Schema | None = None  # of the encoding, known with the first output
 
     def compute(self, batch: Batch) -> Computed:
         """Run the models on one batch; halves it as long as the device's memory does not suffice.
@@ -98,8 +103,9 @@ class Engine:
                     f"give batch_size={size}"
                 )
             part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
+            tokens = None if batch.tokens is None else batch.tokens.of(start, start + size)
             try:
-                tensor = models(part, indices[start : start + size])
+                tensor = models(part, indices[start : start + size], tokens)
                 if size < rows:
                     tensor = copied(tensor)  # models may use the memory of an output again
                 if self.kept.mode != "auto":
@@ -113,7 +119,8 @@ class Engine:
                 if not exhausted or size == 1 or not self._halve:
                     raise self._failed(part, indices[start : start + size], error) from error
             else:
-                raw.append(tensor)
+                is_decided = batch.tokens is not None and self.kept.mode != "auto"
+                raw.append(copied(tensor[:LOOKED_AT]) if is_decided else tensor)
                 start += size
                 continue
             self._halve_limit(size)  # out here, where the error and its tensors are gone
@@ -125,21 +132,27 @@ class Engine:
         if self.tol is None:
             self.dtype = self.framework.dtype_name(raw[0])
             self.tol = output.tolerance(self.dtype, raw[0].shape[-1], self._tol)
+        row_shape = tuple(map(int, raw[0].shape[1:]))
         if self.kept.mode == "auto":
-            tensors = self._decide(raw, indices)
-        copies = tuple(map(self.framework.start_copy, tensors))
+            tensors = self._decide(raw, batch)
+        copies = tuple(each(self.framework.start_copy, tensor) for tensor in tensors)
         models.usual = max(rows, models.usual or 0)
         checks = "logits" in self.kept.mode and (self.was_auto or not self._checked_meaning)
         self._checked_meaning = True
         if checks:
             # One row decides whether the whole output is fetched: of logits it hardly ever lies in [0, 1].
-            return Computed(indices, copies, tuple(raw), self.framework.start_copy(raw[0][:1]))
-        return Computed(indices, copies)
+            looked_at = self._looked_at(raw, batch)
+            first = self.framework.start_copy(looked_at[0][:1])
+            return Computed(indices, copies, row_shape, looked_at, first)
+        return Computed(indices, copies, row_shape)
 
-    def collect(self, computed: Computed) -> Array:
-        """The rows of a batch on the host, of the kind that is kept; may alias the model's output."""
-        parts = [self.framework.finish_copy(copy) for copy in computed.copies]
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def collect(self, computed: Computed) -> Any:
+        """The rows of a batch on the host, of the kind that is kept; may alias the model's output.
+
+        An array, or what a framework's `encode` makes of them, with arrays in it.
+        """
+        brought = [each(self.framework.finish_copy, copy) for copy in computed.copies]
+        rows = brought[0] if len(brought) == 1 else _joined(brought)
         if computed.raw:
             first = self.framework.finish_copy(computed.first)
             members = output.suspects(first, self.kept.mode)
@@ -160,24 +173,61 @@ class Engine:
         elif (text := output.twice_softmax(raw, members, self.tol)) is not None:
             warnings.warn(text, stacklevel=2)
 
-    def _decide(self, raw: list[Any], indices: Indices) -> list[Any]:
+    def _looked_at(self, raw: list[Any], batch: Batch) -> tuple[Any, ...]:
+        """The outputs that show what a model gives: all of a batch, or the first rows of tokens."""
+        if batch.tokens is None:
+            return tuple(raw)
+        return (next(rows for rows in raw if rows.shape[0])[:LOOKED_AT],)
+
+    def _decide(self, raw: list[Any], batch: Batch) -> list[Any]:
         assert self.tol is not None
-        mode = output.decide(self.framework.fetch(*raw), indices, self.tol)
-        output.check_resolved(mode, self.kept.kind, self.kept.temperature)
-        self.kept = replace(self.kept, mode=mode)
+        shown = self.framework.fetch(*self._looked_at(raw, batch))
+        self.resolve(output.decide(shown, batch.of_rows(len(shown)), self.tol))
         return [self._keep(tensor) for tensor in raw]
+
+    def resolve(self, mode: output.Mode) -> None:
+        """Take it that the models give this, and what is kept of it where nobody said.
+
+        Raises:
+            ArgumentError: what is to be kept cannot be made of it.
+        """
+        kept = self.kept
+        kind = kept.kind
+        if kind == "auto":
+            kind = preferred_kind(kept.encoding, gives_logits=mode == "logits")
+        output.check_resolved(mode, kind, kept.temperature)
+        self.kept = replace(kept, mode=mode, kind=kind)
 
     def _keep(self, tensor: Any) -> Any:
         """What is to be kept of an output; where members differ in what they give, of each alone."""
         framework, kept = self.framework, self.kept
+        if kept.encoding is not None and kept.dtype != "float64":
+            kept = replace(kept, dtype="float32")  # the encoding rounds, once it has chosen
         if isinstance(kept.mode, str):
-            return framework.keep(tensor, kept)
-        return framework.stack(
-            [
-                framework.keep(tensor[:, member], replace(kept, mode=mode))
-                for member, mode in enumerate(kept.mode)
-            ]
-        )
+            rows = framework.keep(tensor, kept)
+        else:
+            rows = framework.stack(
+                [
+                    framework.keep(tensor[:, member], replace(kept, mode=mode))
+                    for member, mode in enumerate(kept.mode)
+                ]
+            )
+        if kept.encoding is None:
+            return rows
+        return framework.encode(rows, self.schema(tuple(map(int, tensor.shape[1:]))))
+
+    def schema(self, row_shape: tuple[int, ...]) -> Schema:
+        """What rows of this shape are in a store, but for what only the store knows."""
+        if self._schema is None or self._schema.row_shape != row_shape:
+            kept = self.kept
+            self._schema = make_schema(
+                row_shape[-1],
+                num_members=row_shape[0] if len(row_shape) > 1 else None,
+                kind=kept.kind,
+                dtype=None if kept.dtype == "auto" else kept.dtype,
+                encoding=kept.encoding,
+            )
+        return self._schema
 
     def _failed(self, inputs: Any, indices: Indices, error: Exception) -> GenerationError:
         """The error of a model, with what to do where its inputs or their number may be the cause."""
@@ -219,6 +269,14 @@ class Engine:
                 f"if need be (batch_size={self.limit} avoids the failed try)",
                 stacklevel=2,
             )
+
+
+def _joined(batches: list[Any]) -> Any:
+    """The rows of a batch that was computed in several."""
+    if not is_namedtuple(batches[0]):
+        return np.concatenate(batches)
+    columns = zip(*batches, strict=True)
+    return type(batches[0])(*(None if one[0] is None else np.concatenate(one) for one in columns))
 
 
 def _odd_shape(data: Any, held: Callable[[Any], Any]) -> tuple[int, Any, Any] | None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fostore.containers.columns import is_frame
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError
 from fostore.generate.memory import says_out_of_memory
 from fostore.generate.randomness import (
@@ -28,7 +29,7 @@ from fostore.generate.randomness import (
 )
 from fostore.generate.samples import Reading, Samples
 from fostore.schema import identity
-from fostore.schema.row import Array
+from fostore.schema.row import Array, Schema
 
 Model = Callable[..., Any]
 
@@ -38,22 +39,24 @@ class Kept:
     """What is kept of a model's output.
 
     `mode` is what the model gives ("logits" or "probs"; one a member where members differ), `kind`
-    what is kept ("probs", "log_probs" or "logits"), `dtype` the dtype of the store; logits are
-    divided by `temperature`. A framework's `keep` sees one mode.
+    what is kept ("probs", "log_probs" or "logits"; "auto" until the mode is known), `dtype` the dtype
+    of the store; logits are divided by `temperature`. `encoding` is the spec of a store that asked for
+    one. A framework's `keep` sees one mode and one kind.
     """
 
     mode: str | tuple[str, ...]
     kind: str = "probs"
     dtype: str = "float32"
     temperature: float = 1.0
+    encoding: Mapping[str, Any] | None = None
 
 
 class Framework(ABC):
     """What the generation loop asks of an array library.
 
-    `tensor`, `stack`, `keep` and `start_copy` run in the caller's thread, on the device;
+    `tensor`, `stack`, `keep`, `encode` and `start_copy` run in the caller's thread, on the device;
     `finish_copy` may run in another one where `overlaps` is true. Nothing here changes values
-    except `keep`, and nothing draws random numbers that outlive `running`.
+    except `keep` and `encode`, and nothing draws random numbers that outlive `running`.
     """
 
     name: ClassVar[str]
@@ -163,6 +166,21 @@ class Framework(ABC):
     def keep(self, tensor: Any, kept: Kept) -> Any:
         """What is to be kept of an output, on the device; softmax runs in float32 or wider."""
 
+    def encode(self, tensor: Any, schema: Schema) -> Any:
+        """What an encoding needs of rows that are kept, chosen on the device: k numbers a row, or the tensor itself.
+
+        On a CPU NumPy selects, when rows are written: there an error names its row.
+        """
+        asked = encoding_of(schema).selects(schema) if self.overlaps else None
+        if asked is None or schema.kind != "logits":
+            return tensor
+        entropy = any(column.name == "tail_entropy" for column in schema.content)
+        return self.select(tensor, *asked, entropy)
+
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        """The k largest logits of each row and what the rest weighs (`Selected`), where this side selects."""
+        return logits
+
     def start_copy(self, tensor: Any) -> Any:
         """Begin to bring a tensor to the host."""
         return tensor
@@ -170,7 +188,7 @@ class Framework(ABC):
     def finish_copy(self, copy: Any) -> Array:
         """The array that `start_copy` began to bring; float32 where NumPy lacks the dtype."""
         array = np.asarray(copy)
-        return array if array.dtype.kind == "f" else array.astype(np.float32)
+        return array if array.dtype.kind in "fiu" else array.astype(np.float32)
 
     def fetch(self, *tensors: Any) -> Array:
         """Tensors on the host, one below the other."""

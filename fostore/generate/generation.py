@@ -49,13 +49,13 @@ class Generation:
 
     def progress(self, done: int = 0) -> Progress:
         """A bar over the rows that are asked for."""
-        start, stop = self.options.rows or (0, self.samples.num_samples)
+        start, stop = self.options.range or (0, self.samples.num_samples)
         total = None if stop is None else stop - start
         return Progress(self.options.progress, total, done, self.options.model_name)
 
     def in_memory(self) -> dict[int, Array]:
         """All rows, or those of `options.rows`, by dataset index."""
-        engine, rows, total = self.engine, self.options.rows, self.samples.num_samples
+        engine, rows, total = self.engine, self.options.range, self.samples.num_samples
         wanted = Ranges.of(rows or (0, ENDLESS if total is None else total))
         self.refuse_mixing(wanted)
         result: dict[int, Array] = {}

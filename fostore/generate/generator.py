@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any, overload
 
 from fostore.containers.rows import is_array
+from fostore.encodings import chosen
 from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES
-from fostore.generate import output
 from fostore.generate.adapters import adapt, fixed_of
 from fostore.generate.draws import Drawing, check_draws, drawn_samples
 from fostore.generate.engine import Engine
@@ -25,7 +25,8 @@ from fostore.generate.generation import Generation
 from fostore.generate.models import Models
 from fostore.generate.options import Options
 from fostore.generate.recording import record
-from fostore.generate.samples import Indexed, Indices, Reading, Samples, Stream
+from fostore.generate.samples import Indexed, Indices, Reading, Samples, checked_range
+from fostore.generate.tokens import Sequences, check_rows_of_tokens
 from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
@@ -110,13 +111,13 @@ class Generator(ABC):
         *,
         store: str | os.PathLike[str] | None = None,
         exists: str = "resume",
-        store_as: str = "probs",
-        dtype: str = "float32",
+        store_as: str = "auto",
+        dtype: str = "auto",
         meta: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
         ids: Any = None,
         views: Any = None,
-        rows: Range | None = None,
+        rows: Range | str | None = None,
         unit_rows: int | None = None,
         commit_seconds: float = 1.0,
         tol: float | None = None,
@@ -130,6 +131,12 @@ class Generator(ABC):
         seed: int = 0,
         recheck: bool = True,
         keep_labels: bool = False,
+        encoding: str | Mapping[str, Any] | None = None,
+        k: int | None = None,
+        rule: str | None = None,
+        temperatures: Sequence[float] | None = None,
+        max_kl: float | None = None,
+        tokenizer: Any = None,
         shard: Any = None,
     ) -> dict[int, Array] | Store:
         """One distribution for every sample, kept by dataset index: in memory, or in a store.
@@ -151,8 +158,10 @@ class Generator(ABC):
             exists: "resume" goes on with a store that was made from the same model, dataset and
                 parameters, and refuses any other; "fail" refuses a path that is taken; "overwrite"
                 replaces the old store at the moment when the new one is whole.
-            store_as: "probs", "log_probs" or "logits" (needs a model that gives logits).
-            dtype: "float32", "float16", "bfloat16" or "float64".
+            store_as: "probs", "log_probs" or "logits" (needs a model that gives logits); "auto" is probs, and
+                where an encoding is named what it keeps best.
+            dtype: "float32", "float16", "bfloat16" or "float64"; "auto" is float32, and where an encoding is
+                named what it usually has.
             meta: any JSON, kept beside the rows.
             class_names: one name a class; by default the model's own (`classes_`,
                 `config.id2label`), where it has any. Whatever is given, a model, a dataset and
@@ -160,7 +169,11 @@ class Generator(ABC):
             ids: one stable key a sample, integers or strings.
             views: how the dataset augmented each sample, so that a student can see the same view: a
                 seed a sample (n,), or a seed and the number of the view (n, 2); `Store.views`.
-            rows: `(start, stop)`, to fill a part of the store in this call.
+            rows: `(start, stop)`, to fill a part of the store in this call. Or what a row is of a language
+                model, which gives (sequences, length, classes): "tokens" keeps a row for each token of each
+                sequence, "labelled" only those whose next token has a label (`labels`, not -100). Samples
+                are then sequences: numbers of tokens, mappings with `input_ids`, or texts. Padding has no
+                row; row t is what the model gives at token t, nothing is shifted.
             unit_rows: rows a unit of the store, a power of two.
             commit_seconds: how much work a kill may cost.
             model_fingerprint, dataset_fingerprint: names of yours that stand for a model or data
@@ -173,6 +186,11 @@ class Generator(ABC):
             keep_labels: whether the class of each sample is kept beside its row (`Store.labels`), so that
                 scores need no file of labels. Samples are (input, label), or mappings with a label; a
                 label is a class number, or one of the class names.
+            encoding: how rows become columns, such as "topk" (see `fostore.create`), with its parameters
+                `k`, `rule` and `temperatures`. What it needs of a row is chosen on the device.
+            max_kl: nats that a row may lose at most by being encoded; see `fostore.create`.
+            tokenizer: makes sequences of texts, and its name and vocabulary become part of the identity of
+                rows of tokens: one of Hugging Face's, or a function of a text.
             shard: `(i, n)`, "i/n", or "auto" under a launcher (torchrun, srun, an array of SLURM jobs): this
                 process makes the i-th of n shares of a Zarr store, which all of them begin and write together
                 (`fostore.open_units`); who ends last finishes it. Each compares weights, data and class names
@@ -208,20 +226,29 @@ class Generator(ABC):
         # First of all, while nothing but the parameters is local. The attributes may have been changed.
         options = Options.of(vars(self), locals())
         options.check_choices()
+        spec = chosen(encoding, **options.parameters)
+        check_rows_of_tokens(options, self.members)
         if not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature is {temperature!r}, expected a positive number")
-        if self.output_mode == "probs":
-            output.check_resolved("probs", store_as, temperature)
         framework = self._framework
         draws = num_draws is not None
         check_draws(num_draws, seed, self._many or self.members)
-        reading = Reading(self.batch_size, self.input_getter, collate_fn, seed if draws else None)
+        sequences = None if options.of_tokens is None else Sequences(options.of_tokens, tokenizer)
+        reading = Reading(
+            self.batch_size, self.input_getter, collate_fn, seed if draws else None, sequences
+        )
         with framework.kept_random_states():  # a sampler may draw when it names its batches
             samples = framework.samples(dataset_or_loader, reading)
-        rows = _check_rows(rows, samples)
-        own_names = agreed_names(
-            self._given, samples.dataset, class_names, transformed=self.output_transform is not None
-        )
+        if sequences is None:
+            options = replace(options, rows=checked_range(rows, samples))
+        own_names = None
+        if (
+            sequences is None
+        ):  # tokens have names of their own, and labels of sequences are not theirs
+            is_transformed = self.output_transform is not None
+            own_names = agreed_names(
+                self._given, samples.dataset, class_names, transformed=is_transformed
+            )
         batch_size = self._batch_size(dataset_or_loader, samples)
         fixed = fixed_of(self._models, batch_size if pad_last else None)
         engine_options: dict[str, Any] = {"again": _reader(samples)}
@@ -229,14 +256,19 @@ class Generator(ABC):
             samples = drawn_samples(framework, samples, num_draws)
             drawing = Drawing(framework, self._models[0], num_draws, seed)
             engine_options = {"drawing": drawing}
-        kept = Kept(self.output_mode, store_as, dtype, temperature)
+        if spec is None:
+            store_as = "probs" if store_as == "auto" else store_as
+            dtype = "float32" if dtype == "auto" else dtype
+        kept = Kept(self.output_mode, store_as, dtype, temperature, spec)
         engine = self._engine(kept, fixed, tol=tol, **engine_options)
+        if self.output_mode != "auto":
+            engine.resolve(self.output_mode)
         generation = Generation(
             framework,
             self._models,
             samples,
             engine,
-            replace(options, rows=rows),
+            options,
             batch_size,
             many=self._many,
             once=hasattr(dataset_or_loader, "__next__"),
@@ -358,19 +390,3 @@ def _uncallable(model: Any) -> str:
             "whose outputs are members"
         )
     return f"{came}; fostore.FirstOrderDataGenerator runs it as it is"
-
-
-def _check_rows(rows: Any, samples: Samples) -> Range | None:
-    if rows is None:
-        return None
-    if isinstance(samples, Stream):
-        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
-    try:
-        start, stop = (int(n.__index__()) for n in rows)
-    except (TypeError, ValueError, AttributeError):
-        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
-    if not 0 <= start < stop <= samples.num_samples:
-        raise ArgumentError(
-            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
-        )
-    return start, stop

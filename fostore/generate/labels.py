@@ -32,11 +32,15 @@ _MANY = 4096
 
 
 class Labelled(NamedTuple):
-    """A batch on its way from where samples are read: its inputs, a hash a label, and the labels themselves."""
+    """A batch on its way from where samples are read: its inputs, a hash a label, the labels themselves.
+
+    And of sequences the positions that are rows (`fostore.generate.tokens.Tokens`).
+    """
 
     inputs: Any
     labels: Array | None
     exact: list[Any] | None = None
+    tokens: Any = None
 
 
 def hash_labels(samples: Sequence[Any]) -> Array:

@@ -48,7 +48,11 @@ def refuse_mixing(framework: Framework, samples: Samples, wanted: Ranges) -> Non
     """
     if samples.assemble.collate is None:
         return
-    assemble = replace(samples.assemble, collate=MixingTest(framework, samples.assemble.collate))
+    assemble = replace(
+        samples.assemble,
+        collate=MixingTest(framework, samples.assemble.collate),
+        sequences=None,
+    )
     probing = replace(samples, assemble=assemble)
     with framework.kept_random_states():
         first: list[Batch] = []

@@ -16,8 +16,10 @@ from fostore.generate import axes
 from fostore.generate.draws import Call, Drawing, Views, repeats
 from fostore.generate.framework import Framework, Model
 from fostore.generate.memory import copied
-from fostore.generate.samples import Indices
+from fostore.generate.samples import Indices, name_samples
+from fostore.generate.tokens import LOOKED_AT, Tokens
 from fostore.nested import is_entries, pad_rows, slice_rows, take_rows
+from fostore.schema.row import Array
 
 
 class Models:
@@ -63,35 +65,58 @@ class Models:
         self._row_shape: tuple[int, ...] | None = None
         self._name = "output"  # how a transform reaches what is kept
         self._first_axis_counts = False  # whether it is known that axis 0 counts the samples
+        self._padding_is_nothing = (
+            False  # whether it is known that rows are the same without padding
+        )
 
-    def __call__(self, inputs: Any, indices: Indices) -> Any:
-        """The output for a batch; on the first one it is seen whether the models draw."""
+    def __call__(self, inputs: Any, indices: Indices, tokens: Tokens | None = None) -> Any:
+        """The output for a batch; on the first one it is seen whether the models draw.
+
+        Args:
+            tokens: the positions of sequences that are rows: of these the output is made.
+        """
         if self._looked:
-            return self._output(inputs, indices)
+            return self._output(inputs, indices, tokens)
         framework, drawing = self._framework, self.drawing
         unspoilt = inputs if drawing is not None else copied(inputs)  # the model may change it
         # compared, not counted: a state moves whoever draws, in the library, in NumPy or in Python
         before = framework.random_state()
-        tensor = self._output(inputs, indices)
+        tensor = self._output(inputs, indices, tokens)
         drew = framework.random_state() != before
-        rows = framework.fetch(copied(tensor))
+        some = slice(None if tokens is None else LOOKED_AT)
+        rows = framework.fetch(copied(tensor[some]))
         with framework.kept_random_states():
             if drawing is not None:
                 (first,) = drawing.outputs(self._draw_of(indices), inputs, indices, 1)
                 self.sayings = drawing.check_first(rows, framework.fetch(first)[: len(rows)])
             else:
-                again = framework.fetch(self._output(unspoilt, indices)) if drew else None
+                again = None
+                if drew:
+                    again = framework.fetch(self._output(unspoilt, indices, tokens)[some])
                 self.sayings = repeats(rows, again)
         self._looked = True
         return tensor
 
-    def _output(self, inputs: Any, indices: Indices) -> Any:
+    def _output(self, inputs: Any, indices: Indices, tokens: Tokens | None) -> Any:
         rows = len(indices)
         filled = max(rows, self.fixed or 0)
         owned = self._fresh and _is_stacked(inputs, rows)
         if rows < filled and self.drawing is None:
             inputs, owned = pad_rows(inputs, rows, filled), True
-        tensor, members = self._joined(self._outputs(inputs, indices, owned), indices)
+        alone = None
+        if tokens is not None:
+            self._check_sequences_first(inputs, filled, indices, tokens)
+            alone = self._alone(inputs, indices, tokens)
+        outputs = self._outputs(inputs, indices, owned)
+        tensor, members = self._joined(outputs, indices, filled, tokens)
+        if tokens is not None:
+            if alone is not None:
+                self._check_padding(tensor, *alone, indices)
+            if len(tokens):  # none where sequences are computed one by one, and this one is empty
+                self._check(tensor, len(tokens), indices, members)
+            return tensor
+        if self._members:
+            axes.refuse_tokens(tuple(tensor.shape), inputs, indices)
         self._check(tensor, filled, indices, members)
         if not self._first_axis_counts:
             count = rows if self.drawing is not None else filled
@@ -138,8 +163,21 @@ class Models:
         with self._framework.calling():  # a module in it is caught training as well
             return self._transform(outputs)
 
-    def _joined(self, outputs: Any, indices: Indices) -> tuple[Any, bool]:
-        """The outputs of the models as one tensor, and whether it has an axis of members."""
+    def _joined(
+        self, outputs: Any, indices: Indices, rows: int = 0, tokens: Tokens | None = None
+    ) -> tuple[Any, bool]:
+        """The outputs of the models as one tensor, and whether it has an axis of members.
+
+        Of sequences the rows that `tokens` names, of a batch that has been filled up to `rows`.
+        """
+
+        def one_tensor(value: Any, who: str | None = None) -> Any:
+            tensor = self._tensor(value, indices, who)
+            if tokens is None:
+                return tensor
+            axes.check_sequences(tuple(tensor.shape), (rows, tokens.shape[1]), indices, self._name)
+            return tokens.take(tensor)
+
         who = None if self.drawing is None else "Model"
         if not self._many:
             outputs = outputs[0]
@@ -147,17 +185,59 @@ class Models:
             # Of several models it gets the list of their outputs, as in the guide's ensemble averaging.
             outputs, who = self._transformed(outputs), "output_transform"
             if not (self._many and isinstance(outputs, (list, tuple))):
-                return self._tensor(outputs, indices, who), self._members
+                return one_tensor(outputs, who), self._members
             who = "the transform"
         elif not self._many:
-            return self._tensor(outputs, indices), self._members
-        tensors = [self._tensor(one, indices, who) for one in outputs]
+            return one_tensor(outputs), self._members
+        tensors = [one_tensor(one, who) for one in outputs]
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(set(shapes)) > 1:
             raise ArgumentError(f"the models give outputs of different shapes: {sorted(shapes)}")
         for number, shape in enumerate(shapes):
             axes.check_member(shape, number, len(indices), indices, self._name)
         return self._framework.stack(tensors), True
+
+    def _check_sequences_first(
+        self, inputs: Any, rows: int, indices: Indices, tokens: Tokens
+    ) -> None:
+        """Where sequences are as many as tokens each, one of them less shows which axis counts them; once."""
+        if self._first_axis_counts or rows != tokens.shape[1] or rows < 2:
+            return
+        self._first_axis_counts = True
+        fewer = slice_rows(copied(inputs), 0, rows - 1, rows)
+        with self._framework.kept_random_states():
+            outputs = self._outputs(fewer, indices[: rows - 1], owned=True)
+        self._joined(outputs, indices[: rows - 1], rows - 1, tokens.of(0, rows - 1))
+
+    def _alone(self, inputs: Any, indices: Indices, tokens: Tokens) -> tuple[Array, Array] | None:
+        """Rows of the first batch that has padding, and what they are without it; costs one sequence, once."""
+        picked = None if self._padding_is_nothing else tokens.alone()
+        if picked is None:
+            return None
+        self._padding_is_nothing = True
+        sequence, own = picked
+        given = copied(tokens.cut(inputs, sequence))
+        try:
+            with self._framework.kept_random_states():
+                outputs = self._outputs(given, indices[sequence : sequence + 1], owned=True)
+                rows, _ = self._joined(outputs, indices[sequence : sequence + 1], 1, own)
+        except Exception:  # a model that takes no other number of sequences, or of tokens
+            return None
+        places = np.flatnonzero(tokens.sequences == sequence)[:LOOKED_AT]
+        return places, self._framework.fetch(copied(rows[:LOOKED_AT]))
+
+    def _check_padding(self, tensor: Any, places: Array, alone: Array, indices: Indices) -> None:
+        """Raise where a model gives other rows to a sequence that is padded than to the same one alone."""
+        padded = self._framework.fetch(copied(tensor[places]))
+        scale = float(np.abs(alone[np.isfinite(alone)]).max(initial=0))
+        close = np.isclose(padded, alone, rtol=axes.ALIKE, atol=axes.ALIKE * scale, equal_nan=True)
+        if not close.all():
+            raise ArgumentError(
+                f"the model gives other distributions where sequences are padded than to one alone (in "
+                f"{name_samples(indices)}): it counts positions with the padding before them, or sees the "
+                "padding behind. Pad on the right, give 'attention_mask' or 'position_ids', or "
+                "batch_size=1"
+            )
 
     def _tensor(self, value: Any, indices: Indices, who: str | None = None) -> Any:
         """An output as a tensor; `who` gave it where it is no model, whose logits may lie within."""

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fostore.errors import ArgumentError
 
 _STORED = (
-    "exists store_as dtype meta class_names ids views unit_rows shard accept_differences recheck "
-    "keep_labels"
+    "exists store_as dtype meta class_names ids views unit_rows accept_differences recheck keep_labels "
+    "encoding k rule temperatures max_kl tokenizer shard"
 ).split()
 """What means nothing where rows stay in memory."""
+TOKEN_ROWS = ("tokens", "labelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +36,13 @@ class Options:
     progress: bool = True
     store: str | os.PathLike[str] | None = None
     exists: Literal["resume", "fail", "overwrite"] = "resume"
-    store_as: Literal["probs", "log_probs", "logits"] = "probs"
-    dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
+    store_as: Literal["auto", "probs", "log_probs", "logits"] = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
     meta: Mapping[str, Any] | None = None
     class_names: Sequence[str] | None = None
     ids: Any = None
     views: Any = None
-    rows: tuple[int, int] | None = None
+    rows: tuple[int, int] | str | None = None
     unit_rows: int | None = None
     commit_seconds: float = 1.0
     tol: float | None = None
@@ -55,6 +56,12 @@ class Options:
     seed: int = 0
     recheck: bool = True
     keep_labels: bool = False
+    encoding: str | Mapping[str, Any] | None = None
+    k: int | None = None
+    rule: str | None = None
+    temperatures: Sequence[float] | None = None
+    max_kl: float | None = None
+    tokenizer: Any = None
     shard: Any = None
 
     @classmethod
@@ -76,7 +83,26 @@ class Options:
     @property
     def only_stored(self) -> list[str]:
         """Names of what was given and needs a store."""
-        return [name for name in _STORED if not _is(getattr(self, name), DEFAULTS[name])]
+        given = [name for name in _STORED if not _is(getattr(self, name), DEFAULTS[name])]
+        # what memory keeps anyway
+        in_memory = {"store_as": "probs", "dtype": "float32"}
+        return [name for name in given if in_memory.get(name) != getattr(self, name)]
+
+    @property
+    def of_tokens(self) -> str | None:
+        """Which positions of sequences are rows, where a row is a token: one of `TOKEN_ROWS`."""
+        return self.rows if isinstance(self.rows, str) else None
+
+    @property
+    def range(self) -> tuple[int, int] | None:
+        """The rows that are asked for, where only some are."""
+        return None if isinstance(self.rows, str) else self.rows
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the encoding that were given."""
+        given = {"k": self.k, "rule": self.rule, "temperatures": self.temperatures}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def recorded_draws(self) -> dict[str, Any]:

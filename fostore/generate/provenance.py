@@ -11,6 +11,7 @@ from fostore.generate import output
 from fostore.generate.generation import Generation
 from fostore.generate.options import Options
 from fostore.generate.samples import Samples
+from fostore.generate.tokenizers import describe_tokenizer
 from fostore.schema import identity
 from fostore.schema.row import Array
 
@@ -41,6 +42,8 @@ class Provenance:
                 "batch_size": self._generation.batch_size,
             }
         made = {"mode": output.named(mode), "transform": self._transform}
+        if self._options.of_tokens is not None:
+            made["rows"] = self._options.of_tokens
         return {
             "model": self._before["model"],
             "dataset": dict(self._dataset),
@@ -86,6 +89,7 @@ def _describe_dataset(samples: Samples, options: Options, views: Array | None) -
         "length": samples.num_samples,
         "ids": None if ids is None else identity.hash_values(list(ids)),
     }
+    described |= describe_tokenizer(options.tokenizer)
     if views is not None:
         described["views"] = identity.hash_values(views)
     if options.dataset_fingerprint is not None:

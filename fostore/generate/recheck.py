@@ -3,8 +3,8 @@
 An identity is a list of what was looked at, so what it does not see would count as equal. Rows do not
 err: on every resume one committed batch is computed again, as it was computed the first time.
 
-What counts as the same is here and nowhere else. Stored numbers are compared as logarithms of
-probabilities or as logits minus their row's maximum, x. They may differ by
+How much noise counts as none is here, how rows of an encoding are compared is its own. Dense numbers are
+compared as logarithms of probabilities or as logits minus their row's maximum, x. They may differ by
 
     2 u |x|                      the stored dtype's rounding, u its unit roundoff (2 u for probabilities)
     n (1 + |x| + m)              other kernels: another device, batch size or number of threads
@@ -18,29 +18,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.errors import RowError
+from fostore.generate.alignment import Alignment, Beside
 from fostore.generate.committed import CommittedRows, Consent
 from fostore.generate.generation import Generation
-from fostore.generate.labels import differ
-from fostore.generate.probe import REREADS, NoLabels, Probe, hash_inputs, moved_label
-from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding
+from fostore.generate.probe import REREADS, Probe
+from fostore.generate.samples import Batch, Indexed, Indices, Sequential, holding, name_samples
+from fostore.nested import each
 from fostore.schema import identity
-from fostore.schema.halves import widen
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array, Schema
 
 _NOISE = 2.0**-10
 _HALF_NOISE = {"bfloat16": 2.0**-7}
-_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
-_LEAST = {"float16": 2.0**-14}
-_LEVEL = 100.0
-"""More than that is a mask, and no level of a row's logits."""
 
 
 def disagrees(
@@ -48,36 +44,11 @@ def disagrees(
 ) -> Array:
     """For each row, whether it is another one; both sides as content columns (n, ...) of the schema."""
     noise = _HALF_NOISE.get(output_dtype, _NOISE)
-    unit = _ROUNDOFF[schema.dtype]
-    then, again = (widen(side[0], schema.dtype).astype(np.float64) for side in (stored, now))
-    if schema.kind != "logits":
-        least = max(_LEAST.get(schema.dtype, 0.0), float(np.finfo(np.float32).tiny))
-        if schema.kind == "probs":
-            then, again = (np.log(np.maximum(side, least)) for side in (then, again))
-        then, again = (np.maximum(side, np.log(least)) for side in (then, again))
-    size = np.minimum(np.abs(then), np.abs(again))
-    slack = np.full(size.shape, 2 * unit)
-    if schema.kind != "probs":
-        slack = 2 * unit * np.where(np.isfinite(size), size, 0)
-    level = np.median(np.minimum(size, _LEVEL), axis=-1, keepdims=True)
-    bad = _far(then, again, slack + noise * (1 + size + level))
-    if schema.kind == "logits":
-        first, second = (side[1].astype(np.float64) for side in (stored, now))
-        allowed = noise * (1 + np.minimum(np.abs(first), np.abs(second)) + level[..., 0])
-        bad = np.concatenate([bad, _far(first, second, allowed)[..., None]], axis=-1)
-    whole: Array = np.any(bad.reshape(len(bad), -1), axis=-1)
-    return whole
-
-
-def _far(one: Array, other: Array, allowed: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        # minus infinity on both sides is a class that is excluded on both
-        far: Array = (one != other) & ~(np.abs(one - other) <= allowed)
-    return far
+    return encoding_of(schema).disagrees(stored, now, schema, noise)
 
 
 class Comparison:
-    """CommittedRows rows beside what is at hand, before or while others are added to them.
+    """Committed rows beside what is at hand, before or while others are added to them.
 
     Of a dataset the labels, inputs and rows of the first, the middle and the last sample are compared
     (of rows, where there are no doubts, the first batch alone); of a stream each batch as it passes.
@@ -86,27 +57,26 @@ class Comparison:
     def __init__(
         self,
         generation: Generation,
+        alignment: Alignment,
         committed: CommittedRows,
         consent: Consent,
         stored: Mapping[str, Any],
         given: Mapping[str, Any],
-        *,
-        hashed: bool,
     ) -> None:
-        """`stored`, `given`: the identity of the store, and the one at hand; `hashed`: inputs can be compared."""
+        """`stored`, `given`: the identity of the store, and the one at hand."""
         self._generation = generation
         self._framework = generation.framework
+        self._alignment = alignment
         self._samples = generation.samples
         self._committed = committed
+        self._consent = consent
         self._differs = consent.differs
-        self._labelled = committed.schema.role("label") is not None
-        self._hashed = hashed
         self._doubts = doubts = identity.doubts(stored, given)
         self._is_opaque = identity.is_opaque(given)
-        self._wanted: list[int] = []  # rows whose batches are to be computed again
+        self._wanted: list[int] = []  # samples whose batches are to be computed again
         self._agreed: list[tuple[int, int]] = []
         if generation.options.recheck:
-            picked = committed.picked
+            picked = alignment.picked(committed)
             self._wanted = picked if doubts else picked[:1]
             return
         if doubts.code:
@@ -119,14 +89,11 @@ class Comparison:
         """Compare samples of a dataset, or the first batch of a stream of which nothing else passes by."""
         samples = self._samples
         if isinstance(samples, Indexed):
-            if self._labelled:
-                self._look_at_labels(samples)
-            if self._hashed:
-                self._look_at_inputs(samples)
+            self._alignment.look(self._committed, self._consent)
             while self._wanted:
                 indices = self._batch_of(samples, self._wanted[0])
-                self._compare(indices, lambda at=indices: next(samples.few(at)))  # type: ignore[misc]
-                self._wanted = [row for row in self._wanted if row not in indices]
+                self._compare(lambda at=indices: next(samples.inputs([at], few=True)))  # type: ignore[misc]
+                self._wanted = [index for index in self._wanted if index not in indices]
         elif self._wanted:
             for batch in samples.steps(Ranges.of((0, 1))):
                 self._recompute(batch)
@@ -135,64 +102,28 @@ class Comparison:
             self._wanted = []
         self._say()
 
-    def passing(self, batch: Batch, hashes: Array | None = None) -> None:
+    def passing(self, batch: Batch, beside: Beside = None) -> None:
         """Compare the committed rows of a batch of a stream, before a model may change its inputs.
 
-        `hashes`: of the inputs, where they are known already.
+        `beside`: what goes with its rows, where it is known already.
         """
-        indices = batch.indices
-        assert isinstance(indices, range)
-        if self._hashed and hashes is None:
-            hashes = hash_inputs(self._framework, batch.inputs, len(indices))
-        for start, places in runs(indices, self._committed.rows):
-            stop = start + len(indices[places])
-            if self._labelled and batch.labels is not None:
-                other = differ(batch.labels[places], self._committed.labels(start, stop))
-                self._refuse_moved(start, other, "label")
-            if hashes is not None:
-                other = hashes[places] != self._committed.hashes(start, stop)
-                self._refuse_moved(start, other, "content")
+        if beside is None:
+            beside = self._alignment.beside(batch)
+        self._refuse_moved(batch, beside)
         self._recompute(batch)
 
-    def _refuse_moved(self, start: int, other: Array, what: str) -> None:
-        moved = np.flatnonzero(other)
-        if len(moved):
-            row = start + int(moved[0])
-            self._differs(f"sample {row} of the {self._samples.noun} has another {what}")
-
-    # Labels and inputs
-
-    def _look_at_labels(self, samples: Indexed) -> None:
-        picked = self._committed.picked
-        stored = np.concatenate([self._committed.labels(i, i + 1) for i in picked])
-        with self._framework.kept_random_states(), suppress(NoLabels):
-            moved = moved_label(samples.dataset, np.array(picked), stored)
-            if moved is not None:
-                self._differs(f"sample {moved} of the dataset has another label")
-
-    def _look_at_inputs(self, samples: Indexed) -> None:
-        probe, picked = Probe(self._framework, samples), self._committed.picked
-        with self._framework.kept_random_states():
-            for index, now in zip(picked, probe.alone(picked), strict=True):
-                then = int(self._committed.hashes(index, index + 1)[0])
-                if now == then or probe.in_batch(index) == then:
-                    continue
-                if not probe.moves(index):
-                    self._differs(f"sample {index} of the dataset has another content")
-                    return
-                warnings.warn(
-                    f"sample {index} reads differently each time (random augmentation?); length, "
-                    "labels and ids decide whether the dataset is the same",
-                    stacklevel=2,
-                )
-                return
+    def _refuse_moved(self, batch: Batch, beside: Beside) -> bool:
+        moved = self._alignment.moved(batch, beside, self._committed)
+        if moved is not None:
+            self._differs(moved)
+        return moved is not None
 
     # Rows
 
     def _recompute(self, batch: Batch) -> None:
-        if any(row in batch.indices for row in self._wanted):
-            self._wanted = [row for row in self._wanted if row not in batch.indices]
-            self._compare(batch.indices, lambda: batch.inputs)
+        if any(index in batch.indices for index in self._wanted):
+            self._wanted = [index for index in self._wanted if index not in batch.indices]
+            self._compare(lambda: batch)
             if not self._wanted:
                 self._say()
 
@@ -203,85 +134,86 @@ class Comparison:
             batches = Sequential(batches.num_samples, size)
         return holding(batches, row)
 
-    def _compare(self, indices: Indices, read: Callable[[], Any]) -> None:
+    def _compare(self, read: Callable[[], Batch]) -> None:
         with self._framework.kept_random_states():
             # A run begins with the random states of the last one: what draws would repeat itself.
             self._framework.stir_random_states()
-            inputs = read()
-            hashes = hash_inputs(self._framework, inputs, len(indices))
-            first = self._compute(indices, inputs)
+            batch = read()
+            indices, beside = batch.indices, self._alignment.beside(batch)
+            if batch.tokens is not None and not len(batch.tokens):
+                return None
+            first = self._compute(batch)
             try:
-                row = self._other_row(indices, first)
+                other = self._other_row(batch, beside, first)
             except RowError as error:
                 return self._differs(f"the model gives no rows of the kind that is kept: {error}")
-            if row is None:
-                self._agreed.append((int(min(indices)), int(max(indices)) + 1))
+            if other is None:
+                rows = (int(min(indices)), int(max(indices)) + 1)
+                if batch.tokens is not None:
+                    rows = (beside, beside + len(batch.tokens))
+                self._agreed.append(rows)
                 return None
             self._wanted = []  # one difference is enough
-            if hashes is not None and self._inputs_differ(indices, hashes):
+            if self._inputs_differ(batch, beside):
                 return None
-            second = self._compute(indices, read())
+            second = self._compute(read())
             if self._are_other(first, second):
-                return self._draws(row)
+                return self._draws(other)
             return self._differs(
-                f"the model gives another distribution for sample {row} than the store has"
+                f"the model gives another distribution for {other} than the store has"
                 + (f" ({self._doubts})" if self._doubts else "")
             )
 
-    def _compute(self, indices: Indices, inputs: Any) -> Array:
-        # a copy: models reuse buffers
+    def _compute(self, batch: Batch) -> Any:
         engine = self._generation.engine
-        return np.array(engine.collect(engine.compute(Batch(indices, inputs))))
+        computed = engine.compute(batch)
+        check_shape(computed.row_shape, self._committed.schema, self._committed.path)
+        return each(np.array, engine.collect(computed))  # a copy: models reuse buffers
 
-    def _other_row(self, indices: Indices, rows: Array) -> int | None:
-        """The first committed row of a batch that is another one now."""
+    def _other_row(self, batch: Batch, beside: Beside, rows: Any) -> str | None:
+        """The sample of the first committed row of a batch that is another one now."""
         committed = self._committed
         schema = committed.schema
-        check_shape(rows, schema, committed.path)
-        for start, places in runs(indices, committed.rows):
-            now = encoding_of(schema).encode(rows[places], schema, start)
+        for start, places in self._alignment.runs(batch, beside, committed.rows):
+            now = encoding_of(schema).encode(each(itemgetter(places), rows), schema, start)
             stop = start + len(now[0])
             stored = [committed.column(column.name, start, stop) for column in schema.content]
             bad = disagrees(schema, stored, now, self._generation.engine.dtype)
             if bad.any():
-                return start + int(np.flatnonzero(bad)[0])
+                at = int(np.flatnonzero(bad)[0])
+                return name_samples(np.asarray(batch.of_rows())[places][at : at + 1])
         return None
 
-    def _are_other(self, first: Array, second: Array) -> bool:
+    def _are_other(self, first: Any, second: Any) -> bool:
         schema = self._committed.schema
         encoding = encoding_of(schema)
         one, other = (encoding.encode(rows, schema, 0) for rows in (first, second))
         return bool(disagrees(schema, one, other, self._generation.engine.dtype).any())
 
-    def _inputs_differ(self, indices: Indices, hashes: Array) -> bool:
+    def _inputs_differ(self, batch: Batch, beside: Beside) -> bool:
         """Whether the rows of a batch differ because its inputs do: from read to read, or for good."""
         samples = self._samples
         if isinstance(samples, Indexed):
-            for again in Probe(self._framework, samples).together(*[indices] * REREADS):
-                if again is None or not np.array_equal(again, hashes):
-                    self._cannot_tell("its inputs read differently each time")
-                    return True
-        if not self._hashed:
-            return False
-        for start, places in runs(indices, self._committed.rows):
-            now = hashes[places]
-            other = self._committed.hashes(start, start + len(now)) != now
-            if other.any():
-                self._refuse_moved(start, other, "content")
+            asked = [batch.indices] * (1 + REREADS)
+            first, *others = Probe(self._framework, samples).together(*asked)
+            if first is not None and not all(
+                again is not None and np.array_equal(first, again) for again in others
+            ):
+                self._cannot_tell("its inputs read differently each time")
                 return True
-        return False
+        return self._refuse_moved(batch, beside)
 
-    def _draws(self, row: int) -> None:
+    def _draws(self, other: str) -> None:
         """The model gave two answers for one batch, so neither says whether it is the same model."""
         if self._generation.options.model_fingerprint is not None:  # it stands for the model
             warnings.warn(
-                f"the model gives another distribution for sample {row} each time (it draws random "
+                f"the model gives another distribution for {other} each time (it draws random "
                 f"numbers?), so {self._committed.path} goes on by model_fingerprint alone",
                 stacklevel=2,
             )
             return
         self._differs(
-            f"the model gives another distribution for sample {row} each time it is asked (it "
+            f"the model gives another distribution for {other} each time it is asked (it "
             "draws random numbers), so nothing can tell whether it is the model of the store: "
             "generate with num_draws= and seed=, which a resume repeats bit by bit, or go on "
             "unchecked with recheck=False"
@@ -307,21 +239,8 @@ class Comparison:
         self._agreed = []
 
 
-def check_shape(rows: Array, schema: Schema, path: object) -> None:
+def check_shape(row_shape: tuple[int, ...], schema: Schema, path: object) -> None:
     """Raise IdentityError where a model gives other classes or members than the store has."""
-    if rows.shape[1:] != schema.row_shape:
-        given = f"the model gives rows of shape {rows.shape[1:]}"
+    if row_shape != schema.row_shape:
+        given = f"the model gives rows of shape {row_shape}"
         identity.refuse(path, [f"{given}, the store has {schema.row_shape}"])
-
-
-def runs(indices: Indices, wanted: Ranges) -> list[tuple[int, Any]]:
-    """The wanted rows of a batch as runs of consecutive rows: (first row, places in the batch)."""
-    if isinstance(indices, range):
-        first = indices.start
-        overlap = wanted.overlap(first, indices.stop)
-        return [(a, slice(a - first, b - first)) for a, b in overlap]
-    order = np.argsort(indices)
-    order = order[[int(row) in wanted for row in indices[order]]]
-    # a run ends where the next row is not the next number
-    parts = np.split(order, np.flatnonzero(np.diff(indices[order]) != 1) + 1)
-    return [(int(indices[places[0]]), places) for places in parts if len(places)]

@@ -16,8 +16,9 @@ from fostore.containers.collate import OddSample, samples_of
 from fostore.errors import ArgumentError, FostoreError, GenerationError
 from fostore.generate.assembly import Assembly, Collate
 from fostore.generate.labels import Labelled
+from fostore.generate.tokens import Sequences, Tokens
 from fostore.nested import Getter, num_rows
-from fostore.schema.ranges import Ranges
+from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
 
 Indices: TypeAlias = "range | Array"
@@ -35,18 +36,27 @@ class Reading:
     collate_fn: Collate | None = None
     seed: int | None = None
     """Of draws: each sample is read from random states that are a function of it."""
+    sequences: Sequences | None = None
+    """How samples that are sequences become a batch, where a row is a token."""
 
 
 class Batch(NamedTuple):
     """Rows that pass through together: whose they are, the model's input, and (if asked for) their labels.
 
-    `labels` are hashes, `exact` the labels themselves.
+    `labels` are hashes, `exact` the labels themselves; `tokens` the positions of sequences that are rows.
     """
 
     indices: Indices
     inputs: Any
     labels: Array | None = None
     exact: list[Any] | None = None
+    tokens: Tokens | None = None
+
+    def of_rows(self, count: int | None = None) -> Indices:
+        """The sample of each row, or of the first ones: several may be of one sequence."""
+        if self.tokens is None:
+            return self.indices[:count]
+        return np.asarray(self.indices)[self.tokens.sequences[:count]]
 
 
 def _batch(indices: Indices, handed: Any) -> Batch:
@@ -289,6 +299,26 @@ def labelled(samples: Samples, *, hashes: bool, exact: bool) -> Samples:
     return replace(samples, assemble=replace(samples.assemble, labelled=hashes, exact=exact))
 
 
+def checked_range(rows: Any, samples: Samples) -> Range | None:
+    """Rows that are asked for, `(start, stop)`; None of all of them.
+
+    Raises ArgumentError where there are none such, and for a stream.
+    """
+    if rows is None:
+        return None
+    if isinstance(samples, Stream):
+        raise ArgumentError("rows= needs a dataset with __len__ and __getitem__, this one streams")
+    try:
+        start, stop = (int(n.__index__()) for n in rows)
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(f"rows is {rows!r}, expected (start, stop)") from None
+    if not 0 <= start < stop <= samples.num_samples:
+        raise ArgumentError(
+            f"rows is {(start, stop)}, expected 0 <= start < stop <= {samples.num_samples}"
+        )
+    return start, stop
+
+
 def failed(what: str, indices: Indices, error: BaseException) -> GenerationError:
     """The error that says which samples were at hand when the model or the dataset failed."""
     return GenerationError(
@@ -302,6 +332,8 @@ def name_samples(indices: Indices) -> str:
     >>> name_samples(range(3, 9)), name_samples(range(1)), name_samples(np.array([4, 2]))
     ('samples 3 to 8', 'sample 0', 'samples 4, 2')
     """
+    if isinstance(indices, np.ndarray):  # of rows, of which a sample may have several
+        indices = indices[np.diff(indices, prepend=-1) != 0]
     items = [int(i) for i in (indices[:6] if len(indices) > 6 else indices)]
     if len(indices) == 1:
         return f"sample {items[0]}"

@@ -51,9 +51,11 @@ def check_store(path: Path | str, options: Options, samples: Samples, views: Arr
             "store= and then save_distributions(path, distributions)"
         )
     format = format_of(place_of(path))
-    if count is None and not format.streams:
+    is_unknown = count is None or (options.of_tokens and isinstance(samples, Stream))
+    if is_unknown and not format.streams:
+        what = "tokens" if options.of_tokens else "samples"
         raise ArgumentError(
-            f"{format.name} needs to know the number of samples, and the stream has no length; "
+            f"{format.name} needs to know the number of {what}, and the stream has no length; "
             "use a .zarr path, or a dataset with __len__"
         )
     if options.exists == "fail" and exists(path):
@@ -66,7 +68,7 @@ def check_store(path: Path | str, options: Options, samples: Samples, views: Arr
     for name, beside in (("ids", options.ids), ("views", views)):
         if beside is not None and count is not None and len(beside) != count:
             raise ArgumentError(f"{len(beside)} {name} for {count} samples")
-    if options.rows is not None and options.exists == "overwrite":
+    if options.range is not None and options.exists == "overwrite":
         raise ArgumentError(
             "rows= with exists='overwrite' would never replace the old store, since the new one "
             "is not whole; overwrite without rows=, or remove the old store first"
@@ -83,6 +85,11 @@ def check_store(path: Path | str, options: Options, samples: Samples, views: Arr
 def _check_shared(options: Options, samples: Samples) -> None:
     """Refuse what several processes cannot do together."""
     share_of(options.shard)
+    if options.of_tokens:
+        raise ArgumentError(
+            "shard= deals out rows, and which rows a sequence has is not known before it is read: make token rows in "
+            "one process, or write units of planned ones (fostore.plan, fostore.open_units)"
+        )
     if isinstance(samples, Stream):
         raise ArgumentError("shard= needs a dataset with __len__ and __getitem__, this one streams")
     if options.rows is not None or options.exists != "resume":

@@ -8,6 +8,8 @@ from fostore.jax.distillation import distillation_loss
 from fostore.jax.framework import to_device
 from fostore.jax.generator import FirstOrderDataGenerator
 from fostore.jax.loader import DeviceLoader, output_dataloader, output_fo_dataloader
+from fostore.jax.topk import select_topk
+from fostore.jax.topk_loss import topk_distillation_loss
 
 find_optimal_batch_size = BatchSizeFinder(FirstOrderDataGenerator)
 
@@ -19,5 +21,7 @@ __all__ = [
     "find_optimal_batch_size",
     "output_dataloader",
     "output_fo_dataloader",
+    "select_topk",
     "to_device",
+    "topk_distillation_loss",
 ]

@@ -15,8 +15,20 @@ from fostore.containers.rows import Rows
 from fostore.errors import ArgumentError
 from fostore.jax.devices import Devices, is_accelerator, put
 from fostore.jax.framework import JaxFramework
+from fostore.nested import map_leaves
 from fostore.pairing.dataset import PairedDataset
+from fostore.reading.sequences import FlatBatch, PaddedBatch
 from fostore.schema.row import Array
+
+# Batches of sequences go through `jax.jit` and its kind as they are.
+jax.tree_util.register_dataclass(
+    FlatBatch,
+    data_fields=["distributions", "offsets", "tokens", "positions", "index"],
+    meta_fields=[],
+)
+jax.tree_util.register_dataclass(
+    PaddedBatch, data_fields=["distributions", "mask", "tokens"], meta_fields=[]
+)
 
 
 class FirstOrderDataset(PairedDataset, Sequence[Any]):
@@ -24,8 +36,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
 
     Without labels: (input, distribution); without a base dataset the distribution alone; with
     `target_key` the sample, a dict, with the distribution in it. A distribution is a float32 JAX
-    array (num_classes,), or (num_members, num_classes). Parameters and errors are those of
-    `fostore.pairing.dataset.PairedDataset`.
+    array (num_classes,), or (num_members, num_classes); of a store of top-k rows a `TopK` of these.
+    Parameters and errors are those of `fostore.pairing.dataset.PairedDataset`.
 
     >>> dataset = FirstOrderDataset([(1.0, 0), (2.0, 1)], {0: [0.5, 0.5], 1: [0.25, 0.75]})
     >>> dataset[1]
@@ -69,8 +81,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
             return {**batch, self.target_key: change(batch[self.target_key])}
         return (*batch[:-1], change(batch[-1]))
 
-    def _as_rows(self, rows: Array) -> jax.Array:
-        return jnp.asarray(rows)
+    def _as_rows(self, rows: Any) -> Any:
+        return map_leaves(jnp.asarray, rows)
 
     def _framework(self) -> JaxFramework:
         return JaxFramework("cpu", ())

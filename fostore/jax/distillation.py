@@ -49,7 +49,7 @@ def distillation_loss(
     >>> round(float(distillation_loss(logits, jnp.array([[0.5, 0.5, 0.0]]))), 4)
     0.4498
     """
-    student, known = _floating("student_logits", student_logits), _floating("teacher", teacher)
+    student, known = floating("student_logits", student_logits), floating("teacher", teacher)
     concrete = None if isinstance(temperature, jax.core.Tracer) else temperature
     check_distillation(
         student.shape,
@@ -72,7 +72,8 @@ def distillation_loss(
     return mean
 
 
-def _floating(name: str, array: Any) -> jax.Array:
+def floating(name: str, array: Any) -> jax.Array:
+    """An array of a loss; ArgumentError unless it holds floating point numbers."""
     numbers = jnp.asarray(array)
     if not jnp.issubdtype(numbers.dtype, jnp.floating):
         raise ArgumentError(

@@ -22,6 +22,7 @@ from fostore.generate.numpy_framework import NumpyFramework
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
 from fostore.jax import nnx
+from fostore.jax.topk import select_topk
 from fostore.nested import map_leaves
 from fostore.schema import identity
 
@@ -114,6 +115,9 @@ class JaxFramework(Framework):
         half = kept.dtype == "float16" and kept.kind == "probs"
         stored = "float16" if half else "float64" if kept.dtype == "float64" else "float32"
         return _keep(tensor, kept.temperature, kept.mode, kept.kind, wide, stored)
+
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        return select_topk(logits, k, temperatures, tail_entropy=entropy)
 
     def start_copy(self, tensor: Any) -> Any:
         if isinstance(tensor, jax.Array):

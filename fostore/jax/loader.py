@@ -15,6 +15,7 @@ from fostore.jax.devices import find_devices, put
 from fostore.loading.loader import SimpleDataLoader, run
 from fostore.loading.options import OrderOptions, named, take_order
 from fostore.loading.order import Shuffle
+from fostore.nested import leaves
 from fostore.pairing.loader import LoaderOptions
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
@@ -109,7 +110,8 @@ class DeviceLoader(SimpleDataLoader):
         """Refuse batches that the devices cannot share evenly, before the first one is read."""
         order = self.cursor.order
         parts = 1 if sharding.is_fully_addressable else order.num_ranks
-        row = self.dataset.gather(np.zeros(1, np.int64)).shape[1:] if len(self.dataset) else ()
+        none = np.zeros(min(len(self.dataset), 1), np.int64)
+        row = next(leaf.shape[1:] for _, leaf in leaves(self.dataset.gather(none)))
         rest = order.num_samples % order.global_batch_size
         whole = order.batch_size * parts
         last = 0

@@ -14,9 +14,16 @@ from fostore.containers.rows import Rows, as_dataset
 from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.framework import Framework
 from fostore.generate.numpy_framework import NumpyFramework
-from fostore.nested import split, split_all
+from fostore.nested import leaves, split, split_all
 from fostore.pairing.check import Pairing, check_pairing
 from fostore.pairing.distributions import Distributions
+from fostore.pairing.sequences import (
+    SequenceCollate,
+    TokenDistributions,
+    as_it_is,
+    by_sequence,
+    check_sequences,
+)
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
@@ -40,6 +47,9 @@ class PairOptions(TypedDict, total=False):
     dtype: str | None
     as_kind: str
     temperature: float | None
+    rule: str | None
+    layout: str
+    pad_length: int | None
 
 
 class PairedDataset:
@@ -61,6 +71,13 @@ class PairedDataset:
         target_key: samples are dicts, and their distribution goes in under this key.
         dtype: of the distributions handed out: a floating one; None: as they are stored.
         as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
+        rule: of a store of top-k rows, whose samples come with a `TopK` each: dense rows instead,
+            as `Store.take` makes them by this rule.
+        layout: of token rows in batches: "padded" (a `PaddedBatch`, rows where the student's batch has
+            their tokens) or "flat" (a `FlatBatch`, whose `index` says where that is).
+        pad_length: of the lines of such batches; by default that of the longest sequence in each.
+
+    Of a store of token rows sample i is sequence i, and comes with a `FlatBatch` of its rows.
 
     Raises:
         ArgumentError: a sample has no distribution, or there are more than samples.
@@ -79,6 +96,9 @@ class PairedDataset:
         dtype: str | None = "float32",
         as_kind: str = "probs",
         temperature: float | None = None,
+        rule: str | None = None,
+        layout: str = "padded",
+        pad_length: int | None = None,
     ) -> None:
         base = as_dataset(base_dataset)
         has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
@@ -86,27 +106,46 @@ class PairedDataset:
             raise ArgumentError(
                 f"base_dataset is {type(base_dataset).__name__}, expected __len__ and __getitem__"
             )
-        self._given = Distributions(
-            distributions, dtype=dtype, as_kind=as_kind, temperature=temperature
+        self._given = by_sequence(
+            Distributions(
+                distributions, dtype=dtype, as_kind=as_kind, temperature=temperature, rule=rule
+            )
         )
         self.distributions = self._given.source
         self.base_dataset = base_dataset
         self._base = base
         """The base dataset, as one whose `[i]` is sample i: a frame's would be a column."""
         whole = isinstance(base, Rows) and input_getter is None and target_key is None
-        self._rows = base if whole else None
+        self._rows = None
+        self._sequences = None
+        if isinstance(self._given, TokenDistributions):
+            self._sequences = SequenceCollate(
+                layout=layout,
+                pad_length=pad_length,
+                compare=check != "length",
+                input_getter=input_getter,
+                target_key=target_key,
+                finish=self._finish,
+                integers=self._integers,
+            )
+        elif whole:
+            self._rows = base
         if self._rows is not None:
             self._check_rows(self._rows)
         self.input_getter = input_getter
         self.target_key = target_key
-        self.pairing: Pairing = check_pairing(
-            base,
-            self.distributions,
-            ids=ids,
-            check=check,
-            framework=self._framework(),
-            input_getter=input_getter,
+        against: dict[str, Any] = {"ids": ids, "check": check, "input_getter": input_getter}
+        against["framework"] = self._framework()
+        self.pairing: Pairing = (
+            check_sequences(base, self._given, **against)
+            if isinstance(self._given, TokenDistributions)
+            else check_pairing(base, self.distributions, **against)
         )
+
+    _finish = staticmethod(as_it_is)
+    """Makes the side's arrays of a batch of sequences, whose arrays are NumPy's."""
+    _integers: Any = None
+    """The dtype of its integers there; None: as they are stored."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_paired_with": self._given.keys()}
@@ -124,7 +163,7 @@ class PairedDataset:
             )
 
     def __len__(self) -> int:
-        return len(self.distributions if self.base_dataset is None else self._base)
+        return len(self._given if self.base_dataset is None else self._base)
 
     def __getitem__(self, index: Any) -> Any:
         at = _sample(index, len(self))
@@ -135,14 +174,25 @@ class PairedDataset:
             return (self._one(self._rows, at), row)
         return self._with_row(self._base[at], row)
 
+    @property
+    def has_sequences(self) -> bool:
+        """Whether samples are sequences, which come with the rows of their tokens."""
+        return self._sequences is not None
+
     def _rows_at(self, samples: Array) -> Array:
         """The row of each sample, as ids say where both sides have ids."""
         rows = self.pairing.rows
         return samples if rows is None else rows[samples]
 
-    def gather(self, samples: Array) -> Array:
-        """The distributions of `samples` (int64, none out of range): (n, [M,] K), fresh and writable."""
+    def gather(self, samples: Array) -> Any:
+        """The distributions of `samples` (int64, none out of range), fresh and writable: (n, [M,] K), or a `TopK`."""
         return self._given.take(self._rows_at(samples))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the distributions lie behind a url, where each of them costs a request."""
+        stored = self._given.stored
+        return stored is not None and not stored.store.place.is_local
 
     def announce(self, samples: Array) -> None:
         """A hint that the distributions of `samples` will be gathered next; see `Store.announce`."""
@@ -166,7 +216,7 @@ class PairedDataset:
         starts = range(0, len(samples), batch_size)
         cut = [rows[start : start + batch_size] for start in starts]
         if self.base_dataset is None:
-            return cut
+            return cut if self._sequences is None else list(map(self._sequences.alone, cut))
         return [
             self._batch(samples[start : start + batch_size], own)
             for start, own in zip(starts, cut, strict=True)
@@ -192,6 +242,10 @@ class PairedDataset:
         if together is not None:
             return (together, rows)
         chosen = self.samples(samples)
+        if self._sequences is not None:
+            if self.target_key is not None:
+                chosen = [self._mapping(one) for one in chosen]
+            return self._sequences(chosen, rows, samples.tolist())
         if self.target_key is not None:
             chosen = [self._mapping(one) for one in chosen]
             return self._with_row(bring_together(self._collate, chosen, samples.tolist()), rows)
@@ -235,12 +289,13 @@ class PairedDataset:
         """The store's class names, or the base dataset's, or the numbers of the classes as text."""
         return self._given.class_names(self.base_dataset)
 
-    def all_rows(self) -> Array:
-        """All distributions, read-only: mapped where a store has them so, else copied."""
+    def all_rows(self) -> Any:
+        """All distributions, read-only: mapped where a store has them so, else copied; top-k rows as a `TopK`."""
         rows = self._given.mapped() if self.pairing.rows is None else None
         if rows is None:
             rows = self.gather(np.arange(len(self)))
-            rows.flags.writeable = False
+            for _, array in leaves(rows):
+                array.flags.writeable = False
         return rows
 
     # What a side adds
@@ -260,8 +315,8 @@ class PairedDataset:
         """Rows of a container as the side's batch of inputs."""
         return rows.take(samples)
 
-    def _as_rows(self, rows: Array) -> Any:
-        """Fresh distributions, of one sample or of several, as the side's array."""
+    def _as_rows(self, rows: Any) -> Any:
+        """Fresh distributions, of one sample or of several, as the side's array, or as a `TopK` of its arrays."""
         return rows
 
     def _collate(self, samples: Sequence[Any]) -> Any:
@@ -286,8 +341,8 @@ class FirstOrderDataset(PairedDataset, Sequence[Any]):
     """A dataset whose samples come with their distributions: (input, label, distribution).
 
     Without labels: (input, distribution); without a base dataset the distribution alone. A
-    distribution is a float32 array (num_classes,), or (num_members, num_classes). Parameters and
-    errors are those of `PairedDataset`.
+    distribution is a float32 array (num_classes,), or (num_members, num_classes); of a store of
+    top-k rows a `TopK`. Parameters and errors are those of `PairedDataset`.
 
     >>> dataset = FirstOrderDataset([("cat", 0), ("dog", 1)], {0: [0.9, 0.1], 1: [0.2, 0.8]})
     >>> dataset[1]
@@ -305,7 +360,7 @@ class Pairs(Sequence[Any]):
         self._paired = paired
 
     @property
-    def targets(self) -> Array:
+    def targets(self) -> Any:
         """All distributions, read-only (num_samples, [M,] K): mapped where the store has them so, else copied."""
         return self._paired.all_rows()
 
@@ -326,7 +381,8 @@ class Pairs(Sequence[Any]):
         at = np.asarray(indices, np.int64)
         samples = paired.samples(at)
         inputs = [split(sample, paired.input_getter)[0] for sample in samples]
-        return list(zip(inputs, paired.rows_of(at), strict=True))
+        rows = paired.rows_of(at)
+        return [(one, rows[i]) for i, one in enumerate(inputs)]
 
     def __repr__(self) -> str:
         return f"<Pairs of {len(self)} samples, {len(self.classes)} classes>"

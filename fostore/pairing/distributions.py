@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,21 @@ class Distributions:
         source: a mapping from dataset index to a row, a `Store`, a `Selection`, or the path
             or url of a store.
         dtype: a floating one; None: as they are stored.
-        as_kind, temperature: see `Store.take`; a mapping, whose rows could be anything, takes none.
+        as_kind, temperature, rule: see `Store.take`; a mapping, whose rows could be anything, takes
+            none. Without a rule, top-k rows are handed out as they are kept.
 
     Raises:
         ArgumentError: one of them cannot be used.
     """
 
     def __init__(
-        self, source: Any, *, dtype: str | None, as_kind: str, temperature: float | None
+        self,
+        source: Any,
+        *,
+        dtype: str | None,
+        as_kind: str,
+        temperature: float | None,
+        rule: str | None,
     ) -> None:
         if isinstance(source, (str, os.PathLike)):
             source = open_store(source)
@@ -46,12 +54,22 @@ class Distributions:
         # Asked once: a Mapping is an abstract class, for which Python looks long.
         self.stored = source if isinstance(source, (Store, Selection)) else None
         self.dtype = None if dtype is None else _as_dtype(dtype)
-        self._as_kind, self._temperature = as_kind, temperature
+        self._as_kind, self._temperature, self._rule = as_kind, temperature, rule
         softened = temperature is not None and is_softened(temperature)
-        if self.stored is None and (as_kind != "probs" or softened):
+        is_changed = as_kind != "probs" or softened
+        if self.stored is None and (is_changed or rule is not None):
             raise ArgumentError(
-                f"as_kind={as_kind!r} and temperature={temperature!r} are for a store, which says what "
-                f"its rows are; those of a {type(source).__name__} are handed out as they came"
+                f"as_kind={as_kind!r}, temperature={temperature!r} and rule={rule!r} are for a store, which says "
+                f"what its rows are; those of a {type(source).__name__} are handed out as they came"
+            )
+        if self.stored is not None and rule is not None:
+            encoding_of(self.stored.schema).check_dense(self.stored.schema, rule)
+        self.is_sparse = self.stored is not None and rule is None and _keeps_some(self.stored)
+        """Whether they are handed out as `TopK`: the classes that are kept, and what the others weigh."""
+        if self.is_sparse and is_changed:
+            raise ArgumentError(
+                f"as_kind={as_kind!r} and temperature={temperature!r} are for rows of all classes, and these are "
+                "of the largest: leave them to the loss, or name a rule for the others (rule='uniform')"
             )
         # Halves are gathered as they are stored and widened afterwards: half the bytes from memory.
         self.half = None if softened else self._find_half()
@@ -72,8 +90,16 @@ class Distributions:
         is_wider = schema.dtype in HALVES and dtype != np.float16
         return schema.columns[0] if is_kept and is_wider else None
 
-    def take(self, rows: Array) -> Array:
-        """The distributions of `rows` (int64): (n, [M,] K), fresh and writable."""
+    def take(self, rows: Array) -> Any:
+        """The distributions of `rows` (int64), fresh and writable: (n, [M,] K), or a `TopK` of n rows."""
+        if self.is_sparse and self.stored is not None:
+            topk = self.stored.take_topk(rows)
+            if self.dtype is None:
+                return topk
+            values = topk.values
+            if values.dtype == np.float16 != self.dtype:
+                values = widen(values, "float16")
+            return replace(topk, values=values.astype(self.dtype, copy=False))
         taken = self.take_kept(rows)
         if self.half is not None:
             taken = widen(taken, self.half.dtype)
@@ -87,7 +113,9 @@ class Distributions:
             return self._from_mapping(rows.tolist())
         if self.half is not None:
             return self.stored.take_column(self.half.name, rows)
-        return self.stored.take(rows, as_kind=self._as_kind, temperature=self._temperature)
+        return self.stored.take(
+            rows, as_kind=self._as_kind, temperature=self._temperature, rule=self._rule
+        )
 
     def _from_mapping(self, rows: list[int]) -> Array:
         chosen = [self.source[row] for row in rows]
@@ -135,6 +163,13 @@ class Distributions:
         if names is None or len(names) != num_classes:
             return [str(number) for number in range(num_classes)]
         return list(names)
+
+
+def _keeps_some(stored: Store | Selection) -> bool:
+    """Whether rows are of the largest classes only."""
+    schema = stored.schema
+    none = [np.empty((0, *column.shape), column.numpy_dtype) for column in schema.content]
+    return encoding_of(schema).sparse(none, schema) is not None
 
 
 def _as_dtype(dtype: Any) -> np.dtype[Any]:

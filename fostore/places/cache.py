@@ -100,6 +100,10 @@ class Cached:
         """What lies in a folder; see `Place.names`."""
         return self.place.names(folder)
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file; see `Place.sizes`."""
+        return self.place.sizes()
+
     def version(self, name: str = "") -> Version:
         """What changes with a file; see `Place.version`."""
         version = self._versions[name] = self.place.version(name)

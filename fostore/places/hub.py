@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import huggingface_hub as hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from fostore.errors import ArgumentError, FostoreError, PlaceError
 from fostore.places.remote import Remote
 
 _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
+OWN = ".gitattributes"
+"""The file of the hub itself, which says of what kind the others are."""
 
 
 class Hub(Remote):
@@ -34,27 +36,35 @@ class Hub(Remote):
         self.repository, self.revision, self._path = parts[1], parts[2] or "main", parts[3] or ""
         self._commit = commit
         super().__init__(url)
-        self._is_web = (
-            False  # where it leads is the hub's business, as an object store's is its own
-        )
 
     def names(self, folder: str = "") -> dict[str, str]:
         """What lies in a folder, each with its kind; see `Place.names`."""
-        where = "/".join(filter(None, (self._path, folder)))
+        return {
+            name.rsplit("/", 1)[-1]: "folder" if size is None else "file"
+            for name, size in self._listed(folder, recursive=False)
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, less the hub's own; see `Place.sizes`."""
+        begin = f"{self._path}/".lstrip("/")
+        return {
+            name.removeprefix(begin): size
+            for name, size in self._listed("", recursive=True)
+            if size is not None and name != OWN
+        }
+
+    def _listed(self, folder: str, recursive: bool) -> list[tuple[str, int | None]]:
+        """What lies in a folder, by its names in the repository: the bytes of a file, None of a folder."""
+        where = self._key(folder).rstrip("/")
         with self._asking(folder):
             try:
                 entries = api().list_repo_tree(
-                    self.repository, where or None, repo_type="dataset", revision=self.commit
-                )
-                kinds = {
-                    entry.path.rsplit("/", 1)[-1]: "file"
-                    if isinstance(entry, hub.hf_api.RepoFile)
-                    else "folder"
-                    for entry in entries
-                }
+                    self.repository, where or None, recursive=recursive, repo_type="dataset",
+                    revision=self.commit,
+                )  # fmt: skip
+                return [(entry.path, getattr(entry, "size", None)) for entry in entries]
             except errors.EntryNotFoundError as error:
                 raise FileNotFoundError(where) from error
-        return kinds
 
     @property
     def commit(self) -> str:
@@ -94,7 +104,7 @@ class Hub(Remote):
         return Hub, (self.url, self._commit)
 
     def _root(self) -> tuple[str, dict[str, Any]]:
-        endpoint = os.environ.get("HF_ENDPOINT", hub.constants.ENDPOINT).rstrip("/")
+        endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
         token = hub.get_token()
         headers = {"authorization": f"Bearer {token}"} if token else {}
         root = f"{endpoint}/datasets/{self.repository}/resolve/{self.commit}"

@@ -6,7 +6,7 @@ import os
 import stat
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Local(ByUrl):
         except LockedError:
             return False  # whoever has it changes the file
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         folders: dict[Path, None] = {}
         for name in names:
             path = self._inside(name)

@@ -85,8 +85,8 @@ class Lock:
         """
         if sys.platform == "win32":
             raise UnsupportedError(
-                "writing a store needs POSIX locks, which Windows does not have; "
-                "read stores here, write them on Linux, macOS or in WSL"
+                "writing a store needs POSIX locks, which Windows does not have; fostore runs on Linux, on macOS "
+                "and in WSL"
             )
         real = Path(os.path.realpath(store_path))
         path = real.with_name(f".{real.name}.lock")

@@ -21,7 +21,8 @@ from fostore.places.place import Place, Storage
 
 SCHEMES = {
     "memory": "fostore.places.memory",
-    **dict.fromkeys(("s3", "gs", "az", "https", "http"), "fostore.places.remote"),
+    **dict.fromkeys(("s3", "gs", "az"), "fostore.places.remote"),
+    **dict.fromkeys(("https", "http"), "fostore.places.web"),
     "hf": "fostore.places.hub",
 }
 """The places that are not local, by the scheme of their urls: modules with a `place_of_url`."""

@@ -7,10 +7,11 @@ folder, and one line in `names.SCHEMES`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from fostore.errors import ArgumentError, FormatError, StoreNotFoundError
+from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
 
 Version = Hashable
 """What tells that a file is still the one that was read before; None where there is none."""
@@ -114,6 +115,15 @@ class Place(Protocol):
         """
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, however deep, by its name.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            UnsupportedError: the place lists nothing, as a plain web server.
+        """
+        ...
+
     def version(self, name: str = "") -> Version:
         """What changes when another file, or folder, takes the name; None where there is nothing."""
         ...
@@ -153,7 +163,7 @@ class Storage(Place, Protocol):
         """
         ...
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
         ...
 
@@ -162,10 +172,35 @@ class Storage(Place, Protocol):
         ...
 
 
-class ByUrl:
+class ByUrl(ABC):
     """What every place is: equal to another of its kind, and shown, by its url."""
 
     url: str
+
+    @abstractmethod
+    def names(self, folder: str = "") -> dict[str, str]:
+        """See `Place.names`."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """See `Place.size`."""
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file, folder by folder; see `Place.sizes`."""
+        sizes, pending = {}, [""]
+        while pending:
+            folder = pending.pop()
+            for leaf, kind in self.names(folder).items():
+                name = f"{folder}/{leaf}".lstrip("/")
+                if kind == "folder":
+                    pending.append(name)
+                elif kind != "file":
+                    raise UnsafeError(
+                        f"{self}/{name} is no regular file, nor a folder; no bundle has anything else"
+                    )
+                else:
+                    sizes[name] = self.size(name) or 0
+        return sizes
 
     def __str__(self) -> str:
         return self.url

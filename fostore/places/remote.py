@@ -1,4 +1,4 @@
-"""A place behind a url, through obstore (extra `remote`): S3 and its kin, Google's, Azure's, plain web servers.
+"""A place behind a url, through obstore (extra `remote`): S3 and its kin, Google's, Azure's.
 
 Ranges are requests of their own, many at a time (who asks has put together what lies near each other). A file that
 changes between two reads is told by its ETag, or where there is none by its time and size.
@@ -7,17 +7,15 @@ changes between two reads is told by its ETag, or where there is none by its tim
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import re
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -37,9 +35,14 @@ REQUESTS = 64
 """At a time: 64 random rows come in one trip there and back."""
 SECONDS, RETRIES = 60, 6
 """For one request; and how often it is made again, after 0.1, 0.2, 0.4 ... seconds, where a server fails."""
-_HOPS = 5
 _PIECE = 4 << 20
 _SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
+}
+"""What names another server than the service's own."""
 _CURES = (
     (
         re.compile("AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credential"),
@@ -54,8 +57,7 @@ _CURES = (
     ),
     (
         re.compile("SlowDown|TooManyRequests|429|Too Many"),
-        "the service takes no more requests for now: it was tried again for a while; let fewer processes write "
-        "at once, and run this one again",
+        "it was tried again for a while; let fewer processes write at once, and run this one again",
     ),
     (re.compile(""), "it was tried again for a while; call again when the server answers"),
 )
@@ -70,9 +72,6 @@ class Remote(ByUrl):
 
     Credentials come from where the services' own tools look for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
     AWS_REGION, ...), never from the url, so that none is in an error, a pickle or a receipt.
-
-    Where a web server leads elsewhere is looked at once, before the first read: obstore follows redirects by itself.
-    No url of https leads to one without encryption, ever.
     """
 
     is_local = False
@@ -81,7 +80,7 @@ class Remote(ByUrl):
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ArgumentError(
-                f"{_clean(url)!r} holds a user, a query or a fragment: urls are kept in errors, pickles and "
+                f"{clean(url)!r} holds a user, a query or a fragment: urls are kept in errors, pickles and "
                 "receipts; give credentials by the environment instead (AWS_ACCESS_KEY_ID ...)"
             )
         self.url = url.rstrip("/")
@@ -90,8 +89,6 @@ class Remote(ByUrl):
             raise ArgumentError(
                 f"{url!r} names no store, expected {parts.scheme}://where/what.zarr"
             )
-        self._is_web = parts.scheme in ("http", "https")
-        self._is_looked_at = False
         self._store: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -145,16 +142,7 @@ class Remote(ByUrl):
         return None if meta is None else int(meta["size"])
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """What lies in a folder, each with its kind; see `Place.names`.
-
-        Raises:
-            UnsupportedError: a plain web server, which lists nothing.
-        """
-        if self._is_web:
-            raise UnsupportedError(
-                f"{self} is on a web server, which lists no folders: what a writer that is at work has "
-                "committed cannot be looked up, nor what else lies beside the rows of a finished store"
-            )
+        """What lies in a folder, each with its kind; see `Place.names`."""
         begin = f"{self._key(folder)}/"
         with self._telling(folder):
             listed = obstore.list_with_delimiter(self._client(), begin)
@@ -199,10 +187,12 @@ class Remote(ByUrl):
         with self._telling(name, "written"):
             obstore.put(self._client(), self._key(name), source)
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove objects; see `Storage.delete`."""
         with self._telling("", "written"):
-            obstore.delete(self._client(), [self._key(name) for name in names])
+            keys = map(self._key, names)
+            while batch := list(islice(keys, 1000)):  # as many as S3 takes at once
+                obstore.delete(self._client(), batch)
 
     def listed(self, folder: str = "") -> Iterator[Listed]:
         """Every object below a name; see `Storage.listed`."""
@@ -211,6 +201,13 @@ class Remote(ByUrl):
                 for item in page:
                     name = str(item["path"]).removeprefix(f"{self._leaf}/")
                     yield Listed(name, int(item["size"]), _version(item))
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each object, from one list; see `Place.sizes`."""
+        sizes = {one.name: one.size for one in self.listed()}
+        if not sizes:
+            raise FileNotFoundError(errno.ENOENT, "there is nothing", str(self))
+        return sizes
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A file piece by piece."""
@@ -222,13 +219,11 @@ class Remote(ByUrl):
 
     def _get(self, name: str, span: tuple[int, int] | None = None) -> Any:
         options: Any = {} if span is None else {"range": span}
-        self._look_where(name)
         return obstore.get(self._client(), self._key(name), options=options)
 
     def _head(self, name: str) -> Any:
         with self._telling(name):
             try:
-                self._look_where(name)
                 return obstore.head(self._client(), self._key(name))
             except FileNotFoundError:
                 return None
@@ -251,25 +246,22 @@ class Remote(ByUrl):
             )
         if self._store is None:
             _users.add(os.getpid())
-            root, options = self._root()
-            client: Any = {
-                "allow_http": _is_plain(root),
-                "timeout": f"{SECONDS}s",
-                "connect_timeout": f"{min(SECONDS, 10)}s",
-                **options,
-            }
-            self._store = from_url(
-                root,
-                client_options=client,
-                retry_config={"max_retries": RETRIES},
-            )
+            self._store = self._connect()
         return self._store
 
-    def _look_where(self, name: str) -> None:
-        """Refuse a web server that leads to an address of its choice; once, before the first read of a place."""
-        if self._is_web and not self._is_looked_at:
-            _follow(f"{self._parent}/{self._key(name)}")
-            self._is_looked_at = True
+    def _connect(self) -> Any:
+        root, options = self._root()
+        client: Any = {
+            "allow_http": _is_plain(root),
+            "timeout": f"{SECONDS}s",
+            "connect_timeout": f"{min(SECONDS, 10)}s",
+            **options,
+        }
+        try:
+            return from_url(root, client_options=client, retry_config={"max_retries": RETRIES})
+        except ValueError as error:
+            message = f"{self} cannot be reached by what the environment says: {clean(str(error))}"
+            raise PlaceError(errno.EINVAL, message, self.url) from None
 
     def _version(self, name: str, meta: Any) -> Version:
         """What changes with an object: its ETag, else its time and size."""
@@ -312,7 +304,7 @@ class Remote(ByUrl):
                 error, (PermissionDeniedError, UnauthenticatedError, PermissionError)
             )
             cure = next(cure for pattern, cure in _CURES if denied or pattern.search(str(error)))
-            first = _clean(str(error)).strip().splitlines()[0][:300]
+            first = clean(str(error)).strip().splitlines()[0][:300]
             code = errno.EACCES if denied else errno.EIO
             raise PlaceError(code, f"{where} cannot be {verb}: {first}. {cure}", where) from None
 
@@ -336,64 +328,11 @@ def _version(meta: Any) -> Version:
 
 def _is_plain(root: str) -> bool:
     """Whether the user named a server without encryption: in the url, or as the endpoint of an object store."""
-    if root.startswith("s3://"):
-        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3")
-        return any(os.environ.get(name, "").startswith("http://") for name in names)
-    return root.startswith("http://")
+    scheme = root.partition("://")[0]
+    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS.get(scheme, ()))
+    return any(url.startswith("http://") for url in (root, *endpoints))
 
 
-def _follow(url: str) -> None:
-    """Follow the redirects of a url by HEAD, and refuse one to a private address or another scheme.
-
-    A server of the same host and port as the one that was asked is where the user wanted to go. Other errors are left
-    to the read that comes next, which says them better.
-
-    Raises:
-        UnsafeError: names both ends.
-    """
-    begin = now = urlsplit(url)
-    for _ in range(_HOPS):
-        try:
-            target = _redirect(now)
-        except (OSError, HTTPException):
-            return
-        if target is None:
-            return
-        following = urlsplit(urljoin(now.geturl(), target))
-        shown = _clean(following._replace(query="", fragment="").geturl())
-        if following.scheme != "https" and following.scheme != begin.scheme:
-            raise UnsafeError(
-                f"{_clean(url)} leads to {shown}, which is not behind https; give the url that you mean"
-            )
-        if following.netloc != begin.netloc and _is_private(following.hostname or ""):
-            raise UnsafeError(
-                f"{_clean(url)} leads to {shown}, an address of a private network; if you mean that, give it"
-            )
-        now = following
-    raise UnsafeError(f"{_clean(url)} leads on and on, {_HOPS} times and more")
-
-
-def _redirect(url: SplitResult) -> str | None:
-    """Where the server of a url leads to; None where it answers."""
-    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-    connection = kind(url.hostname or "", url.port, timeout=min(SECONDS, 10))
-    try:
-        connection.request("HEAD", url.path + (f"?{url.query}" if url.query else ""))
-        answer = connection.getresponse()
-        return answer.getheader("Location") if 300 <= answer.status < 400 else None
-    finally:
-        connection.close()
-
-
-def _is_private(host: str) -> bool:
-    """Whether a name is that of an address which is not public. What this machine cannot look up, a proxy may."""
-    try:
-        addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return not all(ipaddress.ip_address(address).is_global for address in map(str, addresses))
-
-
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """A text without users and queries of urls, where secrets are."""
     return _SECRET.sub(lambda match: match[1] or "?...", text)

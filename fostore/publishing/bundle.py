@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fostore import disk
-from fostore.errors import DamageError, FormatError, StoreNotFoundError, UnsupportedError
-from fostore.formats import Finding
-from fostore.places.names import is_outside
+from fostore.errors import DamageError, FormatError, StoreNotFoundError
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -26,16 +24,13 @@ from fostore.publishing.manifest import (
     PAYLOAD,
     TAGS,
     Entry,
-    compare,
     files_below,
     hash_file,
     listed,
     read_list,
     refuse_unlistable,
-    tree_digest,
 )
-from fostore.publishing.signature import problem_of
-from fostore.publishing.version import is_version
+from fostore.reading.named import LAYOUT, parse_manifest
 from fostore.reading.named import MANIFEST as MANIFEST
 from fostore.reading.named import MAX_MANIFEST as MAX_MANIFEST
 from fostore.reading.store import Store
@@ -45,18 +40,6 @@ from fostore.schema.header import VERSION as SPEC
 
 DATA = "data/"
 SIGNATURE = "data.sig"
-LAYOUT = "1.0"
-"""The version of spec/bundle.md."""
-_MANIFEST = {
-    "bundle": str,
-    "version": str,
-    "store": str,
-    "digest": str,
-    "num_samples": int,
-    "tree": str,
-    "files": dict,
-    "facts": dict,
-}
 _BAG = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 _COPY_BYTES = 4 << 20
 
@@ -177,9 +160,7 @@ def _copied(source: Path, target: Path, bar: Progress) -> tuple[int, str]:
     return at, total.hexdigest()
 
 
-def write_documents(
-    folder: Path, described: Described, signature: bytes | None = None
-) -> list[Entry]:
+def write_documents(folder: Path, described: Described, signed: bytes | None = None) -> list[Entry]:
     """Put everything beside `data/`, in the order in which nothing hashes itself; the files."""
     pieces: dict[str, bytes] = {
         "bagit.txt": _BAG,
@@ -187,8 +168,8 @@ def write_documents(
         MANIFEST: manifest(described),
     }
     pieces |= {name: text(described) for name, text in DOCUMENTS.items()}
-    if signature is not None:
-        pieces[SIGNATURE] = signature
+    if signed is not None:
+        pieces[SIGNATURE] = signed
     tags = [_file(name, text) for name, text in pieces.items()]
     pieces[TAGS] = listed(tags)
     for entry in sorted(os.listdir(folder)):
@@ -260,33 +241,6 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     )
 
 
-def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
-    """The manifest in a stranger's text; `where` names it in messages.
-
-    Raises:
-        FormatError, UnsupportedError: see `read_manifest`.
-    """
-    value = jsontext.loads(text, where)
-    for key, kind in _MANIFEST.items():
-        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise FormatError(f"{where}: {key!r} is missing or no {kind.__name__}")
-    if value["bundle"].split(".")[0] != LAYOUT.split(".")[0]:
-        raise UnsupportedError(
-            f"{where} is a bundle of version {value['bundle']}; this release reads {LAYOUT.split('.')[0]}.x"
-        )
-    if not is_version(value["version"]):
-        raise FormatError(f"{where}: the version is {value['version']!r}, expected such as 1.0.0")
-    for name in (value["store"], value.get("parquet"), *value["files"]):
-        if name is not None and (not isinstance(name, str) or is_outside(name)):
-            raise FormatError(f"{where}: {name!r} lies outside the bundle")
-    for name, entry in value["files"].items():
-        if not (isinstance(entry, dict) and type(entry.get("bytes")) is int
-                and isinstance(entry.get("sha256"), str)):  # fmt: skip
-            raise FormatError(f"{where}: what it says of {name!r} is no bytes and sha256")
-    parsed: Mapping[str, Any] = value
-    return parsed
-
-
 def is_same(one: Path, other: Path) -> bool:
     """Whether two bundles list the same files with the same hashes."""
     return all((folder / TAGS).is_file() for folder in (one, other)) and read_list(
@@ -297,59 +251,6 @@ def is_same(one: Path, other: Path) -> bool:
 def is_bundle(path: Path) -> bool:
     """Whether a folder is a bundle."""
     return path.is_dir() and (path / MANIFEST).is_file()
-
-
-def verify(folder: Path, level: str = "full", key: Path | None = None) -> Iterator[Finding]:
-    """What is wrong with a bundle, by nothing but what it holds: every file, every list, the store and its digest.
-
-    Args:
-        level: of the check of the store, see `Store.verify`.
-        key: a public key; then the rows must be signed by who holds its private half.
-
-    Raises:
-        UnsafeError: a link, a pipe or a device lies in it.
-    """
-    held = dict(files_below(folder))
-    lists: dict[str, str] = {}
-    for name in (PAYLOAD, TAGS):
-        try:
-            hashes = read_list(folder, name)
-        except (FormatError, OSError) as error:
-            yield Finding(name, None, f"cannot be read: {error}")
-            continue
-        lists |= hashes
-        for file, what in compare(held, hashes):
-            yield Finding(file, None, what)
-    for name in held:
-        if name not in lists and name != TAGS:
-            yield Finding(name, None, "is listed nowhere")
-    try:
-        manifest = read_manifest(folder)
-        files = [Entry(n, 0, sha) for n, sha in lists.items() if n.startswith(DATA)]
-        if manifest.get("tree") != f"sha256:{tree_digest(files, DATA)}":
-            yield Finding(
-                MANIFEST, None, "its tree digest is not that of the files that are listed"
-            )
-        stated = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        if stated != {file.name: file.sha256 for file in files}:
-            yield Finding(MANIFEST, None, f"its files are not those of {PAYLOAD}")
-        if key is not None and (problem := _signed(folder, key, manifest["tree"])):
-            yield Finding(SIGNATURE, None, problem)
-        store = open_store(folder / manifest["store"])
-        if store.header.digest != manifest["digest"]:
-            yield Finding(manifest["store"], None, f"has not the digest {manifest['digest']}")
-        yield from store.verify(level=level)
-    except DamageError as error:
-        for rows in error.rows or (None,):
-            yield Finding("store", rows, str(error))
-    except (FormatError, OSError) as error:
-        yield Finding(MANIFEST, None, str(error))
-
-
-def _signed(folder: Path, key: Path, tree: str) -> str | None:
-    if not (folder / SIGNATURE).is_file():
-        return "is missing: nobody has signed the rows"
-    return problem_of(folder / DATA, folder / SIGNATURE, key, tree.removeprefix("sha256:"))
 
 
 def described_of(folder: Path) -> Described:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fostore.encodings import default_encoding
 from fostore.publishing.facts import Creator, Facts
 from fostore.publishing.manifest import Entry
 from fostore.reading.store import Store
@@ -65,10 +66,12 @@ class Described:
         schema = self.store.schema
         members = f"{schema.num_members} members' " if schema.num_members else ""
         each = "distributions" if schema.num_members else "one distribution"
-        encoding = schema.encoding["name"]
-        stored = schema.kind if encoding in ("dense", "counts") else f"{schema.kind} ({encoding})"
+        is_core = schema.encoding == default_encoding(schema.kind)
+        stored = schema.kind if is_core else f"{schema.kind} ({schema.encoded})"
+        sequences = self.store.num_sequences
+        of = "samples" if sequences is None else f"tokens of {sequences:,} sequences"
         return (
-            f"For each of {len(self.store):,} samples: {members}{each} over {schema.num_classes:,} "
+            f"For each of {len(self.store):,} {of}: {members}{each} over {schema.num_classes:,} "
             f"classes, stored as {stored} in {schema.dtype}."
         )
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
 from fostore import disk
 from fostore.errors import ArgumentError
 
@@ -168,6 +166,9 @@ def spdx(text: str, what: str = "license") -> str:
     >>> spdx("cc-by-4.0")
     'CC-BY-4.0'
     """
+    # The list of all licences, which the command line has no use for when it starts.
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
     try:
         return str(canonicalize_license_expression(text))
     except InvalidLicenseExpression as error:

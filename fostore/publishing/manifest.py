@@ -11,18 +11,23 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fostore import disk
-from fostore.errors import ArgumentError, FormatError, UnsafeError
+from fostore.errors import ArgumentError, FormatError, PlaceError, UnsafeError
 from fostore.places.names import is_outside
+from fostore.places.place import Place
+from fostore.progress import Progress
 
 PAYLOAD, TAGS = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)\Z")
 _READ_BYTES = 4 << 20
-_MAX_LIST = 64 << 20
+MAX_LIST = 64 << 20
+_THREADS = 16
+"""Files that are hashed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def listed(files: Iterable[Entry]) -> bytes:
 
 def read_list(folder: Path, name: str) -> dict[str, str]:
     """The SHA-256 of each file that a list of a bundle names; see `parse_list`."""
-    text = disk.read_named(folder / name, _MAX_LIST, "a list of files and their SHA-256")
+    text = disk.read_named(folder / name, MAX_LIST, "a list of files and their SHA-256")
     return parse_list(text, str(folder / name))
 
 
@@ -129,19 +134,39 @@ def refuse_unlistable(names: Iterable[str]) -> None:
             )
 
 
-def compare(held: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What differs between files and the hashes that are listed for them: (name, what).
+def hashed(
+    place: Place, names: Iterable[str], bar: Progress
+) -> Iterator[tuple[str, tuple[int, str] | OSError]]:
+    """The bytes of files of a place and their SHA-256, some files at a time; an error where one cannot be read.
 
-    What is opened was seen to be a file of the bundle; a list alone opens nothing.
+    Raises:
+        PlaceError: a service is not reached, which says nothing of a file.
     """
-    for name, expected in hashes.items():
-        if name not in held:
-            yield name, "is listed and missing"
-            continue
+
+    def look(name: str) -> tuple[str, tuple[int, str] | OSError]:
         try:
-            _, actual = hash_file(held[name])
+            return name, _hashed(place, name, bar)
         except OSError as error:
-            yield name, f"is listed and cannot be read ({error.strerror})"
-        else:
-            if actual != expected:
-                yield name, f"has the SHA-256 {actual}, and {expected} is listed"
+            if isinstance(error, PlaceError) and not place.is_local:
+                raise
+            return name, error
+
+    pool = ThreadPoolExecutor(_THREADS, "fostore-hash")
+    try:
+        yield from pool.map(look, names)
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops in the middle does not wait for the rest
+
+
+def _hashed(place: Place, name: str, bar: Progress) -> tuple[int, str]:
+    total, at, versions = hashlib.sha256(), 0, set()
+    while True:
+        ((data, version),) = place.read_many([(name, at, at + _READ_BYTES)])
+        total.update(data)
+        at += len(data)
+        bar.add(len(data))
+        versions.add(version)
+        if len(versions) > 1:
+            raise OSError("it was changed meanwhile")
+        if len(data) < _READ_BYTES:
+            return at, total.hexdigest()

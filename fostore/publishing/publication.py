@@ -19,6 +19,7 @@ from fostore.publishing.facts import Facts, Gap
 from fostore.publishing.manifest import tree_digest
 from fostore.publishing.targets import Target, target_of
 from fostore.publishing.version import FIRST, next_version
+from fostore.reading.named import parse_manifest
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import jsontext
@@ -192,7 +193,7 @@ def _known(target: Target, facts: Facts) -> tuple[Mapping[str, Any] | None, Fact
     text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
     if text is None:
         return None, facts
-    before = bundle.parse_manifest(text, target.name)
+    before = parse_manifest(text, target.name)
     return before, facts.over(Facts.of(before["facts"], target.name))
 
 
@@ -201,6 +202,7 @@ def _signature(target: Target, described: Described, key: Path) -> bytes:
         target.staging / bundle.DATA,
         target.staging / bundle.SIGNATURE,
         key,
+        {file.name.removeprefix(bundle.DATA): file.sha256 for file in described.files},
         described.tree,
         target.read(bundle.SIGNATURE, signature.MAX_SIGNATURE),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +11,6 @@ from fostore.schema import digest
 from fostore.schema.row import Array
 
 FIRST = "1.0.0"
-_VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\Z", re.ASCII)
-
-
-def is_version(text: str) -> bool:
-    """Whether a text is a version of ours: three numbers."""
-    return bool(_VERSION.match(text))
 
 
 def next_version(version: str, store: Store, before: str, rows_before: int) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import numpy as np
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, StoreExistsError
 from fostore.places.cache import Cached
+from fostore.places.lock import Lock
 from fostore.places.names import destination
 from fostore.places.place import Place, Version
 from fostore.progress import Progress
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 _PIECE = 4 << 20
 _BATCH_BYTES = 64 << 20
 _THREADS = 32
-_DIGEST = "digest"
+_DIGEST, _PARTS = "digest", "parts"
 
 
 def prefetch(store: Store, rows: Array) -> None:
@@ -54,9 +57,17 @@ def download(store: Store, path: str | os.PathLike[str], progress: bool) -> Path
             f"{str(path)!r} has the suffix {target.suffix!r}, and the store has {suffix!r}: its files are "
             "fetched as they are; fostore.convert makes others of them"
         )
-    if os.path.lexists(target):
-        _expect_same(store, target)
-        return target
+    if not os.path.lexists(target):
+        disk.make_folders(target.parent)
+        with Lock.acquire(target):  # two at once would write the same files
+            if not os.path.lexists(target):  # else another call has just brought it
+                _download(store, place, target, digest, progress)
+                return target
+    _expect_same(store, target)
+    return target
+
+
+def _download(store: Store, place: Place, target: Path, digest: str, shown: bool) -> None:
     staging = disk.unfinished(target)
     disk.make_folders(staging)
     if _digest_of(staging) != digest:  # of another store, or of none
@@ -64,12 +75,11 @@ def download(store: Store, path: str | os.PathLike[str], progress: bool) -> Path
         disk.make_folders(staging)
         disk.write_whole(staging / _DIGEST, digest.encode())
     copy = staging / target.name
-    _fetch(place, store, copy, progress)
+    _fetch(place, store, copy, shown)
     _check(store, copy, staging)
     disk.rename(copy, target)
     disk.sync_directory(target.parent)
     disk.remove(staging)
-    return target
 
 
 def _expect_same(store: Store, target: Path) -> None:
@@ -100,16 +110,21 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
     gone = [name for name, size in sizes.items() if size is None]
     if gone:
         raise DamageError(f"{place}/{gone[0]} is missing: the store changed, or was damaged")
+    folder = copy.parent / _PARTS
+    begun = {name: _begun(place, name, size or 0, folder) for name, size in sizes.items()}
+    disk.make_folders(folder, *(to.parent for to in files.values()))
+    for path in set(folder.iterdir()) - {file.path for file in begun.values()}:
+        disk.remove(path)  # of a version that is gone
+    done = sum(file.start for file in begun.values())
     total = sum(size or 0 for size in sizes.values())
-    disk.require_free(copy.parent, total)
-    with Progress(shown, total, name="downloading", unit="bytes") as bar:
+    disk.require_free(copy.parent, total - done)
+    with Progress(shown, total, done, name="downloading", unit="bytes") as bar:
         pieces = [
             (name, start, min(start + _PIECE, size or 0))
             for name, size in sizes.items()
-            for start in range(0, size or 0, _PIECE)
+            for start in range(begun[name].start, size or 0, _PIECE)
         ]
-        versions: dict[str, Version] = {}
-        begun: str | None = None
+        versions = {n: file.version for n, file in begun.items() if file.version is not None}
         for at in range(0, len(pieces), _BATCH_BYTES // _PIECE):
             some = pieces[at : at + _BATCH_BYTES // _PIECE]
             for (name, start, stop), (data, version) in zip(
@@ -119,13 +134,10 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
                     raise DamageError(
                         f"{place}/{name} changed while it was downloaded; open the store again"
                     )
-                if begun is not None and begun != name:
-                    _name(files[begun])
-                begun = name
-                _write(files[name], start, data)
+                _write(begun[name].path, start, data)
                 bar.add(len(data))
-        if begun is not None:
-            _name(files[begun])
+                if stop == sizes[name]:
+                    _name(begun[name].path, files[name])
     for name, size in sizes.items():
         if size == 0:
             disk.write_whole(files[name], b"")
@@ -133,10 +145,28 @@ def _fetch(place: Place, store: Store, copy: Path, shown: bool) -> None:
         disk.sync_directory(folder)
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A file that has come as far as `start`, of the version that has come so far."""
+
+    path: Path
+    start: int = 0
+    version: Version = None
+
+
+def _begun(place: Place, name: str, size: int, folder: Path) -> _Begun:
+    """How far a file has come. Only what is large goes on in the middle, and only where its version is a text."""
+    version = place.version(name) if size > _BATCH_BYTES else None
+    if not isinstance(version, str):  # a time alone: it may have changed twice in a second
+        return _Begun(folder / hashlib.sha256(name.encode()).hexdigest())
+    path = folder / hashlib.sha256(f"{name}\0{version}".encode()).hexdigest()
+    # Pieces are written one after the other; the last of them, which tells that the file is whole, comes again.
+    whole = min(path.stat().st_size, size - 1) // _PIECE if path.exists() else 0
+    return _Begun(path, whole * _PIECE, version)
+
+
 def _write(path: Path, start: int, data: bytes) -> None:
-    """Put a piece into the file that gets the name `path` when it is whole."""
-    disk.make_folders(path.parent)
-    fd = disk.open_file(disk.unfinished(path), write=True, create=True)
+    fd = disk.open_file(path, write=True, create=True)
     try:
         if start == 0:
             disk.truncate(fd, 0)  # what an interrupted call left may be of another version
@@ -145,9 +175,9 @@ def _write(path: Path, start: int, data: bytes) -> None:
         os.close(fd)
 
 
-def _name(path: Path) -> None:
-    disk.sync_file(disk.unfinished(path))
-    disk.rename(disk.unfinished(path), path)
+def _name(unnamed: Path, path: Path) -> None:
+    disk.sync_file(unnamed)
+    disk.rename(unnamed, path)
 
 
 def _check(store: Store, copy: Path, staging: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from fostore.errors import FormatError
+from fostore.errors import FormatError, UnsupportedError
 from fostore.formats import is_store_name
 from fostore.places.names import is_outside, is_url, local_path, place_of
 from fostore.places.place import Place
@@ -15,6 +16,19 @@ from fostore.schema import jsontext
 MANIFEST = "fostore-manifest.json"
 """What a bundle says of itself: the file that makes a folder one."""
 MAX_MANIFEST = 64 << 20
+LAYOUT = "1.0"
+"""The version of spec/bundle.md."""
+_KEYS = {
+    "bundle": str,
+    "version": str,
+    "store": str,
+    "digest": str,
+    "num_samples": int,
+    "tree": str,
+    "files": dict,
+    "facts": dict,
+}
+_VERSION = re.compile(r"(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}", re.ASCII)
 
 
 def place_named(
@@ -48,21 +62,47 @@ def place_named(
 
 
 def manifest_of(place: Place) -> Mapping[str, Any] | None:
-    """What a bundle says of itself, as far as a reader needs it; None where a place is none.
+    """What a bundle says of itself; None where a place is none. Errors are those of `parse_manifest`."""
+    text = manifest_text(place)
+    if text is None:
+        return None
+    return parse_manifest(text, f"{place}/{MANIFEST}")
+
+
+def parse_manifest(text: bytes, where: str) -> Mapping[str, Any]:
+    """The manifest in a stranger's text; `where` names it in messages.
 
     Raises:
-        FormatError: there is a manifest, and it names no store in the bundle.
+        FormatError: it is none, or names what lies outside the bundle.
+        UnsupportedError: a bundle of a newer major version.
     """
+    value = jsontext.loads(text, where)
+    for key, kind in _KEYS.items():
+        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+            raise FormatError(f"{where}: {key!r} is missing or no {kind.__name__}")
+    major = LAYOUT.partition(".")[0]
+    if value["bundle"].partition(".")[0] != major:
+        raise UnsupportedError(
+            f"{where} is a bundle of version {value['bundle']}; this release reads {major}.x"
+        )
+    if not _VERSION.fullmatch(value["version"]):
+        raise FormatError(f"{where}: the version is {value['version']!r}, expected such as 1.0.0")
+    for name in (value["store"], value.get("parquet"), *value["files"]):
+        if name is not None and (not isinstance(name, str) or is_outside(name)):
+            raise FormatError(f"{where}: {name!r} lies outside the bundle")
+    for name, entry in value["files"].items():
+        if not (isinstance(entry, dict) and type(entry.get("bytes")) is int
+                and isinstance(entry.get("sha256"), str)):  # fmt: skip
+            raise FormatError(f"{where}: what it says of {name!r} is no bytes and sha256")
+    parsed: Mapping[str, Any] = value
+    return parsed
+
+
+def manifest_text(place: Place) -> bytes | None:
+    """The manifest of a bundle as it lies there; None where a place is none."""
+    if is_store_name(place) and not place.is_local:
+        return None  # without a request
     try:
-        text = place.read(MANIFEST, MAX_MANIFEST)
+        return place.read(MANIFEST, MAX_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    where = f"{place}/{MANIFEST}"
-    value = jsontext.loads(text, where)
-    for key in ("store", "digest"):
-        if not isinstance(value, dict) or not isinstance(value.get(key), str):
-            raise FormatError(f"{where}: {key!r} is missing or no text")
-    if is_outside(value["store"]):
-        raise FormatError(f"{where}: the store {value['store']!r} lies outside the bundle")
-    manifest: Mapping[str, Any] = value
-    return manifest

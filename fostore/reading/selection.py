@@ -20,7 +20,6 @@ from fostore.schema.row import Array, Schema
 from fostore.schema.sides import side_of
 
 if TYPE_CHECKING:
-    from fostore.reading.sequences import Sequences
     from fostore.reading.store import Store
 
 _PIECE_BYTES = 4 << 20
@@ -283,8 +282,6 @@ class Selection(Stored, Sequence[Array]):
 class Committed(Stored, Mapping[int, Array]):
     """The committed rows of a store by their numbers, as a dict would have them; read piece by piece."""
 
-    _sequences: Sequences | None = None
-
     @property
     def committed(self) -> Ranges:
         """The rows that can be read."""
@@ -294,31 +291,6 @@ class Committed(Stored, Mapping[int, Array]):
     def num_samples(self) -> int | None:
         """Rows planned; None while a stream runs."""
         return self.header.num_samples
-
-    @property
-    def num_sequences(self) -> int | None:
-        """Sequences planned, of token rows; None while a stream runs, and where rows are samples."""
-        return self.header.num_sequences
-
-    @property
-    def sequences(self) -> Sequences:
-        """The sequences of token rows of which rows are committed; kept until `refresh`.
-
-        Raises:
-            ArgumentError: rows are no tokens.
-            UncommittedError: there are gaps in the rows.
-        """
-        sequences = self._sequences
-        if sequences is None:
-            from fostore.reading.sequences import Sequences  # import cost: few stores have tokens
-
-            sequences = self._sequences = Sequences(self.store)
-        return sequences
-
-    @property
-    def offsets(self) -> Array:
-        """Where each of them begins, and the last one ends: int64 (sequences + 1,), read-only."""
-        return self.sequences.offsets
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -347,7 +319,7 @@ class Committed(Stored, Mapping[int, Array]):
         """Fetch all files of the store, as they are.
 
         What appears at `path` is whole, durable, and has the digest of the store: every row was hashed. A call that was
-        interrupted goes on where it stopped. Where the same store is there already, nothing is done.
+        interrupted goes on where it stopped, within a file too. Where the same store is there already, nothing is done.
 
         Args:
             path: of the store's suffix; its folder is made.
@@ -359,6 +331,7 @@ class Committed(Stored, Mapping[int, Array]):
         Raises:
             ArgumentError: the store is not sealed, so that a copy may be none of its states; or another suffix.
             StoreExistsError: something else is there.
+            LockedError: another call is at work on `path`.
             SpaceError: it does not fit.
             DamageError: the rows that came are not those that were written, or the store changed meanwhile. What came
                 is gone.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
+from fostore.nested import Arrays, map_leaves
 from fostore.reading.request import as_rows
+from fostore.schema.header import Header
 from fostore.schema.ranges import describe
 from fostore.schema.row import TOKEN, Array
 from fostore.schema.sequences import check_count, offsets_of
@@ -21,29 +25,164 @@ _PIECE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class FlatBatch:
-    """Rows of some sequences, one after another; of n sequences with m rows together."""
+class FlatBatch(Arrays):
+    """Rows of some sequences, one after another; of n sequences with m rows together. `batch[i]` are those of one.
+
+    Arrays of NumPy, torch or JAX.
+    """
 
     distributions: Any
     """(m, [num_members,] num_classes) as `Store.take` gives them, or a `TopK` of m rows."""
-    offsets: Array
+    offsets: Any
     """int64 (n + 1,): sequence i has the rows `offsets[i]` to `offsets[i + 1]` of this batch."""
-    tokens: Array | None
-    """(m,), uint16 or uint32: the input token at each row; None where the store keeps none."""
-    positions: Array | None
-    """(m,), uint32: where in its sequence each row stands; None where no rows are left out."""
+    tokens: Any
+    """(m,), integers: the input token at each row; None where the store keeps none."""
+    positions: Any
+    """(m,), integers: where in its sequence each row stands; None where no rows are left out."""
+    index: Any = None
+    """int64 (m,), beside a student's batch (n, length): where each row's token stands in it, line after line, so
+    that `logits.reshape(n * length, -1)[index]` are the student's rows; else None."""
+
+    def map(self, function: Callable[[Any], Any]) -> FlatBatch:
+        """The same with `function` of each array."""
+        arrays = (self.offsets, self.tokens, self.positions, self.index)
+        mapped = (None if array is None else function(array) for array in arrays)
+        return FlatBatch(map_leaves(function, self.distributions), *mapped)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, sequences: Any) -> FlatBatch:
+        """Those of one sequence, or of some that follow each other (a slice)."""
+        if not isinstance(sequences, slice):
+            if not 0 <= sequences < len(self):
+                raise IndexError(f"sequence {sequences} of a batch of {len(self)}")
+            sequences = slice(sequences, sequences + 1)
+        start, stop, _ = sequences.indices(len(self))
+        first, last = int(self.offsets[start]), int(self.offsets[max(start, stop)])
+        kept = (self.tokens, self.positions, self.index)
+        return FlatBatch(
+            self.distributions[first:last],
+            self.offsets[start : max(start, stop) + 1] - first,
+            *(None if array is None else array[first:last] for array in kept),
+        )
+
+    def lines(self) -> Array:
+        """Which of the sequences each row is of, int64 (m,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def places(self) -> Array:
+        """Where in its sequence each row stands, int64 (m,)."""
+        if self.positions is not None:
+            return np.asarray(self.positions, np.int64)
+        begins: Array = np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        return np.arange(len(begins)) - begins
+
+    def padded(
+        self, length: int | None = None, index: Array | None = None, integers: Any = None
+    ) -> PaddedBatch:
+        """The rows of NumPy in lines, one a sequence, of one length: at their positions, or where `index` says.
+
+        `integers` is the dtype of classes and tokens; None: as they are.
+        """
+        if length is None:
+            length = int(self.places().max(initial=-1)) + 1
+        at = self.lines() * length + self.places() if index is None else index
+        starts, stops = self.offsets[:-1], self.offsets[1:]
+        is_there = starts < stops
+        starts, stops = starts[is_there], stops[is_there]
+        # Rows that follow each other are copied at once; those between which some are left out one by one.
+        whole = bool((at[stops - 1] - at[starts] == stops - 1 - starts).all())
+        runs = list(zip(at[starts].tolist(), starts.tolist(), stops.tolist(), strict=True))
+
+        def spread(rows: Array) -> Array:
+            dtype = integers if integers is not None and rows.dtype.kind in "iu" else rows.dtype
+            shape = (len(self) * length, *rows.shape[1:])
+            if not whole:
+                out = np.zeros(shape, dtype)
+                out[at] = rows
+                return out.reshape(len(self), length, *rows.shape[1:])
+            out, end = np.empty(shape, dtype), 0
+            for place, start, stop in runs:
+                out[end:place] = 0
+                end = place + stop - start
+                out[place:end] = rows[start:stop]
+            out[end:] = 0
+            return out.reshape(len(self), length, *rows.shape[1:])
+
+        return PaddedBatch(
+            map_leaves(spread, self.distributions),
+            spread(np.ones(len(at), bool)),
+            None if self.tokens is None else spread(self.tokens),
+        )
+
+
+def joined(batches: Sequence[FlatBatch]) -> FlatBatch:
+    """The sequences of several batches, of one store, as one; arrays of NumPy, in memory of their own."""
+    arrays: list[list[Any]] = []
+    for batch in batches:
+        arrays.append([])
+        batch.map(arrays[-1].append)
+    columns = (np.concatenate(list(map(np.asarray, own))) for own in zip(*arrays, strict=True))
+    flat = batches[0].map(lambda _: next(columns))
+    counts = [np.diff(np.asarray(batch.offsets)) for batch in batches]
+    offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))
+    return replace(flat, offsets=offsets)
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedBatch:
-    """Rows of n sequences, each at its position, so that they lie as a model's batch does."""
+class PaddedBatch(Arrays):
+    """Rows of n sequences, each where its token is, so that they lie as a model's batch does.
+
+    Arrays of NumPy, torch or JAX. What is no row is zeros: finite, so that a loss which leaves it out by `mask`
+    has a gradient.
+    """
 
     distributions: Any
-    """(n, length, [num_members,] num_classes), or a `TopK` of these; zeros where there is no row."""
-    mask: Array
+    """(n, length, [num_members,] num_classes), or a `TopK` of these."""
+    mask: Any
     """bool (n, length): whether there is a row."""
-    tokens: Array | None
-    """(n, length), or None; zeros where there is no row."""
+    tokens: Any
+    """(n, length), integers, or None."""
+
+    def map(self, function: Callable[[Any], Any]) -> PaddedBatch:
+        """The same with `function` of each array."""
+        tokens = None if self.tokens is None else function(self.tokens)
+        return PaddedBatch(map_leaves(function, self.distributions), function(self.mask), tokens)
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+
+class Sequenced:
+    """What a store of token rows has more than others."""
+
+    header: Header
+    store: Store
+    _sequences: Sequences | None = None
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Sequences planned, of token rows; None while a stream runs, and where rows are samples."""
+        return self.header.num_sequences
+
+    @property
+    def sequences(self) -> Sequences:
+        """The sequences of token rows of which rows are committed; kept until `refresh`.
+
+        Raises:
+            ArgumentError: rows are no tokens.
+            UncommittedError: there are gaps in the rows.
+        """
+        sequences = self._sequences
+        if sequences is None:
+            sequences = self._sequences = Sequences(self.store)
+        return sequences
+
+    @property
+    def offsets(self) -> Array:
+        """Where each of them begins, and the last one ends: int64 (sequences + 1,), read-only."""
+        return self.sequences.offsets
 
 
 class Sequences(Sequence[FlatBatch]):
@@ -69,6 +208,11 @@ class Sequences(Sequence[FlatBatch]):
         return Sequences, (self.store,)
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether the store keeps the input token at each row."""
+        return self.store.schema.role("token") is not None
+
+    @property
     def lengths(self) -> Array:
         """How many rows each sequence has, int64 (len,)."""
         return np.diff(self.offsets)
@@ -83,13 +227,13 @@ class Sequences(Sequence[FlatBatch]):
             UncommittedError: names a sequence that is negative, or of which no row is committed.
             ArgumentError: they are no integers.
         """
-        asked = self._resolve(sequences)
-        rows, offsets = self.rows(asked)
+        return self.flat(sequences, partial(distributions_of, self.store))
+
+    def flat(self, sequences: Any, take: Callable[[Array], Any]) -> FlatBatch:
+        """The same, with what `take` gives of the rows of the store as their distributions."""
+        rows, offsets = self.rows(self._resolve(sequences))
         return FlatBatch(
-            distributions_of(self.store, rows),
-            offsets,
-            self._side("token", rows),
-            self._positions(rows),
+            take(rows), offsets, self._side("token", rows), self._side("position", rows)
         )
 
     def padded(self, sequences: Any, length: int | None = None) -> PaddedBatch:
@@ -103,37 +247,15 @@ class Sequences(Sequence[FlatBatch]):
             ArgumentError: a sequence is longer than `length`; names it.
             UncommittedError: as for `take`.
         """
-        asked = self._resolve(sequences)
-        rows, offsets = self.rows(asked)
-        counts = np.diff(offsets)
-        lines = np.repeat(np.arange(len(asked)), counts)
-        places = self._positions(rows)
-        if places is None:
-            places = np.arange(len(rows)) - np.repeat(offsets[:-1], counts)
-        else:
-            places = places.astype(np.int64)
-        longest = int(places.max()) + 1 if len(places) else 0
-        length = longest if length is None else length
-        if longest > length:
-            line = int(lines[np.argmax(places >= length)])
+        flat = self.take(sequences)
+        places = flat.places()
+        if length is not None and len(places) and (last := int(places.max())) >= length:
+            line = int(flat.lines()[np.argmax(places >= length)])
             raise ArgumentError(
-                f"sequence {int(asked[line])} has a row at position {longest - 1} or before, beyond a length of "
-                f"{length}: give length={longest}, or leave it out"
+                f"sequence {int(as_rows(sequences)[line])} has a row at position {length} or behind it, and a "
+                f"length of {length} was asked for: give length={last + 1}, or leave it out"
             )
-        into = lines * length + places
-
-        def spread(flat: Array) -> Array:
-            out = np.zeros((len(asked) * length, *flat.shape[1:]), flat.dtype)
-            out[into] = flat
-            return out.reshape(len(asked), length, *flat.shape[1:])
-
-        distributions = distributions_of(self.store, rows)
-        tokens = self._side("token", rows)
-        return PaddedBatch(
-            distributions.map(spread) if hasattr(distributions, "map") else spread(distributions),
-            spread(np.ones(len(rows), bool)),
-            None if tokens is None else spread(tokens),
-        )
+        return flat.padded(length)
 
     def rows(self, sequences: Array) -> tuple[Array, Array]:
         """The rows of sequences that are there, int64, and where in them each sequence begins."""
@@ -159,13 +281,11 @@ class Sequences(Sequence[FlatBatch]):
         column = self.store.schema.role(role)
         return None if column is None else self.store.take_column(column.name, rows)
 
-    def _positions(self, rows: Array) -> Array | None:
-        return self._side("position", rows)
-
 
 def distributions_of(store: Store, rows: Array) -> Any:
-    """The distributions of rows as training takes them: sparse where they are kept so."""
-    return store.take(rows)
+    """The distributions of rows as training takes them: a `TopK` where an encoding keeps the largest classes."""
+    is_whole = encoding_of(store.schema).is_whole(store.schema)
+    return store.take(rows) if is_whole else store.take_topk(rows)
 
 
 def read_offsets(store: Store) -> Array:

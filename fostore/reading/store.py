@@ -19,6 +19,7 @@ from fostore.places.place import Place
 from fostore.reading.named import place_named
 from fostore.reading.request import as_row, as_rows, check_out, is_softened, refuse_uncommitted
 from fostore.reading.selection import Committed
+from fostore.reading.sequences import Sequenced
 from fostore.schema.halves import ALIGNMENT, aligned_empty
 from fostore.schema.ranges import Ranges, describe
 from fostore.schema.row import Array
@@ -68,7 +69,7 @@ def open(
     return store
 
 
-class Store(Shown, Committed):
+class Store(Shown, Sequenced, Committed):
     """One predictive distribution for each sample: row i belongs to sample i of the base dataset.
 
     A mapping of committed rows (so code written for a dict runs on it), and more: `take` gathers a

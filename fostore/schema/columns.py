@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fostore.errors import FormatError, UnsupportedError
+from fostore.errors import FormatError, RowError, UnsupportedError
 
 Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
@@ -80,6 +80,14 @@ class Column:
         if self.layout == TEXT:
             return Lying(np.dtype(f"S{self.row_bytes}"), (), ())
         return Lying(self.numpy_dtype, self.shape, self.axes)
+
+    def check(self, rows: Array, count: int) -> None:
+        """Raise RowError unless `rows` are `count` rows of the column, as they are stored."""
+        if rows.shape != (count, *self.shape) or rows.dtype != self.numpy_dtype:
+            raise RowError(
+                f"column {self.name!r} stores {self.stored} of shape {self.shape} a row, "
+                f"{rows.dtype} of shape {rows.shape} came for {count} rows"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The column as it stands in the attributes of a store."""

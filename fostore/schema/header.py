@@ -25,7 +25,7 @@ MAX_TEXT = 2 * _MAX_BYTES
 CHECKSUM, _META_CHECKSUM = "checksum", "meta_checksum"
 UNITS = "units"
 """Units are written whole, by any number of processes, each committed by a record of its own."""
-_KEYS = frozenset("version num_samples digest commits meta_checksum checksum".split())
+_KEYS = frozenset("version num_samples digest fidelity commits meta_checksum checksum".split())
 _KINDS = {
     "unit_rows": int,
     "block_rows": int,
@@ -62,6 +62,8 @@ class Header(Shown):
     `num_samples` is the plan (None while a stream runs), and `num_sequences` that of token rows.
     `unit_rows` and `block_rows` are rows. `identity` says what the rows were made from and decides
     resume; `software`, `created` and `updated` are recorded, never checked. `digest` is set when the store is sealed.
+    `fidelity` says what an encoding has lost (`fostore.encodings.fidelity.Figures` by how they were found), and is no
+    part of the digest.
     `checked` is whether its text carries checksums, which older ones do not; `meta_checksum` is that of
     the metadata as it was written.
     `extra` keeps the keys that a newer minor version wrote.
@@ -78,6 +80,7 @@ class Header(Shown):
     updated: str = field(default_factory=now)
     sealed: bool = False
     digest: str | None = None
+    fidelity: Mapping[str, Any] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     commits: str | None = None
     """What commits rows while the store is not sealed: None for journals and their kind, `UNITS` for records."""
@@ -146,6 +149,7 @@ class Header(Shown):
             "updated": self.updated,
             "sealed": self.sealed,
             "digest": self.digest,
+            **({} if self.fidelity is None else {"fidelity": dict(self.fidelity)}),
             **({} if self.commits is None else {"commits": self.commits}),
             **self.extra,
         }
@@ -190,6 +194,7 @@ class Header(Shown):
             **counts,
             **dict(zip(_KINDS, expect_all(value, _KINDS, where), strict=True)),
             digest=None if digest is None else expect(value, "digest", str, where),
+            fidelity=expect(value, "fidelity", dict, where) if "fidelity" in value else None,
             meta=expect(attributes, "meta", dict, where) if "meta" in attributes else {},
             commits=value.get("commits"),
             version=version,

@@ -105,10 +105,15 @@ class Schema(Shown):
         rows = [("row", f"{members}{classes}{f': {names}' if names else ''}")]
         if self.class_names and len(self.class_names) > _NAMED:
             rows[0] = ("row", f"{rows[0][1]}, ...")
-        rows.append(("stored as", f"{self.kind}, {self.dtype}, {self.encoding['name']}{softened}"))
+        rows.append(("stored as", f"{self.kind}, {self.dtype}, {self.encoded}{softened}"))
         columns = ", ".join(f"{column.name} ({column.role})" for column in self.columns)
         rows.append(("columns", columns))
         return Grid("Schema", rows)
+
+    @property
+    def encoded(self) -> str:
+        """The encoding in words, with its parameters."""
+        return in_words(self.encoding)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -267,6 +272,20 @@ class Schema(Shown):
             )
         if self.class_names is not None:
             _check_class_names(self.class_names, self.num_classes, where, error)
+
+
+def in_words(encoding: Mapping[str, Any]) -> str:
+    """The spec of an encoding as people read it.
+
+    >>> in_words({"name": "topk", "k": 64, "temperatures": [2.0, 4.0]})
+    'topk (k 64, temperatures 2, 4)'
+    """
+    own = {key: value for key, value in encoding.items() if key != "name"}
+    words = ", ".join(
+        f"{key} {', '.join(f'{n:g}' for n in value) if isinstance(value, (list, tuple)) else value}"
+        for key, value in own.items()
+    )
+    return f"{encoding['name']} ({words})" if own else str(encoding["name"])
 
 
 def _check_class_names(

@@ -56,8 +56,8 @@ def distillation_loss(
     >>> distillation_loss(logits, torch.tensor([[0.5, 0.5, 0.0]]))
     tensor(0.4498)
     """
-    _check_tensor("student_logits", student_logits)
-    _check_tensor("teacher", teacher)
+    check_tensor("student_logits", student_logits)
+    check_tensor("teacher", teacher)
     check_distillation(student_logits.shape, teacher.shape, teacher_kind, temperature)
     wide = torch.float64 in (student_logits.dtype, teacher.dtype)
     dtype = torch.float64 if wide else torch.float32
@@ -74,7 +74,8 @@ def distillation_loss(
     return terms.sum(dim=-1).mean() * temperature**2
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def check_tensor(name: str, tensor: object) -> None:
+    """Raise ArgumentError unless a loss can be taken of it."""
     if not isinstance(tensor, Tensor):
         raise ArgumentError(f"{name} is {type(tensor).__name__}, expected a torch.Tensor")
     if not tensor.is_floating_point():

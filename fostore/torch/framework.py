@@ -14,12 +14,13 @@ from fostore.generate.framework import Framework, Kept, Model
 from fostore.generate.memory import copied_leaf
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Reading, Samples
-from fostore.nested import map_leaves
+from fostore.nested import Arrays, map_leaves
 from fostore.schema.row import Array
 from fostore.torch import modules
 from fostore.torch.arrays import Held, dtype_name
 from fostore.torch.modes import Modes
 from fostore.torch.samples import torch_samples
+from fostore.torch.topk import select_topk
 
 _FLOATS = {"float16": torch.float16, "float64": torch.float64}
 
@@ -147,6 +148,9 @@ class TorchFramework(Framework):
         halved = kept.dtype == "float16" and kept.kind == "probs"
         return x.to(_FLOATS[kept.dtype] if halved or kept.dtype == "float64" else torch.float32)
 
+    def select(self, logits: Any, k: int, temperatures: Sequence[float], entropy: bool) -> Any:
+        return select_topk(logits, k, temperatures, tail_entropy=entropy)
+
     def start_copy(self, tensor: Any) -> Any:
         if tensor.device.type != "cuda":
             return tensor, None, None
@@ -226,7 +230,8 @@ def to_device(data: Any, device: str | torch.device, *, copy: bool = False) -> A
     place = torch.device(device) if isinstance(device, str) else device
     if isinstance(data, torch.Tensor):
         return data.to(place, non_blocking=True, copy=copy)
-    moves_itself = callable(getattr(data, "to", None)) and not isinstance(data, (dict, list, tuple))
+    is_nested = isinstance(data, (dict, list, tuple, Arrays))
+    moves_itself = callable(getattr(data, "to", None)) and not is_nested
     if moves_itself and not (copy and isinstance(data, Mapping)):
         return (copied_leaf(data) if copy else data).to(place)
 
@@ -248,7 +253,7 @@ def _numpy_of(tensor: torch.Tensor) -> Array:
     return array
 
 
-_NUMPY = {torch.float16, torch.float32, torch.float64}
+_NUMPY = {torch.float16, torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def _raw_numpy(tensor: torch.Tensor) -> Array | None:

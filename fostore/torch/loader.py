@@ -77,6 +77,8 @@ class OutputLoader(Resumable, DataLoader[Any]):
         else:  # Lightning wraps ours where it predicts
             super().__init__(dataset, batch_sampler=batch_sampler, **options)
             return
+        if self.epochs.order.shuffle == "blocks" and options.get("num_workers"):
+            _refuse_single_rows(dataset)
         options.update(sampler=self.epochs.sampler, batch_size=self.epochs.batch_size)
         super().__init__(dataset, drop_last=self.epochs.drop_last, **options)
         # torch has made a plain one, and refuses another by `__setattr__`.
@@ -193,7 +195,7 @@ def output_dataloader(
         batch_size: samples a batch of one rank, at least 1.
         shuffle: another order in every epoch, the same as that of NumPy and JAX loaders here.
         num_workers: processes that read, for base datasets that decode; 0 reads in a thread ahead,
-            which is faster for everything else.
+            which is faster for everything else. None for shuffle="blocks" of rows behind a url.
         pin_memory: batches in page-locked memory; without an accelerator it has no effect.
         seed: 0 to 2**64 - 1, makes the orders repeatable; None draws one from torch's global
             random numbers (or `generator=`) now.
@@ -203,7 +205,9 @@ def output_dataloader(
             Leave them out under Accelerate, which takes its part itself; see docs/distributed.md.
         prefetch: batches that the thread reads ahead; 0 for none. A dataset that draws from the
             global random states is read in the caller's thread all the same.
-        ids, check, target_key, dtype, as_kind, temperature: see `FirstOrderDataset`.
+        ids, check, target_key, dtype, as_kind, temperature, rule, layout: see `FirstOrderDataset`.
+        collate_fn: as torch has it; of token rows it makes the student's batch of the samples of
+            `base_dataset` alone, and rows are laid where that has their tokens.
         options: any other keyword of `torch.utils.data.DataLoader`. With an order of your own
             (`sampler`, `batch_sampler`, `batch_size=None`) the result is torch's DataLoader, which
             has no state.
@@ -219,12 +223,24 @@ def output_dataloader(
     chosen = {name: options.pop(name) for name in PairOptions.__annotations__ if name in options}
     dataset = FirstOrderDataset(base_dataset, distributions, input_getter, **chosen)
     options = {name: value for name, value in options.items() if value is not None}
+    if dataset.has_sequences and "collate_fn" in options:
+        options["collate_fn"] = dataset.collator(options["collate_fn"])
     options.update(shuffle=shuffle, num_workers=num_workers, pin_memory=pin_memory)
     batch_sampler = options.get("batch_sampler")
     foreign = batch_sampler is not None and not isinstance(batch_sampler, EpochSampler)
     if batch_size is None or "sampler" in options or foreign:
         return _stock(dataset, None if batch_size is None else int(batch_size), options)
     return OutputLoader(dataset, batch_size=batch_size, **options)
+
+
+def _refuse_single_rows(dataset: Any) -> None:
+    """Refuse workers that would fetch blocks row by row: each reads its batch alone, in which few lie together."""
+    if getattr(dataset, "is_remote", False):
+        raise ArgumentError(
+            "shuffle='blocks' reads windows of rows ahead, and workers read each batch alone, a request a row: use "
+            "num_workers=0, where a thread reads ahead; or Store.download the rows, for which workers are fine; or "
+            "shuffle=True, if a request a row is what you want"
+        )
 
 
 def _check_sampler(order: Order, num_samples: int, asked: Options) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
 from fostore.containers.collate import bring_together
+from fostore.encodings.topk_rows import TopK
 from fostore.nested import split, split_all
 from fostore.torch.arrays import together
+from fostore.torch.topk import as_topk, stacked
+
+TensorRows: TypeAlias = torch.Tensor | TopK
+"""Distributions of a batch: of all classes in one tensor, or of the largest."""
 
 
 class Row(tuple[Any, ...]):
@@ -49,7 +54,7 @@ class PairedBatch(Sequence[Any]):
     def __init__(
         self,
         samples: list[Any] | torch.Tensor | None,
-        rows: torch.Tensor,
+        rows: TensorRows,
         input_getter: Callable[[Any], Any] | None,
         target_key: str | None,
         indices: Sequence[int],
@@ -69,12 +74,16 @@ class PairedBatch(Sequence[Any]):
             return list(self)[index]
         row = self.rows[index]  # raises IndexError at the end
         if self._samples is None:
-            return row.as_subclass(TensorRow)
+            return row if isinstance(row, TopK) else row.as_subclass(TensorRow)
         sample = self._with_row(self._samples[index], row)
         return Row(sample) if isinstance(sample, tuple) else sample
 
     def __iter__(self) -> Iterator[Any]:
-        rows = self.rows.unbind()
+        rows: Iterable[Any]
+        if isinstance(self.rows, TopK):
+            rows = map(self.rows.__getitem__, range(len(self.rows)))
+        else:
+            rows = self.rows.unbind()
         if self._samples is None:
             return iter(rows)
         return map(self._with_row, self._samples, rows)
@@ -82,7 +91,7 @@ class PairedBatch(Sequence[Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)  # a worker process hands over what a plain dataset would
 
-    def _with_row(self, sample: Any, row: torch.Tensor) -> Any:
+    def _with_row(self, sample: Any, row: TensorRows) -> Any:
         if self.target_key is None:
             return (*split(sample, self.input_getter), row)
         return DictRow({**sample, self.target_key: row})
@@ -118,7 +127,8 @@ class ListCollate:
 
 def with_lists(collate_fn: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
     """What a loader calls for a user's collate_fn; torch's own takes a `PairedBatch` as it is."""
-    if collate_fn is None or collate_fn is default_collate or isinstance(collate_fn, ListCollate):
+    whole = isinstance(collate_fn, ListCollate) or getattr(collate_fn, "takes_batches", False)
+    if collate_fn is None or collate_fn is default_collate or whole:
         return collate_fn
     return ListCollate(collate_fn)
 
@@ -138,5 +148,12 @@ def _plain(row: Any) -> Any:
     return row.as_subclass(torch.Tensor) if isinstance(row, TensorRow) else row
 
 
+def _collate_topk(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    if isinstance(batch, PairedBatch):
+        return batch.collated(collate_fn_map)
+    return stacked([as_topk(row) for row in batch])
+
+
+default_collate_fn_map[TopK] = _collate_topk
 for _kind in (Row, DictRow, TensorRow):
     default_collate_fn_map[_kind] = _collate_rows

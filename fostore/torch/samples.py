@@ -52,7 +52,7 @@ def torch_samples(data: Any, reading: Reading) -> Samples:
         return _loader_samples(data, reading)
     rows = _rows_of(data)
     if rows is not None:
-        assemble = Assembly(reading.input_getter, reading.collate_fn, together_held)
+        assemble = _assembly(reading, reading.collate_fn)
         return _rows_samples(rows, replace(reading, seed=None), assemble)
     if is_array(data) or isinstance(data, torch.Tensor):
         raise ArgumentError(
@@ -66,6 +66,10 @@ def torch_samples(data: Any, reading: Reading) -> Samples:
     return _loader_samples(
         _with_batches(data, reading.batch_size, {"collate_fn": reading.collate_fn}), reading
     )
+
+
+def _assembly(reading: Reading, collate: Any) -> Assembly:
+    return Assembly(reading.input_getter, collate, together_held, sequences=reading.sequences)
 
 
 def _rows_of(data: Any) -> Rows | None:
@@ -106,7 +110,7 @@ def _loader_samples(loader: DataLoader[Any], reading: Reading) -> Samples:
     collate: Any = reading.collate_fn or loader.collate_fn
     if collate in (default_collate, default_convert):  # torch's, and no user's
         collate = None
-    assemble = Assembly(reading.input_getter, collate, together_held)
+    assemble = _assembly(reading, collate)
     if isinstance(loader.dataset, IterableDataset):
         return _stream_samples(loader, assemble)
     dataset = as_dataset(loader.dataset)
@@ -220,7 +224,8 @@ class _Whole:
     assemble: Assembly
 
     def __call__(self, batch: Any) -> Any:
-        is_told = self.assemble.getter is not None or self.assemble.collate is not None
+        sequences = self.assemble.sequences
+        is_told = self.assemble.getter or self.assemble.collate or sequences
         if not is_told and not has_batch_axis(batch):
             raise ArgumentError(
                 "a DataLoader with batch_size=None hands out what its dataset gives, and this does not show "
@@ -230,8 +235,10 @@ class _Whole:
             )
         collate = self.assemble.collate or default_convert
         if self.assemble.getter is not None:
-            return collate(self.assemble.getter(batch))
-        return input_of(collate(batch))
+            made = collate(self.assemble.getter(batch))
+        else:
+            made = input_of(collate(batch))
+        return made if sequences is None else sequences.handed(made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fostore import disk
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError, IdentityError
 from fostore.formats import UnitWriter, format_of
 from fostore.formats.claim import WHOLE, Claim
@@ -46,14 +47,15 @@ def create(
     tol: float | None = None,
     encoding: str | Mapping[str, Any] | None = None,
     class_labels: Any = None,
+    k: int | None = None,
+    rule: str | None = None,
+    temperatures: Sequence[float] | None = None,
+    max_kl: float | None = None,
     rows: str | None = None,
     num_sequences: int | None = None,
     tokens: bool | None = None,
     positions: bool = False,
     vocab_size: int | None = None,
-    k: int | None = None,
-    rule: str | None = None,
-    temperatures: Sequence[float] | None = None,
 ) -> Writer:
     """Begin a store at `path` and return its writer, which holds the store's lock.
 
@@ -88,6 +90,14 @@ def create(
             "dense", and "counts" for votes.
         class_labels: the class of each sample, a number a row (n,), which scores are computed against; True
             promises them with each batch. They are part of the content, as ids are.
+        k: of the encoding "topk": classes a row that are kept, the largest ones.
+        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
+            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
+        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
+            other classes weigh then is kept for each.
+        max_kl: nats that a row may lose at most by being encoded, of those that are compared (some 1,000, drawn by
+            their numbers) and of all where the columns say it: else `append` or `seal` raises RowError, and the store
+            is not sealed.
         rows: "samples" (default), or "tokens": a row is the distribution at one token of a sequence, and
             `sequences` and `tokens` come with each batch. `num_samples` counts rows, as everywhere.
         num_sequences: sequences planned; of token rows alone. None where nobody knows it yet (Zarr).
@@ -95,11 +105,6 @@ def create(
         positions: whether its position in the sequence comes with each row; for sequences of which rows
             are left out.
         vocab_size: how many tokens there are; `num_classes` by default.
-        k: of the encoding "topk": classes a row that are kept, the largest ones.
-        rule: of "topk": what a reader makes of the other classes where nobody says: "coarse" (default) takes
-            them for one outcome; "uniform", "renorm" and "zero" see `Store.take`.
-        temperatures: of "topk": those at which rows will be softened by the rules "coarse" and "zero"; what the
-            other classes weigh then is kept for each.
 
     Raises:
         ArgumentError, IdentityError: values that cannot be used, or that contradict
@@ -109,9 +114,11 @@ def create(
         StoreExistsError, LockedError, SpaceError, DamageError: see `fostore.errors`.
     """
     given = dict(locals())
+    check_max_kl(max_kl)
     place = storage_of(path)
     if place is not None:
-        return join(place, Request.of(given), exists=exists, commit_seconds=commit_seconds)
+        request = Request.of(given)
+        return join(place, request, exists=exists, commit_seconds=commit_seconds, max_kl=max_kl)
     path = destination(path)  # absolute: a writer may outlive a change of the working folder
     format = format_of(
         path
@@ -138,6 +145,7 @@ def create(
         sides=request.sides,
         commit_seconds=commit_seconds,
         grows=num_samples is None,
+        max_kl=max_kl,
     )
 
 
@@ -169,6 +177,7 @@ def begin(
     claim: Claim = WHOLE,
     commit_seconds: float = 1.0,
     grows: bool = False,
+    max_kl: float | None = None,
 ) -> Writer:
     """The writer of the store at `path`, which holds the lock of what it claims.
 
@@ -180,6 +189,7 @@ def begin(
         sides: values of side columns for all rows, or promises of them.
         claim: what the writer may touch; less than all only of a store that is there.
         grows: a sealed store goes on as a stream with the first row that is appended.
+        max_kl: see `create`.
     """
     format = format_of(path)
     goes_on = exists == "resume"
@@ -210,6 +220,7 @@ def begin(
             sides=sides or {},
             claim=claim,
             grows=grows,
+            max_kl=max_kl,
         )
     except BaseException:  # Ctrl-C as well: a lock that is not given back lasts as long as we do
         if units is not None:

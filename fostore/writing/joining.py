@@ -24,6 +24,7 @@ def join(
     exists: str = "resume",
     commit_seconds: float = 1.0,
     claim: UnitsClaim = WHOLE,
+    max_kl: float | None = None,
 ) -> Writer:
     """The writer of a store that is written in whole units, begun by this call or by somebody before.
 
@@ -49,7 +50,7 @@ def join(
             if exists == "fail":
                 raise _taken(place)
             _check_same(place, request, units)
-        return open_writer(place, units, request, commit_seconds=commit_seconds)
+        return open_writer(place, units, request, commit_seconds=commit_seconds, max_kl=max_kl)
     except BaseException:
         units.close()
         raise
@@ -74,6 +75,7 @@ def open_writer(
     request: Request | None = None,
     *,
     commit_seconds: float = 1.0,
+    max_kl: float | None = None,
 ) -> Writer:
     """A writer over units that are committed whole; no lock is held."""
     path: Any = getattr(place, "path", place.url)  # what a user sees of a folder of this machine
@@ -84,6 +86,7 @@ def open_writer(
         commit_seconds=commit_seconds,
         sides={} if request is None else request.sides,
         claim=units.claim,
+        max_kl=max_kl,
     )
 
 

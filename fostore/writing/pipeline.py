@@ -53,6 +53,19 @@ class Pipeline:
         few = self._gathered
         return self._written.add(few.start, few.start + few.count)
 
+    def check_free(self, start: int, stop: int, planned: int | None) -> None:
+        """Raise RowError where `[start, stop)` lies before 0, behind the plan, or over rows that were taken."""
+        if start < 0:
+            raise RowError(f"rows start at 0, {start} came")
+        if planned is not None and stop > planned:
+            raise RowError(
+                f"the store plans {planned} rows, this batch would end at row {stop - 1}; "
+                "to extend it, resume it with exists='resume' and a larger num_samples"
+            )
+        taken = self.accepted.overlap(start, stop)
+        if taken:
+            raise RowError(f"{describe(taken)} are written already, and a row never changes")
+
     def check(self) -> None:
         """Raise what went wrong since; an error of the commit thread comes one batch late."""
         if self._torn:
@@ -79,6 +92,10 @@ class Pipeline:
         if time.monotonic() - self._last_commit >= self._commit_seconds:
             self.drain()
             self._begin_commit()
+
+    def is_idle(self) -> bool:
+        """Whether no commit is on its way."""
+        return self._disk.is_idle()
 
     def drain(self) -> None:
         """Write every row that was taken, so that it can be read back; after an interruption, again."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fostore.encodings import encoding_of
 from fostore.encodings.rows import as_given
 from fostore.errors import ArgumentError, RowError, StoreNotFoundError
 from fostore.formats import UnitsClaim, format_of
@@ -161,12 +162,6 @@ class Unit:
             LockedError: another process writes the same unit; the unit is missing, or committed by that.
             SpaceError, PlaceError: it could not be written; the unit is missing, and may be written again.
         """
-        count = as_given(rows)[1]
-        if count != len(self):
-            raise RowError(
-                f"unit {self.index} of {self.path} has the rows {self.start} to {self.stop - 1}, that is "
-                f"{len(self)}, and {count} came: a unit is written as a whole"
-            )
         beside = {"ids": ids, "fingerprints": fingerprints, "views": views, "labels": labels}
         beside |= {"class_labels": class_labels, "sequences": sequences, "tokens": tokens}
         beside["positions"] = positions
@@ -176,6 +171,12 @@ class Unit:
             claim = Claim(f"unit {self.index}", (self.index, self.index + 1))
             writer = _open(_storage(self.path), claim)
         try:
+            rows, count = as_given(rows, encoding_of(writer.schema), writer.schema)
+            if count != len(self):
+                raise RowError(
+                    f"unit {self.index} of {self.path} has the rows {self.start} to {self.stop - 1}, that is "
+                    f"{len(self)}, and {count} came: a unit is written as a whole"
+                )
             if not own or writer.missing():
                 writer.write(self.start, rows, **beside)
                 writer.commit()
@@ -239,9 +240,9 @@ def create_shared(path: str | Path, shard: Any, *, exists: str, **asked: Any) ->
     share = share_of(shard)
     if share is None:
         return create(path, exists=exists, **asked)
-    seconds = asked.pop("commit_seconds")
+    of_writer = {name: asked.pop(name) for name in ("commit_seconds", "max_kl") if name in asked}
     place, request = _storage(path), Request.of(asked)
-    return join(place, request, exists=exists, commit_seconds=seconds, claim=share.claim)
+    return join(place, request, exists=exists, claim=share.claim, **of_writer)
 
 
 def check_shared(path: Where) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.encodings.rows import as_given
-from fostore.encodings.topk_rows import Selected
 from fostore.errors import ArgumentError, FostoreError, RowError
 from fostore.formats import UnitWriter
 from fostore.formats.claim import WHOLE, Claim
@@ -27,6 +26,7 @@ from fostore.schema.header import Header, now
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array, Schema
+from fostore.writing.fidelity import Watch
 from fostore.writing.ledger import rows_in
 from fostore.writing.pipeline import Pipeline
 from fostore.writing.sides import Sides, SideValues
@@ -59,6 +59,7 @@ class Writer:
         sides: Sides,
         claim: Claim = WHOLE,
         grows: bool = False,
+        max_kl: float | None = None,
     ) -> None:
         self._target = target
         self._units = units
@@ -73,6 +74,7 @@ class Writer:
         self.schema: Schema = units.header.schema
         """What a row is."""
         self._encoding = encoding_of(self.schema)
+        self.watch = Watch(units.header, max_kl)
         self._num_content = len(self.schema.content)
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
@@ -176,16 +178,13 @@ class Writer:
 
     def _write(self, start: int, rows: Any, sides: Sides) -> None:
         self._check_turn()
-        values, count = as_given(rows)
-        if isinstance(values, Selected) and self._encoding.selects(self.schema) is None:
-            raise RowError(
-                f"selected rows came, and {self.path} keeps every class of every row: give whole rows"
-            )
+        values, count = as_given(rows, self._encoding, self.schema)
         stop = start + count
         self._check_free(start, stop)
         columns = self._encoding.encode(values, self.schema, start)
         if self._num_content < len(self.schema.columns):
             columns = columns + self._sides.encode(start, stop, sides)
+        self.watch.look(start, values, columns)
         self._put(start, stop, columns)
 
     def write_columns(self, start: int, columns: Sequence[Array], *, checked: bool = False) -> None:
@@ -202,11 +201,7 @@ class Writer:
             raise RowError(f"{len(columns)} arrays for {len(self.schema.columns)} columns")
         stop = start + len(columns[0])
         for column, array in zip(self.schema.columns, columns, strict=True):
-            if array.shape != (stop - start, *column.shape) or array.dtype != column.numpy_dtype:
-                raise RowError(
-                    f"column {column.name!r} stores {column.stored} of shape {column.shape} a row, "
-                    f"{array.dtype} of shape {array.shape} came for {stop - start} rows"
-                )
+            column.check(array, stop - start)
         self._check_free(start, stop)
         if not checked:
             self._encoding.check(columns[: self._num_content], self.schema, start)
@@ -228,16 +223,7 @@ class Writer:
             self.claim.check_rows(self._header.unit_rows, start, stop)
         if start == self._rows.end and (planned is None or stop <= planned):
             return  # the ordinary case: behind every row that is there
-        if start < 0:
-            raise RowError(f"rows start at 0, {start} came")
-        if planned is not None and stop > planned and not self._grows:
-            raise RowError(
-                f"the store plans {planned} rows, this batch would end at row {stop - 1}; "
-                "to extend it, resume it with exists='resume' and a larger num_samples"
-            )
-        taken = self._rows.accepted.overlap(start, stop)
-        if taken:
-            raise RowError(f"{describe(taken)} are written already, and a row never changes")
+        self._rows.check_free(start, stop, None if self._grows else planned)
 
     def _put(self, start: int, stop: int, columns: list[Array]) -> None:
         if self._sides.compares and not self._is_promised:
@@ -248,6 +234,7 @@ class Writer:
             )
         self._rows.put(start, columns)
         self._position = stop
+        self._keep_fidelity()
 
     # Durable
 
@@ -255,13 +242,22 @@ class Writer:
         """Make every row so far durable; when it returns, no kill can lose them."""
         self._check_turn()
         self._rows.commit()
+        self._keep_fidelity()
 
-    def seal(self) -> None:
+    def _keep_fidelity(self) -> None:
+        """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
+        is_time = self.watch.has_news and self.claim.is_whole and self._rows.is_idle()
+        if is_time and (fidelity := self.watch.of_committed(self.committed)):
+            self._change(fidelity=fidelity)
+
+    def seal(self, num_sequences: int | None = None) -> None:
         """All rows are there: publish the store with its digest. Sealing twice does nothing more.
 
+        `num_sequences`: of token rows of which nobody planned it; by default the last one has a row.
+
         Raises:
-            RowError: rows are missing, or two rows of an earlier run have one id; nothing was
-                published, the last commit stands.
+            RowError: rows are missing, two rows of an earlier run have one id, or a row loses more than `max_kl`;
+                nothing was published, the last commit stands.
         """
         self._check_turn()
         self.claim.check_whole("sealing a store")
@@ -275,12 +271,11 @@ class Writer:
         if self._header.sealed:
             return
         self._sides.load(self._rows.accepted)
-        counts: dict[str, Any] = {
-            "num_samples": self._rows.end if self.num_samples is None else self.num_samples
-        }
-        offsets = self._sides.offsets(self._header.num_sequences, self._rows.end)
-        if offsets is not None:
-            counts["num_sequences"] = len(offsets) - 1
+        end = self._rows.end if self.num_samples is None else self.num_samples
+        counts: dict[str, Any] = {"num_samples": end}
+        offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
+        counts["num_sequences"] = None if offsets is None else len(offsets) - 1
+        counts["fidelity"] = self.watch.of_all(end, self._content)
         digest = self._rows.ledger.finish(replace(self._header, **counts))
         self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
@@ -315,13 +310,16 @@ class Writer:
 
     def read(self, start: int, stop: int) -> Array:
         """Rows `[start, stop)` that were written, as probabilities (float32, or float64 where stored so)."""
-        content = [self.read_side(c.name, start, stop) for c in self.schema.content]
-        return self._encoding.decode(content, self.schema)
+        self._check_open()
+        return self._encoding.decode(self._content(start, stop), self.schema)
 
     def read_side(self, name: str, start: int, stop: int) -> Array:
         """Rows of one column as stored."""
         self._check_open()
         return self._rows.read(self.schema.index(name), start, stop)
+
+    def _content(self, start: int, stop: int) -> list[Array]:
+        return [self._rows.read(index, start, stop) for index in range(self._num_content)]
 
     # End
 
@@ -332,6 +330,7 @@ class Writer:
         try:
             if self._pid == os.getpid():  # a forked child has the rows, and no right to write them
                 self._rows.commit()
+                self._keep_fidelity()
         finally:
             self.release()
 

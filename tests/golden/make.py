@@ -231,6 +231,105 @@ def sequences_unfinished(path: Path) -> None:
     expected(path, probs, range(2070), 0.0, committed=[[0, 2070]], offsets=offsets)
 
 
+def kept(rows: Any, k: int, rule: str) -> Any:
+    """Probabilities of all classes from the k largest of each row (spec/encodings.md, topk)."""
+    ids = np.argsort(-rows, axis=-1, kind="stable")[..., :k]
+    dense = rows.astype(np.float64)
+    top = np.take_along_axis(dense, ids, -1)
+    np.put_along_axis(dense, ids, 0, -1)
+    rest = dense.sum(-1, keepdims=True)
+    others = rest / (rows.shape[-1] - k) if rule == "uniform" else 0 * rest
+    dense[:] = others
+    np.put_along_axis(
+        dense, ids, top if rule == "uniform" else top / top.sum(-1, keepdims=True), -1
+    )
+    return dense
+
+
+def topk_members(path: Path) -> None:
+    """Half-precision logits of two members, all that the encoding can keep."""
+    rows = logits(70, 2, 40)
+    rows[3, 1, 9:] = -np.inf
+    with fostore.create(
+        path,
+        num_samples=len(rows),
+        num_classes=40,
+        num_members=2,
+        kind="logits",
+        dtype="float16",
+        encoding={"name": "topk", "k": 12, "rule": "uniform", "tail_entropy": True},
+        temperatures=[2.0, 4.0],
+    ) as writer:
+        writer.append(rows)
+    with fostore.open(path) as store:
+        columns = {c.name: store.column(c.name) for c in store.schema.content}
+    hashes = {name: sha(columns[name]) for name in ("values", "ids")}
+    expected(path, kept(softmax(rows), 12, "uniform"), range(70), 2e-3, sha256=hashes)
+
+
+def topk_ids(path: Path) -> None:
+    """Probabilities, of which the largest are made to sum to 1, with keys."""
+    rows = softmax(logits(60, 30)).astype(np.float32)
+    with fostore.create(
+        path, num_samples=60, num_classes=30, ids=range(60), encoding="topk", k=3, rule="renorm"
+    ) as writer:
+        writer.append(rows)
+    expected(path, kept(rows, 3, "renorm"), range(60), 1e-6, ids=list(range(60)))
+
+
+def codes_of(path: Path, name: str, kind: str, rows: Any, tol: float) -> None:
+    """Rows as codes, of two members, with a class that the model excluded; the header says what they have lost."""
+    members, num_classes = rows.shape[1:]
+    with fostore.create(
+        path,
+        num_samples=len(rows),
+        num_classes=num_classes,
+        num_members=members,
+        kind=kind,
+        encoding=name,
+    ) as writer:
+        writer.append(rows)
+    with fostore.open(path) as store:
+        columns = {c.name: store.column(c.name) for c in store.schema.content}
+    more = {}
+    if kind == "logits":
+        raw = rows.astype(np.float64)
+        more["logsumexp"] = (np.log(np.exp(raw - 4).sum(-1)) + 4)[:3].tolist()
+    probs = rows if kind == "probs" else softmax(rows.astype(np.float64))
+    expected(path, probs, range(len(rows)), tol, sha256={"codes": sha(columns["codes"])}, **more)
+
+
+def u16_logits(path: Path) -> None:
+    """16-bit codes of logits."""
+    raw = logits(70, 2, 40)
+    raw[7, 1, 3:] = -np.inf
+    raw[8, 0, 3] = np.finfo(np.float32).min
+    codes_of(path, "u16_affine", "logits", raw, 2e-3)
+
+
+def u8_probs(path: Path) -> None:
+    """8-bit codes of probabilities."""
+    probs = softmax(logits(70, 2, 40)).astype(np.float32)
+    probs[7, 1] = np.eye(40, dtype=np.float32)[5]
+    codes_of(path, "u8_log_sqrt", "probs", probs, 2e-2)
+
+
+def sampled(path: Path) -> None:
+    """Draws from softened distributions, with weights; what is expected is counted here."""
+    probs = softmax(logits(60, 30))
+    spec = {"name": "sampled", "num_draws": 16, "seed": 7, "proposal_temperature": 1.5}
+    with fostore.create(path, num_samples=60, num_classes=30, encoding=spec) as writer:
+        writer.append(probs)
+    with fostore.open(path) as store:
+        draws, weights = store.column("draws"), store.column("weights")
+    counted = np.zeros((60, 30))
+    for row, (classes, weighed) in enumerate(zip(draws, weights, strict=True)):
+        for one, weight in zip(classes, weighed, strict=True):
+            counted[row, one] += float(weight) / 16
+    hashes = {"draws": sha(draws), "weights": sha(weights)}
+    expected(path, counted, range(60), 1e-7, sha256=hashes)
+
+
 def log_probs_ids(path: Path) -> None:
     """One JSON document with a header, keys, a minus infinity and a member axis."""
     log_probs = np.log(softmax(logits(5, 2, 3).astype(np.float64)))
@@ -293,6 +392,11 @@ STORES = {
     "sequences.zarr": sequences,
     "sequences.h5": sequences,
     "sequences-unfinished.zarr": sequences_unfinished,
+    "topk-members.zarr": topk_members,
+    "topk-ids.h5": topk_ids,
+    "u16-logits-members.zarr": u16_logits,
+    "u8-probs-members.h5": u8_probs,
+    "sampled-weights.zarr": sampled,
 }
 
 if __name__ == "__main__":

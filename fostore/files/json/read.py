@@ -20,7 +20,7 @@ from fostore.encodings.rows import round_to
 from fostore.errors import DamageError, FormatError, RowError, UnsafeError
 from fostore.files._header import KEY
 from fostore.files.json.kept import Gathered, Placed
-from fostore.files.json.rows import LOGS, Put, Section, read_rows
+from fostore.files.json.rows import LOG_COLUMNS, Put, Section, read_rows
 from fostore.files.json.scan import Scanner
 from fostore.files.json.write import (
     DISTRIBUTIONS,
@@ -153,7 +153,7 @@ def _section(name: str, column: Column) -> Section:
     if column.dtype == "utf8":
         return Section(name, None, column.shape)
     if column.dtype in FLOATS:
-        return Section(name, np.dtype("f8"), column.shape, column.name in LOGS)
+        return Section(name, np.dtype("f8"), column.shape, column.name in LOG_COLUMNS)
     return Section(name, column.numpy_dtype, column.shape)
 
 

@@ -25,7 +25,9 @@ from fostore.schema.row import Array
 MAX_INDEX = 1 << 53
 _MAX_ROW = 256 << 20
 LOGS = ("log_probs", "logits")
-"""The kinds, and the names of their columns, in which null is minus infinity: the logarithm of 0."""
+"""The kinds in which null is minus infinity: the logarithm of 0."""
+LOG_COLUMNS = frozenset({*LOGS, "values", "residual", "residual_t"})
+"""The columns in which it is."""
 
 _KEY = rb"[ \t\r\n]*(" + STRING + rb")[ \t\r\n]*:"
 # A row's value holds no string and no object, so it ends where the next key or the closing brace begins.

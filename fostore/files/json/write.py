@@ -90,7 +90,8 @@ def export(path: Path, reader: _Readable, meta: Mapping[str, Any] | None = None)
 def table_name(schema: Schema, column: int) -> str:
     """The key under which a column's rows stand: the guide's for probabilities, else the column's name."""
     name = schema.columns[column].name
-    return DISTRIBUTIONS if column == 0 and schema.kind == "probs" else name
+    # By its name: what an encoding keeps of probabilities must not be read as them.
+    return DISTRIBUTIONS if column == 0 and name == schema.kind == "probs" else name
 
 
 class _Readable(Protocol):

@@ -61,6 +61,7 @@ class FetchedView(ColumnView):
         self._place, self._column, self._num_rows = place, column, num_rows
         self._segments = tuple(segments)
         self._number_of = SegmentIndex(segments, column).number_of
+        self._starts = np.array([segment.start for segment in segments], np.int64)
         self._recheck = recheck
         self._versions: dict[str, Version] = {}
         self._announced: deque[_Announced] = deque(maxlen=_ANNOUNCED)
@@ -137,7 +138,10 @@ class FetchedView(ColumnView):
         row_bytes = self._column.row_bytes
         step = max(_RANGE_BYTES // row_bytes, 1)
         cut = (numbers[1:] != numbers[:-1]) | ((np.diff(ordered) - 1) * row_bytes > _GAP_BYTES)
-        cut |= ordered[1:] // step != ordered[:-1] // step
+        pieces = (
+            ordered - self._starts[numbers]
+        ) // step  # of its unit: one that is small is never cut
+        cut |= pieces[1:] != pieces[:-1]
         groups = np.split(np.arange(len(rows)), np.flatnonzero(cut) + 1) if len(rows) else []
         spans = [int(ordered[g[-1]] - ordered[g[0]] + 1) * row_bytes for g in groups]
         batches = np.cumsum([0, *spans]) // _BATCH_BYTES

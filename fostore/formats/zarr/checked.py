@@ -36,8 +36,7 @@ class Checked:
         self._records: OrderedDict[int, UnitRecord | None] = OrderedDict()
         self._is_seen = np.zeros(0, bool)
         self._is_broken = np.zeros(0, bool)
-        self.unfinished: list[str] = []
-        """Files that have not got their names: of attempts that were killed, or are at work."""
+        self._unfinished: list[str] = []
         self.mends: list[tuple[str, bytes]] = []
         """Files that are to have other bytes: hashes that are not those of the rows beside them."""
 
@@ -74,6 +73,13 @@ class Checked:
             return []
         return [unit for unit in units if self._is_broken[unit]]
 
+    def unfinished(self) -> list[str]:
+        """Names of files of the arrays, and beside them, that were cut short: of attempts that were killed."""
+        if not self._stamps:
+            self._list()
+        root = self._place.names() if self._place.is_local else {}
+        return [*self._unfinished, *(name for name in root if _is_unfinished(name))]
+
     def stored_hashes(self, unit: int) -> Array:
         """The block hashes of a unit of a sealed store."""
         return read_hashes(self._folder, unit)[: self._num_blocks(unit)]
@@ -87,12 +93,12 @@ class Checked:
         self._is_seen, self._is_broken = np.zeros((2, num_units), bool)
         for layout in self._folder.layouts:
             stamps = np.zeros(num_units, np.int64)
-            for one in self._place.listed(f"{layout.name}/c"):
+            for one in self._place.listed(layout.name):
                 unit = unit_of(one.name.removeprefix(f"{layout.name}/c/").partition("/")[0])
                 if unit is not None and unit < num_units and one.name == layout.key(unit):
                     stamps[unit] = _stamp(one.size, str(one.version))
-                elif one.name.rpartition("/")[2].startswith("."):
-                    self.unfinished.append(one.name)
+                elif _is_unfinished(one.name.rpartition("/")[2]):
+                    self._unfinished.append(one.name)
             self._stamps.append(stamps)
 
     def _is_right(self, unit: int, record: UnitRecord) -> bool:
@@ -125,6 +131,10 @@ class Checked:
         name = layout.key(unit)
         if read_or_nothing(self._place, name, layout.chunk_bytes) != chunk.tobytes():
             self.mends.append((name, chunk.tobytes()))
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".") and name.endswith((".tmp", ".lock"))
 
 
 def _stamp(size: int, version: str) -> int:

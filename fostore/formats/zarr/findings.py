@@ -45,7 +45,7 @@ def findings(state: State) -> Iterator[Finding]:
     try:
         place.names()
     except UnsupportedError as error:
-        message = f"{error}; its rows are looked at, what else may lie there is not"
+        message = f"{error}: its rows are looked at, what else may lie beside them is not"
         yield Finding(os.path.basename(place.url), None, message, "warning")
         return
     expected = {METADATA, *(layout.name for layout in folder.layouts)}

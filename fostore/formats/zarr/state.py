@@ -222,6 +222,11 @@ def _load_journals(
         names = names_in(place, array)
     except FileNotFoundError as error:
         raise _missing(place, array) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{error}, and the store is not finished: its journals, which say what rows are committed, cannot be "
+            "looked up. Open it where it is written, or from an object store; or finish it, and open it then"
+        ) from error
     journals = {}
     problems: list[tuple[str, Range | None]] = []
     for name in sorted(name for name in names if name.startswith(JOURNAL)):

@@ -7,7 +7,7 @@ of its record, so that whoever wakes up late changes nothing that was committed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -346,9 +346,13 @@ class ZarrUnits:
 
     def clean(self) -> None:
         """Remove records, and what attempts left that were cut short, of a store that is sealed."""
-        names = (one.name for one in self._place.listed(f"{self._folder.shards[0].name}/{RECORDS}"))
-        for batch in _batches(chain(self._checked.unfinished, names)):
-            self._place.delete(batch)
+        records = self._place.listed(f"{self._folder.shards[0].name}/{RECORDS}")
+        first = next(records, None)
+        if first is None:
+            return
+        # The records last: as long as there are some, the next one looks for what else was left.
+        names = (one.name for one in chain((first,), records))
+        self._place.delete(chain(self._checked.unfinished(), names))
 
     def close(self) -> None:
         """Give up the rows of units that are not whole. Again is no error."""
@@ -383,14 +387,3 @@ def _fetched(folder: Folder, layout: Shards, unit: int, first: int, last: int) -
         raise DamageError(f"{folder.place}/{name} was cut, and with it {describe(lost)}", lost)
     flat = np.frombuffer(data, layout.column.numpy_dtype)
     return flat.reshape(last - first, *layout.column.shape)
-
-
-def _batches(names: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for name in names:
-        batch.append(name)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

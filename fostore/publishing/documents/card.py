@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fostore.encodings import encoding_of
+from fostore.encodings.fidelity import fidelity_lines
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 
@@ -89,7 +91,7 @@ def _body(described: Described) -> Iterator[str]:
         "rows": f"{len(store):,}",
         "classes": f"{schema.num_classes:,}",
         "members": schema.num_members,
-        "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoding['name']}",
+        "stored as": f"{schema.kind}, {schema.dtype}, encoding {schema.encoded}",
         "temperature": f"{schema.temperature:g}",
         "format": f"{store.format} (`{described.store_path}`)",
         "size": f"{described.num_bytes:,} bytes in {len(described.files):,} files",
@@ -154,7 +156,10 @@ def _opening(described: Described) -> Iterator[str]:
     yield "import fostore"
     yield ""
     yield f'store = fostore.open("{path}")'
-    yield "rows = store.take([0, 1, 2])  # distributions, in this order"
+    if encoding_of(schema).is_whole(schema):
+        yield "rows = store.take([0, 1, 2])  # distributions, in this order"
+    else:
+        yield "topk = store.take_topk([0, 1, 2])  # the largest classes of each, and what all others weigh"
     yield "```"
     yield ""
     yield "Beside the base dataset in a training loop (for JAX: `from fostore.jax import ...`, the same names):"
@@ -190,7 +195,10 @@ def _opening(described: Described) -> Iterator[str]:
 
 def _fidelity(described: Described) -> str:
     """How far a stored number may be from the one that the model gave."""
-    schema = described.store.schema
+    schema, lost = described.store.schema, fidelity_lines(described.store.header.fidelity)
+    if lost:
+        what = f"Rows are kept by the encoding `{schema.encoding['name']}`, which loses some of each (KL in nats):"
+        return "\n".join([what, "", *(f"- {line}" for line in lost)])
     bits = _BITS.get(schema.dtype)
     if bits is None:
         return f"The numbers are {schema.dtype}, and exact."

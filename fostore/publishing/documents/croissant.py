@@ -139,7 +139,7 @@ def _records(described: Described) -> dict[str, Any]:
         "field": [
             _field(described, column)
             for column in described.store.schema.columns
-            if column.role in ("content", "id")
+            if column.role in ("content", "id", "class_label")
         ],
     }
     if key is not None:
@@ -168,6 +168,8 @@ def _field(described: Described, column: Column) -> dict[str, Any]:
 def _meaning(described: Described, column: Column) -> str:
     if column.role == "id":
         return "The key of the sample."
+    if column.role == "class_label":
+        return "The class of the sample as its dataset has it, a number from 0 in the order of the classes."
     axes = " x ".join(f"{axis} {n:,}" for axis, n in zip(column.axes, column.shape, strict=True))
     what = described.store.schema.kind if column.name == "distributions" else column.name
     return f"{what} ({column.dtype}{', ' + axes if axes else ''}) of the sample's row."

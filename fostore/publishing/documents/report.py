@@ -13,4 +13,6 @@ def text(described: Described) -> bytes:
     if not len(described.store):
         words = escaped(title)
         return f"<!doctype html>\n<title>{words}</title>\n<p>{words} has no rows.\n".encode()
-    return report(described.store, title=title).encode("utf-8")
+    # Rows that leave the other classes open are shown as if these had equal shares, and the page says so.
+    is_open = described.store.schema.encoding.get("rule") in ("coarse", "zero")
+    return report(described.store, title=title, rule="uniform" if is_open else None).encode("utf-8")

@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import huggingface_hub as hub
 from huggingface_hub import errors
 
 from fostore import disk
-from fostore.errors import ArgumentError, DamageError, LockedError, PlaceError
-from fostore.places.hub import api
+from fostore.errors import ArgumentError, DamageError, FostoreError, LockedError, PlaceError
+from fostore.places.hub import OWN, api
+from fostore.places.remote import clean
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import staging_beside
 
@@ -46,9 +47,9 @@ class HubTarget:
     def read(self, name: str, limit: int) -> bytes | None:
         """A file of the bundle that lies there; see `Target.read`."""
         folder = disk.unfinished(self.staging)
-        try:
-            with self._telling():
-                self._base = self._base or self._head()
+        with self._telling():
+            try:
+                self._base = self._base or self._head(self._revision)
                 path = api().hf_hub_download(
                     self._repository,
                     name,
@@ -57,10 +58,12 @@ class HubTarget:
                     local_dir=folder,
                 )
                 return disk.read_named(path, limit, "a file of a bundle")
-        except _ABSENT:
-            return None
-        finally:
-            disk.remove(folder)
+            except errors.LocalEntryNotFoundError:
+                raise  # the hub was not reached, and nobody said that nothing is there
+            except _ABSENT:
+                return None
+            finally:
+                disk.remove(folder)
 
     def send(self, files: list[Entry], version: str) -> bool:
         """Send a bundle in one commit, and compare what lies there then; see `Target.send`.
@@ -77,9 +80,8 @@ class HubTarget:
                 api().create_branch(
                     self._repository, branch=self._revision, repo_type="dataset", exist_ok=True
                 )
-            self._base = self._base or self._head()
-            different = self._differences(files)
-            if not different:
+            self._base = self._base or self._begun()
+            if not self._differences(files, self._base):
                 return False
             api().upload_folder(
                 repo_id=self._repository,
@@ -90,21 +92,45 @@ class HubTarget:
                 delete_patterns="*",
                 parent_commit=self._base,
             )
-            different = self._differences(files)
+            different = self._differences(files, self._revision)
         if different:
             raise DamageError(
                 f"{self.name} does not hold what was sent: {'; '.join(different[:5])}; publish again"
             )
         return True
 
-    def _head(self) -> str:
-        return str(api().dataset_info(self._repository, revision=self._revision).sha)
+    def _head(self, revision: str) -> str:
+        return str(api().dataset_info(self._repository, revision=revision).sha)
 
-    def _differences(self, files: list[Entry]) -> list[str]:
-        tree = api().list_repo_tree(
-            self._repository, repo_type="dataset", revision=self._revision, recursive=True
+    def _begun(self) -> str:
+        """The first commit of what was not there when this call looked, and that nobody else has filled since.
+
+        Raises:
+            LockedError: somebody has.
+        """
+        base = self._head(self._revision)
+        if self._revision != "main":  # begins as what main is
+            is_filled = base != self._head("main")
+        else:
+            is_filled = bool(self._tree(base).keys() - {OWN})
+        if is_filled:
+            self._refuse()
+        return base
+
+    def _refuse(self) -> NoReturn:
+        raise LockedError(
+            f"{self.name} has changed since this call looked at it: another publisher was faster, and "
+            "nothing was published; call again"
         )
-        held = {entry.path: entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)}
+
+    def _tree(self, revision: str) -> dict[str, Any]:
+        tree = api().list_repo_tree(
+            self._repository, repo_type="dataset", revision=revision, recursive=True
+        )
+        return {entry.path: entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)}
+
+    def _differences(self, files: list[Entry], revision: str) -> list[str]:
+        held = self._tree(revision)
         different = []
         for file in files:
             entry = held.pop(file.name, None)
@@ -121,28 +147,22 @@ class HubTarget:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """What the hub refused, and what to do; that something is not there goes through."""
+        """What the hub refused, and what to do."""
         try:
-            try:
-                yield
-            except errors.LocalEntryNotFoundError as error:
-                # The hub was not reached, and this is an EntryNotFoundError too: nobody said that nothing is there.
-                raise OSError(str(error)) from error
-        except _ABSENT:
+            yield
+        except FostoreError:
             raise
-        except _REFUSALS as error:
+        # Of its client, and of the HTTP library below that, which change from release to release.
+        except Exception as error:
             if getattr(getattr(error, "response", None), "status_code", None) == 412:
-                raise LockedError(
-                    f"{self.name} has changed since this call looked at it: another publisher was faster, and "
-                    "nothing was published; call again"
-                ) from error
-            answer = (str(error).strip().splitlines() or [""])[0][:300]
+                self._refuse()
+            answer = (clean(str(error)).strip().splitlines() or [""])[0][:300]
             raise PlaceError(
                 errno.EIO,
-                f"{self.name} was not published: {answer}. Log in with `hf auth login`, or set HF_TOKEN to a "
-                "token that may write; call again, and only what is missing is sent",
+                f"{self.name} was not published: {type(error).__name__}: {answer}. Log in with `hf auth login`, or set "
+                "HF_TOKEN to a token that may write; call again, and only what is missing is sent",
                 self.name,
-            ) from error
+            ) from None
 
 
 TARGET = HubTarget
@@ -154,10 +174,6 @@ _ABSENT = (
     errors.RevisionNotFoundError,
 )
 """What says that there is no such file, repository or revision."""
-
-
-_REFUSALS: tuple[type[Any], ...] = (*errors.HfHubHTTPError.__bases__, RuntimeError)
-"""What says that it was not done: errors of the HTTP library that the hub's own uses, of the system, and of threads."""
 
 
 def parse(url: str) -> tuple[str, str | None]:

@@ -22,11 +22,14 @@ _DATASET = {
     "ids": "the hash of the ids",
     "views": "the hash of the views",
     "fingerprint": "the fingerprint of the dataset",
+    "tokenizer": "the tokenizer",
+    "vocabulary": "the hash of the tokenizer's vocabulary",
     "input_getter": "the input_getter",
 }
 _OUTPUT = {
     "mode": "the output mode",
     "transform": "the output_transform",
+    "rows": "what rows are of",
     "draws": "num_draws",
     "seed": "the seed of the draws",
     "batch_size": "the batch_size of the draws",

@@ -1,0 +1,219 @@
+"""The loss that trains a student on top-k rows, for JAX; `fostore.torch.topk_loss` says more of its rules."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fostore.encodings.topk_rows import TopK
+from fostore.errors import ArgumentError
+from fostore.jax.distillation import floating
+from fostore.jax.topk import placed
+from fostore.pairing.distilling import check_topk
+
+
+def topk_distillation_loss(
+    student_logits: Any,
+    topk: TopK,
+    temperature: Any = 1.0,
+    *,
+    rule: str | None = None,
+    mask: Any = None,
+    reverse: bool = False,
+) -> jax.Array:
+    """The mean over rows of T² KL(p ‖ q), where of p the k largest classes are known, and the rest's weight.
+
+    With the teacher's log-weights v of the kept classes and R of all others together, and T = 1, a kept
+    class has p = exp(v) / Z. The rule says what the others are:
+
+    - `coarse`: one outcome, for the student too: its probability is the sum over those classes.
+      Nothing is made up, and nothing is asked of the student there but the sum.
+    - `uniform`: every class of them has the same share of exp(R).
+    - `renorm`: they have nothing, and Z counts the kept alone: the student is pushed to forget them.
+    - `zero`: they add nothing to the divergence, and Z counts them all the same.
+
+    At another T, weights are exp(v / T); `renorm` and `uniform` can be had at any, `coarse` and
+    `zero` at the temperatures of `topk.residual_t`. The factor T² keeps the gradient's size. No
+    gradient reaches the teacher or the temperature. Computed in float32 whatever halves come in
+    (float64 where either is float64). Runs under `jax.jit`, `jax.grad` and `jax.vmap`: a `TopK` is
+    a pytree once `fostore.jax` is imported.
+
+    Args:
+        student_logits: (..., num_classes), floating, flat (n, V) or padded (B, L, V); minus infinity
+            is a class that is masked.
+        topk: the teacher's rows, NumPy or JAX, (..., k).
+        temperature: above 0. Where it is traced, it is not checked, and `coarse` and `zero` are
+            refused.
+        rule: one of `fostore.encodings.topk_rows.RULES`; None: what the rows came with.
+        mask: (...), bool or integers, 0 for rows that do not count, whatever they hold: padding.
+            The mean is over the others, and 0 where none is left.
+        reverse: KL(q ‖ p) instead, under `coarse` or `uniform`.
+
+    Returns:
+        A scalar, 0 where both agree; infinite where the student masks a class that the teacher has.
+
+    Raises:
+        ArgumentError: shapes, numbers of classes, an empty batch, a parameter, or a rule that these
+            rows do not have at this temperature. Values are not looked at: rows with a derived
+            residual that have nothing left for it give NaN under `coarse`.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), section
+    2, over k + 1 outcomes.
+
+    >>> logits = jnp.array([[2.0, 0.0, -2.0, -2.0]])
+    >>> rest = jax.nn.logsumexp(logits[:, 2:], axis=-1)
+    >>> teacher = TopK(logits[:, :2], jnp.array([[0, 1]]), rest, num_classes=4)
+    >>> bool(abs(topk_distillation_loss(logits, teacher)) < 1e-6)
+    True
+    """
+    if not isinstance(topk, TopK):
+        raise ArgumentError(
+            f"topk is {type(topk).__name__}, expected a TopK; dense rows go into distillation_loss"
+        )
+    student = floating("student_logits", student_logits)
+    topk = jax.lax.stop_gradient(topk.map(jnp.asarray))
+    counts = None if mask is None else _counted(mask)
+    known = None if isinstance(temperature, jax.core.Tracer) else temperature
+    rule, at = check_topk(
+        student.shape,
+        topk,
+        known.item() if isinstance(known, jax.Array) else known,
+        rule=rule,
+        mask=None if counts is None else counts.shape,
+        reverse=reverse,
+    )
+    dtype = jnp.promote_types(jnp.promote_types(student.dtype, topk.values.dtype), jnp.float32)
+    scale = jax.lax.stop_gradient(jnp.asarray(temperature, dtype))
+    kept, rest = _softened(topk, scale, rule, at, dtype)
+    num_classes, k = student.shape[-1], kept.shape[-1]
+    rows = _divergence(
+        rule,
+        reverse,
+        student.reshape(-1, num_classes),
+        topk.ids.astype(jnp.int32).reshape(-1, k),
+        kept.reshape(-1, k),
+        rest.reshape(-1),
+        scale,
+    )
+    if counts is None:
+        return jnp.mean(rows) * scale**2
+    total = jnp.sum(jnp.where(counts.reshape(-1), rows, 0))
+    return total / jnp.maximum(jnp.sum(counts), 1) * scale**2
+
+
+def _counted(mask: Any) -> jax.Array:
+    given = jnp.asarray(mask)
+    if jnp.issubdtype(given.dtype, jnp.floating):
+        raise ArgumentError(
+            f"mask is an array of {given.dtype}, expected bool or integers, 0 for rows that do not count; "
+            "weights are not taken"
+        )
+    return given != 0
+
+
+def _softened(
+    topk: TopK, temperature: Any, rule: str, at: int | None, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """(log p of the kept classes, log of what all others have together); the second counts as `rule` says."""
+    weights = topk.values.astype(dtype) / temperature
+    rest = (topk.residual if at is None else topk.residual_t[..., at]).astype(dtype)
+    if rule == "renorm":
+        rest = jnp.full_like(rest, -jnp.inf)
+    elif rule == "uniform":
+        others = topk.num_classes - weights.shape[-1]
+        rest = rest / temperature + (1 - 1 / temperature) * math.log(others)
+    elif rule == "coarse" and topk.derived:
+        rest = jnp.where(jnp.isfinite(topk.residual), rest, jnp.nan)
+    level = jnp.logaddexp(jax.nn.logsumexp(weights, axis=-1), rest)
+    if rule == "zero":
+        rest = jnp.full_like(rest, -jnp.inf)
+    return weights - level[..., None], rest - level
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _divergence(
+    rule: str, reverse: bool, logits: Any, ids: Any, log_p: Any, log_rest: Any, temperature: Any
+) -> jax.Array:
+    """KL of each row: (n, V) logits, (n, k) ids and log p, (n,) log of the others' probability."""
+    return _forward(rule, reverse, logits, ids, log_p, log_rest, temperature)[0]
+
+
+def _forward(
+    rule: str, reverse: bool, logits: Any, ids: Any, log_p: Any, log_rest: Any, temperature: Any
+) -> tuple[jax.Array, Any]:
+    others = logits.shape[-1] - ids.shape[-1]
+
+    def softened(numbers: Any) -> Any:
+        return numbers.astype(log_p.dtype) / temperature
+
+    # What is wide keeps the student's dtype: the rest is fused into the sums.
+    own = softened(jnp.take_along_axis(logits, ids, axis=-1))
+    x = softened(placed(logits, ids, -jnp.inf))
+    left = jax.nn.logsumexp(x, axis=-1)
+    level = jnp.logaddexp(jax.nn.logsumexp(own, axis=-1), left)
+    log_q, log_left = own - level[:, None], left - level
+    if reverse:
+        loss = _times(jnp.exp(log_q), log_q, log_p).sum(-1)
+        if rule == "coarse":
+            loss += _times(jnp.exp(log_left), log_left, log_rest)
+        elif rule == "uniform":
+            each = (log_rest - math.log(others))[:, None]
+            loss += _times(jnp.exp(x - level[:, None]), x - level[:, None], each).sum(-1)
+    else:
+        loss = _times(jnp.exp(log_p), log_p, log_q).sum(-1)
+        if rule == "coarse":
+            loss += _times(jnp.exp(log_rest), log_rest, log_left)
+        elif rule == "uniform":
+            mean = softened(placed(logits, ids, 0)).sum(-1) / others
+            loss += _times(jnp.exp(log_rest), log_rest - math.log(others), mean - level)
+    return loss, (logits, ids, log_p, log_rest, temperature, level, left, loss)
+
+
+def _backward(rule: str, reverse: bool, kept: Any, slope: jax.Array) -> Any:
+    logits, ids, log_p, log_rest, temperature, level, left, loss = kept
+    others = logits.shape[-1] - ids.shape[-1]
+    x = logits.astype(log_p.dtype) / temperature
+    log_q = jnp.take_along_axis(x, ids, axis=-1) - level[:, None]
+    q, p, rest, log_left = jnp.exp(log_q), jnp.exp(log_p), jnp.exp(log_rest), left - level
+    if reverse:
+        own = _times(q, log_q, log_p + loss[:, None])
+    else:
+        total = p.sum(-1) + rest
+        own = q * total[:, None] - p
+    if reverse and rule == "uniform":
+        log_x = x - level[:, None]
+        each = log_rest - math.log(others) + loss
+        wide = _times(jnp.exp(log_x), log_x, each[:, None])
+    else:
+        # Shares of the sum over the others, which fit their numbers however small that sum is; those
+        # of kept classes, which have no share, are put in their place after it.
+        bottom = jnp.where(left == -jnp.inf, 0, left)
+        wide = jnp.exp(jnp.minimum(x - bottom[:, None], 0))
+        if reverse:
+            wide *= _times(jnp.exp(log_left), log_left, log_rest + loss)[:, None]
+        elif rule == "coarse":
+            wide *= (jnp.exp(log_left) * total - rest)[:, None]
+        else:
+            wide *= (jnp.exp(log_left) * total)[:, None]
+            if rule == "uniform":
+                wide -= (rest / others)[:, None]
+    scale = (slope / temperature)[:, None]
+
+    def scaled(numbers: jax.Array) -> jax.Array:
+        # A row that does not count has no slope, whatever stands in it.
+        return jnp.where(scale == 0, 0, numbers * scale).astype(logits.dtype)
+
+    return placed(scaled(wide), ids, scaled(own)), None, None, None, None
+
+
+_divergence.defvjp(_forward, _backward)
+
+
+def _times(p: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
+    """A difference of logarithms times p, with its limit 0 where p is 0; what is no number stays none."""
+    none = p == 0
+    return p * (jnp.where(none, 0, one) - jnp.where(none, 0, other))
