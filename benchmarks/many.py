@@ -227,7 +227,7 @@ def ray(folder: Path, units: tuple[int, int], rounds: int, seconds: float) -> st
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=4,  # reading takes some beside the two of the actors
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
