@@ -128,6 +128,23 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not memory.files
 
 
+def test_a_store_that_one_writer_began_takes_no_shares(tmp_path: Path) -> None:
+    """Its rows lie in a journal: records beside that would count for nothing."""
+    path = tmp_path / "x.zarr"
+    made(path, rows=(0, 100), meta={"note": 1})
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    planned = {"num_samples": N, "num_classes": 3, "unit_rows": UNIT, "meta": {"note": 2}}
+    for join in (
+        lambda: made(path, shard=(1, 2)),
+        lambda: fostore.plan(path, **planned, ids="int64", fingerprints=True),
+        lambda: list(fostore.open_units(path)),
+    ):
+        with pytest.raises(ArgumentError, match="begun by one writer"):
+            join()
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert made(path).is_sealed
+
+
 def test_who_was_killed_before_the_store_was_there_leaves_no_obstacle(tmp_path: Path) -> None:
     """Its folder, and a file without its name."""
     path = tmp_path / "t.zarr"
