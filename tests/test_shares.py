@@ -145,6 +145,21 @@ def test_a_store_that_one_writer_began_takes_no_shares(tmp_path: Path) -> None:
     assert made(path).is_sealed
 
 
+@pytest.mark.parametrize("batch", [N, 300])
+def test_who_writes_fast_keeps_no_more_units_in_memory_than_who_writes_slowly(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    memory = Memory("memory://x.zarr", {})
+    monkeypatch.setattr("fostore.formats.zarr.units._OPEN_BYTES", 3 * (UNIT * 12 + 4096))
+    rows = np.full((N, 3), 1 / 3, np.float32)
+    with fostore.create(
+        memory.url, num_samples=N, num_classes=3, unit_rows=UNIT, commit_seconds=1e9
+    ) as writer:
+        for start in range(0, N, batch):
+            writer.append(rows[start : start + batch])
+    assert fostore.open(memory.url).verify() == []
+
+
 def test_who_was_killed_before_the_store_was_there_leaves_no_obstacle(tmp_path: Path) -> None:
     """Its folder, and a file without its name."""
     path = tmp_path / "t.zarr"
