@@ -9,7 +9,9 @@ rows.map_batches(Teacher, batch_size=256, concurrency=8).write_datasink(Datasink
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
 from fostore.errors import ArgumentError, RowError
+from fostore.places.names import is_url
 from fostore.reading.store import open as open_store
 from fostore.schema import geometry
 from fostore.schema.ranges import describe
@@ -30,6 +33,12 @@ ROW = "row"
 _ROW_BYTES = 8
 
 
+def everywhere(path: Path | str) -> str:
+    """A path, or a url, that means the same in a process that works in another folder."""
+    name = os.fspath(path)
+    return name if is_url(name) else os.path.abspath(name)
+
+
 def missing_units(path: Where) -> list[Unit]:
     """The units of a planned store that nobody has committed, in order; nothing is held open.
 
@@ -39,7 +48,7 @@ def missing_units(path: Where) -> list[Unit]:
     with open_store(path) as store:
         unit_rows, ranges = store.header.unit_rows, store.missing()
         return [
-            Unit(str(store.path), index, first, last)
+            Unit(everywhere(store.path), index, first, last)
             for start, stop in ranges
             for index, first, last in geometry.split_at_units(start, stop, unit_rows)
         ]
@@ -107,7 +116,7 @@ class Datasink(ray.data.Datasink[Any]):
     ) -> None:
         path = path.path if isinstance(path, Planned) else path
         with open_store(path) as store:
-            self._path = str(store.path)
+            self._path = everywhere(store.path)
             self._unit_rows = store.header.unit_rows
             self._num_samples = store.num_samples
         if self._num_samples is None:

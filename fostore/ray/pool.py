@@ -14,6 +14,7 @@ from fostore.errors import ArgumentError
 from fostore.generate.frameworks import framework_of, generator_of
 from fostore.generate.storing import exists
 from fostore.generate.storing import where as named
+from fostore.ray.pipeline import everywhere
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.ranges import Ranges
@@ -80,7 +81,7 @@ def generate(
             raise ArgumentError(f"{name}= has no meaning here: workers are given rows by Ray")
     if concurrency < 1:
         raise ArgumentError(f"concurrency is {concurrency!r}, expected at least 1 worker")
-    path = str(named(store))
+    path = everywhere(named(store))
     count = _SHARES * concurrency if shares is None else shares
     todo = _open_shares(path, count)
     if todo:
