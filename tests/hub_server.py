@@ -43,6 +43,11 @@ class Hub:
     def head_of(self, branch: str) -> str:
         return f"{self.heads[branch]:040x}"
 
+    def commit(self, branch: str = "main") -> None:
+        """A commit comes on top of a branch."""
+        self.commits += 1
+        self.heads[branch] = self.commits
+
     def is_large(self, size: int) -> bool:
         return size > 2000
 
@@ -235,8 +240,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     412, {"error": "A commit has happened since. Please refresh and try again."}
                 )
                 return
-            hub.commits += 1
-            hub.heads[branch] = hub.commits
+            hub.commit(branch)
             for line in lines:
                 value = line["value"]
                 if line["key"] == "file":

@@ -40,6 +40,48 @@ def faults(work: str, suffix: str) -> str:
 
 MUTANTS = [
     Mutant(
+        "codes-excluded",
+        "encodings/codes.py",
+        "        codes[excluded] = last\n",
+        "        codes[excluded] = last - 1\n",
+        "test_quantised.py::test_no_class_is_off_by_more_than_half_a_step",
+    ),
+    Mutant(
+        "codes-mask",
+        "encodings/codes.py",
+        "np.minimum(depth, DEEPEST, out=depth)",
+        "depth",
+        "test_quantised.py::test_a_class_masked_with_the_lowest_float_costs_the_others_little",
+    ),
+    Mutant(
+        "draws-row",
+        "encodings/sampled.py",
+        "            first = (start * members + i) * num_draws",
+        "            first = i * num_draws",
+        "test_quantised.py::test_a_batch_has_the_same_bytes_however_it_is_cut_and_lies_in_memory",
+    ),
+    Mutant(
+        "fidelity-committed",
+        "writing/fidelity.py",
+        "            if _lies_in(rows, picked):\n",
+        "            if True:\n",
+        "test_fidelity.py::test_a_writer_that_dies_has_recorded_what_it_committed",
+    ),
+    Mutant(
+        "max-kl-earlier",
+        "writing/fidelity.py",
+        "        self._bound.check_figures(self._compared)",
+        "        pass",
+        "test_fidelity.py::test_a_bound_holds_for_rows_of_an_earlier_run",
+    ),
+    Mutant(
+        "kept-elsewhere",
+        "encodings/alike.py",
+        "np.maximum(given, expected), given)",
+        "expected, given)",
+        "test_topk.py::test_nearly_equal_classes_may_change_places_and_others_may_not",
+    ),
+    Mutant(
         "journal-no-sync",
         "formats/zarr/writer.py",
         "            disk.sync_data(self._journal)\n        except BaseException:",
@@ -707,7 +749,7 @@ MUTANTS = [
     Mutant(
         "replaced-whatever-was-seen",
         "places/local.py",
-        "                is_ours = self.version(name) == replaces\n",
+        "                is_ours = _stamp(os.fstat(fd)) == replaces\n",
         "                is_ours = True\n",
         "test_places.py::test_a_file_is_made_once_and_replaced_where_it_is_still_the_one_that_was_seen",
     ),
@@ -758,8 +800,8 @@ MUTANTS = [
     Mutant(
         "topk-ties-by-any-class",
         "encodings/selection.py",
-        "    order = np.lexsort((named, negative), axis=-1)[:, :k]\n",
-        "    order = np.argsort(negative, axis=-1)[:, :k]\n",
+        "    named[rows, place] = classes\n",
+        "    named[rows, place] = classes[::-1] * 0 + classes ^ 7\n",
         "test_topk.py::test_wide_rows_are_selected_as_narrow_ones[True-1000]",
     ),
     Mutant(
@@ -767,7 +809,7 @@ MUTANTS = [
         "encodings/selection.py",
         "        np.maximum(maxima[:, :rest], x[:, whole * stride :], out=maxima[:, :rest])\n",
         "        pass\n",
-        "test_topk.py::test_the_k_largest_are_those_of_a_stable_sort",
+        "test_topk.py::test_wide_rows_are_selected_as_narrow_ones[False-21841]",
     ),
     Mutant(
         "topk-rest-underflows",
@@ -894,6 +936,55 @@ MUTANTS = [
         "jnp.sort(_first(maxima, k), axis=-1)",
         "_first(maxima, k)",
         "test_topk_select.py::test_the_selection_is_that_of_a_stable_sort[jax_device-3-4099-float32]",
+    ),
+    Mutant(
+        "labelled-rows-of-the-labels-themselves",
+        "generate/tokens.py",
+        "(named[:, 1:] != _UNLABELLED)",
+        "(named[:, :-1] != _UNLABELLED)",
+        "test_token_generation.py::test_rows_of_labelled_tokens_are_those_whose_next_token_has_a_label[numpy-.zarr]",
+    ),
+    Mutant(
+        "tokens-padding-believed",
+        "generate/models.py",
+        "        if not close.all():\n",
+        "        if False:\n",
+        "test_token_generation.py::test_padding_that_changes_rows_is_refused[numpy-.zarr]",
+    ),
+    Mutant(
+        "tokens-resumed-behind-the-last-sequence",
+        "generate/by_token.py",
+        "        first = self._sequence_of(written - 1) if written else 0\n",
+        "        first = self._sequence_of(written - 1) + 1 if written else 0\n",
+        "test_token_generation.py::test_a_store_that_stops_anywhere_goes_on_at_its_batch[numpy-False]",
+    ),
+    Mutant(
+        "tokens-resumed-in-other-batches",
+        "generate/by_token.py",
+        "        elif isinstance(samples.batches, Sequential):\n",
+        "        elif False:\n",
+        "test_token_generation.py::test_batches_stay_those_that_a_store_was_begun_with[numpy-.zarr]",
+    ),
+    Mutant(
+        "tokens-that-moved-not-seen",
+        "generate/by_token.py",
+        "                other = np.flatnonzero(then != now)\n",
+        "                other = np.flatnonzero(then > now + 1000)\n",
+        "test_token_generation.py::test_a_sequence_that_differs_is_named_with_its_token[numpy-.zarr]",
+    ),
+    Mutant(
+        "encoded-after-halves",
+        "generate/engine.py",
+        "    columns = zip(*batches, strict=True)\n",
+        "    columns = zip(batches[0], strict=True)\n",
+        "test_encoded_generation.py::test_out_of_memory_halves_an_encoded_batch[torch-.zarr-True]",
+    ),
+    Mutant(
+        "device-does-not-select",
+        "generate/framework.py",
+        "        asked = encoding_of(schema).selects(schema) if self.overlaps else None\n",
+        "        asked = None\n",
+        "test_encoded_generation.py::test_an_accelerator_hands_over_what_is_kept[torch]",
     ),
 ]
 

@@ -169,6 +169,7 @@ def test_stores_that_cannot_be_compared_are_refused_in_one_line(run: Cli) -> Non
         (["stats", "nowhere.zarr"], 3, "no store at"),
         (["stats", "a.zarr", "--labels", "nowhere.npy"], 2, "labels cannot be read"),
         (["stats", "a.zarr", "--plot", "a.gif"], 2, "ends in one of"),
+        (["stats", "a.zarr", "--bins", "9" * 50], 2, "expected an integer from 1 to 100,000"),
         (["compare", "a.zarr", "wide.zarr"], 2, "3 classes and wide.zarr has 30"),
     ],
 )

@@ -138,3 +138,21 @@ def test_the_fidelity_table_is_what_the_benchmark_measures(
     logits = fidelity.logits_of(10, fidelity.ROWS[10])
     found = fidelity.measure(logits, "probs", "float16", tmp_path)
     assert found.tv == pytest.approx(float(listed["probs float16"]), rel=0.02)
+
+
+def test_the_tables_of_encodings_are_what_the_benchmark_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fidelity = importlib.import_module("fidelity")
+    page = (DOCS / "encodings.md").read_text(encoding="utf-8")
+    table = page.split("**Drawn logits**")[1].split(fidelity.END)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")]
+    listed = {row[0]: row[1:] for row in rows if len(row) == 7}
+    assert set(listed) >= set(fidelity.ENCODED)
+    few = ("u8_log_sqrt", "topk 20, uniform")
+    monkeypatch.setattr(fidelity, "ENCODED", {name: fidelity.ENCODED[name] for name in few})
+    again = fidelity.encoded(fidelity.logits_of(1_000, fidelity.ENCODED_ROWS), tmp_path)
+    for line in again.split("\n")[2:]:
+        name, *cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells == listed[name]

@@ -67,6 +67,26 @@ def test_a_store_holds_what_a_writer_makes_of_the_same_logits(
     assert_same_rows(store, written(path.with_stem("own"), linear(pairs.inputs), dtype="float16"))
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_an_accelerator_hands_over_what_is_kept(name: str, tmp_path: Path) -> None:
+    """A spy in the place where rows go to the host: k numbers each where the device selects."""
+    widths = []
+    for on_device in (False, True):
+        side = SIDES[name]
+        generator = side.generator(side.model(Linear()), batch_size=16, output_mode="logits")
+        framework = generator._framework
+        framework.overlaps = on_device
+        copied, finish = [], framework.finish_copy
+        framework.finish_copy = lambda copy, to=copied, do=finish: (to.append(do(copy)), to[-1])[1]
+        path = tmp_path / f"{on_device}.zarr"
+        generator.generate_distributions(make_pairs(), False, store=path, **TOPK)
+        widths.append({array.shape[1:] for array in copied if len(array) == 4})
+    assert widths == [
+        {(NUM_CLASSES,)},
+        {(K,), (), (1,)},
+    ]  # of the last batch, which nobody looks at
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_members_are_selected_each(side: Side, path: Path, on_device: bool) -> None:
     pairs, models = make_pairs(40), [Linear(0), Linear(1)]

@@ -359,3 +359,128 @@ def test_errors_of_columns_are_read_piece_by_piece() -> None:
     assert Watch(Header, None).of_all(10**6, read) is None  # type: ignore[arg-type]
     assert len(asked) == 1
     assert asked[0] * sum(c.row_bytes for c in schema.content) <= 8 << 20
+
+
+# ------------------------------------------------------------------ top-k rows
+
+
+TOPK = {"name": "topk", "k": 6}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("members", [None, 2])
+def test_columns_say_of_all_rows_what_is_missing(
+    suffix: str, rule: str, members: int | None, tmp_path: Path
+) -> None:
+    logits = logits_of(N * (members or 1)).reshape((N, K) if members is None else (N, members, K))
+    spec = {**TOPK, "rule": rule, "tail_entropy": True}
+    with begun(tmp_path / f"a{suffix}", encoding=spec, num_members=members) as writer:
+        writer.append(logits)
+    store = fostore.open(tmp_path / f"a{suffix}")
+    columns = [store.column(column.name) for column in store.schema.content]
+    errors = compare(logits, columns, store.schema)
+    figures = Figures().add(np.arange(N), errors)
+    said = (store.header.fidelity or {})["columns"]
+    assert said["num_rows"] == N
+    assert said["missing_mass_mean"] == pytest.approx(figures.missing_mass_mean, abs=1e-6)
+    assert said["missing_mass_max"] == pytest.approx(figures.missing_mass_max, abs=1e-6)
+    assert ("kl_mean" in said) is (rule != "coarse")
+    if rule == "uniform":
+        assert said["kl_mean"] == pytest.approx(figures.kl_mean, abs=1e-6)
+        assert said["worst_row"] == figures.worst_row
+    if rule in ("renorm", "zero"):
+        assert said["kl_max"] == "inf"
+        assert said["kl_max"] == compared(tmp_path / f"a{suffix}")["kl_max"]
+
+
+def test_a_bound_holds_for_all_rows_of_which_columns_say_it(tmp_path: Path) -> None:
+    """Also for those that are not among the ones compared."""
+    logits = np.full((5000, K), -1000.0, np.float32)
+    logits[:, 0] = 0  # nothing is missing
+    out = next(i for i in range(5000) if i not in sampled(0, 5000, 5000, (K,))[0])
+    logits[out] = 0
+    with (
+        pytest.raises(RowError, match=rf"^row {out} loses inf nats .* rule='renorm'"),
+        begun(
+            tmp_path / "a.zarr", num_samples=5000, encoding={**TOPK, "rule": "renorm"}, max_kl=1
+        ) as writer,
+    ):
+        writer.append(logits)
+    assert not fostore.open(tmp_path / "a.zarr").is_sealed
+
+
+# ------------------------------------------------------------------ conversions, and what is shown
+
+
+def test_a_conversion_compares_all_rows_and_a_copy_keeps_what_they_lost(tmp_path: Path) -> None:
+    logits = logits_of(3000)
+    with begun(tmp_path / "a.zarr", num_samples=3000, encoding="dense") as writer:
+        writer.append(logits)
+    options: Any = {"progress": False, "allow_lossy": True}
+    receipt = fostore.convert(
+        tmp_path / "a.zarr", tmp_path / "b.zarr", encoding={**TOPK, "rule": "uniform"}, **options
+    )
+    lost = compared(tmp_path / "b.zarr")
+    assert lost["num_rows"] == 3000
+    assert receipt.measured is not None
+    assert receipt.measured["mean_kl"] == lost["kl_mean"]
+    store = fostore.open(tmp_path / "b.zarr")
+    columns = [store.column(column.name) for column in store.schema.content]
+    exact = Figures().add(np.arange(3000), compare(logits, columns, store.schema)).to_json()
+    assert lost == pytest.approx(exact, rel=1e-5)
+    fostore.convert(tmp_path / "b.zarr", tmp_path / "c.h5", progress=False)
+    assert fostore.open(tmp_path / "c.h5").header.fidelity == store.header.fidelity
+    fostore.convert(tmp_path / "b.zarr", tmp_path / "d.zarr", rows=slice(0, 50), progress=False)
+    assert set(fostore.open(tmp_path / "d.zarr").header.fidelity or {}) == {"columns"}
+    fostore.convert(
+        tmp_path / "b.zarr", tmp_path / "e.zarr", encoding="dense", rule="uniform", **options
+    )
+    assert fostore.open(tmp_path / "e.zarr").header.fidelity is None
+
+
+def test_a_user_encodes_looks_and_sets_a_bound_by_the_command_line(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fostore.cli import app
+
+    def run(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        return result.exit_code, " ".join((result.stdout + result.stderr).split())
+
+    with begun(tmp_path / "a.zarr", encoding="dense") as writer:
+        writer.append(logits_of())
+    command = ("convert", tmp_path / "a.zarr", tmp_path / "b.h5", "--encoding", "u8_log_sqrt")
+    code, shown = run(*command)
+    assert code != 0
+    assert "encoding: dense became u8_log_sqrt" in shown
+    code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-7")
+    assert code != 0
+    assert "nats (KL) as u8_log_sqrt, and max_kl is 1e-07" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-3")
+    assert code == 0
+    assert "mean_kl" in shown
+    code, shown = run("info", tmp_path / "b.h5")
+    assert "600 rows compared with what came: KL " in shown
+    assert "no missing mass; no other argmax" in shown
+    assert run("verify", tmp_path / "b.h5")[0] == 0
+    facts = json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "b.h5"), "--json"]).stdout)
+    assert facts["fidelity"]["compared"]["num_rows"] == N
+
+
+def test_a_card_and_a_report_say_what_was_lost(tmp_path: Path) -> None:
+    from fostore.evaluate import report
+    from test_publishing import published
+
+    with begun(
+        tmp_path / "a.zarr", encoding={**TOPK, "rule": "uniform"}, dtype="float16"
+    ) as writer:
+        writer.append(logits_of())
+    published(tmp_path / "a.zarr", tmp_path / "b")
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert "- 600 rows compared with what came: KL " in card
+    assert "- 600 rows read from the columns: missing mass " in card
+    page = report(tmp_path / "a.zarr")
+    assert "compared with what came" in page
+    assert "read from the columns" in page

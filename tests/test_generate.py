@@ -659,8 +659,8 @@ def test_random_states_are_left_alone(side: Side, path: Path) -> None:
         random.random()
         return linear(x)
 
+    generator = side.generator(side.model(model))  # libraries that it imports may draw
     before = (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index,union-attr]
-    generator = side.generator(side.model(model))
     generator.generate_distributions(pairs, False)
     generator.generate_distributions(pairs, False, store=path)
     generator.generate_distributions(pairs, False, store=path)

@@ -70,10 +70,15 @@ def test_what_members_leave_open_is_what_no_class_dominates(
         expected[len(kept), int(label in kept)] += 1
     assert counted.left_open is not None
     assert (counted.left_open == expected).all()
-    everything = counted.coverage(0, num_classes)
-    assert everything is not None
-    assert everything.num_samples == num_samples
-    assert everything.num_covered == expected[:, 1].sum()
+    assert (counted.covered.num_covered, counted.covered.num_samples) == (
+        expected[:, 1].sum(),
+        num_samples,
+    )
+    groups = list(counted.by_width())
+    assert sum(covered.num_samples for *_, covered in groups) == num_samples
+    for least, most, covered in groups:
+        assert covered.num_covered == expected[least : most + 1, 1].sum()
+        assert covered.num_samples == expected[least : most + 1].sum()
     assert counted.mean_open == pytest.approx(
         expected.sum(1) @ np.arange(num_classes + 1) / num_samples
     )
@@ -110,18 +115,26 @@ def test_a_report_of_kept_labels_has_its_section(
     assert f"<bdi>{ball[0]:.4g}</bdi>" in section
     assert ("What the members leave open" in section) is (num_members is not None)
     if num_members:
-        covered = sets_of(rows, labels).coverage(0, 4)
-        assert covered is not None
-        assert f"{covered:.1%} of the samples" in section
+        assert f"{sets_of(rows, labels).covered:.1%} of the samples" in section
     assert "Coverage against width" not in evaluate.report(rows)
 
 
 def test_of_too_few_samples_nothing_is_promised() -> None:
     page = evaluate.report([[0.5, 0.5]] * 5, [0] * 5)
     assert "5 samples promise no more" in page
+    assert "label is held" in page
+    assert "label is held" not in evaluate.report([[0.5, 0.5]] * 3, [0] * 3)
     assert evaluate.summarize([[0.5, 0.5]] * 5).label_sets is None
     with pytest.raises(ArgumentError, match="without labels"):
         plot.label_sets([[0.5, 0.5]])
+
+
+def test_sets_that_hold_no_label_are_shown_as_well() -> None:
+    rows = np.tile([[0.9, 0.1], [0.8, 0.2]], (40, 1, 1))
+    section = evaluate.report(rows, [1] * 40).partition('id="coverage-against-width"')[2]
+    assert "<bdi>40</bdi></td><td><bdi>0.0%</bdi>" in section
+    assert "for 0.0% of the samples" in section
+    assert "0.0% of labels" in section
 
 
 def test_the_curve_ends_where_the_samples_do_and_the_members_stand_beside_it() -> None:
@@ -135,5 +148,5 @@ def test_the_curve_ends_where_the_samples_do_and_the_members_stand_beside_it() -
     point = axes.collections[-1].get_offsets()[0]
     assert point.tolist() == [
         summary.label_sets.mean_open,
-        float(summary.label_sets.coverage(0, 5) or 0),
+        float(summary.label_sets.covered),
     ]

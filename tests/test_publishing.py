@@ -323,6 +323,24 @@ def test_the_hub_reads_the_card(store: Path, tmp_path: Path) -> None:
     assert {"digits", "fostore"} <= set(card.data.tags)
 
 
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".json"])
+def test_the_card_says_how_to_read_rows_without_fostore(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "rows.zarr", 20)
+    if suffix != ".zarr":
+        fostore.convert(store, store := tmp_path / f"rows{suffix}", progress=False)
+    published(store, tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "b")
+    card = Path("README.md").read_text()
+    names: dict[str, Any] = {}
+    exec(card.partition("Without fostore:\n\n```python\n")[2].partition("```")[0], names)
+    np.testing.assert_array_equal(np.float32(names["rows"]), fostore.open(store).take(range(3)))
+    formats = {".zarr": "application/vnd+zarr", ".h5": "application/x-hdf5"}
+    document = json.loads(Path("datacite.json").read_text())
+    assert document["formats"] == [formats.get(suffix, "application/json")]
+
+
 def test_a_licence_that_the_hub_does_not_know_is_named(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     published(make(tmp_path / "rows.zarr"), tmp_path / "b", license="LicenseRef-My-Terms")

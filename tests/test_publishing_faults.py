@@ -72,7 +72,7 @@ def test_a_publisher_elsewhere_is_refused_by_the_hub(
     write = bundle.write_documents
 
     def slow(*args: Any) -> Any:
-        hub.commits += 1  # of somebody else, between the look and the commit
+        hub.commit()  # of somebody else, between the look and the commit
         return write(*args)
 
     with monkeypatch.context() as patch:

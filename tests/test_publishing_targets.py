@@ -195,8 +195,7 @@ def test_of_two_first_publications_one_is_refused(hub: Hub, tmp_path: Path, wher
         def commit(number: int, n: int = n) -> None:
             if number == n:
                 hub.repositories["me/digits"] = dict(other)
-                hub.commits += 1
-                hub.heads[where.partition("@")[2] or "main"] = hub.commits
+                hub.commit(where.partition("@")[2] or "main")
 
         hub.before = commit
         try:

@@ -19,7 +19,7 @@ from fostore.conversion.stacking import stack
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.codes import DEEPEST
 from fostore.encodings.uniform import uniform
-from fostore.errors import ArgumentError, RowError, UnsupportedError
+from fostore.errors import ArgumentError, DamageError, RowError, UnsupportedError
 from fostore.schema.row import Array, Schema
 from support import SUFFIXES, plain_rows
 
@@ -311,6 +311,24 @@ def test_drawn_classes_are_read_as_top_k_rows(members: int | None, num_draws: in
     assert encoding_of(weighted).sparse(drawn, weighted) is None
 
 
+def test_a_student_learns_from_draws_as_from_their_frequencies() -> None:
+    torch = pytest.importorskip("torch")
+    from fostore.torch import as_topk, topk_distillation_loss
+
+    schema = schema_of({"name": "sampled", "num_draws": 9}, "probs")
+    encoding = encoding_of(schema)
+    columns = encoding.encode(given_rows("probs"), schema, 0)
+    logits = torch.from_numpy(given_rows("logits")).requires_grad_()
+    topk = encoding.sparse(columns, schema)
+    assert topk is not None
+    topk_distillation_loss(logits, as_topk(topk)).backward()
+    gradient, logits.grad = logits.grad, None
+    frequencies = torch.from_numpy(encoding.decode(columns, schema).astype(np.float64))
+    logs = torch.log_softmax(logits, -1)
+    (torch.xlogy(frequencies, frequencies) - frequencies * logs).sum(-1).mean().backward()
+    torch.testing.assert_close(gradient, logits.grad, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
@@ -446,7 +464,13 @@ def test_rows_members_and_statistics_are_those_of_other_stores(
         np.testing.assert_array_equal(fostore.open(tmp_path / "rows.zarr")[:], rows[10:90])
         assert fostore.open(tmp_path / "one.zarr").digest() == store.digest()
         dataset = fostore.FirstOrderDataset(None, path)
-        np.testing.assert_array_equal(dataset.gather(np.arange(5)), rows[:5])
+        trained_on = dataset.gather(np.arange(5))
+        if isinstance(trained_on, fostore.TopK):  # of draws, those that were drawn
+            trained_on = np.sort(np.exp(trained_on.values), axis=-1)
+            rows_of_classes = np.sort(rows[:5], axis=-1)[:, -trained_on.shape[-1] :]
+            np.testing.assert_allclose(trained_on, rows_of_classes, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(trained_on, rows[:5])
     if (
         "proposal_temperature" in spec
     ):  # weights sum to 1 in the mean alone; normalised they would be biased
@@ -455,6 +479,26 @@ def test_rows_members_and_statistics_are_those_of_other_stores(
         return
     summary = summarize(path).to_json()
     assert summary["confidence"] == pytest.approx(summarize(rows).to_json()["confidence"], rel=1e-5)
+
+
+def test_draws_are_not_drawn_from(tmp_path: Path) -> None:
+    path, spec = tmp_path / "a.zarr", {"name": "sampled", "num_draws": 9}
+    made(path, spec, "probs")
+    options: Any = {"progress": False, "allow_lossy": True}
+    with pytest.raises(ArgumentError, match="keeps draws, and fewer classes would be drawn"):
+        convert(path, tmp_path / "b.zarr", classes=[0, 1], **options)
+    with pytest.raises(ArgumentError, match="only the distributions that they were drawn from"):
+        convert(path, tmp_path / "b.zarr", encoding={**spec, "seed": 1}, **options)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.zarr"]
+    convert(path, tmp_path / "b.zarr", encoding="dense", **options)
+    np.testing.assert_array_equal(fostore.open(tmp_path / "b.zarr")[:], fostore.open(path)[:])
+
+
+def test_a_draw_of_a_class_that_there_is_not_is_damage() -> None:
+    schema = schema_of({"name": "sampled", "num_draws": 2}, "probs")
+    for ask in (encoding_of(schema).decode, encoding_of(schema).sparse):
+        with pytest.raises(DamageError, match="a draw is class 9, and there are 7"):
+            ask([np.uint16([[1, 9]])], schema)
 
 
 @every_spec

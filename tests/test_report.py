@@ -96,6 +96,7 @@ def test_a_page_has_all_sections_and_their_figures(tmp_path: Path, suffix: str) 
     assert page.sections == [
         "What it is",
         "Integrity and completeness",
+        "Fidelity",
         "Uncertainty",
         "Disagreement of the members",
         "Classes",
@@ -210,6 +211,29 @@ def test_pages_of_rows_without_a_spread_are_made(rows: Any) -> None:
     Page(evaluate.report(rows, np.zeros(len(rows), int)))
 
 
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_what_the_encoding_lost_is_a_table(tmp_path: Path, suffix: str) -> None:
+    path = made(tmp_path / f"a.{suffix}", probs(N, 9), encoding="topk", k=3)
+    section = evaluate.report(path, rule="uniform").partition('id="fidelity"')[2]
+    section = section.partition("</section>")[0]
+    known = fostore.open(path).header.fidelity
+    assert known is not None
+    for source, what in (
+        ("compared", "compared with what came"),
+        ("columns", "read from the columns"),
+    ):
+        assert what in section
+        for name, value in known[source].items():
+            if name in ("kl_mean", "tv_mean", "missing_mass_max"):
+                assert f"<bdi>{value:.4g}</bdi>" in section
+
+
+def test_of_whole_rows_fidelity_is_what_rounding_costs(full: Path) -> None:
+    section = evaluate.report(full).partition('id="fidelity"')[2].partition("</section>")[0]
+    assert "off by at most 2^-24 of itself" in section
+    assert "<table" not in section
+
+
 def test_a_damaged_store_says_so(full: Path) -> None:
     (victim,) = (p for p in (full / "probs" / "c").rglob("*") if p.is_file())
     raw = bytearray(victim.read_bytes())
@@ -227,7 +251,7 @@ def test_without_matplotlib_the_page_has_its_tables(
     text = evaluate.report(full)
     assert "<svg" not in text
     assert "matplotlib" in text
-    assert len(Page(text).sections) == 8
+    assert len(Page(text).sections) == 9
 
 
 def test_into_no_folder_nothing_is_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
+import fostore.evaluate
 from fostore.cli import app
 from fostore.errors import ArgumentError, IdentityError
 from support import SUFFIXES
@@ -138,6 +139,13 @@ def test_members_are_of_the_same_sequences(whole: Path, tmp_path: Path) -> None:
     [
         ({"dtype": "float16", "allow_lossy": True}, lambda s: s.schema.dtype == "float16"),
         ({"classes": [2, 0, 1]}, lambda s: (s.num_classes, s.schema.vocab_size) == (3, K)),
+        (
+            {"encoding": "topk", "k": 3, "allow_lossy": True},
+            lambda s: (
+                (s.take_topk([0]).ids.shape, s.sequences[2].distributions.num_classes)
+                == ((1, 3), K)
+            ),
+        ),
         ({"kind": "log_probs", "allow_lossy": True}, lambda s: s.schema.kind == "log_probs"),
     ],
 )
@@ -159,6 +167,17 @@ def test_a_bundle_is_of_tokens(whole: Path, tmp_path: Path) -> None:
     assert "For each of 1,611 tokens of 9 sequences" in card
 
 
+def test_sequences_that_were_added_make_a_minor_version(tmp_path: Path) -> None:
+    facts = {"name": "t", "license": "CC0-1.0", "creators": ["A"], "description": "D"}
+    path, bundle = tmp_path / "a.zarr", tmp_path / "bundle"
+    for stop, version in ((9, "1.0.0"), (709, "1.1.0")):
+        with fostore.create(path, num_classes=K, rows="tokens", exists="resume") as writer:
+            rows = slice(len(writer), stop)
+            writer.append(ROWS[rows], sequences=SEQUENCES[rows], tokens=TOKENS[rows])
+        fostore.publish(path, bundle, **facts)
+        assert json.loads((bundle / "fostore-manifest.json").read_bytes())["version"] == version
+
+
 def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, arguments)
@@ -168,7 +187,17 @@ def test_the_commands_show_tokens_and_sequences(whole: Path, tmp_path: Path) -> 
     assert "sequences 9" in run("info", str(whole))
     facts = json.loads(run("info", "--json", str(whole)))
     assert (facts["num_sequences"], facts["axes"]) == (9, ["token", "class"])
-    for command in ("head", "verify", "stats"):
+    assert "8 (sequence 3, token 3): " in run("head", "-n", "9", str(whole))
+    last = json.loads(run("head", "-n", "9", "--json", str(whole)).splitlines()[-1])
+    assert (last["index"], last["sequence"], last["token"]) == (8, 3, TOKENS[8])
+    assert "of the same" not in run("compare", str(whole), str(whole))
+    with fostore.create(
+        tmp_path / "o.zarr", num_samples=N, num_sequences=9, num_classes=K, rows="tokens"
+    ) as one:
+        one.append(ROWS, sequences=SEQUENCES, tokens=[*TOKENS[:5], 0, *TOKENS[6:]])
+    with pytest.raises(IdentityError, match=r"row 5 is of token 1 in the one and 0 in the other"):
+        fostore.evaluate.compare(whole, tmp_path / "o.zarr")
+    for command in ("verify", "stats"):
         run(command, str(whole))
     run("convert", str(whole), str(tmp_path / "a.h5"), "--rows", "0:8")
     assert fostore.open(tmp_path / "a.h5").offsets.tolist() == [0, 3, 3, 8]

@@ -153,6 +153,10 @@ def test_the_rows_of_a_batch_are_its_tokens_in_order(
     assert tokens.positions.tolist() == [at for one in data for at in range(len(one))]
     assert tokens.sequences.tolist() == [row for row, one in enumerate(data) for _ in one]
     assert tokens.take(ids[..., None])[:, 0].tolist() == tokens.tokens.tolist()
+    evened, step = tokens.evened(), max(len(data) * longest // 8, 1)
+    assert evened.of(0, len(data)).tokens[: len(tokens)].tolist() == tokens.tokens.tolist()
+    assert len(evened) % step == 0
+    assert len(evened) < len(tokens) + step
     for start in range(len(data)):
         some = tokens.of(start, len(data))
         assert some.tokens.tolist() == [token for one in data[start:] for token in one]
@@ -308,6 +312,15 @@ def test_a_sequence_that_differs_is_named_with_its_token(side: Side, path: Path)
     longer = [*data, [1, 2]]
     with pytest.raises(IdentityError, match="the length of the dataset is 11, the store has 10"):
         generate(side, side.model(Causal()), longer, path, model_fingerprint="v1")
+
+
+def test_a_dataset_that_has_grown_goes_on_where_that_is_accepted(side: Side, path: Path) -> None:
+    data, model = sequences(), side.model(Causal())
+    generate(side, model, data, path, model_fingerprint="v1")
+    longer = [*data, [1, 2, 3], [4]]
+    with pytest.warns(UserWarning, match="the length of the dataset is 12, the store has 10"):
+        store = generate(side, model, longer, path, model_fingerprint="v1", accept_differences=True)
+    assert_sequences(store, Causal(), longer)
 
 
 def test_another_model_is_refused_by_its_rows(side: Side, path: Path) -> None:

@@ -440,10 +440,16 @@ def test_a_column_of_sequences_that_was_written_wrong_is_reported(
     """As another library would seal it: the digest is that of the rows, and they are not in order."""
     monkeypatch.setattr(RowOrder, "add", lambda *_: None)
     path, numbers = tmp_path / f"a{suffix}", [0, 2, 1, 2]
-    with fostore.create(
+    writer = fostore.create(
         path, num_samples=4, num_sequences=3, num_classes=K, rows="tokens", tokens=False
-    ) as writer:
-        writer.append(ROWS[:4], sequences=numbers)
+    )
+    writer.append(ROWS[:4], sequences=numbers)
+    with pytest.raises(RowError, match="sequences never decrease"):
+        writer.seal()
+    monkeypatch.setattr("fostore.writing.sides.offsets_of", lambda *_: np.array([0, 1, 2, 4]))
+    writer.seal()
+    writer.close()
+    assert [f.where for f in fostore.open(path).verify("checksums")] == ["offsets"]
     (finding, *_) = fostore.open(path).verify()
     assert "row 2 is of sequence 1, and row 1 before it of sequence 2" in finding.message
 
@@ -452,9 +458,15 @@ def test_numbers_beyond_the_sequences_are_damage(tmp_path: Path) -> None:
     path = made(tmp_path / "a.zarr")
     flip(path, "sequence", N - 1, 12)
     (path / "offsets" / "zarr.json").unlink()
-    with pytest.raises(FormatError, match="numbers beyond its 9 sequences"):
+    with pytest.raises(DamageError, match="no numbers from 0 to 8 in order"):
         _ = fostore.open(path).offsets
     assert any("the sequence of row" in f.message for f in fostore.open(path).verify())
+    for entry, value in ((N - 1, -1), (N - 1, 0), (0, -1)):
+        flip(path, "sequence", entry, value)
+        with pytest.raises(DamageError, match="in order"):
+            _ = fostore.open(path).offsets
+        flip(path, "sequence", entry, int(SEQUENCES[entry]))
+    assert fostore.open(path).offsets.tolist() == STARTS.tolist()
 
 
 def test_a_reader_without_token_rows_refuses_them_by_name(

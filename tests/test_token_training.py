@@ -20,6 +20,7 @@ import fostore.jax
 import fostore.torch
 from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError, IdentityError
+from fostore.loading.order import Order
 from fostore.reading.sequences import FlatBatch, PaddedBatch, joined
 from support import SUFFIXES
 
@@ -265,6 +266,11 @@ def test_lines_have_the_length_that_is_asked_for(side: Any, store: fostore.Store
         next(iter(side.output_dataloader(SAMPLES, store, batch_size=4, pad_length=8)))
 
 
+def test_a_dataset_travels_as_its_path(side: Any, store: fostore.Store) -> None:
+    dataset = pickle.loads(pickle.dumps(side.FirstOrderDataset(SAMPLES, store)))
+    np.testing.assert_array_equal(np.asarray(dataset[5][1].tokens), TOKENS[OF[5]])
+
+
 def test_dense_rows_are_padded_too(side: Any, tmp_path: Path) -> None:
     store = made(tmp_path / "dense.zarr", topk=False)
     for inputs, rows in side.output_dataloader(SAMPLES, store, batch_size=4, as_kind="log_probs"):
@@ -275,11 +281,48 @@ def test_dense_rows_are_padded_too(side: Any, tmp_path: Path) -> None:
         assert rows.distributions.shape == (*mask.shape, V)
 
 
-def test_a_run_goes_on_in_the_middle_of_an_epoch_on_other_ranks(
+@given(
+    st.integers(0, 20_000), st.integers(1, 40), st.integers(0, (1 << 64) - 1), st.integers(1, 9999)
+)
+def test_the_order_by_lengths_has_every_sample_once_wherever_it_is_cut(
+    count: int, most: int, seed: int, step: int
+) -> None:
+    lengths = np.arange(count) * 7919 % most
+    order = Order(count, 16, shuffle="lengths", seed=seed, lengths=lengths)
+    cuts = [order.samples(5, at, min(at + step, count)) for at in range(0, count, step)]
+    whole = np.concatenate([np.zeros(0, np.int64), *cuts])
+    np.testing.assert_array_equal(whole, order.samples(5, 0, count))
+    assert np.array_equal(np.sort(whole), np.arange(count))
+
+
+def test_batches_by_length_have_little_padding_and_are_declared(
     side: Any, store: fostore.Store
 ) -> None:
+    """Frozen: a checkpoint goes on with every release."""
+    lengths = np.arange(20_000) * 7919 % 1000
+    order = Order(20_000, 16, shuffle="lengths", seed=7, lengths=lengths)
+    assert order.samples(0, 0, 4).tolist() == [19314, 5314, 14993, 6993]
+    assert order.samples(3, 8190, 8194).tolist() == [13207, 16207, 3450, 12450]
+    apart = [np.ptp(lengths[batch]) for batch in order.batches(0)]
+    assert np.mean(apart) < 20
+    means = [lengths[batch].mean() for batch in order.batches(0)]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.2
+    seen = []
+    for inputs, rows in side.output_dataloader(SAMPLES, store, 4, "lengths", seed=1):
+        assert_beside(store, inputs, rows)
+        seen.append(sequences_in(inputs))
+    assert sorted(i for batch in seen for i in batch) == list(range(11))
+    assert [LENGTHS[i] for batch in seen for i in batch] == sorted(LENGTHS)
+    with pytest.raises(ArgumentError, match="shuffle='lengths' is for sequences"):
+        side.output_dataloader([(1.0, 0)], {0: [0.5, 0.5]}, 4, "lengths", seed=1)
+
+
+@pytest.mark.parametrize("shuffle", [True, "lengths"])
+def test_a_run_goes_on_in_the_middle_of_an_epoch_on_other_ranks(
+    side: Any, store: fostore.Store, shuffle: Any
+) -> None:
     def loader(**options: Any) -> Any:
-        return side.output_dataloader(SAMPLES, store, shuffle=True, seed=3, **options)
+        return side.output_dataloader(SAMPLES, store, shuffle=shuffle, seed=3, **options)
 
     whole = [i for inputs, _ in loader(batch_size=4) for i in sequences_in(inputs)]
     first, batches = loader(batch_size=4), []
@@ -515,3 +558,89 @@ def test_the_trainer_of_hugging_face_trains_on_sequences(tmp_path: Path) -> None
     ).train()
     assert sorted(seen) == sorted(list(range(11)) * 12)
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) / 2
+
+
+# ------------------------------------------------------------------ another vocabulary
+
+
+class Words:
+    """A tokenizer as Hugging Face's tell of themselves."""
+
+    def __init__(self, name: str, words: list[str]) -> None:
+        self.name_or_path, self._words = name, words
+
+    def __call__(self, text: str) -> list[int]:
+        return [self._words.index(word) for word in text.split()]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: at for at, word in enumerate(self._words)}
+
+
+def test_rows_and_tokens_come_in_the_students_vocabulary(store: fostore.Store, side: Any) -> None:
+    order = np.random.default_rng(3).permutation(V)
+    own = [{"input_ids": order[one["input_ids"]].tolist()} for one in SAMPLES]
+    with pytest.raises(IdentityError, match="token"):
+        side.FirstOrderDataset(own, store)
+    dataset = side.FirstOrderDataset(own, store, class_map=order)
+    _, rows = dataset[1]
+    theirs = store.sequences[1]
+    np.testing.assert_array_equal(np.asarray(rows.tokens), order[theirs.tokens])
+    np.testing.assert_array_equal(
+        np.asarray(rows.distributions.ids), order[theirs.distributions.ids]
+    )
+    np.testing.assert_array_equal(
+        np.asarray(rows.distributions.residual), theirs.distributions.residual
+    )
+    for inputs, padded in side.output_dataloader(own, store, 4, class_map=order):
+        mask = np.asarray(inputs["attention_mask"]) != 0
+        np.testing.assert_array_equal(
+            np.asarray(padded.tokens)[mask], np.asarray(inputs["input_ids"])[mask]
+        )
+
+
+def test_a_student_with_another_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
+    words = [f"w{i}" for i in range(V)]
+    teacher = Words("teacher/words", words)
+
+    def model(batch: Any) -> Any:
+        ids = np.asarray(batch["input_ids"] if isinstance(batch, dict) else batch)
+        return np.broadcast_to(LOGITS[0], (*ids.shape, V))
+
+    texts = [" ".join(words[token] for token in one["input_ids"]) for one in SAMPLES]
+    generator = fostore.FirstOrderDataGenerator(model, batch_size=4)
+    store = generator.generate_distributions(
+        texts,
+        False,
+        store=tmp_path / "t.zarr",
+        rows="tokens",
+        tokenizer=teacher,
+        encoding="topk",
+        k=K,
+    )
+    fostore.FirstOrderDataset(SAMPLES, store, tokenizer=teacher)
+    student = Words("student/words", words[::-1])
+    with pytest.raises(
+        IdentityError,
+        match=r"\(student/words\) has another vocabulary than the teacher's \(teacher",
+    ):
+        fostore.FirstOrderDataset(SAMPLES, store, tokenizer=student)
+    backwards = [{"input_ids": [V - 1 - token for token in one["input_ids"]]} for one in SAMPLES]
+    mapped = fostore.ClassMap(np.arange(V)[::-1])
+    fostore.FirstOrderDataset(backwards, store, tokenizer=student, class_map=mapped)
+
+
+def test_classes_that_share_one_add_up_in_dense_rows(tmp_path: Path, side: Any) -> None:
+    probs = np.random.default_rng(1).dirichlet(np.ones(6), size=5).astype(np.float32)
+    with fostore.create(tmp_path / "d.zarr", num_samples=5, num_classes=6) as writer:
+        writer.append(probs)
+    halves = side.FirstOrderDataset(None, tmp_path / "d.zarr", class_map=np.arange(6) // 2)
+    expected = probs.reshape(5, 3, 2).sum(-1)
+    np.testing.assert_allclose(
+        np.stack([np.asarray(halves[i]) for i in range(5)]), expected, rtol=1e-6
+    )
+    with pytest.raises(ArgumentError, match="tokenizer= is of rows of tokens"):
+        side.FirstOrderDataset(None, tmp_path / "d.zarr", tokenizer=str)
+    with pytest.raises(ArgumentError, match="as_kind"):
+        side.FirstOrderDataset(
+            None, tmp_path / "d.zarr", class_map=np.arange(6), as_kind="log_probs"
+        )

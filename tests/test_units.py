@@ -212,6 +212,46 @@ def test_rows_of_tokens_come_from_many_and_their_order_is_held_over_all(
         fostore.finish(wrong)
 
 
+def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
+    place: Storage, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "num_samples": N, "num_classes": 12, "unit_rows": 2048, "kind": "logits", "encoding": "topk", "k": 3,
+    }  # fmt: skip
+    logits = np.log(probs(N, 12))
+    fostore.plan(place, **asked)
+    for i in range(3):
+        for unit in fostore.open_units(place, shard=(i, 3)):
+            unit.write(logits[unit.start : unit.stop])
+    store = fostore.finish(place)
+    whole = tmp_path / "whole.zarr"
+    with fostore.create(whole, **asked) as writer:
+        writer.append(logits)
+    fidelity = fostore.open(whole).header.fidelity
+    assert store.digest() == fostore.open(whole).digest()
+    assert fidelity is not None
+    assert store.header.fidelity is not None
+    for source, figures in fidelity.items():
+        assert store.header.fidelity[source] == pytest.approx(figures)
+        assert store.header.fidelity[source]["num_rows"] > 100
+
+
+def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:
+    for i in range(3):
+        fill(place, (i, 3))
+    read: list[str] = []
+
+    class Reading(Faulty):
+        def read_many(self, ranges: Any) -> Any:
+            read.extend(name for name, _, _ in ranges)
+            return self._inner.read_many(ranges)
+
+    fostore.finish(Reading(place, Fault()))  # type: ignore[arg-type]
+    assert any(".fostore.units" in name for name in read)
+    assert not [name for name in read if "/c/" in name]
+    assert_is(place, whole)
+
+
 # What others did meanwhile
 
 

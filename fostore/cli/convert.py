@@ -144,7 +144,7 @@ def _convert(
     if dry_run:
         _show_plan(source, destination, Options(**asked), as_json)
         return
-    from fostore.conversion.conversion import run  # which loads NumPy
+    from fostore.conversion.converting import run  # which loads NumPy
 
     _show_receipt(run(source, destination, Options(**asked)), destination, as_json, quiet)
 

@@ -62,12 +62,14 @@ def _lines(
     names = schema.class_names or tuple(str(i) for i in range(schema.num_classes))
     for i, row in enumerate(rows):
         if as_json:
-            line = {"index": i, **({} if row.id is None else {"id": row.id})}
-            line |= {} if row.label is None else {"label": row.label}
-            yield dumps({**line, **row.numbers}).decode()
+            yield dumps({"index": i, **row.beside, **row.numbers}).decode()
             continue
-        whose = f"{i}" if row.id is None else f"{i} ({brief(str(row.id), _NAME)})"
-        whose += "" if row.label is None else f", label {brief(names[row.label], _NAME)}"
+        beside = dict(row.beside)
+        key, label = beside.pop("id", None), beside.pop("label", None)
+        known = [] if key is None else [brief(str(key), _NAME)]
+        known += [f"{name} {number}" for name, number in beside.items()]
+        whose = f"{i} ({', '.join(known)})" if known else f"{i}"
+        whose += "" if label is None else f", label {brief(names[label], _NAME)}"
         has_members = row.probs.ndim == 2
         classes, probs = (one if has_members else one[None] for one in (row.classes, row.probs))
         for member in range(len(probs)):

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fostore.conversion.conversion import convert as convert
+    from fostore.conversion.converting import convert as convert
     from fostore.conversion.receipt import Receipt as Receipt
     from fostore.conversion.stacking import stack as stack
 
-_HOMES = {"Receipt": "receipt", "convert": "conversion", "stack": "stacking"}
+_HOMES = {"Receipt": "receipt", "convert": "converting", "stack": "stacking"}
 
 __all__ = [*_HOMES]
 

@@ -187,6 +187,11 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
             "where they are not among these is not known; make all classes first, by a rule that you choose: "
             "encoding='dense', rule='uniform' (--encoding dense --rule uniform)"
         )
+    if encoding_of(schema).is_drawn:
+        raise ArgumentError(
+            f"{table.where} keeps draws, and fewer classes would be drawn from these, not from the distributions; "
+            "choose the classes of the store that they were made of"
+        )
     numbers = [_class_number(schema, one) for one in names_or_numbers]
     if not numbers or len(set(numbers)) != len(numbers):
         raise ArgumentError(

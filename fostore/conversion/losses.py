@@ -39,7 +39,9 @@ class Losses:
         Raises:
             RowError: one loses more than it may; names it.
         """
-        rows, old = len(before[0]), self._schemas[0]
+        rows, (old, new) = len(before[0]), self._schemas
+        # What lies beside the distributions stays as it is.
+        before, after = before[: len(old.content)], after[: len(new.content)]
         # Where neither is made dense, what is worked on is as wide as what is stored.
         width = math.prod(old.columns[0].shape) if self._are_open else math.prod(old.row_shape)
         piece = max(_PIECE_VALUES // width, 1)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 
 
@@ -67,8 +66,6 @@ class Options:
             raise ArgumentError(
                 f"verify is {self.verify!r}, expected one of {['none', 'sample', 'full']}"
             )
-
-        check_max_kl(self.max_kl)
         forward = isinstance(self.rows, slice) and (self.rows.step is None or self.rows.step > 0)
         if self.rows is not None and not forward:
             raise ArgumentError(

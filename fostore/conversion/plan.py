@@ -15,6 +15,7 @@ from fostore.conversion.options import HINTS, Options
 from fostore.conversion.sources import Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_encoding, default_tolerance, encoding_of
+from fostore.encodings.fidelity import check_max_kl
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable
@@ -145,6 +146,7 @@ def prepare(source: Source, destination: str, options: Options) -> Plan:
     Raises:
         ArgumentError: the destination has no format, or cannot hold such rows; says what can be done.
     """
+    check_max_kl(options.max_kl)
     # Opening a file may read all of it, as of JSON, whose rows wait in a spool.
     with spool.beside(target_of(destination)):
         table = open_table(source, _hints(options), options.rows)

@@ -30,7 +30,7 @@ from fostore.reading.named import MANIFEST
 from fostore.reading.selection import Selection
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import TOKEN, Array, Schema
 from fostore.schema.sides import Bounds, side_of
 
 Source = str | os.PathLike[str] | Store | Selection | Table | Sequence[Any]
@@ -82,10 +82,9 @@ def open_table(source: Source, hints: Hints | None = None, rows: slice | None = 
 class First(NamedTuple):
     """One of the first rows of a source, as people look at it."""
 
-    id: Any
-    """None where it has none."""
-    label: Any
-    """The number of its class, None where nobody kept it."""
+    beside: dict[str, Any]
+    """What goes with it, where the source keeps it: "id", "label" (the number of its class), of a token row
+    "sequence", "token" and "position"."""
     classes: Array
     """([M,] k): the classes that are known, largest first; all of them, or those that top-k rows keep."""
     probs: Array
@@ -115,37 +114,41 @@ def first_rows(
     content = batch[: len(schema.content)]
     encoding = encoding_of(schema)
     encoding.check(content, schema, 0)
-    ids, labels = (_beside(role, batch, schema) for role in ("id", "class_label"))
     topk = None if encoding.is_whole(schema) else encoding.sparse(content, schema)
-    return schema, [
-        _first_of(ids[i], labels[i], encoding.decode([c[i : i + 1] for c in content], schema)[0])
-        if topk is None
-        else _first_kept(ids[i], labels[i], topk.ids[i], masses(topk)[i])
-        for i in range(len(content[0]))
-    ]
+    firsts = []
+    for i, beside in enumerate(_beside(batch, schema)):
+        if topk is None:
+            row = encoding.decode([column[i : i + 1] for column in content], schema)[0]
+            order = np.argsort(-row, axis=-1, kind="stable")
+            probs, numbers = np.take_along_axis(row, order, -1), {"probs": row.tolist()}
+            firsts.append(First(beside, order, probs, numbers))
+        else:
+            order, weights = topk.ids[i], masses(topk)[i]
+            probs, others = weights[..., :-1], weights[..., -1]
+            kept = {"classes": order.tolist(), "probs": probs.tolist(), "others": others.tolist()}
+            firsts.append(First(beside, order, probs, kept))
+    return schema, firsts
 
 
-def _beside(role: str, batch: Sequence[Array], schema: Schema) -> Sequence[Any]:
-    """What a side column says of each row of a batch; None where there is no such column."""
-    column = schema.role(role)
-    if column is None:
-        return [None] * len(batch[0])
-    side, stored = side_of(role), batch[schema.index(column.name)]
-    if side.check is not None:
-        side.check(stored, Bounds(schema.num_classes), 0)
-    values: Sequence[Any] = side.decode(stored, column).tolist()
-    return values
+_SHOWN = {"id": "id", "class_label": "label"}
+"""The roles whose values people know a row by, and how they are called then; of tokens all that say where one is."""
 
 
-def _first_of(key: Any, label: Any, row: Array) -> First:
-    order = np.argsort(-row, axis=-1, kind="stable")
-    return First(key, label, order, np.take_along_axis(row, order, -1), {"probs": row.tolist()})
-
-
-def _first_kept(key: Any, label: Any, classes: Array, probs: Array) -> First:
-    kept, others = probs[..., :-1], probs[..., -1]
-    numbers = {"classes": classes.tolist(), "probs": kept.tolist(), "others": others.tolist()}
-    return First(key, label, classes, kept, numbers)
+def _beside(batch: Sequence[Array], schema: Schema) -> list[dict[str, Any]]:
+    """What side columns say of each row of a batch, as a user gave it."""
+    beside: list[dict[str, Any]] = [{} for _ in batch[0]]
+    for column, stored in zip(schema.columns, batch, strict=True):
+        if column.role == "content":
+            continue
+        side = side_of(column.role)
+        name = _SHOWN.get(column.role) or (column.name if side.row_axis == TOKEN else None)
+        if name is None:
+            continue
+        if side.check is not None:
+            side.check(stored, Bounds(schema.num_classes, None, schema.vocab_size), 0)
+        for row, value in zip(beside, side.decode(stored, column).tolist(), strict=True):
+            row[name] = value
+    return beside
 
 
 def _agreeing(table: Table, hints: Hints) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.conversion.conversion import convert
+from fostore.conversion.converting import convert
 from fostore.conversion.destination import target_of
 from fostore.conversion.receipt import Receipt
 from fostore.conversion.sources import open_table

@@ -34,6 +34,8 @@ class Encoding(ABC):
     """What it keeps of a model's output, that first which a generator keeps where nobody says."""
     is_lossy: bool = False
     """Whether more is lost than the rounding of numbers, so that a store says how much (`Header.fidelity`)."""
+    is_drawn: bool = False
+    """Whether rows are drawn from what comes, so that what was kept already must not come again."""
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as a schema keeps them: checked, plain JSON, with defaults that are part of what the rows are.
@@ -136,6 +138,11 @@ class Encoding(ABC):
     def sparse(self, columns: Sequence[Array], schema: Schema) -> TopK | None:
         """The rows as the classes that are kept; None of an encoding that keeps all. May alias the columns."""
         return None
+
+    def is_sparse(self, schema: Schema) -> bool:
+        """Whether `sparse` gives rows: what training takes then."""
+        none = [np.empty((0, *column.shape), column.numpy_dtype) for column in schema.content]
+        return self.sparse(none, schema) is not None
 
     def fidelity(self, columns: Sequence[Array], schema: Schema) -> Errors | None:
         """What is known of each row's error from the columns alone; None where nothing is."""

@@ -96,6 +96,37 @@ class Figures:
             worst_row=worst,
         )
 
+    def joined(self, other: Figures) -> Figures:
+        """These and those of other rows."""
+        if not other.num_rows or not self.num_rows:
+            return self if self.num_rows else other
+        total = self.weight + other.weight
+
+        def mean(one: float | None, two: float | None) -> float | None:
+            if one is None or two is None:
+                return one if two is None else two
+            return (one * self.weight + two * other.weight) / total
+
+        def most(one: Any, two: Any) -> Any:
+            return max((x for x in (one, two) if x is not None), default=None)
+
+        by = "kl_max" if self.kl_max is not None else "missing_mass_max"
+        ranked = [x for x in (self, other) if getattr(x, by) is not None]
+        worst = max(ranked, key=lambda x: getattr(x, by), default=self).worst_row
+        flips = [x.argmax_flips for x in (self, other) if x.argmax_flips is not None]
+        return Figures(
+            num_rows=self.num_rows + other.num_rows,
+            weight=total,
+            kl_mean=mean(self.kl_mean, other.kl_mean),
+            kl_max=most(self.kl_max, other.kl_max),
+            tv_mean=mean(self.tv_mean, other.tv_mean),
+            tv_max=most(self.tv_max, other.tv_max),
+            missing_mass_mean=mean(self.missing_mass_mean, other.missing_mass_mean),
+            missing_mass_max=most(self.missing_mass_max, other.missing_mass_max),
+            argmax_flips=sum(flips) if flips else None,
+            worst_row=worst,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What is known, as the attributes hold it: "inf" where a number is infinite, which JSON does not have."""
         values = {name: getattr(self, name) for name in self.__slots__}

@@ -19,7 +19,7 @@ from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import as_floats, check_as_kind, check_columns, refuse_shape
 from fostore.encodings.topk_rows import TopK
 from fostore.encodings.uniform import uniform
-from fostore.errors import ArgumentError, RowError
+from fostore.errors import ArgumentError, DamageError, RowError
 from fostore.schema.row import Array, Column, Schema
 
 _FEW = 8
@@ -37,6 +37,7 @@ class Sampled(Encoding):
     parameters = ("num_draws", "seed", "proposal_temperature")
     kinds = ("probs",)
     is_lossy = True
+    is_drawn = True
 
     def spec(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`num_draws`, `seed`, 0 where none is given, and `proposal_temperature`, where one is."""
@@ -160,7 +161,7 @@ class Sampled(Encoding):
     def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
         """Frequencies in float64."""
         refuse_rule(rule, self.name)
-        draws = columns[0].reshape(-1, columns[0].shape[-1])
+        draws = _known(columns[0], schema)
         out = np.zeros((len(draws), schema.num_classes))
         weights = 1.0 if len(columns) == 1 else columns[1].reshape(draws.shape).astype(np.float64)
         np.add.at(out, (np.arange(len(draws))[:, None], draws), weights)
@@ -175,7 +176,7 @@ class Sampled(Encoding):
         if len(columns) > 1:
             return None
         num_draws, num_classes = columns[0].shape[-1], schema.num_classes
-        draws = columns[0].reshape(-1, num_draws).astype(np.int64)
+        draws = _known(columns[0], schema).astype(np.int64)
         is_first = np.ones(draws.shape, bool)
         is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
         starts = np.flatnonzero(is_first)
@@ -201,6 +202,17 @@ class Sampled(Encoding):
             rule="zero",
         )
 
+    def recast(
+        self, columns: Sequence[Array], schema: Schema, made: Schema, start: int
+    ) -> list[Array]:
+        """Never with other parameters: draws from draws are not draws from the distributions."""
+        if made.encoding != schema.encoding:
+            raise ArgumentError(
+                f"the rows were drawn as {dict(schema.encoding)}, and {dict(made.encoding)} was asked for: only the "
+                "distributions that they were drawn from can be drawn from again"
+            )
+        return list(columns)
+
     def disagrees(
         self, stored: Sequence[Array], now: Sequence[Array], schema: Schema, noise: float
     ) -> Array:
@@ -214,6 +226,16 @@ class Sampled(Encoding):
                     shared = Counter(one.tolist()) & Counter(other.tolist())
                     bad[i] |= 2 * shared.total() < len(one)
         return bad
+
+
+def _known(draws: Array, schema: Schema) -> Array:
+    """Draws (distributions, num_draws) of classes that there are: a stranger's may be any number."""
+    if draws.size and int(draws.max()) >= schema.num_classes:
+        raise DamageError(
+            f"a draw is class {int(draws.max())}, and there are {schema.num_classes:,}: the store is damaged; "
+            "verify() names the rows"
+        )
+    return draws.reshape(-1, draws.shape[-1])
 
 
 def _log(x: Array) -> Array:

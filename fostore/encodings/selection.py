@@ -16,9 +16,10 @@ from fostore.schema.row import Array
 
 CHUNK = 1 << 18
 """Numbers that are worked on at once: what is made of them stays within some 10 MiB."""
-_FEW = 64
-"""Numbers a row up to which they are simply sorted."""
+_FEW, _LARGE = 256, 12
+"""Numbers a row up to which they are simply sorted, and the part of a row from which k is so large that they are."""
 _MAGNITUDE = np.int32(0x7FFFFFFF)
+_NO_CLASS = 0xFFFFFFFF
 _LEAST = 1e-25
 """A sum of float32 exponentials under this may have lost some of them to underflow."""
 
@@ -37,14 +38,17 @@ def select(x: Array, k: int) -> Array:
     [[1, 3, 2], [0, 1, 2]]
     """
     n, num_classes = x.shape
-    # Half of the numbers or more: blocks would leave none out.
-    if num_classes <= _FEW or 2 * k > num_classes:
-        return np.argsort(-x, axis=-1, kind="stable")[:, :k]
+    # Where blocks would leave few numbers out, all are sorted.
+    some = _sorted if num_classes <= _FEW or k * _LARGE > num_classes else _by_blocks
     ids = np.empty((n, k), np.int64)
     step = max(CHUNK // num_classes, 1)
     for start in range(0, n, step):
-        ids[start : start + step] = _by_blocks(x[start : start + step], k)
+        ids[start : start + step] = some(x[start : start + step], k)
     return ids
+
+
+def _sorted(x: Array, k: int) -> Array:
+    return sort(x, np.broadcast_to(np.arange(x.shape[-1]), x.shape))[1][:, :k]
 
 
 def _by_blocks(x: Array, k: int) -> Array:
@@ -72,15 +76,12 @@ def _first(rows: Array, classes: Array, numbers: Array, n: int, k: int) -> Array
     """The first k classes of each row in order, of those that come with their numbers, row by row."""
     counts = np.bincount(rows, minlength=n)
     place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    widest = int(counts.max())
-    # What fills a shorter row comes last: no class is so large, and no number larger than minus infinity's negative.
-    named = np.full((n, widest), np.iinfo(np.int64).max)
-    negative = np.full((n, widest), np.inf, numbers.dtype)
+    # What fills a shorter row comes last: no class is so large, and no number smaller.
+    named = np.full((n, int(counts.max())), _NO_CLASS)
+    filled = np.full(named.shape, -np.inf, numbers.dtype)
     named[rows, place] = classes
-    negative[rows, place] = -numbers
-    order = np.lexsort((named, negative), axis=-1)[:, :k]
-    ids: Array = np.take_along_axis(named, order, -1)
-    return ids
+    filled[rows, place] = numbers
+    return sort(filled, named)[1][:, :k]
 
 
 def sort(values: Array, ids: Array) -> tuple[Array, Array]:
@@ -101,7 +102,7 @@ def sort(values: Array, ids: Array) -> tuple[Array, Array]:
     keys = (bits ^ (bits >> 31 & _MAGNITUDE)).astype(np.int64) << 32 | ids
     keys.sort(axis=-1)
     bits = (keys >> 32).astype(np.int32)
-    return 0.0 - (bits ^ (bits >> 31 & _MAGNITUDE)).view(np.float32), keys & 0xFFFFFFFF
+    return 0.0 - (bits ^ (bits >> 31 & _MAGNITUDE)).view(np.float32), keys & _NO_CLASS
 
 
 def selected(
@@ -159,7 +160,7 @@ def selected(
         for i, temperature in enumerate(temperatures):
             logs[i + 1, at] = _log_total(rest, temperature, scratch, wide)
         if tail_entropy:
-            entropy[at] = _entropy(rest, logs[0, at], scratch, wide)
+            entropy[at] = _entropy(rest, scratch, wide)
     level = None
     if kind == "logits":
         level = np.logaddexp(log_total(values), logs[0]) + x.max(axis=-1)
@@ -202,13 +203,27 @@ def _log_total(logs: Array, temperature: float, scratch: Array, wide: Array) -> 
     return result
 
 
-def _entropy(logs: Array, total: Array, scratch: Array, wide: Array) -> Array:
-    """The entropy of each row's distribution exp(logs - total); 0 of a row without weight."""
-    with np.errstate(invalid="ignore", under="ignore"):
-        np.subtract(logs, total[:, None].astype(logs.dtype), out=scratch)
-        np.maximum(scratch, np.finfo(logs.dtype).min, out=scratch)
-        wide[...] = scratch
-        wide *= np.exp(scratch, out=scratch)
-    entropy: Array = -np.add.reduce(wide, axis=-1)
-    entropy[np.isneginf(total)] = 0
+def _entropy(logs: Array, scratch: Array, wide: Array) -> Array:
+    """The entropy of each row of weights exp(logs); 0 of a row without any. All three are overwritten."""
+    top = logs.max(axis=-1, keepdims=True)
+    none = np.isneginf(top)
+    # Around their own largest: far below 0 a float32 has no digits left for what lies between two logarithms.
+    logs -= np.where(none, 0, top)
+    np.maximum(logs, np.finfo(logs.dtype).min, out=logs)
+    with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
+        wide[...] = np.exp(logs, out=scratch)
+        total = np.add.reduce(wide, axis=-1)
+        wide *= logs
+        entropy: Array = np.log(total) - np.add.reduce(wide, axis=-1) / total
+    entropy[none[:, 0]] = 0
     return entropy
+
+
+def joined_entropy(residual: Array, entropy: Array, dropped: Array, total: Array) -> Array:
+    """The entropy of the rest when classes join it: of each part its share of -sum w log w."""
+    with np.errstate(invalid="ignore", under="ignore"):
+        parts = np.where(np.isneginf(residual), 0, np.exp(residual - total) * (residual - entropy))
+        share = np.exp(dropped - total[..., None])
+        parts = parts + np.add.reduce(np.where(share > 0, share * dropped, 0), axis=-1)
+        joined: Array = np.where(np.isneginf(total), 0, total - parts)
+    return joined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,24 @@ INK, GREY, RULE, SHADE = "#333840", "#6a727d", "#dfe3e8", "#c3cad2"
 def axes_for(ax: Any) -> Any:
     """The caller's axes or new ones, without a frame."""
     if ax is None:
-        try:
-            import matplotlib.pyplot as plt  # an extra, and half a second
-        except ImportError as error:
-            raise ArgumentError(
-                "plots need matplotlib: pip install 'fostore[plot]' (or matplotlib)"
-            ) from error
+        check_matplotlib()
+        import matplotlib.pyplot as plt  # an extra, and half a second
+
         ax = plt.subplots(figsize=(5.6, 3.4), layout="constrained")[1]
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def check_matplotlib() -> None:
+    """Raise ArgumentError where there is no matplotlib."""
+    try:
+        import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ArgumentError(
+            "plots need matplotlib: pip install 'fostore[plot]' (or matplotlib)"
+        ) from error
 
 
 def beside(ax: Any, **options: Any) -> Any:

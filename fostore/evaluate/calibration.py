@@ -19,6 +19,7 @@ from fostore.schema.shown import Grid, Tabled
 
 NUM_BINS = 15
 """Bins of equal width, as Guo et al. have them."""
+_MOST_BINS = 100_000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,8 +76,8 @@ class _Bins:
     """Samples, hits and the exact sum of probabilities in each bin, of one class or of each."""
 
     def __init__(self, bins: Any, num_classes: int | None = None) -> None:
-        if not isinstance(bins, (int, np.integer)) or bins < 1:
-            raise ArgumentError(f"bins is {bins!r}, expected an integer of at least 1")
+        if not isinstance(bins, (int, np.integer)) or not 1 <= bins <= _MOST_BINS:
+            raise ArgumentError(f"bins is {bins!r}, expected an integer from 1 to {_MOST_BINS:,}")
         self.shape = (int(bins), num_classes)
         size = int(bins) * (1 if num_classes is None else num_classes)
         self.samples = 0

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +132,8 @@ def _drawn(summary: Summary) -> dict[str, str]:
     if summary.num_classes == 3:
         panels["ternary"] = partial(plot.ternary, summary, most=_POINTS)
     try:
-        import_module("matplotlib.figure")
-    except ImportError:
+        axes.check_matplotlib()
+    except ArgumentError:
         return {}
     return {name: _inlined(name, pictures.svg(panel)) for name, panel in panels.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,15 +62,32 @@ class LabelSets:
         held = int(self.to_class.count[: at + 1].sum())
         return float(self.to_label.edges[at + 1]), held / num_samples
 
-    def coverage(self, least: int, most: int) -> Coverage | None:
-        """How often the label is among the classes left open, where those are `least` to `most`; None of no samples."""
-        assert self.left_open is not None, "asked of an ensemble alone"
-        counted = self.left_open[least : most + 1]
-        return Coverage(int(counted[:, 1].sum()), int(counted.sum())) if counted.any() else None
+    @property
+    def covered(self) -> Coverage:
+        """How often the label is among the classes that an ensemble leaves open."""
+        return _coverage(self._open)
 
     @property
     def mean_open(self) -> float:
         """How many classes an ensemble leaves open on average."""
-        assert self.left_open is not None, "asked of an ensemble alone"
-        counts = self.left_open.sum(axis=1)
+        counts = self._open.sum(axis=1)
         return float(counts @ np.arange(len(counts)) / counts.sum())
+
+    def by_width(self) -> Iterator[tuple[int, int, Coverage]]:
+        """`covered` of the samples with 1, 2, 3 to 4, 5 to 8 ... classes left open: (least, most, of those), if any."""
+        least = 1
+        while least < len(self._open):
+            most = min(max(2 * least - 2, least), len(self._open) - 1)
+            counted = self._open[least : most + 1]
+            if counted.any():
+                yield least, most, _coverage(counted)
+            least = most + 1
+
+    @property
+    def _open(self) -> Array:
+        assert self.left_open is not None, "asked of an ensemble alone"
+        return self.left_open
+
+
+def _coverage(counted: Array) -> Coverage:
+    return Coverage(int(counted[:, 1].sum()), int(counted.sum()))

@@ -9,7 +9,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +82,7 @@ def check_plot(path: str | Path) -> None:
         )
     if not destination(path).parent.is_dir():
         raise ArgumentError(f"a plot goes to {str(path)!r}, and there is no such folder; make it")
-    check_matplotlib()
-
-
-def check_matplotlib() -> None:
-    """Raise ArgumentError where there is no matplotlib."""
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ArgumentError(
-            "plots need matplotlib: pip install 'fostore[plot]' (or matplotlib)"
-        ) from error
+    axes.check_matplotlib()
 
 
 def svg(panel: Callable[..., Any], size: tuple[float, float] = (5.0, 2.9)) -> str:
@@ -128,7 +117,7 @@ def _draw(panels: Sequence[Panel], title: str, path: str | Path) -> None:
 @contextmanager
 def _figure(size: tuple[float, float], style: dict[str, Any]) -> Iterator[Any]:
     """A figure without a screen, whatever the caller has set."""
-    check_matplotlib()
+    axes.check_matplotlib()
     import matplotlib as mpl  # an extra, and half a second
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -280,10 +280,10 @@ def label_sets(summary: Any, labels: Any = None, *, ax: Any = None) -> Any:
     levels = np.linspace(0.5, 0.995, 100).tolist()
     points = [(ball[1], level) for level in levels if (ball := sets.ball(level))]
     ax.plot(*np.reshape(points, (-1, 2)).T, color=BLUE, linewidth=1.8, label="balls, promised")
-    if sets.left_open is not None and (covered := sets.coverage(0, shown.num_classes)):
+    if sets.left_open is not None:
         style = {"color": ORANGE, "marker": "X", "s": 64, "zorder": 4}
-        label = f"members leave open:\n{covered:.1%} of labels"
-        ax.scatter(sets.mean_open, float(covered), label=label, **style)
+        label = f"members leave open:\n{sets.covered:.1%} of labels"
+        ax.scatter(sets.mean_open, float(sets.covered), label=label, **style)
     ax.set(xlabel="classes in the set (mean)", xlim=(0, None))
     ax.set(ylabel="share that holds the label", ylim=(0, 1.02))
     return beside(ax)

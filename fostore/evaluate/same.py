@@ -12,7 +12,8 @@ from fostore.evaluate.rows import Rows, aligned
 from fostore.generate.labels import differ as labels_differ
 from fostore.reading.selection import Selection, Stored
 from fostore.schema.class_names import difference, same
-from fostore.schema.row import Array, Column
+from fostore.schema.row import TOKEN, Array, Column
+from fostore.schema.sides import side_of
 from fostore.schema.sides.ids import decode_ids
 
 LEVELS = ("auto", "length")
@@ -44,7 +45,7 @@ def check_same(first: Rows, *others: Rows, check: str = "auto") -> None:
 
     Args:
         check: "auto" compares indices, class names, and what the stores recorded of their datasets:
-            length, labels, fingerprint, ids row by row, and the hashes of what their models saw
+            length, labels, fingerprint, ids row by row, tokens, and the hashes of what their models saw
             (where some rows agree, all must, whatever the ids say). "length" leaves out everything
             but indices and classes.
 
@@ -102,8 +103,26 @@ def _rows(one: Rows, other: Rows) -> list[str]:
     if one.stored is None or other.stored is None:
         return []
     ids = None if second is None else first
-    # A label that differs says more to people than a hash does.
-    return _labels(one.stored, other.stored, ids) or _hashes(one.stored, other.stored, ids)
+    # A token or a label that differs says more to people than a hash does.
+    return (
+        _tokens(one.stored, other.stored)
+        or _labels(one.stored, other.stored, ids)
+        or _hashes(one.stored, other.stored, ids)
+    )
+
+
+def _tokens(one: Stored, other: Stored) -> list[str]:
+    """The first row that is of another sequence, position or token, of stores whose rows are tokens."""
+    for column in one.schema.columns[len(one.schema.content) :]:
+        differs = None
+        if side_of(column.role).row_axis == TOKEN:
+            differs = _different(one, other, column.role)
+        if differs is not None:
+            at = one.positions[np.argmax(differs[0]) :][:1]
+            row, ours = int(at[0]), int(one.take_column(column.name, at)[0])
+            theirs = int(other.take_column(differs[2].name, at)[0])
+            return [f"row {row} is of {column.role} {ours} in the one and {theirs} in the other"]
+    return []
 
 
 def _ids_of(rows: Rows) -> _Ids | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fostore.encodings.fidelity import fidelity_lines
+from fostore.encodings.fidelity import COLUMNS, COMPARED, Figures
+from fostore.evaluate import tables
 from fostore.evaluate.label_sets import LabelSets
 from fostore.evaluate.metrics import Metrics
 from fostore.evaluate.summary import Confusion, Summary
-from fostore.evaluate.sums import Moments
 from fostore.reading.selection import Stored
 from fostore.reading.store import Store
 from fostore.schema.ranges import describe
+from fostore.schema.row import Schema
 from fostore.schema.shown import brief, escaped, flat
 
 _CLASSES = 12
@@ -23,6 +24,20 @@ _FACTS = 60
 """Entries of identity and metadata."""
 _FINDINGS = 20
 _LEVELS = (0.8, 0.9, 0.95, 0.99)
+_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+"""A number is rounded by at most 2^-bits of itself."""
+_FIDELITY = {
+    "rows": "num_rows",
+    "KL, mean": "kl_mean",
+    "KL, most": "kl_max",
+    "TV, mean": "tv_mean",
+    "TV, most": "tv_max",
+    "missing mass, mean": "missing_mass_mean",
+    "missing mass, most": "missing_mass_max",
+    "another most probable class": "argmax_flips",
+    "row that loses most": "worst_row",
+}
+"""What is said of `Figures`, by how it is said."""
 _CHECKED = {
     "structure": "The files were checked to be whole. Rows and checksums were not: fostore verify does.",
     "checksums": "Every row was read and has the checksum that was written with it.",
@@ -46,6 +61,8 @@ def sections(
     yield "What it is", _what(summary, stored)
     if store is not None:
         yield "Integrity and completeness", _integrity(store, findings, level)
+    if stored is not None:
+        yield "Fidelity", _fidelity(stored)
     yield "Uncertainty", _uncertainty(summary, drawn)
     if summary.num_members is not None:
         yield "Disagreement of the members", _members(summary, drawn)
@@ -57,7 +74,7 @@ def sections(
     if "ternary" in drawn:
         by = "predicted class" if summary.point_labels is None else "label"
         caption = f"Each sample nearer to a corner is surer of that class; coloured by {by}."
-        yield "Distributions over three classes", _figure("ternary", drawn, caption)
+        yield "Distributions over three classes", tables.figure("ternary", drawn, caption)
     yield "Most uncertain samples", _most_uncertain(summary)
     if stored is not None:
         yield "Provenance", _provenance(stored)
@@ -105,10 +122,7 @@ def _what(summary: Summary, stored: Stored | None) -> str:
             "columns": ", ".join(f"{column.name} ({column.role})" for column in schema.columns),
             "format": f"{stored.store.format}, version {stored.header.version}",
         }
-        lost = fidelity_lines(stored.header.fidelity)
-        if lost:
-            facts["lost by the encoding"] = "; ".join(lost)
-    return _facts(facts.items())
+    return tables.facts(facts.items())
 
 
 def _integrity(store: Store, findings: Sequence[Any], level: str) -> str:
@@ -125,18 +139,51 @@ def _integrity(store: Store, findings: Sequence[Any], level: str) -> str:
     checked = f"<p>{_CHECKED[level]}</p>" if not findings else ""
     rows = [(f.severity, f.where, f.message) for f in findings[:_FINDINGS]]
     if findings:
-        checked = _table(("finding", "where", "what"), rows, f"{len(findings):,} findings", "words")
-    return _facts(facts.items()) + checked
+        checked = tables.table(
+            ("finding", "where", "what"), rows, f"{len(findings):,} findings", "words"
+        )
+    return tables.facts(facts.items()) + checked
+
+
+def _fidelity(stored: Stored) -> str:
+    fidelity, figures = stored.header.fidelity or {}, {}
+    for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
+        if fidelity.get(source) is not None:
+            figures[what] = Figures.from_json(fidelity[source], f"fidelity {source!r}")
+    if not figures:
+        return f"<p>{escaped(rounding(stored.schema))}</p>"
+    words = (
+        "<p>How far the rows that are stored are from those that came, as far as it is known: KL in nats, "
+        "total variation, the probability of classes that are not kept (by the rule coarse they are one outcome), "
+        "and how often the most probable class is another one.</p>"
+    )
+    lines = []
+    for label, name in _FIDELITY.items():
+        values = [getattr(each, name) for each in figures.values()]
+        if any(value is not None for value in values):
+            lines.append((label, *("" if value is None else brief(value) for value in values)))
+    return words + tables.table(("", *figures), lines, "")
+
+
+def rounding(schema: Schema) -> str:
+    """How far a number that is stored by itself may be from the one that the model gave."""
+    bits = _BITS.get(schema.dtype)
+    if bits is None:
+        return f"The numbers are {schema.dtype}, and exact."
+    return (
+        f"Each number is the model's {schema.kind}, rounded to {schema.dtype}: off by at most 2^-{bits} of itself, "
+        "and by nothing where the model computes in this type or a narrower one."
+    )
 
 
 def _uncertainty(summary: Summary, drawn: Mapping[str, str]) -> str:
     most = f"at most ln {summary.num_classes:,} = {math.log(summary.num_classes):.4g} nats"
     entropy = f"Entropies of the samples: 0 is certain, {most}."
     sure = "The largest probability of each sample."
-    figures = _figure("entropy", drawn, entropy) + _figure("confidence", drawn, sure)
+    figures = tables.figure("entropy", drawn, entropy) + tables.figure("confidence", drawn, sure)
     named = {"entropy, nats": summary.entropy, "confidence": summary.confidence}
     missing = "" if drawn else '<p class="note">Pictures need matplotlib: the extra "plot".</p>'
-    return f'<div class="pictures">{figures}</div>\n{_moments(named)}{missing}'
+    return f'<div class="pictures">{figures}</div>\n{tables.moments(named)}{missing}'
 
 
 def _members(summary: Summary, drawn: Mapping[str, str]) -> str:
@@ -147,7 +194,7 @@ def _members(summary: Summary, drawn: Mapping[str, str]) -> str:
     caption = "Samples by what members are unsure of themselves, and by what they disagree about."
     named = {"total, nats": summary.entropy, "aleatoric, nats": summary.aleatoric}
     named["epistemic, nats"] = summary.epistemic
-    return words + _figure("uncertainty", drawn, caption) + _moments(named)
+    return words + tables.figure("uncertainty", drawn, caption) + tables.moments(named)
 
 
 def _classes(summary: Summary) -> str:
@@ -176,8 +223,8 @@ def _classes(summary: Summary) -> str:
             of, right = int(labelled.label_count[k]), int(labelled.right[k])
             cells += [f"{of:,}", f"{right / of:.1%}" if of else "none"]
         bar = f'<span class="bar" style="width:{100 * count / largest:.1f}%"></span>'
-        lines.append(_row(_class(summary, k), cells, f'<td class="bars">{bar}</td>'))
-    return _framed(heads, lines, caption, last='<td class="bars"></td>')
+        lines.append(tables.row(_class(summary, k), cells, f'<td class="bars">{bar}</td>'))
+    return tables.framed(heads, lines, caption, last='<td class="bars"></td>')
 
 
 def _labels(
@@ -193,7 +240,7 @@ def _labels(
     if metrics.num_impossible:
         facts["impossible"] = f"{metrics.num_impossible:,} labels have the probability 0"
     caption = "Accuracy of samples of like confidence: on the diagonal, a share of p of those that are p sure is right."
-    content = _facts(facts.items()) + _figure("reliability", drawn, caption)
+    content = tables.facts(facts.items()) + tables.figure("reliability", drawn, caption)
     if confusion.matrix is None:
         return (
             content
@@ -208,7 +255,7 @@ def _labels(
             for label, predicted, count in worst
         ]
         content += "<h3>Most frequent mistakes</h3>"
-        content += _table(("label", "most probable", "samples"), pairs, "", "words")
+        content += tables.table(("label", "most probable", "samples"), pairs, "", "words")
     return content
 
 
@@ -226,26 +273,28 @@ def _sets(summary: Summary, sets: LabelSets, drawn: Mapping[str, str]) -> str:
     if len(rows) < len(_LEVELS):
         words += f'<p class="note">{summary.num_samples:,} samples promise no more.</p>'
     promise = "Calibrated on these samples: the promise is of other samples like them."
-    content = words + _figure("sets", drawn, caption)
-    content += _table(("label is held, at least", "radius", "classes, mean"), rows, promise)
+    content = words + tables.figure("sets", drawn, caption)
+    if rows:
+        content += tables.table(
+            ("label is held, at least", "radius", "classes, mean"), rows, promise
+        )
     if sets.left_open is None:
         return content
-    lines, least = [], 1
-    while least <= summary.num_classes:  # 1, 2, 3 to 4, 5 to 8 ...
-        most = min(max(2 * least - 2, least), summary.num_classes)
-        if covered := sets.coverage(least, most):
-            number = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-            interval = f"{covered.low:.1%} to {covered.high:.1%}"
-            lines.append((number, f"{covered.num_samples:,}", f"{covered:.1%}", interval))
-        least = most + 1
-    covered = sets.coverage(0, summary.num_classes)
-    assert covered is not None, "a summary has samples"
+    lines = [
+        (
+            f"{least:,}" if least == most else f"{least:,} to {most:,}",
+            f"{covered.num_samples:,}",
+            f"{covered:.1%}",
+            f"{covered.low:.1%} to {covered.high:.1%}",
+        )
+        for least, most, covered in sets.by_width()
+    ]
     caption = (
         f"A class is left open unless all members give another more than any of them gives it: {sets.mean_open:.3g} "
-        f"classes on average, and for {covered:.1%} of the samples the label is among them."
+        f"classes on average, and for {sets.covered:.1%} of the samples the label is among them."
     )
     heads = ("classes left open", "samples", "label among them", "95 % interval")
-    return f"{content}<h3>What the members leave open</h3>{_table(heads, lines, caption)}"
+    return f"{content}<h3>What the members leave open</h3>{tables.table(heads, lines, caption)}"
 
 
 def _confusion(summary: Summary, matrix: Any) -> str:
@@ -260,7 +309,7 @@ def _confusion(summary: Summary, matrix: Any) -> str:
         )
         lines.append(f'<tr><th scope="row"><bdi>{escaped(name)}</bdi></th>{cells}</tr>')
     caption = "Labels down, most probable classes across; shades are shares of a row."
-    return _framed(("", *names), lines, caption, "confusion")
+    return tables.framed(("", *names), lines, caption, "confusion")
 
 
 def _most_uncertain(summary: Summary) -> str:
@@ -278,7 +327,7 @@ def _most_uncertain(summary: Summary) -> str:
         )
         for sample in summary.most_uncertain
     ]
-    return _table(
+    return tables.table(
         (*heads, *["label"] * has_labels), rows, "The first to look at, or to label.", "words"
     )
 
@@ -290,13 +339,13 @@ def _provenance(stored: Stored) -> str:
         "identity": header.identity,
         "metadata": header.meta,
     }
-    content = _facts(
+    content = tables.facts(
         (("created", header.created), ("updated", header.updated), ("id of the store", header.id))
     )
     for title, values in facts.items():
         pairs = [(key, value) for key, value in flat(values) if value is not None]
         if pairs:
-            content += f"<h3>{title.capitalize()}</h3>{_facts(pairs[:_FACTS])}"
+            content += f"<h3>{title.capitalize()}</h3>{tables.facts(pairs[:_FACTS])}"
         if len(pairs) > _FACTS:
             content += f'<p class="note">and {len(pairs) - _FACTS:,} more: fostore info --json</p>'
     return content
@@ -312,13 +361,8 @@ def _opening(stored: Stored) -> str:
         f"loader = output_dataloader(dataset, {name}, batch_size=128, shuffle=True)",
         "The same in JAX": f"from fostore.jax import output_dataloader\n\n"
         f"loader = output_dataloader(dataset, {name}, batch_size=128, shuffle=True)",
+        "Without fostore": plain_code(store.format, name, column),
     }
-    plain = {
-        "zarr": f'import zarr\n\nrows = zarr.open({name}, mode="r")[{column}][:3]',
-        "hdf5": f"import h5py\n\nwith h5py.File({name}) as file:\n    rows = file[{column}][:3]",
-    }
-    if store.format in plain:
-        blocks["Without fostore"] = plain[store.format]
     return "\n".join(
         f'<h3>{title}</h3>\n<pre tabindex="0"><code>{escaped(code)}</code></pre>'.replace(
             "\\u000a", "\n"
@@ -327,57 +371,16 @@ def _opening(stored: Stored) -> str:
     )
 
 
-# ------------------------------------------------------------------ pieces of HTML; they escape
+def plain_code(format: str, path: str, column: str) -> str:
+    """How the first rows of a store are read without fostore; path and column as they stand in the code."""
+    codes = {
+        "zarr": f'import zarr\n\nrows = zarr.open({path}, mode="r")[{column}][:3]',
+        "hdf5": f"import h5py\n\nwith h5py.File({path}) as file:\n    rows = file[{column}][:3]",
+        "json": f"import json\n\nwith open({path}) as file:\n"
+        '    kept = json.load(file)["distributions"]\n\nrows = [kept[str(i)] for i in range(3)]',
+    }
+    return codes[format]
 
 
 def _class(summary: Summary, k: int) -> str:
     return brief(summary.class_names[k], 40) if summary.class_names else f"class {k}"
-
-
-def _figure(name: str, drawn: Mapping[str, str], caption: str) -> str:
-    if name not in drawn:
-        return ""
-    words = f'<figcaption id="{name}-caption">{escaped(caption)}</figcaption>'
-    return f"<figure>\n{drawn[name]}\n{words}\n</figure>"
-
-
-def _facts(facts: Iterable[tuple[str, Any]]) -> str:
-    lines = (_row(brief(name, 80), [brief(value)]) for name, value in facts)
-    return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
-
-
-def _moments(named: Mapping[str, Moments | None]) -> str:
-    rows = [
-        (name, *map(brief, (each.mean, each.std, each.least, each.most)))
-        for name, each in named.items()
-        if each is not None
-    ]
-    return _table(("", "mean", "std", "least", "most"), rows, "")
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str = ""
-) -> str:
-    return _framed(heads, [_row(first, others) for first, *others in rows], caption, kind)
-
-
-def _framed(
-    heads: Sequence[str], lines: Iterable[str], caption: str, kind: str = "", last: str = ""
-) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
-    cells = "".join(
-        f'<th scope="col"><bdi>{escaped(head)}</bdi></th>' if head else "<td></td>"
-        for head in heads
-    )
-    named = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    table = (
-        f"<table{f' class={kind!r}' if kind else ''}>{named}<thead><tr>{cells}{last}</tr></thead>"
-    )
-    body = f"{table}<tbody>{''.join(lines)}</tbody></table>"
-    label = escaped(caption or "Table")
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">{body}</div>'
-
-
-def _row(first: str, cells: Iterable[str], last: str = "") -> str:
-    inner = "".join(f"<td><bdi>{escaped(cell)}</bdi></td>" for cell in cells)
-    return f'<tr><th scope="row"><bdi>{escaped(first)}</bdi></th>{inner}{last}</tr>'

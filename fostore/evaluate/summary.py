@@ -183,8 +183,9 @@ def summarize(
     mass, predicted = Sums((rows.num_classes,)), np.zeros(rows.num_classes, np.int64)
     confidences, uncertain = Histogram.empty(0.0, 1.0), _MostUncertain()
     has_members = len(rows.row_shape) == 2
-    labelled, confusion = Labelled(rows.num_classes, bins), Confusion.empty(rows.num_classes)
-    sets = LabelSets.empty(rows.num_classes, has_members=has_members)
+    size = 0 if classes is None else rows.num_classes  # without labels nothing is kept of a class
+    labelled, confusion = Labelled(size, bins), Confusion.empty(size)
+    sets = LabelSets.empty(size, has_members=has_members)
     every = -(-rows.count // _POINTS)
     points: list[Array] = [np.empty((0, rows.num_classes))]
     parted: list[Array] = [np.empty((0, 2))]

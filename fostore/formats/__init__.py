@@ -7,11 +7,11 @@ kinds, encodings, models or loaders. One conformance suite (tests/test_formats.p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class WholeUnit:
     unit: int
     num_rows: int
     hashes: Array
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What whoever wrote it knows of its rows, JSON, kept where units have records."""
 
     def check(self, header: Header) -> None:
         """Raise ArgumentError unless there is one hash for each block and hashed column."""
@@ -273,6 +275,10 @@ class UnitsWriter(UnitWriter, Protocol):
     """A writer of whole units beside others; it holds no lock, and knows what is its own."""
 
     claim: Claim
+
+    def facts(self, unit: int) -> Mapping[str, Any]:
+        """What the record of a unit says of its rows; cheap behind `hashes` of it."""
+        ...
 
 
 class Opens(Protocol):

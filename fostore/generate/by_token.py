@@ -42,9 +42,8 @@ class ByToken:
         self._generation = generation
         self._options = options = generation.options
         self.samples: Samples = generation.samples
-        self._skips = (
-            options.of_tokens != "tokens"
-        )  # whether positions are left out within a sequence
+        # whether positions are left out within a sequence
+        self._skips = options.of_tokens != "tokens"
         self._committed: CommittedRows | None = None
         self._next = (0, 0)  # the sequence that comes next, and its first row
         self._total: int | None = None
@@ -69,7 +68,8 @@ class ByToken:
             pass
         elif isinstance(samples.batches, Sequential):
             self.samples = replace(samples, batches=Sequential(samples.num_samples, size))
-        self._total = header.num_samples
+        is_same = header.num_sequences == samples.num_samples
+        self._total = header.num_samples if is_same else self._counted()
 
     def claim(self, rows: Range) -> None:
         raise AssertionError("refused before a store is begun")
@@ -106,7 +106,7 @@ class ByToken:
         if format_of(local_path(self._options.store)).streams:
             return None
         samples = self.samples
-        assert isinstance(samples, Indexed)
+        assert isinstance(samples, Indexed)  # `_check_store` refuses streams for such a format
         every = samples.batches.touching(Ranges.of((0, samples.num_samples)))
         with self._generation.framework.kept_random_states():
             return sum(len(batch.tokens or ()) for batch in samples.inputs(every))

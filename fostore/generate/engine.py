@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Computed:
 
     indices: Indices
     copies: tuple[Any, ...]
+    counts: tuple[int, ...]
+    """Rows of each of the copies; what comes behind them is none."""
     row_shape: tuple[int, ...]
     """The axes of one distribution, whatever is kept of it."""
     raw: tuple[Any, ...] = ()
@@ -92,6 +95,7 @@ class Engine:
         rows, models = len(indices), self._models
         raw: list[Any] = []
         tensors: list[Any] = []
+        counts: list[int] = []
         start = 0
         while start < rows:
             # A limit stays for the batches that follow: to find it again would cost a failed try each.
@@ -104,6 +108,9 @@ class Engine:
                 )
             part = inputs if size == rows else slice_rows(inputs, start, start + size, rows)
             tokens = None if batch.tokens is None else batch.tokens.of(start, start + size)
+            count = size if tokens is None else len(tokens)
+            if tokens is not None and self.framework.compiles:
+                tokens = tokens.evened()
             try:
                 tensor = models(part, indices[start : start + size], tokens)
                 if size < rows:
@@ -121,6 +128,7 @@ class Engine:
             else:
                 is_decided = batch.tokens is not None and self.kept.mode != "auto"
                 raw.append(copied(tensor[:LOOKED_AT]) if is_decided else tensor)
+                counts.append(count)
                 start += size
                 continue
             self._halve_limit(size)  # out here, where the error and its tensors are gone
@@ -143,15 +151,18 @@ class Engine:
             # One row decides whether the whole output is fetched: of logits it hardly ever lies in [0, 1].
             looked_at = self._looked_at(raw, batch)
             first = self.framework.start_copy(looked_at[0][:1])
-            return Computed(indices, copies, row_shape, looked_at, first)
-        return Computed(indices, copies, row_shape)
+            return Computed(indices, copies, tuple(counts), row_shape, looked_at, first)
+        return Computed(indices, copies, tuple(counts), row_shape)
 
     def collect(self, computed: Computed) -> Any:
         """The rows of a batch on the host, of the kind that is kept; may alias the model's output.
 
         An array, or what a framework's `encode` makes of them, with arrays in it.
         """
-        brought = [each(self.framework.finish_copy, copy) for copy in computed.copies]
+        brought = [
+            each(itemgetter(slice(count)), each(self.framework.finish_copy, copy))
+            for copy, count in zip(computed.copies, computed.counts, strict=True)
+        ]
         rows = brought[0] if len(brought) == 1 else _joined(brought)
         if computed.raw:
             first = self.framework.finish_copy(computed.first)

@@ -69,6 +69,9 @@ class Framework(ABC):
     overlaps = False
     """Whether copying to the host and writing go on beside the next batch (an accelerator)."""
 
+    compiles: ClassVar[bool] = False
+    """Whether arrays of a new shape cost a compilation, so that rows had better come in few shapes."""
+
     @abstractmethod
     def samples(self, data: Any, reading: Reading) -> Samples:
         """What is iterated: a dataset, a stream or a loader.

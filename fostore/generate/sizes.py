@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fostore.encodings import chosen, make_schema
@@ -28,6 +29,8 @@ def estimate_size(
     num_members: int | None = None,
     fingerprints: bool = True,
     encoding: str | Mapping[str, Any] | None = None,
+    k: int | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> int:
     """The bytes on disk of a store of `num_samples` distributions, right within a few percent.
 
@@ -40,7 +43,7 @@ def estimate_size(
         kind: "probs", "log_probs" or "logits".
         num_members: distributions a row, for ensembles.
         fingerprints: whether a hash of the input is kept with each row, as generators do.
-        encoding: how rows become columns; see `fostore.create`.
+        encoding, k, temperatures: how rows become columns; see `fostore.create`.
 
     Raises:
         ArgumentError: an unknown format, dtype or kind, or a number under 1.
@@ -58,13 +61,16 @@ def estimate_size(
         num_members=num_members,
         kind=kind,
         dtype=dtype,
-        encoding=chosen(encoding),
+        encoding=chosen(encoding, k=k, temperatures=temperatures),
         side_columns=side_columns({"fingerprints": fingerprints and name != "json"}, None),
     )
     if name == "json":
-        numbers = num_classes * (num_members or 1)
+        first, *others = (math.prod(column.shape) for column in schema.content if column.shape)
+        numbers = first * _JSON_NUMBER + sum(others) * (
+            len(str(num_classes)) + 2
+        )  # classes, mostly
         digits = len(str(max(num_samples - 1, 0)))
-        return round(num_samples * (numbers * _JSON_NUMBER + _JSON_ROW + digits)) + _HEADER[name]
+        return round(num_samples * (numbers + _JSON_ROW + digits)) + _HEADER[name]
     unit_rows = geometry.unit_rows(schema.row_bytes, num_samples)
     block_rows = geometry.block_rows(schema.row_bytes)
     hashed = sum(column.hashed for column in schema.columns) * _HASH_BYTES

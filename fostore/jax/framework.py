@@ -40,6 +40,7 @@ class JaxFramework(Framework):
 
     name = "jax"
     version = str(jax.__version__)
+    compiles = True
     tensor_name = "a jax.Array"
     how_to_draw = (
         "let the model take a parameter key, which gets a PRNG key, as in lambda x, key: "

@@ -69,7 +69,7 @@ class GrainSource:
                 "and 1"
             )
         self.dataset = data if isinstance(data, PairedDataset) else FirstOrderDataset(None, data)
-        self.order: Order = options.cursor(len(self.dataset)).order
+        self.order: Order = options.cursor(len(self.dataset), lengths=self.dataset.lengths).order
         self.first_epoch = first_epoch
         self.num_epochs = num_epochs
 

@@ -113,7 +113,8 @@ class SimpleDataLoader(Resumable):
         batch_size: samples a batch, at least 1; the last batch may be shorter.
         shuffle: another order in every epoch. No global random state is read or changed. "blocks" is for rows
             behind a url: blocks of 128 rows come in random order, and the rows of 64 blocks are shuffled
-            together (`fostore.loading.order.Order` says how random that is). Recorded in `state_dict`.
+            together (`fostore.loading.order.Order` says how random that is). "lengths" is for sequences: batches of
+            like length. Recorded in `state_dict`.
         seed: makes the orders repeatable; None draws a fresh one.
         drop_last: leave out a last batch that is shorter.
         pad_last: fill it up with samples from the epoch's beginning.
@@ -152,7 +153,7 @@ class SimpleDataLoader(Resumable):
         self.collate_fn = collate_fn
         self.prefetch = prefetch
         options = Options(batch_size, shuffle, **order)
-        self.cursor = options.cursor(len(self._samples))
+        self.cursor = options.cursor(len(self._samples), lengths=getattr(dataset, "lengths", None))
         self.batch_size = self.cursor.order.batch_size
         self.shuffle = shuffle
         self.drop_last = options.drop_last

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
-from fostore.loading.order import Order, Shuffle, check_batch_size
+from fostore.loading.order import NAMED, Order, Shuffle, check_batch_size
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ class Options:
 
     Args:
         batch_size: samples a batch of one rank, at least 1.
-        shuffle: another order in every epoch; "blocks" for rows behind a url, see `Order`.
+        shuffle: another order in every epoch; "blocks" for rows behind a url, "lengths" for sequences, see `Order`.
         seed: makes the orders repeatable; None draws a fresh one.
         drop_last: leave out a last batch that is shorter.
         pad_last: fill it up with samples from the epoch's beginning.
@@ -46,11 +46,14 @@ class Options:
     rank: int = 0
     num_ranks: int = 1
 
-    def cursor(self, num_samples: int, fresh_seed: Callable[[], int] | None = None) -> Cursor:
+    def cursor(
+        self, num_samples: int, fresh_seed: Callable[[], int] | None = None, lengths: Any = None
+    ) -> Cursor:
         """A cursor at the beginning of the order that is asked for.
 
         Args:
             fresh_seed: draws a seed where none is given; by default the system's random numbers.
+            lengths: of samples that are sequences.
 
         Raises:
             ArgumentError: values that contradict each other; several ranks that shuffle without a seed.
@@ -71,11 +74,12 @@ class Options:
         order = Order(
             num_samples,
             check_batch_size(self.batch_size),
-            shuffle=self.shuffle if self.shuffle == "blocks" else bool(self.shuffle),
+            shuffle=self.shuffle if self.shuffle in NAMED else bool(self.shuffle),
             seed=0 if seed is None else seed,
             last="drop" if self.drop_last else "pad" if self.pad_last else "short",
             rank=self.rank,
             num_ranks=self.num_ranks,
+            lengths=lengths,
         )
         return Cursor(order, seed_is_free=self.seed is None)
 

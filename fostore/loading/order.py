@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,16 @@ from fostore.errors import ArgumentError
 from fostore.schema.row import Array
 
 _LASTS = ("short", "drop", "pad")
-Shuffle = bool | Literal["blocks"]
+NAMED = ("blocks", "lengths")
+"""Orders that are not those of True and False."""
+Shuffle = bool | Literal["blocks", "lengths"]
 
 # None of these can ever change: a checkpoint of today goes on with a release of next year (0017).
 BLOCK_ROWS = 128
 WINDOW_ROWS = 64 * BLOCK_ROWS
 """Of the order "blocks": samples that lie together, and samples that are shuffled together."""
+GROUP_ROWS = 64
+"""Of the order "lengths": samples of like length that come together, out of `WINDOW_ROWS` that were shuffled."""
 _SORTED = 1 << 16
 """Up to so many samples are shuffled by sorting (512 kB); more by a permutation computed position by position."""
 _ROUNDS = 4
@@ -49,10 +53,14 @@ class Order:
             two samples of one block are never further apart than 8,192 (the last of them, and what is left of an
             uneven cut, come together in the last window). Where rows that lie together are alike, sorted by class
             say, such a window holds 64 places of the dataset and no more. 8,192 samples and less are shuffled fully.
+            "lengths" is for sequences, so that batches have little padding: of the shuffled order 8,192 samples at
+            a time are sorted by length, cut into groups of 64, and the groups come in random order. It is another
+            order of training: samples of one length meet in one batch.
         seed: with the epoch it decides the order; 0 to 2**64 - 1.
         last: what becomes of a last global batch that is not full. "short": it is split evenly over
             the ranks; "drop": it is left out; "pad": samples from the epoch's beginning come again.
         rank, num_ranks: which part of every global batch is ours.
+        lengths: of the samples, (num_samples,), for the order "lengths".
 
     Raises:
         ArgumentError: a value is out of its range, or the last batch is too short for all ranks.
@@ -72,11 +80,21 @@ class Order:
     last: str = "short"
     rank: int = 0
     num_ranks: int = 1
+    lengths: Array | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
-        if self.shuffle not in (False, True, "blocks"):
-            raise ArgumentError(f"shuffle is {self.shuffle!r}, expected True, False or 'blocks'")
+        if self.shuffle not in (False, True, *NAMED):
+            raise ArgumentError(
+                f"shuffle is {self.shuffle!r}, expected True, False, 'blocks' or 'lengths'"
+            )
+        if self.shuffle == "lengths" and (
+            self.lengths is None or len(self.lengths) != self.num_samples
+        ):
+            raise ArgumentError(
+                "shuffle='lengths' is for sequences whose lengths a store of token rows knows: a FirstOrderDataset "
+                "of all of them"
+            )
         for name in ("num_samples", "seed", "rank", "num_ranks"):
             object.__setattr__(self, name, _as_integer(name, getattr(self, name)))
         if self.num_samples < 0:
@@ -104,6 +122,8 @@ class Order:
             return _in_blocks(
                 start, min(stop, self.num_samples), self.num_samples, self.seed, epoch
             )
+        if self.shuffle == "lengths" and self.lengths is not None:
+            return _by_length(start, min(stop, self.num_samples), self.lengths, self.seed, epoch)
         return _shuffled(start, stop, self.num_samples, self.seed, epoch)
 
     def window(self, position: int) -> tuple[int, int]:
@@ -279,6 +299,26 @@ def _window(number: int, num_samples: int, seed: int, epoch: int) -> Array:
     order: Array = (samples[np.argsort(hashes)] + begin) % max(num_samples, 1)
     order.flags.writeable = False
     return order
+
+
+def _by_length(start: int, stop: int, lengths: Array, seed: int, epoch: int) -> Array:
+    """The samples at positions of an epoch in the order "lengths", window by window."""
+    pieces = [np.empty(0, np.int64)]
+    while start < stop:
+        first = start // WINDOW_ROWS * WINDOW_ROWS
+        last = min(first + WINDOW_ROWS, len(lengths))
+        window = _shuffled(first, last, len(lengths), seed, epoch)
+        window = window[np.argsort(lengths[window], kind="stable")]
+        # The last group, which may be short, stays the last: all others are whole, wherever they come.
+        groups = len(window) // GROUP_ROWS
+        keys = _keys(seed, epoch, first // WINDOW_ROWS, 2)
+        order = np.argsort(_scramble(np.arange(groups, dtype=np.uint64), 64, keys))
+        whole = window[: groups * GROUP_ROWS].reshape(groups, GROUP_ROWS)[order].reshape(-1)
+        window = np.concatenate([whole, window[len(whole) :]])
+        end = min(stop, last)
+        pieces.append(window[start - first : end - first])
+        start = end
+    return np.concatenate(pieces)
 
 
 def _placed(start: int, stop: int, num_samples: int, keys: Array) -> Array:

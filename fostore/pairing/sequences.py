@@ -26,6 +26,7 @@ IDS, MASK, LABELS = "input_ids", "attention_mask", "labels"
 _FILL = {LABELS: -100}
 """What fills a line up behind its tokens, where it is not 0: a label that losses leave out."""
 _BATCH = 64
+_ANNOUNCED_BYTES = 256 << 20
 _ADVICE = (
     "The teacher saw another text, or one that was tokenised or cut otherwise: give the dataset as it was when "
     "the rows were generated. check='length' says that another view is meant"
@@ -51,11 +52,23 @@ class TokenDistributions(Distributions):
 
     def take(self, rows: Array) -> FlatBatch:
         """All rows of the sequences of some samples (int64), fresh."""
-        return self.sequences.flat(rows, self._of_rows.take)
+        return self._in_students(self.sequences.flat(rows, self._of_rows.take))
+
+    def tokens(self, rows: Array) -> FlatBatch:
+        """The same without distributions: what of the sequences is compared."""
+        return self._in_students(self.sequences.flat(rows, lambda rows: rows))
+
+    def _in_students(self, flat: FlatBatch) -> FlatBatch:
+        if self.class_map is None or flat.tokens is None:
+            return flat
+        return replace(flat, tokens=self.class_map.classes[flat.tokens])
 
     def announce(self, rows: Array) -> None:
         """A hint that the rows of the sequences of these samples will be taken next."""
-        self.sequences.store.announce(self.sequences.rows(rows)[0])
+        own = self.sequences.rows(rows)[0]
+        # What is announced of a store behind a url is kept in memory until it is taken, a window of samples at a time.
+        if len(own) * sum(self.sequences.store.schema.row_bytes) <= _ANNOUNCED_BYTES:
+            self.sequences.store.announce(own)
 
     def mapped(self) -> None:
         """Nothing: sequences have several lengths."""
@@ -133,7 +146,7 @@ def check_sequences(
                 tokens_of(split(one, input_getter)[0], int(at))
                 for at, one in zip(batch, samples_of(base_dataset, batch.tolist()), strict=True)
             ]
-            rows = sequences.flat(batch, lambda rows: rows)
+            rows = given.tokens(batch)
             for line, (at, own) in enumerate(zip(batch.tolist(), tokens, strict=True)):
                 _compare(own, rows[line], at)
             compared += len(batch)

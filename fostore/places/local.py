@@ -115,12 +115,15 @@ class Local(ByUrl):
         try:
             # No call compares and renames at once. Who is stopped between the two keeps the lock meanwhile.
             with Lock.acquire(path):
-                is_ours = self.version(name) == replaces
+                # Opened, not looked at: a file server is asked anew, where a look may be a minute old.
+                fd = self._open(name)[1]
+                is_ours = _stamp(os.fstat(fd)) == replaces
+                os.close(fd)
                 if is_ours:
                     disk.rename(temporary, path)
                 return is_ours
-        except LockedError:
-            return False  # whoever has it changes the file
+        except (LockedError, FileNotFoundError):
+            return False  # whoever has the lock changes the file; or it is gone
 
     def delete(self, names: Iterable[str]) -> None:
         folders: dict[Path, None] = {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fostore.encodings import default_encoding
-from fostore.publishing.facts import Creator, Facts
+from fostore.publishing.facts import Facts
 from fostore.publishing.manifest import Entry
 from fostore.reading.store import Store
 
@@ -36,11 +35,6 @@ class Described:
     def title(self) -> str:
         """What readers call the dataset."""
         return self.facts.title or f"{self.name}: predictive distributions"
-
-    @property
-    def creators(self) -> tuple[Creator, ...]:
-        """Whose it is."""
-        return self.facts.creators
 
     @property
     def license(self) -> str:
@@ -100,16 +94,6 @@ class Described:
         """Tags of readers' searches, without those that are there already."""
         own = ("first-order data", "predictive distributions", "uncertainty", "distillation")
         return tuple(dict.fromkeys((*own, *self.facts.tags)))
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What the rows were made from, as the store records it."""
-        return self.store.header.identity
-
-    @property
-    def kept_class_names(self) -> tuple[str, ...]:
-        """The classes' names, or none where nobody gave them."""
-        return self.store.schema.class_names or ()
 
 
 def slug(text: str) -> str:

@@ -35,6 +35,11 @@ def begins_with(store: Store, before: str, rows: int) -> bool:
     if not 0 < rows <= len(store):
         return False
     old = replace(header, num_samples=rows)
+    if (
+        header.num_sequences is not None
+    ):  # up to that of the last row: those without rows behind it are not known
+        sequence = store.reader.column(store.schema.index("sequence")).read(rows - 1, rows)
+        old = replace(old, num_sequences=int(sequence[0]) + 1)
     hashes: Array = np.array(store.reader.block_hashes()[: digest.num_blocks(old)])
     first = rows - rows % header.block_rows
     if first < rows:

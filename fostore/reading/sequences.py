@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
+from fostore.errors import ArgumentError, DamageError, RowError, UncommittedError
 from fostore.nested import Arrays, map_leaves
 from fostore.reading.request import as_rows
 from fostore.schema.header import Header
@@ -173,6 +173,17 @@ class Sequenced:
         Raises:
             ArgumentError: rows are no tokens.
             UncommittedError: there are gaps in the rows.
+
+        >>> import fostore, tempfile
+        >>> path = tempfile.mkdtemp() + "/words.zarr"
+        >>> with fostore.create(path, num_classes=2, rows="tokens") as writer:
+        ...     rows = np.array([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75]])
+        ...     writer.append(rows, sequences=[0, 0, 1], tokens=[1, 0, 1])
+        >>> store = fostore.open(path)
+        >>> store.num_sequences, store.offsets.tolist(), store.sequences[0].tokens.tolist()
+        (2, [0, 2, 3], [1, 0])
+        >>> store.sequences.padded([1, 0]).mask.tolist()
+        [[True, False], [True, True]]
         """
         sequences = self._sequences
         if sequences is None:
@@ -283,9 +294,9 @@ class Sequences(Sequence[FlatBatch]):
 
 
 def distributions_of(store: Store, rows: Array) -> Any:
-    """The distributions of rows as training takes them: a `TopK` where an encoding keeps the largest classes."""
-    is_whole = encoding_of(store.schema).is_whole(store.schema)
-    return store.take(rows) if is_whole else store.take_topk(rows)
+    """The distributions of rows as training takes them: a `TopK` where an encoding keeps some classes."""
+    is_sparse = encoding_of(store.schema).is_sparse(store.schema)
+    return store.take_topk(rows) if is_sparse else store.take(rows)
 
 
 def read_offsets(store: Store) -> Array:
@@ -333,8 +344,7 @@ def _derived(store: Store, num_rows: int) -> Array:
     pieces = (view.read(start, min(start + _PIECE_ROWS, num_rows)) for start in starts)
     try:
         return offsets_of(pieces, count)
-    except (IndexError, ValueError, MemoryError) as error:
-        raise UnsafeError(
-            f"the column 'sequence' of {store.path} has numbers beyond its {count:,} sequences ({error}): it is "
-            "damaged; verify() names the rows"
+    except RowError as error:
+        raise DamageError(
+            f"the column 'sequence' of {store.path} is damaged ({error}); verify() names the rows"
         ) from error

@@ -24,15 +24,22 @@ def offsets_of(pieces: Iterable[Array], num_sequences: int) -> Array:
     """Where each sequence begins, and the last one ends: int64 (num_sequences + 1,), from 0 on.
 
     Args:
-        pieces: the sequence of each row, in pieces that follow each other; they never decrease, and are under
-            `num_sequences`.
+        pieces: the sequence of each row, in pieces that follow each other.
+
+    Raises:
+        RowError: they decrease, or are not in 0 to `num_sequences` - 1.
     """
-    offsets = np.zeros(num_sequences + 1, np.int64)
+    offsets, last = np.zeros(num_sequences + 1, np.int64), 0
     for piece in pieces:
+        if not len(piece):
+            continue
         ends = np.append(np.flatnonzero(piece[1:] != piece[:-1]) + 1, len(piece))
-        # One entry a sequence: no two of a piece are equal, so none is lost where several are added at once.
-        if len(piece):
-            offsets[piece[ends - 1] + 1] += np.diff(ends, prepend=0)
+        numbers = piece[ends - 1]
+        # Compared, or a number below 0 would count from the end, and one that comes again be lost.
+        if numbers[0] < last or (numbers[1:] < numbers[:-1]).any() or numbers[-1] >= num_sequences:
+            raise RowError(f"sequences are no numbers from 0 to {num_sequences - 1} in order")
+        offsets[numbers + 1] += np.diff(ends, prepend=0)
+        last = int(numbers[-1])
     return np.cumsum(offsets, out=offsets)
 
 

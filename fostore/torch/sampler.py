@@ -69,6 +69,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
         self.cursor = options.cursor(
             data_source if isinstance(data_source, int) else len(data_source),
             fresh_seed=lambda: _draw_seed(generator),
+            lengths=getattr(data_source, "lengths", None),
         )
         kind = _RankedSamples if options.num_ranks > 1 else _SingleSamples
         self.sampler: _SingleSamples = kind(self.cursor)

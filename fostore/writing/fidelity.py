@@ -19,6 +19,7 @@ from fostore.schema.header import Header
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
 
+_WHERE = "attribute 'fidelity'"
 _ROWS, _LEAST, _VALUES = 1024, 64, 1 << 26
 """Rows that are compared in all, but at most so many numbers of them, if that leaves the least."""
 _A_DOUBLING = 128
@@ -38,10 +39,11 @@ class Watch:
         self._planned = None if header.sealed else header.num_samples
         self._bound = Bound(max_kl, header.schema)
         self._known = dict(header.fidelity or {})
-        where = "attribute 'fidelity'"
-        self._compared = Figures.from_json(self._known.get(COMPARED, {}), where)
+        self._compared = Figures.from_json(self._known.get(COMPARED, {}), _WHERE)
+        self._seen: Ranges | None = None
         self._waiting: list[tuple[Array, Errors, Array]] = []
         """Of rows that are not committed yet."""
+        self._joined: dict[str, Figures] = {}
 
     @property
     def has_news(self) -> bool:
@@ -68,6 +70,9 @@ class Watch:
 
     def of_committed(self, rows: Ranges) -> Mapping[str, Any] | None:
         """What the header says once `rows` are durable; None where that is nothing new."""
+        if rows is self._seen:  # no commit since: asked with every batch
+            return None
+        self._seen = rows
         before, waiting = self._compared, self._waiting
         self._waiting = [one for one in waiting if not _lies_in(rows, one[0])]
         for picked, errors, weights in waiting:
@@ -90,7 +95,13 @@ class Watch:
             RowError: a row loses more than it may; names it.
         """
         encoding, schema = encoding_of(self._schema), self._schema
+        if self._joined:  # each unit was looked at by who wrote it
+            return self._of_units()
         self._bound.check_figures(self._compared)  # of rows that an earlier run wrote
+        known = Figures.from_json(self._known.get(COLUMNS, {}), _WHERE)
+        if known.num_rows == num_rows:  # a copy of a store that says it
+            self._bound.check_figures(known)
+            return self._known or None
         # Of no rows first: most encodings say nothing by their columns, and reading them would be for nothing.
         if not self._looks or encoding.fidelity(read(0, 0), schema) is None:
             return self._known or None
@@ -102,6 +113,47 @@ class Watch:
             self._bound.check(np.arange(start, stop), errors)
             figures = figures.add(np.arange(start, stop), errors)
         return self._saying(COLUMNS, figures)
+
+    def of_unit(
+        self, start: int, stop: int, read: Callable[[int, int], list[Array]]
+    ) -> Mapping[str, Any]:
+        """What is known of the rows of a unit that is committed as a whole, where several write: for its record.
+
+        May run in another thread than `look`, for rows that have all passed there.
+        """
+        if not self._looks:
+            return {}
+        compared = Figures()
+        for picked, errors, weights in tuple(self._waiting):
+            inside = (picked >= start) & (picked < stop)
+            if inside.any():
+                known = (errors.kl, errors.tv, errors.missing_mass, errors.flips)
+                few = Errors(*(None if one is None else one[inside] for one in known))
+                compared = compared.add(picked[inside], few, weights[inside])
+        figures, encoding = Figures(), encoding_of(self._schema)
+        step = max(_PIECE_BYTES // sum(c.row_bytes for c in self._schema.content), 1)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            columns = read(first, last)[: len(self._schema.content)]
+            by_columns = encoding.fidelity(columns, self._schema)
+            if by_columns is None:
+                break
+            figures = figures.add(np.arange(first, last), by_columns)
+        named = {COMPARED: compared, COLUMNS: figures}
+        return {name: one.to_json() for name, one in named.items() if one.num_rows}
+
+    def join(self, facts: Mapping[str, Any]) -> None:
+        """Take what the record of a unit says, at the seal."""
+        for source in (COMPARED, COLUMNS):
+            if source in facts:
+                figures = Figures.from_json(facts[source], "the record of a unit")
+                before = self._joined.get(source, Figures())
+                self._joined[source] = before.joined(figures)
+
+    def _of_units(self) -> Mapping[str, Any] | None:
+        for source, figures in self._joined.items():
+            self._saying(source, figures)
+        return self._known or None
 
     def _saying(self, source: str, figures: Figures) -> Mapping[str, Any]:
         self._known = {**self._known, source: figures.to_json()}

@@ -5,14 +5,14 @@ Rows pass through `account` once; checksum and hash are taken while they are hot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from fostore.errors import DamageError
-from fostore.formats import Run, UnitWriter, WholeUnit
+from fostore.formats import Run, UnitsWriter, UnitWriter, WholeUnit
 from fostore.reading.proof import RunCheck
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
@@ -52,6 +52,20 @@ class _Unit:
         self.rows += run.stop - run.start
 
 
+class Witness(Protocol):
+    """Who knows something of rows that needs no second look at them when a store is finished."""
+
+    def of_unit(
+        self, start: int, stop: int, read: Callable[[int, int], list[Array]]
+    ) -> Mapping[str, Any]:
+        """What the record of a unit is to say, JSON; in the thread that commits. `read` gives all columns of rows."""
+        ...
+
+    def join(self, facts: Mapping[str, Any]) -> None:
+        """Take what the record of the next unit says, at the seal."""
+        ...
+
+
 class Ledger:
     """The bookkeeping of one writer over one `UnitWriter`.
 
@@ -70,6 +84,8 @@ class Ledger:
         self._hashers: list[Any] = []
         self._hashers_at = -1
         self._promised: Array | None = None
+        self.witnesses: Sequence[Witness] = ()
+        """What they know of the rows is kept in the records of units, where they have any."""
 
     def promise(self, hashes: Array) -> None:
         """Take the block hashes of all rows, (blocks, hashed columns, 32), for those that they will have."""
@@ -173,7 +189,11 @@ class Ledger:
             units = []
             for start, stop in group:
                 hashes = self._open[start // self._unit_rows].hashes
-                units.append(self._whole(start, stop, hashes))
+                one = self._whole(start, stop, hashes)
+                if not self._files.commits_runs:
+                    facts = [x.of_unit(start, stop, self._read) for x in self.witnesses]
+                    one = replace(one, facts={k: v for some in facts for k, v in some.items()})
+                units.append(one)
             self._files.seal(units)
             for start, _ in group:
                 del self._open[start // self._unit_rows]
@@ -190,6 +210,10 @@ class Ledger:
             start, stop = geometry.unit_range(unit, self._unit_rows, num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
+            if not self._files.commits_runs:
+                facts = cast(UnitsWriter, self._files).facts(unit)
+                for witness in self.witnesses:
+                    witness.join(facts)
             # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])

@@ -75,6 +75,7 @@ class Writer:
         """What a row is."""
         self._encoding = encoding_of(self.schema)
         self.watch = Watch(units.header, max_kl)
+        self._tells = claim.is_whole and units.commits_runs  # else records of units tell
         self._num_content = len(self.schema.content)
         written = rows_in(units)
         self._rows = Pipeline(units, written, commit_seconds=commit_seconds)
@@ -82,6 +83,7 @@ class Writer:
         self._sides = SideValues(self._header, sides, self.read_side, grows=grows)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
+        ledger.witnesses = (self.watch, self._sides)
         ledger.adopt()
         ledger.seal(ledger.whole_units(self.num_samples))
         self._sides.check_planned(self.committed, self.path)
@@ -246,7 +248,7 @@ class Writer:
 
     def _keep_fidelity(self) -> None:
         """Record what was learned of rows that are committed by now: a kill loses no more of it than of the rows."""
-        is_time = self.watch.has_news and self.claim.is_whole and self._rows.is_idle()
+        is_time = self.watch.has_news and self._tells and self._rows.is_idle()
         if is_time and (fidelity := self.watch.of_committed(self.committed)):
             self._change(fidelity=fidelity)
 
@@ -270,13 +272,13 @@ class Writer:
         self.commit()
         if self._header.sealed:
             return
-        self._sides.load(self._rows.accepted)
         end = self._rows.end if self.num_samples is None else self.num_samples
         counts: dict[str, Any] = {"num_samples": end}
         offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
         counts["num_sequences"] = None if offsets is None else len(offsets) - 1
-        counts["fidelity"] = self.watch.of_all(end, self._content)
         digest = self._rows.ledger.finish(replace(self._header, **counts))
+        self._sides.load(self._rows.accepted)
+        counts["fidelity"] = self.watch.of_all(end, self._content)
         self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:
             self._units.close()

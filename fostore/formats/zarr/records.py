@@ -10,8 +10,9 @@ import os
 import socket
 import struct
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class UnitRecord:
     hashes: Array | None = field(default=None, compare=False)
     """The block hashes, uint8 (blocks of the rows, hashed columns, 32)."""
     hashes_version: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What its writer knows of the rows; nothing here is looked at."""
 
     @property
     def is_commit(self) -> bool:
@@ -72,7 +75,13 @@ class UnitRecord:
         assert self.hashes is not None
         columns = [list(column) for column in self.columns]
         line = jsontext.canonical(
-            {**who, "rows": self.rows, "columns": columns, "hashes": self.hashes_version}
+            {
+                **who,
+                "rows": self.rows,
+                "columns": columns,
+                "hashes": self.hashes_version,
+                "facts": dict(self.facts),
+            }
         )
         line += b" " * (-(len(line) + 1) % _LINE_BYTES) + b"\n"
         body = line + self.hashes.tobytes()
@@ -103,6 +112,7 @@ def parse(data: bytes, folder: Folder, unit: int) -> UnitRecord:
             for size, crc, version in expect(value, "columns", list, where)
         )
         version = expect(value, "hashes", str, where)
+        facts = expect(value, "facts", dict, where)
     except (FormatError, ValueError, TypeError) as error:
         raise DamageError(f"{where} is no record of a unit: {error}", lost) from error
     shape = (-(-rows // folder.header.block_rows), *folder.hashes.chunk_shape[1:])
@@ -111,7 +121,7 @@ def parse(data: bytes, folder: Folder, unit: int) -> UnitRecord:
     if rows != stop - start:
         raise DamageError(f"{where} has {rows} rows, and the unit {stop - start}", lost)
     hashes = np.frombuffer(rest, np.uint8).reshape(shape)
-    return UnitRecord(attempt, by, written, rows, columns, hashes, version)
+    return UnitRecord(attempt, by, written, rows, columns, hashes, version, facts)
 
 
 def folder_of(folder: Folder) -> str:
@@ -126,7 +136,7 @@ def name_of(folder: Folder, unit: int) -> str:
 
 def limit_of(folder: Folder) -> int:
     """Bytes that a record has at most."""
-    return folder.hashes.chunk_bytes + (len(folder.shards) + 1) * 1024 + 4096
+    return folder.hashes.chunk_bytes + (len(folder.shards) + 1) * 1024 + 8192
 
 
 def committed_units(folder: Folder, units: Sequence[int] | None = None) -> list[int]:
@@ -197,6 +207,13 @@ def sizes_of(place: Place, names: Sequence[str]) -> list[int | None]:
 
 
 def rows_of(folder: Folder, units: Iterable[int]) -> Ranges:
-    """The rows of units."""
-    unit_rows, planned = folder.header.unit_rows, folder.header.num_samples
-    return Ranges.of(*(geometry.unit_range(unit, unit_rows, planned) for unit in units))
+    """The rows of units, which come in order."""
+    unit_rows, planned = folder.header.unit_rows, folder.header.num_samples or 0
+    ranges: list[tuple[int, int]] = []
+    for unit in units:  # merged as they come: a pair for each of a million would take 200 MB
+        start, stop = geometry.unit_range(unit, unit_rows, planned)
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((start, stop))
+    return Ranges(tuple(ranges))

@@ -7,7 +7,7 @@ of its record, so that whoever wakes up late changes nothing that was committed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -179,7 +179,8 @@ class ZarrUnits:
         chunk[: len(whole.hashes)] = whole.hashes
         files = [*shards, (self._folder.hashes.key(whole.unit), digest.buffer(chunk))]
         for _ in range(_ATTEMPTS):
-            record, mark = UnitRecord(rows=whole.num_rows, hashes=whole.hashes), None
+            mark = None
+            record = UnitRecord(rows=whole.num_rows, hashes=whole.hashes, facts=whole.facts)
             versions: list[str] = []
             for name, data in files:
                 version = self._place.put(name, data)
@@ -261,6 +262,11 @@ class ZarrUnits:
         if self.header.sealed:
             return self._checked.stored_hashes(unit)
         return self._checked.hashes(unit)
+
+    def facts(self, unit: int) -> Mapping[str, Any]:
+        """What the record of a unit says of its rows, beside what it is."""
+        record = None if self.header.sealed else self._checked.record(unit)
+        return {} if record is None else record.facts
 
     # The header
 

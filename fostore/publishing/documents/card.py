@@ -8,6 +8,7 @@ from typing import Any
 
 from fostore.encodings import encoding_of
 from fostore.encodings.fidelity import fidelity_lines
+from fostore.evaluate.sections import plain_code, rounding
 from fostore.publishing.described import Described
 from fostore.publishing.documents import citation
 
@@ -32,8 +33,6 @@ _HUB_LICENSES = frozenset(
 )
 """The licences that the hub knows by name; all others are `other`, with their name."""
 _MANY_CLASSES = 20
-_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
-"""A number is rounded by at most 2^-bits of itself."""
 
 
 def size_category(rows: int) -> str:
@@ -47,7 +46,8 @@ def size_category(rows: int) -> str:
 
 def text(described: Described) -> bytes:
     """The card."""
-    return ("\n".join([*_front_matter(described), *_body(described)]) + "\n").encode("utf-8")
+    front = "\n".join(_front_matter(described))
+    return ("\n\n".join([front, *_body(described)]) + "\n").encode("utf-8")
 
 
 def _front_matter(described: Described) -> Iterator[str]:
@@ -79,14 +79,10 @@ def _front_matter(described: Described) -> Iterator[str]:
 
 
 def _body(described: Described) -> Iterator[str]:
+    """The blocks of the card, which an empty line parts."""
     store, schema, facts = described.store, described.store.schema, described.facts
-    yield ""
     yield f"# {described.title}"
-    yield ""
     yield described.description
-    yield ""
-    yield "| | |"
-    yield "|---|---|"
     rows: dict[str, Any] = {
         "rows": f"{len(store):,}",
         "classes": f"{schema.num_classes:,}",
@@ -101,96 +97,66 @@ def _body(described: Described) -> Iterator[str]:
         "licence of the model": facts.model_license or "not stated",
         "terms on its outputs": facts.outputs_license or "not stated",
     }
-    for key, value in rows.items():
-        if value is not None:
-            yield f"| {key} | {_cell(value)} |"
-    if described.kept_class_names:
-        names = described.kept_class_names
+    cells = [f"| {key} | {_cell(value)} |" for key, value in rows.items() if value is not None]
+    yield "\n".join(["| | |", "|---|---|", *cells])
+    if names := schema.class_names:
         shown = ", ".join(f"{i}: {name}" for i, name in enumerate(names[:_MANY_CLASSES]))
         more = f", ... ({len(names):,} in all)" if len(names) > _MANY_CLASSES else ""
-        yield ""
         yield f"Classes: {_cell(shown)}{more}"
-    yield ""
     yield "## Where it comes from"
-    yield ""
-    for what, address in (("base dataset", facts.dataset), ("model", facts.model)):
-        yield f"- {what}: {address or 'not stated'}"
-    for made_from, facts_of_it in described.identity.items():
-        yield f"- identity of the {made_from}: {_identity(facts_of_it)}"
     software = ", ".join(f"{k} {v}" for k, v in store.header.software.items() if v)
-    yield f"- made with: {_cell(software)}"
-    yield ""
+    origins = {"base dataset": facts.dataset or "not stated", "model": facts.model or "not stated"}
+    for made_from, known in store.header.identity.items():
+        origins[f"identity of the {made_from}"] = _identity(known)
+    origins["made with"] = _cell(software)
+    yield "\n".join(f"- {what}: {origin}" for what, origin in origins.items())
     yield "## How to open it"
-    yield ""
     yield from _opening(described)
-    yield ""
     yield "## Fidelity"
-    yield ""
     yield _fidelity(described)
     if facts.limits:
-        yield ""
         yield "## Limits"
-        yield ""
         yield facts.limits
-    yield ""
     yield "## How to check it"
-    yield ""
-    yield "```sh"
-    yield "sha256sum -c manifest-sha256.txt tagmanifest-sha256.txt"
-    yield "fostore verify .   # also hashes every row and compares the digest"
-    yield "```"
-    yield ""
+    yield _code(
+        "sh",
+        "sha256sum -c manifest-sha256.txt tagmanifest-sha256.txt\n"
+        "fostore verify .   # also hashes every row and compares the digest",
+    )
     yield "## How to cite it"
-    yield ""
-    yield "```bibtex"
-    yield citation.bibtex(described).rstrip()
-    yield "```"
+    yield _code("bibtex", citation.bibtex(described).rstrip())
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
 
 
 def _opening(described: Described) -> Iterator[str]:
     path, schema = described.store_path, described.store.schema
-    column = schema.columns[0].name
     yield "With [fostore](https://pypi.org/project/fostore/), mapped and not loaded:"
-    yield ""
-    yield "```python"
-    yield "import fostore"
-    yield ""
-    yield f'store = fostore.open("{path}")'
-    if encoding_of(schema).is_whole(schema):
-        yield "rows = store.take([0, 1, 2])  # distributions, in this order"
-    else:
-        yield "topk = store.take_topk([0, 1, 2])  # the largest classes of each, and what all others weigh"
-    yield "```"
-    yield ""
+    rows = (
+        "rows = store.take([0, 1, 2])  # distributions, in this order"
+        if encoding_of(schema).is_whole(schema)
+        else "topk = store.take_topk([0, 1, 2])  # the largest classes of each, and what all others weigh"
+    )
+    yield _code("python", f'import fostore\n\nstore = fostore.open("{path}")\n{rows}')
     yield "Beside the base dataset in a training loop (for JAX: `from fostore.jax import ...`, the same names):"
-    yield ""
-    yield "```python"
-    yield "from fostore.torch import output_dataloader"
-    yield ""
-    yield "loader = output_dataloader(dataset, store, batch_size=128, shuffle=True)  # refuses another dataset"
-    yield "```"
-    yield ""
+    yield _code(
+        "python",
+        "from fostore.torch import output_dataloader\n\n"
+        "loader = output_dataloader(dataset, store, batch_size=128, shuffle=True)  # refuses another dataset",
+    )
     yield "Without fostore:"
-    yield ""
-    yield "```python"
-    if described.store.format == "zarr":
-        yield "import zarr"
-        yield ""
-        yield f'rows = zarr.open("{path}", mode="r")["{column}"][:3]'
-    else:
-        yield "import h5py"
-        yield ""
-        yield f'with h5py.File("{path}") as file:'
-        yield f'    rows = file["{column}"][:3]'
-    yield "```"
+    yield _code(
+        "python", plain_code(described.store.format, f'"{path}"', f'"{schema.columns[0].name}"')
+    )
     if described.parquet:
-        yield ""
-        yield "```python"
-        yield "import duckdb, polars"
-        yield ""
-        yield f"duckdb.sql(\"select * from '{described.parquet}' limit 3\")"
-        yield f'polars.scan_parquet("{described.parquet}").head(3).collect()'
-        yield "```"
+        yield _code(
+            "python",
+            "import duckdb, polars\n\n"
+            f"duckdb.sql(\"select * from '{described.parquet}' limit 3\")\n"
+            f'polars.scan_parquet("{described.parquet}").head(3).collect()',
+        )
 
 
 def _fidelity(described: Described) -> str:
@@ -199,13 +165,7 @@ def _fidelity(described: Described) -> str:
     if lost:
         what = f"Rows are kept by the encoding `{schema.encoding['name']}`, which loses some of each (KL in nats):"
         return "\n".join([what, "", *(f"- {line}" for line in lost)])
-    bits = _BITS.get(schema.dtype)
-    if bits is None:
-        return f"The numbers are {schema.dtype}, and exact."
-    return (
-        f"Each number is the model's {schema.kind}, rounded to {schema.dtype}: off by at most 2^-{bits} of itself, "
-        "and by nothing where the model computes in this type or a narrower one."
-    )
+    return rounding(schema)
 
 
 def _identity(value: Any) -> str:

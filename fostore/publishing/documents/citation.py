@@ -20,7 +20,7 @@ def cff(described: Described) -> bytes:
         f"date-released: {_quoted(described.date)}",
         "authors:",
     ]
-    for creator in described.creators:
+    for creator in described.facts.creators:
         lines.append(f"  - name: {_quoted(creator.name)}")
         if creator.orcid:
             lines.append(f"    orcid: {_quoted(creator.orcid)}")
@@ -42,7 +42,7 @@ def cff(described: Described) -> bytes:
 
 def bibtex(described: Described) -> str:
     """An entry of type `misc`: what BibTeX's own styles have for data."""
-    authors = " and ".join(f"{{{_latex(creator.name)}}}" for creator in described.creators)
+    authors = " and ".join(f"{{{_latex(creator.name)}}}" for creator in described.facts.creators)
     entries = {
         "author": authors,
         "title": f"{{{_latex(described.title)}}}",
@@ -60,7 +60,7 @@ def line(described: Described) -> str:
     """The line for a paper that has no BibTeX."""
     where = described.url or f"digest {described.store.digest()}"
     return (
-        f"{_names(described.creators)} ({described.year}). {described.title} (version "
+        f"{_names(described.facts.creators)} ({described.year}). {described.title} (version "
         f"{described.version}) [Data set]. {where}"
     )
 
@@ -71,7 +71,7 @@ def _names(creators: tuple[Creator, ...]) -> str:
 
 
 def _key(described: Described) -> str:
-    family = described.creators[0].name.split()[-1]
+    family = described.facts.creators[0].name.split()[-1]
     return re.sub(r"[^A-Za-z0-9:-]", "", f"{family}{described.year}:{described.name}") or "dataset"
 
 

@@ -15,7 +15,7 @@ def text(described: Described) -> bytes:
     facts = described.facts
     people = [
         {"@id": creator.orcid or f"#creator-{i}", "@type": "Person", "name": creator.name}
-        for i, creator in enumerate(described.creators)
+        for i, creator in enumerate(described.facts.creators)
     ]
     license_id = described.license_url or "LICENSE"
     root: dict[str, Any] = {

@@ -82,7 +82,7 @@ def text(described: Described) -> bytes:
         "version": described.version,
         "datePublished": described.date,
         "license": described.license_url or described.license,
-        "creator": [_person(creator.name, creator.orcid) for creator in described.creators],
+        "creator": [_person(creator.name, creator.orcid) for creator in described.facts.creators],
         "keywords": list(described.keywords),
         "isLiveDataset": False,
         "citeAs": bibtex(described),

@@ -8,6 +8,12 @@ from fostore.publishing.described import Described
 from fostore.publishing.facts import Creator
 from fostore.schema import jsontext
 
+_FORMATS = {
+    "zarr": "application/vnd+zarr",
+    "hdf5": "application/x-hdf5",
+    "json": "application/json",
+}
+
 
 def text(described: Described) -> bytes:
     """The document, without a DOI where none was given: who registers the dataset puts it in."""
@@ -22,9 +28,9 @@ def text(described: Described) -> bytes:
         }
     document: dict[str, Any] = {
         "types": {"resourceType": "Dataset", "resourceTypeGeneral": "Dataset"},
-        "creators": [_creator(creator) for creator in described.creators],
+        "creators": [_creator(creator) for creator in described.facts.creators],
         "titles": [{"title": described.title}],
-        "publisher": {"name": described.creators[0].name},
+        "publisher": {"name": described.facts.creators[0].name},
         "publicationYear": str(described.year),
         "subjects": [{"subject": word} for word in described.keywords],
         "dates": [
@@ -37,9 +43,7 @@ def text(described: Described) -> bytes:
             {"description": described.description, "descriptionType": "Abstract"},
         ],
         "sizes": [f"{described.num_bytes} bytes", f"{len(described.store)} rows"],
-        "formats": sorted(
-            {"application/vnd+zarr" if described.store.format == "zarr" else "application/x-hdf5"}
-        ),
+        "formats": [_FORMATS.get(described.store.format, "application/octet-stream")],
         "alternateIdentifiers": [
             {
                 "alternateIdentifier": described.store.digest(),

@@ -8,7 +8,7 @@ from fostore.publishing.described import Described
 def text(described: Described) -> bytes:
     """The text that was given, or the name of the licence and where its text stands."""
     facts = described.facts
-    names = ", ".join(creator.name for creator in described.creators)
+    names = ", ".join(creator.name for creator in described.facts.creators)
     lines = [
         f"SPDX-License-Identifier: {described.license}",
         f"SPDX-FileCopyrightText: {described.year} {names}",
