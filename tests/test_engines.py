@@ -37,6 +37,7 @@ from fostore.errors import (
     ArgumentError,
     FormatError,
     IdentityError,
+    RowError,
     StoreNotFoundError,
     UnsupportedError,
 )
@@ -292,3 +293,55 @@ def test_what_has_no_meaning_with_ray_is_refused(tmp_path: Path) -> None:
             generate(Numbers(), Teacher, tmp_path / "t.zarr", **wrong)
     with pytest.raises(UnsupportedError, match="one writer"):
         generate(Numbers(), Teacher, tmp_path / "t.h5")
+
+
+def block_of(rows: Any) -> Any:
+    """What a write task is given."""
+    arrow = pytest.importorskip("pyarrow")
+    made = teach({"row": np.asarray(rows)})
+    return arrow.table({**made, "probs": made["probs"].tolist()})
+
+
+@pytest.fixture
+def sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a store that was named from another folder than that of the tasks."""
+    module = pytest.importorskip("fostore.ray", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    planned(Path("t.zarr"))
+    made = module.Datasink("t.zarr", beside={"ids": "name"})
+    monkeypatch.chdir("/")
+    return made
+
+
+def test_a_sink_takes_rows_in_any_order_and_blocks(sink: Any, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).permutation(3 * UNIT)
+    assert sink.write([block_of([]), block_of(rows[:700]), block_of(rows[700:])], None) == []
+    with fostore.open(tmp_path / "t.zarr") as store:
+        assert len(store) == 3 * UNIT
+        assert_is_taught(store)
+    assert sink.write([], None) == []
+
+
+def test_a_sink_leaves_units_of_which_it_has_a_part(sink: Any, tmp_path: Path) -> None:
+    assert sink.write([block_of(range(100, 2 * UNIT))], None) == [(100, UNIT)]
+    assert committed(tmp_path / "t.zarr") == UNIT
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [([3, 1, 3], "row 3 came twice"), ([N], f"row {N} came"), ([-1], "row -1")]
+)
+def test_a_sink_refuses_rows_that_are_none(sink: Any, rows: list[int], words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        sink.write([block_of(rows)], None)
+
+
+def test_a_source_has_a_task_for_each_missing_unit(sink: Any, tmp_path: Path) -> None:
+    from fostore.ray import UnitSource
+
+    sink.write([block_of(range(UNIT, 2 * UNIT))], None)
+    source = UnitSource(tmp_path / "t.zarr")
+    blocks = [next(iter(task())) for task in source.get_read_tasks(1)]
+    assert len(source) == len(blocks) == N // UNIT
+    rows = np.concatenate([block["row"].to_numpy() for block in blocks])
+    assert np.array_equal(rows, np.setdiff1d(np.arange(N), np.arange(UNIT, 2 * UNIT)))
+    assert source.estimate_inmemory_data_size() == rows.nbytes
