@@ -206,7 +206,7 @@ def line(job: Job, network: Network) -> list[str]:
         f"{units:,} of {unit_rows:,} rows, {unit_rows * row_bytes / 2**20:.1f} MiB",
         f"{objects:,} + {units:,} records",
         f"{written / 1e9:,.1f} GB",
-        f"{share:,} units each: {begin:,} to see what is there, {share * puts:,} PUT ({puts} a unit)",
+        f"{share:,} units each: {begin:,} to begin, {share * puts:,} PUT ({puts} a unit)",
         f"{one.grown:.0f} MB",
         ", ".join(f"{end.calls[kind]:,} {kind}" for kind in ("LIST", "GET", "PUT", "DELETE") if kind in end.calls),
         f"{end.read / 1e9:,.2f} GB",
@@ -217,7 +217,7 @@ def line(job: Job, network: Network) -> list[str]:
 
 
 TITLES = [
-    "", "units", "objects", "bytes", "requests of workers", "memory of a worker", "requests to finish",
+    "", "units", "objects", "bytes", "requests of a worker", "memory of a worker", "requests to finish",
     "read to finish", "memory to finish", "time to finish",
 ]  # fmt: skip
 
