@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import socketserver
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -27,8 +28,9 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self) -> None:
+    def __init__(self, mbps: float | None) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
+        self.mbps = mbps
         self.objects: dict[str, tuple[Any, bytes]] = {}
         self.numbers = itertools.count()
 
@@ -42,9 +44,13 @@ class _Connection(socketserver.StreamRequestHandler):
             method, target, _ = head.split(b" ", 2)
             headers = {key.lower(): value for key, value in _HEADER.findall(head)}
             body = np.empty(int(headers.get(b"content-length", 0)), np.uint8)
+            begin = time.monotonic()
             left = memoryview(body)
             while left:
                 left = left[self.rfile.readinto(left) :]
+            mbps = self.server.mbps  # type: ignore[attr-defined]
+            if mbps is not None:
+                time.sleep(max(0, begin + len(body) / 1e6 / mbps - time.monotonic()))
             url = urlsplit(target.decode())
             self._answer(method, unquote(url.path), parse_qs(url.query), headers, body)
 
@@ -115,18 +121,22 @@ def _listed(objects: Any, path: str, query: Any) -> bytes:
     return f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>".encode()
 
 
-def _run(ports: Any) -> None:
-    server = _Server()
+def _run(ports: Any, mbps: float | None) -> None:
+    server = _Server(mbps)
     ports.put(server.server_address[1])
     server.serve_forever()
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """The url of a server without objects, and the environment that leads s3:// to it, while the block runs."""
+def serving(mbps: float | None = None) -> Iterator[str]:
+    """The url of a server without objects, and the environment that leads s3:// to it, while the block runs.
+
+    Args:
+        mbps: MB a second that it takes at most of one connection; by default as many as come.
+    """
     spawn = multiprocessing.get_context("spawn")
     ports = spawn.Queue()
-    process = spawn.Process(target=_run, args=(ports,), daemon=True)
+    process = spawn.Process(target=_run, args=(ports, mbps), daemon=True)
     process.start()
     try:
         url = f"http://127.0.0.1:{ports.get(timeout=60)}"
