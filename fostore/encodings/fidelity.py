@@ -21,8 +21,7 @@ from fostore.schema.row import Array, Schema
 
 COMPARED, COLUMNS = "compared", "columns"
 """The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
-NOTHING_WRITTEN = "Nothing is written"
-"""The advice of a `Bound` where rows appear all at once or not at all."""
+_STAYS = "Rows that are committed stay; exists='resume' with a larger max_kl goes on with them"
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""
 
@@ -171,8 +170,7 @@ class Bound:
 
     max_kl: float | None
     schema: Schema
-    advice: str = "Rows that are committed stay; exists='resume' with a larger max_kl, or none, goes on with them"
-    """What became of the rows, as an error ends."""
+    stays: bool = True  # what is committed; else rows appear all at once
 
     def check(self, rows: Array, errors: Errors) -> None:
         """Raise RowError where one of `rows` (n,) loses more; names it."""
@@ -194,7 +192,7 @@ class Bound:
         raise RowError(
             f"row {row} loses {kl:.3g} nats (KL) as {' '.join([str(spec['name']), *parameters])}, and max_kl is "
             f"{self.max_kl:g}: keep more of each row (a larger k, rule='coarse', another encoding) in a new store, or "
-            f"allow more. {self.advice}"
+            f"allow more. {_STAYS if self.stays else 'Nothing is written'}"
         )
 
 
@@ -206,8 +204,7 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
     """
     written = []
     for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
-        value = (fidelity or {}).get(source)
-        if value is not None:
+        if (value := (fidelity or {}).get(source)) is not None:
             written.append(_line(Figures.from_json(value, f"fidelity {source!r}"), what))
     return written
 

@@ -15,7 +15,6 @@ from fostore.encodings import encoding_of
 from fostore.encodings.fidelity import (
     COLUMNS,
     COMPARED,
-    NOTHING_WRITTEN,
     Bound,
     Errors,
     Figures,
@@ -93,7 +92,7 @@ class Watch:
 
         What the columns say is bound by `max_kl` all the same: a rule loses what it leaves out.
         """
-        self._bound = Bound(max_kl, self._schema, NOTHING_WRITTEN)
+        self._bound = Bound(max_kl, self._schema, stays=False)
         if self._looks and compared is not None:
             self._compared = compared
             self._saying(COMPARED, compared)
