@@ -360,6 +360,32 @@ def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_noth
     assert_is(place, whole)
 
 
+def test_a_finisher_that_is_overtaken_finds_the_store_finished(place: Storage, whole: Path) -> None:
+    fill(place)
+
+    class Overtaken(Faulty):
+        def size(self, name: str) -> int | None:
+            if not self.calls and ".fostore.units" in name:
+                self.calls = 1
+                fostore.finish(place)  # whose records go while this one looks for them
+            return self._inner.size(name)
+
+    late = Overtaken(place, Fault())
+    assert fostore.finish(late).is_sealed  # type: ignore[arg-type]
+    assert late.calls
+    assert_is(place, whole)
+
+
+def test_a_file_without_a_name_that_a_finisher_removed_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fostore import disk
+
+    link = disk.link
+    monkeypatch.setattr(disk, "link", lambda a, b: (a.unlink(), link(a, b))[1])
+    assert Local(tmp_path / "x.zarr").put("zarr.json", b"{}") is None
+
+
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(
     place: Storage, whole: Path
 ) -> None:

@@ -67,21 +67,22 @@ class ZarrUnits:
             claim: or what gives it, of the number of units.
         """
         self._place = place
-        self._look()
-        folder = self._folder
         self._open: dict[int, list[Array]] = {}
         self._free: list[list[Array]] = []
-        self._checked = Checked(folder)
-        num_units = num_units_of(folder)
+        self._look()
+        num_units = num_units_of(self._folder)
         self.claim = claim(num_units) if callable(claim) else claim
-        units = range(*(self.claim.units or (0, num_units)))
+        if not self.header.sealed:
+            units = range(*(self.claim.units or (0, num_units)))
+            self.sealed = rows_of(self._folder, committed_units(self._folder, units))
+            if place.version(METADATA) != self._version:
+                self._look()  # it may have been finished, and then the records went meanwhile
+        self._checked = Checked(self._folder)
         if self.header.sealed:
             every = Ranges.of((0, self.header.num_samples or 0))
             self.sealed = self.claim.rows(self.header.unit_rows, every)
             if self.claim.is_whole:
                 self.clean()
-        else:
-            self.sealed = rows_of(folder, committed_units(folder, units))
 
     def _look(self) -> None:
         """See what the store says of itself now."""
