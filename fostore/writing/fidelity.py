@@ -149,6 +149,7 @@ class Watch:
             by_columns = encoding.fidelity(columns, self._schema)
             if by_columns is None:
                 break
+            self._bound.check(np.arange(first, last), by_columns)
             figures = figures.add(np.arange(first, last), by_columns)
         named = {COMPARED: compared, COLUMNS: figures}
         return {name: one.to_json() for name, one in named.items() if one.num_rows}
