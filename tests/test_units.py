@@ -30,6 +30,8 @@ from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage
 from fostore.schema.ranges import Ranges
+from fostore.writing.fidelity import sampled
+from fostore.writing.units import create_shared
 from support import plain_rows, probs
 from test_publishing_targets import bucket, moto
 from units_target import UNIT, UNITS, Fault, Faulty, K, N, fill, place_at, work
@@ -237,6 +239,30 @@ def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
     for source, figures in fidelity.items():
         assert store.header.fidelity[source] == pytest.approx(figures)
         assert store.header.fidelity[source]["num_rows"] > 100
+
+
+def test_no_unit_is_committed_of_which_a_row_loses_more_than_it_may(place: Storage) -> None:
+    logits = np.zeros((N, 12))
+    logits[:, 0] = 9
+    asked: dict[str, Any] = {
+        "num_samples": N, "num_classes": 12, "unit_rows": 2048, "kind": "logits",
+        "encoding": {"name": "topk", "k": 3, "rule": "uniform", "tail_entropy": True}, "exists": "resume",
+    }  # fmt: skip
+    looked_at = set(sampled(0, N, N, (12,))[0].tolist())
+    odd = next(row for row in range(2048, N) if row not in looked_at)
+    logits[odd, 3:] = [8.0, *[-9.0] * 8]  # which only the columns say
+    logits[odd, 1:3] = 8.5
+    with (
+        pytest.raises(RowError, match=rf"row {odd} loses .* max_kl is 0\.01"),
+        create_shared(place, (0, 1), max_kl=0.01, **asked) as writer,
+    ):
+        writer.append(logits[:2048])
+        writer.commit()
+        writer.append(logits[2048:])
+    assert len(fostore.open(place)) == 2048
+    with create_shared(place, (0, 1), **asked) as writer:
+        writer.append(logits[len(writer) :])
+    assert fostore.finish(place).verify() == []
 
 
 def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:

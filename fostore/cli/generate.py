@@ -78,7 +78,7 @@ _OPTIONS = {
     ),
     "encoding": Option(
         STORE,
-        "How rows are kept: dense, topk, or JSON with parameters.",
+        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
         "NAME|JSON",
         parse=options.parse_encoding,
     ),
