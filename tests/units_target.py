@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +57,15 @@ class Faulty:
     def _call(self, function: Any, *arguments: Any) -> Any:
         is_now, self.calls = self.calls == self._fault.at, self.calls + 1
         if is_now and not self._fault.after:
-            os.kill(os.getpid(), self._fault.signal)
+            self._die()
         result = function(*arguments)
         if is_now and self._fault.after:
-            os.kill(os.getpid(), self._fault.signal)
+            self._die()
         return result
+
+    def _die(self) -> None:
+        # This thread itself: of a signal to the process another one may hear first, and this one go on a little.
+        signal.pthread_kill(threading.get_ident(), self._fault.signal)
 
 
 def place_at(path: str) -> Storage:
