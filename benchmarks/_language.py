@@ -1,4 +1,4 @@
-"""Distributions of a language model that every machine has: trigrams of the text of Python's own library.
+"""Distributions of language models: of one that every machine has, trigrams of Python's library; and drawn ones.
 
 Interpolated absolute discounting: real text has the tails that drawn logits have not. Which text it is depends on the
 version of Python. Source: Ney, Essen and Kneser (1994).
@@ -50,3 +50,14 @@ def language_logits(num_rows: int, num_classes: int = 32_000, *, seed: int = 0) 
                 probs = np.maximum(seen - _DISCOUNT, 0) / len(followed) + left * probs
         rows[row] = np.log(probs)
     return rows
+
+
+def zipf_logits(num_rows: int, num_classes: int, seed: int = 1) -> np.ndarray:
+    """Logits with a power-law tail of a random exponent and a few strong heads, (num_rows, num_classes) float32."""
+    rng = np.random.default_rng(seed)
+    rank, rows = np.log(np.arange(1, num_classes + 1)), []
+    for _ in range(num_rows):
+        row = rng.normal(0, 0.6, num_classes) - rng.uniform(1.05, 2.2) * rank
+        row[: rng.integers(1, 4)] += rng.gamma(1.2, 1.6)
+        rows.append(rng.permutation(row) + rng.uniform(5, 25))
+    return np.array(rows, np.float32)

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import _bench
+import _killed
 import losses
 import numpy as np
 import torch
-from _language import language_logits
+from _killed import COMMITS, TOPK, K, write_tokens
+from _language import language_logits, zipf_logits
 from _tokens import Corpus
 
 import fostore
@@ -30,9 +32,6 @@ from fostore.encodings.selection import select
 from fostore.torch import (
     output_dataloader,
 )
-
-K = 64
-TOPK: dict[str, Any] = {"kind": "logits", "dtype": "float16", "encoding": "topk", "k": K}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +46,6 @@ class Line:
     def cells(self) -> list[str]:
         """A row of the table."""
         return [self.what, self.measured, self.goal, _bench.verdict(self.met)]
-
-
-def zipf_logits(num_rows: int, num_classes: int, seed: int = 1) -> np.ndarray:
-    """Logits with a power-law tail of a random exponent and a few strong heads, (num_rows, num_classes) float32."""
-    rng = np.random.default_rng(seed)
-    rank, rows = np.log(np.arange(1, num_classes + 1)), []
-    for _ in range(num_rows):
-        row = rng.normal(0, 0.6, num_classes) - rng.uniform(1.05, 2.2) * rank
-        row[: rng.integers(1, 4)] += rng.gamma(1.2, 1.6)
-        rows.append(rng.permutation(row) + rng.uniform(5, 25))
-    return np.array(rows, np.float32)
 
 
 def stored(path: Path, logits: np.ndarray, **options: Any) -> fostore.Store:
@@ -231,32 +219,6 @@ def generation(folder: Path, rounds: int, *, quick: bool) -> Iterator[Line]:
 
 # ---------------------------------------------------------------- kills
 
-_TOKENS, _SEQUENCES = 40, 5
-
-
-def write_tokens(path: Path, die_at: int) -> None:
-    """Write or go on with a store of a few tokens, a commit each; the process kills itself at commit `die_at`."""
-    logits = zipf_logits(_TOKENS, 300)
-    sequences = np.arange(_TOKENS) * _SEQUENCES // _TOKENS
-    options = {"rows": "tokens", "num_sequences": _SEQUENCES, "num_samples": _TOKENS, **TOPK}
-    options |= {"commit_seconds": 0, "exists": "resume", "temperatures": (2.0,)}
-    with fostore.create(path, num_classes=300, **options) as writer:
-        for commit, start in enumerate(range(len(writer), _TOKENS, 4)):
-            if commit == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            at = slice(start, start + 4)
-            writer.append(logits[at], sequences=sequences[at], tokens=np.arange(_TOKENS)[at])
-
-
-def of_this_file(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, among the names of this file (whose own name is one of Python's)."""
-    here = Path(__file__)
-    names = (
-        f"sys.path.insert(0, {str(here.parent)!r}); globals().update(runpy.run_path({str(here)!r}))"
-    )
-    command = [sys.executable, "-c", f"import sys, runpy; {names}; {code}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
 
 def kills(folder: Path) -> Iterator[Line]:
     """Killed at every commit, each time by itself; what goes on has the digest of one run."""
@@ -265,16 +227,15 @@ def kills(folder: Path) -> Iterator[Line]:
         whole = folder / f"whole{suffix}"
         write_tokens(whole, -1)
         digests.add(fostore.open(whole).digest())
-        for die_at in range(_TOKENS // 4):
+        for die_at in range(COMMITS):
             path = folder / f"killed-{die_at}{suffix}"
-            killed = of_this_file(f"write_tokens(Path({str(path)!r}), {die_at})")
+            command = [sys.executable, _killed.__file__, str(path), str(die_at)]
+            killed = subprocess.run(command, capture_output=True, text=True, check=False)
             assert killed.returncode == -signal.SIGKILL, killed.stderr
             write_tokens(path, -1)
             digests.add(fostore.open(path).digest())
-    count = 2 * _TOKENS // 4
-    yield Line(
-        "kill -9 at every commit", f"{count} kills, {len(digests)} digest", "1", len(digests) == 1
-    )
+    measured = f"{2 * COMMITS} kills, {len(digests)} digest"
+    yield Line("kill -9 at every commit", measured, "1", len(digests) == 1)
 
 
 # ---------------------------------------------------------------- the whole

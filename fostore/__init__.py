@@ -14,6 +14,7 @@ from fostore.version import __version__
 if TYPE_CHECKING:
     from fostore.conversion import convert as convert
     from fostore.conversion import stack as stack
+    from fostore.encodings.class_map import ClassMap as ClassMap
     from fostore.encodings.topk_rows import TopK as TopK
     from fostore.errors import FostoreError as FostoreError
     from fostore.generate.numpy_generator import FirstOrderDataGenerator as FirstOrderDataGenerator
@@ -40,6 +41,7 @@ _HOMES = {
     "open": "fostore.reading.store",
     "Store": "fostore.reading.store",
     "TopK": "fostore.encodings.topk_rows",
+    "ClassMap": "fostore.encodings.class_map",
     "Writer": "fostore.writing.writer",
     "FostoreError": "fostore.errors",
     "FirstOrderDataGenerator": "fostore.generate.numpy_generator",

@@ -749,7 +749,7 @@ MUTANTS = [
     Mutant(
         "replaced-whatever-was-seen",
         "places/local.py",
-        "                is_ours = self.version(name) == replaces\n",
+        "                is_ours = _stamp(os.fstat(fd)) == replaces\n",
         "                is_ours = True\n",
         "test_places.py::test_a_file_is_made_once_and_replaced_where_it_is_still_the_one_that_was_seen",
     ),

@@ -308,7 +308,7 @@ def read_zarr(path: Path) -> Stored:
 
 
 def _zarr_offsets(path: Path, schema: dict[str, Any]) -> Array | None:
-    """Where sequences begin (Z-37)."""
+    """Where sequences begin (Z-48)."""
     if not schema["sealed"] or schema["row_axis"] != "token":
         return None
     array, count = path / "offsets", schema["num_sequences"] + 1

@@ -457,6 +457,7 @@ def test_a_user_encodes_looks_and_sets_a_bound_by_the_command_line(tmp_path: Pat
     code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-7")
     assert code != 0
     assert "nats (KL) as u8_log_sqrt, and max_kl is 1e-07" in shown
+    assert shown.endswith("Nothing is written")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     code, shown = run(*command, "--allow-lossy", "--max-kl", "1e-3")
     assert code == 0
@@ -482,4 +483,5 @@ def test_a_card_and_a_report_say_what_was_lost(tmp_path: Path) -> None:
     assert "- 600 rows compared with what came: KL " in card
     assert "- 600 rows read from the columns: missing mass " in card
     page = report(tmp_path / "a.zarr")
-    assert "600 rows compared with what came" in page
+    assert "compared with what came" in page
+    assert "read from the columns" in page

@@ -283,6 +283,18 @@ def test_a_list_belongs_to_the_token_that_it_follows(tmp_path: Path, predicts: s
     assert rows["position"].tolist() == 3 * list(range(first, first + LENGTH - 1))
 
 
+def test_a_place_that_axolotl_masks_has_no_weight(tmp_path: Path) -> None:
+    made = write_axolotl(tmp_path)
+    lines = [json.loads(line) for line in made["source"].read_text().splitlines()]
+    whole = columns(made, "axolotl")
+    for line in lines:
+        line["target_mask"][1][0] = 0
+    made["source"].write_text("\n".join(map(json.dumps, lines)) + "\n")
+    row = columns(made, "axolotl")
+    assert row["values"][0].tolist() == [*whole["values"][0, 1:].tolist(), -np.inf]
+    assert row["ids"][0].tolist() == [*whole["ids"][0, 1:].tolist(), whole["ids"][0, 0]]
+
+
 def test_raw_lists_of_distillkit_come_as_packed_ones(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     packed = columns(write_distillkit(tmp_path), "distillkit")
@@ -418,6 +430,12 @@ def ragged_nemo(made: dict[str, Any]) -> None:
     made["source"].write_text(json.dumps(entry) + "\n")
 
 
+def short_sums_of_nemo(made: dict[str, Any]) -> None:
+    entry = json.loads(made["source"].read_text().splitlines()[0])
+    entry["log_sum_exp_logits"] = entry["log_sum_exp_logits"][:-2]
+    made["source"].write_text(json.dumps(entry) + "\n")
+
+
 def long_axolotl(made: dict[str, Any]) -> None:
     entry = json.loads(made["source"].read_text().splitlines()[0])
     entry["input_ids"] = entry["input_ids"][:-2]
@@ -436,6 +454,7 @@ def other_config(made: dict[str, Any]) -> None:
         ("tinyvit", cut_tinyvit),
         ("fkd", code_in_fkd),
         ("nemo", ragged_nemo),
+        ("nemo", short_sums_of_nemo),
         ("axolotl", long_axolotl),
         ("distillkit", other_config),
     ],
@@ -460,6 +479,22 @@ def test_a_class_twice_in_a_row_is_refused(tmp_path: Path) -> None:
     made["source"].write_text(json.dumps(entry) + "\n")
     with pytest.raises(RowError, match="twice"):
         columns(made, "axolotl")
+
+
+def test_a_token_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    made = write_nemo(tmp_path)
+    entry = json.loads(made["source"].read_text().splitlines()[0])
+    entry["tokens"][2] = made["layout"]["num_classes"]
+    made["source"].write_text(json.dumps(entry) + "\n")
+    with pytest.raises(RowError, match="the token of row 0"):
+        fostore.convert(
+            made["source"],
+            tmp_path / "o.zarr",
+            source_format="nemo",
+            layout=made["layout"],
+            progress=False,
+        )
+    assert not (tmp_path / "o.zarr").exists()
 
 
 def test_classes_that_halves_cannot_number_are_refused(tmp_path: Path) -> None:

@@ -558,3 +558,89 @@ def test_the_trainer_of_hugging_face_trains_on_sequences(tmp_path: Path) -> None
     ).train()
     assert sorted(seen) == sorted(list(range(11)) * 12)
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) / 2
+
+
+# ------------------------------------------------------------------ another vocabulary
+
+
+class Words:
+    """A tokenizer as Hugging Face's tell of themselves."""
+
+    def __init__(self, name: str, words: list[str]) -> None:
+        self.name_or_path, self._words = name, words
+
+    def __call__(self, text: str) -> list[int]:
+        return [self._words.index(word) for word in text.split()]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: at for at, word in enumerate(self._words)}
+
+
+def test_rows_and_tokens_come_in_the_students_vocabulary(store: fostore.Store, side: Any) -> None:
+    order = np.random.default_rng(3).permutation(V)
+    own = [{"input_ids": order[one["input_ids"]].tolist()} for one in SAMPLES]
+    with pytest.raises(IdentityError, match="token"):
+        side.FirstOrderDataset(own, store)
+    dataset = side.FirstOrderDataset(own, store, class_map=order)
+    _, rows = dataset[1]
+    theirs = store.sequences[1]
+    np.testing.assert_array_equal(np.asarray(rows.tokens), order[theirs.tokens])
+    np.testing.assert_array_equal(
+        np.asarray(rows.distributions.ids), order[theirs.distributions.ids]
+    )
+    np.testing.assert_array_equal(
+        np.asarray(rows.distributions.residual), theirs.distributions.residual
+    )
+    for inputs, padded in side.output_dataloader(own, store, 4, class_map=order):
+        mask = np.asarray(inputs["attention_mask"]) != 0
+        np.testing.assert_array_equal(
+            np.asarray(padded.tokens)[mask], np.asarray(inputs["input_ids"])[mask]
+        )
+
+
+def test_a_student_with_another_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
+    words = [f"w{i}" for i in range(V)]
+    teacher = Words("teacher/words", words)
+
+    def model(batch: Any) -> Any:
+        ids = np.asarray(batch["input_ids"] if isinstance(batch, dict) else batch)
+        return np.broadcast_to(LOGITS[0], (*ids.shape, V))
+
+    texts = [" ".join(words[token] for token in one["input_ids"]) for one in SAMPLES]
+    generator = fostore.FirstOrderDataGenerator(model, batch_size=4)
+    store = generator.generate_distributions(
+        texts,
+        False,
+        store=tmp_path / "t.zarr",
+        rows="tokens",
+        tokenizer=teacher,
+        encoding="topk",
+        k=K,
+    )
+    fostore.FirstOrderDataset(SAMPLES, store, tokenizer=teacher)
+    student = Words("student/words", words[::-1])
+    with pytest.raises(
+        IdentityError,
+        match=r"\(student/words\) has another vocabulary than the teacher's \(teacher",
+    ):
+        fostore.FirstOrderDataset(SAMPLES, store, tokenizer=student)
+    backwards = [{"input_ids": [V - 1 - token for token in one["input_ids"]]} for one in SAMPLES]
+    mapped = fostore.ClassMap(np.arange(V)[::-1])
+    fostore.FirstOrderDataset(backwards, store, tokenizer=student, class_map=mapped)
+
+
+def test_classes_that_share_one_add_up_in_dense_rows(tmp_path: Path, side: Any) -> None:
+    probs = np.random.default_rng(1).dirichlet(np.ones(6), size=5).astype(np.float32)
+    with fostore.create(tmp_path / "d.zarr", num_samples=5, num_classes=6) as writer:
+        writer.append(probs)
+    halves = side.FirstOrderDataset(None, tmp_path / "d.zarr", class_map=np.arange(6) // 2)
+    expected = probs.reshape(5, 3, 2).sum(-1)
+    np.testing.assert_allclose(
+        np.stack([np.asarray(halves[i]) for i in range(5)]), expected, rtol=1e-6
+    )
+    with pytest.raises(ArgumentError, match="tokenizer= is of rows of tokens"):
+        side.FirstOrderDataset(None, tmp_path / "d.zarr", tokenizer=str)
+    with pytest.raises(ArgumentError, match="as_kind"):
+        side.FirstOrderDataset(
+            None, tmp_path / "d.zarr", class_map=np.arange(6), as_kind="log_probs"
+        )

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 import fostore
 from fostore.encodings import encoding_of, make_schema
 from fostore.encodings.selection import select, selected
-from fostore.encodings.topk_rows import RULES, Selected
+from fostore.encodings.topk_rows import RULES, Selected, masses
 from fostore.errors import ArgumentError, FormatError, IdentityError, RowError
 from fostore.places.memory import Memory
 from fostore.schema.row import FLOATS, Array, Schema
@@ -92,6 +92,34 @@ def test_the_k_largest_are_those_of_a_stable_sort(data: Any, num_classes: int, d
     rows = data.draw(hnp.arrays(dtype, (3, num_classes), elements=few | any_float))
     k = data.draw(st.integers(1, num_classes))
     np.testing.assert_array_equal(select(rows, k), in_order(rows, k))
+
+
+@given(st.data(), st.integers(2, 90), st.sampled_from(["float16", "bfloat16", "float32"]))
+def test_any_logits_keep_their_probabilities_within_rounding(
+    data: Any, num_classes: int, dtype: str
+) -> None:
+    number = st.sampled_from([-np.inf, 0.0, -1e5, 700.0]) | st.floats(-300, 300, width=32)
+    rows = data.draw(hnp.arrays(np.float32, (2, num_classes), elements=number))
+    rows[:, data.draw(st.integers(0, num_classes - 1))] = 1.5  # one class is possible at least
+    k = data.draw(st.integers(1, num_classes))
+    spec: dict[str, Any] = {"temperatures": [0.5, T], "tail_entropy": True}
+    schema = schema_of("logits", dtype, k=k, num_classes=num_classes, **spec)
+    kept = encoded(rows, schema)  # which checks what is stored
+    topk = encoding_of(schema).sparse(list(kept.values()), schema)
+    assert topk is not None
+    true = log_softmax(rows.astype(np.float64))
+    known = np.take_along_axis(true, topk.ids.astype(int), -1)
+    probs = masses(topk)
+    np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-12)
+    values = topk.values.astype(np.float64)
+    unit = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}[dtype]
+    with np.errstate(divide="ignore"):
+        found = np.log(probs[:, :-1])
+    seen = known > -700  # where float64 has a probability
+    least = np.where(seen, values, 0).min(-1, keepdims=True)
+    allowed = np.broadcast_to(unit * np.abs(least) + 4e-5, seen.shape)
+    assert (np.abs(found[seen] - known[seen]) <= allowed[seen]).all()
+    assert (found[~seen] < -600).all()
 
 
 @pytest.mark.parametrize("num_classes", [1000, 21_841, 128_256])

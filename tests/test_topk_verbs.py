@@ -15,7 +15,7 @@ import fostore
 from fostore import evaluate
 from fostore.cli import app
 from fostore.conversion import convert, stack
-from fostore.errors import ArgumentError, FormatError
+from fostore.errors import ArgumentError, FormatError, RowError
 from fostore.schema.row import Array
 
 SUFFIXES = (".zarr", ".h5")
@@ -93,6 +93,17 @@ def test_dense_rows_become_those_that_were_written_so(
         mean = rest.sum(-1, keepdims=True) / (K - KEPT)
         divergence = np.where(rest > 0, rest * np.log(np.maximum(rest, 1e-300) / mean), 0).sum(-1)
         assert receipt.measured["mean_kl"] == pytest.approx(divergence.mean(), rel=1e-4)
+
+
+@every_format
+def test_a_rule_that_loses_more_than_is_allowed_is_not_written(tmp_path: Path, suffix: str) -> None:
+    source = made(tmp_path / "a.zarr", logits())
+    with pytest.raises(RowError, match=r"loses inf nats .*max_kl is 0\.1: .* Nothing is written$"):
+        convert(source, tmp_path / f"b{suffix}", rule="renorm", max_kl=0.1, **LOUD)
+    assert not (tmp_path / f"b{suffix}").exists()
+    convert(source, tmp_path / f"b{suffix}", rule="renorm", **LOUD)
+    with pytest.raises(RowError, match=r"max_kl is 0\.1"):  # a copy of what says it
+        convert(tmp_path / f"b{suffix}", tmp_path / "c.zarr", max_kl=0.1, **LOUD)
 
 
 @every_format

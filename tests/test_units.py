@@ -8,7 +8,6 @@ import pickle
 import random
 import signal
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,9 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
-from fostore.formats.zarr.units import ZarrUnits
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage
-from fostore.schema.ranges import Ranges
 from support import plain_rows, probs
 from test_publishing_targets import bucket, moto
 from units_target import UNIT, UNITS, Fault, Faulty, K, N, fill, place_at, work
@@ -239,6 +236,22 @@ def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
         assert store.header.fidelity[source]["num_rows"] > 100
 
 
+def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:
+    for i in range(3):
+        fill(place, (i, 3))
+    read: list[str] = []
+
+    class Reading(Faulty):
+        def read_many(self, ranges: Any) -> Any:
+            read.extend(name for name, _, _ in ranges)
+            return self._inner.read_many(ranges)
+
+    fostore.finish(Reading(place, Fault()))  # type: ignore[arg-type]
+    assert any(".fostore.units" in name for name in read)
+    assert not [name for name in read if "/c/" in name]
+    assert_is(place, whole)
+
+
 # What others did meanwhile
 
 
@@ -347,31 +360,30 @@ def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_noth
     assert_is(place, whole)
 
 
-class Overtaken(Faulty):
-    """A storage whose store is finished by others once its header was read, and before its records are looked up."""
-
-    def size(self, name: str) -> int | None:
-        if ".fostore.units" in name:
-            fostore.finish(self._inner)
-        return self._inner.size(name)
-
-    def listed(self, folder: str = "") -> Any:
-        if ".fostore.units" in folder:
-            fostore.finish(self._inner)
-        return self._inner.listed(folder)
-
-
-@pytest.mark.parametrize("listed_units", [0, 1000])
-def test_who_finishes_while_another_does_finds_no_row_missing(
-    place: Storage, whole: Path, monkeypatch: pytest.MonkeyPatch, listed_units: int
-) -> None:
-    """The records are removed at the end: who has seen the store before, and looks for them then, finds none."""
-    monkeypatch.setattr("fostore.formats.zarr.records._LISTED_UNITS", listed_units)
+def test_a_finisher_that_is_overtaken_finds_the_store_finished(place: Storage, whole: Path) -> None:
     fill(place)
-    with closing(ZarrUnits(Overtaken(place, Fault()))) as units:
-        assert units.header.sealed
-        assert units.sealed == Ranges.of((0, N))
+
+    class Overtaken(Faulty):
+        def size(self, name: str) -> int | None:
+            if not self.calls and ".fostore.units" in name:
+                self.calls = 1
+                fostore.finish(place)  # whose records go while this one looks for them
+            return self._inner.size(name)
+
+    late = Overtaken(place, Fault())
+    assert fostore.finish(late).is_sealed  # type: ignore[arg-type]
+    assert late.calls
     assert_is(place, whole)
+
+
+def test_a_file_without_a_name_that_a_finisher_removed_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fostore import disk
+
+    link = disk.link
+    monkeypatch.setattr(disk, "link", lambda a, b: (a.unlink(), link(a, b))[1])
+    assert Local(tmp_path / "x.zarr").put("zarr.json", b"{}") is None
 
 
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(

@@ -141,8 +141,7 @@ class Conversion:
                 for batch in read(start, bar):
                     writer.write_columns(row, batch, checked=True)
                     row += len(batch[0])
-            if self._passage.figures is not None:
-                writer.watch.measured(self._passage.figures)
+            writer.watch.measured(self._passage.figures, plan.options.max_kl)
             writer.seal()
             digest = writer.header.digest
         assert digest is not None

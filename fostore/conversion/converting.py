@@ -106,8 +106,8 @@ def convert(
         progress: whether a bar is shown on stderr, or a line every ten seconds where that is no terminal.
         encoding, k, temperatures: how the rows are kept, see `fostore.create`; as they are by default.
         rule: of top-k rows: that of the rows that are written; of those that are read, where they become dense.
-        max_kl: nats that a row may lose at most, of a conversion that is lossy; else RowError names one that loses
-            more, and nothing appears.
+        max_kl: nats that a row may lose at most, by a conversion that is lossy, and of a store of top-k rows by its
+            rule as far as the columns say it; else RowError names one that loses more, and nothing appears.
 
     Returns:
         The receipt.

@@ -17,6 +17,7 @@ from fostore.files.table import Batch, Table
 from fostore.progress import LOG, Progress
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array
+from fostore.schema.sides import Bounds, side_of
 from fostore.schema.sides.known import KnownIds
 
 _SAMPLED = 64
@@ -64,6 +65,7 @@ class Passage:
             stop = position + len(before[0])
             if not selected.trusted:
                 encoding.check(before[:content], selected.schema, position)
+                self._check_sides(before[content:], position)
             batch = self._changed(before, position)
             if self._known is not None:
                 self._known.add(position, batch[self._key], Ranges.of((0, position)))
@@ -108,6 +110,16 @@ class Passage:
     def close(self) -> None:
         """End the threads that hash."""
         self._digester.close()
+
+    def _check_sides(self, stored: Batch, position: int) -> None:
+        """Raise RowError for a value beside the rows that no store may hold."""
+        schema = self._plan.selected.schema
+        bounds = Bounds(schema.num_classes, self._plan.selected.num_sequences, schema.vocab_size)
+        columns = schema.columns[len(schema.content) :]
+        for column, values in zip(columns, stored, strict=True):
+            check = side_of(column.role).check
+            if check is not None:
+                check(values, bounds, position)
 
     def _changed(self, batch: Batch, position: int) -> Batch:
         for step in self._plan.steps:

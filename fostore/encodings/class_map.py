@@ -26,12 +26,20 @@ class ClassMap:
         classes: (num_classes of the teacher,), integers: the class that the student has for each; several may share
             one. -1 is a class that the student does not have.
         num_classes: of the student; by default one more than the largest in `classes`.
+        rule: what rows are taken for where a call does not say; by default that of their store.
 
     Raises:
         ArgumentError: no integers of that shape, or a class that the student cannot have.
+
+    >>> halves = ClassMap([0, 0, 1, 1])
+    >>> halves.dense(np.array([[0.5, 0.25, 0.125, 0.125]])).tolist()
+    [[0.75, 0.25]]
     """
 
-    def __init__(self, classes: Any, num_classes: int | None = None) -> None:
+    def __init__(
+        self, classes: Any, num_classes: int | None = None, *, rule: str | None = None
+    ) -> None:
+        self.rule = rule
         array = np.asarray(classes)
         if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
             raise ArgumentError(
@@ -56,7 +64,8 @@ class ClassMap:
     def __call__(self, topk: TopK, rule: str | None = None) -> TopK:
         """The same rows over the student's classes; NumPy arrays.
 
-        Classes that share one add up, in float64; the place that becomes free has no weight. At a temperature other
+        Classes that share one add up, in float64; the place that becomes free has no weight, and none is
+        there beyond the student's classes. At a temperature other
         than 1 it is the added weights that are softened.
 
         Args:
@@ -68,8 +77,9 @@ class ClassMap:
                 `uniform` where classes share one or are missing.
             RowError: `coarse`, and a class of the row shares one with a class of its rest: how much of the rest is
                 that one's nobody knows. `renorm` and `zero`, and a kept class that the student does not have.
+                `coarse` and `zero`, and a rest of rows that have a place for every class of the student.
         """
-        rule = topk.rule if rule is None else rule
+        rule = rule or self.rule or topk.rule
         if topk.num_classes != len(self.classes):
             raise ArgumentError(
                 f"class_map is of {len(self.classes):,} classes, and the rows are of {topk.num_classes:,}"
@@ -96,8 +106,46 @@ class ClassMap:
                 f"row {row} of these keeps the class {ids[lost][0]}, which the student does not have (-1): its weight "
                 "would be lost; rule='coarse' adds it to the rest"
             )
-        merged = _merged(np.where(lost, -np.inf, values), sent)
-        return self._made(topk, rule, *merged, residual)
+        merged, at = _merged(np.where(lost, -np.inf, values), sent)
+        # No more places than the student has classes: those that are cut have no weight.
+        most = min(merged.shape[-1], self.num_classes)
+        if rule != "renorm" and 1 < most == self.num_classes and np.isneginf(merged[..., -1]).all():
+            most -= 1  # a class is left for the rest
+        merged, at = merged[..., :most], at[..., :most]
+        if most == self.num_classes and rule != "renorm":
+            self._check_none_left(residual)
+        return self._made(topk, rule, merged, at, residual)
+
+    def _check_none_left(self, residual: Array) -> None:
+        """Raise RowError where a row has a rest that nothing would count: every class of the student has a place."""
+        has_rest = ~np.isneginf(residual)
+        if has_rest.any():
+            raise RowError(
+                f"row {int(np.argwhere(has_rest)[0][0])} of these has a rest beside places for all {self.num_classes} "
+                "classes of the student, none of which it could be: rule='renorm' leaves the rest out"
+            )
+
+    def dense(self, probs: Array) -> Array:
+        """Probabilities of all of the teacher's classes (..., K) as those of the student's, added up in float64.
+
+        Raises:
+            ArgumentError: another number of classes.
+            RowError: a class that the student does not have (-1) has a probability other than 0.
+        """
+        if probs.shape[-1] != len(self.classes):
+            raise ArgumentError(
+                f"class_map is of {len(self.classes):,} classes, and the rows are of {probs.shape[-1]:,}"
+            )
+        gone = probs[..., self.classes == _NOWHERE]
+        if gone.any():
+            at = int(np.flatnonzero(self.classes == _NOWHERE)[np.argwhere(gone)[0][-1]])
+            raise RowError(
+                f"the student does not have class {at} (-1), to which the teacher gives a probability"
+            )
+        summed = np.zeros((*probs.shape[:-1], self.num_classes))
+        columns = np.moveaxis(summed, -1, 0)  # a view: what is added lands in `summed`
+        np.add.at(columns, np.maximum(self.classes, 0), np.moveaxis(probs, -1, 0))
+        return summed.astype(probs.dtype)
 
     def _check_groups(self, ids: Array, sent: Array, known: Array) -> None:
         """Raise RowError where the rest of a row may hold a class that shares one with a kept class."""

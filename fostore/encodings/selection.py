@@ -160,7 +160,7 @@ def selected(
         for i, temperature in enumerate(temperatures):
             logs[i + 1, at] = _log_total(rest, temperature, scratch, wide)
         if tail_entropy:
-            entropy[at] = _entropy(rest, logs[0, at], scratch, wide)
+            entropy[at] = _entropy(rest, scratch, wide)
     level = None
     if kind == "logits":
         level = np.logaddexp(log_total(values), logs[0]) + x.max(axis=-1)
@@ -203,13 +203,27 @@ def _log_total(logs: Array, temperature: float, scratch: Array, wide: Array) -> 
     return result
 
 
-def _entropy(logs: Array, total: Array, scratch: Array, wide: Array) -> Array:
-    """The entropy of each row's distribution exp(logs - total); 0 of a row without weight."""
-    with np.errstate(invalid="ignore", under="ignore"):
-        np.subtract(logs, total[:, None].astype(logs.dtype), out=scratch)
-        np.maximum(scratch, np.finfo(logs.dtype).min, out=scratch)
-        wide[...] = scratch
-        wide *= np.exp(scratch, out=scratch)
-    entropy: Array = 0.0 - np.add.reduce(wide, axis=-1)  # no minus zero
-    entropy[np.isneginf(total)] = 0
+def _entropy(logs: Array, scratch: Array, wide: Array) -> Array:
+    """The entropy of each row of weights exp(logs); 0 of a row without any. All three are overwritten."""
+    top = logs.max(axis=-1, keepdims=True)
+    none = np.isneginf(top)
+    # Around their own largest: far below 0 a float32 has no digits left for what lies between two logarithms.
+    logs -= np.where(none, 0, top)
+    np.maximum(logs, np.finfo(logs.dtype).min, out=logs)
+    with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
+        wide[...] = np.exp(logs, out=scratch)
+        total = np.add.reduce(wide, axis=-1)
+        wide *= logs
+        entropy: Array = np.log(total) - np.add.reduce(wide, axis=-1) / total
+    entropy[none[:, 0]] = 0
     return entropy
+
+
+def joined_entropy(residual: Array, entropy: Array, dropped: Array, total: Array) -> Array:
+    """The entropy of the rest when classes join it: of each part its share of -sum w log w."""
+    with np.errstate(invalid="ignore", under="ignore"):
+        parts = np.where(np.isneginf(residual), 0, np.exp(residual - total) * (residual - entropy))
+        share = np.exp(dropped - total[..., None])
+        parts = parts + np.add.reduce(np.where(share > 0, share * dropped, 0), axis=-1)
+        joined: Array = np.where(np.isneginf(total), 0, total - parts)
+    return joined

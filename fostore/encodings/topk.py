@@ -23,7 +23,7 @@ from fostore.encodings.rows import (
     refuse_shape,
     round_to,
 )
-from fostore.encodings.selection import log_total, selected, sort
+from fostore.encodings.selection import joined_entropy, log_total, selected, sort
 from fostore.encodings.topk_check import check_rows, check_selected
 from fostore.encodings.topk_rows import RULES, Selected, TopK
 from fostore.errors import ArgumentError
@@ -173,7 +173,10 @@ class TopKRows(Encoding):
         total = np.logaddexp(residual, log_total(dropped))
         entropy = None
         if "tail_entropy" in made.encoding:
-            entropy = _joined_entropy(residual, rows["tail_entropy"], dropped, total)
+            # The residual is rounded, and the sums of its parts with it.
+            most = math.log(max(schema.num_classes - k, 1))
+            joined = joined_entropy(residual, rows["tail_entropy"], dropped, total)
+            entropy = np.clip(joined, 0, most)
         softened = [
             np.logaddexp(_softened(rows, schema, t), log_total(dropped / t))[..., None]
             for t in fewer
@@ -384,16 +387,6 @@ def _dense(
         dense[...] = each[..., None]
         np.put_along_axis(dense, columns[1].astype(np.int64), kept.astype(dtype), -1)
     return dense
-
-
-def _joined_entropy(residual: Array, entropy: Array, dropped: Array, total: Array) -> Array:
-    """The entropy of the rest when classes join it: of each part its share of -sum w log w."""
-    with np.errstate(invalid="ignore", under="ignore"):
-        parts = np.where(np.isneginf(residual), 0, np.exp(residual - total) * (residual - entropy))
-        share = np.exp(dropped - total[..., None])
-        parts = parts + np.add.reduce(np.where(share > 0, share * dropped, 0), axis=-1)
-        joined: Array = np.where(np.isneginf(total), 0, total - parts)
-    return joined
 
 
 ENCODING = TopKRows()

@@ -98,6 +98,9 @@ def token_table(
 def _positions(listed: Listed, predicts: str, place: str) -> Array:
     """The positions whose rows are there: that of a list, or the one before it."""
     count = len(listed.values)
+    for name, array in (("classes", listed.ids), ("log-sum-exp", listed.level)):
+        if array is not None and len(array) != count:
+            raise FormatError(f"{place} has {count} lists, and {name} of {len(array)}")
     if count > len(listed.tokens):
         raise FormatError(f"{place} has {count} lists for {len(listed.tokens)} tokens")
     mask = np.ones(count, bool) if listed.mask is None else listed.mask

@@ -89,6 +89,7 @@ def _sequence(value: Any, where: str) -> Listed:
             f"{where} has target_logprobs {values.shape}, target_token_ids {ids.shape} and target_mask {mask.shape}, "
             "expected one shape (tokens, k)"
         )
+    values = np.where(mask != 0, values, -np.inf)  # a place of a list that holds no token
     return Listed(tokens, values, ids, None, np.any(mask != 0, axis=-1, keepdims=True)[..., 0])
 
 

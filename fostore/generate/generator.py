@@ -193,8 +193,8 @@ class Generator(ABC):
                 rows of tokens: one of Hugging Face's, or a function of a text.
             shard: `(i, n)`, "i/n", or "auto" under a launcher (torchrun, srun, an array of SLURM jobs): this
                 process makes the i-th of n shares of a Zarr store, which all of them begin and write together
-                (`fostore.open_units`); who ends last finishes it. Each compares weights, data and class names
-                with the store before its first unit.
+                (`fostore.open_units`); who ends last finishes it, and the others return it unfinished. Each
+                compares weights, data and class names with the store before its first unit.
 
         In both cases:
             tol: how far a row's sum may be from 1; by default from the dtype.

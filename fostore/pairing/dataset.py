@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from fostore.pairing.sequences import (
     by_sequence,
     check_sequences,
 )
+from fostore.pairing.vocabulary import check_vocabulary
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 
@@ -36,20 +37,6 @@ loop computes with.
 
 _GATHER_ROWS = 8192
 """The same in rows: from a cold disk each is a page and a read, and the first batch waits for all."""
-
-
-class PairOptions(TypedDict, total=False):
-    """The keywords of a paired dataset, for those who hand them on."""
-
-    ids: Any
-    check: str
-    target_key: str | None
-    dtype: str | None
-    as_kind: str
-    temperature: float | None
-    rule: str | None
-    layout: str
-    pad_length: int | None
 
 
 class PairedDataset:
@@ -76,6 +63,10 @@ class PairedDataset:
         layout: of token rows in batches: "padded" (a `PaddedBatch`, rows where the student's batch has
             their tokens) or "flat" (a `FlatBatch`, whose `index` says where that is).
         pad_length: of the lines of such batches; by default that of the longest sequence in each.
+        class_map: the student's class (its token, of token rows) for each of the teacher's, integers
+            (num_classes,), or a `ClassMap`; rows and tokens come in the student's, where that is exact.
+        tokenizer: the student's, of token rows: another vocabulary than the teacher's is refused, where
+            no class_map leads from one to the other.
 
     Of a store of token rows sample i is sequence i, and comes with a `FlatBatch` of its rows.
 
@@ -99,6 +90,8 @@ class PairedDataset:
         rule: str | None = None,
         layout: str = "padded",
         pad_length: int | None = None,
+        class_map: Any = None,
+        tokenizer: Any = None,
     ) -> None:
         base = as_dataset(base_dataset)
         has_samples = hasattr(base, "__getitem__") and hasattr(base, "__len__")
@@ -108,9 +101,16 @@ class PairedDataset:
             )
         self._given = by_sequence(
             Distributions(
-                distributions, dtype=dtype, as_kind=as_kind, temperature=temperature, rule=rule
+                distributions,
+                dtype=dtype,
+                as_kind=as_kind,
+                temperature=temperature,
+                rule=rule,
+                class_map=class_map,
             )
         )
+        if tokenizer is not None:
+            check_vocabulary(self._given, tokenizer)
         self.distributions = self._given.source
         self.base_dataset = base_dataset
         self._base = base

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.class_map import ClassMap
 from fostore.errors import ArgumentError
 from fostore.reading.request import is_softened
 from fostore.reading.selection import Selection
@@ -29,6 +30,7 @@ class Distributions:
         dtype: a floating one; None: as they are stored.
         as_kind, temperature, rule: see `Store.take`; a mapping, whose rows could be anything, takes
             none. Without a rule, top-k rows are handed out as they are kept.
+        class_map: the student's class for each of the teacher's, see `ClassMap`.
 
     Raises:
         ArgumentError: one of them cannot be used.
@@ -42,6 +44,7 @@ class Distributions:
         as_kind: str,
         temperature: float | None,
         rule: str | None,
+        class_map: Any = None,
     ) -> None:
         if isinstance(source, (str, os.PathLike)):
             source = open_store(source)
@@ -71,8 +74,14 @@ class Distributions:
                 f"as_kind={as_kind!r} and temperature={temperature!r} are for rows of all classes, and these are "
                 "of the largest: leave them to the loss, or name a rule for the others (rule='uniform')"
             )
+        self.class_map = _as_map(class_map)
+        if self.class_map is not None and as_kind != "probs":
+            raise ArgumentError(
+                f"class_map adds probabilities up, and as_kind={as_kind!r} asks for others; leave as_kind out"
+            )
         # Halves are gathered as they are stored and widened afterwards: half the bytes from memory.
-        self.half = None if softened else self._find_half()
+        is_plain = not softened and self.class_map is None
+        self.half = self._find_half() if is_plain else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -94,6 +103,8 @@ class Distributions:
         """The distributions of `rows` (int64), fresh and writable: (n, [M,] K), or a `TopK` of n rows."""
         if self.is_sparse and self.stored is not None:
             topk = self.stored.take_topk(rows)
+            if self.class_map is not None:
+                topk = self.class_map(topk)
             if self.dtype is None:
                 return topk
             values = topk.values
@@ -110,12 +121,14 @@ class Distributions:
     def take_kept(self, rows: Array) -> Array:
         """The same before they are widened: with `half` the numbers that the store keeps."""
         if self.stored is None:
-            return self._from_mapping(rows.tolist())
+            taken = self._from_mapping(rows.tolist())
+            return taken if self.class_map is None else self.class_map.dense(taken)
         if self.half is not None:
             return self.stored.take_column(self.half.name, rows)
-        return self.stored.take(
+        taken = self.stored.take(
             rows, as_kind=self._as_kind, temperature=self._temperature, rule=self._rule
         )
+        return taken if self.class_map is None else self.class_map.dense(taken)
 
     def _from_mapping(self, rows: list[int]) -> Array:
         chosen = [self.source[row] for row in rows]
@@ -135,6 +148,8 @@ class Distributions:
     def mapped(self) -> Array | None:
         """All of them as one read-only array, where that is what a store has, number by number."""
         store = self.source
+        if self.class_map is not None:
+            return None
         if not (isinstance(store, Store) and store.is_plain and self._as_kind == "probs"):
             return None
         is_as_stored = self.dtype in (None, store.schema.columns[0].numpy_dtype)
@@ -185,3 +200,9 @@ def _as_dtype(dtype: Any) -> np.dtype[Any]:
             "distributions as they are stored"
         )
     return made
+
+
+def _as_map(class_map: Any) -> ClassMap | None:
+    return (
+        class_map if class_map is None or isinstance(class_map, ClassMap) else ClassMap(class_map)
+    )

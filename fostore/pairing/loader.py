@@ -9,7 +9,8 @@ from typing import Any, Unpack
 from fostore.loading.loader import SimpleDataLoader
 from fostore.loading.options import OrderOptions, named, take_order
 from fostore.loading.order import Shuffle
-from fostore.pairing.dataset import FirstOrderDataset, PairOptions
+from fostore.pairing.dataset import FirstOrderDataset
+from fostore.pairing.options import PairOptions
 from fostore.reading.selection import Selection
 
 

@@ -52,7 +52,16 @@ class TokenDistributions(Distributions):
 
     def take(self, rows: Array) -> FlatBatch:
         """All rows of the sequences of some samples (int64), fresh."""
-        return self.sequences.flat(rows, self._of_rows.take)
+        return self._in_students(self.sequences.flat(rows, self._of_rows.take))
+
+    def tokens(self, rows: Array) -> FlatBatch:
+        """The same without distributions: what of the sequences is compared."""
+        return self._in_students(self.sequences.flat(rows, lambda rows: rows))
+
+    def _in_students(self, flat: FlatBatch) -> FlatBatch:
+        if self.class_map is None or flat.tokens is None:
+            return flat
+        return replace(flat, tokens=self.class_map.classes[flat.tokens])
 
     def announce(self, rows: Array) -> None:
         """A hint that the rows of the sequences of these samples will be taken next."""
@@ -137,7 +146,7 @@ def check_sequences(
                 tokens_of(split(one, input_getter)[0], int(at))
                 for at, one in zip(batch, samples_of(base_dataset, batch.tolist()), strict=True)
             ]
-            rows = sequences.flat(batch, lambda rows: rows)
+            rows = given.tokens(batch)
             for line, (at, own) in enumerate(zip(batch.tolist(), tokens, strict=True)):
                 _compare(own, rows[line], at)
             compared += len(batch)

@@ -128,7 +128,8 @@ def local_path(value: str | os.PathLike[str]) -> Path:
         elif scheme in SCHEMES:
             cure = (
                 "fostore.open, fostore.convert and fostore.evaluate read stores from urls, which they are given "
-                "as text (pathlib makes one slash of two); fostore.publish writes there"
+                "as text (pathlib makes one slash of two); fostore.create, fostore.convert and generators write .zarr "
+                "stores to s3://, and fostore.publish writes bundles"
             )
         else:
             known = ", ".join(f"{name}://" for name in SCHEMES if name != "memory")

@@ -123,7 +123,7 @@ def _has_its_offsets(reader: Reader) -> bool:
     pieces = (view.read(start, min(start + _PIECE, rows)) for start in range(0, rows, _PIECE))
     try:
         return np.array_equal(stored, offsets_of(pieces, header.num_sequences))
-    except ValueError:  # sealed so: of the rows the level "full" says which
+    except RowError:  # sealed so: of the rows the level "full" says which
         return False
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.errors import ArgumentError, DamageError, UncommittedError
+from fostore.errors import ArgumentError, DamageError, RowError, UncommittedError
 from fostore.nested import Arrays, map_leaves
 from fostore.reading.request import as_rows
 from fostore.schema.header import Header
@@ -344,7 +344,7 @@ def _derived(store: Store, num_rows: int) -> Array:
     pieces = (view.read(start, min(start + _PIECE_ROWS, num_rows)) for start in starts)
     try:
         return offsets_of(pieces, count)
-    except ValueError as error:
+    except RowError as error:
         raise DamageError(
             f"the column 'sequence' of {store.path} is damaged ({error}); verify() names the rows"
         ) from error

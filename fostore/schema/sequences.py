@@ -27,7 +27,7 @@ def offsets_of(pieces: Iterable[Array], num_sequences: int) -> Array:
         pieces: the sequence of each row, in pieces that follow each other.
 
     Raises:
-        ValueError: they decrease, or are not in 0 to `num_sequences` - 1.
+        RowError: they decrease, or are not in 0 to `num_sequences` - 1.
     """
     offsets, last = np.zeros(num_sequences + 1, np.int64), 0
     for piece in pieces:
@@ -37,7 +37,7 @@ def offsets_of(pieces: Iterable[Array], num_sequences: int) -> Array:
         numbers = piece[ends - 1]
         # Compared, or a number below 0 would count from the end, and one that comes again be lost.
         if numbers[0] < last or (numbers[1:] < numbers[:-1]).any() or numbers[-1] >= num_sequences:
-            raise ValueError(f"sequences are no numbers from 0 to {num_sequences - 1} in order")
+            raise RowError(f"sequences are no numbers from 0 to {num_sequences - 1} in order")
         offsets[numbers + 1] += np.diff(ends, prepend=0)
         last = int(numbers[-1])
     return np.cumsum(offsets, out=offsets)

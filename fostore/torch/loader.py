@@ -14,7 +14,7 @@ from fostore.loading.cursor import Cursor, Resumable
 from fostore.loading.loader import run
 from fostore.loading.options import Options, named, take_order
 from fostore.loading.order import Order, Shuffle
-from fostore.pairing.dataset import PairOptions
+from fostore.pairing.options import PairOptions
 from fostore.reading.selection import Selection
 from fostore.schema.row import Array
 from fostore.torch.ahead import can_pin, to_pinned, torch_states, with_modes

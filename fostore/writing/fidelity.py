@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import COLUMNS, COMPARED, Bound, Errors, Figures, compare
+from fostore.encodings.fidelity import (
+    COLUMNS,
+    COMPARED,
+    NOTHING_WRITTEN,
+    Bound,
+    Errors,
+    Figures,
+    compare,
+)
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
 from fostore.schema.header import Header
@@ -80,9 +88,13 @@ class Watch:
                 self._compared = self._compared.add(picked, errors, weights)
         return None if self._compared is before else self._saying(COMPARED, self._compared)
 
-    def measured(self, compared: Figures) -> None:
-        """Let the header say at the seal what somebody else has found who compared all rows, as a conversion does."""
-        if self._looks:
+    def measured(self, compared: Figures | None, max_kl: float | None) -> None:
+        """Let the header say at the seal what a conversion has found of all rows; None where nothing is lossy.
+
+        What the columns say is bound by `max_kl` all the same: a rule loses what it leaves out.
+        """
+        self._bound = Bound(max_kl, self._schema, NOTHING_WRITTEN)
+        if self._looks and compared is not None:
             self._compared = compared
             self._saying(COMPARED, compared)
 

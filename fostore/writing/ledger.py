@@ -5,9 +5,9 @@ Rows pass through `account` once; checksum and hash are taken while they are hot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges, describe
 from fostore.schema.row import Array
-from fostore.writing.fidelity import Watch
 
 _READ_BYTES = 8 << 20
 _GROUP = 32  # units sealed together: their files are open at once
@@ -53,6 +52,20 @@ class _Unit:
         self.rows += run.stop - run.start
 
 
+class Witness(Protocol):
+    """Who knows something of rows that needs no second look at them when a store is finished."""
+
+    def of_unit(
+        self, start: int, stop: int, read: Callable[[int, int], list[Array]]
+    ) -> Mapping[str, Any]:
+        """What the record of a unit is to say, JSON; in the thread that commits. `read` gives all columns of rows."""
+        ...
+
+    def join(self, facts: Mapping[str, Any]) -> None:
+        """Take what the record of the next unit says, at the seal."""
+        ...
+
+
 class Ledger:
     """The bookkeeping of one writer over one `UnitWriter`.
 
@@ -71,8 +84,8 @@ class Ledger:
         self._hashers: list[Any] = []
         self._hashers_at = -1
         self._promised: Array | None = None
-        self.watch: Watch | None = None
-        """Knows of the rows what the records of units keep, where they have any."""
+        self.witnesses: Sequence[Witness] = ()
+        """What they know of the rows is kept in the records of units, where they have any."""
 
     def promise(self, hashes: Array) -> None:
         """Take the block hashes of all rows, (blocks, hashed columns, 32), for those that they will have."""
@@ -177,8 +190,9 @@ class Ledger:
             for start, stop in group:
                 hashes = self._open[start // self._unit_rows].hashes
                 one = self._whole(start, stop, hashes)
-                if self.watch is not None and not self._files.commits_runs:
-                    one = replace(one, facts=self.watch.of_unit(start, stop, self._read))
+                if not self._files.commits_runs:
+                    facts = [x.of_unit(start, stop, self._read) for x in self.witnesses]
+                    one = replace(one, facts={k: v for some in facts for k, v in some.items()})
                 units.append(one)
             self._files.seal(units)
             for start, _ in group:
@@ -196,8 +210,10 @@ class Ledger:
             start, stop = geometry.unit_range(unit, self._unit_rows, num_samples)
             stored = self._files.hashes(unit)
             whole = self._whole(start, stop, np.array(stored))
-            if self.watch is not None and not self._files.commits_runs:
-                self.watch.join(cast(UnitsWriter, self._files).facts(unit))
+            if not self._files.commits_runs:
+                facts = cast(UnitsWriter, self._files).facts(unit)
+                for witness in self.witnesses:
+                    witness.join(facts)
             # Hashes that came out of order are worked out now: a reader checks block by block.
             if not np.array_equal(whole.hashes, stored):
                 self._files.seal([whole])

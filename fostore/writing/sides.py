@@ -18,6 +18,7 @@ from fostore.schema.ranges import Ranges
 from fostore.schema.row import SAMPLE, TOKEN, Array, Column
 from fostore.schema.sequences import RowOrder, check_count, offsets_of
 from fostore.schema.sides import SIDES, Side, is_promise, side_of
+from fostore.schema.sides.known import only_grow
 
 Sides = Mapping[str, Any]
 """Values by keyword; None, or False, where there are none."""
@@ -26,6 +27,7 @@ _ReadSide = Callable[[str, int, int], Array]
 """(name of a column, start, stop) to written rows as they are stored."""
 
 _COMPARED_ROWS = 1 << 16
+_GROWING = "growing"
 _ORDERED = ("sequence", "position")
 """Roles of the columns that say in which order rows of tokens come."""
 
@@ -129,6 +131,8 @@ class SideValues:
             if side.keyword not in self._planned  # of those that come all at once `column` knows
             and side.known is not None
         ]
+        self._joined, self._repeats_known = 0, True
+        self._last: dict[str, int | None] = {}
         self._order = None
         if schema.role("sequence") is not None:
             names = [column.name for column in schema.columns]
@@ -197,8 +201,35 @@ class SideValues:
             order.follow(start, keys)
             yield keys[self._schema.index("sequence")]
 
+    def of_unit(
+        self, start: int, stop: int, read: Callable[[int, int], list[Array]]
+    ) -> Mapping[str, Any]:
+        """For the record of a unit: the first and the last id where they only grow, as indices do."""
+        if not self.known:
+            return {}
+        columns = read(start, stop)
+        ends = {
+            self._schema.columns[index].name: [int(columns[index][0]), int(columns[index][-1])]
+            for index, _ in self.known
+            if columns[index].dtype == np.int64 and only_grow(columns[index], None)
+        }
+        return {_GROWING: ends} if ends else {}
+
+    def join(self, facts: Mapping[str, Any]) -> None:
+        """Take the ids of the next unit: as long as they grow from one to the next, none came twice."""
+        ends, self._joined = facts.get(_GROWING, {}), self._joined + 1
+        for index, _ in self.known:
+            name = self._schema.columns[index].name
+            first, last = ends.get(name, (None, None))
+            before = self._last.get(name)
+            if first is None or (before is not None and first <= before):
+                self._repeats_known = False
+            self._last[name] = last
+
     def load(self, written: Ranges) -> None:
         """Compare all rows that are there, at the latest now; raises RowError where a value repeats."""
+        if self._joined and self._repeats_known:
+            return
         for _, known in self.known:
             known.load(written)
 

@@ -83,7 +83,7 @@ class Writer:
         self._sides = SideValues(self._header, sides, self.read_side, grows=grows)
         # Check what a kill left behind, and seal the units that it left whole.
         ledger = self._rows.ledger
-        ledger.watch = self.watch
+        ledger.witnesses = (self.watch, self._sides)
         ledger.adopt()
         ledger.seal(ledger.whole_units(self.num_samples))
         self._sides.check_planned(self.committed, self.path)
@@ -272,12 +272,12 @@ class Writer:
         self.commit()
         if self._header.sealed:
             return
-        self._sides.load(self._rows.accepted)
         end = self._rows.end if self.num_samples is None else self.num_samples
         counts: dict[str, Any] = {"num_samples": end}
         offsets = self._sides.offsets(self._header.num_sequences or num_sequences, self._rows.end)
         counts["num_sequences"] = None if offsets is None else len(offsets) - 1
         digest = self._rows.ledger.finish(replace(self._header, **counts))
+        self._sides.load(self._rows.accepted)
         counts["fidelity"] = self.watch.of_all(end, self._content)
         self._change(offsets, **counts, sealed=True, digest=digest, updated=now())
         if self._target.is_beside:

@@ -207,6 +207,13 @@ def sizes_of(place: Place, names: Sequence[str]) -> list[int | None]:
 
 
 def rows_of(folder: Folder, units: Iterable[int]) -> Ranges:
-    """The rows of units."""
-    unit_rows, planned = folder.header.unit_rows, folder.header.num_samples
-    return Ranges.of(*(geometry.unit_range(unit, unit_rows, planned) for unit in units))
+    """The rows of units, which come in order."""
+    unit_rows, planned = folder.header.unit_rows, folder.header.num_samples or 0
+    ranges: list[tuple[int, int]] = []
+    for unit in units:  # merged as they come: a pair for each of a million would take 200 MB
+        start, stop = geometry.unit_range(unit, unit_rows, planned)
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((start, stop))
+    return Ranges(tuple(ranges))

@@ -62,23 +62,25 @@ class ZarrUnits:
     commits_runs = False
 
     def __init__(self, place: Storage, claim: UnitsClaim = WHOLE) -> None:
-        """`claim`: or what gives it, of the number of units."""
+        """
+        Args:
+            claim: or what gives it, of the number of units.
+        """
         self._place = place
-        self._look()
         self._open: dict[int, list[Array]] = {}
         self._free: list[list[Array]] = []
+        self._look()
         num_units = num_units_of(self._folder)
         self.claim = claim(num_units) if callable(claim) else claim
-        units = range(*(self.claim.units or (0, num_units)))
-        every = Ranges.of((0, self.header.num_samples or 0))
-        claimed = self.claim.rows(self.header.unit_rows, every)
         if not self.header.sealed:
+            units = range(*(self.claim.units or (0, num_units)))
             self.sealed = rows_of(self._folder, committed_units(self._folder, units))
-            if self.sealed != claimed:
-                self._look()  # finished meanwhile, and then the records go
+            if place.version(METADATA) != self._version:
+                self._look()  # it may have been finished, and then the records went meanwhile
         self._checked = Checked(self._folder)
         if self.header.sealed:
-            self.sealed = claimed
+            every = Ranges.of((0, self.header.num_samples or 0))
+            self.sealed = self.claim.rows(self.header.unit_rows, every)
             if self.claim.is_whole:
                 self.clean()
 

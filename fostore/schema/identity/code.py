@@ -74,7 +74,21 @@ def source_of(function: types.FunctionType) -> str | None:
     """A function's source without comments, docstrings and layout; None where it cannot be functions."""
     code = function.__code__
     linecache.checkcache(code.co_filename)  # a module may have been edited and loaded again
-    text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    entry: Any = linecache.cache.get(code.co_filename, (None, None))
+    size, modified = entry[:2]
+    if modified is None:  # no file: a notebook's cell, a prompt
+        return _source_in("".join(lines), code)
+    return _source_of_file(code, code.co_filename, size, modified)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _source_of_file(code: types.CodeType, name: str, *version: Any) -> str | None:
+    """The same, once for each version of a file: a model of a large library has functions in a hundred."""
+    return _source_in("".join(linecache.getlines(name)), code)
+
+
+def _source_in(text: str, code: types.CodeType) -> str | None:
     # By name too: where the file has changed since, another function may begin in that line.
     functions = _functions_in(text).get((code.co_firstlineno, code.co_name), ())
     if len(functions) > 1:  # lambdas of one line: the smallest one that holds the code
