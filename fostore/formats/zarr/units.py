@@ -62,7 +62,10 @@ class ZarrUnits:
     commits_runs = False
 
     def __init__(self, place: Storage, claim: UnitsClaim = WHOLE) -> None:
-        """`claim`: or what gives it, of the number of units."""
+        """
+        Args:
+            claim: or what gives it, of the number of units.
+        """
         self._place = place
         self._open: dict[int, list[Array]] = {}
         self._free: list[list[Array]] = []
