@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
+from fostore.formats.zarr.units import ZarrUnits
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage
+from fostore.schema.ranges import Ranges
 from fostore.writing.fidelity import sampled
 from fostore.writing.units import create_shared
 from support import plain_rows, probs
@@ -163,7 +166,7 @@ def test_a_format_with_one_writer_says_what_to_do(tmp_path: Path) -> None:
     with fostore.create(tmp_path / "x.zarr", num_samples=5, num_classes=2) as writer:
         writer.append(probs(3, 2))
         writer.commit()
-        with pytest.raises(ArgumentError, match=r"begun by fostore\.create"):
+        with pytest.raises(ArgumentError, match=r"begun by one writer"):
             fostore.open_units(tmp_path / "x.zarr")
         writer.append(probs(2, 2, start=3))
     assert fostore.finish(tmp_path / "x.zarr").is_sealed
@@ -410,6 +413,33 @@ def test_a_file_without_a_name_that_a_finisher_removed_was_not_written(
     link = disk.link
     monkeypatch.setattr(disk, "link", lambda a, b: (a.unlink(), link(a, b))[1])
     assert Local(tmp_path / "x.zarr").put("zarr.json", b"{}") is None
+
+
+class Overtaken(Faulty):
+    """A storage whose store is finished by others once its header was read, and before its records are looked up."""
+
+    def size(self, name: str) -> int | None:
+        if ".fostore.units" in name:
+            fostore.finish(self._inner)
+        return self._inner.size(name)
+
+    def listed(self, folder: str = "") -> Any:
+        if ".fostore.units" in folder:
+            fostore.finish(self._inner)
+        return self._inner.listed(folder)
+
+
+@pytest.mark.parametrize("listed_units", [0, 1000])
+def test_who_finishes_while_another_does_finds_no_row_missing(
+    place: Storage, whole: Path, monkeypatch: pytest.MonkeyPatch, listed_units: int
+) -> None:
+    """The records are removed at the end: who has seen the store before, and looks for them then, finds none."""
+    monkeypatch.setattr("fostore.formats.zarr.records._LISTED_UNITS", listed_units)
+    fill(place)
+    with closing(ZarrUnits(Overtaken(place, Fault()))) as units:
+        assert units.header.sealed
+        assert units.sealed == Ranges.of((0, N))
+    assert_is(place, whole)
 
 
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(
