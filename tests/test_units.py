@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fostore.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
+from fostore.formats.zarr.units import ZarrUnits
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage

@@ -9,7 +9,8 @@ from fostore.encodings.fidelity import Errors, Figures
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Schema
 
-_STAYS = "Rows that are committed stay; exists='resume' with a larger max_kl goes on with them"
+NOTHING_WRITTEN = "Nothing is written"
+"""The advice of a `Bound` where rows appear all at once or not at all."""
 
 
 def check_max_kl(max_kl: Any) -> None:
@@ -26,7 +27,8 @@ class Bound:
 
     max_kl: float | None
     schema: Schema
-    stays: bool = True  # what is committed; else rows appear all at once
+    advice: str = "Rows that are committed stay; exists='resume' with a larger max_kl, or none, goes on with them"
+    """What became of the rows, as an error ends."""
 
     def check(self, rows: Array, errors: Errors) -> None:
         """Raise RowError where one of `rows` (n,) loses more; names it."""
@@ -48,5 +50,5 @@ class Bound:
         raise RowError(
             f"row {row} loses {kl:.3g} nats (KL) as {' '.join([str(spec['name']), *parameters])}, and max_kl is "
             f"{self.max_kl:g}: keep more of each row (a larger k, rule='coarse', another encoding) in a new store, or "
-            f"allow more. {_STAYS if self.stays else 'Nothing is written'}"
+            f"allow more. {self.advice}"
         )

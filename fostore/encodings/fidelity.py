@@ -163,7 +163,8 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
     """
     written = []
     for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
-        if (value := (fidelity or {}).get(source)) is not None:
+        value = (fidelity or {}).get(source)
+        if value is not None:
             written.append(_line(Figures.from_json(value, f"fidelity {source!r}"), what))
     return written
 

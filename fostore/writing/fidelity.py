@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.bound import Bound
+from fostore.encodings.bound import NOTHING_WRITTEN, Bound
 from fostore.encodings.fidelity import COLUMNS, COMPARED, Errors, Figures, compare
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
@@ -86,7 +86,7 @@ class Watch:
 
         What the columns say is bound by `max_kl` all the same: a rule loses what it leaves out.
         """
-        self._bound = Bound(max_kl, self._schema, stays=False)
+        self._bound = Bound(max_kl, self._schema, NOTHING_WRITTEN)
         if self._looks and compared is not None:
             self._compared = compared
             self._saying(COMPARED, compared)
