@@ -22,6 +22,7 @@ import fostore
 from fostore import cli
 from fostore.cli import options, target
 from fostore.errors import ArgumentError, GenerationError
+from fostore.generate.frameworks import framework_of
 
 MODELS = """\
 import numpy as np
@@ -565,16 +566,16 @@ def test_the_framework_follows_from_the_objects() -> None:
     net, tensors = torch.nn.Linear(2, 2), torch.utils.data.TensorDataset(torch.rand(3, 2))
     jitted = jax.jit(lambda x: x)
     plain: Sequence[int] = [1, 2]
-    assert target.framework_of(net, plain) == "torch"
-    assert target.framework_of([net, net], plain) == "torch"
-    assert target.framework_of(len, tensors) == "torch"
-    assert target.framework_of(len, torch.utils.data.DataLoader(tensors)) == "torch"
-    assert target.framework_of(jitted, plain) == "jax"
-    assert target.framework_of(functools.partial(jitted), plain) == "jax"
-    assert target.framework_of([jitted], plain) == "jax"
-    assert target.framework_of(len, jax.numpy.ones((3, 2))) == "jax"
-    assert target.framework_of(len, plain) == "numpy"
-    assert target.framework_of(len, np.ones((3, 2))) == "numpy"
+    assert framework_of(net, plain) == "torch"
+    assert framework_of([net, net], plain) == "torch"
+    assert framework_of(len, tensors) == "torch"
+    assert framework_of(len, torch.utils.data.DataLoader(tensors)) == "torch"
+    assert framework_of(jitted, plain) == "jax"
+    assert framework_of(functools.partial(jitted), plain) == "jax"
+    assert framework_of([jitted], plain) == "jax"
+    assert framework_of(len, jax.numpy.ones((3, 2))) == "jax"
+    assert framework_of(len, plain) == "numpy"
+    assert framework_of(len, np.ones((3, 2))) == "numpy"
 
 
 # ---------------------------------------------------------------------------------------- options

@@ -107,7 +107,7 @@ def public_names(package: str) -> set[str]:
     return set(ast.literal_eval(found[1]))
 
 
-@pytest.mark.parametrize("package", ["", "torch", "jax", "evaluate", "interop"])
+@pytest.mark.parametrize("package", ["", "torch", "jax", "ray", "evaluate", "interop"])
 def test_the_reference_lists_every_public_name(package: str) -> None:
     page = (DOCS / "api" / f"{package or 'fostore'}.md").read_text(encoding="utf-8")
     dotted = re.escape(f"fostore.{package}.".replace("..", "."))

@@ -79,3 +79,11 @@ def test_rows_added_in_order_stay_one_range(sizes: list[int]) -> None:
 )
 def test_ranges_in_words_hold_the_last_row(items: list[Range], words: str) -> None:
     assert describe(items) == words
+
+
+def test_rows_cost_what_their_ranges_cost_however_many_they_are() -> None:
+    far = Ranges.of((1 << 50, 1 << 51), (1 << 52, 1 << 53))
+    assert Ranges.of((0, 1)).union(far).items == ((0, 1), *far.items)
+    assert (
+        describe(far) == f"rows {1 << 50} to {(1 << 51) - 1} and rows {1 << 52} to {(1 << 53) - 1}"
+    )

@@ -283,6 +283,17 @@ def test_a_list_belongs_to_the_token_that_it_follows(tmp_path: Path, predicts: s
     assert rows["position"].tolist() == 3 * list(range(first, first + LENGTH - 1))
 
 
+def test_an_empty_sequence_has_its_number_and_no_row(tmp_path: Path) -> None:
+    made = write_axolotl(tmp_path)
+    whole = columns(made, "axolotl")
+    lines = made["source"].read_text().splitlines()
+    empty = {key: [] for key in json.loads(lines[0])}
+    made["source"].write_text("\n".join([*lines[:2], json.dumps(empty), lines[2]]) + "\n")
+    rows = columns(made, "axolotl")
+    assert np.unique(rows["sequence"]).tolist() == [0, 1, 3]
+    assert np.array_equal(rows["values"], whole["values"])
+
+
 def test_a_place_that_axolotl_masks_has_no_weight(tmp_path: Path) -> None:
     made = write_axolotl(tmp_path)
     lines = [json.loads(line) for line in made["source"].read_text().splitlines()]

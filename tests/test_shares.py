@@ -128,10 +128,57 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not memory.files
 
 
+def test_a_store_that_one_writer_began_takes_no_shares(tmp_path: Path) -> None:
+    """Its rows lie in a journal: records beside that would count for nothing."""
+    path = tmp_path / "x.zarr"
+    made(path, rows=(0, 100), meta={"note": 1})
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    planned = {"num_samples": N, "num_classes": 3, "unit_rows": UNIT, "meta": {"note": 2}}
+    for join in (
+        lambda: made(path, shard=(1, 2)),
+        lambda: fostore.plan(path, **planned, ids="int64", fingerprints=True),
+        lambda: list(fostore.open_units(path)),
+    ):
+        with pytest.raises(ArgumentError, match="begun by one writer"):
+            join()
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert made(path).is_sealed
+
+
+@pytest.mark.parametrize("batch", [N, 300])
+def test_who_writes_fast_keeps_no_more_units_in_memory_than_who_writes_slowly(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    memory = Memory("memory://x.zarr", {})
+    monkeypatch.setattr("fostore.formats.zarr.units._OPEN_BYTES", 3 * (UNIT * 12 + 4096))
+    rows = np.full((N, 3), 1 / 3, np.float32)
+    with fostore.create(
+        memory.url, num_samples=N, num_classes=3, unit_rows=UNIT, commit_seconds=1e9
+    ) as writer:
+        for start in range(0, N, batch):
+            writer.append(rows[start : start + batch])
+    assert fostore.open(memory.url).verify() == []
+
+
+def test_who_was_killed_before_the_store_was_there_leaves_no_obstacle(tmp_path: Path) -> None:
+    """Its folder, and a file without its name."""
+    path = tmp_path / "t.zarr"
+    path.mkdir()
+    (path / ".zarr.json.0123456789ab.tmp").write_bytes(b"{")
+    for i in range(2):
+        made(path, shard=(i, 2))
+    assert fostore.open(path).is_sealed
+
+
 def test_more_shares_than_units_leave_some_without_work(tmp_path: Path) -> None:
     for i in range(7):
         opened = made(tmp_path / "x.zarr", shard=(i, 7))
     assert opened.is_sealed
+
+
+def test_the_folder_of_a_store_that_another_process_just_begins_is_joined(tmp_path: Path) -> None:
+    (tmp_path / "x.zarr").mkdir()  # its first file comes a moment later
+    assert made(tmp_path / "x.zarr", shard=(0, 1)).is_sealed
 
 
 # Which share

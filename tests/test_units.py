@@ -27,6 +27,9 @@ from fostore.errors import (
 from fostore.places.local import Local
 from fostore.places.memory import Memory
 from fostore.places.place import Storage
+from fostore.schema.ranges import Ranges
+from fostore.writing.fidelity import sampled
+from fostore.writing.units import create_shared
 from support import plain_rows, probs
 from test_publishing_targets import bucket, moto
 from units_target import UNIT, UNITS, Fault, Faulty, K, N, fill, place_at, work
@@ -166,7 +169,7 @@ def test_a_format_with_one_writer_says_what_to_do(tmp_path: Path) -> None:
     with fostore.create(tmp_path / "x.zarr", num_samples=5, num_classes=2) as writer:
         writer.append(probs(3, 2))
         writer.commit()
-        with pytest.raises(ArgumentError, match=r"begun by fostore\.create"):
+        with pytest.raises(ArgumentError, match=r"begun by one writer"):
             fostore.open_units(tmp_path / "x.zarr")
         writer.append(probs(2, 2, start=3))
     assert fostore.finish(tmp_path / "x.zarr").is_sealed
@@ -239,6 +242,30 @@ def test_what_rows_lose_is_known_at_the_end_though_the_finisher_reads_none(
     for source, figures in fidelity.items():
         assert store.header.fidelity[source] == pytest.approx(figures)
         assert store.header.fidelity[source]["num_rows"] > 100
+
+
+def test_no_unit_is_committed_of_which_a_row_loses_more_than_it_may(place: Storage) -> None:
+    logits = np.zeros((N, 12))
+    logits[:, 0] = 9
+    asked: dict[str, Any] = {
+        "num_samples": N, "num_classes": 12, "unit_rows": 2048, "kind": "logits",
+        "encoding": {"name": "topk", "k": 3, "rule": "uniform", "tail_entropy": True}, "exists": "resume",
+    }  # fmt: skip
+    looked_at = set(sampled(0, N, N, (12,))[0].tolist())
+    odd = next(row for row in range(2048, N) if row not in looked_at)
+    logits[odd, 3:] = [8.0, *[-9.0] * 8]  # which only the columns say
+    logits[odd, 1:3] = 8.5
+    with (
+        pytest.raises(RowError, match=rf"row {odd} loses .* max_kl is 0\.01"),
+        create_shared(place, (0, 1), max_kl=0.01, **asked) as writer,
+    ):
+        writer.append(logits[:2048])
+        writer.commit()
+        writer.append(logits[2048:])
+    assert len(fostore.open(place)) == 2048
+    with create_shared(place, (0, 1), **asked) as writer:
+        writer.append(logits[len(writer) :])
+    assert fostore.finish(place).verify() == []
 
 
 def test_a_finisher_reads_no_row_where_ids_only_grow(place: Storage, whole: Path) -> None:
@@ -389,6 +416,33 @@ def test_a_file_without_a_name_that_a_finisher_removed_was_not_written(
     link = disk.link
     monkeypatch.setattr(disk, "link", lambda a, b: (a.unlink(), link(a, b))[1])
     assert Local(tmp_path / "x.zarr").put("zarr.json", b"{}") is None
+
+
+class Overtaken(Faulty):
+    """A storage whose store is finished by others once its header was read, and before its records are looked up."""
+
+    def size(self, name: str) -> int | None:
+        if ".fostore.units" in name:
+            fostore.finish(self._inner)
+        return self._inner.size(name)
+
+    def listed(self, folder: str = "") -> Any:
+        if ".fostore.units" in folder:
+            fostore.finish(self._inner)
+        return self._inner.listed(folder)
+
+
+@pytest.mark.parametrize("listed_units", [0, 1000])
+def test_who_finishes_while_another_does_finds_no_row_missing(
+    place: Storage, whole: Path, monkeypatch: pytest.MonkeyPatch, listed_units: int
+) -> None:
+    """The records are removed at the end: who has seen the store before, and looks for them then, finds none."""
+    monkeypatch.setattr("fostore.formats.zarr.records._LISTED_UNITS", listed_units)
+    fill(place)
+    with closing(ZarrUnits(Overtaken(place, Fault()))) as units:
+        assert units.header.sealed
+        assert units.sealed == Ranges.of((0, N))
+    assert_is(place, whole)
 
 
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(

@@ -14,6 +14,7 @@ from fostore.cli import options, target
 from fostore.cli.options import Option
 from fostore.cli.report import INTERRUPTED, reporting, say, show
 from fostore.errors import FostoreError
+from fostore.generate.frameworks import framework_of, generator_of
 from fostore.generate.options import Options
 from fostore.writing.shares import share_of
 
@@ -77,7 +78,7 @@ _OPTIONS = {
     ),
     "encoding": Option(
         STORE,
-        "How rows are kept: dense, topk, or JSON with parameters.",
+        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
         "NAME|JSON",
         parse=options.parse_encoding,
     ),
@@ -190,8 +191,8 @@ def generate(
         asked["meta"] = options.parse_meta(meta or (), meta_file)
         the_model = target.model_of(target.load(model, "MODEL"), model, factory)
         the_dataset = target.dataset_of(target.load(dataset, "DATASET"), dataset)
-        chosen = target.framework_of(the_model, the_dataset) if framework == "auto" else framework
-        generator_type = target.generator_of(chosen)
+        chosen = framework_of(the_model, the_dataset) if framework == "auto" else framework
+        generator_type = generator_of(chosen)
         # the rest of the options is of the call
         of_generator = inspect.signature(generator_type).parameters
         generator = generator_type(

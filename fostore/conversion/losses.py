@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import NOTHING_WRITTEN, Bound, Errors, Figures
+from fostore.encodings.bound import Bound
+from fostore.encodings.fidelity import Errors, Figures
 from fostore.encodings.topk_rows import TopK, masses
 from fostore.schema.row import Array, Schema
 
@@ -30,7 +31,7 @@ class Losses:
         """`rule`: by which rows became whole that do not keep every class; `max_kl`: nats that one may lose at most."""
         self._schemas = (before, after)
         self._rule = rule
-        self._bound = Bound(max_kl, after, NOTHING_WRITTEN)
+        self._bound = Bound(max_kl, after, stays=False)
         self.figures = Figures()
 
     def update(self, before: Sequence[Array], after: Sequence[Array]) -> None:

@@ -15,7 +15,7 @@ from fostore.conversion.options import HINTS, Options
 from fostore.conversion.sources import Source, open_table
 from fostore.conversion.unwritten import Watch, watched
 from fostore.encodings import default_encoding, default_tolerance, encoding_of
-from fostore.encodings.fidelity import check_max_kl
+from fostore.encodings.bound import check_max_kl
 from fostore.errors import ArgumentError
 from fostore.files import FileFormat, Hints, Home
 from fostore.files.hashing import HashedTable

@@ -16,13 +16,11 @@ import numpy as np
 
 from fostore.encodings import encoding_of
 from fostore.encodings.topk_rows import Selected, TopK
-from fostore.errors import ArgumentError, FormatError, RowError
+from fostore.errors import FormatError
 from fostore.schema.row import Array, Schema
 
 COMPARED, COLUMNS = "compared", "columns"
 """The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
-NOTHING_WRITTEN = "Nothing is written"
-"""The advice of a `Bound` where rows appear all at once or not at all."""
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""
 
@@ -157,47 +155,6 @@ class Figures:
         return cls(**known)
 
 
-def check_max_kl(max_kl: Any) -> None:
-    """Raise ArgumentError for what bounds nothing; None is no bound."""
-    if max_kl is not None and not (isinstance(max_kl, (int, float)) and max_kl >= 0):
-        raise ArgumentError(
-            f"max_kl is {max_kl!r}, expected nats that a row may lose at most, such as 1e-3"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """How many nats a row may lose at most; None is no bound."""
-
-    max_kl: float | None
-    schema: Schema
-    advice: str = "Rows that are committed stay; exists='resume' with a larger max_kl, or none, goes on with them"
-    """What became of the rows, as an error ends."""
-
-    def check(self, rows: Array, errors: Errors) -> None:
-        """Raise RowError where one of `rows` (n,) loses more; names it."""
-        if self.max_kl is None or errors.kl is None or not len(rows):
-            return
-        per_row = errors.kl.reshape(len(rows), -1).max(axis=-1)
-        worst = int(per_row.argmax())
-        self._check(int(rows[worst]), float(per_row[worst]))
-
-    def check_figures(self, figures: Figures) -> None:
-        """Raise RowError where one of many rows has lost more; names it."""
-        self._check(figures.worst_row, figures.kl_max or 0.0)
-
-    def _check(self, row: int | None, kl: float) -> None:
-        if self.max_kl is None or kl <= self.max_kl:
-            return
-        spec = self.schema.encoding
-        parameters = [f"{key}={value!r}" for key, value in spec.items() if key != "name"]
-        raise RowError(
-            f"row {row} loses {kl:.3g} nats (KL) as {' '.join([str(spec['name']), *parameters])}, and max_kl is "
-            f"{self.max_kl:g}: keep more of each row (a larger k, rule='coarse', another encoding) in a new store, or "
-            f"allow more. {self.advice}"
-        )
-
-
 def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
     """What a header's `fidelity` says, for people: a line for each way in which it was found.
 
@@ -206,8 +163,7 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
     """
     written = []
     for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
-        value = (fidelity or {}).get(source)
-        if value is not None:
+        if (value := (fidelity or {}).get(source)) is not None:
             written.append(_line(Figures.from_json(value, f"fidelity {source!r}"), what))
     return written
 

@@ -72,6 +72,8 @@ def token_table(
         for number, listed in enumerate(sequences()):
             place = f"{where}, sequence {number}"
             at = _positions(listed, predicts, place)
+            if not len(at):  # of an empty sequence nobody knows how long lists are
+                continue
             lists = at if predicts == NEXT else at + 1
             values = {
                 "sequence": np.full(len(at), number),

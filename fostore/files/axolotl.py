@@ -90,7 +90,7 @@ def _sequence(value: Any, where: str) -> Listed:
             "expected one shape (tokens, k)"
         )
     values = np.where(mask != 0, values, -np.inf)  # a place of a list that holds no token
-    return Listed(tokens, values, ids, None, np.any(mask != 0, axis=-1, keepdims=True)[..., 0])
+    return Listed(tokens, values, ids, None, np.any(mask != 0, axis=tuple(range(1, mask.ndim))))
 
 
 FORMAT = _Axolotl()

@@ -35,7 +35,7 @@ class Ranges:
 
     def union(self, ranges: Iterable[Range]) -> Ranges:
         """This set and `ranges` together."""
-        return Ranges.of(*self.items, *ranges)
+        return Ranges.of(*self.items, *iter(ranges))
 
     def add(self, start: int, stop: int) -> Ranges:
         """This set and `[start, stop)`; one comparison where the range extends the last one."""
@@ -103,7 +103,9 @@ def describe(ranges: Iterable[Range], limit: int = 4) -> str:
     >>> describe([(0, 1), (4, 9)])
     'row 0 and rows 4 to 8'
     """
-    items = list(ranges)
+    items = list(
+        iter(ranges)
+    )  # of `Ranges` itself, `list` would make room for as many as there are rows
     if not items:
         return "no rows"
     words = [f"row {a}" if b - a == 1 else f"rows {a} to {b - 1}" for a, b in items[:limit]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fostore import disk
-from fostore.encodings.fidelity import check_max_kl
+from fostore.encodings.bound import check_max_kl
 from fostore.errors import ArgumentError, IdentityError
 from fostore.formats import UnitWriter, format_of
 from fostore.formats.claim import WHOLE, Claim

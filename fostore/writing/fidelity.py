@@ -12,15 +12,8 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
-from fostore.encodings.fidelity import (
-    COLUMNS,
-    COMPARED,
-    NOTHING_WRITTEN,
-    Bound,
-    Errors,
-    Figures,
-    compare,
-)
+from fostore.encodings.bound import Bound
+from fostore.encodings.fidelity import COLUMNS, COMPARED, Errors, Figures, compare
 from fostore.encodings.topk_rows import Selected
 from fostore.encodings.uniform import uniform
 from fostore.schema.header import Header
@@ -93,7 +86,7 @@ class Watch:
 
         What the columns say is bound by `max_kl` all the same: a rule loses what it leaves out.
         """
-        self._bound = Bound(max_kl, self._schema, NOTHING_WRITTEN)
+        self._bound = Bound(max_kl, self._schema, stays=False)
         if self._looks and compared is not None:
             self._compared = compared
             self._saying(COMPARED, compared)
@@ -150,6 +143,7 @@ class Watch:
             by_columns = encoding.fidelity(columns, self._schema)
             if by_columns is None:
                 break
+            self._bound.check(np.arange(first, last), by_columns)
             figures = figures.add(np.arange(first, last), by_columns)
         named = {COMPARED: compared, COLUMNS: figures}
         return {name: one.to_json() for name, one in named.items() if one.num_rows}

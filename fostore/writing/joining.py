@@ -44,7 +44,7 @@ def join(
         header = planned(place, request)
     elif exists == "fail":
         raise _taken(place)
-    units = format.units(place, header, claim)
+    units = units_of(place, header, claim)
     try:
         if header is None or units.header.id != header.id:
             if exists == "fail":
@@ -62,11 +62,29 @@ def join_like(place: Storage, header: Header, *, commit_seconds: float = 1.0) ->
     Raises:
         IdentityError: the store that is there plans other rows. Nothing was written.
     """
-    units = format_of(place).units(place, header)
+    units = units_of(place, header)
     held = units.header
     if (held.schema, held.num_samples) != (header.schema, header.num_samples):
         raise IdentityError(f"'{place}' holds other rows", ("schema",))
     return open_writer(place, units, commit_seconds=commit_seconds)
+
+
+def units_of(
+    place: Storage, header: Header | None = None, claim: UnitsClaim = WHOLE
+) -> UnitsWriter:
+    """What writes whole units of a store, which `header` begins where there is none.
+
+    Raises:
+        ArgumentError: the store is written in another way, by one writer. Nothing was written.
+    """
+    units = format_of(place).units(place, header, claim)
+    if units.header.commits is None and not units.header.sealed:
+        units.close()
+        raise ArgumentError(
+            f"'{place}' was begun by one writer (fostore.create, a generation without shard=), and keeps its rows in "
+            "another way: go on with it as it was begun (exists='resume'), or plan another one"
+        )
+    return units
 
 
 def open_writer(

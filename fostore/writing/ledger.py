@@ -25,7 +25,7 @@ _GROUP = 32  # units sealed together: their files are open at once
 
 def rows_in(units: UnitWriter) -> Ranges:
     """The rows that a store had when it was opened for writing."""
-    return Ranges.of(*units.sealed, *((run.start, run.stop) for run in units.runs))
+    return Ranges.of(*units.sealed.items, *((run.start, run.stop) for run in units.runs))
 
 
 @dataclass(slots=True)

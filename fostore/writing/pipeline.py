@@ -141,6 +141,8 @@ class Pipeline:
                 self._units.write(i, first, column)
             self.ledger.account(first, pieces)
             self._written = self._written.add(first, last)
+            if last % self._unit_rows == 0 and not self._units.commits_runs:
+                self._begin_commit()  # whole units wait in memory: one is on its way, and one is filled
         if start // self._unit_rows != stop // self._unit_rows and self._disk.is_idle():
             # A unit is full: have the disk begin, so that the commit finds little left to wait for.
             self._disk.submit(self._units.sync)

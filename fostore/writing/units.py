@@ -11,6 +11,7 @@ or wake up hours later, and a unit that was committed stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from fostore.encodings import encoding_of
 from fostore.encodings.rows import as_given
-from fostore.errors import ArgumentError, RowError, StoreNotFoundError
+from fostore.errors import RowError, StoreNotFoundError
 from fostore.formats import UnitsClaim, format_of
 from fostore.formats.claim import WHOLE, Claim
 from fostore.places.local import Local
@@ -34,7 +35,7 @@ from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
 from fostore.writing.create import create
-from fostore.writing.joining import join, open_writer
+from fostore.writing.joining import join, open_writer, units_of
 from fostore.writing.request import Request
 from fostore.writing.shares import share_of
 from fostore.writing.writer import Writer
@@ -246,6 +247,13 @@ def create_shared(path: str | Path, shard: Any, *, exists: str, **asked: Any) ->
     return join(place, request, exists=exists, claim=share.claim, **of_writer)
 
 
+def check_shared(path: Where) -> None:
+    """Raise UnsupportedError where a store at `path` could have one writer alone; nothing is made."""
+    place = _storage(path)
+    with contextlib.suppress(StoreNotFoundError):
+        format_of(place).units(place, claim=Claim("nothing", (0, 0))).close()
+
+
 def missing(path: Where) -> list[Range]:
     """Rows of a store that nobody has committed yet, as `(start, stop)`; none of one that is sealed.
 
@@ -286,14 +294,6 @@ def _storage(path: Where) -> Storage:
 
 
 def _open(place: Storage, claim: UnitsClaim) -> Writer:
-    format = format_of(place)
-    if not format.is_store(place):
+    if not format_of(place).is_store(place):
         raise StoreNotFoundError(f"there is no store at '{place}'; fostore.plan begins one")
-    units = format.units(place, None, claim)
-    if units.header.commits is None and not units.header.sealed:
-        units.close()
-        raise ArgumentError(
-            f"'{place}' was begun by fostore.create, for one writer: go on with it as it was begun "
-            "(exists='resume'), or plan another one"
-        )
-    return open_writer(place, units)
+    return open_writer(place, units_of(place, None, claim))

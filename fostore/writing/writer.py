@@ -114,7 +114,7 @@ class Writer:
         """Rows that nobody has written yet, as `(start, stop)`; a stream misses nothing up to its end."""
         stop = self._rows.end if self.num_samples is None else self.num_samples
         gaps = self._rows.accepted.missing(stop)
-        return list(self.claim.rows(self._header.unit_rows, Ranges(gaps)))
+        return list(self.claim.rows(self._header.unit_rows, Ranges(gaps)).items)
 
     def __len__(self) -> int:
         """Rows written, committed or not."""

@@ -173,8 +173,7 @@ class ZarrUnits:
             crcs.append(digest.crc(rows))
             end, size = layout.data_bytes(whole.num_rows), layout.shard_bytes(whole.num_rows)
             file[rows.nbytes : end] = digest.buffer(layout.padding(whole.num_rows))
-            index = b"".join(layout.index_pieces(whole.num_rows))
-            file[end:size] = np.frombuffer(index, np.uint8)
+            file[end:size] = np.frombuffer(b"".join(layout.index_pieces(whole.num_rows)), np.uint8)
             shards.append((layout.key(whole.unit), file[:size]))
         chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
         chunk[: len(whole.hashes)] = whole.hashes
