@@ -130,6 +130,11 @@ def test_a_plan_is_made_once_and_another_one_is_refused_by_what_differs(place: S
             fostore.plan(place, **{**asked, name: value})
     with pytest.raises(IdentityError, match="model"):
         fostore.plan(place, **{**asked, "identity": {"model": {"a": 2}}})
+    of_logits = Memory("memory://logits.zarr", {})
+    fostore.plan(of_logits, num_samples=N, num_classes=K, kind="logits")
+    fostore.plan(of_logits, num_samples=N)  # whatever is there
+    with pytest.raises(IdentityError, match="kind"):
+        fostore.plan(of_logits, num_samples=N, num_classes=K)
     with pytest.raises(StoreNotFoundError, match=r"no store .*fostore\.plan begins one"):
         fostore.open_units(
             place.below("other.zarr") if place.is_local else Memory("memory://o.zarr", {})

@@ -105,6 +105,8 @@ def plan(
         UnsupportedError: a format with one writer (HDF5), or a url that is read only.
         PlaceError: the file system or the service refuses.
     """
+    if kind is None and encoding is None and num_classes is not None:
+        kind = "probs"  # as `create` has it: who leaves it out would write probabilities into a store of logits
     request = Request.of(locals())
     place = _storage(path)
     nothing = Claim("plan", (0, 0))
