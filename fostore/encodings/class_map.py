@@ -109,7 +109,8 @@ class ClassMap:
         merged, at = _merged(np.where(lost, -np.inf, values), sent)
         # No more places than the student has classes: those that are cut have no weight.
         most = min(merged.shape[-1], self.num_classes)
-        if rule != "renorm" and 1 < most == self.num_classes and np.isneginf(merged[..., -1]).all():
+        is_last_free = np.isneginf(merged[..., most - 1]).all()
+        if rule != "renorm" and 1 < most == self.num_classes and is_last_free:
             most -= 1  # a class is left for the rest
         merged, at = merged[..., :most], at[..., :most]
         if most == self.num_classes and rule != "renorm":
