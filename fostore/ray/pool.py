@@ -74,11 +74,13 @@ def generate(
     >>> generate("data", dict, "t.zarr", rows=(0, 3))
     Traceback (most recent call last):
         ...
-    fostore.errors.ArgumentError: rows= has no meaning here: workers are given rows by Ray
+    fostore.errors.ArgumentError: rows= has no meaning here: Ray deals out what is missing, and shows how far it is
     """
-    for name in ("rows", "shard", "exists", "store"):
+    for name in ("rows", "shard", "exists", "progress"):
         if name in options:
-            raise ArgumentError(f"{name}= has no meaning here: workers are given rows by Ray")
+            raise ArgumentError(
+                f"{name}= has no meaning here: Ray deals out what is missing, and shows how far it is"
+            )
     if concurrency < 1:
         raise ArgumentError(f"concurrency is {concurrency!r}, expected at least 1 worker")
     path = everywhere(named(store))
