@@ -770,6 +770,13 @@ MUTANTS = [
         "test_units.py::test_what_an_attempt_left_that_did_not_commit_is_replaced",
     ),
     Mutant(
+        "replaced-without-a-mark",
+        "formats/zarr/units.py",
+        "            if mark is not None and self._place.version(name_of(self._folder, unit)) != mark:\n",
+        "            if False:\n",
+        "test_units.py::test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_nothing",
+    ),
+    Mutant(
         "files-not-held-against-records",
         "formats/zarr/checked.py",
         "            if known[unit] != _stamp(size, version) and not self._holds(layout, unit, record, crc):\n",

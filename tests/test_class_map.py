@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fostore.jax
+import fostore.torch
 from fostore.encodings.class_map import ClassMap
 from fostore.encodings.topk_rows import TopK
 from fostore.errors import ArgumentError, RowError
@@ -92,6 +96,68 @@ def test_what_would_need_the_classes_of_the_rest_is_refused() -> None:
     assert np.isclose(np.exp(joined.residual[0]), np.exp(np.arange(5.0)).sum())
     with pytest.raises(ArgumentError, match="7 classes"):
         ClassMap(range(7))(topk)
+    for rule in ("coarse", "zero"):
+        with pytest.raises(RowError, match="all 2 classes of the student"):
+            ClassMap([-1, -1, -1, -1, 0, 1])(topk, rule)
     for wrong in ([0, 1, 9], [[0]], ["a"], [0.5]):
         with pytest.raises(ArgumentError, match="class_map"):
             ClassMap(wrong, 3)
+
+
+def learned(framework: str, student: Any, topk: TopK) -> tuple[Any, Any]:
+    """The loss of a student and its gradient."""
+    if framework == "jax":
+        with jax.enable_x64(True):
+            return jax.value_and_grad(fostore.jax.topk_distillation_loss)(student, topk)
+    logits = torch.tensor(student, requires_grad=True)
+    loss = fostore.torch.topk_distillation_loss(logits, fostore.torch.as_topk(topk))
+    loss.backward()
+    return loss.item(), logits.grad
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize(
+    ("rule", "classes"),
+    [
+        ("renorm", [0, 0, 1, 1, 2, 2]),
+        ("renorm", [0, 0, 0, 0, 1, 1]),
+        ("zero", [0, 0, 1, 2, 3, 4]),
+        ("coarse", [0, 0, 1, 2, 3, 4]),
+        ("coarse", [0, 0, 1, 1, 2, 2]),
+        ("coarse", [0, 1, -1, -1, 2, 3, 4]),
+    ],
+)
+def test_a_student_learns_from_mapped_rows_what_their_distributions_say(
+    framework: str, rule: str, classes: list[int]
+) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(N, len(classes)))
+    logits[:, :4] += 9  # both classes of a pair are kept
+    topk, target = topk_of(logits, 4, rule), max(classes) + 1
+    student = rng.normal(size=(N, target))
+    p, kept = np.zeros((N, target)), np.zeros((N, target + 1), bool)
+    for row, ids in enumerate(topk.ids.tolist()):
+        for old in ids:
+            p[row, classes[old]] += np.exp(logits[row, old]) if classes[old] >= 0 else 0
+            kept[row, classes[old]] = True
+    kept = kept[:, :target]
+    whole = np.exp(logits).sum(-1, keepdims=True) if rule != "renorm" else p.sum(-1, keepdims=True)
+    p /= whole
+
+    def expected(logits: Any) -> Any:
+        log_q = torch.log_softmax(logits, -1)
+        given, is_kept = torch.tensor(p), torch.tensor(kept)
+        rows = torch.where(is_kept, torch.xlogy(given, given) - given * log_q, 0).sum(-1)
+        if rule == "coarse":
+            left = 1 - given.sum(-1)
+            others = log_q.masked_fill(is_kept, -torch.inf).logsumexp(-1)
+            rows = rows + left * (left.log() - others)
+        return rows.mean()
+
+    mapped = ClassMap(classes)(topk)
+    assert mapped.values.shape[-1] <= target
+    oracle = torch.tensor(student, requires_grad=True)
+    expected(oracle).backward()
+    loss, slope = learned(framework, student, mapped)
+    assert np.isclose(loss, expected(oracle).item())
+    assert np.allclose(slope, oracle.grad)

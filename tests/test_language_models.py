@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +141,72 @@ def test_a_model_in_half_precision_has_rows_like_any_other(
     assert (
         generated(half, TEXTS, tmp_path / "a.zarr", tokenizer=tokenizer).digest() == store.digest()
     )
+
+
+STORY = """
+import numpy as np
+
+V = 60
+table = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32) * 2
+texts = ["hello world", "a", "", "distributions of tokens", "of a little model"] * 3
+calls = 0
+
+
+def teacher(ids):
+    return np.cumsum(table[np.asarray(ids)], axis=1, dtype=np.float32)
+
+
+def unlucky():
+    def model(ids):
+        global calls
+        calls += 1
+        if calls == 4:
+            raise OSError("the power is gone")
+        return teacher(ids)
+
+    return model
+
+
+def tokenizer(text):
+    return [ord(letter) % V for letter in text]
+"""
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_the_command_goes_on_with_tokens_and_bounds_what_is_lost(
+    suffix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "story.py").write_text(STORY)
+    shown = {"--rows": "tokens", "--tokenizer": "story.py:tokenizer", "--encoding": "topk"}
+    shown |= {"--k": "8", "--dtype": "float16", "--temperatures": "2,4", "--batch-size": "4"}
+    shown |= {"--model-fingerprint": "v1", "--commit-seconds": "0"}
+    options = [text for pair in shown.items() for text in pair]
+
+    def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fostore.cli", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    def generated(model: str, path: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return ran("generate", f"story.py:{model}", "story.py:texts", "-o", path, *options, *more)
+
+    path, whole = tmp_path / f"tokens{suffix}", tmp_path / f"whole{suffix}"
+    failed = generated("unlucky", path.name)
+    assert failed.returncode == 1
+    assert "the power is gone" in failed.stderr
+    begun = fostore.open(path)
+    assert len(begun) > 0
+    assert not begun.is_sealed
+    for one in (path, whole):
+        done = generated("teacher", one.name)
+        assert done.returncode == 0, done.stderr
+    store = fostore.open(path)
+    assert store.digest() == fostore.open(whole).digest()
+    assert np.diff(store.offsets).tolist() == [11, 1, 0, 23, 17] * 3
+    assert dict(store.schema.encoding)["temperatures"] == [2.0, 4.0]
+    assert json.loads(ran("info", path.name, "--json").stdout)["num_sequences"] == 15
+    assert ran("verify", path.name).returncode == 0
+    lost = generated("teacher", f"strict{suffix}", "--rule", "uniform", "--max-kl", "1e-9")
+    assert lost.returncode == 1
+    assert "max_kl" in lost.stderr
+    words = ran("generate", "story.py:teacher", "story.py:texts", "-o", "a.zarr", "--rows", "words")
+    assert "--rows is 'words', expected start:stop" in words.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fostore import disk
 from fostore.errors import ArgumentError, FormatError, StoreNotFoundError, UnsafeError
 from fostore.places.local import Local
 from fostore.places.memory import Memory
@@ -252,6 +254,36 @@ def test_of_many_who_write_one_name_at_once_one_has_it(place: Place) -> None:
             done = list(pool.map(lambda text: place.put(name, text, seen), texts))  # noqa: B023
         (winner,) = [text for text, version in zip(texts, done, strict=True) if version is not None]
         assert place.read(name, 99) == winner
+
+
+@pytest.mark.parametrize("step", ["write_file", "link", "rename", "sync_directory"])
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_what_who_finishes_removes_under_a_writer_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, gone: str
+) -> None:
+    """It takes what is being written for what a kill has left."""
+    place = Local(tmp_path / "s.zarr")
+    place.put("zarr.json", b"{}")
+    name = "zarr.json" if step == "rename" else "a/b"
+    seen = place.version(name)
+    call, times = getattr(disk, step), []
+
+    def after_it_was_removed(path: Path, *arguments: Any) -> Any:
+        times.append(path)
+        folder = path if step == "sync_directory" else path.parent
+        if len(times) == 1 and folder != tmp_path:
+            for temporary in folder.glob(".*.tmp"):
+                temporary.unlink()
+            if gone == "folder" and name == "a/b":
+                shutil.rmtree(folder, ignore_errors=True)
+        return call(path, *arguments)
+
+    monkeypatch.setattr(disk, step, after_it_was_removed)
+    version = place.put(name, b"new", seen)
+    assert version is not None
+    if step != "sync_directory" or gone == "file":
+        assert place.version(name) == version
+        assert place.read(name, 9) == b"new"
 
 
 def test_a_link_inside_is_not_written_through(tmp_path: Path) -> None:

@@ -176,6 +176,11 @@ def test_more_shares_than_units_leave_some_without_work(tmp_path: Path) -> None:
     assert opened.is_sealed
 
 
+def test_the_folder_of_a_store_that_another_process_just_begins_is_joined(tmp_path: Path) -> None:
+    (tmp_path / "x.zarr").mkdir()  # its first file comes a moment later
+    assert made(tmp_path / "x.zarr", shard=(0, 1)).is_sealed
+
+
 # Which share
 
 

@@ -327,6 +327,55 @@ def test_what_an_attempt_left_that_did_not_commit_is_replaced(
     assert_is(place, whole)
 
 
+def test_a_finisher_that_is_overtaken_finds_the_store_finished(place: Storage, whole: Path) -> None:
+    fill(place)
+
+    class Overtaken(Faulty):
+        def size(self, name: str) -> int | None:
+            if not self.calls and ".fostore.units" in name:
+                self.calls = 1
+                fostore.finish(place)  # whose records go while this one looks for them
+            return self._inner.size(name)
+
+    late = Overtaken(place, Fault())
+    assert fostore.finish(late).is_sealed  # type: ignore[arg-type]
+    assert late.calls
+    assert_is(place, whole)
+
+
+class Interrupted(Faulty):
+    """A storage that lets others go first, once, before its operation of a number: so long is this process asleep."""
+
+    def __init__(self, inner: Storage, at: int, others: Any) -> None:
+        super().__init__(inner, Fault())
+        self.at, self.others = at, others
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        is_now, self.calls = self.calls == self.at, self.calls + 1
+        if is_now:
+            self.others()
+        return function(*arguments)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_who_replaced_what_another_left_and_wakes_up_after_the_seal_changes_nothing(
+    place: Storage, whole: Path, at: int
+) -> None:
+    """Three runs with other bytes: one was killed, the next fell asleep on its files, the third has all to the end."""
+
+    def others() -> None:
+        fill(place)
+        fostore.finish(place)
+
+    with pytest.raises(Stopped):
+        fill(Dying(place, 4), (0, UNITS), 1)
+    late = Interrupted(place, at, others)
+    fill(late, (0, UNITS), 2)
+    assert late.calls > at
+    fostore.finish(place)
+    assert_is(place, whole)
+
+
 def test_an_older_store_of_the_path_commits_nothing_to_the_new_one(
     place: Storage, whole: Path
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +57,16 @@ class Faulty:
     def _call(self, function: Any, *arguments: Any) -> Any:
         is_now, self.calls = self.calls == self._fault.at, self.calls + 1
         if is_now and not self._fault.after:
-            os.kill(os.getpid(), self._fault.signal)
+            self._strike()
         result = function(*arguments)
         if is_now and self._fault.after:
-            os.kill(os.getpid(), self._fault.signal)
+            self._strike()
         return result
+
+    def _strike(self) -> None:
+        os.kill(os.getpid(), self._fault.signal)
+        # A signal is for the process: this thread may go on for a moment, and must not reach its next operation.
+        time.sleep(0.3)
 
 
 def place_at(path: str) -> Storage:

@@ -64,7 +64,8 @@ class ClassMap:
     def __call__(self, topk: TopK, rule: str | None = None) -> TopK:
         """The same rows over the student's classes; NumPy arrays.
 
-        Classes that share one add up, in float64; the place that becomes free has no weight. At a temperature other
+        Classes that share one add up, in float64; the place that becomes free has no weight, and none is
+        there beyond the student's classes. At a temperature other
         than 1 it is the added weights that are softened.
 
         Args:
@@ -76,6 +77,7 @@ class ClassMap:
                 `uniform` where classes share one or are missing.
             RowError: `coarse`, and a class of the row shares one with a class of its rest: how much of the rest is
                 that one's nobody knows. `renorm` and `zero`, and a kept class that the student does not have.
+                `coarse` and `zero`, and a rest of rows that have a place for every class of the student.
         """
         rule = rule or self.rule or topk.rule
         if topk.num_classes != len(self.classes):
@@ -104,8 +106,24 @@ class ClassMap:
                 f"row {row} of these keeps the class {ids[lost][0]}, which the student does not have (-1): its weight "
                 "would be lost; rule='coarse' adds it to the rest"
             )
-        merged = _merged(np.where(lost, -np.inf, values), sent)
-        return self._made(topk, rule, *merged, residual)
+        merged, at = _merged(np.where(lost, -np.inf, values), sent)
+        # No more places than the student has classes: those that are cut have no weight.
+        most = min(merged.shape[-1], self.num_classes)
+        if rule != "renorm" and 1 < most == self.num_classes and np.isneginf(merged[..., -1]).all():
+            most -= 1  # a class is left for the rest
+        merged, at = merged[..., :most], at[..., :most]
+        if most == self.num_classes and rule != "renorm":
+            self._check_none_left(residual)
+        return self._made(topk, rule, merged, at, residual)
+
+    def _check_none_left(self, residual: Array) -> None:
+        """Raise RowError where a row has a rest that nothing would count: every class of the student has a place."""
+        has_rest = ~np.isneginf(residual)
+        if has_rest.any():
+            raise RowError(
+                f"row {int(np.argwhere(has_rest)[0][0])} of these has a rest beside places for all {self.num_classes} "
+                "classes of the student, none of which it could be: rule='renorm' leaves the rest out"
+            )
 
     def dense(self, probs: Array) -> Array:
         """Probabilities of all of the teacher's classes (..., K) as those of the student's, added up in float64.

@@ -298,7 +298,7 @@ def _selected(given: Selected, topk: TopK, kind: str) -> Errors:
     back = np.argsort(stored, axis=-1)
     logs = np.take_along_axis(np.take_along_axis(logs, order, axis=-1), back, axis=-1)
     beside = np.asarray(given.residual, np.float64)
-    total = np.logaddexp(np.logaddexp.reduce(logs, axis=-1), beside)
+    total = np.logaddexp(_log_sum(logs), beside)
     logs, beside = logs - total[..., None], beside - total
     missing = np.exp(beside)
     entropy = None
@@ -315,7 +315,7 @@ def _selected(given: Selected, topk: TopK, kind: str) -> Errors:
 def of_columns(topk: TopK, tail_entropy: Array | None) -> Errors:
     """What top-k rows say of their own errors: the missing mass, and by their rule KL and TV, rounding apart."""
     kept = topk.values.astype(np.float64)
-    total = np.logaddexp(np.logaddexp.reduce(kept, axis=-1), topk.residual.astype(np.float64))
+    total = np.logaddexp(_log_sum(kept), topk.residual.astype(np.float64))
     missing = np.exp(topk.residual - total)
     if topk.rule == "coarse":
         return Errors(missing_mass=missing)
@@ -359,7 +359,7 @@ def _others(topk: TopK) -> tuple[Array, Array, Array]:
     beside = topk.residual.astype(np.float64)
     if topk.rule == "renorm":
         beside = np.full_like(beside, -np.inf)
-    total = np.logaddexp(np.logaddexp.reduce(kept, axis=-1), beside)
+    total = np.logaddexp(_log_sum(kept), beside)
     num_others = np.maximum(topk.num_classes - np.isfinite(kept).sum(axis=-1), 1)
     return beside - total, beside - total - np.log(num_others), total
 
@@ -392,3 +392,8 @@ def _log(x: Array) -> Array:
     with np.errstate(divide="ignore"):
         logs: Array = np.log(x)
     return logs
+
+
+def _log_sum(logs: Array) -> Array:
+    """The log of the sum of exponentials of log-weights, of which the largest is near 0: none is lost to underflow."""
+    return _log(np.exp(logs).sum(axis=-1))

@@ -55,7 +55,8 @@ class TopK(Arrays):
     values: Any
     """(..., k), floats: log-weights of the kept classes, largest first; minus infinity is no weight."""
     ids: Any
-    """(..., k), unsigned integers (int64 in torch): the class of each value."""
+    """(..., k), unsigned integers (int64 in torch): the class of each value. One without weight only fills its row
+    up: losses count its class, which may be there twice, among the others."""
     residual: Any
     """(...), floats: the log-weight of all classes that are not kept, together; minus infinity is none."""
     num_classes: int

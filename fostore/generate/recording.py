@@ -21,7 +21,7 @@ from fostore.generate.loop import run
 from fostore.generate.provenance import Provenance
 from fostore.generate.recheck import Comparison, check_shape
 from fostore.generate.samples import Batch, Stream
-from fostore.generate.storing import check_store, exists, where
+from fostore.generate.storing import check_store, goes_on, where
 from fostore.nested import each
 from fostore.progress import LOG
 from fostore.reading.store import Store
@@ -91,10 +91,10 @@ class _Recording:
         self._samples_missing, self._rows_missing = Ranges(), Ranges()
 
     def run(self) -> None:
-        options, shared = self._options, self._options.shard is not None
+        options = self._options
         with self._stack:
-            resumes = options.exists == "resume" and exists(self._path, shared=shared)
-            if shared and not resumes:
+            resumes = goes_on(self._path, options)
+            if options.shard is not None and not resumes:
                 self._plan()
                 resumes = True
             if resumes:

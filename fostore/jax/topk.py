@@ -145,7 +145,9 @@ def _first(rows: jax.Array, k: int) -> jax.Array:
 
 
 def placed(rows: jax.Array, ids: jax.Array, values: Any) -> jax.Array:
-    """The rows with `values`, one each or one for all, at the classes `ids`."""
+    """The rows with `values`, one each or one for all, at the classes `ids`; one that is none is left out."""
     each = jnp.broadcast_to(jnp.asarray(values, rows.dtype), ids.shape)
-    made: jax.Array = jax.vmap(lambda row, at, new: row.at[at].set(new))(rows, ids, each)
+    made: jax.Array = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(
+        rows, ids, each
+    )
     return made

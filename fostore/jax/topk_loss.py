@@ -151,8 +151,9 @@ def _forward(
         return numbers.astype(log_p.dtype) / temperature
 
     # What is wide keeps the student's dtype: the rest is fused into the sums.
-    own = softened(jnp.take_along_axis(logits, ids, axis=-1))
-    x = softened(placed(logits, ids, -jnp.inf))
+    is_kept = _kept(log_p, rule)
+    own = jnp.where(is_kept, softened(jnp.take_along_axis(logits, ids, axis=-1)), -jnp.inf)
+    x = softened(_placed(logits, ids, is_kept, jnp.full(ids.shape, -jnp.inf, logits.dtype)))
     left = jax.nn.logsumexp(x, axis=-1)
     level = jnp.logaddexp(jax.nn.logsumexp(own, axis=-1), left)
     log_q, log_left = own - level[:, None], left - level
@@ -177,7 +178,8 @@ def _backward(rule: str, reverse: bool, kept: Any, slope: jax.Array) -> Any:
     logits, ids, log_p, log_rest, temperature, level, left, loss = kept
     others = logits.shape[-1] - ids.shape[-1]
     x = logits.astype(log_p.dtype) / temperature
-    log_q = jnp.take_along_axis(x, ids, axis=-1) - level[:, None]
+    is_kept = _kept(log_p, rule)
+    log_q = jnp.where(is_kept, jnp.take_along_axis(x, ids, axis=-1) - level[:, None], -jnp.inf)
     q, p, rest, log_left = jnp.exp(log_q), jnp.exp(log_p), jnp.exp(log_rest), left - level
     if reverse:
         own = _times(q, log_q, log_p + loss[:, None])
@@ -207,10 +209,22 @@ def _backward(rule: str, reverse: bool, kept: Any, slope: jax.Array) -> Any:
         # A row that does not count has no slope, whatever stands in it.
         return jnp.where(scale == 0, 0, numbers * scale).astype(logits.dtype)
 
-    return placed(scaled(wide), ids, scaled(own)), None, None, None, None
+    return _placed(scaled(wide), ids, is_kept, scaled(own)), None, None, None, None
 
 
 _divergence.defvjp(_forward, _backward)
+
+
+def _kept(log_p: jax.Array, rule: str) -> jax.Array:
+    """Which places of rows name a class: one without weight only fills its row up."""
+    # `uniform` counts all others, of which there are as many in each row.
+    return jnp.ones_like(log_p, dtype=bool) if rule == "uniform" else log_p != -jnp.inf
+
+
+def _placed(x: jax.Array, ids: jax.Array, is_kept: jax.Array, values: jax.Array) -> jax.Array:
+    """Rows with `values` at the classes that are kept, and as they are at all others."""
+    # A place outside of the row is left alone.
+    return placed(x, jnp.where(is_kept, ids, x.shape[-1]), values)
 
 
 def _times(p: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

@@ -15,6 +15,8 @@ from fostore import disk
 from fostore.errors import ArgumentError, FormatError, LockedError, StoreNotFoundError, UnsafeError
 from fostore.places.place import ByUrl, Listed, Version
 
+_ATTEMPTS = 4
+
 
 class Local(ByUrl):
     """See `Place`. `path` is its root as it was named, which may be a link; `url` is absolute."""
@@ -86,20 +88,32 @@ class Local(ByUrl):
 
     def put(self, name: str, data: Any, replaces: Version = None) -> Version:
         path = self._inside(name)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._put(name, path, data, replaces)
+            except FileNotFoundError:
+                # Who finishes the store removes what is unfinished, folders too: also what is being written now.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    def _put(self, name: str, path: Path, data: Any, replaces: Version) -> Version:
         disk.make_folders(path.parent)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             disk.write_file(temporary, data)
-            version = _stamp(
-                os.stat(temporary)
-            )  # before it has its name, and another may take that
+            # Before it has its name, which another may take.
+            version = _stamp(os.stat(temporary))
             if replaces is None:
                 is_ours = disk.link(temporary, path)
             else:
                 is_ours = self._replace(name, temporary, path, replaces)
         finally:
             disk.remove(temporary)
-        disk.sync_directory(path.parent)
+        with suppress(
+            FileNotFoundError
+        ):  # removed already, by who finishes: it was written all the same
+            disk.sync_directory(path.parent)
         return version if is_ours else None
 
     def _inside(self, name: str) -> Path:
@@ -116,14 +130,17 @@ class Local(ByUrl):
             # No call compares and renames at once. Who is stopped between the two keeps the lock meanwhile.
             with Lock.acquire(path):
                 # Opened, not looked at: a file server is asked anew, where a look may be a minute old.
-                fd = self._open(name)[1]
+                try:
+                    fd = self._open(name)[1]
+                except FileNotFoundError:
+                    return False
                 is_ours = _stamp(os.fstat(fd)) == replaces
                 os.close(fd)
                 if is_ours:
                     disk.rename(temporary, path)
                 return is_ours
-        except (LockedError, FileNotFoundError):
-            return False  # whoever has the lock changes the file; or it is gone
+        except LockedError:
+            return False  # whoever has it changes the file
 
     def delete(self, names: Iterable[str]) -> None:
         folders: dict[Path, None] = {}

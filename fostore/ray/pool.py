@@ -11,9 +11,10 @@ import ray
 import ray.data
 
 from fostore.errors import ArgumentError
+from fostore.formats import is_store
 from fostore.generate.frameworks import framework_of, generator_of
-from fostore.generate.storing import exists
 from fostore.generate.storing import where as named
+from fostore.places.names import place_of
 from fostore.ray.pipeline import everywhere
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -95,7 +96,7 @@ def generate(
 
 def _open_shares(path: str, count: int) -> list[int]:
     """The shares of which rows are missing; all where there is no store yet."""
-    if not exists(named(path), shared=True):
+    if not is_store(place_of(path)):
         check_shared(path)
         return list(range(count))
     with open_store(path) as store:

@@ -176,8 +176,9 @@ class _Divergence(torch.autograd.Function):
         left = torch.empty_like(log_rest)
         for rows in stretches(logits):
             x = _divided(logits[rows], log_p.dtype, temperature)
-            own = x.gather(1, ids[rows])
-            x.scatter_(1, ids[rows], -math.inf)
+            is_kept = _kept(log_p[rows], rule)
+            own = x.gather(1, ids[rows]).masked_fill_(~is_kept, -math.inf)
+            x = _placed(x, ids[rows], is_kept, torch.full_like(own, -math.inf))
             left[rows] = torch.logsumexp(x, -1)
             level[rows] = torch.logaddexp(torch.logsumexp(own, -1), left[rows])
             z, lp, lr = level[rows], log_p[rows], log_rest[rows]
@@ -212,7 +213,8 @@ class _Divergence(torch.autograd.Function):
         for rows in stretches(logits):
             x = _divided(logits[rows], log_p.dtype, temperature)
             z, lp, lr = level[rows], log_p[rows], log_rest[rows]
-            log_q = x.gather(1, ids[rows]) - z[:, None]
+            is_kept = _kept(lp, rule)
+            log_q = (x.gather(1, ids[rows]) - z[:, None]).masked_fill_(~is_kept, -math.inf)
             q, p, rest = log_q.exp(), lp.exp(), lr.exp()
             if reverse:
                 own = _times(q, log_q - lp - loss[rows, None])
@@ -236,11 +238,24 @@ class _Divergence(torch.autograd.Function):
                     x *= (log_left.exp() * total)[:, None]
                     if rule == "uniform":
                         x -= (rest / others)[:, None]
-            x.scatter_(1, ids[rows], own)
+            x = _placed(x, ids[rows], is_kept, own)
             scale = (slope[rows] / temperature)[:, None]
             # A row that does not count has no slope, whatever stands in it.
             gradient[rows] = x.mul_(scale).masked_fill_(scale == 0, 0)
         return gradient, None, None, None, None, None, None
+
+
+def _kept(log_p: Tensor, rule: str) -> Tensor:
+    """Which places of rows name a class: one without weight only fills its row up."""
+    # `uniform` counts all others, of which there are as many in each row.
+    return torch.ones_like(log_p, dtype=torch.bool) if rule == "uniform" else log_p != -math.inf
+
+
+def _placed(x: Tensor, ids: Tensor, is_kept: Tensor, values: Tensor) -> Tensor:
+    """Rows with `values` at the classes that are kept, and as they are at all others."""
+    # What fills a row up says the same of its first class once more: of writes to one place any may be the last.
+    first = torch.where(is_kept[:, :1], values[:, :1], x.gather(1, ids[:, :1]))
+    return x.scatter_(1, torch.where(is_kept, ids, ids[:, :1]), torch.where(is_kept, values, first))
 
 
 def _divided(logits: Tensor, dtype: torch.dtype, temperature: float) -> Tensor:

@@ -67,21 +67,22 @@ class ZarrUnits:
             claim: or what gives it, of the number of units.
         """
         self._place = place
-        self._look()
-        folder = self._folder
         self._open: dict[int, list[Array]] = {}
         self._free: list[list[Array]] = []
-        self._checked = Checked(folder)
-        num_units = num_units_of(folder)
+        self._look()
+        num_units = num_units_of(self._folder)
         self.claim = claim(num_units) if callable(claim) else claim
-        units = range(*(self.claim.units or (0, num_units)))
+        if not self.header.sealed:
+            units = range(*(self.claim.units or (0, num_units)))
+            self.sealed = rows_of(self._folder, committed_units(self._folder, units))
+            if place.version(METADATA) != self._version:
+                self._look()  # it may have been finished, and then the records went meanwhile
+        self._checked = Checked(self._folder)
         if self.header.sealed:
             every = Ranges.of((0, self.header.num_samples or 0))
             self.sealed = self.claim.rows(self.header.unit_rows, every)
             if self.claim.is_whole:
                 self.clean()
-        else:
-            self.sealed = rows_of(folder, committed_units(folder, units))
 
     def _look(self) -> None:
         """See what the store says of itself now."""
@@ -172,8 +173,7 @@ class ZarrUnits:
             crcs.append(digest.crc(rows))
             end, size = layout.data_bytes(whole.num_rows), layout.shard_bytes(whole.num_rows)
             file[rows.nbytes : end] = digest.buffer(layout.padding(whole.num_rows))
-            index = b"".join(layout.index_pieces(whole.num_rows))
-            file[end:size] = np.frombuffer(index, np.uint8)
+            file[end:size] = np.frombuffer(b"".join(layout.index_pieces(whole.num_rows)), np.uint8)
             shards.append((layout.key(whole.unit), file[:size]))
         chunk = np.zeros(self._folder.hashes.chunk_shape, np.uint8)
         chunk[: len(whole.hashes)] = whole.hashes
@@ -190,7 +190,7 @@ class ZarrUnits:
                         mark = self._take(whole.unit, record)
                     if mark is None:
                         return
-                    version = self._over(name, data)
+                    version = self._over(name, data, whole.unit, mark)
                 versions.append(str(version))
             columns = zip([len(file) for _, file in shards], crcs, versions, strict=False)
             done = replace(record, columns=tuple(columns), hashes_version=versions[-1])
@@ -221,9 +221,14 @@ class ZarrUnits:
                 return version
         raise self._contended(unit)
 
-    def _over(self, name: str, data: Any) -> Version:
+    def _over(self, name: str, data: Any, unit: int = 0, mark: Version = None) -> Version:
+        """Replace a file; with a `mark` only while that holds the unit, else None: another attempt goes on then."""
         for _ in range(_ATTEMPTS):
-            version = self._place.put(name, data, self._place.version(name))
+            # The version comes first: who takes the unit after our look at the mark writes the file anew.
+            before = self._place.version(name)
+            if mark is not None and self._place.version(name_of(self._folder, unit)) != mark:
+                return None
+            version = self._place.put(name, data, before)
             if version is not None:
                 return version
         raise LockedError(f"{self._place}/{name} is being written by others; run it again")
