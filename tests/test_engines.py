@@ -288,7 +288,13 @@ def test_units_that_come_in_parts_are_named_and_stay_missing(tmp_path: Path, clu
 
 def test_what_has_no_meaning_with_ray_is_refused(tmp_path: Path) -> None:
     generate = pytest.importorskip("fostore.ray", exc_type=ImportError).generate
-    for wrong in ({"rows": (0, 5)}, {"shard": (0, 2)}, {"exists": "overwrite"}, {"concurrency": 0}):
+    refused: dict[str, Any] = {
+        "rows": (0, 5),
+        "shard": (0, 2),
+        "exists": "overwrite",
+        "progress": 0,
+    }
+    for wrong in ({name: value} for name, value in {**refused, "concurrency": 0}.items()):
         with pytest.raises(ArgumentError):
             generate(Numbers(), Teacher, tmp_path / "t.zarr", **wrong)
     with pytest.raises(UnsupportedError, match="one writer"):

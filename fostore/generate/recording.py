@@ -91,10 +91,10 @@ class _Recording:
         self._samples_missing, self._rows_missing = Ranges(), Ranges()
 
     def run(self) -> None:
-        options, shared = self._options, self._options.shard is not None
+        options = self._options
         with self._stack:
             resumes = goes_on(self._path, options)
-            if shared and not resumes:
+            if options.shard is not None and not resumes:
                 self._plan()
                 resumes = True
             if resumes:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from fostore.errors import ArgumentError, StoreExistsError
-from fostore.formats import FILES, format_of
+from fostore.formats import FILES, format_of, is_store
 from fostore.generate.options import Options
 from fostore.generate.samples import Indexed, Samples, Stream
 from fostore.places.names import destination, is_url, local_path, place_of, storage_of
@@ -21,21 +21,17 @@ def where(store: str | os.PathLike[str]) -> Path | str:
     return name if is_url(name) else local_path(store)
 
 
-def exists(path: Path | str, *, shared: bool = False) -> bool:
-    """Whether something is at a path, or behind a url.
-
-    Args:
-        shared: many write it, so that only a store counts: its folder alone is there a moment, or a kill, before.
-    """
-    if isinstance(path, Path) and not shared:
-        return path.exists()
-    place = place_of(path)
-    return format_of(place).is_store(place) if shared else place.version() is not None
+def exists(path: Path | str) -> bool:
+    """Whether something is at a path, or behind a url."""
+    return path.exists() if isinstance(path, Path) else place_of(path).version() is not None
 
 
 def goes_on(path: Path | str, options: Options) -> bool:
     """Whether there is a store to go on with."""
-    return options.exists == "resume" and exists(path, shared=options.shard is not None)
+    if options.shard is not None:
+        # Beside others the folder of one that is just being begun, or was killed then, is no store yet.
+        return is_store(place_of(path))
+    return options.exists == "resume" and exists(path)
 
 
 def check_store(path: Path | str, options: Options, samples: Samples, views: Array | None) -> None:

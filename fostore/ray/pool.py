@@ -11,9 +11,10 @@ import ray
 import ray.data
 
 from fostore.errors import ArgumentError
+from fostore.formats import is_store
 from fostore.generate.frameworks import framework_of, generator_of
-from fostore.generate.storing import exists
 from fostore.generate.storing import where as named
+from fostore.places.names import place_of
 from fostore.ray.pipeline import everywhere
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
@@ -74,11 +75,13 @@ def generate(
     >>> generate("data", dict, "t.zarr", rows=(0, 3))
     Traceback (most recent call last):
         ...
-    fostore.errors.ArgumentError: rows= has no meaning here: workers are given rows by Ray
+    fostore.errors.ArgumentError: rows= has no meaning here: Ray deals out what is missing, and shows how far it is
     """
-    for name in ("rows", "shard", "exists", "store"):
+    for name in ("rows", "shard", "exists", "progress"):
         if name in options:
-            raise ArgumentError(f"{name}= has no meaning here: workers are given rows by Ray")
+            raise ArgumentError(
+                f"{name}= has no meaning here: Ray deals out what is missing, and shows how far it is"
+            )
     if concurrency < 1:
         raise ArgumentError(f"concurrency is {concurrency!r}, expected at least 1 worker")
     path = everywhere(named(store))
@@ -93,7 +96,7 @@ def generate(
 
 def _open_shares(path: str, count: int) -> list[int]:
     """The shares of which rows are missing; all where there is no store yet."""
-    if not exists(named(path), shared=True):
+    if not is_store(place_of(path)):
         check_shared(path)
         return list(range(count))
     with open_store(path) as store:
