@@ -57,7 +57,7 @@ class Imagined(ByUrl):
         return UnitRecord(
             "0" * 32, "node-0000:12345", "2026-11-26T00:00:00Z", rows, columns,
             self._hashes[:blocks], _ETAG,
-        ).pack()  # fmt: skip
+        ).pack(unit)  # fmt: skip
 
     def _piece(self, name: str, start: int, stop: int) -> tuple[bytes, Version]:
         column, is_shard, rest = name.partition("/c/")

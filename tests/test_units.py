@@ -171,7 +171,7 @@ def test_a_format_with_one_writer_says_what_to_do(tmp_path: Path) -> None:
     with fostore.create(tmp_path / "x.zarr", num_samples=5, num_classes=2) as writer:
         writer.append(probs(3, 2))
         writer.commit()
-        with pytest.raises(ArgumentError, match=r"begun by one writer"):
+        with pytest.raises(ArgumentError, match="begun by one writer"):
             fostore.open_units(tmp_path / "x.zarr")
         writer.append(probs(2, 2, start=3))
     assert fostore.finish(tmp_path / "x.zarr").is_sealed
@@ -359,6 +359,29 @@ def test_what_an_attempt_left_that_did_not_commit_is_replaced(
     fill(place)
     fostore.finish(place)
     assert_is(place, whole)
+
+
+def test_a_record_that_was_copied_to_another_unit_commits_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    fostore.plan(path, num_samples=3 * UNIT, num_classes=K, unit_rows=UNIT)
+    for unit in fostore.open_units(path, shard=(0, 3)):
+        unit.write(probs(UNIT, K))
+    (record,) = path.glob("probs/.fostore.units/*/0")
+    copies = {record: record.with_name("2")}
+    for name, copy in (
+        ("probs/c/0/0", "probs/c/2/0"),
+        ("block_hashes/c/0/0/0", "block_hashes/c/2/0/0"),
+    ):
+        copies[path / name] = path / copy
+    for file, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    for unit in fostore.open_units(path, shard=(1, 3)):
+        unit.write(probs(UNIT, K, start=unit.start))
+    with pytest.raises(RowError, match="rows 2048 to 3071"):
+        fostore.finish(path)
+    with fostore.open(path) as store:
+        assert not store.is_sealed
 
 
 class Interrupted(Faulty):

@@ -66,9 +66,9 @@ class UnitRecord:
         """Whether the unit is committed."""
         return self.rows > 0
 
-    def pack(self) -> bytes:
-        """The bytes of the file."""
-        who = {key: getattr(self, key) for key in _WHO}
+    def pack(self, unit: int) -> bytes:
+        """The bytes of the file, which says whose it is: copied to another name it is no record."""
+        who = {"unit": unit, **{key: getattr(self, key) for key in _WHO}}
         if not self.is_commit:
             body = jsontext.canonical(who) + b"\n"
             return body + _CRC.pack(digest.checksum(body))
@@ -104,6 +104,8 @@ def parse(data: bytes, folder: Folder, unit: int) -> UnitRecord:
     try:
         value = jsontext.loads(line.rstrip(b" "), where)
         attempt, by, written = (expect(value, key, str, where) for key in _WHO)
+        if expect(value, "unit", int, where) != unit:
+            raise FormatError(f"it is that of unit {value['unit']}")
         if "rows" not in value:
             return UnitRecord(attempt, by, written)
         rows = expect(value, "rows", int, where)

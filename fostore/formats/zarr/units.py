@@ -194,7 +194,7 @@ class ZarrUnits:
                 versions.append(str(version))
             columns = zip([len(file) for _, file in shards], crcs, versions, strict=False)
             done = replace(record, columns=tuple(columns), hashes_version=versions[-1])
-            if self._place.put(name_of(self._folder, whole.unit), done.pack(), mark) is not None:
+            if self._place.put(name_of(self._folder, whole.unit), done.pack(whole.unit), mark) is not None:
                 return
             held, _ = self._record(whole.unit)
             # Ours too: a server that answered nothing may have done what it was asked for.
@@ -207,7 +207,7 @@ class ZarrUnits:
 
         None where it is committed, or the whole store is sealed.
         """
-        name, mark = name_of(self._folder, unit), replace(record, rows=0, hashes=None).pack()
+        name, mark = name_of(self._folder, unit), replace(record, rows=0, hashes=None).pack(unit)
         for _ in range(_ATTEMPTS):
             held, before = self._record(unit)
             if held is not None and held.is_commit:
@@ -348,7 +348,7 @@ class ZarrUnits:
         for unit in broken:
             _, before = self._record(unit)
             mark = replace(UnitRecord(), by=f"{UnitRecord().by} (finish)")
-            self._place.put(name_of(self._folder, unit), mark.pack(), before)
+            self._place.put(name_of(self._folder, unit), mark.pack(unit), before)
         lost = rows_of(self._folder, broken)
         raise RowError(
             f"{describe(lost)} of {self._place} do not lie as their records say: another writer or a tool changed "
