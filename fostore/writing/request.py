@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fostore.errors import ArgumentError, IdentityError, UnsupportedError
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header
 from fostore.schema.jsontext import check_object
+from fostore.schema.row import Column
 from fostore.version import __version__
 from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
 
@@ -48,6 +49,8 @@ class Request:
     k: int | None = None
     rule: str | None = None
     temperatures: Sequence[float] | None = None
+    beside: tuple[Column, ...] = field(init=False, default=())
+    """The side columns; made once, since every key of a large dataset is looked at for it."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Request:
@@ -65,7 +68,8 @@ class Request:
             value = given.get(name)
             if value is not None and not hasattr(value, "__float__"):
                 raise ArgumentError(f"{name} is {value!r}, expected a number")
-        side_columns(request.sides, request.num_samples)
+        beside = tuple(side_columns(request.sides, request.num_samples))
+        object.__setattr__(request, "beside", beside)
         request.chosen()
         check_object(request.meta)
         check_object(request.identity, "identity")
@@ -115,7 +119,7 @@ class Request:
             temperature=1.0 if self.temperature is None else self.temperature,
             tol=self.tol,
             encoding=self.chosen(),
-            side_columns=side_columns(sides, planned),
+            side_columns=self.beside,
             row_axis=ROWS[self.rows or "samples"],
         )
         sequences = self.num_sequences
