@@ -128,7 +128,7 @@ def _taken(place: Storage) -> StoreExistsError:
 
 def _check_same(place: Storage, request: Request, units: UnitsWriter) -> None:
     header = units.header
-    request.check_same(str(place), header)
+    request.check_same(str(place), header, cure="or choose another path")
     meta = check_object(request.meta)
     for name, planned in header.counts.items():
         asked = getattr(request, name)

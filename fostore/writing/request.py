@@ -19,6 +19,8 @@ from fostore.schema.row import Column
 from fostore.version import __version__
 from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
 
+_ANEW = "choose another path, or make it anew with exists='overwrite'"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -138,7 +140,7 @@ class Request:
         check_kept(header, sides)
         return header
 
-    def check_same(self, path: str | Path, header: Header) -> None:
+    def check_same(self, path: str | Path, header: Header, *, cure: str = _ANEW) -> None:
         """Refuse a store that is there and is not what is asked for; what is not asked for is as it has it.
 
         Raises:
@@ -170,8 +172,7 @@ class Request:
                 differences.append(f"{name} is {stored!r} in the store and {value!r} was asked for")
         if differences:
             raise IdentityError(
-                f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, "
-                "choose another path, or make it anew with exists='overwrite'",
+                f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, {cure}",
                 tuple(differences),
             )
         check_kept(header, self.sides)

@@ -194,7 +194,10 @@ class ZarrUnits:
                 versions.append(str(version))
             columns = zip([len(file) for _, file in shards], crcs, versions, strict=False)
             done = replace(record, columns=tuple(columns), hashes_version=versions[-1])
-            if self._place.put(name_of(self._folder, whole.unit), done.pack(whole.unit), mark) is not None:
+            if (
+                self._place.put(name_of(self._folder, whole.unit), done.pack(whole.unit), mark)
+                is not None
+            ):
                 return
             held, _ = self._record(whole.unit)
             # Ours too: a server that answered nothing may have done what it was asked for.
