@@ -194,10 +194,8 @@ class ZarrUnits:
                 versions.append(str(version))
             columns = zip([len(file) for _, file in shards], crcs, versions, strict=False)
             done = replace(record, columns=tuple(columns), hashes_version=versions[-1])
-            if (
-                self._place.put(name_of(self._folder, whole.unit), done.pack(whole.unit), mark)
-                is not None
-            ):
+            name = name_of(self._folder, whole.unit)
+            if self._place.put(name, done.pack(whole.unit), mark) is not None:
                 return
             held, _ = self._record(whole.unit)
             # Ours too: a server that answered nothing may have done what it was asked for.
@@ -399,5 +397,4 @@ def _fetched(folder: Folder, layout: Shards, unit: int, first: int, last: int) -
         raise DamageError(message, lost) from error
     if len(data) != (last - first) * size:
         raise DamageError(f"{folder.place}/{name} was cut, and with it {describe(lost)}", lost)
-    flat = np.frombuffer(data, layout.column.numpy_dtype)
-    return flat.reshape(last - first, *layout.column.shape)
+    return _rows_in(np.frombuffer(data, np.uint8), layout, 0, last - first)
