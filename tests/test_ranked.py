@@ -508,6 +508,16 @@ def test_a_token_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "o.zarr").exists()
 
 
+def test_labels_in_an_archive_that_is_unsafe_are_refused_as_that(tmp_path: Path) -> None:
+    made = write_fkd(tmp_path)
+    file = sorted(made["source"].rglob("*.tar"))[0]  # which is read at once
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of a member that is encrypted
+    file.write_bytes(content)
+    with pytest.raises(UnsafeError, match="is encrypted"):
+        open_table(made["source"], Hints(format="fkd", layout=made["layout"], temperature=2.0))
+
+
 def test_classes_that_halves_cannot_number_are_refused(tmp_path: Path) -> None:
     labels = np.array([[[4096, 1], [0.5, 0.25]]], np.float16)
     file = tmp_path / "soft" / "n" / "a.tar"

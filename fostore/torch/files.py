@@ -107,6 +107,29 @@ def _tensor(rows: Array, column: Column) -> torch.Tensor:
 # ------------------------------------------------------------------ reading
 
 
+def load_checked(path: Path, *, mmap: bool = False) -> Any:
+    """What torch.load makes of a file as weights only, on the CPU.
+
+    Raises:
+        pickle.UnpicklingError: it holds more than that.
+        FormatError: it was damaged, for which torch raises errors of many kinds.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OSError,  # of an archive whose end leads before its beginning
+    ) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise FormatError(f"{path} cannot be loaded: {first:.200}") from error
+
+
 def _load(path: Path) -> tuple[int, Any]:
     """The bytes of a file and what it holds, with tensors that lie on its pages."""
     fd, size = open_source(path)
@@ -123,7 +146,7 @@ def _load(path: Path) -> tuple[int, Any]:
             if info.compress_type != 0:
                 raise UnsafeError(f"{path}: {info.filename!r:.80} is compressed, as torch does not")
     try:
-        return size, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return size, load_checked(path, mmap=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f" (it names {named.group(1)})" if named else ""
@@ -132,18 +155,6 @@ def _load(path: Path) -> tuple[int, Any]:
             "any code. Load it where you trust it and save the tensor alone: "
             'torch.save({"probs": probs}, path)'
         ) from error
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OSError,  # of an archive whose end leads before its beginning
-    ) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise FormatError(f"{path} cannot be loaded: {first:.200}") from error
 
 
 def _distributions(

@@ -35,6 +35,7 @@ from fostore.files.npz import open_zip
 from fostore.files.table import Table
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import MAX_WIDTH, encode_ids, id_column
+from fostore.torch.files import load_checked
 
 _SUFFIX = ".tar"
 _MOST_BYTES = 64 << 20
@@ -150,30 +151,18 @@ def _load(path: Path) -> object:
     os.close(fd)
     if size > _MOST_BYTES:
         raise UnsafeError(f"{path} has {size:,} bytes, expected at most {_MOST_BYTES:,}")
+    with open_zip(path, size):  # each entry is held against the bytes that are there
+        pass
+    # What a pickled array names, and nothing that runs more.
+    reconstruct = np.empty(0).__reduce__()[0]
+    arrays: list[Any] = [np.ndarray, np.dtype, reconstruct]
+    arrays += [type(np.dtype(kind)) for kind in "? b h i l f d e".split()]
     try:
-        with open_zip(path, size):  # each entry is held against the bytes that are there
-            pass
-        # What a pickled array names, and nothing that runs more.
-        reconstruct = np.empty(0).__reduce__()[0]
-        arrays: list[Any] = [np.ndarray, np.dtype, reconstruct]
-        arrays += [type(np.dtype(kind)) for kind in "? b h i l f d e".split()]
         with torch.serialization.safe_globals(arrays):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_checked(path)
     except pickle.UnpicklingError as error:
         raise UnsafeError(
             f"{path} holds more than arrays: to load it could run any code"
-        ) from error
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        raise FormatError(
-            f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]:.200}"
         ) from error
 
 
