@@ -987,6 +987,13 @@ MUTANTS = [
         "test_encoded_generation.py::test_out_of_memory_halves_an_encoded_batch[torch-.zarr-True]",
     ),
     Mutant(
+        "modules-collected-while-restored",
+        "torch/modes.py",
+        "before = list(self._before.values())",
+        "before = self._before.values()",
+        "test_modes.py::test_modules_may_be_collected_while_flags_are_restored",
+    ),
+    Mutant(
         "device-does-not-select",
         "generate/framework.py",
         "        asked = encoding_of(schema).selects(schema) if self.overlaps else None\n",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,28 @@ def saved_as(
     sizes = (geometry.unit_rows(schema.row_bytes, len(rows)), geometry.block_rows(schema.row_bytes))
     header = Header(schema, len(rows), *sizes, meta=meta or {})
     FORMAT.write(path, header, iter([encoding_of(schema).encode(rows, schema, 0)]), 0)
+
+
+@contextmanager
+def collected_after(allocations: int) -> Iterator[None]:
+    """A block in which the collector runs once so many more objects were made that it counts."""
+    before, was_enabled = gc.get_threshold(), gc.isenabled()
+    gc.enable()
+    gc.set_threshold(gc.get_count()[0] + allocations, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        if not was_enabled:
+            gc.disable()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """A block in which cycles wait, so that the next collection finds them young."""
+    gc.collect(1)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -20,7 +20,9 @@ from torch.utils.data import Dataset
 
 from fostore.errors import ArgumentError, GenerationError
 from fostore.torch import FirstOrderDataGenerator
+from fostore.torch.modes import Modes
 from sides import make_pairs, softmax
+from support import collected_after, uncollected
 
 INPUTS = make_pairs().inputs
 
@@ -412,3 +414,20 @@ def test_the_search_reads_no_values_and_asks_no_code_of_the_users() -> None:
     held = [Rows(), Odd()]
     generated(lambda x: x * len(held))
     assert not asked
+
+
+def test_modules_may_be_collected_while_flags_are_restored() -> None:
+    """A model that makes modules in each call leaves them in cycles, and the collector takes them at the end too."""
+    net = make_net()
+    for allocations in range(30):
+        with uncollected():
+            modes = Modes()
+            modes.settle(net)
+            for _ in range(20):
+                made = nn.Dropout()
+                made.me = [made]
+                modes.settle(made)
+            del made
+            with collected_after(allocations):
+                modes._restore()
+        assert_untouched(net)

@@ -18,10 +18,12 @@ import pytest
 from fostore.errors import ArgumentError, DamageError, UncommittedError, UnsafeError
 from fostore.formats import ColumnView, Segment
 from fostore.formats.views import mapping
+from fostore.formats.views.mapping import map_files
 from fostore.formats.views.pieces import PieceView
 from fostore.formats.views.view import ArrayView, mapped_view, segment_view, view_of
 from fostore.schema.halves import aligned_empty
 from fostore.schema.row import Column
+from support import collected_after, uncollected
 
 WIDE = Column("probs", "float32", "float32", ("class",), (8,))
 SCALAR = Column("input_hash", "uint64", "uint64", (), ())
@@ -176,6 +178,20 @@ def test_all_columns_together_map_a_bounded_number_of_files(
     gc.collect()
     assert sum(mapping._mapped.values()) == held
     assert isinstance(view_of(segments, WIDE, 640), ArrayView)
+
+
+def test_a_mapping_may_be_collected_while_mappings_are_counted(tmp_path: Path) -> None:
+    """A long run of loaders leaves mappings in cycles, and the collector takes them whenever it likes."""
+    segments = files_of(tmp_path, WIDE, (0, 128))
+    held = [map_files(segments, WIDE, 128) for _ in range(20)]
+    for allocations in range(30):
+        with uncollected():
+            cycle: list[Any] = [map_files(segments, WIDE, 128)]
+            cycle.append(cycle)
+            del cycle
+            with collected_after(allocations):
+                assert mapping.is_mappable(segments, WIDE.row_bytes)
+    assert len(held) == 20
 
 
 def test_the_fallback_has_one_array_over_several_files(tmp_path: Path) -> None:

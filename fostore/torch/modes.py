@@ -113,7 +113,9 @@ class Modes:
         self._before[key] = weakref.ref(part, forget), part.training
 
     def _restore(self) -> None:
-        known = [(part, flag) for ref, flag in self._before.values() if (part := ref()) is not None]
+        # A list first: the collector may run in the loop, and make the table forget modules within.
+        before = list(self._before.values())
+        known = [(part, flag) for ref, flag in before if (part := ref()) is not None]
         # Two passes: a train() of its own sets flags of its submodules, which are put right after it.
         for part, flag in known:
             if flag and type(part).train is not nn.Module.train:

@@ -93,7 +93,8 @@ def open_segment(segment: Segment, row_bytes: int) -> int:
 
 def is_mappable(segments: Sequence[Segment], row_bytes: int) -> bool:
     """Whether every file falls on whole pages of one address range, and no page belongs to two."""
-    if len(segments) + sum(tuple(_mapped.values())) > MAX_SEGMENTS or libc() is None:
+    # A list, not a tuple: the collector may run while a tuple is made, and give mappings back within.
+    if len(segments) + sum(list(_mapped.values())) > MAX_SEGMENTS or libc() is None:
         return False
     page = mmap.PAGESIZE
     last_end, last_shift, last_path = 0, 0, segments[0].path if segments else ""
