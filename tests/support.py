@@ -91,9 +91,11 @@ def collected_after(allocations: int) -> Iterator[None]:
 @contextmanager
 def uncollected() -> Iterator[None]:
     """A block in which cycles wait, so that the next collection finds them young."""
-    gc.collect(1)
+    gc.freeze()
+    gc.collect()  # and with it the objects that Python keeps for use again, which no collection sees
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
