@@ -39,9 +39,6 @@ class Faulty:
     def __init__(self, inner: Storage, fault: Fault) -> None:
         self._inner, self._fault, self.calls = inner, fault, 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
     def __str__(self) -> str:
         return str(self._inner)
 
@@ -67,6 +64,12 @@ class Faulty:
         os.kill(os.getpid(), self._fault.signal)
         # A signal is for the process: this thread may go on for a moment, and must not reach its next operation.
         time.sleep(0.3)
+
+
+# Everything else is the other's; `isinstance` looks for it in the class, not in a `__getattr__`.
+for _name in dir(Storage):
+    if not (_name.startswith("_") or hasattr(Faulty, _name)):
+        setattr(Faulty, _name, property(lambda self, name=_name: getattr(self._inner, name)))
 
 
 def place_at(path: str) -> Storage:
@@ -95,4 +98,4 @@ def work(
     place = Faulty(place_at(path), fault)
     fill(place, shard, seed)
     if finishes:
-        fostore.finish(place)  # type: ignore[arg-type]  # what it lacks, `__getattr__` gives
+        fostore.finish(place)  # type: ignore[arg-type]  # what it lacks is put into its class
