@@ -293,10 +293,10 @@ def test_tokens_are_under_the_size_of_the_vocabulary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([0.5, 1.0], "token of the rows from 0 on is float64"),
+        ([0.5, 1.0], "tokens: float64 of shape"),
         ([[1], [2]], r"of shape \(2, 1\)"),
-        ([1, 70_000], "token of row 1 is 70000"),
-        ([1, -1], "token of row 1 is -1"),
+        ([1, 70_000], "tokens: 70000 came at row 1, expected an integer a row .* uint16"),
+        ([1, -1], "tokens: -1 came at row 1"),
     ],
 )
 def test_tokens_that_are_none_are_refused(tmp_path: Path, tokens: Any, message: str) -> None:

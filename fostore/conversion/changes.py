@@ -12,9 +12,8 @@ from fostore.conversion.options import Options
 from fostore.encodings import another, default_encoding, encoding_of, remade
 from fostore.errors import ArgumentError
 from fostore.files.table import Batch, Table, changed
+from fostore.schema.integers import check_below
 from fostore.schema.row import SAMPLE, TOKEN, Array, Schema
-from fostore.schema.sides import Bounds
-from fostore.schema.sides.classes import check_labels
 from fostore.schema.sides.ids import encode_ids, id_column
 
 _BITS = {"float16": (10, 5), "bfloat16": (7, 8), "float32": (23, 8), "float64": (52, 11)}
@@ -210,7 +209,7 @@ def _classes(table: Table, names_or_numbers: Sequence[int | str]) -> Table:
             if column.role != "class_label":
                 yield rows
                 continue
-            check_labels(rows, Bounds(schema.num_classes), start)
+            check_below(rows, schema.num_classes, start, "label")
             labels = moved[rows]
             if (labels < 0).any():
                 row = int(np.argmax(labels < 0))

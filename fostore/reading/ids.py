@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fostore.errors import ArgumentError, DamageError, FostoreError, UncommittedError
+from fostore.schema.integers import integers
 from fostore.schema.row import Array, Column
 
 if TYPE_CHECKING:
@@ -113,17 +114,7 @@ def encode(ids: Any, column: Column) -> Array:
     if hasattr(ids, "tolist") or not isinstance(ids, Sequence):
         ids = np.asarray(ids)
     if column.dtype == "int64":
-        try:
-            keys = np.asarray(ids)
-        except (ValueError, OverflowError) as error:
-            raise ArgumentError(f"ids make no array of integers: {error}") from error
-        if keys.ndim != 1 or (keys.dtype.kind not in "iu" and keys.size):
-            raise ArgumentError(
-                f"the store keeps integers as ids, {keys.dtype} of shape {keys.shape} came"
-            )
-        if keys.dtype == np.uint64 and keys.size and keys.max() > np.iinfo(np.int64).max:
-            raise ArgumentError("ids beyond 63 bits came, and the store keeps none of these")
-        return keys.astype(np.int64, copy=False)
+        return integers(ids, "the store keeps integers as ids", ArgumentError)
     # One byte more than the store keeps: a longer key stays one that is not there.
     texts = np.empty(len(ids), f"S{column.shape[0] + 1}")
     for start in range(0, len(ids), _PIECE):

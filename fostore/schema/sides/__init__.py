@@ -98,6 +98,11 @@ def side_of(role: str) -> Side:
     return side
 
 
+def like(made: Column) -> Callable[[Column], bool]:
+    """Whether a column holds rows as `made` does, whatever its name."""
+    return lambda column: (column.dtype, column.shape) == (made.dtype, made.shape)
+
+
 def is_promise(values: Any) -> bool:
     """Whether `values` only say that values will come with each batch, and of which kind."""
     return isinstance(values, (bool, str))

@@ -9,7 +9,7 @@ import numpy as np
 
 from fostore.errors import RowError
 from fostore.schema.columns import Array, Column
-from fostore.schema.sides import Side
+from fostore.schema.sides import Side, like
 
 
 def hashes(role: str, keyword: str, name: str) -> Side:
@@ -35,7 +35,7 @@ def hashes(role: str, keyword: str, name: str) -> Side:
         role,
         keyword,
         column=lambda values: made,
-        fits=lambda column: (column.dtype, column.shape) == (made.dtype, made.shape),
+        fits=like(made),
         encode=encode,
     )
 

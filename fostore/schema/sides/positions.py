@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fostore.schema.columns import Column
-from fostore.schema.sides import Side
-from fostore.schema.sides.sequences import integers
+from fostore.schema.sides import Side, like
+from fostore.schema.sides.sequences import encode
 
 _COLUMN = Column("position", "uint32", "uint32", (), (), "position")
 
@@ -12,7 +12,7 @@ SIDE = Side(
     "position",
     "positions",
     column=lambda values: _COLUMN,
-    fits=lambda column: (column.dtype, column.shape) == (_COLUMN.dtype, _COLUMN.shape),
-    encode=integers,
+    fits=like(_COLUMN),
+    encode=encode,
     row_axis="token",
 )

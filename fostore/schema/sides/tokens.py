@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fostore.schema.columns import Array, Column
+from fostore.schema.integers import check_below
 from fostore.schema.sides import Bounds, Side
-from fostore.schema.sides.sequences import check_below, integers
+from fostore.schema.sides.sequences import encode
 
 VOCABULARY = "vocab_size"
 """The key of the column that says how many tokens there are: each is less."""
@@ -32,4 +33,4 @@ def _check(stored: Array, bounds: Bounds, start: int) -> None:
     check_below(stored, bounds.vocab_size, start, "token")
 
 
-SIDE = Side("token", "tokens", _column, fits=_fits, encode=integers, check=_check, row_axis="token")
+SIDE = Side("token", "tokens", _column, fits=_fits, encode=encode, check=_check, row_axis="token")

@@ -9,6 +9,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.columns import Array, Column
+from fostore.schema.integers import integers
 from fostore.schema.sides import Side
 
 VIEW = Column("view", "int64", "int64", ("seed_view",), (2,), "view")
@@ -21,20 +22,14 @@ def encode_views(views: Any, error: type[ArgumentError] | type[RowError] = Argum
     Raises:
         error: no integers, or of another shape.
     """
-    try:
-        given = np.asarray(views)
-    except (ValueError, OverflowError) as wrong:
-        raise error(f"views make no array of integers: {wrong}") from wrong
-    pairs = given.ndim == 2 and given.shape[1] == 2
-    if given.dtype.kind not in "iu" or not (given.ndim == 1 or pairs):
-        raise error(
-            f"views are {given.dtype} of shape {given.shape}, expected integers: a seed a row (n,), "
-            "or a seed and the number of the view (n, 2)"
-        )
-    if given.dtype == np.uint64 and given.size and given.max() > np.iinfo(np.int64).max:
-        raise error("a seed or view is beyond 63 bits")
-    both = given if pairs else np.stack([given, np.zeros_like(given)], axis=1)
-    return np.ascontiguousarray(both, dtype="<i8")
+    given = integers(
+        views,
+        "views",
+        error,
+        shapes=((), (2,)),
+        expected="a seed a row (n,), or a seed and the number of the view (n, 2)",
+    )
+    return given if given.ndim == 2 else np.stack([given, np.zeros_like(given)], axis=1)
 
 
 def _column(views: Any) -> Column:
