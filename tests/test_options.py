@@ -12,6 +12,8 @@ import pytest
 import typer.main
 
 from fostore.cli import app
+from fostore.cli.options import of_encoding
+from fostore.encodings import ENCODINGS
 from fostore.errors import ArgumentError
 from fostore.generate.options import Options
 from sides import SIDES, Linear, make_pairs
@@ -51,3 +53,10 @@ def test_every_option_that_lists_its_values_is_checked() -> None:
 def test_reading_the_options_loads_no_numpy() -> None:
     code = "import sys, fostore.generate.options; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_help_names_every_encoding_but_the_one_of_votes() -> None:
+    """The command line starts without NumPy, so it cannot ask the registry."""
+    shown = of_encoding("", "")["encoding"].help
+    names = shown.removeprefix("How rows are kept: ").removesuffix(", or JSON with parameters.")
+    assert set(names.split(", ")) == ENCODINGS.keys() - {"counts"}

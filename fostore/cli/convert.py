@@ -241,24 +241,7 @@ _OPTIONS = {
         parse=_parse_classes,
     ),
     "member": Option(CHANGE, "Only this member of an ensemble."),
-    "encoding": Option(
-        CHANGE,
-        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
-        "NAME|JSON",
-        parse=options.parse_encoding,
-    ),
-    "k": Option(CHANGE, "Of topk: the classes of a row that are kept.", least=1),
-    "rule": Option(
-        CHANGE,
-        "Of top-k rows: what becomes of the classes that are not kept, in what is written or where rows become dense.",
-    ),
-    "temperatures": Option(
-        CHANGE,
-        "Of topk: those at which what is not kept is summed as well.",
-        "T,T,...",
-        parse=options.parse_numbers,
-    ),
-    "max_kl": Option(CHANGE, "Nats that a row may lose at most: else nothing is written."),
+    **options.of_encoding(CHANGE, "nothing is written"),
     "class_names": Option(
         CHANGE, "Class names, in order.", "A,B,...|@FILE", parse=options.parse_names
     ),

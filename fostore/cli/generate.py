@@ -76,27 +76,7 @@ _OPTIONS = {
         "START:STOP|tokens|labelled",
         parse=options.parse_rows,
     ),
-    "encoding": Option(
-        STORE,
-        "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, or JSON with parameters.",
-        "NAME|JSON",
-        parse=options.parse_encoding,
-    ),
-    "k": Option(STORE, "Of topk: the classes of a row that are kept.", least=1),
-    "rule": Option(
-        STORE,
-        "Of topk: what becomes of the classes that are not kept.",
-        "coarse|uniform|renorm|zero",
-    ),
-    "temperatures": Option(
-        STORE,
-        "Of topk: those at which what is not kept is summed as well.",
-        "T,T,...",
-        parse=options.parse_numbers,
-    ),
-    "max_kl": Option(
-        STORE, "Nats that a row may lose at most by being encoded; else the store is not sealed."
-    ),
+    **options.of_encoding(STORE, "the store is not sealed"),
     "shard": Option(
         STORE,
         "Make one of N shares of the store, counted from 0, beside others; auto: as torchrun, srun or an array of "

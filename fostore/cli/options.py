@@ -59,6 +59,31 @@ class Option:
         )
 
 
+def of_encoding(panel: str, otherwise: str) -> dict[str, Option]:
+    """How rows are kept, of a command that says what happens where too much is lost."""
+    return {
+        "encoding": Option(
+            panel,
+            "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, sampled, or JSON with parameters.",
+            "NAME|JSON",
+            parse=parse_encoding,
+        ),
+        "k": Option(panel, "Of topk: the classes of a row that are kept.", least=1),
+        "rule": Option(
+            panel,
+            "Of top-k rows: what becomes of the classes that are not kept.",
+            "coarse|uniform|renorm|zero",
+        ),
+        "temperatures": Option(
+            panel,
+            "Of topk: those at which what is not kept is summed as well.",
+            "T,T,...",
+            parse=parse_numbers,
+        ),
+        "max_kl": Option(panel, f"Nats that a row may lose at most; else {otherwise}."),
+    }
+
+
 def give(
     command: Callable[..., None],
     given: type,
