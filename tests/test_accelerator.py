@@ -30,7 +30,6 @@ from fostore.torch import (
     topk_distillation_loss,
 )
 from fostore.torch.framework import TorchFramework
-from support import SUFFIXES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SAMPLES = 1000
@@ -63,11 +62,6 @@ def expected(net: nn.Module, inputs: torch.Tensor) -> np.ndarray:
 
 def generator(net: Any, **options: Any) -> FirstOrderDataGenerator:
     return FirstOrderDataGenerator(net, DEVICE, batch_size=64, output_mode="logits", **options)
-
-
-@pytest.fixture(params=SUFFIXES)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"rows{request.param}"
 
 
 def test_rows_are_those_of_the_cpu_in_their_order(path: Path) -> None:

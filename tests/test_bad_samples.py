@@ -22,11 +22,6 @@ X = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
 ROWS = {i: [0.5, 0.5] for i in range(N)}
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 class Broken(Dataset[Any]):
     """Sample 37 is None, lacks a number, or cannot be read."""
 

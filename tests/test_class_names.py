@@ -27,10 +27,7 @@ Y = np.arange(48) % 3
 SAMPLES = [(row, 0) for row in X]
 """The same without names."""
 
-
-@pytest.fixture(autouse=True)
-def quick(fast_disk: None) -> None:
-    """Syncing is not what is tested here."""
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 class Pets:

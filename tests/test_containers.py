@@ -69,11 +69,6 @@ MAKE: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 @pytest.fixture(params=list(MAKE))
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return MAKE[request.param](tmp_path)

@@ -17,7 +17,7 @@ import fostore
 from fostore import evaluate
 from fostore.errors import ArgumentError, GenerationError, IdentityError
 from sides import SIDES, Pairs, Side, Stream, make_pairs, softmax
-from support import SUFFIXES, data_files
+from support import data_files
 
 PAIRS = make_pairs()
 INPUTS = PAIRS.inputs
@@ -59,11 +59,6 @@ MODELS: dict[str, Any] = {
 @pytest.fixture(params=MODELS)
 def side(request: pytest.FixtureRequest) -> Side:
     return SIDES[request.param]
-
-
-@pytest.fixture(params=SUFFIXES)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"draws{request.param}"
 
 
 @pytest.fixture(autouse=True)

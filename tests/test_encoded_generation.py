@@ -22,16 +22,6 @@ K = 3
 TOPK: dict[str, Any] = {"encoding": "topk", "k": K, "temperatures": (2.0,)}
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
-@pytest.fixture(params=[".zarr", ".h5"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"rows{request.param}"
-
-
 def written(path: Path, rows: np.ndarray, **options: Any) -> fostore.Store:
     """The oracle: the same rows, given to a writer as they are."""
     options = {"kind": "logits", "encoding": "topk", "k": K, "temperatures": [2.0], **options}

@@ -29,10 +29,7 @@ from support import probs
 N, K, M = 40, 5, 3
 CERTAIN = [[1.0, 0.0], [0.0, 1.0]]
 
-
-@pytest.fixture(autouse=True)
-def quick(fast_disk: None) -> None:
-    """Syncing is not what is tested here."""
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 def store_of(path: Path, rows: Any, **options: Any) -> fostore.Store:

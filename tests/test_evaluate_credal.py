@@ -25,10 +25,7 @@ from support import SUFFIXES, probs
 
 N, K, M = 30, 4, 3
 
-
-@pytest.fixture(autouse=True)
-def quick(fast_disk: None) -> None:
-    """Syncing is not what is tested here."""
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 def members(seed: int = 0, count: int = N, classes: int = K) -> np.ndarray:

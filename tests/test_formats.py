@@ -20,14 +20,8 @@ from support import row_crc
 from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
 
 N = 2 * UNIT + 700
-FORMATS = (".zarr", ".h5")
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
-
-
-@pytest.fixture(params=FORMATS)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"store{request.param}"
 
 
 @pytest.fixture

@@ -25,16 +25,6 @@ from sides import NUM_CLASSES, SIDES, Linear, Pairs, Side, Stream, make_pairs, s
 Point = namedtuple("Point", "x y")
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
-@pytest.fixture(params=[".zarr", ".h5"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"rows{request.param}"
-
-
 def assert_rows(result: Any, expected: np.ndarray, rows: Any = None) -> None:
     rows = range(len(expected)) if rows is None else rows
     assert list(result.keys()) == list(rows)

@@ -21,11 +21,6 @@ from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 def assert_logits_of(result: Any, inputs: np.ndarray) -> None:
     assert len(result) == len(inputs)
     want = softmax(inputs @ WEIGHT)

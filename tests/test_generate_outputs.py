@@ -13,14 +13,9 @@ import pytest
 import fostore
 from fostore.errors import ArgumentError, IdentityError, RowError
 from fostore.generate import axes
-from sides import SIDES, Linear, Pairs, Side, make_pairs, softmax
+from sides import Linear, Pairs, Side, make_pairs, softmax
 
 WEIGHTS = np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)
-
-
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
 
 
 def members(x: np.ndarray) -> np.ndarray:

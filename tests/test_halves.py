@@ -21,7 +21,7 @@ from fostore.schema.halves import (
     widen,
 )
 from fostore.schema.row import Array
-from sides import SIDES, Pairs, Side
+from sides import Pairs, Side
 from support import SUFFIXES
 
 EVERY = np.arange(1 << 16, dtype=np.uint16)
@@ -119,11 +119,6 @@ def test_bfloat16_keeps_nan_whatever_its_payload() -> None:
 
 
 N, WIDE = 20, 600  # a batch of 16 is more than NumPy widens by itself
-
-
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
 
 
 def make_store(path: Path, dtype: str, kind: str = "probs", classes: int = WIDE) -> fostore.Store:

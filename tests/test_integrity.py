@@ -25,15 +25,10 @@ from fostore.errors import ArgumentError, DamageError, FormatError, RowError, Un
 from fostore.files.json import export
 from fostore.formats.zarr import tails as zarr_tails
 from fostore.places import lock
-from support import SUFFIXES, probs
+from support import probs
 from work import UNIT, K, N, begin
 
 Events = list[tuple[str, int]]
-
-
-@pytest.fixture(params=SUFFIXES)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"s{request.param}"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import fostore
 from fostore import evaluate
 from fostore.cli import app
 from fostore.errors import ArgumentError, IdentityError, RowError
-from sides import NUM_CLASSES, SIDES, Linear, Pairs, Side, make_pairs
+from sides import NUM_CLASSES, Linear, Pairs, Side, make_pairs
 from support import probs
 
 N, K = 120, 4
@@ -21,11 +21,6 @@ PROBS = probs(N, K)
 LABELS = np.random.default_rng(2).integers(0, K, N)
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
-
-
-@pytest.fixture(params=list(SIDES))
-def side(request: Any) -> Side:
-    return SIDES[request.param]
 
 
 def write(path: Path, **more: Any) -> Path:

@@ -26,19 +26,12 @@ INPUTS = RNG.normal(size=(N, 4)).astype(np.float32)
 LABELS = [int(label) for label in RNG.integers(0, 5, N)]
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 @pytest.fixture(params=SUFFIXES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"rows{request.param}"
 
 
-@pytest.fixture(autouse=True)
-def quick(fast_disk: None) -> None:
-    """Syncing is not what is tested here."""
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 class Crops:

@@ -30,11 +30,6 @@ SAMPLES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 def model_of(side: Side) -> Any:
     """A linear model that takes the arrays of its side as they come; on torch a float32 network."""
     if side.name == "torch":

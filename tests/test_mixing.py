@@ -14,12 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from fostore.errors import ArgumentError
 from fostore.generate.mixing import MixingTest
 from fostore.torch import FirstOrderDataGenerator
-from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs
-
-
-@pytest.fixture(params=SIDES)
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
+from sides import Linear, Pairs, Side, Stream, make_pairs
 
 
 def stacked(side: Side, samples: Any) -> Any:

@@ -23,19 +23,12 @@ N = 60
 KEYS = [f"image-{i}" for i in range(N)]
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
 @pytest.fixture(params=SUFFIXES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"teacher{request.param}"
 
 
-@pytest.fixture(autouse=True)
-def quick(fast_disk: None) -> None:
-    """Syncing is not what is tested here."""
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 class Named(Pairs):

@@ -22,18 +22,7 @@ from fostore.errors import ArgumentError, IdentityError
 from fostore.generate.recheck import disagrees
 from fostore.schema.header import _META_CHECKSUM, CHECKSUM
 from fostore.torch import FirstOrderDataGenerator
-from sides import SIDES, Linear, Pairs, Side, Stream, make_pairs, softmax
-
-
-@pytest.fixture(params=SIDES)
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
-@pytest.fixture(params=[".zarr", ".h5"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"rows{request.param}"
-
+from sides import Linear, Pairs, Side, Stream, make_pairs, softmax
 
 WEIGHT = torch.from_numpy(Linear().weight)
 INPUTS = torch.from_numpy(make_pairs().inputs)

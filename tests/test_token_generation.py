@@ -25,16 +25,6 @@ LENGTHS = (0, 5, 1, 7, 3, 0, 9, 2, 4, 0)
 """Of sequences: the first, the last and one between are empty."""
 
 
-@pytest.fixture(params=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    return SIDES[request.param]
-
-
-@pytest.fixture(params=[".zarr", ".h5"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"rows{request.param}"
-
-
 def sequences(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, VOCABULARY, length).tolist() for length in lengths]

@@ -31,14 +31,9 @@ from fostore.errors import (
     UnsupportedError,
 )
 from fostore.writing.ledger import Ledger
-from support import SUFFIXES, data_files, plain_rows, probs
+from support import data_files, plain_rows, probs
 
 N, K = 2500, 3  # with unit_rows=1024: two full units and a short one
-
-
-@pytest.fixture(params=SUFFIXES)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"store{request.param}"
 
 
 def new(path: Path, **options: object) -> fostore.Writer:

@@ -30,7 +30,7 @@ from fostore.formats.zarr import reader as zarr_reader
 from fostore.formats.zarr.layout import Hashes, Shards, parse_array
 from fostore.formats.zarr.tails import _MAX_OPEN
 from fostore.schema.ranges import Ranges
-from units import SHAPES, UNIT, Filler, column_rows, full_store, header_of
+from units import SHAPES, UNIT, Filler, column_rows, edit, full_store, header_of
 
 N = 2 * UNIT + 700
 
@@ -69,14 +69,6 @@ def assert_plain(path: Path, rows: int) -> None:
         for seen in plain(path, column.name):
             assert seen.dtype == column.numpy_dtype
             np.testing.assert_array_equal(seen, expected)
-
-
-def edit(file: Path, change: Callable[[Any], None]) -> None:
-    """Change a JSON file as a stranger would."""
-    value = json.loads(file.read_text())
-    change(value)
-    value["attributes"].get("fostore", {}).pop("checksum", None)  # who means harm gets it right
-    file.write_text(json.dumps(value))
 
 
 # Plain readers
