@@ -13,6 +13,7 @@ from typing import Any
 
 from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.errors import ArgumentError, FormatError, UnsupportedError
+from fostore.schema.integers import integer
 from fostore.schema.row import FLOATS, KINDS, SAMPLE, Column, Schema, sum_tolerance
 
 ENCODINGS = {
@@ -175,10 +176,8 @@ def make_schema(
     if kind not in KINDS:
         raise ArgumentError(f"kind is {kind!r}, expected one of {list(KINDS)}")
     for key, size in (("num_classes", num_classes), ("num_members", num_members)):
-        if size is not None and (
-            isinstance(size, bool) or not hasattr(size, "__index__") or size < 1
-        ):
-            raise ArgumentError(f"{key} is {size!r}, expected an integer of at least 1")
+        if size is not None:
+            integer(size, key, 1)
     given = dict(encoding or default_encoding(kind))
     loaded = _load(str(given.get("name")))
     # What a newer release has put into it stays.

@@ -29,6 +29,7 @@ from fostore.encodings.topk_rows import RULES, Selected, TopK
 from fostore.errors import ArgumentError
 from fostore.schema import simplex
 from fostore.schema.halves import widen
+from fostore.schema.integers import integer
 from fostore.schema.row import FLOATS, Array, Column, Schema
 
 _DENSE_CLASSES = 4096
@@ -48,10 +49,7 @@ class TopKRows(Encoding):
         """`k`, `rule` ("coarse" by default), and `temperatures`, `tail_entropy`, `derived` where they are set."""
         given = dict(parameters)
         k, rule = given.pop("k", None), given.pop("rule", "coarse")
-        if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
-            raise ArgumentError(
-                f"k is {k!r}, expected an integer of at least 1: the classes of a row that are kept"
-            )
+        k = integer(k, "k", 1)
         check_rule(rule)
         temperatures = _temperatures(given.pop("temperatures", ()))
         flags = {}
@@ -62,7 +60,7 @@ class TopKRows(Encoding):
             if value:
                 flags[flag] = True
         softened = {"temperatures": temperatures} if temperatures else {}
-        return {"k": int(k), "rule": rule, **softened, **flags, **given}
+        return {"k": k, "rule": rule, **softened, **flags, **given}
 
     def columns(
         self,

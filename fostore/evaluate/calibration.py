@@ -14,6 +14,7 @@ from fostore.evaluate.labels import labels_of
 from fostore.evaluate.rows import Piece, over_classes, pieces, refuse_empty
 from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Sums
+from fostore.schema.integers import integer
 from fostore.schema.row import Array
 from fostore.schema.shown import Grid, Tabled
 
@@ -76,10 +77,9 @@ class _Bins:
     """Samples, hits and the exact sum of probabilities in each bin, of one class or of each."""
 
     def __init__(self, bins: Any, num_classes: int | None = None) -> None:
-        if not isinstance(bins, (int, np.integer)) or not 1 <= bins <= _MOST_BINS:
-            raise ArgumentError(f"bins is {bins!r}, expected an integer from 1 to {_MOST_BINS:,}")
-        self.shape = (int(bins), num_classes)
-        size = int(bins) * (1 if num_classes is None else num_classes)
+        bins = integer(bins, "bins", 1, _MOST_BINS)
+        self.shape = (bins, num_classes)
+        size = bins * (1 if num_classes is None else num_classes)
         self.samples = 0
         self.count = np.zeros(size, np.int64)
         self.hits = np.zeros(size, np.int64)

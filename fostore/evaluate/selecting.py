@@ -12,6 +12,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Piece, pieces
 from fostore.evaluate.sources import members_of
 from fostore.evaluate.uncertainty import SCORES, Score
+from fostore.schema.integers import integer
 from fostore.schema.row import Array
 
 
@@ -27,9 +28,7 @@ class Top:
     """
 
     def __init__(self, n: Any) -> None:
-        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 0:
-            raise ArgumentError(f"n is {n!r}, expected an integer of at least 0")
-        self.n = int(n)
+        self.n = integer(n, "n", 0)
         self._heap: list[tuple[float, int]] = []  # (score, -index): the first is the worst kept
 
     def update(self, indices: Any, scores: Array) -> None:

@@ -21,6 +21,7 @@ from fostore.generate.labels import Labelled
 from fostore.generate.probe import Probe
 from fostore.generate.randomness import Draw
 from fostore.generate.samples import Indexed, Indices, Samples
+from fostore.schema.integers import integer
 from fostore.schema.row import Array
 
 Call = Callable[[Any, dict[str, Any]], Any]
@@ -187,15 +188,12 @@ def drawn_samples(framework: Framework, samples: Samples, num_draws: int) -> Sam
 
 def check_draws(num_draws: Any, seed: Any, many: bool) -> None:
     """Raise ArgumentError for numbers that cannot be used, and for a member axis that is taken."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:
-        raise ArgumentError(f"seed is {seed!r}, expected an integer from 0 to 2**32 - 1")
+    integer(seed, "seed", 0, (1 << 32) - 1)
     if num_draws is None:
         if seed:
             raise ArgumentError("seed= is the seed of draws; say how many with num_draws=")
         return
-    is_count = isinstance(num_draws, (int, np.integer)) and not isinstance(num_draws, bool)
-    if not is_count or num_draws < 1:
-        raise ArgumentError(f"num_draws is {num_draws!r}, expected a positive integer")
+    integer(num_draws, "num_draws", 1)
     if many:
         raise ArgumentError(
             "num_draws= and a list of models (or members=True) would both fill the member axis; give "

@@ -27,11 +27,11 @@ from fostore.generate.options import Options
 from fostore.generate.recording import record
 from fostore.generate.samples import Indexed, Indices, Reading, Samples, checked_range
 from fostore.generate.tokens import Sequences, check_rows_of_tokens
-from fostore.loading.order import check_batch_size
 from fostore.places.names import destination, local_path
 from fostore.reading.proof import Proven
 from fostore.reading.store import Store
 from fostore.schema.class_names import agreed_names
+from fostore.schema.integers import integer
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range
 from fostore.schema.row import Array
@@ -72,7 +72,7 @@ class Generator(ABC):
         self._framework = self._make_framework(device, self._models)
         self.model = model
         self.device = self._framework.device
-        self.batch_size = check_batch_size(batch_size)
+        self.batch_size = integer(batch_size, "batch_size", 1)
         self.output_mode = output_mode
         self.output_transform = output_transform
         self.input_getter = input_getter

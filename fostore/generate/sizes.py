@@ -10,6 +10,7 @@ from fostore.encodings import chosen, make_schema
 from fostore.errors import ArgumentError
 from fostore.formats import SUFFIXES
 from fostore.schema import geometry
+from fostore.schema.integers import integer
 from fostore.writing.sides import side_columns
 
 _HASH_BYTES = 32
@@ -54,8 +55,7 @@ def estimate_size(
     name = SUFFIXES.get(f".{format.lstrip('.')}", format)
     if name not in _HEADER:
         raise ArgumentError(f"format is {format!r}, expected 'zarr', 'hdf5' or 'json'")
-    if isinstance(num_samples, bool) or num_samples < 0:
-        raise ArgumentError(f"num_samples is {num_samples!r}, expected an integer of at least 0")
+    integer(num_samples, "num_samples", 0)
     schema = make_schema(
         num_classes,
         num_members=num_members,

@@ -11,7 +11,7 @@ from fostore.generate.adapters import fixed_of
 from fostore.generate.framework import Kept
 from fostore.generate.generator import Generator
 from fostore.generate.samples import Batch, Indexed, Reading
-from fostore.loading.order import check_batch_size
+from fostore.schema.integers import integer
 
 MAX_BATCH = 512
 _CLOSE = 1.05  # a smaller batch within 5 % of the best is preferred: it needs less memory
@@ -70,7 +70,7 @@ def search(
     memory_is_limit: bool,
 ) -> int:
     """The batch size for a generator; see `fostore.torch.find_optimal_batch_size`."""
-    most = check_batch_size(max_batch)
+    most = integer(max_batch, "max_batch", 1)
     framework = generator._framework
     samples = framework.samples(dataset, Reading(1, generator.input_getter, collate_fn))
     if not isinstance(samples, Indexed) or samples.num_samples == 0:

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from fostore.errors import ArgumentError
 from fostore.loading.cursor import Cursor
-from fostore.loading.order import NAMED, Order, Shuffle, check_batch_size
+from fostore.loading.order import NAMED, Order, Shuffle
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -73,7 +73,7 @@ class Options:
             seed = (fresh_seed or (lambda: secrets.randbits(63)))()
         order = Order(
             num_samples,
-            check_batch_size(self.batch_size),
+            self.batch_size,
             shuffle=self.shuffle if self.shuffle in NAMED else bool(self.shuffle),
             seed=0 if seed is None else seed,
             last="drop" if self.drop_last else "pad" if self.pad_last else "short",

@@ -9,14 +9,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fostore.errors import ArgumentError
+from fostore.schema.integers import integer
 from fostore.schema.row import Array
 
 _LASTS = ("short", "drop", "pad")
+_BOUNDS = {
+    "batch_size": (1,),
+    "num_samples": (0,),
+    "seed": (0, (1 << 64) - 1),
+    "rank": (),
+    "num_ranks": (),
+}
 NAMED = ("blocks", "lengths")
 """Orders that are not those of True and False."""
 Shuffle = bool | Literal["blocks", "lengths"]
@@ -83,7 +91,6 @@ class Order:
     lengths: Array | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
         if self.shuffle not in (False, True, *NAMED):
             raise ArgumentError(
                 f"shuffle is {self.shuffle!r}, expected True, False, 'blocks' or 'lengths'"
@@ -95,12 +102,8 @@ class Order:
                 "shuffle='lengths' is for sequences whose lengths a store of token rows knows: a FirstOrderDataset "
                 "of all of them"
             )
-        for name in ("num_samples", "seed", "rank", "num_ranks"):
-            object.__setattr__(self, name, _as_integer(name, getattr(self, name)))
-        if self.num_samples < 0:
-            raise ArgumentError(f"num_samples is {self.num_samples}, expected 0 or more")
-        if not 0 <= self.seed < 1 << 64:
-            raise ArgumentError(f"seed is {self.seed!r}, expected an integer from 0 to 2**64 - 1")
+        for name, bounds in _BOUNDS.items():
+            object.__setattr__(self, name, integer(getattr(self, name), name, *bounds))
         if self.last not in _LASTS:
             raise ArgumentError(f"last is {self.last!r}, expected one of {list(_LASTS)}")
         if self.num_ranks < 1 or not 0 <= self.rank < self.num_ranks:
@@ -216,27 +219,6 @@ class Order:
                 "none; use drop_last=True, or pad_last=True, which repeats samples from the "
                 "beginning of the epoch"
             )
-
-
-def check_batch_size(batch_size: object) -> int:
-    """`batch_size` as an int.
-
-    Raises:
-        ArgumentError: it is no positive integer.
-    """
-    if not _is_integer(batch_size) or batch_size < 1:  # type: ignore[operator]  # is an integer here
-        raise ArgumentError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
-    return int(batch_size)  # type: ignore[call-overload,no-any-return]
-
-
-def _as_integer(name: str, value: Any) -> int:
-    if not _is_integer(value):
-        raise ArgumentError(f"{name} is {value!r}, expected an integer")
-    return int(value)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 # ------------------------------------------------------------------ permutations

@@ -1,7 +1,9 @@
-"""Integers, one a row: what a caller gave, read and held against what they are under."""
+"""Integers that a caller gave, one alone or one a row: read, and held against what they are under."""
 
 from __future__ import annotations
 
+from math import inf
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,23 @@ from fostore.schema.columns import Array
 
 _INT64 = np.dtype("<i8")
 _ONE_A_ROW = ((),)
+
+
+def integer(value: Any, name: str, least: float = -inf, most: float = inf) -> int:
+    """`value` as an int; True and False are none.
+
+    Raises:
+        ArgumentError: no integer, or none from `least` to `most`.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        above = f" of at least {least}" if least != -inf else ""
+        bounds = f" from {least:,} to {most:,}" if most != inf else above
+        raise ArgumentError(f"{name} is {value!r:.80}, expected an integer{bounds}")
+    return number
 
 
 def integers(

@@ -12,6 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from fostore.errors import ArgumentError
 from fostore.loading.prefetch import ahead, random_states
 from fostore.nested import leaves, map_leaves
+from fostore.schema.integers import integer
 from fostore.torch.framework import find_device, to_device
 
 _T = TypeVar("_T")
@@ -67,11 +68,9 @@ class DevicePrefetcher:
     """Batches of a loader on a device, up to `depth` of them moved ahead; see `prefetch_to_device`."""
 
     def __init__(self, loader: Iterable[Any], device: str | torch.device, depth: int) -> None:
-        if type(depth) is not int or depth < 0:
-            raise ArgumentError(f"depth is {depth!r}, expected 0 or more batches")
         self.loader = loader
         self.device = find_device(device)
-        self.depth = depth
+        self.depth = integer(depth, "depth", 0)
         self._state: Any = None
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from fostore.encodings import chosen, make_schema
 from fostore.errors import ArgumentError, IdentityError, UnsupportedError
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header
+from fostore.schema.integers import integer
 from fostore.schema.jsontext import check_object
 from fostore.schema.row import Column
 from fostore.version import __version__
@@ -64,8 +65,8 @@ class Request:
         request = cls(**{one.name: given[one.name] for one in fields(cls) if one.name in given})
         for name in ("num_samples", "num_sequences"):
             count = getattr(request, name)
-            if count is not None and (not hasattr(count, "__index__") or count < 0):
-                raise ArgumentError(f"{name} is {count!r}, expected an integer of at least 0")
+            if count is not None:
+                integer(count, name, 0)
         for name in ("commit_seconds", "temperature", "tol"):
             value = given.get(name)
             if value is not None and not hasattr(value, "__float__"):

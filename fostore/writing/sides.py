@@ -14,6 +14,7 @@ import numpy as np
 
 from fostore.errors import ArgumentError, IdentityError, RowError
 from fostore.schema.header import Header
+from fostore.schema.integers import integer
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import SAMPLE, TOKEN, Array, Column
 from fostore.schema.sequences import RowOrder, check_count, offsets_of
@@ -54,9 +55,7 @@ def token_sides(rows: str | None, num_classes: int | None, asked: Mapping[str, A
             raise ArgumentError(f'{given[0]}= is of token rows alone: say rows="tokens"')
         return {"sequences": True} if given else {}
     size = asked["vocab_size"]
-    if size is not None and (not hasattr(size, "__index__") or not 1 <= size <= 1 << 32):
-        raise ArgumentError(f"vocab_size is {size!r}, expected an integer from 1 to 2**32")
-    size = num_classes if size is None else size
+    size = num_classes if size is None else integer(size, "vocab_size", 1, 1 << 32)
     is_kept = asked["tokens"] is None or bool(asked["tokens"])
     return {
         "sequences": True,
