@@ -105,7 +105,7 @@ def give(
         option.parameter(name, kinds[name], defaults[name]) for name, option in table.items()
     ]
     # typer reads a command from its signature, and the types from its annotations
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what `inspect` reads
     command.__annotations__ = {one.name: one.annotation for one in parameters}
 
 

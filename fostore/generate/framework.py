@@ -228,9 +228,9 @@ def refuse_torch_modules(models: Sequence[Model]) -> None:
 
     A module means that torch is imported already, so looking costs no import.
     """
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     for model in models if torch is not None else ():
-        if isinstance(model, torch.nn.Module):  # type: ignore[union-attr]
+        if isinstance(model, torch.nn.Module):
             raise ArgumentError(
                 f"the model is a torch module ({type(model).__name__}); use "
                 "fostore.torch.FirstOrderDataGenerator, which runs it in evaluation mode and "

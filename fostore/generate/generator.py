@@ -55,7 +55,7 @@ class Generator(ABC):
         Options(output_mode=output_mode).check_choices()  # type: ignore[arg-type]  # that is checked
         # A list that can be called, as an ensemble of a class of its own, is one model.
         self._many = isinstance(model, (list, tuple)) and not callable(model)
-        given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]
+        given: list[Any] = list(model) if self._many else [model]  # type: ignore[arg-type]  # a list here
         if not given:
             raise ArgumentError("the list of models is empty")
         self._given = given

@@ -92,7 +92,7 @@ class Comparison:
             self._alignment.look(self._committed, self._consent)
             while self._wanted:
                 indices = self._batch_of(samples, self._wanted[0])
-                self._compare(lambda at=indices: next(samples.inputs([at], few=True)))  # type: ignore[misc]
+                self._compare(lambda at=indices: next(samples.inputs([at], few=True)))  # type: ignore[misc]  # of a lambda
                 self._wanted = [index for index in self._wanted if index not in indices]
         elif self._wanted:
             for batch in samples.steps(Ranges.of((0, 1))):

@@ -109,5 +109,5 @@ def named(function: _F) -> _F:
         )
     if rest.annotation != "Unpack[OrderOptions]":  # it may hold more, which another callable takes
         known[last] = rest
-    function.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]
+    function.__signature__ = signature.replace(parameters=list(known.values()))  # type: ignore[attr-defined]  # what `inspect` reads
     return function

@@ -105,7 +105,7 @@ def _known(hashes: Mapping[str, str]) -> Any:
     """What the library would hash, from hashes that are known: so files are read once, wherever they lie."""
     manifest = _module("model_signing.manifest")
 
-    class Known(_module("model_signing.hashing").Config):  # type: ignore[misc]
+    class Known(_module("model_signing.hashing").Config):  # type: ignore[misc]  # a base that is imported late
         def hash(self, *_: Any, **__: Any) -> Any:
             kind = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
             items = [

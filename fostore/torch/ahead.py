@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -39,7 +40,7 @@ def with_modes(function: Callable[..., _T]) -> Callable[..., _T]:
     for kind in {"cpu", _accelerator() or "cpu"}:
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-            modes.append(lambda kind=kind, dtype=dtype: torch.autocast(kind, dtype))  # type: ignore[misc]
+            modes.append(partial(torch.autocast, kind, dtype))
     if not modes:
         return function
 
@@ -132,7 +133,7 @@ class DevicePrefetcher:
 
         What starts a batch's copy, and what gives the batch to the caller's stream.
         """
-        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(self.device)
 
         def send(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor):
@@ -143,7 +144,7 @@ class DevicePrefetcher:
         def move(batch: Any) -> tuple[Any, torch.cuda.Event]:
             with torch.cuda.device(self.device), torch.cuda.stream(side):
                 moved = map_leaves(send, batch)
-                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done = torch.cuda.Event()
                 done.record(side)
             return moved, done
 
@@ -163,7 +164,7 @@ class DevicePrefetcher:
 
 def to_pinned(batch: Any) -> Any:
     """Nested data with every CPU tensor in page-locked memory, from where copies do not block."""
-    return pin_memory(batch)  # type: ignore[no-untyped-call]
+    return pin_memory(batch)
 
 
 def prefetch_to_device(

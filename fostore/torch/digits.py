@@ -63,7 +63,7 @@ class _Residual(nn.Sequential):
         super().__init__(_convolution(_CHANNELS), nn.ReLU(), _convolution(_CHANNELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(x + super().forward(x))  # type: ignore[no-untyped-call]
+        return functional.relu(x + super().forward(x))  # type: ignore[no-untyped-call]  # of torch
 
 
 def _network() -> nn.Module:
@@ -119,7 +119,7 @@ def train(scans: Scans, *, seed: int = 0, step: Callable[[], object] = lambda: N
     inputs, labels = scans.scans.to(memory_format=_FASTER), torch.from_numpy(scans.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        teacher = Teacher().to(memory_format=_FASTER)  # type: ignore[call-overload]
+        teacher = Teacher().to(memory_format=_FASTER)  # type: ignore[call-overload]  # torch names it for 4-d tensors alone
         for number, member in enumerate(teacher.members, start=seed * NUM_MEMBERS):
             torch.manual_seed(number)
             optimizer = torch.optim.AdamW(member.parameters(), lr=_RATE, weight_decay=0.01)
@@ -127,9 +127,9 @@ def train(scans: Scans, *, seed: int = 0, step: Callable[[], object] = lambda: N
                 optimizer, _RATE, epochs=EPOCHS, steps_per_epoch=-(-len(scans) // _BATCH)
             )
             for _ in range(EPOCHS):
-                for batch in torch.randperm(len(scans)).split(_BATCH):  # type: ignore[no-untyped-call]
+                for batch in torch.randperm(len(scans)).split(_BATCH):
                     optimizer.zero_grad()
-                    functional.cross_entropy(member(inputs[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+                    functional.cross_entropy(member(inputs[batch]), labels[batch]).backward()
                     optimizer.step()
                     schedule.step()
                 step()

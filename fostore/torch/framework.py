@@ -113,7 +113,7 @@ class TorchFramework(Framework):
         if self._device.type == "cuda":
             return True
         # asking an idle CUDA for its states would initialise it, which costs seconds and memory
-        return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+        return torch.cuda.is_available() and bool(torch.cuda.is_initialized())
 
     # Arrays
 
@@ -157,7 +157,7 @@ class TorchFramework(Framework):
         # Only a copy into pinned memory leaves the caller's thread free while it runs.
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         pinned.copy_(tensor, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(tensor.device))
         return pinned, event, tensor  # the source lives until the copy is done
 

@@ -39,7 +39,7 @@ class DictRow(UserDict[str, Any]):
 class TensorRow(torch.Tensor):
     """A distribution alone, of a type that marks where it comes from; results of it are plain tensors."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch says to
 
 
 class PairedBatch(Sequence[Any]):

@@ -56,7 +56,7 @@ class EpochSampler(Resumable, Sampler[list[int]]):
             data_source, shuffle = own.num_samples, own.shuffle
             order.update({"seed": own.seed, "rank": own.rank, "num_ranks": own.num_ranks})
         elif isinstance(other, DistributedSampler):
-            data_source, shuffle = len(other.dataset), other.shuffle  # type: ignore[arg-type]
+            data_source, shuffle = len(other.dataset), other.shuffle  # type: ignore[arg-type]  # torch asks it too
             order.update({"seed": other.seed, "rank": other.rank, "num_ranks": other.num_replicas})
         elif isinstance(other, (RandomSampler, SequentialSampler)):
             shuffle = isinstance(other, RandomSampler)

@@ -70,7 +70,7 @@ def _student(
         for _ in range(40):
             for inputs, _label, probs in loader:
                 optimizer.zero_grad()
-                loss(student(inputs), probs).backward()  # type: ignore[no-untyped-call]
+                loss(student(inputs), probs).backward()
                 optimizer.step()
     return student.eval()
 
