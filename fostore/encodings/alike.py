@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import ROUNDOFF, Array, Schema
 
 if TYPE_CHECKING:
     from fostore.encodings.topk_rows import TopK
 
-ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 _LEAST = {"float16": 2.0**-14}
 """The least normal number, where it is larger than that of float32."""
 _TINY = float(np.finfo(np.float32).tiny)

@@ -17,7 +17,7 @@ import numpy as np
 
 from fostore.encodings.alike import by_row, far, far_sums, level_of
 from fostore.encodings.encoding import Encoding, refuse_rule
-from fostore.encodings.rows import as_floats, check_columns, converted, refuse_shape
+from fostore.encodings.rows import as_floats, check_columns, converted, log, refuse_shape
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.row import Array, Column, Schema
 
@@ -87,8 +87,7 @@ class Codes(Encoding):
         for piece in _pieces(len(rows), schema):
             x = np.ascontiguousarray(rows[piece], _working(rows.dtype))
             if schema.kind == "probs":
-                with np.errstate(divide="ignore"):
-                    x = np.log(x)
+                x = log(x)
             self._encode(x, [column[piece] for column in stored])
         if schema.kind == "logits":
             _check_level(stored[2], start)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fostore.encodings.alike import ROUNDOFF, by_row, far, far_sums, least_log, level_of
+from fostore.encodings.alike import by_row, far, far_sums, least_log, level_of
 from fostore.encodings.encoding import Encoding, refuse_rule
 from fostore.encodings.rows import (
     LOWEST,
@@ -28,7 +28,7 @@ from fostore.encodings.rows import (
 )
 from fostore.errors import ArgumentError, RowError
 from fostore.schema.halves import widen
-from fostore.schema.row import FLOATS, Array, Column, Schema
+from fostore.schema.row import FLOATS, ROUNDOFF, Array, Column, Schema
 
 
 class Dense(Encoding):

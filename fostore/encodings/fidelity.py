@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import encoding_of
+from fostore.encodings.rows import log
 from fostore.encodings.topk_rows import Selected, TopK
 from fostore.errors import FormatError
 from fostore.schema.row import Array, Schema
 
 COMPARED, COLUMNS = "compared", "columns"
 """The keys of a header's `fidelity`: against the rows that came, of some of them; from the columns, of all rows."""
+_FOUND = {COMPARED: "compared with what came", COLUMNS: "read from the columns"}
 _PIECE_VALUES = 1 << 17
 """Numbers that are measured at once: a handful of copies in float64 are made of them."""
 
@@ -155,18 +157,23 @@ class Figures:
         return cls(**known)
 
 
-def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
-    """What a header's `fidelity` says, for people: a line for each way in which it was found.
+def figures_of(fidelity: Mapping[str, Any] | None) -> dict[str, Figures]:
+    """What a header's `fidelity` holds, by how it was found, in words.
 
     Raises:
         FormatError: it is not what a writer puts there.
     """
-    written = []
-    for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
-        value = (fidelity or {}).get(source)
-        if value is not None:
-            written.append(_line(Figures.from_json(value, f"fidelity {source!r}"), what))
-    return written
+    given = fidelity or {}
+    return {
+        what: Figures.from_json(given[source], f"fidelity {source!r}")
+        for source, what in _FOUND.items()
+        if given.get(source) is not None
+    }
+
+
+def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[str]:
+    """The same for people: a line for each way; raises as `figures_of` does."""
+    return [_line(figures, what) for what, figures in figures_of(fidelity).items()]
 
 
 def _line(figures: Figures, what: str) -> str:
@@ -238,7 +245,7 @@ def against(logs: Array, topk: TopK) -> Errors:
     rest = np.exp(logs)
     # Masked, not subtracted from 1, which would lose it to rounding.
     np.put_along_axis(rest, at, 0.0, axis=-1)
-    errors = _by_rule(logs_kept, rest.sum(axis=-1), _divergence(rest, _log(rest), 0.0), topk)
+    errors = _by_rule(logs_kept, rest.sum(axis=-1), _divergence(rest, log(rest), 0.0), topk)
     flips = _flips(logs, ids[..., 0])
     if topk.rule != "uniform":
         return replace(errors, flips=flips)
@@ -252,7 +259,7 @@ def against(logs: Array, topk: TopK) -> Errors:
 def _selected(given: Selected, topk: TopK, kind: str) -> Errors:
     """The errors of top-k rows against what was selected, before it was rounded and put into its final order."""
     values = np.asarray(given.values, np.float64)
-    logs = _log(values) if kind == "probs" else values
+    logs = log(values) if kind == "probs" else values
     order, stored = (
         np.argsort(np.asarray(x).astype(np.int64), axis=-1) for x in (given.ids, topk.ids)
     )
@@ -298,7 +305,7 @@ def _by_rule(logs: Array, missing: Array, entropy: Array | None, topk: TopK) -> 
     """
     together, each, log_total = _others(topk)
     stored = topk.values.astype(np.float64) - log_total[..., None]
-    p, log_missing = np.exp(logs), _log(missing)
+    p, log_missing = np.exp(logs), log(missing)
     kl = _divergence(p, logs, stored)
     tv = np.abs(p - np.exp(stored)).sum(axis=-1)
     if topk.rule == "uniform":
@@ -329,7 +336,7 @@ def log_probs(rows: Array, kind: str) -> Array:
     """Rows of a kind as log-probabilities that sum to 1, float64."""
     x = rows.astype(np.float64)
     if kind in ("probs", "counts"):
-        x = _log(x)
+        x = log(x)
     x -= x.max(axis=-1, keepdims=True)
     x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
     return x
@@ -349,12 +356,6 @@ def _flips(logs: Array, top: Array) -> Array:
     return flips
 
 
-def _log(x: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        logs: Array = np.log(x)
-    return logs
-
-
 def _log_sum(logs: Array) -> Array:
     """The log of the sum of exponentials of log-weights, of which the largest is near 0: none is lost to underflow."""
-    return _log(np.exp(logs).sum(axis=-1))
+    return log(np.exp(logs).sum(axis=-1))

@@ -131,8 +131,7 @@ def converted(x: Array, kind: str, as_kind: str, temperature: float) -> Array:
     if temperature == 1 and as_kind == "probs":
         return np.exp(x)
     if kind == "probs":
-        with np.errstate(divide="ignore"):  # a class without probability has log minus infinity
-            x = np.log(x)
+        x = log(x)
     if temperature == 1:
         return x
     from fostore.schema import (
@@ -141,6 +140,13 @@ def converted(x: Array, kind: str, as_kind: str, temperature: float) -> Array:
 
     change = {"probs": simplex.softmax, "log_probs": simplex.log_softmax, "logits": simplex.scale}
     return change[as_kind](x, temperature)
+
+
+def log(x: Array) -> Array:
+    """Logarithms; a class without probability has minus infinity."""
+    with np.errstate(divide="ignore"):
+        logs: Array = np.log(x)
+    return logs
 
 
 def check_as_kind(as_kind: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings.encoding import Encoding, refuse_rule
-from fostore.encodings.rows import as_floats, check_as_kind, check_columns, refuse_shape
+from fostore.encodings.rows import as_floats, check_as_kind, check_columns, log, refuse_shape
 from fostore.encodings.topk_rows import TopK
 from fostore.encodings.uniform import uniform
 from fostore.errors import ArgumentError, DamageError, RowError
@@ -103,7 +103,7 @@ class Sampled(Encoding):
         seed, num_draws = schema.encoding.get("seed", 0), flat[0].shape[-1]
         for i, p in enumerate(rows.reshape(-1, rows.shape[-1])):
             p = p.astype(np.float64)
-            q = p if proposal is None else simplex.softmax(_log(p), float(proposal))
+            q = p if proposal is None else simplex.softmax(log(p), float(proposal))
             total = np.cumsum(q)
             first = (start * members + i) * num_draws  # among all draws of the store
             height = uniform(seed, first, first + num_draws) * total[-1]
@@ -155,7 +155,7 @@ class Sampled(Encoding):
                 "before they are drawn from (the generator's temperature), or keep another encoding"
             )
         frequencies = self.rows(columns, schema)
-        values = frequencies if as_kind == "probs" else _log(frequencies)
+        values = frequencies if as_kind == "probs" else log(frequencies)
         return values.astype(np.float32)
 
     def rows(self, columns: Sequence[Array], schema: Schema, rule: str | None = None) -> Array:
@@ -195,7 +195,7 @@ class Sampled(Encoding):
         ids = np.where(counts > 0, ids, np.take_along_axis(free, np.maximum(beyond, 0), axis=-1))
         shape = (*columns[0].shape[:-1], ids.shape[-1])
         return TopK(
-            values=_log(counts / num_draws).astype(np.float32).reshape(shape),
+            values=log(counts / num_draws).astype(np.float32).reshape(shape),
             ids=ids.astype(columns[0].dtype).reshape(shape),
             residual=np.full(shape[:-1], -np.inf, np.float32),
             num_classes=num_classes,
@@ -236,12 +236,6 @@ def _known(draws: Array, schema: Schema) -> Array:
             "verify() names the rows"
         )
     return draws.reshape(-1, draws.shape[-1])
-
-
-def _log(x: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        logs: Array = np.log(x)
-    return logs
 
 
 ENCODING = Sampled()

@@ -20,6 +20,7 @@ from fostore.encodings.rows import (
     as_floats,
     check_as_kind,
     check_columns,
+    log,
     refuse_shape,
     round_to,
 )
@@ -264,11 +265,7 @@ def check_rule(rule: Any) -> None:
 def log_weights(values: Array, schema: Schema) -> Array:
     """The logarithms of stored numbers' weights, in float64."""
     wide = widen(values, schema.dtype).astype(np.float64)
-    if schema.kind != "probs":
-        return wide
-    with np.errstate(divide="ignore"):
-        logs: Array = np.log(wide)
-    return logs
+    return log(wide) if schema.kind == "probs" else wide
 
 
 def _temperatures(given: Any) -> list[float]:

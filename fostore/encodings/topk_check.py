@@ -13,9 +13,8 @@ from fostore.encodings.selection import log_total
 from fostore.encodings.topk_rows import Selected
 from fostore.errors import RowError
 from fostore.schema.halves import widen
-from fostore.schema.row import Array, Schema
+from fostore.schema.row import ROUNDOFF, Array, Schema
 
-_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 _SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 0.0}
 _SLACK = 1e-3
 """What a sum of many weights may be off, in nats: far more than rounding, far less than one class too many."""
@@ -71,10 +70,10 @@ def check_rows(rows: Mapping[str, Array], schema: Schema, start: int) -> None:
     residual = rows["residual"].astype(np.float64)
     _check_order(values, ids, schema, start)
     logs = values.astype(np.float64)
-    highest = logs[..., -1] * (1 - 2 * _ROUNDOFF[schema.dtype])  # what rounds down to the last one
+    highest = logs[..., -1] * (1 - 2 * ROUNDOFF[schema.dtype])  # what rounds down to the last one
     if schema.kind == "probs":
         with np.errstate(divide="ignore"):
-            last = logs[..., -1] * (1 + 2 * _ROUNDOFF[schema.dtype]) + _SMALLEST[schema.dtype]
+            last = logs[..., -1] * (1 + 2 * ROUNDOFF[schema.dtype]) + _SMALLEST[schema.dtype]
             logs, highest = np.log(logs), np.log(last)
     others = schema.num_classes - ids.shape[-1]
     bound = np.full(residual.shape, -np.inf)

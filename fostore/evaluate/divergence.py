@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.rows import log
 from fostore.evaluate.rows import Piece, over_classes, per_row
 from fostore.evaluate.same import check_same
 from fostore.evaluate.sources import rows_of
@@ -100,8 +101,7 @@ def tv_of(p: Piece, q: Piece) -> Array:
 def js_of(p: Piece, q: Piece) -> Array:
     """See `js`."""
     middle = (p.mean + q.mean) / 2
-    with np.errstate(divide="ignore"):
-        logs = np.log(middle)
+    logs = log(middle)
     entropies = shannon(p.mean, p.mean_logs) + shannon(q.mean, q.mean_logs)
     divergence: Array = np.minimum(shannon(middle, logs) - entropies / 2, np.log(2.0))
     near = divergence < _NEAR

@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.rows import log
 from fostore.errors import ArgumentError, RowError, UncommittedError
 from fostore.reading.selection import Stored
 from fostore.schema import simplex
 from fostore.schema.halves import widen
-from fostore.schema.row import Array
+from fostore.schema.row import ROUNDOFF, Array
 
 BUDGET = 1 << 19
 """Numbers of a piece, 4 MiB of float64; working on it takes a few times that, whatever the store's size."""
-
-ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
-"""Half a unit in the last place, relative."""
 
 
 class Piece:
@@ -50,7 +48,7 @@ class Piece:
     @cached_property
     def logs(self) -> Array:
         """Logarithms of `probs`; minus infinity for 0."""
-        return _log(self.probs) if self._stored_logs is None else self._stored_logs
+        return log(self.probs) if self._stored_logs is None else self._stored_logs
 
     @property
     def members(self) -> Piece:
@@ -74,13 +72,13 @@ class Piece:
         if self.probs.ndim == 2:
             return self.logs
         if self._stored_logs is None:
-            return _log(self.mean)
+            return log(self.mean)
         # The logarithm of a sum of exponentials, around the largest: so no member's tiny
         # probability is lost, and a class that all members exclude is no infinity minus itself.
         top = np.maximum(self.logs.max(axis=1), np.finfo(np.float64).min)
         with np.errstate(under="ignore"):
             total = np.add.reduce(np.exp(self.logs - top[:, None]), axis=1)
-        mean_logs: Array = _log(total / self.logs.shape[1]) + top
+        mean_logs: Array = log(total / self.logs.shape[1]) + top
         return mean_logs
 
 
@@ -229,9 +227,3 @@ def over_classes(terms: Array) -> Array:
     """The sum of each row's terms, along the last axis."""
     sums: Array = np.add.reduce(terms, axis=-1)
     return sums
-
-
-def _log(probs: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        logs: Array = np.log(probs)
-    return logs

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fostore.encodings.fidelity import COLUMNS, COMPARED, Figures
+from fostore.encodings.fidelity import figures_of
 from fostore.evaluate import tables
 from fostore.evaluate.label_sets import LabelSets
 from fostore.evaluate.metrics import Metrics
@@ -146,10 +146,7 @@ def _integrity(store: Store, findings: Sequence[Any], level: str) -> str:
 
 
 def _fidelity(stored: Stored) -> str:
-    fidelity, figures = stored.header.fidelity or {}, {}
-    for source, what in ((COMPARED, "compared with what came"), (COLUMNS, "read from the columns")):
-        if fidelity.get(source) is not None:
-            figures[what] = Figures.from_json(fidelity[source], f"fidelity {source!r}")
+    figures = figures_of(stored.header.fidelity)
     if not figures:
         return f"<p>{escaped(rounding(stored.schema))}</p>"
     words = (

@@ -14,7 +14,7 @@ from fostore import disk
 from fostore.conversion.sources import open_table
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, UncommittedError
-from fostore.evaluate.rows import ROUNDOFF, Rows
+from fostore.evaluate.rows import Rows
 from fostore.evaluate.same import check_same
 from fostore.files.table import Batch, Cut, Table
 from fostore.formats import is_store, is_store_name
@@ -23,7 +23,7 @@ from fostore.reading.selection import Selection, Stored
 from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema.ranges import describe
-from fostore.schema.row import Array, Schema, sum_tolerance
+from fostore.schema.row import ROUNDOFF, Array, Schema, sum_tolerance
 from fostore.schema.sides.ids import decode_ids
 
 

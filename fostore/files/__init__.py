@@ -57,7 +57,8 @@ class Hints:
     """Whether the caller has ids of his own, so that those beside the rows are named and not taken."""
 
 
-TEXT_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
+"""What text and most other formats hold."""
 """The dtypes whose numbers JSON keeps bit by bit."""
 
 

@@ -16,7 +16,6 @@ from fostore.schema.header import Header
 from fostore.schema.row import Array, Column
 from fostore.schema.sides.ids import encode_ids
 
-DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 _NUMBERS = {
     pa.float16(): "float16",
     pa.float32(): "float32",

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from fostore import disk
 from fostore.errors import FormatError, FostoreError, UnsafeError
-from fostore.files import FileFormat, Hints, Holds
-from fostore.files._arrowrows import DTYPES, arrow_schema, record_batch
+from fostore.files import DTYPES, FileFormat, Hints, Holds
+from fostore.files._arrowrows import arrow_schema, record_batch
 from fostore.files._flat import open_source
 from fostore.files._frames import Convert, arrow_table
 from fostore.files._header import Sealing

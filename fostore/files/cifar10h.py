@@ -8,19 +8,17 @@ its `batches.meta`.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fostore.errors import ArgumentError, FormatError, UnsafeError
+from fostore.errors import ArgumentError, FormatError
 from fostore.files import FileFormat, Hints, Holds, refuse_inside
-from fostore.files._flat import Flat, open_source
 from fostore.files.array import FileArray
 from fostore.files.guess import plain_table
 from fostore.files.npy import FORMAT as NPY
-from fostore.files.npy import read_header
+from fostore.files.npy import flat_of
 from fostore.files.table import Table
 from fostore.schema.row import Array
 
@@ -65,21 +63,12 @@ class _Cifar10h(FileFormat):
 
 def _read(path: Path) -> Array:
     """All of the array: the published ones have 800 kB."""
-    fd, size = open_source(path)
-    if size > _MOST_BYTES:
-        os.close(fd)
-        raise UnsafeError(
-            f"{path} has {size:,} bytes, expected at most {_MOST_BYTES:,} of CIFAR-10H"
-        )
-    with os.fdopen(fd, "rb") as file:
-        dtype, shape, fortran = read_header(file, str(path))
-        offset = file.tell()
+    flat = flat_of(path, _MOST_BYTES)
+    dtype, shape = flat.dtype, flat.shape
     if len(shape) != 2 or shape[1] != len(_CLASSES) or dtype.kind not in "iuf":
         raise FormatError(
             f"{path} is {dtype} {shape}, expected numbers of (images, {len(_CLASSES)})"
         )
-    flat = Flat(path, offset, dtype, shape, fortran)
-    flat.check(size - offset, str(path))
     parts = list(flat.batches(0, max(shape[0], 1)))
     return np.concatenate(parts) if parts else np.empty(shape, dtype)
 

@@ -18,7 +18,7 @@ import orjson
 
 from fostore.encodings.rows import round_to
 from fostore.errors import FormatError
-from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
+from fostore.files import DTYPES, FileFormat, Hints, Holds, refuse_inside
 from fostore.files._flat import open_source
 from fostore.files._keys import Beside, keyed
 from fostore.files._layout import MISSING, Layout, layout_of
@@ -39,7 +39,7 @@ class _Csv(FileFormat):
     """See `fostore.files.FileFormat`; keeps ids and class names beside the numbers."""
 
     name = "csv"
-    holds = Holds(header=False, dtypes=TEXT_DTYPES, members=False, names=True, ids=True)
+    holds = Holds(header=False, dtypes=DTYPES, members=False, names=True, ids=True)
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a file with or without a line of names; numbers are doubles if no hint says otherwise."""

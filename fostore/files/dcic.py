@@ -8,17 +8,16 @@ through a Python set, so that their order differs from run to run: here it is gi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fostore import disk
 from fostore.encodings import make_schema
-from fostore.errors import ArgumentError, FormatError, UnsafeError
+from fostore.errors import ArgumentError, FormatError
 from fostore.files import FileFormat, Hints, Holds, refuse_inside
-from fostore.files._flat import open_source
 from fostore.files.table import Batch, Table
 from fostore.schema.jsontext import loads
 from fostore.schema.sides.ids import encode_ids, id_column
@@ -89,11 +88,7 @@ class _Dcic(FileFormat):
 
 def _votes(path: Path) -> dict[str, list[str]]:
     """The labels of every image, by its path."""
-    fd, size = open_source(path)
-    with os.fdopen(fd, "rb") as file:
-        if size > _MOST_BYTES:
-            raise UnsafeError(f"{path} has {size:,} bytes, expected at most {_MOST_BYTES:,}")
-        value = loads(file.read(), str(path))
+    value = loads(disk.read_named(path, _MOST_BYTES, "annotations"), str(path))
     votes: dict[str, list[str]] = {}
     for where, one in _annotations(value, str(path)):
         image, label = (one.get("image_path"), one.get("class_label", one.get("class")))

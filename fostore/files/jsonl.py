@@ -11,7 +11,7 @@ import numpy as np
 
 from fostore.encodings.rows import round_to
 from fostore.errors import ArgumentError, FormatError, RowError
-from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds
+from fostore.files import DTYPES, FileFormat, Hints, Holds
 from fostore.files._header import KEY, headed_table, parse, text_of
 from fostore.files._keys import Beside, keyed
 from fostore.files._sink import Sink
@@ -40,7 +40,7 @@ class _JsonLines(FileFormat):
     """See `fostore.files.FileFormat`."""
 
     name = "jsonl"
-    holds = Holds(header=True, dtypes=TEXT_DTYPES)
+    holds = Holds(header=True, dtypes=DTYPES)
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a file, or of the standard input, which can be read once."""

@@ -37,13 +37,8 @@ class _Npy(FileFormat):
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of an array in either order of axes and of bytes; an array of objects is refused."""
         refuse_inside(path, hints)
-        fd, size = open_source(path)
-        with os.fdopen(fd, "rb") as file:
-            dtype, shape, fortran = read_header(file, str(path))
-            offset = file.tell()
-        flat = Flat(path, offset, dtype, shape, fortran)
-        flat.check(size - offset, str(path))
-        array = FileArray(name_of(dtype), shape, flat.batches)
+        flat = flat_of(path)
+        array = FileArray(name_of(flat.dtype), flat.shape, flat.batches)
         return plain_table(str(path), self.name, array, hints)
 
     def write(self, path: Path, header: Header, batches: Iterator[Batch], start: int) -> None:
@@ -72,6 +67,23 @@ class _Npy(FileFormat):
                 return 0
         rows = (size - len(first)) // column.row_bytes
         return rows if header.num_samples is None else min(rows, header.num_samples)
+
+
+def flat_of(path: Path, most: int | None = None) -> Flat:
+    """Where the array of a file lies.
+
+    Raises:
+        UnsafeError: fewer bytes are there than its header claims, or the file has more than `most`.
+        FormatError: no array, or one of objects.
+    """
+    fd, size = open_source(path)
+    with os.fdopen(fd, "rb") as file:
+        if most is not None and size > most:
+            raise UnsafeError(f"{path} has {size:,} bytes, expected at most {most:,}")
+        dtype, shape, fortran = read_header(file, str(path))
+        flat = Flat(path, file.tell(), dtype, shape, fortran)
+    flat.check(size - flat.offset, str(path))
+    return flat
 
 
 def read_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fostore.errors import FormatError, UnsafeError, UnsupportedError
-from fostore.files import FileFormat, Hints, Holds
+from fostore.files import DTYPES, FileFormat, Hints, Holds
 from fostore.files._arrays import arrays_table
 from fostore.files._flat import Flat, open_source
 from fostore.files._header import KEY, Sealing, text_of
@@ -43,14 +43,13 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _STORED = {"bfloat16": "uint16"}
-_TENSORS = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
 
 
 class _Safetensors(FileFormat):
     """See `fostore.files.FileFormat`; the library of that name is not needed."""
 
     name = "safetensors"
-    holds = Holds(header=True, dtypes=_TENSORS)
+    holds = Holds(header=True, dtypes=DTYPES)
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a tensor; its header is parsed strictly and held against the file's bytes."""

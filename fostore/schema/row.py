@@ -36,12 +36,8 @@ _NAMED = 8
 _RESERVED_NAMES = frozenset(
     "meta fostore distributions header progress block_hashes offsets".split()
 )
-_UNIT_ROUNDOFF = {
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-    "float32": 2.0**-24,
-    "float64": 2.0**-53,
-}
+ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+"""Half a unit in the last place of each dtype, relative."""
 _SMALLEST = {
     "float16": 2.0**-24,
     "bfloat16": 2.0**-133,
@@ -61,8 +57,8 @@ def sum_tolerance(dtype: str, num_classes: int, kind: str = "probs") -> float:
     (0.001, 0.004469)
     """
     if kind == "log_probs":
-        return 1e-3 + _UNIT_ROUNDOFF[dtype] * (1 + math.log(num_classes))
-    return 1e-3 + _UNIT_ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
+        return 1e-3 + ROUNDOFF[dtype] * (1 + math.log(num_classes))
+    return 1e-3 + ROUNDOFF[dtype] + num_classes * _SMALLEST[dtype] / 2
 
 
 _KINDS = {"columns": list, "num_classes": int, "kind": str, "encoding": dict, "row_axis": str}

@@ -16,7 +16,7 @@ import torch
 
 from fostore import disk
 from fostore.errors import ArgumentError, FormatError, UnsafeError, UnsupportedError
-from fostore.files import FileFormat, Hints, Holds
+from fostore.files import DTYPES, FileFormat, Hints, Holds
 from fostore.files._arrays import arrays_table, joined
 from fostore.files._flat import open_source
 from fostore.files._header import KEY, Sealing, text_of
@@ -31,14 +31,12 @@ from fostore.schema.jsontext import check_json
 from fostore.schema.row import Array, Column
 from fostore.torch.arrays import dtype_name
 
-_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
-
 
 class _TorchFile(FileFormat):
     """See `fostore.files.FileFormat`; a tensor a column, the header as text beside them."""
 
     name = "pt"
-    holds = Holds(header=True, dtypes=_DTYPES)
+    holds = Holds(header=True, dtypes=DTYPES)
 
     def read(self, path: Path, hints: Hints) -> Table:
         """The rows of a tensor, or of a mapping of indices to rows; tensors are mapped, not loaded.

@@ -17,7 +17,7 @@ import numpy as np
 from fostore import disk
 from fostore.encodings import encoding_of
 from fostore.errors import ArgumentError, FormatError
-from fostore.files import TEXT_DTYPES, FileFormat, Hints, Holds, refuse_inside
+from fostore.files import DTYPES, FileFormat, Hints, Holds, refuse_inside
 from fostore.files._header import KEY, Sealing
 from fostore.files._spool import counted, keep, spools_of
 from fostore.files.array import FileArray
@@ -119,7 +119,7 @@ class Json(FileFormat):
     """See `fostore.files.FileFormat` and `fostore.formats.Opens`."""
 
     name = "json"
-    holds = Holds(header=True, dtypes=TEXT_DTYPES)
+    holds = Holds(header=True, dtypes=DTYPES)
 
     def open(self, path: Path | Place) -> Reader:
         """Read and check the whole file; raises what `load` raises, and UnsafeError for a huge index."""
