@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 import fostore
-from fostore import cli
+from command import Cli
 from fostore.cli import options, target
 from fostore.errors import ArgumentError, GenerationError
 from fostore.generate.frameworks import framework_of
@@ -79,27 +78,6 @@ def take_label_away(sample):
 OPTIONS = ["--model-fingerprint", "1", "--output-mode", "logits"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """The command line in this process, in a folder with `models.py`."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str | Path) -> Outcome:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.app([str(a) for a in arguments], prog_name="fostore")
-        captured = self._capsys.readouterr()
-        return Outcome(int(exit.value.code or 0), captured.out, captured.err)
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     (tmp_path / "models.py").write_text(MODELS)
@@ -146,7 +124,7 @@ def test_importing_the_command_line_loads_no_framework_and_no_format(tmp_path: P
 
 
 def test_the_version_goes_to_stdout(run: Cli) -> None:
-    assert run("--version") == Outcome(0, f"fostore {fostore.__version__}\n", "")
+    assert run("--version") == (0, f"fostore {fostore.__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", ["generate", "info", "verify"])

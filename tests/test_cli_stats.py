@@ -5,39 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fostore
-from fostore import cli, evaluate
+from command import Cli
+from fostore import evaluate
 from support import probs
 
 N = 60
 NAMES = ["setosa", "versicolor", "virginica"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """The command line in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str) -> Outcome:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.app(list(arguments), prog_name="fostore")
-        captured = self._capsys.readouterr()
-        return Outcome(int(exit.value.code or 0), captured.out, captured.err)
 
 
 @pytest.fixture

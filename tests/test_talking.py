@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import fostore
+from command import run
 from fostore import progress
-from fostore.cli import app
 from fostore.errors import ArgumentError
 from fostore.progress import Progress
 from support import probs
@@ -23,11 +22,6 @@ from support import probs
 N, K = 100, 4
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def make(path: Path, seed: int = 0, **more: Any) -> Path:
