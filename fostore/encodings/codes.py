@@ -54,7 +54,6 @@ class Codes(Encoding):
         return (self.dtype,)
 
     def usual_dtype(self, kind: str, num_classes: int) -> str:
-        """The same."""
         return self.dtype
 
     def columns(

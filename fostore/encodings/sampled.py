@@ -62,7 +62,6 @@ class Sampled(Encoding):
         return ("uint16" if num_classes <= 1 << 16 else "uint32",)
 
     def usual_dtype(self, kind: str, num_classes: int) -> str:
-        """The only one."""
         return self.dtypes(kind, num_classes)[0]
 
     def columns(

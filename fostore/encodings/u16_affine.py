@@ -22,7 +22,6 @@ class U16Affine(Codes):
         return depth
 
     def depth(self, counted: Array) -> Array:
-        """The same."""
         return counted
 
 

@@ -42,7 +42,6 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """The row after the last one."""
         return self.start + len(self)
 
     @cached_property

@@ -30,7 +30,6 @@ class Sink(io.RawIOBase):
             disk.truncate(self._fd, start)  # what lies behind was not whole
 
     def write(self, data: Any) -> int:
-        """Append `data`."""
         size = memoryview(data).nbytes  # `len` of an array counts its rows
         if self.closed:
             raise ValueError("this file was closed")
@@ -57,7 +56,6 @@ class Sink(io.RawIOBase):
         return offset
 
     def writable(self) -> bool:
-        """It is."""
         return True
 
     def __enter__(self) -> Self:

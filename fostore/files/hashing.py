@@ -163,5 +163,4 @@ class HashedTable:
         return self._digester.digest()
 
     def close(self) -> None:
-        """End the threads."""
         self._digester.close()

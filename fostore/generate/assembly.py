@@ -82,7 +82,6 @@ class Assembly:
         return self.together(inputs), lengths
 
     def _inputs(self, samples: Sequence[Any]) -> list[Any]:
-        """The input of each sample."""
         parts = split_all(samples) if self.getter is None else self._taken(samples)
         inputs = [part[0] for part in parts]
         for place, one in enumerate(inputs):

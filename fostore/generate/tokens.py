@@ -177,7 +177,6 @@ class Sequences:
 
 
 def _length(one: Any, place: int) -> int:
-    """Tokens of a sequence."""
     if isinstance(one, Mapping):
         if _IDS not in one:
             raise OddSample(

@@ -106,7 +106,6 @@ def _on_device(rows: jax.Array, k: int, temperatures: tuple[float, ...], entropy
 
 
 def _total(weights: jax.Array) -> jax.Array:
-    """The sum of each row."""
     config: Any = jax.config
     if config.jax_enable_x64:
         return jnp.sum(weights, axis=-1, dtype=jnp.float64)

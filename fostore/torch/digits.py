@@ -85,7 +85,6 @@ class Teacher(nn.Module):
         return torch.stack([member(scans).softmax(-1) for member in self.members]).mean(0)
 
     def save(self, path: str | Path) -> None:
-        """Write the weights."""
         torch.save(self.state_dict(), path)
 
     @classmethod

@@ -25,7 +25,6 @@ class Gathered:
         self._slices: list[tuple[Array, Array]] = []
 
     def put(self, index: Array, rows: Array) -> int | None:
-        """Keep rows."""
         numbers = index.tolist()
         twice = next((i for i in numbers if i in self._seen), None)
         self._seen.update(numbers)
@@ -96,7 +95,6 @@ class Placed:
 
     @property
     def ranges(self) -> Ranges:
-        """The indices that are there."""
         pairs: list[Range] = []
         start = 0
         for flags in self._flags.batches(_AT_ONCE):
@@ -106,7 +104,6 @@ class Placed:
         return Ranges.of(*pairs)
 
     def read(self, start: int, stop: int) -> Array:
-        """Rows that are there."""
         return self._spool.read(start, stop)
 
     def array(self) -> Array:

@@ -41,7 +41,6 @@ class Lines:
         return "the standard input" if self.is_stream else str(self._path)
 
     def first_text(self) -> bytes:
-        """The first line."""
         if self._first is None:
             with self._opened() as file:
                 self._first = self._line(file, 1)

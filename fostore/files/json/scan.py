@@ -60,7 +60,6 @@ class Scanner:
         return self._start + self.at
 
     def seek(self, offset: int) -> None:
-        """Move the cursor."""
         self.data, self.at, self._start = b"", 0, offset
 
     def fill(self) -> bool:

@@ -131,7 +131,6 @@ class _Given:
         self.header = sealed_if_whole(self.header, self.committed, np.array(hashes, np.uint8))
 
     def column(self, index: int, /) -> _Given:
-        """Itself."""
         return self
 
     def read(self, start: int, stop: int) -> Array:

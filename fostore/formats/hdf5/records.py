@@ -40,7 +40,6 @@ class Extent:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all elements."""
         return math.prod(self.shape) * self.itemsize
 
 

@@ -46,7 +46,6 @@ class HDF5Stream:
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`."""
         size = len(buffer)
         if size > _MAX_READ:  # not filled: the system gives memory out when it is touched
             self.error = self.error or UnsafeError(f"its metadata claims a piece of {size:,} bytes")
@@ -64,7 +63,6 @@ class HDF5Stream:
         return self._try(self._file.read, offset, size) or b""
 
     def write(self, data: Any) -> int:
-        """Write all of `data`."""
         size = len(data)
         self._head = b""
         self._try(lambda: disk.write_at(self._fd, data, self._position))
@@ -73,7 +71,6 @@ class HDF5Stream:
         return size
 
     def truncate(self, size: int) -> int:
-        """Set the size of the file."""
         self._head = b""
         self._try(lambda: disk.truncate(self._fd, size))
         self._size = size

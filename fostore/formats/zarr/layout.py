@@ -110,7 +110,6 @@ class Shards:
 
     @property
     def name(self) -> str:
-        """The folder of the array."""
         return self.column.name
 
     def key(self, unit: int) -> str:
@@ -182,7 +181,6 @@ class Hashes:
 
     @property
     def name(self) -> str:
-        """The folder of the array."""
         return HASHES
 
     def key(self, unit: int) -> str:

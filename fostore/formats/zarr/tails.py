@@ -101,7 +101,6 @@ class Tails:
         disk.rename(path / layout.tail(unit), path / layout.key(unit))
 
     def close(self) -> None:
-        """Close every descriptor."""
         with self._guard:
             for tail in self._open.values():
                 tail.forgotten = True
