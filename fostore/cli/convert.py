@@ -20,7 +20,7 @@ from fostore.schema.jsontext import dumps
 
 CHANGE, SOURCE, RUN = "What changes", "What the source does not say", "How it runs"
 
-DryRun = Annotated[
+_DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run", help="Show the plan, bytes and memory; write nothing.", rich_help_panel=RUN
@@ -29,7 +29,7 @@ DryRun = Annotated[
 Traceback = Annotated[
     bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=RUN)
 ]
-ReceiptAsJson = Annotated[
+_ReceiptAsJson = Annotated[
     bool, typer.Option("--json", help="The receipt, as JSON.", rich_help_panel=RUN)
 ]
 Quiet = Annotated[
@@ -87,9 +87,9 @@ def convert(
         ),
     ],
     *,
-    dry_run: DryRun = False,
+    dry_run: _DryRun = False,
     traceback: Traceback = False,
-    as_json: ReceiptAsJson = False,
+    as_json: _ReceiptAsJson = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
@@ -117,9 +117,9 @@ def concat(
         ),
     ],
     *,
-    dry_run: DryRun = False,
+    dry_run: _DryRun = False,
     traceback: Traceback = False,
-    as_json: ReceiptAsJson = False,
+    as_json: _ReceiptAsJson = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
@@ -192,7 +192,7 @@ def stack(
         str, typer.Option("--output", "-o", help="The store of ensembles.", show_default=False)
     ],
     *,
-    as_json: ReceiptAsJson = False,
+    as_json: _ReceiptAsJson = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:

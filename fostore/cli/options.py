@@ -66,7 +66,7 @@ def of_encoding(panel: str, otherwise: str) -> dict[str, Option]:
             panel,
             "How rows are kept: dense, topk, u16_affine, u8_log_sqrt, sampled, or JSON with parameters.",
             "NAME|JSON",
-            parse=parse_encoding,
+            parse=_parse_encoding,
         ),
         "k": Option(panel, "Of topk: the classes of a row that are kept.", least=1),
         "rule": Option(
@@ -78,7 +78,7 @@ def of_encoding(panel: str, otherwise: str) -> dict[str, Option]:
             panel,
             "Of topk: those at which what is not kept is summed as well.",
             "T,T,...",
-            parse=parse_numbers,
+            parse=_parse_numbers,
         ),
         "max_kl": Option(panel, f"Nats that a row may lose at most; else {otherwise}."),
     }
@@ -159,19 +159,19 @@ def parse_names(text: str | None, *, option: str = "--class-names") -> list[str]
     return [name.strip() for name in text.split(",")]
 
 
-def parse_encoding(text: str | None) -> Any:
+def _parse_encoding(text: str | None) -> Any:
     """The name of an encoding, or JSON of its name and parameters.
 
-    >>> parse_encoding("topk"), parse_encoding('{"name": "topk", "k": 3}')
+    >>> _parse_encoding("topk"), _parse_encoding('{"name": "topk", "k": 3}')
     ('topk', {'name': 'topk', 'k': 3})
     """
     return text if text is None or not text.startswith("{") else loads(text, "--encoding")
 
 
-def parse_numbers(text: str | None) -> list[float] | None:
+def _parse_numbers(text: str | None) -> list[float] | None:
     """Numbers from a comma list.
 
-    >>> parse_numbers("2, 4.5")
+    >>> _parse_numbers("2, 4.5")
     [2.0, 4.5]
     """
     if text is None:

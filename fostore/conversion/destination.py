@@ -49,7 +49,7 @@ def refuse_receipt(receipt: Path | None, target: Path | None, source: Table) -> 
         raise ArgumentError(
             f"the receipt {str(receipt)!r} would lie in the place of the destination {str(target)!r}"
         )
-    if real in _paths_of(source) or in_store(real):
+    if real in _paths_of(source) or _in_store(real):
         raise ArgumentError(
             f"the receipt {str(receipt)!r} would lie inside a store or in the place of the source"
         )
@@ -57,11 +57,11 @@ def refuse_receipt(receipt: Path | None, target: Path | None, source: Table) -> 
 
 def refuse_inside(path: Path) -> None:
     """Refuse a destination inside the folder of a store."""
-    if in_store(path):
+    if _in_store(path):
         raise ArgumentError(f"{str(path)!r} would lie inside a store; choose another destination")
 
 
-def in_store(path: Path) -> bool:
+def _in_store(path: Path) -> bool:
     """Whether a path lies in the folder of a store, where nothing else belongs."""
     return any(folder.suffix.lower() == ".zarr" and is_store(folder) for folder in path.parents)
 

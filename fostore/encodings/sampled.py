@@ -26,7 +26,7 @@ _FEW = 8
 """Draws of which a few are moved by noise."""
 
 
-class Sampled(Encoding):
+class _Sampled(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function.
 
     Parameters: `num_draws` a distribution; `seed`, 0 by default; `proposal_temperature`: draws come from the
@@ -237,4 +237,4 @@ def _known(draws: Array, schema: Schema) -> Array:
     return draws.reshape(-1, draws.shape[-1])
 
 
-ENCODING = Sampled()
+ENCODING = _Sampled()

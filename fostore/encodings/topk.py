@@ -38,7 +38,7 @@ _DENSE_CLASSES = 4096
 _UINT16_CLASSES = 1 << 16
 
 
-class TopKRows(Encoding):
+class _TopKRows(Encoding):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "topk"
@@ -384,4 +384,4 @@ def _dense(
     return dense
 
 
-ENCODING = TopKRows()
+ENCODING = _TopKRows()

@@ -10,7 +10,7 @@ from fostore.encodings.codes import Codes
 from fostore.schema.row import Array
 
 
-class U16Affine(Codes):
+class _U16Affine(Codes):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "u16_affine"
@@ -25,4 +25,4 @@ class U16Affine(Codes):
         return counted
 
 
-ENCODING = U16Affine()
+ENCODING = _U16Affine()

@@ -12,7 +12,7 @@ from fostore.encodings.codes import Codes
 from fostore.schema.row import Array
 
 
-class U8LogSqrt(Codes):
+class _U8LogSqrt(Codes):
     """See `fostore.encodings.Encoding`; every method is a pure function."""
 
     name = "u8_log_sqrt"
@@ -30,4 +30,4 @@ class U8LogSqrt(Codes):
         return square
 
 
-ENCODING = U8LogSqrt()
+ENCODING = _U8LogSqrt()

@@ -36,7 +36,7 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "fostore",
 }
 
-Panel = tuple[str, Callable[..., Any]]
+_Panel = tuple[str, Callable[..., Any]]
 
 
 def plot_summary(summary: Summary, path: str | Path) -> None:
@@ -48,7 +48,7 @@ def plot_summary(summary: Summary, path: str | Path) -> None:
     Raises:
         ArgumentError: matplotlib is missing, or another suffix; nothing was written.
     """
-    panels: list[Panel] = [("Uncertainty", partial(plot.entropy, summary))]
+    panels: list[_Panel] = [("Uncertainty", partial(plot.entropy, summary))]
     if summary.num_members is not None:
         panels.append(("Disagreement", partial(plot.uncertainty, summary)))
     if summary.metrics is not None:
@@ -67,7 +67,7 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     Parameters and errors are those of `plot_summary`.
     """
     title = f"{Path(comparison.first).name} and {Path(comparison.second).name}"
-    panels: list[Panel] = [
+    panels: list[_Panel] = [
         ("Distance", partial(plot.comparison, comparison)),
         ("Uncertainty", partial(plot.entropies, comparison)),
     ]
@@ -100,7 +100,7 @@ def svg(panel: Callable[..., Any], size: tuple[float, float] = (5.0, 2.9)) -> st
         )
 
 
-def _draw(panels: Sequence[Panel], title: str, path: str | Path) -> None:
+def _draw(panels: Sequence[_Panel], title: str, path: str | Path) -> None:
     check_plot(path)
     path = destination(path)
     columns = 2 if len(panels) == 4 else len(panels)

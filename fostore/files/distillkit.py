@@ -45,7 +45,7 @@ _PACKED, _LEGACY, _RAW = (
     ("top_values", "token_ids"),
 )
 
-Decode = Callable[[list[Array]], tuple[Array, Array]]
+_Decode = Callable[[list[Array]], tuple[Array, Array]]
 """Columns (t, ...) of a sequence to values and ids (t, k)."""
 
 
@@ -142,7 +142,7 @@ def _config(hints: Hints, where: str, columns: tuple[str, ...]) -> Mapping[str, 
 
 def _decoder(
     columns: tuple[str, ...], config: Mapping[str, Any], hints: Hints, where: str, path: Path
-) -> tuple[Decode, int | None, int]:
+) -> tuple[_Decode, int | None, int]:
     """What unpacks a sequence, and how many classes there are and are listed."""
     if columns is _PACKED:
         packing = Packing.of(config, str(hints.config))
@@ -179,7 +179,7 @@ def _listed(path: Path, where: str) -> int:
     raise FormatError(f"{where} lists no class")
 
 
-def _sequences(path: Path, names: tuple[str, ...], decode: Decode) -> Iterator[Listed]:
+def _sequences(path: Path, names: tuple[str, ...], decode: _Decode) -> Iterator[Listed]:
     where = str(path)
     for batch, row in _batches(
         path, ["input_ids", *names], 0, _SEQUENCES, lambda one, row: (one, row)

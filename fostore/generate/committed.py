@@ -14,11 +14,11 @@ from fostore.schema import identity
 from fostore.schema.ranges import Ranges
 from fostore.schema.row import Array, Schema
 
-ReadColumn = Callable[[str, int, int], Array]
+_ReadColumn = Callable[[str, int, int], Array]
 """(name, start, stop) to rows of a column, as stored."""
 
 
-Rows = tuple[Ranges, ReadColumn]
+Rows = tuple[Ranges, _ReadColumn]
 """Which rows there are, and what reads them."""
 
 
@@ -63,7 +63,7 @@ class CommittedRows:
     path: Path | str
     schema: Schema
     rows: Ranges
-    column: ReadColumn
+    column: _ReadColumn
     batch_size: int | None
     """Samples a batch when the store was begun, where it says so."""
 

@@ -83,7 +83,7 @@ class MixingTest:
         for place in np.flatnonzero(together)[:1].tolist():
             copies = self._collated([samples[place]] * len(samples), COPIES)
             again = self._collated(samples)
-            if is_mixed(self._framework, copies, again, len(samples), place):
+            if _is_mixed(self._framework, copies, again, len(samples), place):
                 answer[place] = MIXED
         if not together.any():
             with suppress(Exception):  # it takes no sample alone, or gives what cannot be compared
@@ -124,7 +124,7 @@ class MixingTest:
         return rest[:1] if not all(_same(one, other) for one, other in pairs) else []
 
 
-def is_mixed(
+def _is_mixed(
     framework: Framework, copies: Iterator[Any], again: Iterator[Any], rows: int, place: int
 ) -> bool:
     """Whether a sample whose input varied is mixed: copies of it never vary, and among others it does again.
@@ -244,7 +244,7 @@ def content_of(framework: Framework, samples: Samples, first: int) -> str:
         sample = int(batch[place])
         if varies(framework, [first_read, second_read], rows).any():
             copies = samples.few(*[np.full(rows, sample)] * COPIES)
-            if is_mixed(framework, copies, samples.few(*[batch] * REREADS), rows, place):
+            if _is_mixed(framework, copies, samples.few(*[batch] * REREADS), rows, place):
                 raise refusal(sample)
     warnings.warn(
         f"sample {sample} reads differently each time (random augmentation?); on resume, length, "

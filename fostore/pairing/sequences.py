@@ -20,7 +20,7 @@ from fostore.reading.sequences import FlatBatch
 from fostore.reading.store import Store
 from fostore.schema.row import TOKEN, Array
 
-LAYOUTS = ("padded", "flat")
+_LAYOUTS = ("padded", "flat")
 IDS, MASK, LABELS = "input_ids", "attention_mask", "labels"
 """What Hugging Face's tokenizers and models call tokens, which of them are there, and the labels at each."""
 _FILL = {LABELS: -100}
@@ -235,8 +235,8 @@ class SequenceCollate:
         finish: Callable[[Any], Any] = as_it_is,
         integers: Any = None,
     ) -> None:
-        if layout not in LAYOUTS:
-            raise ArgumentError(f"layout is {layout!r:.80}, expected one of {list(LAYOUTS)}")
+        if layout not in _LAYOUTS:
+            raise ArgumentError(f"layout is {layout!r:.80}, expected one of {list(_LAYOUTS)}")
         self.layout, self.compare, self.pad_length = layout, compare, pad_length
         self.input_getter, self.target_key = input_getter, target_key
         self.collate_fn, self.finish, self.integers = collate_fn, finish, integers

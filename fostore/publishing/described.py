@@ -29,7 +29,7 @@ class Described:
     @property
     def name(self) -> str:
         """A short name for addresses and identifiers."""
-        return self.facts.name or slug(self.store.path.stem)
+        return self.facts.name or _slug(self.store.path.stem)
 
     @property
     def title(self) -> str:
@@ -96,10 +96,10 @@ class Described:
         return tuple(dict.fromkeys((*own, *self.facts.tags)))
 
 
-def slug(text: str) -> str:
+def _slug(text: str) -> str:
     """A text as a short name: letters, digits, '.', '_' and '-'.
 
-    >>> slug("ViT on ImageNet (val)")
+    >>> _slug("ViT on ImageNet (val)")
     'ViT-on-ImageNet-val'
     """
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in text)

@@ -21,12 +21,12 @@ def next_version(version: str, store: Store, before: str, rows_before: int) -> s
     major, minor, patch = (int(number) for number in version.split("."))
     if store.digest() == before:
         return f"{major}.{minor}.{patch + 1}"
-    if begins_with(store, before, rows_before):
+    if _begins_with(store, before, rows_before):
         return f"{major}.{minor + 1}.0"
     return f"{major + 1}.0.0"
 
 
-def begins_with(store: Store, before: str, rows: int) -> bool:
+def _begins_with(store: Store, before: str, rows: int) -> bool:
     """Whether the first `rows` rows of a store are those that have the digest `before`.
 
     Block hashes are the store's own; only the block in which the old rows end is hashed again.

@@ -39,7 +39,7 @@ def everywhere(path: Path | str) -> str:
     return name if is_url(name) else os.path.abspath(name)
 
 
-def missing_units(path: Where) -> list[Unit]:
+def _missing_units(path: Where) -> list[Unit]:
     """The units of a planned store that nobody has committed, in order; nothing is held open.
 
     Raises:
@@ -69,7 +69,7 @@ class UnitSource(ray.data.Datasource):
     """
 
     def __init__(self, path: Where | Planned) -> None:
-        self._units = missing_units(path.path if isinstance(path, Planned) else path)
+        self._units = _missing_units(path.path if isinstance(path, Planned) else path)
 
     def __len__(self) -> int:
         """Units that were missing when this was made."""

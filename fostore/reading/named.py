@@ -55,13 +55,13 @@ def place_named(
 
         place = Cached(place, local_path(folder))
     if not is_store_name(place):
-        manifest = manifest_of(place)
+        manifest = _manifest_of(place)
         if manifest is not None:
             return place.below(manifest["store"]), manifest["digest"]
     return place, None
 
 
-def manifest_of(place: Place) -> Mapping[str, Any] | None:
+def _manifest_of(place: Place) -> Mapping[str, Any] | None:
     """What a bundle says of itself; None where a place is none. Errors are those of `parse_manifest`."""
     text = manifest_text(place)
     if text is None:

@@ -238,7 +238,7 @@ class Sequences(Sequence[FlatBatch]):
             UncommittedError: names a sequence that is negative, or of which no row is committed.
             ArgumentError: they are no integers.
         """
-        return self.flat(sequences, partial(distributions_of, self.store))
+        return self.flat(sequences, partial(_distributions_of, self.store))
 
     def flat(self, sequences: Any, take: Callable[[Array], Any]) -> FlatBatch:
         """The same, with what `take` gives of the rows of the store as their distributions."""
@@ -293,7 +293,7 @@ class Sequences(Sequence[FlatBatch]):
         return None if column is None else self.store.take_column(column.name, rows)
 
 
-def distributions_of(store: Store, rows: Array) -> Any:
+def _distributions_of(store: Store, rows: Array) -> Any:
     """The distributions of rows as training takes them: a `TopK` where an encoding keeps some classes."""
     is_sparse = encoding_of(store.schema).is_sparse(store.schema)
     return store.take_topk(rows) if is_sparse else store.take(rows)

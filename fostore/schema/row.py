@@ -19,7 +19,7 @@ __all__ = ["COUNTS", "FLOATS", "KINDS", "Array", "Column", "Schema", "expect", "
 
 KINDS = ("probs", "log_probs", "logits", "counts")
 SAMPLE, TOKEN = "sample", "token"
-ROW_AXES = (SAMPLE, TOKEN)
+_ROW_AXES = (SAMPLE, TOKEN)
 """What a row is of: a sample, or a token of the sequence that the sample is."""
 TEXT_LAYOUT = "text_layout"
 """The reader feature of a store that has columns of layout `TEXT`: others would take them for damaged."""
@@ -227,9 +227,9 @@ class Schema(Shown):
 
     def check(self, where: str, error: type[FormatError] | type[ArgumentError]) -> None:
         """Raise `error` where the parts of the schema contradict each other."""
-        if self.row_axis not in ROW_AXES:
+        if self.row_axis not in _ROW_AXES:
             raise UnsupportedError(
-                f"{where}: rows along {self.row_axis!r:.40}; this release reads {list(ROW_AXES)}"
+                f"{where}: rows along {self.row_axis!r:.40}; this release reads {list(_ROW_AXES)}"
             )
         if self.kind not in KINDS:
             raise error(f"{where}: kind is {self.kind!r}, expected one of {list(KINDS)}")

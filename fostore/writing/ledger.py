@@ -52,7 +52,7 @@ class _Unit:
         self.rows += run.stop - run.start
 
 
-class Witness(Protocol):
+class _Witness(Protocol):
     """Who knows something of rows that needs no second look at them when a store is finished."""
 
     def of_unit(
@@ -84,7 +84,7 @@ class Ledger:
         self._hashers: list[Any] = []
         self._hashers_at = -1
         self._promised: Array | None = None
-        self.witnesses: Sequence[Witness] = ()
+        self.witnesses: Sequence[_Witness] = ()
         """What they know of the rows is kept in the records of units, where they have any."""
 
     def promise(self, hashes: Array) -> None:

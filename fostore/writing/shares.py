@@ -12,7 +12,7 @@ from fostore.errors import ArgumentError
 if TYPE_CHECKING:
     from fostore.formats.claim import Claim
 
-AUTO = "auto"
+_AUTO = "auto"
 """The launcher says which."""
 
 
@@ -55,7 +55,7 @@ def share_of(asked: Any, environment: Mapping[str, str] = os.environ) -> Share |
     """
     if asked is None or isinstance(asked, Share):
         return asked
-    if asked == AUTO:
+    if asked == _AUTO:
         return _launched(environment)
     pair = asked
     if isinstance(asked, str):

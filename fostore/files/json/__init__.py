@@ -115,7 +115,7 @@ class JsonReader(Reader):
         )
 
 
-class Json(FileFormat):
+class _Json(FileFormat):
     """See `fostore.files.FileFormat` and `fostore.formats.Opens`."""
 
     name = "json"
@@ -201,4 +201,4 @@ def _numbered(batches: Iterator[Array]) -> Rows:
         start += len(rows)
 
 
-FORMAT = Json()
+FORMAT = _Json()

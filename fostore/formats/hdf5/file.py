@@ -84,7 +84,7 @@ def inspect(file: File) -> Layout:
         FormatError: not HDF5, or not a store; UnsupportedError or UnsafeError for what no store has.
         DamageError: the file was cut (names the rows), or both slots of the header are damaged.
     """
-    size, end = file.size, recorded_end(file)
+    size, end = file.size, _recorded_end(file)
     cut = f"{file} was cut: {size:,} bytes are there, {end:,} were written"
     try:
         # As long as it was: HDF5 refuses a shorter file before it says anything of what is left.
@@ -273,7 +273,7 @@ def _check_extents(extents: Mapping[str, Extent], size: int, path: str) -> None:
         position, before = extent.offset + nbytes, name
 
 
-def recorded_end(file: File) -> int:
+def _recorded_end(file: File) -> int:
     """Where the file ended when HDF5 wrote it (superblock version 0, as libver earliest has it, 2 or 3), else 0."""
     # Read here: the library says nothing of a file that it does not open.
     head = file.read(0, 48)
@@ -325,7 +325,7 @@ def open_whole(place: Place) -> File:
         StoreNotFoundError, FormatError: as `open_store` does.
     """
     file = open_store(place)
-    size, end = file.size, recorded_end(file)
+    size, end = file.size, _recorded_end(file)
     if size < end:
         file.close()
         raise DamageError(

@@ -37,7 +37,7 @@ _LISTED_UNITS = 1000
 """A list gives as many names in one answer as this: for fewer units each record is asked for."""
 
 
-def writer_name() -> str:
+def _writer_name() -> str:
     """Who writes, as records have it: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -50,7 +50,7 @@ class UnitRecord:
     """
 
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
-    by: str = field(default_factory=writer_name)
+    by: str = field(default_factory=_writer_name)
     written: str = field(default_factory=now)
     rows: int = 0
     columns: tuple[tuple[int, int, str], ...] = ()
@@ -158,7 +158,7 @@ def committed_units(folder: Folder, units: Sequence[int] | None = None) -> list[
             except FileNotFoundError:
                 named = []
             units = sorted(unit for unit in named if unit is not None)
-        sized = zip(units, sizes_of(place, [name_of(folder, unit) for unit in units]), strict=True)
+        sized = zip(units, _sizes_of(place, [name_of(folder, unit) for unit in units]), strict=True)
     num_units = num_units_of(folder)
     return sorted(
         unit
@@ -197,7 +197,7 @@ def num_units_of(folder: Folder) -> int:
     return -(-(folder.header.num_samples or 0) // folder.header.unit_rows)
 
 
-def sizes_of(place: Place, names: Sequence[str]) -> list[int | None]:
+def _sizes_of(place: Place, names: Sequence[str]) -> list[int | None]:
     """The bytes of files, many requests at a time where each takes one."""
     if place.is_local or len(names) < 2:
         return [place.size(name) for name in names]

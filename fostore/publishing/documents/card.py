@@ -35,10 +35,10 @@ _HUB_LICENSES = frozenset(
 _MANY_CLASSES = 20
 
 
-def size_category(rows: int) -> str:
+def _size_category(rows: int) -> str:
     """The hub's category for so many rows.
 
-    >>> size_category(1_797)
+    >>> _size_category(1_797)
     '1K<n<10K'
     """
     return next((name for limit, name in _SIZES if rows < limit), "n>1T")
@@ -63,7 +63,7 @@ def _front_matter(described: Described) -> Iterator[str]:
     yield "task_categories:"
     yield "  - other"
     yield "size_categories:"
-    yield f"  - {size_category(len(described.store))}"
+    yield f"  - {_size_category(len(described.store))}"
     yield "tags:"
     for tag in (*described.keywords, "fostore"):
         yield f"  - {json.dumps(tag, ensure_ascii=False)}"

@@ -17,7 +17,7 @@ from fostore.publishing.targets import staging_beside
 _PIECE = 4 << 20
 
 
-class ArchiveTarget:
+class _ArchiveTarget:
     """The file appears, or changes, whole."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -77,7 +77,7 @@ class ArchiveTarget:
             archive.fp = None  # zipfile writes an end after an error too, when it is collected
 
 
-TARGET = ArchiveTarget
+TARGET = _ArchiveTarget
 
 
 def _order(file: Entry) -> tuple[bool, int, str]:

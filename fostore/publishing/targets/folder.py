@@ -11,7 +11,7 @@ from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 
 
-class FolderTarget:
+class _FolderTarget:
     """The folder appears, or changes, whole."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -45,4 +45,4 @@ class FolderTarget:
         return is_changed
 
 
-TARGET = FolderTarget
+TARGET = _FolderTarget

@@ -25,7 +25,7 @@ MOST_ENTRIES, MOST_FILES = 10_000, 100_000
 """What the hub takes in a folder, and in a repository (its documentation, "Storage limits")."""
 
 
-class HubTarget:
+class _HubTarget:
     """A dataset repository at one revision."""
 
     def __init__(
@@ -165,7 +165,7 @@ class HubTarget:
             ) from None
 
 
-TARGET = HubTarget
+TARGET = _HubTarget
 
 
 _ABSENT = (

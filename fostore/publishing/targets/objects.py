@@ -22,7 +22,7 @@ from fostore.publishing.targets import staging_beside
 CLAIM = ".fostore-publishing"
 
 
-class ObjectsTarget:
+class _ObjectsTarget:
     """Objects under one prefix. Metadata follows what it describes, and the list of all files comes last."""
 
     def __init__(self, name: str, store: Path) -> None:
@@ -133,7 +133,7 @@ class ObjectsTarget:
         return f"{file.name} has the SHA-256 {total.hexdigest()}, {file.sha256} was sent"
 
 
-TARGET = ObjectsTarget
+TARGET = _ObjectsTarget
 
 
 def _is_metadata(file: Entry) -> bool:
