@@ -58,21 +58,13 @@ def _by_blocks(x: Array, k: int) -> Array:
     blocks = x[:, : num_classes // stride * stride].reshape(n, -1, stride)
     maxima = np.fmax.reduce(blocks, axis=1)  # half the time of maximum, which looks for NaN
     maxima.partition(stride - k, axis=-1)
-    least = maxima[:, stride - k, None]
-    rows, classes = np.divmod(np.flatnonzero(x >= least), num_classes)
-    return _first(rows, classes, x[rows, classes], n, k)
-
-
-def _first(rows: Array, classes: Array, numbers: Array, n: int, k: int) -> Array:
-    """The first k classes of each row in order, of those that come with their numbers, row by row."""
-    counts = np.bincount(rows, minlength=n)
-    place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    # What fills a shorter row comes last: no class is so large, and no number smaller.
-    named = np.full((n, int(counts.max())), _NO_CLASS)
-    filled = np.full(named.shape, -np.inf, numbers.dtype)
-    named[rows, place] = classes
-    filled[rows, place] = numbers
-    return sort(filled, named)[1][:, :k]
+    at = np.flatnonzero(x >= maxima[:, stride - k, None])
+    counts = np.diff(np.searchsorted(at, np.arange(n + 1) * num_classes))
+    filled = np.arange(counts.max()) < counts[:, None]
+    # What a shorter row is filled up with comes last: no class is so large, and no number smaller.
+    classes, numbers = np.full(filled.shape, _NO_CLASS), np.full(filled.shape, -np.inf, x.dtype)
+    classes[filled], numbers[filled] = at % num_classes, x.reshape(-1)[at]
+    return sort(numbers, classes)[1][:, :k]
 
 
 def sort(values: Array, ids: Array) -> tuple[Array, Array]:
