@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fostore.encodings.threads import by_threads
 from fostore.encodings.topk_rows import Selected
 from fostore.schema.row import Array
 
 CHUNK = 1 << 18
-"""Numbers that are worked on at once: what is made of them stays within some 10 MiB."""
+"""Numbers that a thread works on at once: what is made of them stays within some 10 MiB."""
 _FEW, _LARGE = 256, 12
 """Numbers a row up to which they are simply sorted, and the part of a row from which k is so large that they are."""
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -36,6 +37,10 @@ def select(x: Array, k: int) -> Array:
     >>> select(np.float32([[1, 3, 2, 3], [0, 0, 0, 0]]), 3).tolist()
     [[1, 3, 2], [0, 1, 2]]
     """
+    return np.concatenate(by_threads(lambda rows: _select(rows, k), x))
+
+
+def _select(x: Array, k: int) -> Array:
     n, num_classes = x.shape
     # Where blocks would leave few numbers out, all are sorted.
     some = _sorted if num_classes <= _FEW or k * _LARGE > num_classes else _by_blocks
@@ -108,6 +113,14 @@ def selected(
     Returns:
         `values` of the dtype of `x`, `ids` in int64, sums in float64. A row has one result, whatever batch it comes in.
     """
+    parts = by_threads(lambda rows: _selected(rows, kind, k, temperatures, tail_entropy), x)
+    columns = zip(*parts, strict=True)
+    return Selected(*(None if of[0] is None else np.concatenate(of) for of in columns))
+
+
+def _selected(
+    x: Array, kind: str, k: int, temperatures: Sequence[float], tail_entropy: bool
+) -> Selected:
     n, num_classes = x.shape
     values, ids = np.empty((n, k), x.dtype), np.empty((n, k), np.int64)
     top = np.empty(n, x.dtype)
@@ -121,7 +134,7 @@ def selected(
         at = slice(start, start + step)
         piece = x[at]
         rest, scratch, wide = (buffer[: len(piece)] for buffer in buffers)
-        ids[at] = chosen = select(piece, k)
+        ids[at] = chosen = _select(piece, k)
         values[at] = numbers = np.take_along_axis(piece, chosen, -1)
         top[at] = numbers[:, 0]
         with np.errstate(over="ignore", divide="ignore"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -10,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fostore.encodings.threads import num_threads
 from fostore.files.table import Batch, Table
 from fostore.progress import Progress
 from fostore.schema import digest, geometry
 from fostore.schema.header import Header
 from fostore.schema.row import Array, Schema
 
-_WORKERS = min(os.cpu_count() or 1, 4)
+_WORKERS = num_threads()
 _SMALL_BYTES = 256 << 10  # below, handing over costs more than hashing
 
 

@@ -79,7 +79,7 @@ def select_topk(
     themselves: larger first, of equal ones the smaller class first, as they are in the dtype in
     which they come. Sums are taken in float64 over the others alone. On CUDA nothing waits for the
     device and nothing but a stretch of rows is copied; on a CPU, and on devices without float64,
-    NumPy selects, in one thread.
+    NumPy selects, on up to four threads.
 
     Args:
         logits: (n, num_classes), or with members between, floating.
