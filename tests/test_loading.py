@@ -8,6 +8,8 @@ import inspect
 import itertools
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -492,6 +494,64 @@ def test_an_iteration_whose_thread_has_ended_leaves_nothing_running_and_says_so(
     assert prefetching() == []
     with pytest.raises(RuntimeError, match="begin a new iteration"):
         next(out)
+
+
+class Cycle:
+    """Keeps an iteration alive until the collector comes, as a frame in a traceback does."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self.items, self.own = items, self
+        next(items), next(items)
+
+
+def ended_within(seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while prefetching() and time.monotonic() < until:
+        time.sleep(0.02)
+    return not prefetching()
+
+
+COLLECTED = """
+import gc, time, threading
+from fostore.loading.prefetch import ahead
+gc.disable()
+class Cycle: pass
+cycle = Cycle()
+cycle.items, cycle.own = ahead(iter(range(1000)), 2), cycle
+next(cycle.items), next(cycle.items)
+time.sleep(0.3)  # the thread waits for room
+del cycle
+gc.set_threshold(1)
+gc.enable()  # and makes the next garbage, while this one sleeps
+time.sleep(1)
+print([t.name for t in threading.enumerate()])
+"""
+
+
+def test_an_iteration_that_its_own_thread_collects_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["['MainThread']"], done.stderr
+
+
+def test_who_collects_an_iteration_waits_not_for_ever_for_what_it_holds_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fostore.loading.prefetch._PATIENCE_SECONDS", 0.2)
+    held, is_reading = threading.Lock(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (0, 1)
+        is_reading.set()
+        with held:
+            yield 2
+
+    with held:
+        Cycle(ahead(items(), 2))
+        assert is_reading.wait(10)
+        gc.collect()
+    assert ended_within(10)
 
 
 def test_an_iteration_may_go_on_in_another_thread() -> None:

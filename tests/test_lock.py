@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from fostore import disk
 from fostore.errors import LockedError, StoreNotFoundError, UnsafeError
+from fostore.places import lock
 from fostore.places.lock import METADATA, Lock
 
 HOLD = """\
@@ -267,3 +269,22 @@ assert taken == 40, taken
         _, errors = worker.communicate()
         assert worker.returncode == 0, errors
     assert not side_file(path).exists()
+
+
+def test_a_lock_that_the_collector_gives_back_while_another_is_taken_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def suspended() -> Iterator[None]:
+        with Lock.acquire(path):
+            yield
+
+    gc.collect()
+    held = [suspended()]
+    held.append(held)  # type: ignore[arg-type]
+    next(held[0])
+    del held
+    look = lock._is_at
+    monkeypatch.setattr(lock, "_is_at", lambda *given: (gc.collect(), look(*given))[1])
+    with Lock.acquire(path.with_name("y.zarr")):
+        assert not side_file(path).exists()
+        Lock.acquire(path).release()

@@ -15,6 +15,8 @@ import numpy as np
 
 _T = TypeVar("_T")
 _END = object()
+_PATIENCE_SECONDS = 10.0
+"""How long closing waits for the item that is being read."""
 _LEFT = "the thread that began this iteration has ended, and reading ahead with it; begin a new iteration"
 
 
@@ -27,8 +29,9 @@ def ahead(
     so are all: augmentation that draws from them would give other numbers in every run if it took
     turns with the caller's own draws. Errors are raised where their item would have come.
 
-    `close()` stops the thread. A generator that loops over this calls it (`contextlib.closing`): since Python 3.12.3
-    closing a generator that has no `finally` leaves what it holds alive until it is collected.
+    `close()` stops the thread, and waits for the item that it reads, ten seconds at most. A generator that loops over
+    this calls it (`contextlib.closing`): since Python 3.12.3 closing a generator that has no `finally` leaves what it
+    holds alive until it is collected.
 
     Args:
         depth: items ready beyond the one in use; 0 reads all in the caller's thread.
@@ -59,8 +62,15 @@ def random_states() -> Any:
 
 
 def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stop = threading.Event()
+    # The collector may close this generator anywhere, also in its own thread and in the middle of a hand-over: a Queue
+    # and an Event hold locks then, for which the `finally` below would wait for ever. A SimpleQueue holds none.
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = (
+        queue.SimpleQueue()
+    )  # as many as there are items that may be put
+    for _ in range(depth):
+        room.put(None)
+    is_stopped, patience = False, _PATIENCE_SECONDS
     current_thread, get_ident, going_down = (
         threading.current_thread,
         threading.get_ident,
@@ -69,15 +79,16 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
     caller = [current_thread()]
 
     def put(entry: Any) -> bool:
-        while not stop.is_set() and caller[0].is_alive():
+        nonlocal is_stopped
+        while not is_stopped and caller[0].is_alive():
             # Not without a timeout: nobody wakes this thread when the caller's ends.
-            with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return not stop.is_set()
-        if not stop.is_set():
-            stop.set()
-            with contextlib.suppress(queue.Full):  # wakes whoever goes on with this all the same
-                ready.put_nowait((_END, RuntimeError(_LEFT)))
+            with contextlib.suppress(queue.Empty):
+                room.get(timeout=0.1)
+                ready.put(entry)
+                return not is_stopped
+        if not is_stopped:
+            is_stopped = True
+            ready.put((_END, RuntimeError(_LEFT)))  # wakes whoever goes on with this all the same
         return False
 
     def work() -> None:
@@ -95,9 +106,10 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
     thread.start()
     try:
         while True:
-            if stop.is_set():
+            if is_stopped:
                 raise RuntimeError(_LEFT)
             item, error = ready.get()
+            room.put(None)
             if error is not None:
                 raise error
             if item is _END:
@@ -106,8 +118,10 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
             caller[0] = current_thread()  # an iterator may be handed to another thread
     finally:
         # This may run while the interpreter goes down: no name of a module is certain any more.
-        stop.set()
-        while ready.qsize():
+        is_stopped = True
+        room.put(None)  # wakes the thread
+        while not ready.empty():
             ready.get_nowait()
         if not going_down() and thread.ident != get_ident():  # garbage may be collected there
-            thread.join()
+            # Not for ever: where it is collected, this thread may hold what the item being read needs.
+            thread.join(patience)

@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,9 @@ class _File:
 
 _files: dict[Path, _File] = {}
 _guard = threading.Lock()
+_leaving: deque[tuple[Path, tuple[int, int]]] = deque()
+"""What was released and is not given back yet. Nobody waits for the guard to release: the collector may close a writer
+that was left in a suspended generator while its own thread holds it, which would then wait for itself."""
 
 
 class Lock:
@@ -93,9 +97,13 @@ class Lock:
         span = (0, _END) if units is None else (1 + units[0], 1 + units[1])
         for attempt in range(_ATTEMPTS):
             last = attempt == _ATTEMPTS - 1
-            with _guard:
-                if _take(path, span, real, complain=last):
-                    return cls(path, span)
+            try:
+                with _guard:
+                    _give_back_all()
+                    if _take(path, span, real, complain=last):
+                        return cls(path, span)
+            finally:
+                _settle()
             # Whoever is releasing its units holds the whole file for a moment, to remove it.
             time.sleep(_PAUSE_SECONDS)
         raise LockedError(f"{real} was taken and released by others meanwhile; try again")
@@ -110,8 +118,8 @@ class Lock:
         if not self.held:
             return
         self._held = False
-        with _guard:
-            _give_back(self.path, self._span)
+        _leaving.append((self.path, self._span))
+        _settle()
 
     def __enter__(self) -> Lock:
         return self
@@ -174,6 +182,20 @@ def _sign(fd: int) -> None:
     data = json.dumps(text).encode() + b"\n"
     disk.write_at(fd, data, 0)
     disk.truncate(fd, len(data))
+
+
+def _settle() -> None:
+    """Give back what was released, unless somebody holds the guard, who does it then."""
+    while _leaving and _guard.acquire(blocking=False):
+        try:
+            _give_back_all()
+        finally:
+            _guard.release()
+
+
+def _give_back_all() -> None:
+    while _leaving:
+        _give_back(*_leaving.popleft())
 
 
 def _give_back(path: Path, span: tuple[int, int]) -> None:
@@ -282,6 +304,7 @@ def _forget() -> None:
     """In a forked child: the parent's locks are not ours."""
     global _guard
     _guard = threading.Lock()
+    _leaving.clear()
     for file in _files.values():
         with contextlib.suppress(OSError):
             os.close(file.fd)
