@@ -19,7 +19,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils.data import Dataset
 
 from fostore.errors import ArgumentError, GenerationError
-from fostore.torch import FirstOrderDataGenerator
+from fostore.torch import FirstOrderDataGenerator, modes
 from fostore.torch.modes import Modes
 from sides import make_pairs, softmax
 from support import collected_after, uncollected
@@ -431,3 +431,35 @@ def test_modules_may_be_collected_while_flags_are_restored() -> None:
             with collected_after(allocations):
                 modes._restore()
         assert_untouched(net)
+
+
+def test_the_hook_stays_for_who_enters_while_the_last_one_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, done, seen = threading.Event(), threading.Event(), []
+
+    def generate() -> None:
+        with Modes().watched():
+            begun.set()
+            done.wait(10)
+            seen.append(modes._HOOK.id in torch_module._global_forward_pre_hooks)
+
+    other = threading.Thread(target=generate)
+
+    class Leaving:
+        id = modes._HOOK.id
+        remove_now = modes._HOOK.remove
+
+        def remove(self) -> None:
+            if not other.is_alive() and not seen:
+                other.start()
+                begun.wait(0.3)  # in vain: it enters when this one has left
+            type(self).remove_now()
+
+    monkeypatch.setattr(modes, "_HOOK", Leaving())
+    with Modes().watched():
+        pass
+    done.set()
+    other.join()
+    assert seen == [True]
+    assert modes._HOOK.id not in torch_module._global_forward_pre_hooks

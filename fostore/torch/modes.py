@@ -56,18 +56,20 @@ class Modes:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """A block in which every module is settled before it runs for the first time."""
-        before = _watching.get(self._thread)
-        _watching[self._thread] = self
-        _global_forward_pre_hooks[_HOOK.id] = _look_drawing if self._draws else _look
+        with _turns:
+            before = _watching.get(self._thread)
+            _watching[self._thread] = self
+            _global_forward_pre_hooks[_HOOK.id] = _look_drawing if self._draws else _look
         try:
             yield
         finally:
-            if before is None:
-                del _watching[self._thread]
-            else:
-                _watching[self._thread] = before
-            if not _watching:
-                _HOOK.remove()
+            with _turns:
+                if before is None:
+                    del _watching[self._thread]
+                else:
+                    _watching[self._thread] = before
+                if not _watching:
+                    _HOOK.remove()
         if self._turned_on and not self._draws:
             self._say(
                 f"{self._turned_on} is in training mode whenever the model calls it; it is kept in "
@@ -151,6 +153,9 @@ def _compiler_says_nothing_of_hooks() -> Iterator[None]:
 
 _watching: dict[int, Modes] = {}
 """Who is inside `Modes.watched`, by thread."""
+# Reentrant, for the collector may end a generator that is inside. Without it the last one to leave would take away the
+# hook of one that enters meanwhile in another thread, whose hidden modules would then run with dropout on.
+_turns = threading.RLock()
 
 # One handle and one function for ever: torch.compile guards on both, and would compile each batch again.
 _HOOK = RemovableHandle(_global_forward_pre_hooks)

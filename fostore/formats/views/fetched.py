@@ -115,7 +115,8 @@ class FetchedView(ColumnView):
         if not self._announced or self._process != os.getpid():
             return None
         left = np.arange(len(rows))
-        for one in reversed(tuple(self._announced)):
+        # A list, as in mapping.py: while a tuple is made the collector may let another thread announce.
+        for one in reversed(list(self._announced)):
             at = np.searchsorted(one.rows, rows[left])
             is_held = one.rows[np.minimum(at, len(one.rows) - 1)] == rows[left]
             if not is_held.any():
