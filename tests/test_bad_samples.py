@@ -187,6 +187,14 @@ def test_workers_that_cannot_be_sent_a_lambda_say_what_to_do() -> None:
     assert len(generate(SIDES["torch"], DataLoader(data, 32, num_workers=0))) == N
 
 
+def test_spawned_workers_collate_as_the_user_says(tmp_path: Path) -> None:
+    options: Any = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    loader = DataLoader(list(torch.from_numpy(X)), 32, collate_fn=torch.stack, **options)
+    generator = FirstOrderDataGenerator(torch.nn.Linear(X.shape[1], 3), output_mode="logits")
+    store = tmp_path / "a.zarr"
+    assert len(generator.generate_distributions(loader, progress=False, store=store)) == N
+
+
 # ------------------------------------------------------------------ batches are no samples
 
 

@@ -42,6 +42,11 @@ class Modes:
         self._turned_on = ""
         self._said = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Modes, (
+            self._draws,
+        )  # a worker that is sent one has modules of its own, and settled none
+
     @contextmanager
     def of(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """These modules settled, and all that were seen as before afterwards, come what may."""
