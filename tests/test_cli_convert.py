@@ -190,6 +190,26 @@ def test_head_shows_what_an_unfinished_store_has(tmp_path: Path) -> None:
     assert len(run("head", tmp_path / "a.zarr")[1].splitlines()) == 3
 
 
+def test_head_says_that_the_first_rows_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    writer = fostore.create(path, num_samples=N, num_classes=K)
+    writer.write(3, probs(N - 3, K))
+    writer.close()
+    words = f"rows 0 to 2 of {path} are missing: its first rows are not there yet\n"
+    assert run("head", path) == run("head", path, "--json") == (0, "", words)
+    assert run("head", path, "-n", "0") == (0, "", "")
+    code, _, err = run("convert", path, tmp_path / "b.h5")
+    assert (code, err) == (1, f"error: rows 0 to 2 of {path} are missing; finish the store\n")
+
+
+def test_head_says_that_there_are_no_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.empty((0, 3)))
+    assert run("head", tmp_path / "a.npy", "--kind", "probs")[1:] == (
+        "",
+        f"{tmp_path / 'a.npy'} has no rows\n",
+    )
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_meta_changes_no_digest(tmp_path: Path, suffix: str) -> None:
     path = make(tmp_path / f"m{suffix}")

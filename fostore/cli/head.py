@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
-from fostore.cli.report import reporting, show
+import fostore
+from fostore.cli.report import reporting, say, show
+from fostore.errors import FostoreError
 from fostore.schema.jsontext import dumps
+from fostore.schema.ranges import describe
 from fostore.schema.shown import brief
 
 EXAMPLES = """
@@ -49,8 +53,22 @@ def head(
 ) -> None:
     """Show the first rows: ids and labels where they are kept, the largest classes, or with --json all numbers."""
     with reporting():
+        is_empty = number > 0
         for line in _lines(source, number, kind, as_json, source_format):
             show(line)
+            is_empty = False
+        if is_empty:
+            say(_why_none(source))
+
+
+def _why_none(source: str) -> str:
+    """Why there is no row to show: others of a store that several write may be there."""
+    gaps = []
+    with suppress(FostoreError):  # no store, and so a file without rows
+        gaps = fostore.missing(source)
+    if not gaps:
+        return f"{source} has no rows"
+    return f"{describe(gaps)} of {source} are missing: its first rows are not there yet"
 
 
 def _lines(
