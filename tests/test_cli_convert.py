@@ -41,6 +41,20 @@ def test_convert_prints_the_receipt_and_writes_it(tmp_path: Path, store: Path) -
     assert json.loads((tmp_path / "r.json").read_text())["source_digest"] == digest
 
 
+@pytest.mark.parametrize("command", ["convert", "concat", "stack", "publish"])
+def test_an_interruption_says_that_the_same_command_goes_on(
+    tmp_path: Path, store: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("cli.convert._convert", "conversion.stack", "publishing.publish"):
+        monkeypatch.setattr(f"fostore.{name}", interrupted)
+    where = ["-o"] if command in ("concat", "stack") else []
+    code, _, err = run(command, store, *where, tmp_path / "b.zarr")
+    assert (code, err) == (130, "interrupted: run the same command to go on where it stopped\n")
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, store: Path) -> None:
     code, out, _ = run("convert", store, tmp_path / "b.h5", "--dry-run", "--dtype", "float16")
     assert code == 0

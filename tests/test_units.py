@@ -113,7 +113,7 @@ def test_what_is_committed_is_read_before_the_end_and_what_is_not_is_refused(
         store.refresh()
         assert store.missing() == [(3 * UNIT, N)]
         assert store.verify() == []
-    with pytest.raises(RowError, match=r"rows 3072 to 4499 of .* are missing"):
+    with pytest.raises(RowError, match=r"rows 3072 to 4499 of .* are missing: run once more"):
         fostore.finish(place)
     fill(place)
     assert fostore.finish(place).is_sealed

@@ -94,7 +94,7 @@ def convert(
     **given: Any,
 ) -> None:
     """Convert SRC to DST, check the result and print a receipt; nothing half-done appears under DST."""
-    with reporting(with_traceback=traceback):
+    with reporting(with_traceback=traceback, goes_on=True):
         _convert(source, destination, given, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
@@ -127,7 +127,7 @@ def concat(
 
     All must have the same classes, kind and dtype; what differs is named, with the option that cures it.
     """
-    with reporting(with_traceback=traceback):
+    with reporting(with_traceback=traceback, goes_on=True):
         _convert(sources, output, given, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
@@ -197,7 +197,7 @@ def stack(
     **given: Any,
 ) -> None:
     """Make one store of ensembles: member i is the i-th source. All must be of the same samples."""
-    with reporting():
+    with reporting(goes_on=True):
         as_json, asked = _asked(given, output, as_json=as_json, quiet=quiet)
         from fostore.conversion import stack as run  # which loads NumPy
 

@@ -119,7 +119,7 @@ def publish(
     **given: Any,
 ) -> None:
     """Make a dataset of a store: a folder with data, lists of hashes, a card, a licence and how to cite it."""
-    with reporting():
+    with reporting(goes_on=not check):
         from fostore import publishing  # loads NumPy, which half of the commands never need
 
         named = {name: value for name, value in options.parsed(given, _FACTS).items() if value}

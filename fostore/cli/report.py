@@ -87,11 +87,12 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextmanager
-def reporting(*, with_traceback: bool = False) -> Iterator[None]:
+def reporting(*, with_traceback: bool = False, goes_on: bool = False) -> Iterator[None]:
     """Turn an error of the block into one line on stderr and the exit of the command, a warning into a line.
 
     Args:
         with_traceback: also print where the error came from.
+        goes_on: what an interruption leaves under a hidden name is used by the next call, which is said.
     """
     try:
         with warnings.catch_warnings():
@@ -109,5 +110,5 @@ def reporting(*, with_traceback: bool = False) -> Iterator[None]:
             say(f"  {note}")
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        say("interrupted")
+        say("interrupted" + (": run the same command to go on where it stopped" if goes_on else ""))
         raise typer.Exit(INTERRUPTED) from None

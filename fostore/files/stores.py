@@ -44,9 +44,9 @@ def reader_table(reader: Reader, where: str, format: str, rows: slice | None = N
     # A slice up to the end, or counted from it, is of rows that nobody has yet.
     if missing and (stop is None or not 0 <= stop <= committed.prefix):
         first = committed.prefix
-        part = f", or convert what is there: rows=slice(0, {first}), or --rows 0:{first}"
+        some = f", or convert what is there: rows=slice(0, {first}), or --rows 0:{first}"
         raise UncommittedError(
-            f"{describe(missing)} of {where} are missing; finish the store{part if first else ''}"
+            f"{describe(missing)} of {where} are missing; finish the store{some if first else ''}"
         )
     num_rows = committed.prefix if missing else len(committed)
     # The guide's file has no header and keeps no checksum: its digest was made as it was read.

@@ -32,7 +32,7 @@ from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.identity import refuse
 from fostore.schema.jsontext import check_object
-from fostore.schema.ranges import Range
+from fostore.schema.ranges import Range, describe
 from fostore.schema.row import Array
 from fostore.writing.create import create
 from fostore.writing.joining import join, open_writer, units_of
@@ -278,11 +278,16 @@ def finish(path: Where) -> Store:
     with open_store(path) as store:
         header = store.header
     if header.sealed or header.commits is not None:
-        with closing(_open(_storage(path), WHOLE)) as writer:
-            writer.seal()
+        opened = _open(_storage(path), WHOLE)
     else:
-        with closing(create(_storage(path).url, exists="resume")) as writer:
-            writer.seal()
+        opened = create(_storage(path).url, exists="resume")
+    with closing(opened) as writer:
+        gaps = writer.missing()
+        if gaps:
+            raise RowError(
+                f"{describe(gaps)} of {writer.path} are missing: run once more what makes them, and then finish"
+            )
+        writer.seal()
     return open_store(path)
 
 
