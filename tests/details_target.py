@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import functools
 import logging
+import string
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +56,10 @@ class Model:
         self.lock = threading.Lock()
         self.part = functools.partial(helper, x=1)
         self.kind = int
+        self.hashed = string.Template("of a library")
+        vars(self.hashed)["_original_object_hash"] = hash(
+            "as transformers has one in a configuration"
+        )
         self.itself = self
         vars(self).update(parts)
 

@@ -19,7 +19,9 @@ import fostore
 from fostore.errors import ArgumentError, GenerationError, IdentityError, RowError
 from fostore.generate.tokens import Sequences
 from sides import SIDES, Side
+from test_publishing_targets import bucket, moto
 
+__all__ = ["bucket", "moto"]  # fixtures of another file
 VOCABULARY = 40
 LENGTHS = (0, 5, 1, 7, 3, 0, 9, 2, 4, 0)
 """Of sequences: the first, the last and one between are empty."""
@@ -121,6 +123,22 @@ def test_every_row_is_that_of_the_model_on_the_sequence_alone(
     store = generate(side, model, given_data, path, **options)
     assert_sequences(store, causal, data)
     assert store.meta["batch_size"] == 3
+
+
+def test_rows_go_to_an_object_store_and_on_there(bucket: Any, tmp_path: Path) -> None:
+    side, data, causal, url = SIDES["numpy"], sequences() * 200, Causal(), "s3://data/tokens.zarr"
+    options = {"unit_rows": 2048, "model_fingerprint": "v1"}
+    whole = generate(side, side.model(causal), data, tmp_path / "a.zarr", **options)
+    batches = len(causal.batches)
+    causal.batches.clear()
+    causal.fail_at = batches // 2
+    with pytest.raises(GenerationError, match="no luck"):
+        generate(side, side.model(causal), data, url, **options)
+    assert 0 < len(fostore.open(url)) < len(whole)
+    causal.batches.clear()
+    causal.fail_at = None
+    assert generate(side, side.model(causal), data, url, **options).digest() == whole.digest()
+    assert len(causal.batches) < 0.8 * batches
 
 
 @given(

@@ -28,7 +28,7 @@ from fostore.generate.samples import (
     name_samples,
 )
 from fostore.generate.tokens import refuse_order
-from fostore.places.names import local_path
+from fostore.places.names import place_of
 from fostore.schema.header import Header
 from fostore.schema.ranges import Range, Ranges
 from fostore.schema.row import Array
@@ -101,9 +101,10 @@ class ByToken:
         }
 
     def _counted(self) -> int | None:
-        """The number of rows, for a format that has to know it: all sequences are read for it, and no model runs."""
+        """The number of rows, where it has to be known: all sequences are read for it, and no model runs."""
         assert self._options.store is not None
-        if format_of(local_path(self._options.store)).streams:
+        place = place_of(self._options.store)
+        if place.is_local and format_of(place).streams:
             return None
         samples = self.samples
         assert isinstance(samples, Indexed)  # `_check_store` refuses streams for such a format

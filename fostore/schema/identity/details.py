@@ -237,7 +237,14 @@ def attributes_of(item: Any) -> dict[str, Any]:
             mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") else name
             if name not in ("__dict__", "__weakref__") and hasattr(item, mangled):
                 held[name] = getattr(item, mangled)
-    return held
+    if not is_of_library(type(item)):
+        return held
+    # transformers keeps Python's hash of a configuration in it, which is another one in each process.
+    return {name: value for name, value in held.items() if not _is_own_hash(name, value)}
+
+
+def _is_own_hash(name: str, value: Any) -> bool:
+    return name[0] == "_" and name.endswith("hash") and type(value) is int
 
 
 def _reduced(item: Any) -> Mapping[str, Any] | None:
