@@ -65,9 +65,7 @@ def _threaded(items: Iterator[_T], depth: int) -> Iterator[_T]:
     # The collector may close this generator anywhere, also in its own thread and in the middle of a hand-over: a Queue
     # and an Event hold locks then, for which the `finally` below would wait for ever. A SimpleQueue holds none.
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    room: queue.SimpleQueue[None] = (
-        queue.SimpleQueue()
-    )  # as many as there are items that may be put
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()  # one entry for each item that may be put
     for _ in range(depth):
         room.put(None)
     is_stopped, patience = False, _PATIENCE_SECONDS

@@ -43,9 +43,8 @@ class Modes:
         self._said = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Modes, (
-            self._draws,
-        )  # a worker that is sent one has modules of its own, and settled none
+        # A worker that is sent one has modules of its own, and settled none.
+        return Modes, (self._draws,)
 
     @contextmanager
     def of(self, modules: Sequence[nn.Module]) -> Iterator[None]:

@@ -244,7 +244,7 @@ def attributes_of(item: Any) -> dict[str, Any]:
 
 
 def _is_own_hash(name: str, value: Any) -> bool:
-    return name[0] == "_" and name.endswith("hash") and type(value) is int
+    return name.startswith("_") and name.endswith("hash") and type(value) is int
 
 
 def _reduced(item: Any) -> Mapping[str, Any] | None:
