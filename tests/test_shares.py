@@ -109,8 +109,10 @@ def test_a_worker_of_another_model_dataset_or_class_names_is_refused_by_name(sto
             "model": Linear(seed=4)
         },  # under the same name: it is computed again
     }.items():
-        with pytest.raises(IdentityError, match=differs):
+        with pytest.raises(IdentityError, match=differs) as raised:
             made(store, shard=(1, 2), **{"class_names": names, **options})
+        assert "give every share what the store was planned with" in str(raised.value)
+        assert "overwrite" not in str(raised.value)  # which a share refuses
     assert fostore.missing(store) == before
 
 

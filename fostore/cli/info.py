@@ -150,8 +150,9 @@ def _unit_lines(units: Mapping[str, Any]) -> Iterator[str]:
         yield _line("by", ", ".join(writers[:_WRITERS]) + more)
         yield _line("last", units["last"])
     if units["units_per_second"]:
-        rate, left = units["units_per_second"] * 3600, units["seconds_left"] / 3600
-        yield _line("rate", f"{rate:,.0f} units an hour, {left:,.1f} hours to go at that")
+        rate, left = units["units_per_second"] * 3600, units["seconds_left"]
+        time = f"{left / 3600:,.1f} hours" if left >= 3600 else f"{left / 60:.1f} minutes"
+        yield _line("rate", f"{rate:,.0f} units an hour, {time} to go at that")
 
 
 def _size_of(store: Any) -> dict[str, int | None]:

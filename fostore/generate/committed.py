@@ -35,9 +35,10 @@ def rows_of(store: Store) -> Rows:
 class Consent:
     """What differs from what a store was made from: refused, or recorded where the user accepts it."""
 
-    def __init__(self, path: Path | str, accepts: bool) -> None:
+    def __init__(self, path: Path | str, accepts: bool, is_shared: bool) -> None:
         self._path = path
         self._accepts = accepts
+        self._cure = identity.JOINED if is_shared else identity.ANEW
         self.recorded: list[str] = []
         """What the metadata of the store are yet to say."""
 
@@ -47,13 +48,25 @@ class Consent:
             IdentityError: the user has not accepted differences; nothing was written.
         """
         if not differences or not self._accepts:
-            identity.refuse(self._path, differences)
+            cure = f"{self._cure}, or go on with accept_differences=True"
+            identity.refuse(self._path, differences, cure)
             return
         warnings.warn(
             f"{self._path} goes on although {'; '.join(differences)}: recorded in its metadata",
             stacklevel=2,
         )
         self.recorded += differences
+
+    def refuse(self, *differences: str) -> None:
+        """Raise IdentityError for what no consent helps with: the rows would be of two kinds."""
+        identity.refuse(self._path, differences, self._cure)
+
+    def check_shape(self, row_shape: tuple[int, ...], schema: Schema) -> None:
+        """Refuse a model that gives other classes or members than the store has."""
+        if row_shape != schema.row_shape:
+            self.refuse(
+                f"the model gives rows of shape {row_shape}, the store has {schema.row_shape}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class Comparison:
     def _compute(self, batch: Batch) -> Any:
         engine = self._generation.engine
         computed = engine.compute(batch)
-        check_shape(computed.row_shape, self._committed.schema, self._committed.path)
+        self._consent.check_shape(computed.row_shape, self._committed.schema)
         return each(np.array, engine.collect(computed))  # a copy: models reuse buffers
 
     def _other_row(self, batch: Batch, beside: Beside, rows: Any) -> str | None:
@@ -237,10 +237,3 @@ class Comparison:
                 stacklevel=2,
             )
         self._agreed = []
-
-
-def check_shape(row_shape: tuple[int, ...], schema: Schema, path: object) -> None:
-    """Raise IdentityError where a model gives other classes or members than the store has."""
-    if row_shape != schema.row_shape:
-        given = f"the model gives rows of shape {row_shape}"
-        identity.refuse(path, [f"{given}, the store has {schema.row_shape}"])

@@ -19,7 +19,7 @@ from fostore.generate.engine import Computed
 from fostore.generate.generation import Generation
 from fostore.generate.loop import run
 from fostore.generate.provenance import Provenance
-from fostore.generate.recheck import Comparison, check_shape
+from fostore.generate.recheck import Comparison
 from fostore.generate.samples import Batch, Stream
 from fostore.generate.storing import check_store, goes_on, where
 from fostore.nested import each
@@ -81,7 +81,7 @@ class _Recording:
         self._options = options = generation.options
         self._framework = generation.framework
         self._engine = generation.engine
-        self._consent = Consent(path, options.accept_differences)
+        self._consent = Consent(path, options.accept_differences, options.shard is not None)
         self._stack = ExitStack()
         self._writer: Writer | None = None
         self._finished: Store | None = None
@@ -252,7 +252,7 @@ class _Recording:
         own, old_names = self._own_names, schema.class_names
         if own is not None and old_names is not None and reordered(own, old_names):
             differences.append(difference(own, old_names, ("for the model", "for the store")))
-        identity.refuse(self._path, differences)  # no consent helps: the rows would be of two kinds
+        self._consent.refuse(*differences)
 
     def _create(self, row_shape: tuple[int, ...] | None, made_from: Any) -> Writer:
         """The writer of a new store, or (without a shape) of the one that is there."""
@@ -331,7 +331,7 @@ class _Recording:
             writer.set_identity(self._new_identity())
             self._nameless = False
         # The writer would refuse it as well, but without saying that it is the model that differs.
-        check_shape(row_shape, writer.schema, self._path)
+        self._consent.check_shape(row_shape, writer.schema)
         written = 0
         for start, places in alignment.runs(batch, beside, self._rows_missing):
             try:

@@ -128,15 +128,16 @@ def _taken(place: Storage) -> StoreExistsError:
 
 def _check_same(place: Storage, request: Request, units: UnitsWriter) -> None:
     header = units.header
-    request.check_same(str(place), header, cure="or choose another path")
+    request.check_same(str(place), header, cure=identity.JOINED)
     meta = check_object(request.meta)
     for name, planned in header.counts.items():
         asked = getattr(request, name)
         if asked is not None and asked != planned:
             difference = f"{name} is {planned} in the store and {asked} was asked for"
-            raise IdentityError(f"'{place}' cannot be joined: {difference}", (difference,))
+            identity.refuse(place, [difference], identity.JOINED)
     if request.identity is not None and header.identity:
         made_from = check_object(request.identity, "identity")
-        identity.refuse(place.url, identity.differences(header.identity, made_from))
+        differences = identity.differences(header.identity, made_from)
+        identity.refuse(place.url, differences, identity.JOINED)
     if {**header.meta, **meta} != header.meta and not header.sealed:
         units.replan(replace(header, meta={**header.meta, **meta}, updated=now()))

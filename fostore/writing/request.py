@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from fostore.encodings import chosen, make_schema
-from fostore.errors import ArgumentError, IdentityError, UnsupportedError
+from fostore.errors import ArgumentError, UnsupportedError
 from fostore.schema import geometry
 from fostore.schema.header import VERSION, Header
+from fostore.schema.identity import ANEW, refuse
 from fostore.schema.integers import integer
 from fostore.schema.jsontext import check_object
 from fostore.schema.row import Column
 from fostore.version import __version__
 from fostore.writing.sides import ROWS, Sides, check_kept, side_columns, token_sides
-
-_ANEW = "choose another path, or make it anew with exists='overwrite'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ class Request:
         check_kept(header, sides)
         return header
 
-    def check_same(self, path: str | Path, header: Header, *, cure: str = _ANEW) -> None:
+    def check_same(self, path: str | Path, header: Header, *, cure: str = ANEW) -> None:
         """Refuse a store that is there and is not what is asked for; what is not asked for is as it has it.
 
         Raises:
@@ -171,11 +170,7 @@ class Request:
             stored = header.unit_rows if name == "unit_rows" else getattr(header.schema, name)
             if value is not None and value != stored:
                 differences.append(f"{name} is {stored!r} in the store and {value!r} was asked for")
-        if differences:
-            raise IdentityError(
-                f"{str(path)!r} cannot be resumed: {'; '.join(differences)}. Give what the store has, {cure}",
-                tuple(differences),
-            )
+        refuse(path, differences, cure)
         check_kept(header, self.sides)
 
 

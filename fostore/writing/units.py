@@ -30,7 +30,7 @@ from fostore.reading.store import Store
 from fostore.reading.store import open as open_store
 from fostore.schema import geometry
 from fostore.schema.header import Header
-from fostore.schema.identity import refuse
+from fostore.schema.identity import JOINED, refuse
 from fostore.schema.jsontext import check_object
 from fostore.schema.ranges import Range, describe
 from fostore.schema.row import Array
@@ -117,7 +117,7 @@ def plan(
         for key, given in check_object(identity, "identity").items()
         if given != header.identity.get(key)
     ]
-    refuse(place.url, listed)
+    refuse(place.url, listed, JOINED)
     return Planned(place.url, header)
 
 

@@ -13,6 +13,8 @@ from fostore.schema.identity.details import (
     describe_function,
 )
 from fostore.schema.identity.differences import (
+    ANEW,
+    JOINED,
     differences,
     doubts,
     is_opaque,
@@ -29,6 +31,8 @@ from fostore.schema.identity.hashing import (
 )
 
 __all__ = [
+    "ANEW",
+    "JOINED",
     "UNSEEN",
     "Details",
     "See",

@@ -9,6 +9,9 @@ from typing import Any
 from fostore.errors import IdentityError
 from fostore.schema.identity.code import is_byte_code, is_comparable
 
+ANEW = "Choose another path, or make the store anew with exists='overwrite'"
+JOINED = "Choose another path, or give every share what the store was planned with"
+"""What to do where a store was made from something else; the second where several write it."""
 _NAMED = 4
 """How many differences a message spells out."""
 
@@ -229,11 +232,10 @@ def _changed(old: str, new: str) -> str:
     return "has changed"
 
 
-def refuse(path: object, listed: Sequence[str]) -> None:
+def refuse(path: object, listed: Sequence[str], cure: str = ANEW) -> None:
     """Raise IdentityError, which keeps the differences, where there are any; nothing was written."""
     if listed:
         raise IdentityError(
-            f"{str(path)!r} was made from something else: {'; '.join(listed)}. Choose another path, make "
-            "the store anew with exists='overwrite', or go on with accept_differences=True",
+            f"{str(path)!r} was made from something else: {'; '.join(listed)}. {cure}",
             tuple(listed),
         )
