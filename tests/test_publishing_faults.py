@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fostore
-from fostore import cli, disk
+from fostore import cli, disk, publishing
 from fostore.errors import (
     ArgumentError,
     DamageError,
@@ -27,6 +27,7 @@ from fostore.errors import (
 )
 from fostore.places.lock import Lock
 from fostore.publishing import bundle, verification
+from fostore.publishing.facts import Facts
 from fostore.publishing.manifest import TAGS, read_list
 from fostore.publishing.targets import objects
 from hub_server import Hub
@@ -385,3 +386,45 @@ def test_damage_that_came_before_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamageError, match="restore it"):
         published(store, tmp_path / "b")
     assert not (tmp_path / ".b.tmp" / "data" / "rows.zarr").exists()
+
+
+def test_a_damaged_bundle_is_whole_after_it_is_published_again(tmp_path: Path) -> None:
+    store, folder = make(tmp_path / "rows.zarr"), tmp_path / "b"
+    published(store, folder)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.name not in (bundle.MANIFEST, TAGS):  # by which all else is known
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            again = fostore.publish(store, folder, progress=False)
+            assert (again.version, again.changed) == ("1.0.0", True), path
+            assert findings(folder) == [], path
+
+
+def test_what_a_damaged_manifest_says_is_not_repeated(tmp_path: Path) -> None:
+    store, folder = make(tmp_path / "rows.zarr"), tmp_path / "b"
+    published(store, folder)
+    for name in (bundle.MANIFEST, TAGS):
+        text = (folder / name).read_bytes()
+        damaged = text.replace(b"Lovelace", b"Lovelade") if name == bundle.MANIFEST else text[:-1]
+        (folder / name).write_bytes(damaged)
+        for call in (
+            lambda: fostore.publish(store, folder, progress=False),
+            lambda: fostore.cite(folder),
+            lambda: publishing.check(store, Facts(), folder),
+        ):
+            with pytest.raises(DamageError, match="put back the file"):
+                call()
+        assert (folder / name).read_bytes() == damaged  # nothing was touched
+        (folder / name).write_bytes(text)
+
+
+@pytest.mark.parametrize(
+    "dest", ["b.zarr", "b.h5", "hf://datasets/ada/b.zarr", "s3://bucket/b.zarr"]
+)
+def test_a_bundle_is_not_called_as_a_store_is(dest: str, tmp_path: Path) -> None:
+    """It would not open by its root: what is called so is opened as a store."""
+    store = make(tmp_path / "rows.zarr")
+    where = dest if "://" in dest else tmp_path / dest
+    with pytest.raises(ArgumentError, match="choose a name such as"):
+        published(store, where)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.zarr"]

@@ -334,12 +334,38 @@ def test_a_forked_child_is_told_to_be_spawned(url: str, rows: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "hidden", ["https://me:hunter2@x.org/s.zarr", "https://x.org/s.zarr?sig=hunter2"]
+    "hidden",
+    [
+        "https://me:hunter2@x.org/s.zarr",
+        "https://x.org/s.zarr?sig=hunter2",
+        "https://x.org/s.zarr#hunter2",
+        "s3://me:hunter2@bucket/s.zarr",
+        "hf://datasets/ada/digits@v1?token=hunter2",
+        "hf://me:hunter2@datasets/ada/digits",
+    ],
 )
 def test_urls_with_secrets_are_refused_and_not_repeated(hidden: str) -> None:
     for call in (fostore.open, entropy, lambda url: fostore.convert(url, "x.zarr")):
         with pytest.raises(ArgumentError, match="environment") as refused:
             call(hidden)
+        assert "hunter2" not in f"{refused.value} {refused.value!r}"
+
+
+@pytest.mark.parametrize("begin", ["https://", "s3://", "gs://", "hf://", "ftp://", "zip::s3://"])
+@pytest.mark.parametrize("rest", ["me:hunter2@bucket/x", "bucket/ada/x?sig=hunter2"])
+def test_verbs_that_write_do_not_repeat_the_secrets_of_a_url(
+    begin: str, rest: str, tmp_path: Path
+) -> None:
+    store = make(tmp_path / "rows.zarr", rows_of(n=50))
+    hidden = begin + rest
+    for call in (
+        lambda: fostore.create(hidden, num_samples=1, num_classes=2),
+        lambda: fostore.convert(store, hidden, progress=False),
+        lambda: fostore.publish(store, hidden, license="MIT", creators=["A"], description="d"),
+        lambda: fostore.cite(hidden),
+    ):
+        with pytest.raises((ArgumentError, UnsupportedError)) as refused:
+            call()
         assert "hunter2" not in f"{refused.value} {refused.value!r}"
 
 

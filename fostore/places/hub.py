@@ -17,6 +17,7 @@ import huggingface_hub as hub
 from huggingface_hub import constants, errors
 
 from fostore.errors import ArgumentError, FostoreError, PlaceError
+from fostore.places.names import refuse_secrets
 from fostore.places.remote import Remote
 
 _URL = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?\Z")
@@ -28,6 +29,7 @@ class Hub(Remote):
     """A `Place` in one commit of a dataset repository; the token is where huggingface_hub keeps it."""
 
     def __init__(self, url: str, commit: str | None = None) -> None:
+        refuse_secrets(url)
         parts = _URL.match(url.rstrip("/"))
         if parts is None:
             raise ArgumentError(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 from fostore import disk
 from fostore.errors import ArgumentError, UnsupportedError
@@ -41,6 +42,9 @@ _CHAIN = re.compile(r"(?:zip|tar|libarchive|simplecache|filecache|blockcache)::"
 """What fsspec puts before another name; an array inside a file is `file.suffix::name`."""
 
 
+_SECRET = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]+@|(\?|(?<=\S)#)[^\s\"')]*")
+
+
 def place_of(value: str | os.PathLike[str] | Place) -> Place:
     """The place that `value` names: itself, that of a url, or a local path. Nothing is looked at.
 
@@ -64,7 +68,7 @@ def storage_of(value: str | os.PathLike[str] | Place) -> Storage | None:
     if isinstance(value, str) and is_url(value):
         if value.partition("://")[0] not in WRITABLE:
             raise UnsupportedError(
-                f"{value!r} cannot be written to: stores are written to paths of this machine and to s3:// (and "
+                f"{clean(value)!r} cannot be written to: stores are written to paths of this machine and to s3:// (and "
                 "what speaks like it: AWS_ENDPOINT_URL). Write it here, and fostore.publish it there"
             )
         value = place_of(value)
@@ -78,6 +82,29 @@ def storage_of(value: str | os.PathLike[str] | Place) -> Storage | None:
 def is_url(name: str) -> bool:
     """Whether a name is that of a place which is not local."""
     return name.partition("://")[0] in SCHEMES
+
+
+def clean(text: str) -> str:
+    """A text without users, queries and fragments of urls, where secrets are.
+
+    >>> clean("s3://me:secret@bucket/x.zarr?sig=secret")
+    's3://bucket/x.zarr?...'
+    """
+    return _SECRET.sub(lambda match: match[1] or f"{match[2]}...", text)
+
+
+def refuse_secrets(url: str) -> None:
+    """Refuse a url in which a secret may be: urls are kept in errors, pickles and receipts.
+
+    Raises:
+        ArgumentError: names the url without it, and where credentials are looked for.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ArgumentError(
+            f"{clean(url)!r} holds a user, a query or a fragment: urls are kept in errors, pickles and "
+            "receipts; give credentials by the environment instead (AWS_ACCESS_KEY_ID ...)"
+        )
 
 
 def is_outside(name: str) -> bool:
@@ -96,7 +123,7 @@ def load(module: str, url: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise UnsupportedError(
-            f"{url!r} lies behind a url, which needs {error.name}: pip install 'fostore[remote]'"
+            f"{clean(url)!r} lies behind a url, which needs {error.name}: pip install 'fostore[remote]'"
         ) from error
 
 
@@ -136,7 +163,9 @@ def local_path(value: str | os.PathLike[str]) -> Path:
             cure = f"stores are read from {known}; copy it to this machine first, or mount it"
         if collapsed is not None:
             cure += f"; of a folder that is called {collapsed[:-1]!r} give the absolute path"
-        raise ArgumentError(f"{url!r} is a url, and a path of this machine is wanted here: {cure}")
+        raise ArgumentError(
+            f"{clean(url)!r} is a url, and a path of this machine is wanted here: {cure}"
+        )
     return Path(text).expanduser() if text[0] == "~" else Path(text)
 
 

@@ -29,6 +29,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from fostore.errors import ArgumentError, PlaceError, UnsafeError, UnsupportedError
+from fostore.places.names import clean, refuse_secrets
 from fostore.places.place import ByUrl, Listed, Version, VersionedFile
 
 REQUESTS = 64
@@ -36,7 +37,6 @@ REQUESTS = 64
 SECONDS, RETRIES = 60, 6
 """For one request; and how often it is made again, after 0.1, 0.2, 0.4 ... seconds, where a server fails."""
 _PIECE = 4 << 20
-_SECRET = re.compile(r"(https?://)[^/\s@]+@|\?[^\s\"')]*")
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
     "gs": ("GOOGLE_BASE_URL",),
@@ -78,11 +78,7 @@ class Remote(ByUrl):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ArgumentError(
-                f"{clean(url)!r} holds a user, a query or a fragment: urls are kept in errors, pickles and "
-                "receipts; give credentials by the environment instead (AWS_ACCESS_KEY_ID ...)"
-            )
+        refuse_secrets(url)
         self.url = url.rstrip("/")
         self._parent, _, self._leaf = self.url.rpartition("/")
         if not parts.netloc or self._parent.endswith("/"):
@@ -331,8 +327,3 @@ def _is_plain(root: str) -> bool:
     scheme = root.partition("://")[0]
     endpoints = (os.environ.get(name, "") for name in _ENDPOINTS.get(scheme, ()))
     return any(url.startswith("http://") for url in (root, *endpoints))
-
-
-def clean(text: str) -> str:
-    """A text without users and queries of urls, where secrets are."""
-    return _SECRET.sub(lambda match: match[1] or "?...", text)

@@ -20,8 +20,9 @@ from urllib3.exceptions import HTTPError
 
 from fostore.errors import UnsafeError, UnsupportedError
 from fostore.places import remote
+from fostore.places.names import clean
 from fostore.places.place import Version
-from fostore.places.remote import Remote, clean
+from fostore.places.remote import Remote
 
 _HOPS = 5
 _LEADS = (301, 302, 303, 307, 308)

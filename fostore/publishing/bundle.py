@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
 
     Raises:
         StoreNotFoundError, FormatError: there is no manifest, or it is none.
+        DamageError: it is not the one that the bundle lists, or that list is damaged.
         UnsupportedError: a bundle of a newer major version.
     """
     path = folder / MANIFEST
@@ -236,16 +237,31 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         )
         kind = FormatError if folder.exists() else StoreNotFoundError
         raise kind(f"{str(folder)!r} is no bundle, which has a {MANIFEST}: {cure}")
-    return parse_manifest(
-        disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle"), str(path)
-    )
+    text = disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle")
+    manifest = parse_manifest(text, str(path))
+    try:
+        is_listed = read_list(folder, TAGS).get(MANIFEST) == hashlib.sha256(text).hexdigest()
+        problem = "" if is_listed else f"{path} is not the file that {TAGS} lists"
+    except (FormatError, FileNotFoundError) as error:
+        problem = str(error)
+    if problem:
+        raise DamageError(
+            f"{problem}; so the version and facts that stand in the manifest are not to be repeated: put back "
+            "the file that was published, or publish to another folder with all facts"
+        )
+    return manifest
 
 
-def is_same(one: Path, other: Path) -> bool:
-    """Whether two bundles list the same files with the same hashes."""
-    return all((folder / TAGS).is_file() for folder in (one, other)) and read_list(
-        one, TAGS
-    ) == read_list(other, TAGS)
+def holds(folder: Path, files: Iterable[Entry]) -> bool:
+    """Whether the files of a bundle lie in a folder, byte by byte: lists may be right where what they list is not."""
+    for file in files:
+        path = folder / file.name
+        try:
+            if path.lstat().st_size != file.size or hash_file(path)[1] != file.sha256:
+                return False
+        except OSError:
+            return False
+    return True
 
 
 def is_bundle(path: Path) -> bool:

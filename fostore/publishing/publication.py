@@ -193,7 +193,7 @@ def _known(target: Target, facts: Facts) -> tuple[Mapping[str, Any] | None, Fact
     text = target.read(bundle.MANIFEST, bundle.MAX_MANIFEST)
     if text is None:
         return None, facts
-    before = parse_manifest(text, target.name)
+    before = parse_manifest(text, f"{target.name}/{bundle.MANIFEST}")
     return before, facts.over(Facts.of(before["facts"], target.name))
 
 

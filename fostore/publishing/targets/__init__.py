@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fostore.errors import ArgumentError
-from fostore.places.names import load
+from fostore.formats import is_store_name
+from fostore.places.names import clean, load, refuse_secrets
 from fostore.publishing.manifest import Entry
 
 
@@ -65,15 +66,22 @@ def target_of(
     """The target that `dest` names.
 
     Raises:
-        ArgumentError: a url of a scheme that nothing can be sent to.
+        ArgumentError: a url of a scheme that nothing can be sent to, or the name of a store.
     """
     text = os.fspath(dest)
     scheme, is_url, _ = text.partition("://")
+    if is_url:
+        refuse_secrets(text)
+    if is_store_name(Path(text)):
+        raise ArgumentError(
+            f"{text!r} ends as the name of a store does, and readers would look for one there; a bundle holds "
+            f"a store: choose a name such as {os.path.splitext(text)[0]!r}, or one that ends in .zip"
+        )
     key = scheme if is_url else Path(text).suffix.lower()
     if is_url and key not in TARGETS:
         known = sorted(key for key in TARGETS if key.isalnum())
         raise ArgumentError(
-            f"{text!r} has the scheme {scheme!r}; a bundle goes to {known}, or a folder"
+            f"{clean(text)!r} has the scheme {scheme!r}; a bundle goes to {known}, or a folder"
         )
     module = load(TARGETS.get(key, TARGETS[""]), text)
     if (private or revision) and key != "hf":

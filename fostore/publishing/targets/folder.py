@@ -23,6 +23,8 @@ class _FolderTarget:
         """A file of the bundle that is there; see `Target.read`."""
         disk.mend_exchange(self._path)  # which a kill may have cut in two
         if bundle.is_bundle(self._path):
+            if name == bundle.MANIFEST:
+                bundle.read_manifest(self._path)  # what is damaged in it would go into the next one
             path = self._path / name
             return disk.read_named(path, limit, "a file of a bundle") if path.exists() else None
         if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
@@ -34,7 +36,7 @@ class _FolderTarget:
     def send(self, files: list[Entry], version: str) -> bool:
         """Give the bundle its name; see `Target.send`."""
         is_there = bundle.is_bundle(self._path)
-        is_changed = not (is_there and bundle.is_same(self.staging, self._path))
+        is_changed = not (is_there and bundle.holds(self._path, files))
         if is_changed:
             disk.sync_directory(self.staging)
             if is_there:

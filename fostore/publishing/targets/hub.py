@@ -16,7 +16,7 @@ from huggingface_hub import errors
 from fostore import disk
 from fostore.errors import ArgumentError, DamageError, FostoreError, LockedError, PlaceError
 from fostore.places.hub import OWN, api
-from fostore.places.remote import clean
+from fostore.places.names import clean
 from fostore.publishing.manifest import Entry
 from fostore.publishing.targets import staging_beside
 
