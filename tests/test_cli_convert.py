@@ -36,7 +36,7 @@ def test_convert_prints_the_receipt_and_writes_it(tmp_path: Path, store: Path) -
     code, out, err = run("convert", store, tmp_path / "b.h5", "--receipt", tmp_path / "r.json")
     assert (code, err) == (0, "")
     digest = fostore.open(store).digest()
-    assert f"digest    {digest}" in out
+    assert digest in out.split()
     assert "another than the source's" not in out
     assert json.loads((tmp_path / "r.json").read_text())["source_digest"] == digest
 
@@ -58,8 +58,8 @@ def test_an_interruption_says_that_the_same_command_goes_on(
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, store: Path) -> None:
     code, out, _ = run("convert", store, tmp_path / "b.h5", "--dry-run", "--dtype", "float16")
     assert code == 0
-    assert "peak memory about" in out
-    assert "lossy       dtype: float32 became float16" in out
+    assert "peak memory" in out
+    assert "lossy        dtype: float32 became float16" in out
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
     command = ["convert", store, tmp_path / "b.h5", "--dry-run", "--dtype", "float16", "--json"]
     code, out, _ = run(*command)

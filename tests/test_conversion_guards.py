@@ -172,8 +172,8 @@ def test_a_dry_run_says_what_the_run_will_need(store: Path) -> None:
         app, ["convert", str(store.with_name("noted.zarr")), str(target), "--dry-run"]
     )
     assert shown.exit_code == 0
-    assert "needs       --allow-lossy" in shown.stdout
-    assert "needs       --exists" in shown.stdout
+    assert "needs        --allow-lossy" in shown.stdout
+    assert "needs        --exists" in shown.stdout
     assert "text takes" in shown.stdout
     assert target.read_text() == "kept"
 

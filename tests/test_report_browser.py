@@ -143,6 +143,21 @@ def test_a_report_has_one_title_headings_in_order_and_words_for_pictures(
     assert browser.value("document.documentElement.lang") == "en"
 
 
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_figures_fit_their_tiles(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Numbers of many digits: of 1,000 classes every mean is below a hundredth."""
+    with fostore.create(tmp_path / "a.zarr", num_samples=60, num_classes=1000) as writer:
+        writer.append(np.random.default_rng(0).dirichlet(np.ones(1000), 60).astype(np.float32))
+    evaluate.report(tmp_path / "a.zarr", np.arange(60), output=tmp_path / "a.html")
+    browser.media("screen", "light", width)
+    browser.show((tmp_path / "a.html").as_uri())
+    tiles = browser.value(
+        "[...document.querySelectorAll('.tiles div')].map(e => [e.textContent, e.scrollWidth - e.clientWidth])"
+    )
+    assert len(tiles) > 4
+    assert [tile for tile in tiles if tile[1] > 0] == []
+
+
 def test_the_checks_see_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
     """A page that breaks what the others keep: else they would pass whatever the page is."""
     page = tmp_path / "bad.html"

@@ -123,7 +123,20 @@ def test_a_digest_is_never_broken() -> None:
     assert all(len(line) <= 80 for line in labelled("note", "some words " * 40, 10))
 
 
-@pytest.mark.parametrize("command", ["info", "head", "verify"])
+_FACTS = "--license MIT --creator Ada --description what -q"
+COMMANDS = {
+    "info": "info a.zarr",
+    "head": "head a.zarr",
+    "verify": "verify a.zarr",
+    "plan": f"convert a.zarr {'b' * 40}.h5 --dtype float16 --dry-run",
+    "receipt": f"convert a.zarr {'b' * 40}.h5 --dtype float16 --allow-lossy",
+    "check": f"publish a.zarr b --check {_FACTS}",
+    "publish": f"publish a.zarr {'b' * 40} {_FACTS}",
+}
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("classes", [3, 1000])
 def test_commands_fit_a_terminal(tmp_path: Path, command: str, classes: int) -> None:
     names = [f"a class with a name of some length, number {k}" for k in range(classes)]
@@ -131,16 +144,17 @@ def test_commands_fit_a_terminal(tmp_path: Path, command: str, classes: int) -> 
         tmp_path / "a.zarr",
         num_samples=N,
         num_classes=classes,
+        num_members=2,
         class_names=names,
         meta={"description": "what it is, in many words. " * 20},
         ids=[f"image number {i}" for i in range(N)],
     ) as writer:
-        writer.append(probs(N, classes))
+        writer.append(np.stack([probs(N, classes)] * 2, axis=1))
     done = subprocess.run(
-        [sys.executable, "-m", "fostore.cli", command, "a.zarr"],
+        [sys.executable, "-m", "fostore.cli", *command.split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0
-    assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, (done.stdout + done.stderr).splitlines())) <= 80, done.stdout

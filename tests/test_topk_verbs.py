@@ -350,7 +350,7 @@ def test_imagenet_21k_from_the_command_line(
     assert "by the rule 'uniform'" in run("stats", "top.h5")
     assert json.loads(run("compare", "whole.zarr", "top.h5", "--json"))["agreement"] == 1
     plan = run(*"convert top.h5 less.zarr --k 10 --dry-run --allow-lossy".split())
-    assert "lossy       k: 50 became 10" in plan
+    assert "lossy        k: 50 became 10" in plan
     run("report", "top.h5", "--output", "report.html")
     assert "topk (k 50" in Path("report.html").read_text("utf-8")
 

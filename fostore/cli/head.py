@@ -13,7 +13,7 @@ from fostore.cli.report import reporting, say, show
 from fostore.errors import FostoreError
 from fostore.schema.jsontext import dumps
 from fostore.schema.ranges import describe
-from fostore.schema.shown import brief
+from fostore.schema.shown import brief, wrapped
 
 EXAMPLES = """
 Examples:
@@ -107,6 +107,6 @@ def _fitted(front: str, classes: list[str], num_classes: int) -> str:
         left = num_classes - shown - 1
         more = f"  and {left:,} more" if left else ""
         if shown and len(f"{line}  {one}{more}") > _WIDTH:
-            return f"{line}  and {left + 1:,} more"
+            return wrapped(f"{line}  and {left + 1:,} more")
         line += f"{'  ' if shown else ' '}{one}"
-    return f"{line}{more}"
+    return wrapped(f"{line}{more}")

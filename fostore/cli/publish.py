@@ -13,6 +13,7 @@ from fostore.cli.options import Option
 from fostore.cli.report import FAILED, reporting, say, show, show_facts
 from fostore.errors import ArgumentError
 from fostore.publishing.facts import Facts
+from fostore.schema.shown import wrapped
 
 EXAMPLES = """
 Examples:
@@ -128,7 +129,7 @@ def publish(
             facts_given = facts_given.over(Facts.read(facts))
         if check:
             gaps = publishing.check(store, facts_given, dest)
-            lines = [f"{gap.grade:<12} {gap.fact}: {gap.how}" for gap in gaps]
+            lines = [wrapped(f"{gap.grade:<12} {gap.fact}: {gap.how}") for gap in gaps]
             show_facts([asdict(gap) for gap in gaps], lines, as_json)
             if any(gap.grade == "required" for gap in gaps):
                 raise typer.Exit(FAILED)
@@ -147,9 +148,9 @@ def publish(
         )
         what = f"{made.where}: version {made.version}, {made.num_files} files, {made.num_bytes:,} bytes"
         what += f", {made.digest}" if made.changed else "; nothing has changed"
-        show_facts(asdict(made), [what], as_json)
+        show_facts(asdict(made), [wrapped(what)], as_json)
         for gap in () if as_json else made.gaps:
-            say(f"nobody said: {gap.fact} ({gap.how})")
+            say(wrapped(f"nobody said: {gap.fact} ({gap.how})"))
 
 
 options.give(publish, Facts, _FACTS, before="facts")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from fostore.cli.report import FAILED, StorePath, reporting, say, show_facts
 from fostore.errors import ArgumentError, DamageError, FostoreError
 from fostore.places.names import local_path, place_of
 from fostore.schema.ranges import describe
+from fostore.schema.shown import wrapped
 
 EXAMPLES = """
 Examples:
@@ -70,7 +70,7 @@ def verify(
         lines = [_line(finding) for finding in findings]
         if not damage:
             rows = "1 row" if state["rows"] == 1 else f"{state['rows']:,} rows"
-            lines.append(_wrapped(f"{path}: {rows}, {_HELD[level]}"))
+            lines.append(wrapped(f"{path}: {rows}, {_HELD[level]}"))
         show_facts(facts, lines, as_json)
         if damage:
             say(f"{len(damage)} finding{'s' if len(damage) > 1 else ''}")
@@ -114,10 +114,4 @@ def _check(path: str, level: str, key: Path | None) -> tuple[dict[str, Any], lis
 def _line(finding: dict[str, Any]) -> str:
     rows = "" if finding["rows"] is None else f" ({describe([tuple(finding['rows'])])})"
     prefix = "warning: " if finding["severity"] == "warning" else ""
-    return _wrapped(f"{prefix}{finding['where']}: {finding['message']}{rows}")
-
-
-def _wrapped(text: str) -> str:
-    """A text as lines of a terminal, whose words stay whole: a path or a hash that is broken nobody can copy."""
-    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.wrap(text, 80, subsequent_indent="  ", **whole))
+    return wrapped(f"{prefix}{finding['where']}: {finding['message']}{rows}")

@@ -145,5 +145,5 @@ def run(source: Source, destination: str | os.PathLike[str], options: Options) -
         receipt = conversion.receipt(time.monotonic() - began)
     if record is not None:
         disk.write_whole(record, receipt.dumps())
-    LOG.info("converted %s", receipt.text().replace("\n", "; "))
+    LOG.info("converted %s", receipt.line())
     return receipt

@@ -29,6 +29,7 @@ from fostore.schema import geometry
 from fostore.schema.header import Header
 from fostore.schema.jsontext import check_object
 from fostore.schema.row import TOKEN, Schema
+from fostore.schema.shown import tabled
 from fostore.writing.request import software
 
 _BATCH_BYTES = 4 << 20
@@ -127,17 +128,19 @@ class Plan:
         size = "unknown" if self.num_bytes is None else f"{self.num_bytes:,}"
         if self.is_text:
             size += " as numbers; text takes two to five times as much"
-        lines = [
+        number = "unknown" if rows is None else f"{rows:,}"
+        at_once = f"{self.rows_at_once:,} rows at a time"
+        return tabled(
             f"{self.source.where} ({self.source.format}) -> {self.destination} ({self.format})",
-            f"rows        {'unknown' if rows is None else f'{rows:,}'} of {schema.row_shape}, "
-            f"{schema.kind} {schema.dtype}",
-            f"bytes       {size}",
-            f"peak memory about {self.peak_bytes >> 20} MiB, {self.rows_at_once:,} rows at a time",
-        ]
-        lines += [f"left out    {what}" for what in self.left_out]
-        lines += [f"lossy       {what}" for what in self.lossy]
-        lines += [f"note        {note}" for note in self.source.notes]
-        return "\n".join(lines)
+            [
+                ("rows", f"{number} of {schema.row_shape}, {schema.kind} {schema.dtype}"),
+                ("bytes", size),
+                ("peak memory", f"about {self.peak_bytes >> 20} MiB, {at_once}"),
+                *(("left out", what) for what in self.left_out),
+                *(("lossy", what) for what in self.lossy),
+                *(("note", note) for note in self.source.notes),
+            ],
+        )
 
 
 def prepare(source: Source, destination: str, options: Options) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fostore.schema.jsontext import dumps
-from fostore.schema.shown import Grid, Shown
+from fostore.schema.shown import Grid, Shown, tabled
 
 _SOURCE = {
     "full": "",
@@ -92,7 +92,12 @@ class Receipt(Shown):
     def text(self) -> str:
         """The receipt as the lines that the command prints."""
         grid = self.grid()
-        return "\n".join([grid.title, *(f"{label:<10}{what}" for label, what in grid.rows)])
+        return tabled(grid.title, [(label, what) for label, what in grid.rows])
+
+    def line(self) -> str:
+        """The receipt on one line, as logs keep it."""
+        grid = self.grid()
+        return "; ".join([grid.title, *(f"{label} {what}" for label, what in grid.rows)])
 
     def dumps(self) -> bytes:
         """The bytes of the receipt's file."""

@@ -94,6 +94,19 @@ def labelled(label: str, value: str, wide: int, width: int = _WIDTH) -> list[str
     return [front.rstrip(), *(f"    {line}" for line in lines)]
 
 
+def wrapped(text: str, width: int = _WIDTH) -> str:
+    """A text as lines of a terminal, whose words stay whole: a path or a digest that is broken nobody can copy."""
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.wrap(text, width, subsequent_indent="  ", **whole))
+
+
+def tabled(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    """What is said of a title, a label and a value each, in full and in lines of a terminal."""
+    wide = max(len(label) for label, _ in rows) + 2
+    lines = [line for label, value in rows for line in labelled(label, value, wide)]
+    return "\n".join([wrapped(title), *lines])
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Rows of cells under a title: what `repr`, notebooks, `to_csv` and `to_latex` show of one value."""
