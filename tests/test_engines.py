@@ -297,8 +297,12 @@ def test_what_has_no_meaning_with_ray_is_refused(tmp_path: Path) -> None:
     for wrong in ({name: value} for name, value in {**refused, "concurrency": 0}.items()):
         with pytest.raises(ArgumentError):
             generate(Numbers(), Teacher, tmp_path / "t.zarr", **wrong)
+    # Here, and not in a worker, which knows it once the cluster runs and the model is made.
+    with pytest.raises(ArgumentError, match="goes into generator="):
+        generate(Numbers(), Teacher, tmp_path / "t.zarr", output_mode="logits")
     with pytest.raises(UnsupportedError, match="one writer"):
         generate(Numbers(), Teacher, tmp_path / "t.h5")
+    assert list(tmp_path.iterdir()) == []
 
 
 def block_of(rows: Any) -> Any:

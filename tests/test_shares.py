@@ -205,6 +205,8 @@ def test_a_share_is_told_or_asked_of_the_launcher() -> None:
         assert all(name.partition(" ")[0] in environment for name in share.source.split("; "))
     with pytest.raises(ArgumentError, match="no launcher says"):
         share_of("auto", {"RANK": "1"})
+    with pytest.raises(ArgumentError, match="of how many"):  # of a made-up number, tasks overlap
+        share_of("auto", {"SLURM_ARRAY_TASK_ID": "2"})
     with pytest.raises(ArgumentError, match="which is none"):
         share_of("auto", {"RANK": "4", "WORLD_SIZE": "4"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import ray.data
 from fostore.errors import ArgumentError
 from fostore.formats import is_store
 from fostore.generate.frameworks import framework_of, generator_of
+from fostore.generate.generator import Generator
 from fostore.generate.storing import where as named
 from fostore.places.names import place_of
 from fostore.ray.pipeline import everywhere
@@ -57,10 +59,10 @@ def generate(
         concurrency: workers.
         num_gpus, num_cpus: of one worker; Ray finds a place for it.
         framework: "torch", "jax", "numpy", or "auto": what model and dataset are of.
-        generator: more arguments of the `FirstOrderDataGenerator` of that framework.
+        generator: more arguments of the `FirstOrderDataGenerator` of that framework, such as `output_mode`.
         ray_options: more that Ray Data's `map_batches` takes: `accelerator_type`, `resources`, `memory`, `runtime_env`.
         shares: pieces that the units are dealt out in; by default 8 a worker.
-        options: of `generate_distributions`: `output_mode`, `dtype`, `class_names`, `meta`, `unit_rows` ...
+        options: of `generate_distributions`: `dtype`, `class_names`, `meta`, `unit_rows` ...
 
     Returns:
         The store, sealed.
@@ -82,6 +84,11 @@ def generate(
             raise ArgumentError(
                 f"{name}= has no meaning here: Ray deals out what is missing, and shows how far it is"
             )
+    for name in options.keys() - signature(Generator.generate_distributions).parameters.keys():
+        raise ArgumentError(
+            f"{name}= is no option of generate_distributions; what makes the generator goes into "
+            f"generator={{{name!r}: ...}}"
+        )
     if concurrency < 1:
         raise ArgumentError(f"concurrency is {concurrency!r}, expected at least 1 worker")
     path = everywhere(named(store))

@@ -81,10 +81,14 @@ def _launched(environment: Mapping[str, str]) -> Share:
     task = number("SLURM_ARRAY_TASK_ID")
     if task is not None:
         step, first = number("SLURM_ARRAY_TASK_STEP", 1) or 1, number("SLURM_ARRAY_TASK_MIN", 0)
-        last = number("SLURM_ARRAY_TASK_MAX", task)
+        last, tasks = number("SLURM_ARRAY_TASK_MAX"), number("SLURM_ARRAY_TASK_COUNT")
         assert first is not None
-        assert last is not None
-        tasks = number("SLURM_ARRAY_TASK_COUNT") or (last - first) // step + 1
+        if last is None and not tasks:
+            raise ArgumentError(
+                f"SLURM_ARRAY_TASK_ID says task {task}, and neither SLURM_ARRAY_TASK_COUNT nor SLURM_ARRAY_TASK_MAX "
+                f"says of how many. Give the share as i/n, such as {task}/{task + 1}"
+            )
+        tasks = tasks or ((last or 0) - first) // step + 1
         index, count = (task - first) // step, tasks
         sources.append("SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT")
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
