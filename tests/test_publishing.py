@@ -419,8 +419,8 @@ def test_an_archive_and_a_store_are_told_to_be_no_bundle(store: Path, tmp_path: 
         fostore.cite(tmp_path / "b.zip")
     with pytest.raises(FormatError, match="fostore publish"):
         fostore.cite(store)
-    with pytest.raises(StoreNotFoundError):
-        fostore.cite(tmp_path / "nothing")
+    with pytest.raises(StoreNotFoundError, match="there is nothing at"):
+        fostore.cite(tmp_path / "nothing.zip")
 
 
 def test_the_tree_digest_is_that_of_the_model_signature(store: Path, tmp_path: Path) -> None:

@@ -289,6 +289,12 @@ def test_a_prefix_that_holds_something_else_is_left_alone(bucket: Any, tmp_path:
     ]
 
 
+def test_a_bucket_that_is_not_there_is_named_as_what_to_make(bucket: Any, tmp_path: Path) -> None:
+    with pytest.raises(PlaceError, match="make the bucket first") as refused:
+        published(make(tmp_path / "rows.zarr"), "s3://nobody-made-it/digits")
+    assert "tried again" not in str(refused.value)
+
+
 def test_an_upload_to_s3_that_was_killed_goes_on(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ _CURES = (
         "set the service's credentials in the environment (AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; AWS_SKIP_SIGNATURE=true for public data)",
     ),
+    (re.compile("NoSuchBucket"), "make the bucket first, or correct its name"),
     (
         re.compile(
             "PermanentRedirect|redirect|IllegalLocation|AuthorizationHeaderMalformed|region"

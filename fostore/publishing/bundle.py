@@ -16,6 +16,7 @@ import numpy as np
 
 from fostore import disk
 from fostore.errors import DamageError, FormatError, StoreNotFoundError
+from fostore.places.names import absent
 from fostore.progress import Progress
 from fostore.publishing.described import Described
 from fostore.publishing.documents import DOCUMENTS
@@ -235,8 +236,9 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
             if folder.suffix.lower() == ".zip" and folder.is_file()
             else "name the folder that `fostore publish` made"
         )
-        kind = FormatError if folder.exists() else StoreNotFoundError
-        raise kind(f"{str(folder)!r} is no bundle, which has a {MANIFEST}: {cure}")
+        if not folder.exists():
+            raise StoreNotFoundError(absent(folder))
+        raise FormatError(f"{str(folder)!r} is no bundle, which has a {MANIFEST}: {cure}")
     text = disk.read_named(path, MAX_MANIFEST, "the manifest of a bundle")
     manifest = parse_manifest(text, str(path))
     try:
