@@ -428,3 +428,21 @@ def test_a_bundle_is_not_called_as_a_store_is(dest: str, tmp_path: Path) -> None
     with pytest.raises(ArgumentError, match="choose a name such as"):
         published(store, where)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.zarr"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_a_bundle_lies_where_a_link_leads(suffix: str, tmp_path: Path) -> None:
+    """On the disk that was meant for it, and the link stays; so does what else the link's folder holds."""
+    for folder in ("home", "scratch"):
+        (tmp_path / folder).mkdir()
+    link = tmp_path / "home" / f"b{suffix}"
+    link.symlink_to(f"../scratch/c{suffix}")
+    for rows, version in ((100, "1.0.0"), (200, "1.1.0")):
+        made = published(make(tmp_path / "rows.zarr", rows), link)
+        assert (made.version, made.changed) == (version, True)
+        assert [path.name for path in (tmp_path / "home").iterdir()] == [link.name]
+        assert [path.name for path in (tmp_path / "scratch").iterdir()] == [f"c{suffix}"]
+        assert link.is_symlink()
+    (tmp_path / "home" / "lost").symlink_to("../unmounted/b")
+    with pytest.raises(ArgumentError, match="mount its disk"):
+        published(make(tmp_path / "rows.zarr"), tmp_path / "home" / "lost")

@@ -9,7 +9,7 @@ from typing import IO, cast
 from fostore import disk
 from fostore.errors import StoreExistsError, UnsafeError
 from fostore.files._sink import Sink
-from fostore.places.names import local_path
+from fostore.places.names import destination
 from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry, hash_file
 from fostore.publishing.targets import staging_beside
@@ -22,7 +22,7 @@ class _ArchiveTarget:
 
     def __init__(self, name: str, store: Path) -> None:
         self.name = name
-        self._path = local_path(name).absolute()
+        self._path = destination(name)
         self.staging = staging_beside(self._path)
 
     def read(self, name: str, limit: int) -> bytes | None:

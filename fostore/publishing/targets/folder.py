@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fostore import disk
 from fostore.errors import StoreExistsError
-from fostore.places.names import local_path
+from fostore.places.names import destination
 from fostore.publishing import bundle
 from fostore.publishing.manifest import Entry
 
@@ -16,7 +16,7 @@ class _FolderTarget:
 
     def __init__(self, name: str, store: Path) -> None:
         self.name = name
-        self._path = local_path(name).absolute()
+        self._path = destination(name)
         self.staging = disk.unfinished(self._path)
 
     def read(self, name: str, limit: int) -> bytes | None:
