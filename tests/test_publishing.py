@@ -137,6 +137,8 @@ def test_what_is_not_known_is_asked_for_and_nothing_is_written(store: Path, tmp_
         ({"creators": ["Ada <ada@example.org>"]}, "orcid"),
         ({"date": "yesterday"}, "YYYY-MM-DD"),
         ({"name": "../x"}, "letters"),
+        ({"doi": "zenodo.1234"}, "expected one such as 10"),
+        ({"url": "javascript:alert(1)"}, "expected an address"),
         ({"colour": "red"}, "unknown facts"),
     ],
 )
@@ -147,6 +149,14 @@ def test_facts_that_cannot_be_used_are_refused(
     with pytest.raises(ArgumentError, match=message):
         published(store, tmp_path / "b", **facts)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("begin", ["", "doi:", "https://doi.org/", "http://dx.doi.org/"])
+def test_a_doi_is_one_however_it_is_written(begin: str) -> None:
+    """Else documents hold the address of an address, and a prefix that is none."""
+    facts = Facts.of({"doi": f"{begin}10.5281/zenodo.1234"}, "here")
+    assert facts.doi == "10.5281/zenodo.1234"
+    assert Facts.of(facts.to_json(), "again") == facts
 
 
 def test_facts_come_from_a_file_and_what_is_said_goes_before_it(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_a_signature_is_of_the_key_and_of_these_rows(
     keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     key, public = keys
     store = make(tmp_path / "rows.zarr")
@@ -359,6 +359,23 @@ def test_a_signature_is_of_the_key_and_of_these_rows(
     assert "nobody has signed" in problem.message
     with pytest.raises(ArgumentError, match="no key to sign with"):
         published(store, tmp_path / "d", sign=public)
+    rsa_key = rsa.generate_private_key(65537, 2048)
+    (tmp_path / "rsa.pem").write_bytes(
+        rsa_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    with pytest.raises(ArgumentError, match="private half of an elliptic curve key"):
+        published(store, tmp_path / "d", sign=tmp_path / "rsa.pem")
+    (tmp_path / "rsa.pub").write_bytes(
+        rsa_key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    with pytest.raises(ArgumentError, match="no public key of an elliptic curve"):
+        list(verification.verify(tmp_path / "b", "full", tmp_path / "rsa.pub"))
 
 
 def test_the_command_line_signs_and_checks(

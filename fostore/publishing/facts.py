@@ -14,6 +14,8 @@ from fostore.errors import ArgumentError
 
 _MAX_TOML = 1 << 20
 _ORCID = re.compile(r"https://orcid\.org/\d{4}-\d{4}-\d{4}-\d{3}[\dX]\Z")
+_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:)?(10\.\d{4,9}/[^\s\"<>]+)", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?://[^\s\"<>]+")
 _DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\Z")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}\Z")
 
@@ -88,6 +90,15 @@ class Facts:
                 object.__setattr__(self, name, spdx(given, name))
         if self.date is not None and not _DATE.match(self.date):
             raise ArgumentError(f"date is {self.date!r}, expected a day as YYYY-MM-DD")
+        if self.doi is not None:
+            doi = _DOI.fullmatch(self.doi)
+            if doi is None:
+                raise ArgumentError(
+                    f"doi is {self.doi!r}, expected one such as 10.5281/zenodo.1234"
+                )
+            object.__setattr__(self, "doi", doi[1])
+        if self.url is not None and not _ADDRESS.fullmatch(self.url):
+            raise ArgumentError(f"url is {self.url!r}, expected an address: https://...")
         if self.name is not None and not _SLUG.match(self.name):
             raise ArgumentError(
                 f"name is {self.name!r}, expected letters, digits, '.', '_' and '-', at most 96 of them"

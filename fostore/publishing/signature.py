@@ -50,7 +50,7 @@ def sign(
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=key)
         private = serialization.load_pem_private_key(key.read_bytes(), None)
-    except (OSError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:  # the first of a key of RSA
         raise ArgumentError(
             f"{key} is no key to sign with ({error}); expected {_EXPECTED}"
         ) from error
@@ -78,7 +78,7 @@ def problem_of(hashes: Mapping[str, str], signed: bytes, key: Path, tree: str) -
     verifying = _module("model_signing.verifying")
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    except (OSError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ArgumentError(
             f"{key} is no public key of an elliptic curve in PEM ({error})"
         ) from error
