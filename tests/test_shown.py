@@ -117,6 +117,14 @@ def test_a_cell_is_brief(value: Any, text: str) -> None:
     assert brief(value) == text
 
 
+def test_one_sample_of_one_class_is_no_plural() -> None:
+    shown = repr(evaluate.summarize(np.ones((1, 1), np.float32), [0]))
+    assert shown.splitlines()[0].endswith("1 sample, 1 class")
+    assert (
+        "1 label" in repr(evaluate.label_metrics(np.ones((1, 1), np.float32), [0])).split("\n")[0]
+    )
+
+
 def test_a_digest_is_never_broken() -> None:
     digest = f"blake3:{'0' * 64}"
     assert labelled("digest", digest, 10) == ["  digest", f"    {digest}"]

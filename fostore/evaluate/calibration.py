@@ -16,7 +16,7 @@ from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Sums
 from fostore.schema.integers import integer
 from fostore.schema.row import Array
-from fostore.schema.shown import Grid, Tabled
+from fostore.schema.shown import Grid, Tabled, counted
 
 NUM_BINS = 15
 """Bins of equal width, as Guo et al. have them."""
@@ -60,7 +60,7 @@ class Reliability(Tabled):
         columns = (self.lower, self.upper, self.count, self.confidence, self.accuracy)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return Grid(
-            f"Reliability of {self.num_samples:,} samples, ECE {self.ece:.4g}",
+            f"Reliability of {counted(self.num_samples, 'sample')}, ECE {self.ece:.4g}",
             [row for row in rows if row[2]],
             ("above", "up to", "samples", "confidence", "accuracy"),
         )

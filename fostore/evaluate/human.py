@@ -15,7 +15,7 @@ from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Mean, Moments
 from fostore.evaluate.uncertainty import entropy_of
 from fostore.schema.row import Array
-from fostore.schema.shown import Grid, Tabled
+from fostore.schema.shown import Grid, Tabled, counted
 
 _NAMED = 20
 """Samples without a majority that are named; all are counted."""
@@ -50,7 +50,9 @@ class HumanMetrics(Tabled):
             ("accuracy against the majority", self.accuracy),
             ("samples without a majority", self.num_ties),
         ]
-        return Grid(f"{self.num_samples:,} samples against people", rows, ("metric", "value"))
+        return Grid(
+            f"{counted(self.num_samples, 'sample')} against people", rows, ("metric", "value")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as JSON; what is infinite or NaN is null."""

@@ -19,7 +19,7 @@ from fostore.evaluate.rows import Piece, over_classes
 from fostore.evaluate.sources import rows_of
 from fostore.evaluate.sums import Mean
 from fostore.schema.row import Array
-from fostore.schema.shown import Grid, Tabled
+from fostore.schema.shown import Grid, Tabled, counted
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,7 +39,7 @@ class Metrics(Tabled):
     def grid(self) -> Grid:
         """A line a metric; the bins are in `reliability`."""
         return Grid(
-            f"Metrics of {self.num_samples:,} labels",
+            f"Metrics of {counted(self.num_samples, 'label')}",
             [
                 ("accuracy", self.accuracy),
                 ("NLL, nats", self.nll),

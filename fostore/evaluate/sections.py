@@ -16,7 +16,7 @@ from fostore.reading.selection import Stored
 from fostore.reading.store import Store
 from fostore.schema.ranges import describe
 from fostore.schema.row import Schema
-from fostore.schema.shown import brief, escaped, flat
+from fostore.schema.shown import brief, counted, escaped, flat
 
 _CLASSES = 12
 """Classes that a table shows whole; of more, the ends."""
@@ -83,7 +83,8 @@ def sections(
 
 def _head(summary: Summary, store: Store | None, is_damaged: bool) -> str:
     of = f", each by {summary.num_members} members" if summary.num_members else ""
-    lead = f"One distribution over {summary.num_classes:,} classes for each of {summary.num_samples:,} samples{of}."
+    classes, samples = counted(summary.num_classes, "class"), counted(summary.num_samples, "sample")
+    lead = f"One distribution over {classes} for each of {samples}{of}."
     badges = []
     if store is not None:
         sealed = ("good", "sealed") if store.is_sealed else ("bad", "not finished")

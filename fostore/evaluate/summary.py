@@ -24,7 +24,7 @@ from fostore.evaluate.sums import Mean, Moments, Sums
 from fostore.evaluate.uncertainty import aleatoric_of, entropy_of, epistemic_of
 from fostore.reading.selection import Stored
 from fostore.schema.row import Array
-from fostore.schema.shown import Grid, Tabled
+from fostore.schema.shown import Grid, Tabled, counted
 from fostore.schema.sides import side_of
 
 _POINTS = 4000
@@ -141,7 +141,9 @@ class Summary(Tabled):
         rows = _of_moments(named)
         if self.metrics is not None:
             rows += [(*row, "", "", "") for row in self.metrics.grid().rows]
-        size = f"{self.num_samples:,} samples, {self.num_classes:,} classes{members}"
+        size = (
+            f"{counted(self.num_samples, 'sample')}, {counted(self.num_classes, 'class')}{members}"
+        )
         return Grid(f"{self.where}: {size}", rows, _MOMENTS)
 
     def to_json(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fostore.errors import ArgumentError
 from fostore.evaluate.rows import Piece, over_classes, per_row
 from fostore.evaluate.sources import members_of, rows_of
 from fostore.schema.row import Array
-from fostore.schema.shown import Grid
+from fostore.schema.shown import Grid, counted
 
 Score = Callable[[Piece], Array]
 
@@ -101,7 +101,7 @@ class Uncertainty(NamedTuple):
         """Mean and range of each; the numbers of samples are in the arrays."""
         size = len(self.total)
         return Grid(
-            f"Uncertainty of {size:,} samples, in nats",
+            f"Uncertainty of {counted(size, 'sample')}, in nats",
             [
                 (name, *((float(f(x)) for f in (np.mean, np.std, np.min, np.max)) if size else ()))
                 for name, x in self._asdict().items()

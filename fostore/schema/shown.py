@@ -72,10 +72,15 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 entry, 2 entries."""
+    """A number with its noun.
+
+    >>> counted(1, "sample"), counted(2000, "class"), counted(3, "entry")
+    ('1 sample', '2,000 classes', '3 entries')
+    """
     if number == 1:
         return f"1 {noun}"
-    return f"{number:,} {noun.removesuffix('y')}ies" if noun[-1] == "y" else f"{number:,} {noun}s"
+    many = f"{noun[:-1]}ies" if noun[-1] == "y" else f"{noun}es" if noun[-1] == "s" else f"{noun}s"
+    return f"{number:,} {many}"
 
 
 def labelled(label: str, value: str, wide: int, width: int = _WIDTH) -> list[str]:
