@@ -180,6 +180,20 @@ def test_bad_rows_are_refused_and_nothing_of_them_stays(
     assert np.array_equal(fostore.open(path).array, rows)
 
 
+def test_a_store_with_rows_missing_is_not_sealed(path: Path) -> None:
+    rows = probs(N)
+    with new(path) as writer:
+        writer.write(0, rows[:1000])
+        with pytest.raises(
+            RowError, match="rows 1000 to 2499 of .* are missing; write them, or close"
+        ):
+            writer.seal()
+        assert not fostore.open(path).is_sealed
+        writer.write(1000, rows[1000:])
+        writer.seal()
+    np.testing.assert_array_equal(plain_rows(path), rows)
+
+
 def test_errors_name_the_row(path: Path) -> None:
     rows = probs(N, K)
     rows[321] *= 3
