@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fostore.encodings import threads
-from fostore.encodings.selection import select, selected
+from fostore.encodings.selection import selected
 from fostore.encodings.threads import by_threads
 
 SIZES = {"logits": 21_841, "log_probs": 700, "probs": 40}
@@ -36,7 +36,7 @@ def test_rows_have_the_same_bytes_on_any_number_of_threads(
     for count in (1, 2, 3, 4, 64):
         monkeypatch.setattr(threads, "num_threads", lambda count=count: count)
         chosen = selected(rows, kind, 3, (0.5, 2.0), tail_entropy=True)
-        arrays = [select(rows, 3), *(a for a in chosen if a is not None)]
+        arrays = [a for a in chosen if a is not None]
         seen.append([(a.dtype, a.shape, a.tobytes()) for a in arrays])
     assert seen[1:] == seen[:1] * 4
 
@@ -64,7 +64,8 @@ def test_few_rows_start_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "num_threads", lambda: 4)
     monkeypatch.setattr(threads, "ThreadPoolExecutor", refuse)
     for shape in ((0, 1000), (64, 1000), (1, 3_000_000)):
-        assert select(np.zeros(shape, np.float32), 2).tolist() == [[0, 1]] * shape[0]
+        chosen = selected(np.zeros(shape, np.float32), "logits", 2)
+        assert chosen.ids.tolist() == [[0, 1]] * shape[0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
@@ -73,12 +74,12 @@ def test_a_process_that_was_forked_selects_as_its_parent() -> None:
 import os
 import numpy as np
 from fostore.encodings import threads
-from fostore.encodings.selection import select
+from fostore.encodings.selection import selected
 threads.num_threads = lambda: 2
 rows = np.zeros((24, 100_000), np.float32)
 rows[:, 9] = 1
 def selects():
-    return select(rows, 2).tolist() == [[9, 0]] * 24
+    return selected(rows, "logits", 2).ids.tolist() == [[9, 0]] * 24
 assert selects()
 child = os.fork()
 if child == 0:

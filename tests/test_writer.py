@@ -185,7 +185,7 @@ def test_a_store_with_rows_missing_is_not_sealed(path: Path) -> None:
     with new(path) as writer:
         writer.write(0, rows[:1000])
         with pytest.raises(
-            RowError, match="rows 1000 to 2499 of .* are missing; write them, or close"
+            RowError, match=r"rows 1000 to 2499 of .* are missing; write them, or close"
         ):
             writer.seal()
         assert not fostore.open(path).is_sealed
