@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
+
+_Name = TypeVar("_Name")
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _INTRODUCTION = """# Results
@@ -67,14 +70,14 @@ def discard(path: Path) -> None:
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], float]], rounds: int, *, warmups: int = 1
-) -> dict[str, list[float]]:
+    cases: Mapping[_Name, Callable[[], float]], rounds: int, *, warmups: int = 1
+) -> dict[_Name, list[float]]:
     """Run every case once a round, each second round backwards, and keep what each returned.
 
     A case times itself, so that it can prepare before and check after. The first `warmups` rounds
     are dropped: imports, caches, allocators.
     """
-    kept: dict[str, list[float]] = {name: [] for name in cases}
+    kept: dict[_Name, list[float]] = {name: [] for name in cases}
     for turn in range(-warmups, rounds):
         names = list(cases) if turn % 2 == 0 else list(cases)[::-1]
         for name in names:

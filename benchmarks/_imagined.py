@@ -101,7 +101,7 @@ class Imagined(ByUrl):
             return None
 
     def names(self, folder: str = "") -> dict[str, str]:
-        raise NotImplementedError
+        raise NotImplementedError  # no worker and no finisher asks for it
 
     def version(self, name: str = "") -> Version:
         self.calls["HEAD"] += 1
@@ -109,7 +109,7 @@ class Imagined(ByUrl):
         return None if data is None else hash(data)
 
     def below(self, name: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # no worker and no finisher asks for it
 
     # Storage
 

@@ -36,6 +36,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.StreamRequestHandler):
+    server: _Server
     rbufsize = 64 << 10
     disable_nagle_algorithm = True
 
@@ -48,7 +49,7 @@ class _Connection(socketserver.StreamRequestHandler):
             left = memoryview(body)
             while left:
                 left = left[self.rfile.readinto(left) :]
-            mbps = self.server.mbps  # type: ignore[attr-defined]
+            mbps = self.server.mbps
             if mbps is not None:
                 time.sleep(max(0, begin + len(body) / 1e6 / mbps - time.monotonic()))
             url = urlsplit(target.decode())
@@ -63,14 +64,14 @@ class _Connection(socketserver.StreamRequestHandler):
         return b"".join(lines)
 
     def _answer(self, method: bytes, path: str, query: Any, headers: Any, body: Any) -> None:
-        objects = self.server.objects  # type: ignore[attr-defined]
+        objects = self.server.objects
         held = objects.get(path)
         if method == b"PUT":
             wanted = headers.get(b"if-match")
             taken = held is not None and headers.get(b"if-none-match") == b"*"
             if taken or (wanted is not None and (held is None or held[1] != wanted)):
                 return self._send(b"412 Precondition Failed")
-            etag = b'"%d"' % next(self.server.numbers)  # type: ignore[attr-defined]
+            etag = b'"%d"' % next(self.server.numbers)
             objects[path] = body, etag
             return self._send(b"200 OK", etag=etag)
         if method == b"POST":

@@ -90,7 +90,7 @@ def shares(folder: Path, units: int, rounds: int) -> str:
             )
             for workers in (1, 4)
         }
-        times = _bench.interleave(cases, rounds)  # type: ignore[arg-type]
+        times = _bench.interleave(cases, rounds)
     assert len(digests) == 2, "the number of processes changes no row"
     lines = []
     for name in dict.fromkeys(name for name, _ in cases):

@@ -177,8 +177,7 @@ def _show_plan(source: str | list[str], destination: str, asked: Options, as_jso
     is_path = destination != STREAM and not is_url(destination)
     if asked.exists == "fail" and is_path and local_path(destination).exists():
         needs.append("--exists overwrite or resume: the destination is there")
-    lines = [plan.text(), *(f"  {'needs':<13}{need}" for need in needs)]
-    show_facts({**plan.to_json(), "needs": needs}, lines, as_json)
+    show_facts({**plan.to_json(), "needs": needs}, [plan.text(needs)], as_json)
 
 
 def stack(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,8 @@ class Plan:
             "notes": list(self.source.notes),
         }
 
-    def text(self) -> str:
-        """The lines that `--dry-run` prints."""
+    def text(self, needs: Sequence[str] = ()) -> str:
+        """The lines that `--dry-run` prints; `needs` are the options without which nothing would be written."""
         schema, rows = self.header.schema, self.header.num_samples
         size = "unknown" if self.num_bytes is None else f"{self.num_bytes:,}"
         if self.is_text:
@@ -139,6 +139,7 @@ class Plan:
                 *(("left out", what) for what in self.left_out),
                 *(("lossy", what) for what in self.lossy),
                 *(("note", note) for note in self.source.notes),
+                *(("needs", need) for need in needs),
             ],
         )
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fostore.encodings.rows import as_array, where
+from fostore.encodings.rows import as_array, log, where
 from fostore.encodings.selection import log_total
 from fostore.encodings.topk_rows import Selected
 from fostore.errors import RowError
@@ -72,9 +72,8 @@ def check_rows(rows: Mapping[str, Array], schema: Schema, start: int) -> None:
     logs = values.astype(np.float64)
     highest = logs[..., -1] * (1 - 2 * ROUNDOFF[schema.dtype])  # what rounds down to the last one
     if schema.kind == "probs":
-        with np.errstate(divide="ignore"):
-            last = logs[..., -1] * (1 + 2 * ROUNDOFF[schema.dtype]) + _SMALLEST[schema.dtype]
-            logs, highest = np.log(logs), np.log(last)
+        last = logs[..., -1] * (1 + 2 * ROUNDOFF[schema.dtype]) + _SMALLEST[schema.dtype]
+        logs, highest = log(logs), log(last)
     others = schema.num_classes - ids.shape[-1]
     bound = np.full(residual.shape, -np.inf)
     if others:

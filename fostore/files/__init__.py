@@ -58,8 +58,7 @@ class Hints:
 
 
 DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int64")
-"""What text and most other formats hold."""
-"""The dtypes whose numbers JSON keeps bit by bit."""
+"""What most formats hold, and text bit by bit."""
 
 
 @dataclass(frozen=True, slots=True)

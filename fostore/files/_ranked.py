@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fostore.encodings import chosen, encoding_of, make_schema
+from fostore.encodings.rows import log
+from fostore.encodings.selection import log_total
 from fostore.encodings.topk_rows import RULES, Selected
 from fostore.errors import ArgumentError, FormatError, RowError
 from fostore.files import Hints
@@ -196,20 +198,17 @@ def columns_of(
             f"--layout k={rows.values.shape[-1]} takes so many of each"
         )
     values, ids = _in_order(rows, schema, start, where)
-    with np.errstate(divide="ignore"):
-        logs = (
-            np.log(values.astype(np.float64))
-            if schema.kind == "probs"
-            else values.astype(np.float64)
-        )
+    logs = values.astype(np.float64)
+    if schema.kind == "probs":
+        logs = log(logs)
     level = rows.level
     if level is None:
-        level = _log_total(logs) if schema.kind == "logits" else np.zeros(len(logs))
+        level = log_total(logs) if schema.kind == "logits" else np.zeros(len(logs))
     level = level.astype(np.float64)
     if is_whole:
         residual = _rest(logs[:, :k], level, schema, start, where)
     else:
-        residual = _log_total(logs[:, k:])
+        residual = log_total(logs[:, k:])
     if schema.kind == "logits":
         selected = Selected(values[:, :k] - values[:, :1], ids[:, :k], residual - logs[:, 0], level)
     else:
@@ -241,7 +240,7 @@ def _in_order(rows: Ranked, schema: Schema, start: int, where: str) -> tuple[Arr
 
 def _rest(logs: Array, whole: Array, schema: Schema, start: int, where: str) -> Array:
     """The log of what the other classes weigh: the whole less what is listed."""
-    share = _log_total(logs) - whole
+    share = log_total(logs) - whole
     over = share > 0
     if over.any() and schema.encoding["rule"] == "coarse":
         row = int(np.argmax(over))
@@ -253,14 +252,6 @@ def _rest(logs: Array, whole: Array, schema: Schema, start: int, where: str) -> 
     with np.errstate(divide="ignore"):
         rest: Array = np.log1p(-np.exp(np.minimum(share, 0.0)))
     return rest + whole
-
-
-def _log_total(logs: Array) -> Array:
-    top = logs.max(axis=-1, keepdims=True, initial=-np.inf)
-    safe = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        total: Array = np.log(np.exp(logs - safe).sum(axis=-1)) + safe[..., 0]
-    return total
 
 
 def skipping(

@@ -173,7 +173,7 @@ def _looped(work: Callable[..., Any], parts: int, *given: jax.Array) -> Any:
 
     def some(at: Any) -> Any:
         # Without the barrier what is done to a stretch first would be done to all rows before the loop.
-        whole, at = jax.lax.optimization_barrier((split, at))  # type: ignore[no-untyped-call]
+        whole, at = jax.lax.optimization_barrier((split, at))  # type: ignore[no-untyped-call]  # of JAX
         return work(*(jax.lax.dynamic_index_in_dim(a, at, 1, keepdims=False) for a in whole))
 
     made = jax.lax.map(some, jnp.arange(parts))

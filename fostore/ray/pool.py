@@ -159,9 +159,8 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            if (
-                self._generator is None
-            ):  # here, for Ray starts an actor again and again that cannot be made
+            # Here, for Ray starts an actor again and again that cannot be made.
+            if self._generator is None:
                 self._begin(*self._job)
             for share in batch["share"].tolist():
                 self._generator.generate_distributions(

@@ -103,9 +103,8 @@ def describe(ranges: Iterable[Range], limit: int = 4) -> str:
     >>> describe([(0, 1), (4, 9)])
     'row 0 and rows 4 to 8'
     """
-    items = list(
-        iter(ranges)
-    )  # of `Ranges` itself, `list` would make room for as many as there are rows
+    # Of `Ranges` itself, `list` would make room for as many as there are rows.
+    items = list(iter(ranges))
     if not items:
         return "no rows"
     words = [f"row {a}" if b - a == 1 else f"rows {a} to {b - 1}" for a, b in items[:limit]]
